@@ -1,0 +1,183 @@
+"""What the loop needs of a policy: one method that turns a prompt into the next turn's text.
+
+A policy lives in `apr_plugin.policies` (one file per way to run a model); this module only says what it looks like from the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """One frame."""
+
+    image: NDArray[np.uint8]
+    """Shape (height, width, 3), RGB."""
+
+
+@dataclass(frozen=True)
+class AudioPart:
+    """A stretch of sound."""
+
+    waveform: NDArray[np.float32]
+    """Shape (samples,), mono, in [-1, 1]."""
+
+    sample_rate: int
+    """Samples per second (16,000)."""
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """A moving clip, with its sound where the video has any."""
+
+    frames: NDArray[np.uint8]
+    """Shape (n, height, width, 3), RGB."""
+
+    times_s: tuple[float, ...]
+    """True presentation time of each frame, in seconds of the video."""
+
+    fps: float
+    """Frames per second the clip was sampled at."""
+
+    audio: AudioPart | None = None
+    """The sound of the same window, or `None`."""
+
+
+Part = TextPart | ImagePart | AudioPart | VideoPart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The message's words; media parts are left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Everything a policy sees for one turn."""
+
+    messages: tuple[Message, ...]
+    """System instructions, the question, then turns and what they brought back; media only in the last user message."""
+
+    final: bool = False
+    """Whether this is the last generation of the episode, so that only an answer counts."""
+
+    @property
+    def text(self) -> str:
+        """The prompt as readable text, media written as `<image 224x224>`; used by golden files and `apr show`."""
+        return "\n".join(f"<{m.role}>\n" + "".join(_show(p) for p in m.parts) + f"\n</{m.role}>" for m in self.messages)
+
+
+def _show(part: Part) -> str:
+    match part:
+        case TextPart():
+            return part.text
+        case ImagePart():
+            height, width = part.image.shape[:2]
+            return f"<image {width}x{height}>"
+        case AudioPart():
+            return f"<audio {len(part.waveform) / part.sample_rate:.2f}s {part.sample_rate}Hz>"
+        case VideoPart():
+            n, height, width = part.frames.shape[:3]
+            return f"<video {n}x{width}x{height} {'with' if part.audio is not None else 'without'} sound>"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one generation is sampled."""
+
+    temperature: float = 0.0
+    """0 is greedy."""
+
+    top_p: float = 1.0
+    """Nucleus sampling mass."""
+
+    top_k: int = -1
+    """-1 considers every token."""
+
+    max_new_tokens: int = 4096
+    """Longest turn, in tokens (the published value)."""
+
+    seed: int = 0
+    """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a policy returns."""
+
+    text: str
+    """The turn as the model wrote it; untrusted."""
+
+    usage: Usage = field(default_factory=Usage)
+    """Tokens in and out."""
+
+    finish_reason: str = "stop"
+    """`stop`, or `length` where the turn was cut off at `max_new_tokens`."""
+
+    token_ids: tuple[int, ...] | None = None
+    """The sampled tokens, where the engine gives them."""
+
+    logprobs: tuple[float, ...] | None = None
+    """Log-probability of each sampled token, where the engine gives them."""
+
+    entropies: tuple[float, ...] | None = None
+    """Entropy (nats) of the distribution each token was drawn from, where the engine gives it."""
+
+
+class PolicyUnavailable(RuntimeError):
+    """The policy could not be reached or has died: the question is not answered, and a resumed run asks it again."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Produces the next turn from a prompt. One instance serves many episodes at once."""
+
+    name: str
+    """What results call it."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Write the next turn.
+
+        Raises:
+            PolicyUnavailable: the engine cannot be reached; the episode ends as `policy_unavailable`.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the answers (model, revision, settings), as JSON values; part of the config hash."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the policy holds (a GPU, a connection)."""
+        ...

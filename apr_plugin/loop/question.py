@@ -1,0 +1,101 @@
+"""A `Question`: what is asked, about which media, and how the answer is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class QuestionKind(StrEnum):
+    """The four ways a question can be answered."""
+
+    MCQ = "mcq"
+    """One of the options; the answer is its label."""
+
+    GROUNDING = "grounding"
+    """One or more time spans in seconds; the answer is `[[start, end], ...]`."""
+
+    NUMBER = "number"
+    """A number (a count, a size in the unit the question names)."""
+
+    FREE_FORM = "free_form"
+    """Text of any form."""
+
+
+class Option(BaseModel):
+    """One option of a multiple-choice question."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    """What the answer names, usually a capital letter."""
+
+    text: str
+    """The option's own words."""
+
+
+class MediaRef(BaseModel):
+    """A media file, or a window of one, that a question is about."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """Local path, chosen by the harness or the user; never by a model."""
+
+    start_s: float | None = None
+    """Where the question's part of the file begins, in seconds of the file; `None` is its beginning."""
+
+    end_s: float | None = None
+    """Where it ends, in seconds of the file; `None` is its end."""
+
+
+class Question(BaseModel):
+    """One question about zero or more videos.
+
+    `task`, `split`, `doc_id` and `repeat` together name a question within a run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    """The question itself, without its options."""
+
+    kind: QuestionKind
+    """How it is answered."""
+
+    options: tuple[Option, ...] = ()
+    """The options of an `mcq` question, in the order they are shown."""
+
+    videos: tuple[MediaRef, ...] = ()
+    """The videos it is about, in the order the `video` index of an action counts them."""
+
+    answer_hint: str = ""
+    """How the answer is to be written, where the kind does not say all ("in centimetres")."""
+
+    task: str = "ask"
+    """The harness task it comes from."""
+
+    split: str = ""
+    """The split of that task."""
+
+    doc_id: str = "0"
+    """The document within the split."""
+
+    repeat: int = Field(default=0, ge=0)
+    """Which repeat of the same document this is (lmms-eval's `--repeats`)."""
+
+    reader: str = ""
+    """Which reader made it from a harness request; for the record only."""
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What names this question within a run."""
+        return (self.task, self.split, self.doc_id, self.repeat)
+
+    def content_hash(self) -> str:
+        """16 hex digits over everything a policy can see of the question, so that a resumed run notices a changed data set."""
+        seen = self.model_dump(mode="json", include={"text", "kind", "options", "videos", "answer_hint"})
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
