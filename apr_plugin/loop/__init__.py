@@ -1,0 +1,54 @@
+"""The loop: question, action, environment, notebook, episode, trajectory. No torch, no harness, no decoder details.
+
+Start reading at `question`, `action` and `policy` (the nouns), then `notebook` (what a model sees), then `episode` (what happens).
+"""
+
+from apr_plugin.loop.action import Action, Answer, GetAudio, GetClip, GetFrames, Look
+from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.environment import Environment
+from apr_plugin.loop.episode import Episode, EpisodeConfig
+from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.notebook import Notebook
+from apr_plugin.loop.parse import ParsedTurn, parse_turn
+from apr_plugin.loop.percept import Percept
+from apr_plugin.loop.policy import Generation, Policy, PolicyUnavailable, Prompt, Sampling, Usage
+from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
+from apr_plugin.loop.runner import run_episodes
+from apr_plugin.loop.store import TrajectoryStore
+from apr_plugin.loop.trajectory import StopReason, Trajectory, TrajectoryError, Turn
+
+__all__ = [
+    "PROFILES",
+    "Action",
+    "ActionError",
+    "Answer",
+    "Budget",
+    "Environment",
+    "Episode",
+    "EpisodeConfig",
+    "ErrorCode",
+    "Generation",
+    "GetAudio",
+    "GetClip",
+    "GetFrames",
+    "Look",
+    "MediaRef",
+    "Notebook",
+    "Option",
+    "ParsedTurn",
+    "Percept",
+    "Policy",
+    "PolicyUnavailable",
+    "Prompt",
+    "Question",
+    "QuestionKind",
+    "Sampling",
+    "StopReason",
+    "Trajectory",
+    "TrajectoryError",
+    "TrajectoryStore",
+    "Turn",
+    "Usage",
+    "parse_turn",
+    "run_episodes",
+]

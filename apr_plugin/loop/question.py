@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -96,6 +97,17 @@ class Question(BaseModel):
         return (self.task, self.split, self.doc_id, self.repeat)
 
     def content_hash(self) -> str:
-        """16 hex digits over everything a policy can see of the question, so that a resumed run notices a changed data set."""
-        seen = self.model_dump(mode="json", include={"text", "kind", "options", "videos", "answer_hint"})
+        """16 hex digits over everything a policy can see of the question and each video's name and size, but not its folder.
+
+        A resumed run asks again when it differs, so that a changed data set or an exchanged video file is noticed and a moved one is not.
+        """
+        seen = self.model_dump(mode="json", include={"text", "kind", "options", "answer_hint"})
+        seen["videos"] = [(Path(v.path).name, _size(v.path), v.start_s, v.end_s) for v in self.videos]
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Answers and intervals: parsing, IoU. Pure functions."""

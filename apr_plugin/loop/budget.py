@@ -1,0 +1,101 @@
+"""`Budget`: the limits of an episode."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PATCH_PX = 28
+"""Side in pixels of the square one visual token stands for (Qwen2.5-VL and -Omni: 14-pixel patches merged two by two)."""
+
+PATCH_PIXELS = PATCH_PX * PATCH_PX
+
+
+def visual_tokens(width: int, height: int) -> int:
+    """Visual tokens of one picture: one per 28x28 square, sides rounded to whole squares, at least one each way.
+
+    This is the Qwen2.5-VL rule; a policy of another family reports its own count in its usage.
+    """
+    return max(1, round(width / PATCH_PX)) * max(1, round(height / PATCH_PX))
+
+
+class Budget(BaseModel):
+    """What one episode may spend. The defaults suit a 7B model with a 32K context; `PROFILES["paper"]` holds the published values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    turns: int | None = Field(default=None, ge=1)
+    """A fixed number of turns; `None` lets the number grow with the video's length up to `max_turns`."""
+
+    min_turns: int = Field(default=5, ge=1)
+    """Turns for a video of no length."""
+
+    max_turns: int = Field(default=32, ge=1)
+    """Turns at most."""
+
+    frames_per_look: int = Field(default=60, ge=1)
+    """Frames one `get_frames` may ask for."""
+
+    audio_s: float = Field(default=300.0, gt=0)
+    """Seconds one `get_audio` may ask for."""
+
+    min_audio_s: float = Field(default=0.1, ge=0)
+    """Seconds one `get_audio` must ask for."""
+
+    clip_s: float = Field(default=60.0, gt=0)
+    """Seconds one `get_clip` may ask for; also what the number of turns is counted in."""
+
+    min_clip_frames: int = Field(default=4, ge=1)
+    """Frames of the file that one `get_clip` must span."""
+
+    clip_fps: float = Field(default=2.0, gt=0)
+    """Frames per second that a clip is sampled at."""
+
+    frame_pixels: int = Field(default=448 * 448, ge=4 * PATCH_PIXELS)
+    """Pixels of one frame; larger ones are scaled down."""
+
+    clip_pixels: int = Field(default=336 * 336, ge=4 * PATCH_PIXELS)
+    """Pixels of one frame of a clip."""
+
+    visual_tokens_per_look: int | None = Field(default=16_384, ge=4)
+    """A look that would cost more is shown with fewer pixels, then with fewer frames, and the model is told."""
+
+    visual_tokens_per_episode: int | None = Field(default=None, ge=4)
+    """All looks together; a look beyond it is refused."""
+
+    tokens_per_episode: int | None = Field(default=None, ge=1)
+    """Prompt and completion tokens of all turns together, as the policy counts them; beyond it only an answer is asked for."""
+
+    wall_clock_s: float | None = Field(default=None, gt=0)
+    """Seconds an episode may take; a generation still running then is stopped."""
+
+    refuse_blind_answer: bool = True
+    """Whether an answer on the first turn, before anything was looked at, is refused."""
+
+    on_last_turn: Literal["force", "fail"] = "force"
+    """When the turns are used up without an answer: ask once more for the answer alone, or fail (the published behaviour)."""
+
+    def turns_for(self, duration_s: float) -> int:
+        """Turns for a question about `duration_s` seconds of video: `min(min_turns + floor(duration / clip_s), max_turns)`.
+
+        With several videos their durations add up. OmniAgent (arXiv 2606.19341) counts the same way with 5, 60 s and 22 (training) or 32.
+        """
+        if self.turns is not None:
+            return self.turns
+        return min(self.min_turns + math.floor(duration_s / self.clip_s), self.max_turns)
+
+
+PROFILES: dict[str, Budget] = {
+    "default": Budget(),
+    "paper": Budget(
+        max_turns=32,
+        frame_pixels=1024 * PATCH_PIXELS,
+        clip_pixels=768 * PATCH_PIXELS,
+        visual_tokens_per_look=None,
+        on_last_turn="fail",
+    ),
+}
+"""Named budgets. `paper`: OmniAgent's evaluation settings (arXiv 2606.19341: 60 frames, 300 s, 60 s a look, 1024 and 768 visual tokens a picture,
+32 turns, no forced answer)."""

@@ -1,0 +1,82 @@
+"""What an action can get wrong, as values the model reads. Nothing a model writes raises; every mistake costs a turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Every way an action can be refused."""
+
+    MALFORMED_JSON = "MALFORMED_JSON"
+    """The turn holds no JSON object that can be read."""
+
+    MISSING_KEY = "MISSING_KEY"
+    """A key that the format requires is absent."""
+
+    WRONG_TYPE = "WRONG_TYPE"
+    """A value has the wrong type."""
+
+    NOT_FINITE = "NOT_FINITE"
+    """A number is NaN or infinite."""
+
+    UNKNOWN_ACTION = "UNKNOWN_ACTION"
+    """The action's type is not one of those offered."""
+
+    UNKNOWN_VIDEO = "UNKNOWN_VIDEO"
+    """The question has no video of that index."""
+
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    """The window reaches outside the video."""
+
+    REVERSED_WINDOW = "REVERSED_WINDOW"
+    """The window ends before it begins."""
+
+    TOO_MANY_FRAMES = "TOO_MANY_FRAMES"
+    """More frames were asked for than one look may show."""
+
+    TOO_FEW_FRAMES = "TOO_FEW_FRAMES"
+    """Fewer than one frame was asked for."""
+
+    TOO_LONG = "TOO_LONG"
+    """The audio or clip is longer than one look may be."""
+
+    TOO_SHORT = "TOO_SHORT"
+    """The audio or clip is too short to hold anything."""
+
+    NO_AUDIO = "NO_AUDIO"
+    """The video has no audio track."""
+
+    NO_PICTURE = "NO_PICTURE"
+    """The file has sound only."""
+
+    REPEATED_LOOK = "REPEATED_LOOK"
+    """The same action on the same window was taken before."""
+
+    NO_TOKENS_LEFT = "NO_TOKENS_LEFT"
+    """The look would cost more visual tokens than the episode has left."""
+
+    EARLY_ANSWER = "EARLY_ANSWER"
+    """An answer was given on the first turn, before anything was looked at."""
+
+    ANSWER_FORM = "ANSWER_FORM"
+    """The answer is not in the form the question asks for."""
+
+    ANSWER_EXPECTED = "ANSWER_EXPECTED"
+    """It is the last turn, and only an answer counts."""
+
+
+@dataclass(frozen=True)
+class ActionError:
+    """A refused action."""
+
+    code: ErrorCode
+    """What was wrong."""
+
+    message: str
+    """One sentence that names the value given and the limit."""
+
+    def feedback(self) -> str:
+        """What the model reads in place of a percept."""
+        return f"[ERROR] {self.code}: {self.message} Nothing was shown and the turn is spent; correct this in your next turn."

@@ -1,0 +1,293 @@
+"""From the text a policy wrote to a validated turn: the one parser for the wire format.
+
+Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the slips that models
+make: code fences, words around the object, a trailing comma, numbers written as strings, a missing `confidence`. Every repair is named on the
+turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from apr_plugin.loop.action import ACTIONS, Answer, Look
+from apr_plugin.loop.feedback import ActionError, ErrorCode
+
+MAX_TEXT_CHARS = 200_000
+"""Longer turns are cut before parsing; no turn of 4,096 tokens comes near."""
+
+MAX_OBJECTS = 64
+"""How many opening braces are tried as the beginning of the turn's object."""
+
+_NUMBER_KEYS = {"start": float, "end": float, "num": int, "video": int}
+
+
+@dataclass(frozen=True)
+class ParsedTurn:
+    """What a policy wrote, taken apart."""
+
+    observation: str = ""
+    """The note on what the latest percept showed."""
+
+    think: str = ""
+    """Why this action."""
+
+    confidence: float | None = None
+    """How sure the policy says it is, 0 to 1; `None` where it did not say."""
+
+    action: Look | Answer | None = None
+    """The action, or `None` where it could not be read."""
+
+    error: ActionError | None = None
+    """Why there is no action; exactly one of `action` and `error` is set."""
+
+    repairs: tuple[str, ...] = ()
+    """What had to be repaired, in words."""
+
+
+def parse_turn(text: str) -> ParsedTurn:
+    """Read one turn. Never raises, whatever the text."""
+    repairs: list[str] = []
+    found = _find_object(text, repairs)
+    if isinstance(found, ActionError):
+        return ParsedTurn(error=found)
+    observation = _as_text(found, "observation", repairs)
+    think = _as_text(found, "think", repairs)
+    confidence = _read_confidence(found, repairs)
+    if unknown := sorted(set(found) - {"observation", "think", "confidence", "action"}):
+        repairs.append("ignored unknown keys " + ", ".join(_clip(key) for key in unknown[:5]))
+    action = _read_action(found, repairs)
+    if isinstance(action, ActionError):
+        return ParsedTurn(observation, think, confidence, error=action, repairs=tuple(repairs))
+    return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs))
+
+
+def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
+    text = _printable(text[:MAX_TEXT_CHARS]).strip()
+    strict = _loads(text)
+    if isinstance(strict, dict):
+        return strict
+    best: dict[str, Any] | None = None
+    closed = False
+    for start, end in _object_spans(text):
+        closed = True
+        candidate = text[start:end]
+        notes = []
+        value = _loads(candidate)
+        if value is None:
+            value = _loads(_without_trailing_commas(candidate))
+            notes.append("removed a trailing comma")
+        if not isinstance(value, dict):
+            continue
+        before, after = text[:start].strip(), text[end:].strip()
+        if before.startswith("```") or after.endswith("```"):
+            notes.append("removed a code fence")
+            before, after = before.removeprefix("```").removeprefix("json").strip(), after.removesuffix("```").strip()
+        if before or after:
+            notes.append("ignored text around the object")
+        if "action" in value:
+            repairs += notes
+            return value
+        best = best or value
+    if best is not None:
+        return best  # an object without an action: the missing key is the better message
+    if not text:
+        message = "the turn is empty; write one JSON object."
+    elif "{" not in text:
+        message = f"the turn holds no JSON object; it begins with {_clip(text)}."
+    elif not closed:
+        message = "the JSON object is never closed; keep the turn shorter and end it with '}'."
+    else:
+        message = f"the JSON object can't be read: {_json_fault(text)}."
+    return ActionError(ErrorCode.MALFORMED_JSON, message)
+
+
+def _loads(text: str) -> Any:
+    """The JSON value, or `None` for anything that is none; NaN and infinities come back as floats for a message of their own."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also covers integers of thousands of digits
+        return None
+
+
+def _json_fault(text: str) -> str:
+    try:
+        json.loads(text[text.index("{") :])
+    except json.JSONDecodeError as error:
+        return f"{error.msg} at character {error.pos}"
+    except (ValueError, RecursionError) as error:
+        return type(error).__name__
+    return "no object with an action"
+
+
+def _object_spans(text: str) -> Iterator[tuple[int, int]]:
+    """The outermost `{...}` of the text, then what begins at later braces; braces inside JSON strings don't count."""
+    position = 0
+    for _ in range(MAX_OBJECTS):
+        start = text.find("{", position)
+        if start < 0:
+            return
+        end = _closing_brace(text, start)
+        if end is not None:
+            yield start, end
+        position = start + 1
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth, in_string, escaped = 0, False, False
+    for index in range(start, len(text)):
+        char = text[index]
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth == 0:
+                return index + 1
+    return None
+
+
+def _without_trailing_commas(text: str) -> str:
+    """Drop commas that stand directly before `}` or `]`, outside strings."""
+    out: list[str] = []
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "}]":
+            kept = len(out)
+            while kept and out[kept - 1].isspace():
+                kept -= 1
+            if kept and out[kept - 1] == ",":
+                del out[kept - 1]
+        out.append(char)
+    return "".join(out)
+
+
+def _as_text(found: dict[str, Any], key: str, repairs: list[str]) -> str:
+    if key not in found:
+        repairs.append(f"{key} was missing")
+        return ""
+    value = found[key]
+    if isinstance(value, str):
+        return _printable(value)
+    repairs.append(f"{key} was not a string")
+    return _printable(json.dumps(value, ensure_ascii=False))
+
+
+def _read_confidence(found: dict[str, Any], repairs: list[str]) -> float | None:
+    if "confidence" not in found:
+        repairs.append("confidence was missing")
+        return None
+    value = found["confidence"]
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
+        repairs.append("confidence was a string")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN fails the comparison
+        repairs.append("confidence was no number from 0 to 1")
+        return None
+    return float(value)
+
+
+def _read_action(found: dict[str, Any], repairs: list[str]) -> Look | Answer | ActionError:
+    if "action" not in found:
+        return ActionError(ErrorCode.MISSING_KEY, f"the key 'action' is missing; the keys given are {_keys(found)}.")
+    raw = found["action"]
+    if not isinstance(raw, dict):
+        return ActionError(ErrorCode.WRONG_TYPE, f"'action' must be an object with a 'type', not {_kind(raw)}.")
+    if "type" not in raw:
+        return ActionError(ErrorCode.MISSING_KEY, f"the action has no key 'type'; the keys given are {_keys(raw)}.")
+    name = raw["type"]
+    model = ACTIONS.get(name) if isinstance(name, str) else None
+    if model is None:
+        return ActionError(ErrorCode.UNKNOWN_ACTION, f"there is no action {_clip(name)}; the actions are {', '.join(ACTIONS)}.")
+    fields = {key: value for key, value in raw.items() if key in model.model_fields}
+    if unknown := sorted(set(raw) - set(fields)):
+        repairs.append("ignored unknown arguments " + ", ".join(_clip(key) for key in unknown[:5]))
+    for key, number in _NUMBER_KEYS.items():
+        if key in fields:
+            value = _read_number(key, fields[key], number, repairs)
+            if isinstance(value, ActionError):
+                return value
+            fields[key] = value
+    if model is Answer and "content" in fields:
+        if not isinstance(fields["content"], str):
+            if fields["content"] is None:
+                return ActionError(ErrorCode.WRONG_TYPE, "'content' must be a string, not null.")
+            fields["content"] = json.dumps(fields["content"], ensure_ascii=False)
+            repairs.append("content was not a string")
+        fields["content"] = _printable(fields["content"])
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "missing":
+            return ActionError(ErrorCode.MISSING_KEY, f"{name} needs the key '{where}'; the keys given are {_keys(raw)}.")
+        return ActionError(ErrorCode.WRONG_TYPE, f"'{where}' of {name}: {fault['msg']}.")
+
+
+def _read_number(key: str, value: Any, number: type[int] | type[float], repairs: list[str]) -> int | float | ActionError:
+    if isinstance(value, str):
+        try:
+            value = float(value.strip().removesuffix("s"))
+        except ValueError:
+            return ActionError(ErrorCode.WRONG_TYPE, f"'{key}' must be a number, not {_clip(value)}.")
+        repairs.append(f"{key} was a string")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ActionError(ErrorCode.WRONG_TYPE, f"'{key}' must be a number, not {_kind(value)}.")
+    try:
+        value_f = float(value)
+    except OverflowError:
+        value_f = math.inf
+    if not math.isfinite(value_f):
+        return ActionError(ErrorCode.NOT_FINITE, f"'{key}' must be a finite number, not {value_f}.")
+    if number is float:
+        return value_f
+    if value_f != int(value_f):
+        return ActionError(ErrorCode.WRONG_TYPE, f"'{key}' must be a whole number, not {value_f:g}.")
+    if not isinstance(value, int) and not any(note.startswith(f"{key} ") for note in repairs):
+        repairs.append(f"{key} was no integer")
+    return int(value_f)
+
+
+def _printable(text: str) -> str:
+    """The text without lone surrogates, which no UTF-8 file or connection takes."""
+    return text.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= char <= "\udfff" for char in text) else text
+
+
+def _clip(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _keys(found: dict[str, Any]) -> str:
+    return ", ".join(_clip(key) for key in list(found)[:8]) or "none"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

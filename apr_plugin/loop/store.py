@@ -1,0 +1,203 @@
+"""Trajectory files of a run: appended durably, read back to resume, never mixed between configurations.
+
+Layout: `<folder>/<config hash>/config.json` and, beside it, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; rank 0
+merges them at the end).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from apr_plugin.loop.question import Question
+from apr_plugin.loop.trajectory import Trajectory, TrajectoryError
+
+Resume = Literal["auto", "never"]
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and wait until it is on disk. On failure the file is cut back to what it held before.
+
+    Raises:
+        TrajectoryError: the disk is full, or the file can't be written.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot write trajectories: {error.strerror or error}. Choose a folder you can write to.") from error
+    before = os.fstat(fd).st_size
+    try:
+        data = line.encode() + b"\n"
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, before)
+        raise TrajectoryError(
+            f"{path}: cannot write trajectories: {error.strerror or error}. What was finished is safe; make room and run the same command again."
+        ) from error
+    finally:
+        os.close(fd)
+
+
+class TrajectoryStore:
+    """The trajectory files of one run.
+
+    Use as a context manager; entering takes a lock, so that two runs can't write to one folder.
+
+    Args:
+        folder: Where runs are kept; this run's files stand in `<folder>/<config hash>`.
+        config_hash: Names the configuration; only trajectories made with it are resumed.
+        config: The configuration itself, written beside the files for people to read.
+        rank: Which of several processes this is.
+        world_size: How many processes share the run.
+        resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under another name.
+
+    Raises:
+        TrajectoryError: the folder can't be written, another run holds it, or a file in it is damaged.
+    """
+
+    def __init__(
+        self, folder: str | Path, config_hash: str, config: Mapping[str, Any], *, rank: int = 0, world_size: int = 1, resume: Resume = "auto"
+    ) -> None:
+        self.folder = Path(folder).expanduser() / config_hash
+        self.config_hash, self.config = config_hash, dict(config)
+        self.rank, self.world_size, self.resume = rank, world_size, resume
+        self._lock_fd: int | None = None
+        self._finished: dict[tuple[str, str, str, int], Trajectory] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if self.rank == 0:
+                (self.folder / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+        except OSError as error:
+            self._release_lock()
+            raise TrajectoryError(
+                f"{self.folder}: cannot write there: {error.strerror or error}. Choose a folder you can write to (model_args trajectories=DIR)."
+            ) from error
+        try:
+            if self.resume == "never":
+                self._set_aside()
+            self._load()
+        except BaseException:
+            self._release_lock()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._release_lock()
+
+    def finished(self, question: Question) -> Trajectory | None:
+        """The saved trajectory of this very question under this configuration, unless it failed."""
+        saved = self._finished.get(question.key)
+        return saved if saved is not None and saved.question_hash == question.content_hash() else None
+
+    def save(self, trajectory: Trajectory) -> None:
+        """Put one finished question on disk; returns when it is there."""
+        append_line(self._path(trajectory.question.task), trajectory.to_json())
+        if not trajectory.stop_reason.failed:
+            self._finished[trajectory.question.key] = trajectory
+
+    def merge(self, tasks: Iterable[str]) -> None:
+        """Bring the files of all ranks together, each question once; call on rank 0 when every rank has finished."""
+        for task in sorted(set(tasks)):
+            parts = self._parts(task)
+            if parts == [self.folder / f"{_file_name(task)}.jsonl"] or not parts:
+                continue
+            best: dict[tuple[str, str, str, int], Trajectory] = {}
+            for part in parts:
+                for trajectory in Trajectory.iterate(part):
+                    held = best.get(trajectory.question.key)
+                    if held is None or held.stop_reason.failed or not trajectory.stop_reason.failed:
+                        best[trajectory.question.key] = trajectory
+            merged = self.folder / f"{_file_name(task)}.jsonl"
+            fresh = merged.with_suffix(".merging")
+            fresh.unlink(missing_ok=True)
+            for trajectory in best.values():
+                append_line(fresh, trajectory.to_json())
+            fresh.replace(merged)
+            for part in parts:
+                if part != merged:
+                    part.unlink()
+
+    def path(self, task: str) -> Path:
+        """Where the trajectories of a task end up."""
+        return self.folder / f"{_file_name(task)}.jsonl"
+
+    def _path(self, task: str) -> Path:
+        suffix = f".rank{self.rank}" if self.world_size > 1 else ""
+        return self.folder / f"{_file_name(task)}{suffix}.jsonl"
+
+    def _parts(self, task: str) -> list[Path]:
+        name = re.escape(_file_name(task))
+        return sorted(p for p in self.folder.glob("*.jsonl") if re.fullmatch(rf"{name}(\.rank\d+)?\.jsonl", p.name))
+
+    def _take_lock(self) -> None:
+        lock = self.folder / f".lock.rank{self.rank}"
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(fd, 100).decode("utf-8", "replace").strip() or "another process"
+            os.close(fd)
+            raise TrajectoryError(
+                f"{self.folder}: {holder} is writing trajectories there with the same configuration. Wait for it, or choose another folder."
+            ) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()}".encode(), 0)
+        self._lock_fd = fd
+
+    def _release_lock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)  # closing gives the lock back
+            self._lock_fd = None
+
+    def _set_aside(self) -> None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        mine = re.compile(rf".*\.rank{self.rank}\.jsonl" if self.world_size > 1 else r".*\.jsonl")
+        for path in self.folder.glob("*.jsonl"):
+            if mine.fullmatch(path.name):
+                path.replace(path.with_name(f"{path.name}.{stamp}.old"))
+
+    def _load(self) -> None:
+        for path in sorted(self.folder.glob("*.jsonl")):
+            if self.world_size == 1 or path.name.endswith(f".rank{self.rank}.jsonl"):
+                _cut_torn_tail(path)
+            for trajectory in Trajectory.iterate(path):
+                if trajectory.config_hash == self.config_hash and not trajectory.stop_reason.failed:
+                    self._finished[trajectory.question.key] = trajectory
+
+
+def _cut_torn_tail(path: Path) -> None:
+    """Remove an unfinished last line, as a kill in mid-write leaves one; that question was never reported done."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        position = size
+        while position > 0:
+            step = min(65_536, position)
+            file.seek(position - step)
+            chunk = file.read(step)
+            newline = chunk.rfind(b"\n")
+            if newline >= 0:
+                keep = position - step + newline + 1
+                break
+            position -= step
+        else:
+            keep = 0
+        if keep < size:
+            file.truncate(keep)
+
+
+def _file_name(task: str) -> str:
+    return re.sub(r"[^\w.-]", "_", task) or "task"

@@ -1,0 +1,244 @@
+"""`Trajectory`: what happened in one episode, as a line of a versioned JSON Lines file. Media-free: timestamps and windows, never pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from apr_plugin.loop.action import Action
+from apr_plugin.loop.feedback import ActionError
+from apr_plugin.loop.policy import Usage
+from apr_plugin.loop.question import Question
+
+SCHEMA = "apr.trajectory"
+VERSION = 1
+"""Raised when a reader of the older version could misread a newer line."""
+
+
+class StopReason(StrEnum):
+    """Why an episode ended. Every question ends in exactly one."""
+
+    ANSWERED = "answered"
+    """The policy took the `answer` action."""
+
+    FORCED = "forced"
+    """A limit was reached, and the answer came from a last, text-only call."""
+
+    TURNS = "turns"
+    """The turns were used up without an answer."""
+
+    TOKENS = "tokens"
+    """The episode's tokens were used up without an answer."""
+
+    WALL_CLOCK = "wall_clock"
+    """The episode took longer than it may, and has no answer."""
+
+    MEDIA_UNREADABLE = "media_unreadable"
+    """A video could not be opened or decoded; the question was not answered."""
+
+    POLICY_UNAVAILABLE = "policy_unavailable"
+    """The policy could not be reached or failed; the question was not answered."""
+
+    CANCELLED = "cancelled"
+    """The run was stopped from outside before the question was answered."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing is known about how the policy would have answered; a resumed run asks again."""
+        return self in (StopReason.MEDIA_UNREADABLE, StopReason.POLICY_UNAVAILABLE, StopReason.CANCELLED)
+
+
+class TrajectoryError(Exception):
+    """A trajectory file can't be read or written; names the file, the line and the way out."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Shown(_Record):
+    """What one look showed."""
+
+    kind: Literal["frames", "audio", "clip", "images"]
+    """Which modality; `images` are pictures that came with a question without a video."""
+    video: int = 0
+    """Index of the question's video."""
+    start_s: float = 0.0
+    """Beginning of the window asked for, in seconds of the video."""
+    end_s: float = 0.0
+    """End of the window."""
+    times_s: tuple[float, ...] = ()
+    """True presentation time of each frame shown."""
+    width: int = 0
+    """Width of the frames as shown, in pixels."""
+    height: int = 0
+    """Height of the frames as shown, in pixels."""
+    audio_s: float = 0.0
+    """Seconds of sound played."""
+    visual_tokens: int = 0
+    """Visual tokens by the rule in `loop.budget`."""
+    remark: str = ""
+    """What differed from what was asked for."""
+
+
+class Turn(_Record):
+    """One generation and what came of it."""
+
+    text: str
+    """What the policy wrote, word for word."""
+    observation: str = ""
+    """Its note on the latest percept."""
+    think: str = ""
+    """Its reason for the action."""
+    confidence: float | None = None
+    """How sure it said it was, 0 to 1."""
+    action: Action | None = None
+    """The action, where one could be read."""
+    error: ActionError | None = None
+    """Why the action was refused, where it was."""
+    shown: Shown | None = None
+    """What the action brought back."""
+    repairs: tuple[str, ...] = ()
+    """What the parser repaired."""
+    forced: bool = False
+    """Whether this turn is the last, text-only call for an answer."""
+    finish_reason: str = "stop"
+    """`stop`, or `length` where the turn was cut off."""
+    usage: Usage = Usage()
+    """Tokens in and out."""
+    logprobs: tuple[float, ...] | None = None
+    """Log-probability of each sampled token, where the engine gives them."""
+    entropies: tuple[float, ...] | None = None
+    """Entropy (nats) of each sampled token's distribution, where the engine gives it."""
+    model_s: float = 0.0
+    """Seconds in the policy."""
+    media_s: float = 0.0
+    """Seconds decoding what the action asked for."""
+
+
+class Timings(_Record):
+    """Where an episode's seconds went."""
+
+    total_s: float = 0.0
+    model_s: float = 0.0
+    media_s: float = 0.0
+    other_s: float = 0.0
+
+
+class Trajectory(_Record):
+    """One finished question."""
+
+    question: Question
+    """What was asked, with its task, split and doc id."""
+    arm: str = "agent"
+    """Which way of answering: `agent`, or `passive` (all frames at once, one turn)."""
+    turns: tuple[Turn, ...] = ()
+    """What happened, in order."""
+    first_shown: Shown | None = None
+    """What a passive arm was shown before its one turn."""
+    answer: str | None = None
+    """The answer in canonical form (see `loop.answer`), or the raw text of a forced answer in a wrong form; `None` where there is none."""
+    answer_valid: bool = False
+    """Whether the answer has the form the question asks for."""
+    stop_reason: StopReason
+    """Why the episode ended."""
+    stop_detail: str = ""
+    """More on that, in words: the path and the decoder's message, the limit that was reached."""
+    turns_allowed: int = 0
+    """How many turns the budget gave this question."""
+    video_durations_s: tuple[float, ...] = ()
+    """Measured length of each video, in seconds."""
+    timings: Timings = Timings()
+    """Where the time went."""
+    seed: int = 0
+    """Seed of this episode, derived from the run's seed and the question."""
+    config_hash: str = ""
+    """Names everything that decides the answer besides the question: policy, budget, prompt, arm, sampling, seed."""
+    question_hash: str = ""
+    """Names what the policy can see of the question."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the packages that took part."""
+
+    @property
+    def frames(self) -> int:
+        """Frames shown in the whole episode."""
+        return sum(len(s.times_s) for s in self.looks if s.kind in ("frames", "clip"))
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of everything shown."""
+        return sum(s.visual_tokens for s in self.looks)
+
+    @property
+    def looks(self) -> list[Shown]:
+        """Everything shown, in order."""
+        first = [self.first_shown] if self.first_shown is not None else []
+        return first + [turn.shown for turn in self.turns if turn.shown is not None]
+
+    def to_json(self) -> str:
+        """One line, without the newline."""
+        return json.dumps({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"), ensure_ascii=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str, where: str = "trajectory") -> Self:
+        """Read one line.
+
+        Args:
+            line: The JSON text.
+            where: File and line number, for messages.
+
+        Raises:
+            TrajectoryError: no trajectory, a damaged one, or one of a newer version.
+        """
+        try:
+            data: Any = json.loads(line)
+        except ValueError as error:
+            raise TrajectoryError(f"{where}: not JSON ({error}); the line is damaged") from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise TrajectoryError(f"{where}: this is no {SCHEMA} line")
+        version = data.get("version")
+        if not isinstance(version, int) or version > VERSION:
+            raise TrajectoryError(f"{where}: trajectory version {version} is newer than {VERSION}, which this release reads; upgrade apr-plugin")
+        try:
+            return cls.model_validate_json(json.dumps({k: v for k, v in data.items() if k not in ("schema", "version")}))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise TrajectoryError(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+
+    def write(self, path: str | Path) -> None:
+        """Append this trajectory to a file and wait until it is on disk.
+
+        Raises:
+            TrajectoryError: the disk is full or the file can't be written; nothing written before is harmed.
+        """
+        from apr_plugin.loop.store import append_line
+
+        append_line(Path(path), self.to_json())
+
+    @classmethod
+    def read(cls, path: str | Path) -> list[Self]:
+        """All trajectories of a file, in order.
+
+        Raises:
+            TrajectoryError: the file can't be read, or a line is damaged (a torn last line, as a kill leaves one, is left out).
+        """
+        return list(cls.iterate(path))
+
+    @classmethod
+    def iterate(cls, path: str | Path) -> Iterator[Self]:
+        """Like `read`, one at a time."""
+        file = Path(path)
+        try:
+            with file.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.endswith(b"\n"):
+                        return  # torn by a kill in mid-write: that question was never reported done
+                    if line.strip():
+                        yield cls.from_json(line.decode("utf-8", "replace"), f"{file}, line {number}")
+        except OSError as error:
+            raise TrajectoryError(f"{file}: cannot read trajectories: {error.strerror or error}") from error

@@ -1,0 +1,31 @@
+"""What can go wrong between a path and a frame. Each error names the file, the stage and libav's own words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MediaError(Exception):
+    """A media file could not be read.
+
+    Args:
+        path: The file.
+        stage: What was being done: `open`, `seek`, `decode frames`, `decode audio`.
+        reason: What went wrong, libav's words where it has any.
+    """
+
+    def __init__(self, path: str | Path, stage: str, reason: str) -> None:
+        self.path, self.stage, self.reason = str(path), stage, reason
+        super().__init__(f"{self.path}: cannot {stage}: {reason}")
+
+
+class MediaOpenError(MediaError):
+    """The file is missing, empty, no media file, or holds neither picture nor sound."""
+
+
+class MediaDecodeError(MediaError):
+    """The file opened, but the part asked for can't be decoded."""
+
+
+class WindowError(ValueError):
+    """The caller asked for a time outside the video, or for a stream it does not have. Never clamped silently."""

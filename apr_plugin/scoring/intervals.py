@@ -1,0 +1,95 @@
+"""Time spans: reading them from text, merging, and temporal IoU. Pure functions, seconds throughout."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+Span = tuple[float, float]
+
+MAX_SPANS = 200
+"""More spans than this in one answer are no answer."""
+
+_TIME = r"(?:(?:\d{1,3}:)?\d{1,3}:\d{2}(?:\.\d{1,6})?|\d{1,9}(?:\.\d{1,6})?)"
+_RANGE = re.compile(
+    rf"(?<![\d.:])({_TIME})\s{{0,4}}(?:s|sec|secs|seconds)?\s{{0,4}}(?:-|–|—|to|until|and)\s{{0,4}}({_TIME})(?![\d:])",  # noqa: RUF001
+    re.IGNORECASE,
+)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of `83.5`, `1:23.5` or `1:01:23.5`.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    seconds = 0.0
+    for field in text.strip().split(":"):
+        seconds = seconds * 60 + float(field)
+    return seconds
+
+
+def parse_spans(text: str) -> list[Span]:
+    """Read the time spans an answer names: JSON (`[[1.5, 4]]`, `[1.5, 4]`), or words (`from 1:02 to 1:15.5`, `62s-75s`).
+
+    Spans come back in the order written, reversed and non-finite ones included, so that the caller can say what is wrong with them; an empty
+    list means that no span was found.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, list):
+        pairs = [value] if len(value) == 2 and all(_is_number(item) for item in value) else value
+        if all(isinstance(pair, list) and len(pair) == 2 and all(_is_number(item) for item in pair) for pair in pairs):
+            return [(_as_float(start), _as_float(end)) for start, end in pairs[:MAX_SPANS]]
+        return []
+    words = [(parse_time(m[1]), parse_time(m[2])) for m in _RANGE.finditer(text[:20_000])]
+    return words[:MAX_SPANS]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def valid_span(span: Span) -> bool:
+    """Whether the span is finite, not negative and not reversed."""
+    start, end = span
+    return math.isfinite(start) and math.isfinite(end) and 0 <= start <= end
+
+
+def merge(spans: Iterable[Span]) -> list[Span]:
+    """The union of the valid spans as sorted, disjoint spans; invalid ones are left out."""
+    merged: list[Span] = []
+    for start, end in sorted(span for span in spans if valid_span(span)):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def length(spans: Sequence[Span]) -> float:
+    """Total seconds covered by disjoint spans."""
+    return sum(end - start for start, end in spans)
+
+
+def set_iou(predicted: Iterable[Span], true: Iterable[Span]) -> float:
+    """Temporal IoU of two sets of spans: seconds in both over seconds in either, always in [0, 1].
+
+    Both sides are merged first and reversed spans dropped, so that an overlap never counts twice (the published scorer gives
+    `[[0, 100], [900, 810]]` against `[[10, 20]]` a score of 1.00; see `docs/design.md`).
+    """
+    a, b = merge(predicted), merge(true)
+    both = sum(max(0.0, min(e1, e2) - max(s1, s2)) for s1, e1 in a for s2, e2 in b)
+    either = length(a) + length(b) - both
+    return min(1.0, both / either) if either > 0 else 0.0
