@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from apr_plugin.errors import AprError
 from apr_plugin.loop.action import Action
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.policy import Usage
@@ -53,7 +54,7 @@ class StopReason(StrEnum):
         return self in (StopReason.MEDIA_UNREADABLE, StopReason.POLICY_UNAVAILABLE, StopReason.CANCELLED)
 
 
-class TrajectoryError(Exception):
+class TrajectoryError(AprError):
     """A trajectory file can't be read or written; names the file, the line and the way out."""
 
 

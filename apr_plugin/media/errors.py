@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apr_plugin.errors import AprError
 
-class MediaError(Exception):
+
+class MediaError(AprError):
     """A media file could not be read.
 
     Args:

@@ -1,0 +1,58 @@
+"""Ways to run a model, one file each. A policy is loaded when it is named, so that its imports cost nothing otherwise.
+
+To add one: write a class with the `Policy` methods (`apr_plugin.loop.policy`) and one line in `POLICIES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+from apr_plugin.errors import AprError
+from apr_plugin.loop.policy import Policy
+
+POLICIES: dict[str, str] = {
+    "guess": "apr_plugin.policies.guess:GuessPolicy",
+    "needle": "apr_plugin.tasks.needle.policy:NeedlePolicy",
+    "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
+}
+"""Where each policy's class is found."""
+
+
+def policy_class(name: str) -> type[Any]:
+    """The class of a policy.
+
+    Raises:
+        AprError: there is no policy of that name.
+    """
+    if name not in POLICIES:
+        raise AprError(f"there is no policy {name!r}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
+    module, _, attribute = POLICIES[name].partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def policy_arguments(name: str) -> tuple[str, ...]:
+    """The arguments that a policy takes."""
+    return tuple(p.name for p in inspect.signature(policy_class(name)).parameters.values() if p.kind is not p.VAR_KEYWORD)
+
+
+def make_policy(name: str, **arguments: Any) -> Policy:
+    """Load a policy.
+
+    Raises:
+        AprError: there is no such policy, or it can't be made from these arguments.
+    """
+    try:
+        policy: Policy = policy_class(name)(**arguments)
+    except (TypeError, ValueError, OSError) as error:
+        raise AprError(f"policy {name}: {error}") from error
+    return policy
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """`" (did you mean 'x'?)"` where a known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

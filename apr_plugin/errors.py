@@ -1,0 +1,35 @@
+"""Errors that a user can act on. The command line prints them as one message, without a traceback."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+class AprError(Exception):
+    """Something the user can put right: the message says what was wrong, where, and what to do."""
+
+
+class MissingExtra(AprError):
+    """An optional dependency is not installed.
+
+    Args:
+        module: The module that is missing.
+        extra: The extra of this package that brings it.
+    """
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed; add it with: pip install 'apr-plugin[{extra}]'")
+
+
+def require(module: str, extra: str) -> None:
+    """Check for an optional dependency without importing it.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise MissingExtra(module, extra)

@@ -1,0 +1,289 @@
+"""lmms-eval's model `apr`: its requests become episodes, their answers go back in the form each task scores.
+
+    lmms-eval --model apr --model_args policy=needle,max_turns=32,concurrency=4 --tasks videomme --batch_size 1
+
+Scoring is lmms-eval's own. Beside its results stand the trajectories (`trajectories=DIR`, default `apr_runs`), one line for each finished
+question, from which a killed run continues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.models.model_utils.usage_metrics import is_budget_exceeded, log_usage
+from lmms_eval.protocol import ChatMessages
+from loguru import logger
+from PIL import Image
+from tqdm import tqdm
+
+from apr_plugin.errors import AprError
+from apr_plugin.harnesses.readers import Reading, read
+from apr_plugin.harnesses.settings import read_settings
+from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, Sampling
+from apr_plugin.loop.question import MediaRef, Question
+from apr_plugin.loop.runner import run_episodes
+from apr_plugin.loop.store import TrajectoryStore
+from apr_plugin.loop.trajectory import Trajectory
+
+_T = TypeVar("_T")
+
+FAILURES: list[Trajectory] = []
+"""Questions of this process that ended without being answered; `apr eval` turns them into its exit status."""
+
+
+class ActivePerception(lmms):  # type: ignore[misc]
+    """The `apr` model. For its arguments see `docs/lmms-eval.md`."""
+
+    is_simple = False
+
+    def __init__(self, batch_size: int | str | None = None, device: str | None = None, max_batch_size: int | None = None, **arguments: Any) -> None:
+        super().__init__()
+        self.device = device or "cpu"
+        self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        try:
+            self.settings = read_settings(arguments)
+        except AprError as error:
+            _stop(error)
+        self._tasks: set[str] = set()
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer every request; the list has their order and length."""
+        jobs = _jobs(requests, self.task_dict)
+        settings, asked = self.settings, [job for job in jobs if job is not None]
+        self._tasks |= {job.question.task for job in asked}
+        config_hash = settings.config.hash(settings.policy)
+        policy = _Metered(settings.policy)
+        began = time.perf_counter()
+        progress = _Progress(len(asked), disable=self.rank != 0)
+        try:
+            with TrajectoryStore(
+                settings.trajectories,
+                config_hash,
+                settings.config.describe(settings.policy),
+                rank=self.rank,
+                world_size=self.world_size,
+                resume=settings.resume,
+            ) as store:
+                self._store = store
+                trajectories = _run(
+                    run_episodes(
+                        [job.question for job in asked],
+                        policy,
+                        settings.config,
+                        concurrency=settings.concurrency,
+                        store=store,
+                        pictures={job.question.key: job.pictures for job in asked if job.pictures},
+                        on_done=progress.done,
+                    )
+                )
+        except AprError as error:
+            _stop(error)
+        except KeyboardInterrupt:
+            _stop(AprError(f"stopped after {progress.finished} of {len(asked)} questions; the same command continues there"), status=130)
+        finally:
+            progress.close()
+        self._report(trajectories, time.perf_counter() - began)
+        answered = iter(trajectories)
+        return [GenerationResult("") if job is None else _result(job, next(answered), settings.policy.name) for job in jobs]
+
+    def clean(self) -> None:
+        """After the last request of every rank: merge the ranks' trajectories, and give back what the policy holds."""
+        super().clean()
+        if self.world_size > 1 and self.rank == 0 and hasattr(self, "_store"):
+            self._store.merge(self._tasks)
+        self.settings.policy.close()
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        """An agent has no likelihood of a given answer."""
+        _stop(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"))
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
+        """Rounds that the task drives don't fit a loop that the model drives."""
+        _stop(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"))
+
+    def _report(self, trajectories: Sequence[Trajectory], seconds: float) -> None:
+        n = len(trajectories)
+        if not n:
+            return
+        tokens = sum(turn.usage.completion_tokens or 0 for t in trajectories for turn in t.turns)
+        metrics: dict[str, float] = {
+            "total_requests": n,
+            "turns_per_question": sum(len(t.turns) for t in trajectories) / n,
+            "frames_per_question": sum(t.frames for t in trajectories) / n,
+            "audio_s_per_question": sum(look.audio_s for t in trajectories for look in t.looks) / n,
+            "visual_tokens_per_question": sum(t.visual_tokens for t in trajectories) / n,
+            "seconds_per_question": sum(t.timings.total_s for t in trajectories) / n,
+            "media_seconds_per_question": sum(t.timings.media_s for t in trajectories) / n,
+        }
+        stops = Counter(t.stop_reason for t in trajectories)
+        metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
+        log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
+        logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
+        failed = [t for t in trajectories if t.stop_reason.failed]
+        FAILURES.extend(failed)
+        for t in failed[:5]:
+            logger.error("apr: {} doc {}: {}: {}", t.question.task, t.question.doc_id, t.stop_reason, t.stop_detail)
+        if failed:
+            logger.error("apr: {} of {} questions were NOT answered and count as wrong; the same command asks only those again", len(failed), n)
+
+
+class _Job:
+    """One request on its way."""
+
+    def __init__(self, question: Question, reading: Reading, pictures: tuple[ImagePart, ...]) -> None:
+        self.question, self.reading, self.pictures = question, reading, pictures
+
+
+def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
+    """A job for each request; `None` for the clones that pad the ranks to equal length."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    jobs: list[_Job | None] = []
+    for request in requests:
+        if (request.metadata or {}).get("__padding_only__"):
+            jobs.append(None)
+            continue
+        _, doc_to_messages, _, doc_id, task, split = request.args
+        doc = task_dict[task][split][doc_id]
+        messages = ChatMessages(messages=doc_to_messages(doc))
+        images, videos, audios = messages.extract_media()
+        prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
+        name, reading = read(task, doc, prompt)
+        key = (task, split, str(doc_id))
+        question = Question(
+            text=reading.text,
+            kind=reading.kind,
+            options=reading.options,
+            answer_hint=reading.answer_hint,
+            videos=tuple(_media_ref(item) for item in [*videos, *audios]),
+            task=task,
+            split=split,
+            doc_id=str(doc_id),
+            repeat=seen[key],
+            reader=name,
+        )
+        seen[key] += 1
+        pictures = () if question.videos else tuple(_picture(image) for image in images)
+        jobs.append(_Job(question, reading, pictures))
+    return jobs
+
+
+def _media_ref(item: Any) -> MediaRef:
+    """A media item of a chat message: a path, or a mapping with a path and a window (`video_start`, `video_end` in seconds)."""
+    if isinstance(item, str):
+        return MediaRef(path=item)
+    if isinstance(item, dict):
+        path = next((item[key] for key in ("url", "path", "video", "video_path") if isinstance(item.get(key), str)), None)
+        if path is not None:
+            start, end = item.get("video_start"), item.get("video_end")
+            return MediaRef(path=path, start_s=None if start is None else float(start), end_s=None if end is None else float(end))
+    return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
+
+
+def _picture(image: Any) -> ImagePart:
+    if isinstance(image, str):
+        image = Image.open(image)
+    return ImagePart(np.asarray(image.convert("RGB"), np.uint8))
+
+
+def _result(job: _Job, trajectory: Trajectory, model: str) -> GenerationResult:
+    text = job.reading.write(trajectory.answer) if trajectory.answer_valid and trajectory.answer is not None else trajectory.answer or ""
+    counted = [turn.usage for turn in trajectory.turns if turn.usage.prompt_tokens is not None and turn.usage.completion_tokens is not None]
+    if not counted:
+        return GenerationResult(text)
+    counts = TokenCounts(
+        input_tokens=sum(usage.prompt_tokens or 0 for usage in counted), output_tokens=sum(usage.completion_tokens or 0 for usage in counted)
+    )
+    log_usage(model, trajectory.question.task, input_tokens=counts.input_tokens, output_tokens=counts.output_tokens)
+    return GenerationResult(text, counts)
+
+
+class _Metered:
+    """The policy, obeying lmms-eval's `--max_tokens` for the whole run."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy, self.name = policy, policy.name
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        if is_budget_exceeded():
+            raise PolicyUnavailable("the run's token budget (--max_tokens) is used up")
+        generation: Generation = await self._policy.generate(prompt, sampling)
+        return generation
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = self._policy.describe()
+        return described
+
+    def close(self) -> None:
+        self._policy.close()
+
+
+class _Progress:
+    """A bar with what can be said without knowing the right answers."""
+
+    def __init__(self, total: int, disable: bool) -> None:
+        self._bar = tqdm(total=total, desc="apr", unit="question", disable=disable, dynamic_ncols=True)
+        self.finished = self._asked = self._turns = self._frames = self._failed = 0
+        self._seconds = 0.0
+
+    def done(self, trajectory: Trajectory, resumed: bool) -> None:
+        self.finished += 1
+        self._turns += len(trajectory.turns)
+        self._frames += trajectory.frames
+        self._seconds += trajectory.timings.total_s
+        self._failed += trajectory.stop_reason.failed
+        self._asked += not resumed
+        n = self.finished
+        self._bar.set_postfix_str(
+            f"{self._turns / n:.1f} turns, {self._frames / n:.0f} frames, {self._seconds / n:.2f} s each"
+            + (f", {n - self._asked} resumed" if n > self._asked else "")
+            + (f", {self._failed} FAILED" if self._failed else ""),
+            refresh=False,
+        )
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run to the end, also where a loop is already running in this thread (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    done: list[_T] = []
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            done.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
+            failed.append(error)
+
+    thread = threading.Thread(target=target, name="apr-episodes")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def _stop(error: AprError, status: int = 2) -> NoReturn:
+    """End with one clear message.
+
+    lmms-eval's command line prints a traceback for every exception and then exits with 0; under it, leave the way that it does not catch.
+    """
+    if "lmms_eval.__main__" in sys.modules or getattr(sys.modules.get("__main__"), "__package__", "") == "lmms_eval":
+        logger.error("apr: {}", error)
+        raise SystemExit(status) from None
+    raise error

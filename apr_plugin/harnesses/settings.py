@@ -1,0 +1,110 @@
+"""From the flat `key=value` arguments of a harness to a policy and an episode configuration. Shared by every harness and by `apr ask`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
+
+from apr_plugin.errors import AprError
+from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.episode import EpisodeConfig
+from apr_plugin.loop.notebook import load_system_prompt
+from apr_plugin.loop.policy import Policy, Sampling
+from apr_plugin.loop.store import Resume
+from apr_plugin.policies import did_you_mean, make_policy, policy_arguments
+
+_SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
+_BUDGET = tuple(Budget.model_fields)
+_OWN = ("policy", "arm", "passive_frames", "profile", "system_prompt", "seed", "concurrency", "trajectories", "resume")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked to do."""
+
+    policy: Policy
+    """Who answers."""
+    config: EpisodeConfig
+    """Limits, arm, sampling, seed."""
+    concurrency: int
+    """Episodes at once."""
+    trajectories: Path
+    """Folder of trajectory files."""
+    resume: Resume
+    """`auto` continues an earlier run of the same configuration."""
+
+
+def read_settings(arguments: Mapping[str, Any]) -> Settings:
+    """Sort out the arguments: our own, the budget's fields, sampling, and the rest for the policy.
+
+    Raises:
+        AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
+    """
+    given = dict(arguments)
+    if given.get("policy") is None:
+        from apr_plugin.policies import POLICIES
+
+        raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(POLICIES))}")
+    name = str(given.pop("policy"))
+    for_policy = policy_arguments(name)
+    known = {*_OWN, *_BUDGET, *_SAMPLING, *for_policy}
+    for key in given:
+        if key not in known:
+            raise AprError(
+                f"unknown model_arg {key!r}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
+                f"sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
+            )
+    config = _read_config(given)
+    concurrency = _whole(given, "concurrency", 4)
+    resume = str(given.get("resume", "auto"))
+    if resume not in ("auto", "never"):
+        raise AprError(f"model_arg resume must be 'auto' or 'never', not {resume!r}")
+    policy = make_policy(name, **{key: given[key] for key in for_policy if key in given})
+    return Settings(policy, config, concurrency, Path(str(given.get("trajectories", "apr_runs"))).expanduser(), cast(Resume, resume))
+
+
+def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
+    profile = str(given.get("profile", "default"))
+    if profile not in PROFILES:
+        raise AprError(f"there is no profile {profile!r}; the profiles are {', '.join(PROFILES)}")
+    arm = str(given.get("arm", "agent"))
+    if arm not in ("agent", "passive"):
+        raise AprError(f"model_arg arm must be 'agent' or 'passive', not {arm!r}")
+    prompt: str | None = None
+    if given.get("system_prompt"):
+        try:
+            prompt = load_system_prompt(str(given["system_prompt"]))
+        except (OSError, UnicodeDecodeError) as error:
+            raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {error}") from error
+    try:
+        budget = Budget.model_validate(PROFILES[profile].model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
+        return EpisodeConfig(
+            arm=cast(Literal["agent", "passive"], arm),
+            passive_frames=_whole(given, "passive_frames", 32, least=0),
+            budget=budget,
+            sampling=Sampling(**{key: given[key] for key in _SAMPLING if key in given}),
+            system_prompt=prompt,
+            seed=_whole(given, "seed", 0, least=0),
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={fault['input']!r}: {fault['msg']}") from error
+
+
+def _whole(given: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:
+    value = given.get(key, default)
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise AprError(f"model_arg {key} must be a whole number of at least {least}, not {value!r}")
+    return number
+
+
+def _none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() == "none" else value
