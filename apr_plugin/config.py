@@ -1,0 +1,27 @@
+"""Where files of this package live on this machine: the one place that reads environment variables.
+
+| variable | what it moves | default |
+|---|---|---|
+| `APR_HOME` | everything the package keeps between runs | `$XDG_CACHE_HOME/apr`, else `~/.cache/apr` |
+| `APR_NEEDLE_DIR` | the needle benchmark's videos and questions | `<APR_HOME>/needle` |
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Folder for what the package keeps between runs. It is not made here."""
+    home = os.environ.get("APR_HOME")
+    if home:
+        return Path(home).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg).expanduser() if xdg else Path.home() / ".cache") / "apr"
+
+
+def needle_dir() -> tuple[Path, bool]:
+    """Folder of the needle benchmark, and whether the user named it (`APR_NEEDLE_DIR`), so that nothing is made there unasked."""
+    named = os.environ.get("APR_NEEDLE_DIR")
+    return (Path(named).expanduser(), True) if named else (cache_dir() / "needle", False)

@@ -1,0 +1,414 @@
+"""`NeedlePolicy`: a scripted reference policy that looks coarse to fine, and knows nothing but its prompt.
+
+It keeps no state. Every turn it reads the question from the first user message, its own notes from the assistant messages, and pixels or samples
+from the last user message, writes a note on what it just saw, and takes the next action of this ladder: scan the video for the chapter, scan the
+chapter for the scene, scan (or listen to) the scene for the event, narrow the event's edges, answer. A rung that the notes already cover is left out.
+
+A note reads `[frames 0.00-7200.00s x60] 0.00-732.20s blue/striped; 854.24s blue/dotted red triangle; ...` or
+`[audio 10.00-40.00s] chime 12.10-12.60s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from apr_plugin.loop.policy import AudioPart, Generation, ImagePart, Part, Prompt, Sampling, TextPart, VideoPart
+
+from .perceive import GOOD_FIT, hear, read_frame
+from .questions import Kind, ParsedQuestion, parse_question
+
+MAX_FRAMES = 60
+MAX_AUDIO_S = 300.0
+UNCLEAR = "unclear"
+
+_LOOK = re.compile(r"\[(frames|audio) ([\d.]+)-([\d.]+)s(?: x(\d+))?\] ?([^\[]*)")
+_RUN = re.compile(r"([\d.]+)(?:-([\d.]+))?s ([a-z ]+?)/([a-z]+)(?: ([a-z]+ [a-z]+))?$")
+_SOUND = re.compile(r"([a-z]+) ([\d.]+)-([\d.]+)s$")
+_HALVES_FRAMES = {"TOO_MANY_FRAMES", "NO_TOKENS_LEFT"}
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was on screen at one time."""
+
+    time_s: float
+    background: str
+    pattern: str
+    glyph: str
+
+
+@dataclass
+class Case:
+    """Everything the prompt says: the question, the video's data, and what the notes hold."""
+
+    text: str
+    asked: ParsedQuestion | None
+    options: list[tuple[str, str]]
+    duration_s: float
+    fps: float
+    has_audio: bool
+    points: list[Point] = field(default_factory=list)
+    sounds: list[tuple[str, float, float]] = field(default_factory=list)
+    scans: list[tuple[float, float, float]] = field(default_factory=list)  # start, end, seconds between frames
+    heard: list[Window] = field(default_factory=list)
+    tried: set[tuple[str, float, float]] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+
+    def take(self, note: str) -> None:
+        """Add a note to what is known."""
+        for kind, start, end, num, items in _LOOK.findall(note):
+            window = (float(start), float(end))
+            if kind == "audio":
+                self.heard.append(window)
+                self.sounds += [(m[1], float(m[2]), float(m[3])) for m in map(_SOUND.match, items.strip().split("; ")) if m]
+                continue
+            self.scans.append((*window, (window[1] - window[0]) / max(1, int(num or 1) - 1)))
+            for match in filter(None, map(_RUN.match, items.strip().split("; "))):
+                ends = {float(match[1]), float(match[2] or match[1])}
+                self.points += [Point(at, match[3], match[4], match[5] or "") for at in ends]
+        self.points.sort(key=lambda point: point.time_s)
+
+    @property
+    def max_frames(self) -> int:
+        """Frames per look; halved whenever the environment refused so many."""
+        return MAX_FRAMES >> sum(code in _HALVES_FRAMES for code in self.errors)
+
+    def guess(self, choices: int) -> int:
+        """A choice that depends on nothing but the question's words."""
+        return int(hashlib.sha256(self.text.encode()).hexdigest()[:12], 16) % max(1, choices)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next, and why."""
+
+    think: str
+    confidence: float
+    action: dict[str, Any]
+
+
+class NeedlePolicy:
+    """The scripted reference policy, an upper bound for the needle tasks and a policy for tests without a model."""
+
+    name = "needle"
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Write the next turn; the same prompt always gives the same turn."""
+        return Generation(await asyncio.to_thread(write_turn, prompt))
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing about it can be set; the version counts changes of behaviour."""
+        return {"policy": self.name, "version": 1}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def write_turn(prompt: Prompt) -> str:
+    """The whole policy as a pure function: prompt in, one JSON object out."""
+    users = [message for message in prompt.messages if message.role == "user"]
+    case = read_case(users[0].text if users else "")
+    for message in prompt.messages:
+        if message.role == "assistant":
+            _recall(case, message.text)
+        elif message.role == "user":
+            case.errors += re.findall(r"^\[ERROR\] (\w+):", message.text, re.MULTILINE)
+    note = describe_media(users[-1].parts) if users else ""
+    case.take(note)
+    step = decide(case, prompt.final)
+    refused = re.match(r"\[ERROR\] (\w+):", users[-1].text) if users else None
+    observation = note or (f"My last action was refused ({refused[1]}); nothing new was seen." if refused else "Nothing has been seen yet.")
+    return json.dumps({"observation": observation, "think": step.think, "confidence": step.confidence, "action": step.action})
+
+
+def read_case(text: str) -> Case:
+    """The question and the video's data from the first user message."""
+    try:
+        asked = parse_question(text)
+    except ValueError:
+        asked = None
+    options = re.findall(r"^([A-Z])\. (.+)$", text, re.MULTILINE)
+    numbers = {key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", text, re.MULTILINE)}
+    question = text[text.find("Question:") :]
+    return Case(question, asked, options, numbers.get("duration_seconds", 0.0), numbers.get("fps", 0.0), "has_audio: false" not in text)
+
+
+def _recall(case: Case, turn: str) -> None:
+    try:
+        said = json.loads(turn)
+        case.take(str(said["observation"]))
+        action = said["action"]
+        if "start" in action:
+            case.tried.add((action["type"], float(action["start"]), float(action["end"])))
+    except (ValueError, KeyError, TypeError):
+        return  # a turn that is not this policy's own says nothing
+
+
+def describe_media(parts: tuple[Part, ...]) -> str:
+    """The note on what the media of a message shows; empty where there is none."""
+    frames: list[tuple[float, str]] = []
+    notes: list[str] = []
+    label = ""
+    for part in parts:
+        match part:
+            case TextPart():
+                label = part.text
+            case ImagePart():
+                at = re.search(r"Frame ([\d.]+)s:\s*$", label)
+                frames += [(float(at[1]), _say(part))] if at else []
+            case VideoPart():
+                frames += [(at, _say(ImagePart(image))) for at, image in zip(part.times_s, part.frames, strict=True)]
+                if part.audio is not None and part.times_s:
+                    notes.append(_say_sounds(part.audio, part.times_s[0]))
+            case AudioPart():
+                at = re.search(r"Audio ([\d.]+)s-", label)
+                notes.append(_say_sounds(part, float(at[1]) if at else 0.0))
+    if frames:
+        frames.sort()
+        runs = [list(run) for _, run in itertools.groupby(frames, key=lambda frame: frame[1])]
+        said = [f"{run[0][0]:.2f}" + (f"-{run[-1][0]:.2f}" if len(run) > 1 else "") + f"s {run[0][1]}" for run in runs]
+        notes.insert(0, f"[frames {frames[0][0]:.2f}-{frames[-1][0]:.2f}s x{len(frames)}] " + "; ".join(said))
+    return " ".join(notes)
+
+
+def _say(part: ImagePart) -> str:
+    if min(part.image.shape[:2]) < 8:
+        return UNCLEAR
+    reading = read_frame(part.image)
+    if reading.fit < GOOD_FIT:
+        return UNCLEAR
+    return f"{reading.background}/{reading.pattern}" + (f" {reading.glyph.name}" if reading.glyph else "")
+
+
+def _say_sounds(part: AudioPart, start: float) -> str:
+    said = [f"{h.sound} {start + h.start_s:.2f}-{start + h.end_s:.2f}s" for h in hear(part.waveform, part.sample_rate)]
+    return f"[audio {start:.2f}-{start + len(part.waveform) / part.sample_rate:.2f}s] " + ("; ".join(said) or "no sound that I know")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where something begins and ends: surely outside of `outer`, surely on between `inner`."""
+
+    outer: Window
+    inner: Window
+
+    @property
+    def middle(self) -> Window:
+        """The likeliest edges."""
+        return ((self.outer[0] + self.inner[0]) / 2, (self.outer[1] + self.inner[1]) / 2)
+
+    @property
+    def slack(self) -> float:
+        """The less certain edge's uncertainty, in seconds."""
+        return max(self.inner[0] - self.outer[0], self.outer[1] - self.inner[1])
+
+
+def bounds(case: Case, belongs: Callable[[Point], bool]) -> Bounds | None:
+    """What the notes say about where the matching points lie; `None` where there is none."""
+    times = [point.time_s for point in case.points if belongs(point)]
+    if not times:
+        return None
+    before = max((p.time_s for p in case.points if p.time_s < times[0]), default=0.0)
+    after = min((p.time_s for p in case.points if p.time_s > times[-1]), default=case.duration_s)
+    return Bounds((before, max(after, times[-1])), (times[0], times[-1]))
+
+
+def decide(case: Case, final: bool) -> Step:
+    """The next rung of the ladder."""
+    if final:
+        return answer(case, "No turn is left, so I answer from my notes.")
+    stuck = len(case.errors) >= 6 or case.max_frames < 2
+    if not case.scans and not stuck:
+        return look(case, "get_frames", (0.0, case.duration_s), "I know nothing of this video yet, so I scan all of it.", 0.1, case.max_frames)
+    if stuck or case.asked is None or not case.points:
+        return answer(case, "I can't read this question or this video as a needle one, so this is a guess.")
+    return next(iter(_rungs(case, case.asked)), None) or answer(case, "My notes hold what can be found.")
+
+
+def _rungs(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
+    """Looks that are still worth taking, the most urgent first."""
+    chapter = bounds(case, lambda p: p.background == asked.colour)
+    scene = bounds(case, _in_scene(asked))
+    if scene is None:
+        place = chapter.outer if chapter else (0.0, case.duration_s)
+        what = f"the {asked.pattern} scene of the {asked.colour} chapter" if chapter else f"the {asked.colour} chapter"
+        for parts in (50, 200):
+            yield from _scan(case, place, (place[1] - place[0]) / parts, f"I have not seen {what} yet, so I scan where it can be.", 0.3)
+        return
+    glyphs = {point.glyph for point in case.points if _in_scene(asked)(point)} - {""}
+    length = scene.middle[1] - scene.middle[0]
+    if asked.kind in (Kind.COUNT, Kind.SOUND) and case.has_audio:
+        yield from _scan_edges(case, scene, length)
+        yield from _listen(case, scene.middle)
+        for _, start, end in _tones(case, asked)[:1] if asked.kind is Kind.SOUND else []:
+            window = (round(start + 0.25 * (end - start), 2), round(end - 0.25 * (end - start), 2))
+            if _glyph_at(case, asked, (start + end) / 2) is None and ("get_frames", *window) not in case.tried:
+                yield look(case, "get_frames", window, f"The {asked.pitch} tone sounds here; what is on screen is still unknown.", 0.7, 3)
+        return
+    wanted = {glyph.name for glyph in asked.glyphs}
+    missing = wanted - glyphs if wanted else ({"glyph"} if not glyphs else set())
+    for step_s in (max(1.9, 0.04 * length), max(0.9, 0.02 * length)) if missing else ():
+        yield from _scan(case, scene.outer, step_s, f"I have not seen the {' or the '.join(sorted(missing))} of this scene yet.", 0.5)
+    if asked.kind is Kind.WHEN and not missing:
+        yield from _narrow(case, asked)
+
+
+def _in_scene(asked: ParsedQuestion) -> Callable[[Point], bool]:
+    return lambda point: point.background == asked.colour and point.pattern == asked.pattern
+
+
+def _tones(case: Case, asked: ParsedQuestion) -> list[tuple[str, float, float]]:
+    scene = bounds(case, _in_scene(asked))
+    name = "chime" if asked.kind is Kind.COUNT else asked.pitch
+    return [s for s in case.sounds if s[0] == name and scene and scene.middle[0] <= (s[1] + s[2]) / 2 <= scene.middle[1]]
+
+
+def _glyph_at(case: Case, asked: ParsedQuestion, time_s: float) -> str | None:
+    """The glyph seen both before and after (or at) this time in the asked scene."""
+    for name in {point.glyph for point in case.points if _in_scene(asked)(point)} - {""}:
+        times = [point.time_s for point in case.points if _in_scene(asked)(point) and point.glyph == name]
+        if times[0] - 0.3 <= time_s <= times[-1] + 0.3:
+            return name
+    return None
+
+
+def _scan(case: Case, window: Window, step_s: float, think: str, confidence: float) -> Iterator[Step]:
+    """Scan what of the window has not been scanned this finely; in one look where that is possible, else coarser first, then piece by piece."""
+    open_ = _unscanned(case, window, 1.05 * step_s)
+    if not open_:
+        return
+    start, end = open_[0][0], open_[-1][1]
+    most = case.max_frames - 1
+    coarse_s = (end - start) / most
+    if coarse_s > step_s and not _unscanned(case, window, 1.1 * coarse_s):
+        end = start + step_s * most
+    yield look(case, "get_frames", (start, end), think, confidence, min(case.max_frames, math.ceil((end - start) / step_s) + 1))
+
+
+def _unscanned(case: Case, window: Window, step_s: float) -> list[Window]:
+    """The parts of the window that were never scanned this finely; the frame rate limits how close to an edge a scan can come."""
+    sliver_s = max(0.2, 1.5 / case.fps) if case.fps > 0 else 0.2
+    return _uncovered(window, [(start, end) for start, end, step in case.scans if step <= step_s], sliver_s)
+
+
+def _scan_edges(case: Case, scene: Bounds, length: float) -> Iterator[Step]:
+    """Find the scene's edges well enough that listening takes in all of it and nothing of its neighbours."""
+    if scene.slack > 0.25 * length:
+        yield from _scan(case, scene.outer, max(0.5, length / 10), "Where this scene begins and ends is too uncertain to listen to it alone.", 0.5)
+
+
+def _listen(case: Case, window: Window) -> Iterator[Step]:
+    longest = MAX_AUDIO_S / 2 ** case.errors.count("TOO_LONG")
+    for start, end in _uncovered(window, case.heard):
+        yield look(case, "get_audio", (start, min(end, start + longest)), "I know where the scene is, but not yet how it sounds.", 0.6)
+
+
+def _narrow(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
+    """Look closer at the event's edges."""
+    event = _event(case, asked)
+    tick = 1 / case.fps if case.fps > 0 else 0.04
+    tolerance = max(1.2 * tick, 0.06 * (event.middle[1] - event.middle[0])) if event else 0.0
+    if event is None or event.slack <= tolerance:
+        return
+    edges = [(event.outer[0], event.inner[0]), (event.inner[1], event.outer[1])]
+    wide = [edge for edge in edges if edge[1] - edge[0] > tolerance]
+    windows = [(wide[0][0], wide[-1][1]), *wide]
+    for start, end in windows:
+        step_s = max(tick, (end - start) / (case.max_frames - 1))
+        if step_s <= 0.5 * event.slack or step_s <= tolerance:
+            yield from _scan(case, (start, end), step_s, "I have seen the event; its exact edges are still uncertain.", 0.8)
+
+
+def _event(case: Case, asked: ParsedQuestion) -> Bounds | None:
+    name = asked.glyphs[0].name
+    return bounds(case, lambda point: _in_scene(asked)(point) and point.glyph == name)
+
+
+def _uncovered(window: Window, covered: list[Window], sliver_s: float = 0.2) -> list[Window]:
+    """The parts of the window that no covered window holds, slivers left out."""
+    parts, at = [], window[0]
+    for start, end in [*sorted(covered), (window[1], window[1])]:
+        if min(start, window[1]) - at > sliver_s:
+            parts.append((at, min(start, window[1])))
+        at = max(at, end)
+    return parts
+
+
+def look(case: Case, kind: str, window: Window, think: str, confidence: float, num: int = 0) -> Step:
+    """A look at a window inside the video that was not taken before."""
+    limit = max(case.duration_s - 0.5 * case.errors.count("OUT_OF_RANGE"), 0.2)
+    start, end = max(0.0, min(window[0], limit - 0.2)), min(limit, max(window[1], window[0] + 0.2))
+    whole = start < 0.1 and end > limit - 0.1
+    for _ in range(20):
+        action: dict[str, Any] = {"type": kind, "start": round(start, 2), "end": round(end, 2)}
+        if (kind, action["start"], action["end"]) not in case.tried:
+            break
+        start, end = (start + 0.1, end) if whole else (max(0.0, start - 0.1), min(limit, end + 0.1))
+    if kind == "get_frames":
+        action["num"] = max(1, num)
+    return Step(think, confidence, action)
+
+
+def answer(case: Case, think: str) -> Step:
+    """The best answer that the notes allow."""
+    content, sure = _known(case) if case.asked else (None, 0.0)
+    if content is None:
+        think, sure = f"{think} The notes do not tell, so I guess.", 0.1
+        content = _guessed(case)
+    return Step(think, sure, {"type": "answer", "content": content})
+
+
+def _known(case: Case) -> tuple[str | None, float]:
+    asked = case.asked
+    assert asked is not None
+    seen = [point for point in case.points if _in_scene(asked)(point) and point.glyph]
+    found: str | None = None
+    match asked.kind:
+        case Kind.COUNT:
+            scene = bounds(case, _in_scene(asked))
+            listened = scene is not None and bool(case.heard) and not _uncovered(scene.middle, case.heard)
+            return (str(len(_tones(case, asked))), 0.95) if listened else (None, 0.0)
+        case Kind.WHEN:
+            event = _event(case, asked)
+            if event is None:
+                return None, 0.0
+            # The first frame of an edge is the first that shows it, so a true edge lies half a frame later than halfway between two frames.
+            half = 0.5 / case.fps if case.fps > 0 else 0.0
+            start, end = (min(edge + half, case.duration_s) for edge in event.middle)
+            return f"[[{start:.2f}, {max(end, start):.2f}]]", 0.95
+        case Kind.SOUND:
+            found = next((name for _, start, end in _tones(case, asked) if (name := _glyph_at(case, asked, (start + end) / 2))), None)
+        case Kind.ORDER:
+            names = [point.glyph for point in seen if point.glyph in {glyph.name for glyph in asked.glyphs}]
+            found = names[0] if len(set(names)) == 2 else None
+        case Kind.GLYPH:
+            found = next((point.glyph for point in seen if any(point.glyph == text for _, text in case.options)), None)
+    label = next((label for label, text in case.options if text.strip() == found), None)
+    return (label, 0.95) if label else (None, 0.0)
+
+
+def _guessed(case: Case) -> str:
+    asked = case.asked
+    if asked is None:
+        spans = "[[" in case.text
+        return case.options[0][0] if case.options else f"[[0.0, {case.duration_s:.2f}]]" if spans else "0"
+    scene = bounds(case, _in_scene(asked)) or bounds(case, lambda p: p.background == asked.colour)
+    if asked.kind is Kind.WHEN:
+        start, end = scene.middle if scene else (0.0, case.duration_s)
+        return f"[[{start + 0.3 * (end - start):.2f}, {start + 0.7 * (end - start):.2f}]]"
+    if not case.options:
+        return str(1 + case.guess(5))
+    shown = {point.glyph for point in case.points if _in_scene(asked)(point)}
+    likely = [label for label, text in case.options if text in shown] if asked.kind is Kind.SOUND else []
+    labels = likely or [label for label, _ in case.options]
+    return labels[case.guess(len(labels))]
