@@ -1,0 +1,169 @@
+"""The commands and their options; what each does stands in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apr_plugin import __version__
+from apr_plugin.errors import AprError
+
+app = typer.Typer(
+    name="apr",
+    help="Active perception for long video: a model that chooses what to look at, inside lmms-eval.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+needle = typer.Typer(help="The diagnostic benchmark that needs no download: real video files made from a seed.", no_args_is_help=True)
+app.add_typer(needle, name="needle")
+
+DEFAULT_MODEL_ARGS = "policy=needle"
+
+
+def main() -> None:
+    """Run the command line; errors that a user can act on are printed as one message."""
+    from rich.console import Console
+    from rich.text import Text
+
+    try:
+        app()
+    except AprError as error:
+        Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        raise SystemExit(130) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"apr-plugin {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the benchmark, results and trajectories.")] = Path("demo_out"),
+    videos: Annotated[int, typer.Option(min=1, help="Videos for each duration (1, 10, 30, 60, 120 minutes).")] = 2,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 4,
+) -> None:
+    """Make a small benchmark of real videos, run an agent and a passive baseline on it through lmms-eval, and compare them.
+
+    Stopped or killed, the same command continues where it was.
+    """
+    from apr_plugin.cli.demo import run_demo
+
+    run_demo(out, videos_per_bucket=videos, concurrency=concurrency)
+
+
+@app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def evaluate(context: typer.Context) -> None:
+    """Evaluate with lmms-eval: its own command line, with our tasks found and clearer errors.
+
+    Every option goes to lmms-eval. Differences: the model is 'apr' unless you name another; our task folder is included beside yours;
+    trajectories go to OUTPUT_PATH/trajectories; the exit status tells failure (1), wrong usage (2), unanswered questions (3).
+    """
+    from apr_plugin.cli.evaluate import HELP, run_eval
+
+    if not context.args or context.args[0] in ("--help", "-h"):
+        print(HELP)  # noqa: T201
+        raise typer.Exit
+    raise SystemExit(run_eval(context.args))
+
+
+@app.command()
+def ask(
+    video: Annotated[list[str], typer.Argument(help="VIDEO [VIDEO …] QUESTION: one or more files, then the question.", metavar="VIDEO... QUESTION")],
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help='An option of a multiple-choice question, "A. red"; repeat it.')] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="mcq, grounding, number or free_form; without it mcq where there are options, else free_form.")
+    ] = None,
+    model_args: Annotated[str, typer.Option("--model-args", "-m", help="The same key=value list as for lmms-eval.")] = DEFAULT_MODEL_ARGS,
+    save: Annotated[Path | None, typer.Option(help="Append the trajectory to this file.")] = None,
+) -> None:
+    """Ask one question and watch how it is answered: thought, action, what came back, cost."""
+    from apr_plugin.cli.ask import run_ask
+
+    if len(video) < 2:
+        raise typer.BadParameter("give at least one video and the question", param_hint="VIDEO... QUESTION")
+    raise SystemExit(run_ask(video[:-1], video[-1], option or [], kind, model_args, save))
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="A trajectory file, or a folder of them.")],
+    id: Annotated[str | None, typer.Option(help="Only this doc id, turn by turn.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only questions that could not be answered.")] = False,
+) -> None:
+    """Show trajectories: a table of all, or one of them turn by turn."""
+    from apr_plugin.cli.show import run_show
+
+    run_show(path, id, task, failed)
+
+
+@app.command()
+def doctor() -> None:
+    """Say which versions, extras and devices are here, and what will work."""
+    from apr_plugin.cli.doctor import run_doctor
+
+    run_doctor()
+
+
+@app.command()
+def tasks(path: Annotated[bool, typer.Option("--path", help="Print only the folder, for lmms-eval's --include_path.")] = False) -> None:
+    """List the tasks of this package, and the benchmarks whose questions are read column by column."""
+    from apr_plugin.cli.tasks import run_tasks
+
+    run_tasks(path)
+
+
+@needle.command("make")
+def needle_make(
+    out: Annotated[Path | None, typer.Option(help="Folder; without it the cache, where the tasks find it by themselves.")] = None,
+    seed: Annotated[int, typer.Option(help="Where every video and question comes from.")] = 0,
+    buckets: Annotated[str, typer.Option(help="Durations, comma-separated.")] = "1m,10m,30m,60m,120m",
+    videos: Annotated[int, typer.Option(help="Videos for each duration.")] = 2,
+    questions: Annotated[int, typer.Option(help="Questions of each kind about each video.")] = 2,
+    width: Annotated[int, typer.Option(help="Width of the frames in pixels.")] = 224,
+    height: Annotated[int, typer.Option(help="Height of the frames in pixels.")] = 224,
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 10.0,
+    gop: Annotated[float, typer.Option(help="Seconds between keyframes, 2 to 10.")] = 5.0,
+    decoys: Annotated[float, typer.Option(help="Chance that a scene gets a distractor event, 0 to 1.")] = 0.5,
+    lookalike: Annotated[bool, typer.Option("--lookalike", help="Chapter colours that are hard to tell apart.")] = False,
+    event_length: Annotated[float, typer.Option(help="Factor on the length of events, 1 to 3; longer is easier.")] = 1.0,
+    workers: Annotated[int | None, typer.Option(help="Processes; without it one per core.")] = None,
+) -> None:
+    """Write the videos and questions. Finished videos are kept, so a stopped run continues."""
+    from apr_plugin.cli.needle import run_make
+
+    run_make(
+        out,
+        workers,
+        seed=seed,
+        buckets=tuple(name.strip() for name in buckets.split(",") if name.strip()),
+        videos_per_bucket=videos,
+        questions_per_kind=questions,
+        width=width,
+        height=height,
+        fps=fps,
+        gop_s=gop,
+        decoys=decoys,
+        lookalike=lookalike,
+        event_length=event_length,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

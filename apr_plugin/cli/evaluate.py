@@ -1,0 +1,120 @@
+"""`apr eval`: lmms-eval's command line with our tasks included and errors in one line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from apr_plugin.errors import AprError, require
+from apr_plugin.policies import did_you_mean
+
+HELP = """\
+Usage: apr eval [OPTIONS OF LMMS-EVAL]
+
+lmms-eval's own command line, with these differences: the model is 'apr' unless --model names another; our task folder is included beside
+your --include_path; trajectories go to OUTPUT_PATH/trajectories; exit status 1 is a failed run, 2 wrong usage, 3 unanswered questions.
+
+  apr eval --tasks apr_needle --model_args policy=needle --output_path out
+  apr eval --tasks videomme --model_args policy=needle,arm=passive,passive_frames=32 --limit 8
+
+model_args: policy=NAME, then limits (max_turns=, frames_per_look=, …), sampling (temperature=, …), the policy's own arguments, and
+  arm=agent|passive  passive_frames=32  profile=default|paper  system_prompt=FILE  seed=0  concurrency=4  trajectories=DIR  resume=auto|never
+`apr tasks` lists our tasks; `lmms-eval eval --help` lists every option; --verbosity DEBUG shows tracebacks. Stopped, the same command continues.
+"""
+
+UNANSWERED = 3
+"""Exit status of a run that finished with questions that could not be answered."""
+
+
+def tasks_dir() -> Path:
+    """Folder of the task YAMLs of this package, for lmms-eval's `--include_path`."""
+    import apr_plugin.tasks
+
+    return Path(next(iter(apr_plugin.tasks.__path__))).resolve()
+
+
+def run_eval(arguments: Sequence[str]) -> int:
+    """Run lmms-eval; returns the exit status.
+
+    Raises:
+        MissingExtra: lmms-eval is not installed.
+    """
+    require("lmms_eval", "lmms")
+    sys.argv = ["lmms-eval", *_with_defaults(list(arguments))]
+    with Console(stderr=True).status("loading lmms-eval …"):
+        import lmms_eval.__main__ as lmms_main
+        from apr_plugin.harnesses.lmms_eval import FAILURES
+
+    run_one = lmms_main.cli_evaluate_single
+
+    def guarded(args: Any) -> Any:
+        given = args.include_path
+        args.include_path = [str(tasks_dir()), *([given] if isinstance(given, str) else given or [])]
+        if args.output_path and args.model == "apr" and "trajectories=" not in args.model_args:
+            args.model_args += f",trajectories={Path(args.output_path) / 'trajectories'}"
+        try:
+            _check_output(args.output_path)
+            return run_one(args)
+        except Exception as error:
+            if args.verbosity == "DEBUG":
+                traceback.print_exc()
+            _complain(_explain(error, args))
+            raise SystemExit(1) from None  # lmms-eval's loop catches exceptions, prints a traceback and exits with 0
+
+    lmms_main.cli_evaluate_single = guarded
+    try:
+        lmms_main.cli_evaluate()
+    finally:
+        lmms_main.cli_evaluate_single = run_one
+    if FAILURES:
+        _complain(
+            f"{len(FAILURES)} questions could not be answered and count as wrong; the first: {FAILURES[0].question.task} doc "
+            f"{FAILURES[0].question.doc_id}: {FAILURES[0].stop_reason}: {FAILURES[0].stop_detail}. The same command asks only those again."
+        )
+        return UNANSWERED
+    return 0
+
+
+def _with_defaults(arguments: list[str]) -> list[str]:
+    names = {argument.partition("=")[0] for argument in arguments}
+    if "--model" not in names and "--config" not in names:
+        arguments += ["--model", "apr"]
+    if "--verbosity" not in names:
+        arguments += ["--verbosity", "WARNING"]
+    return arguments
+
+
+def _check_output(path: str | None) -> None:
+    if not path:
+        return
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        probe = Path(path) / ".apr-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AprError(f"--output_path {path}: cannot write there: {error.strerror}. Choose a folder you can write to.") from error
+
+
+def _explain(error: Exception, args: Any) -> str:
+    text = str(error)
+    if text.startswith("Tasks not found: "):
+        from lmms_eval.tasks import TaskManager
+
+        missing = text.removeprefix("Tasks not found: ").split(". Try ")[0]
+        known = TaskManager("ERROR", include_path=args.include_path).all_tasks
+        named = ", ".join(f"{task!r}{did_you_mean(task, known)}" for task in missing.split(", "))
+        return f"there is no task {named}; list them with: apr tasks, or lmms-eval tasks list"
+    if isinstance(error, AprError):
+        return text
+    return f"lmms-eval: {type(error).__name__}: {text or 'no message'} (the traceback is shown with --verbosity DEBUG)"
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(Text("error: ", "bold red") + Text(message), soft_wrap=True)

@@ -1,0 +1,85 @@
+"""`apr show`: trajectories as a table, or one of them turn by turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from apr_plugin.cli.trace import describe_shown, plain, print_end, print_question, print_turn
+from apr_plugin.errors import AprError
+from apr_plugin.loop.trajectory import Trajectory
+
+
+def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> None:
+    """Print what the file or folder holds.
+
+    Raises:
+        AprError: nothing is there, nothing matches, or a line is damaged.
+    """
+    found = [t for file in _files(path) for t in Trajectory.iterate(file)]
+    chosen = [
+        t
+        for t in found
+        if (doc_id is None or t.question.doc_id == doc_id) and (task is None or t.question.task == task) and (not failed or t.stop_reason.failed)
+    ]
+    if not chosen:
+        raise AprError(f"{path} holds {len(found)} trajectories; none matches" if found else f"{path} holds no finished trajectories")
+    console = Console(highlight=False)
+    if doc_id is not None or len(chosen) == 1:
+        for trajectory in chosen:
+            _print_whole(console, trajectory)
+    else:
+        _print_table(console, chosen)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.rglob("*.jsonl"))
+        if not files:
+            raise AprError(f"{path} holds no trajectory files (*.jsonl)")
+        return files
+    if not path.exists():
+        raise AprError(f"{path}: no such file or folder")
+    return [path]
+
+
+def _print_whole(console: Console, trajectory: Trajectory) -> None:
+    question = trajectory.question
+    console.rule(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}"))
+    print_question(console, question)
+    if trajectory.first_shown is not None:
+        console.print(Text("  shown   ", "green") + Text(describe_shown(trajectory.first_shown)))
+    for number, turn in enumerate(trajectory.turns, 1):
+        print_turn(console, number, turn)
+    print_end(console, trajectory)
+
+
+def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
+    table = Table(title=f"{len(trajectories)} trajectories", title_justify="left")
+    for name in ("task", "doc", "question"):
+        table.add_column(name, overflow="fold")
+    table.add_column("answer")
+    table.add_column("stop")
+    for name in ("turns", "frames", "visual tokens", "s"):
+        table.add_column(name, justify="right")
+    for t in trajectories:
+        table.add_row(
+            *(Text(plain(cell, 70)) for cell in (t.question.task, t.question.doc_id, t.question.text, t.answer or "—", t.stop_reason)),
+            str(len(t.turns)),
+            str(t.frames),
+            str(t.visual_tokens),
+            f"{t.timings.total_s:.2f}",
+        )
+    console.print(table)
+    n = len(trajectories)
+    stops = Counter(t.stop_reason for t in trajectories)
+    console.print(
+        f"mean {sum(len(t.turns) for t in trajectories) / n:.2f} turns, {sum(t.frames for t in trajectories) / n:.1f} frames, "
+        f"{sum(t.visual_tokens for t in trajectories) / n:.0f} visual tokens, {sum(t.timings.total_s for t in trajectories) / n:.2f} s; "
+        + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
+    )
+    console.print("one of them turn by turn: apr show PATH --id DOC", style="dim")

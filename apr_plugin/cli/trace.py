@@ -1,0 +1,91 @@
+"""How turns are printed, by `apr ask` as they come and by `apr show` from a file. What a model wrote is shown as plain text, never as markup."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+from rich.text import Text
+
+from apr_plugin.loop.action import describe
+from apr_plugin.loop.question import Question
+from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LONGEST = 600
+
+
+def plain(text: str, longest: int = _LONGEST) -> str:
+    """The text without control characters (a terminal would obey them), cut to `longest`."""
+    text = _CONTROL.sub("�", text)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def print_question(console: Console, question: Question) -> None:
+    """The question and its options."""
+    console.print(Text(plain(question.text), "bold"))
+    for option in question.options:
+        console.print(Text(plain(f"  {option.label}. {option.text}")))
+    for number, video in enumerate(question.videos):
+        window = (
+            ""
+            if video.start_s is None and video.end_s is None
+            else f" [{video.start_s or 0:g}s-{'end' if video.end_s is None else f'{video.end_s:g}s'}]"
+        )
+        console.print(Text(plain(f"  video {number}: {video.path}{window}"), "dim"))
+
+
+def print_turn(console: Console, number: int, turn: Turn) -> None:
+    """One turn: thought, action, what came back, cost."""
+    sure = f"  confidence {turn.confidence:.2f}" if turn.confidence is not None else ""
+    forced = "  (forced: text only)" if turn.forced else ""
+    console.print(Text(f"turn {number}{sure}{forced}", "bold cyan"))
+    if turn.observation:
+        console.print(Text("  note    ", "green") + Text(plain(turn.observation)))
+    if turn.think:
+        console.print(Text("  think   ", "green") + Text(plain(turn.think)))
+    if turn.action is not None:
+        console.print(Text("  action  ", "green") + Text(plain(describe(turn.action))))
+    elif turn.error is not None or not turn.think:
+        console.print(Text("  wrote   ", "green") + Text(plain(turn.text)))
+    if turn.error is not None:
+        console.print(Text("  error   ", "red") + Text(plain(f"{turn.error.code}: {turn.error.message}")))
+    if turn.shown is not None:
+        console.print(Text("  saw     ", "green") + Text(describe_shown(turn.shown)))
+    if turn.repairs:
+        console.print(Text("  repair  ", "yellow") + Text(plain("; ".join(turn.repairs))))
+    tokens = f", {turn.usage.completion_tokens} tokens written" if turn.usage.completion_tokens is not None else ""
+    console.print(Text(f"  cost    {turn.model_s:.2f} s model, {turn.media_s:.2f} s media{tokens}", "dim"))
+
+
+def describe_shown(shown: Shown) -> str:
+    """One line on what a look showed."""
+    where = f"video {shown.video}, " if shown.video else ""
+    match shown.kind:
+        case "audio":
+            text = f"{where}{shown.audio_s:.1f} s of sound from {shown.start_s:.2f}s"
+        case "images":
+            text = shown.remark
+        case _:
+            span = f"{shown.times_s[0]:.2f}s to {shown.times_s[-1]:.2f}s" if shown.times_s else "no times"
+            sound = f" with {shown.audio_s:.1f} s of sound" if shown.audio_s else ""
+            text = f"{where}{len(shown.times_s)} frames of {shown.width}x{shown.height}, {span}{sound}, {shown.visual_tokens} visual tokens"
+    return text + (f" {shown.remark}" if shown.remark and shown.kind != "images" else "")
+
+
+def print_end(console: Console, trajectory: Trajectory) -> None:
+    """How the episode ended and what it cost."""
+    good = trajectory.answer_valid
+    answer = Text(plain(trajectory.answer or "no answer"), "bold green" if good else "bold red")
+    console.print(
+        Text("answer ") + answer + Text(f"   ({trajectory.stop_reason}{': ' + plain(trajectory.stop_detail) if trajectory.stop_detail else ''})")
+    )
+    times = trajectory.timings
+    console.print(
+        Text(
+            f"{len(trajectory.turns)} of {trajectory.turns_allowed} turns, {trajectory.frames} frames, "
+            f"{sum(look.audio_s for look in trajectory.looks):.0f} s of sound, {trajectory.visual_tokens} visual tokens, "
+            f"{times.total_s:.2f} s ({times.model_s:.2f} model, {times.media_s:.2f} media)",
+            "dim",
+        )
+    )
