@@ -1,0 +1,52 @@
+"""Writing a canonical answer in the one form that a task's scorer reads right. None of these raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+
+from apr_plugin.scoring.intervals import parse_spans, valid_span
+
+_MAX_EXPONENT = 30
+"""A number beyond 10**30, or finer than 10**-30, is no answer; written out it would be a wall of zeros."""
+
+
+def write_label(text: str, *, written: Mapping[str, str]) -> str:
+    """An option's label, as the scorer wants it.
+
+    Args:
+        text: The canonical answer, a label.
+        written: Label -> what goes back for it.
+    """
+    return written.get(text.strip(), text)
+
+
+def write_longest_span(text: str, *, template: str = "The event happens in the {start} - {end} seconds.") -> str:
+    """One span for a scorer that reads one: the longest of the answer, the earlier named of two equally long ones.
+
+    Args:
+        text: The canonical answer, `[[start, end], ...]` in seconds.
+        template: The sentence the scorer reads, with `{start}` and `{end}`.
+    """
+    # `parse_spans` reads words too; only the canonical form is rewritten here, so that a forced answer stays what it was.
+    spans = parse_spans(text) if text.lstrip().startswith("[") else []
+    if not spans or not all(valid_span(span) for span in spans):
+        return text
+    start_s, end_s = max(spans, key=lambda span: span[1] - span[0])
+    return template.format(start=_seconds(start_s), end=_seconds(end_s))
+
+
+def write_number(text: str) -> str:
+    """A number in plain decimals: scorers search for digits, so that ".5" would be read as 5 and "1e-3" as 1."""
+    try:
+        number = Decimal(text.strip())
+    except InvalidOperation:
+        return text
+    if not number.is_finite() or abs(number.adjusted()) > _MAX_EXPONENT:
+        return text
+    return f"{number:f}"
+
+
+def _seconds(second: float) -> str:
+    """Milliseconds are kept: 24.296875 -> "24.297", 7.0 -> "7"."""
+    return f"{second:.3f}".rstrip("0").rstrip(".")

@@ -1,0 +1,168 @@
+"""Reading a question from the prompt alone: the fallback for every task that has no reader of its own.
+
+Every pattern here starts from a fixed phrase or a line start and has bounded repeats, so that a prompt of 100,000 characters
+(a film's subtitles) is read in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from apr_plugin.harnesses.readers.answers import write_label
+from apr_plugin.harnesses.readers.reading import Reading
+from apr_plugin.loop.question import Option, QuestionKind
+
+_LINE_MARKER = re.compile(r"^[ \t]*(?:[-*•][ \t]*)?(?:\((?P<round>[A-Z])\)|(?P<label>[A-Z])(?P<mark>[.):]))[ \t]*", re.MULTILINE)
+"""A label that begins a line: "A. ", "(A) ", "A) ", "A: ", "- A) "."""
+
+_INLINE_MARKER = re.compile(r"(?<!\S)(?:\((?P<round>[A-Z])\)|(?P<label>[A-Z])(?P<mark>[.)])(?=\s))[ \t]*")
+"""A label within a line. "A:" is left out: within a line it is a speaker more often than an option."""
+
+_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>[ \t]*")
+"""Media tokens of another model's template; a policy that has such tokens itself would count them as media."""
+
+_INSTRUCTIONS = tuple(
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        r"(?:please )?select the best (?:answer|option) to the following multiple-choice question"
+        r"(?: based on the video(?: and (?:the )?subtitles)?)?\.",
+        r"only one option is the most accurate answer in relation to the question and the video\.",
+        r"(?:please )?(?:directly )?(?:answer|respond|reply)(?: (?:the|this) question)?(?: directly)? with (?:only |just )?(?:the |one |a |your )?"
+        r"(?:single |correct )?(?:option|letter|choice)\b[^\n.]{0,80}\.?",
+        r"answer (?:the|this) question with A, ?B\b[^\n.]{0,60}\.?",
+        r"(?:please )?(?:directly |only )give the best option[.:]?",
+        r"please only output one english character\.?",
+        r"please perform a detailed reasoning based on the provided video frames[^\n]{0,300}",
+        r"carefully watch this video and pay attention to every detail\.",
+        r"based on your observations, select the best option that accurately addresses the question\.",
+        r"these are (?:the )?frames of a video(?: and the corresponding audio)?\.",
+        r"the best answer is:[ \t]*$",
+        r"^best option:[ \t]*\(?[ \t]*$",
+        r"^(?:options?|choices|answer|question):[ \t]*$",
+        r"\Aquestion:[ \t]*",
+    )
+)
+"""What prompts say about the letter to be written. The loop states its own answer form, and "directly" would fight it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A prompt, taken apart."""
+
+    stem: str
+    """What stands before the options."""
+
+    options: tuple[Option, ...]
+    """The options, or none where fewer than two consecutive labels from A on were found."""
+
+    tail: str
+    """What stands after them."""
+
+
+@dataclass(frozen=True)
+class _Marker:
+    label: str
+    style: str
+    start: int
+    end: int
+
+
+def read_prompt(doc: Mapping[str, Any], prompt: str) -> Reading:
+    """Options where the prompt lists some, else free form. Never raises.
+
+    Args:
+        doc: Not looked at.
+        prompt: The prompt as the harness would show it.
+    """
+    split = split_options(prompt)
+    if not split.options:
+        return Reading(text=_PLACEHOLDER.sub("", prompt).strip(), kind=QuestionKind.FREE_FORM)
+    return Reading(
+        text=paragraphs(strip_instructions(split.stem), strip_instructions(split.tail)),
+        kind=QuestionKind.MCQ,
+        options=split.options,
+        write=partial(write_label, written={option.label: option.label for option in split.options}),
+    )
+
+
+def split_options(text: str) -> Split:
+    """Find the last list of options in a text: the ones before it are a dialogue in the subtitles, or an example.
+
+    Options at line starts are preferred to options within a line. The last option ends with its line.
+    """
+    run = _last_run(_markers(text, _LINE_MARKER))
+    inline = run is None
+    if run is None:
+        run = _last_run(marker for marker in _markers(text, _INLINE_MARKER) if _may_open(text, marker))
+    if run is None:
+        return Split(text, (), "")
+    line_end = text.find("\n", run[-1].end)
+    end = len(text) if line_end < 0 else line_end
+    stops = [marker.start for marker in run[1:]] + [end]
+    texts = [text[marker.end : stop].strip() for marker, stop in zip(run, stops, strict=True)]
+    if inline:
+        texts = [option.rstrip(",; ") for option in texts]
+        texts[-1] = strip_instructions(texts[-1])
+    options = tuple(Option(label=marker.label, text=option) for marker, option in zip(run, texts, strict=True))
+    return Split(text[: run[0].start], options, text[end:])
+
+
+def strip_instructions(text: str) -> str:
+    """Take out what a prompt says about writing a letter, and the media placeholders; keep everything else."""
+    text = _PLACEHOLDER.sub("", text)
+    for pattern in _INSTRUCTIONS:
+        text = pattern.sub("", text)
+    kept: list[str] = []
+    for line in text.split("\n"):
+        if line.strip() or (kept and kept[-1]):
+            kept.append(line.rstrip() if line.strip() else "")
+    return "\n".join(kept).strip()
+
+
+def paragraphs(*parts: str) -> str:
+    """Those parts that are not empty, a blank line between them."""
+    return "\n\n".join(part for part in parts if part)
+
+
+def _markers(text: str, pattern: re.Pattern[str]) -> list[_Marker]:
+    found = [
+        _Marker(label=match["round"] or match["label"], style="()" if match["round"] else match["mark"], start=match.start(), end=match.end())
+        for match in pattern.finditer(text)
+    ]
+    # "A: …" twice is two people talking, not two lists of options.
+    speakers = [marker.label for marker in found if marker.style == ":"]
+    return [marker for marker in found if marker.style != ":"] if len(speakers) > len(set(speakers)) else found
+
+
+def _may_open(text: str, marker: _Marker) -> bool:
+    """Whether "A." within a line can open a list: after the end of a sentence it does, in "vitamin A. or B." it does not."""
+    if marker.style != "." or marker.label != "A":
+        return True
+    before = text[max(0, marker.start - 20) : marker.start].rstrip()
+    return not before or before[-1] in ".?!:;,)\"'"
+
+
+def _last_run(markers: Iterable[_Marker]) -> list[_Marker] | None:
+    """Of all runs A, B, … in one style, at least two long, the one that begins last.
+
+    A label belongs to the latest run that waits for it, so that "(B) both (A) and more (C) none" is A, B, C.
+    """
+    waiting: dict[tuple[str, str], list[list[_Marker]]] = {}
+    runs: list[list[_Marker]] = []
+    for marker in markers:
+        if marker.label == "A":
+            run = [marker]
+            runs.append(run)
+        else:
+            stack = waiting.get((marker.style, marker.label))
+            if not stack:
+                continue
+            run = stack.pop()
+            run.append(marker)
+        waiting.setdefault((marker.style, chr(ord(marker.label) + 1)), []).append(run)
+    long_enough = [run for run in runs if len(run) > 1]
+    return long_enough[-1] if long_enough else None

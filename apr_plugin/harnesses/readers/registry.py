@@ -1,0 +1,73 @@
+"""Which reader a task has: the registry, and the one call that never fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from apr_plugin.harnesses.readers.prompt import read_prompt
+from apr_plugin.harnesses.readers.reading import DocError, Reader, Reading
+
+_READERS: dict[str, tuple[str, Reader]] = {}
+"""Pattern on the task name -> the reader's name and the reader."""
+
+
+def register_reader(*patterns: str) -> Callable[[Reader], Reader]:
+    """Register a reader for the tasks that match a pattern; its name is the function's without `read_`.
+
+    Args:
+        patterns: Task names, or fnmatch patterns on them ("mvbench_*").
+
+    Raises:
+        ValueError: Where a pattern is taken.
+    """
+
+    def register(reader: Reader) -> Reader:
+        name = getattr(reader, "__name__", type(reader).__name__).removeprefix("read_")
+        for pattern in patterns:
+            if pattern in _READERS:
+                raise ValueError(f"task pattern {pattern!r} already has the reader {_READERS[pattern][0]!r}")
+            _READERS[pattern] = (name, reader)
+        return reader
+
+    return register
+
+
+def find_reader(task: str) -> tuple[str, Reader]:
+    """The reader of a task and its name, else `("prompt", read_prompt)`.
+
+    An exact name beats a pattern; of two patterns the one with more literal characters wins.
+    """
+    if task in _READERS:
+        return _READERS[task]
+    matching = [pattern for pattern in _READERS if fnmatchcase(task, pattern)]
+    if not matching:
+        return "prompt", read_prompt
+    return _READERS[max(matching, key=lambda pattern: (len(pattern.replace("*", "").replace("?", "")), pattern))]
+
+
+def known_tasks() -> list[tuple[str, str]]:
+    """Every registered pattern with its reader's name, sorted."""
+    return sorted((pattern, name) for pattern, (name, _) in _READERS.items())
+
+
+def read(task: str, doc: Mapping[str, Any], prompt: str) -> tuple[str, Reading]:
+    """Read a request with the task's reader; where the doc does not fit it, from the prompt. Never raises.
+
+    Args:
+        task: The task's name in the harness.
+        doc: The raw document.
+        prompt: The prompt as the harness would show it.
+
+    Returns:
+        The reader's name for the record, with the reason where it had to give way: `prompt (videomme reader: no column 'options')`.
+    """
+    name, reader = find_reader(task)
+    try:
+        return name, reader(doc, prompt)
+    except DocError as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - a doc is a stranger's data; whatever a reader trips over, the prompt is still there
+        reason = f"{type(error).__name__}: {error}"
+    return f"prompt ({name} reader: {reason})", read_prompt(doc, prompt)
