@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,15 +212,37 @@ def _render(jobs: list[_Job], videos: Path, spec: NeedleSpec, workers: int | Non
                 bar.advance(task)
             return
         # Not forked: the parent may have loaded torch, whose threads a fork would break.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(write_video, job.world, videos / job.name, *arguments) for job in jobs]
+        context = multiprocessing.get_context("spawn")
+        stop = context.Event()
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_adopt, initargs=(stop,)) as pool:
+            futures = [pool.submit(_work, job.world, videos / job.name, *arguments) for job in jobs]
             try:
                 for future in as_completed(futures):
                     future.result()
                     bar.advance(task)
             except BaseException:
+                stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+
+_stop: Event | None = None
+"""In a worker: set once nobody wants the rest of the work, not even the jobs that the pool has already handed to its workers."""
+
+
+def _adopt(stop: Event) -> None:
+    global _stop
+    _stop = stop
+
+
+def _work(world: World, path: Path, size: tuple[int, int], fps: float, gop_s: float) -> None:
+    if _stop is None or _stop.is_set():
+        return
+    try:
+        write_video(world, path, size, fps, gop_s)
+    except KeyboardInterrupt:
+        _stop.set()
+        raise
 
 
 @contextmanager

@@ -1,0 +1,195 @@
+import itertools
+import math
+import random
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+from apr_plugin.tasks.needle.palette import BACKGROUNDS, LOOKALIKES, PATTERNS, PITCHES, Glyph
+from apr_plugin.tasks.needle.questions import LETTERS, TEMPLATES, Doc, Kind, LetterDeck, ask, max_questions_per_kind, parse_question
+from apr_plugin.tasks.needle.world import Difficulty, World, tree_shape
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+difficulties = st.builds(Difficulty, st.floats(0, 1), st.booleans(), st.floats(1, 3))
+worlds = st.builds(World.from_seed, st.integers(), st.sampled_from([60, 600, 1800, 3600, 7200]), difficulties)
+
+
+def ask_all(world: World, seed: int = 0) -> list[Doc]:
+    chapters, scenes = tree_shape(world.duration_s)
+    return ask(world, "videos/abc.mp4", "1m", max_questions_per_kind(chapters * scenes), LetterDeck(seed))
+
+
+def solve(world: World, doc: Doc) -> tuple[str, list]:
+    """Answer a question from its words and the world alone; every step asserts that only one thing fits the words."""
+    asked = parse_question(doc["question"])
+    (scene,) = [scene for chapter, scene in world.scenes() if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)]
+    if asked.kind is Kind.COUNT:
+        return str(len(scene.chimes)), [[event.start_s, event.end_s] for event in scene.chimes]
+    if asked.kind is Kind.GLYPH:
+        (event,) = scene.glyph_events
+    elif asked.kind is Kind.WHEN:
+        (event,) = [event for event in scene.glyph_events if event.glyph == asked.glyphs[0]]
+        return "", [[event.start_s, event.end_s]]
+    elif asked.kind is Kind.SOUND:
+        (event,) = [event for event in scene.events if event.sound == asked.pitch]
+    else:
+        first, second = (event for event in scene.glyph_events if event.glyph in asked.glyphs)
+        assert {first.glyph, second.glyph} == set(asked.glyphs)
+        spans = [[first.start_s, first.end_s], [second.start_s, second.end_s]]
+        return LETTERS[doc["options"].index(first.glyph.name)], spans
+    return LETTERS[doc["options"].index(event.glyph.name)], [[event.start_s, event.end_s]]
+
+
+@given(worlds)
+@settings(max_examples=150, deadline=None)
+def test_every_question_has_exactly_its_answer(world):
+    for doc in ask_all(world):
+        answer, spans = solve(world, doc)
+        assert answer == doc["answer"]
+        assert spans == doc["spans"]
+        assert doc["answer_spans"] == (spans if doc["kind"] == "when" else [])
+
+
+@given(worlds)
+@settings(max_examples=100, deadline=None)
+def test_documents_have_one_form(world):
+    docs = ask_all(world)
+    assert len({doc["id"] for doc in docs}) == len({doc["question"] for doc in docs}) == len(docs)
+    counts = Counter(doc["kind"] for doc in docs)
+    assert set(counts) == set(Kind) and len(set(counts.values())) == 1
+    names = {glyph.name for glyph in world.glyphs()}
+    for doc in docs:
+        assert list(doc) == list(Doc.__annotations__)
+        n_options = {"glyph": 4, "sound": 4, "order": 2}.get(doc["kind"], 0)
+        assert len(doc["options"]) == len(set(doc["options"])) == n_options
+        assert set(doc["options"]) <= names, "wrong options are glyphs of the same video"
+        assert all(0 <= start < end <= world.duration_s for start, end in doc["spans"]) and doc["spans"]
+
+
+def test_sound_options_are_the_glyphs_of_the_scene_and_one_more():
+    world = World.from_seed(5, 600)
+    for doc in ask_all(world):
+        if doc["kind"] == "sound":
+            asked = parse_question(doc["question"])
+            (scene,) = [scene for chapter, scene in world.scenes() if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)]
+            assert len({event.glyph.name for event in scene.glyph_events} & set(doc["options"])) == 3
+
+
+def test_glyph_and_when_ask_about_different_scenes_where_they_can():
+    docs = ask(World.from_seed(0, 1800), "videos/abc.mp4", "30m", 2, LetterDeck(0))
+    asked = {kind: {doc["question"].split(" in the ")[1] for doc in docs if doc["kind"] == kind} for kind in ("glyph", "when")}
+    assert not {text.rstrip(".?") for text in asked["glyph"]} & {text.rstrip(".?") for text in asked["when"]}
+
+
+def test_templates_and_parser_agree_on_every_word():
+    glyph, other = Glyph("red", "ring"), Glyph("pink", "cross")
+    for (kind, template), pattern, colour, pitch in itertools.product(TEMPLATES.items(), PATTERNS, [*BACKGROUNDS, *LOOKALIKES], PITCHES):
+        text = template.format(pattern=pattern, colour=colour, pitch=pitch, glyph=glyph.name, other=other.name)
+        asked = parse_question(f"Question:\n{text}\nA. red ring")
+        assert (asked.kind, asked.pattern, asked.colour) == (kind, pattern, colour)
+        assert asked.pitch == (pitch if kind is Kind.SOUND else None)
+        assert asked.glyphs == {Kind.WHEN: (glyph,), Kind.ORDER: (glyph, other)}.get(kind, ())
+
+
+@pytest.mark.parametrize("text", ["", "Which glyph appears?", "Which glyph appears in the tartan scene of the red chapter?"])
+def test_other_texts_are_no_questions(text):
+    with pytest.raises(ValueError, match="not a needle question"):
+        parse_question(text)
+
+
+def test_too_many_questions_are_refused():
+    with pytest.raises(ValueError, match="1 to 2 for a video of 60 s, not 3"):
+        ask(World.from_seed(0, 60), "videos/abc.mp4", "1m", 3, LetterDeck(0))
+
+
+# No leak: what a policy without eyes and ears can get. Each is scored on thousands of questions and must lie in the binomial interval around chance.
+
+
+@lru_cache(maxsize=1)
+def many_docs() -> list[Doc]:
+    letters = LetterDeck(11)
+    docs = []
+    for seed in range(500):
+        for bucket, duration_s in (("1m", 60.0), ("10m", 600.0), ("120m", 7200.0)):
+            docs += ask(World.from_seed(seed, duration_s), f"videos/{seed}-{bucket}.mp4", bucket, 2, letters)
+    random.Random(1).shuffle(docs)
+    return docs
+
+
+def chance_holds(hits: int, trials: int, chance: float) -> bool:
+    """Whether hits lie within 4 standard deviations of chance."""
+    return abs(hits - trials * chance) <= 4 * math.sqrt(trials * chance * (1 - chance)) + 1
+
+
+def named_first(doc: Doc) -> str:
+    """The option that the sentence names first; a shuffle would show here."""
+    return LETTERS[min(range(len(doc["options"])), key=lambda i: (doc["question"].find(doc["options"][i]) % 10_000, i))]
+
+
+def alphabetical(doc: Doc) -> str:
+    return LETTERS[doc["options"].index(min(doc["options"]))]
+
+
+def odd_one_out(doc: Doc) -> str:
+    """The option that shares most words with the others: wrong options made from the right one would show here."""
+    words = Counter(word for option in doc["options"] for word in option.split())
+    return LETTERS[max(range(len(doc["options"])), key=lambda i: sum(words[word] for word in doc["options"][i].split()))]
+
+
+def by_name_of_file(doc: Doc) -> str:
+    return LETTERS[random.Random(doc["id"]).randrange(len(doc["options"]))]
+
+
+BLIND = {"named_first": named_first, "alphabetical": alphabetical, "odd_one_out": odd_one_out, "random": by_name_of_file}
+BLIND |= {f"always_{letter}": lambda doc, letter=letter: letter for letter in "AB"}
+
+
+@pytest.mark.parametrize("policy", BLIND)
+@pytest.mark.parametrize("kind", ["glyph", "sound", "order"])
+@pytest.mark.parametrize("bucket", ["1m", "10m", "120m"])
+def test_blind_policies_score_at_chance(policy, kind, bucket):
+    docs = [doc for doc in many_docs() if (doc["kind"], doc["bucket"]) == (kind, bucket)]
+    hits = sum(BLIND[policy](doc) == doc["answer"] for doc in docs)
+    assert chance_holds(hits, len(docs), 1 / len(docs[0]["options"]))
+
+
+@pytest.mark.parametrize("kind", ["glyph", "sound", "order"])
+def test_majority_letter_scores_at_chance(kind):
+    docs = [doc for doc in many_docs() if doc["kind"] == kind]
+    train, test = docs[: len(docs) // 2], docs[len(docs) // 2 :]
+    majority = Counter(doc["answer"] for doc in train).most_common(1)[0][0]
+    assert chance_holds(sum(doc["answer"] == majority for doc in test), len(test), 1 / len(docs[0]["options"]))
+
+
+@pytest.mark.parametrize("kind", ["glyph", "sound", "order"])
+@pytest.mark.parametrize("key", ["kind", "bucket", "colour", "pattern"])
+def test_no_word_of_a_question_foretells_its_letter(kind, key):
+    docs = [doc for doc in many_docs() if doc["kind"] == kind]
+    groups: dict[str, list[Doc]] = {}
+    for doc in docs:
+        group = doc[key] if key in ("kind", "bucket") else getattr(parse_question(doc["question"]), key)
+        groups.setdefault(group, []).append(doc)
+    for group in groups.values():
+        for letter in LETTERS[: len(docs[0]["options"])]:
+            assert chance_holds(sum(doc["answer"] == letter for doc in group), len(group), 1 / len(docs[0]["options"]))
+
+
+def test_the_answer_before_foretells_nothing():
+    docs = [doc for doc in many_docs() if doc["kind"] == "order"]
+    same = sum(a["answer"] == b["answer"] for a, b in itertools.pairwise(docs))
+    assert chance_holds(same, len(docs) - 1, 0.5)
+
+
+def test_counts_are_spread_evenly():
+    docs = [doc for doc in many_docs() if doc["kind"] == "count"]
+    counts = Counter(doc["answer"] for doc in docs)
+    assert set(counts) == set("123456")
+    assert all(chance_holds(hits, len(docs), 1 / 6) for hits in counts.values())
+
+
+def test_letters_are_balanced():
+    counts = Counter(doc["answer"] for doc in many_docs() if doc["kind"] == "glyph")
+    assert chance_holds(counts["A"], sum(counts.values()), 0.25)
+    deck = LetterDeck(3)
+    assert Counter(deck.deal(4) for _ in range(400)) == dict.fromkeys(range(4), 100)
