@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -166,4 +165,4 @@ def needle_make(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

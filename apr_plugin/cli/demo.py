@@ -128,7 +128,8 @@ def _print_table(console: Console, scored: dict[str, dict[tuple[str, str], Score
         f"agent, passive: share of questions answered rightly [95% Wilson interval]; a time span counts as right at IoU >= 0.5, its mean IoU stands "
         f"beside it. p: exact McNemar test over the same questions. turns … s: mean cost of one question for the agent; the passive arm always takes "
         f"1 turn, {PASSIVE_FRAMES} frames and {_mean(s.trajectory.visual_tokens for s in passive.values()):.0f} visual tokens, and hears nothing. "
-        "Both arms are scripted policies that read pixels and samples by the same code: this shows what choosing where to look is worth, not what a model can do.",
+        "Both arms are scripted policies that read pixels and samples by the same code: this shows what choosing where to look is worth, "
+        "not what a model can do.",
         style="dim",
     )
 

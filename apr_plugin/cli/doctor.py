@@ -7,6 +7,8 @@ import platform
 import shutil
 import subprocess
 from importlib import metadata
+from pathlib import Path
+from typing import Literal
 
 import av
 from rich.console import Console
@@ -57,12 +59,20 @@ def run_doctor() -> None:
     console.print("Will work here: " + ", ".join(works) + ".")
 
 
-_CODECS = (("h264", "r"), ("hevc", "r"), ("vp9", "r"), ("av1", "r"), ("aac", "r"), ("opus", "r"), ("libx264", "w"))
+_CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
+    ("h264", "r"),
+    ("hevc", "r"),
+    ("vp9", "r"),
+    ("av1", "r"),
+    ("aac", "r"),
+    ("opus", "r"),
+    ("libx264", "w"),
+)
 
 
-def _can(codec: str, mode: str) -> bool:
+def _can(codec: str, mode: Literal["r", "w"]) -> bool:
     try:
-        av.codec.Codec(codec, mode)  # type: ignore[call-overload]
+        av.codec.Codec(codec, mode)
     except av.codec.codec.UnknownCodecError:
         return False
     return True
@@ -79,10 +89,7 @@ def _program() -> str:
     return f"; ffmpeg is at {path}" if (path := shutil.which("ffmpeg")) else ""
 
 
-def _free(path: object) -> str:
-    from pathlib import Path
-
-    folder = Path(str(path))
+def _free(folder: Path) -> str:
     while not folder.exists():
         folder = folder.parent
     return f"{shutil.disk_usage(folder).free / 1e9:.0f} GB"

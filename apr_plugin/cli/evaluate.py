@@ -49,6 +49,7 @@ def run_eval(arguments: Sequence[str]) -> int:
     sys.argv = ["lmms-eval", *_with_defaults(list(arguments))]
     with Console(stderr=True).status("loading lmms-eval …"):
         import lmms_eval.__main__ as lmms_main
+
         from apr_plugin.harnesses.lmms_eval import FAILURES
 
     run_one = lmms_main.cli_evaluate_single
@@ -61,7 +62,7 @@ def run_eval(arguments: Sequence[str]) -> int:
         try:
             _check_output(args.output_path)
             return run_one(args)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever lmms-eval raises becomes one message
             if args.verbosity == "DEBUG":
                 traceback.print_exc()
             _complain(_explain(error, args))

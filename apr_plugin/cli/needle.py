@@ -34,4 +34,4 @@ def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
     console.print(f"{len({doc['video'] for doc in docs})} videos and {len(docs)} questions in {made}", soft_wrap=True)
     if out is not None:
         console.print(f"use them with: APR_NEEDLE_DIR={made} apr eval --tasks apr_needle --model_args policy=needle", soft_wrap=True)
-    return made
+    return Path(made)
