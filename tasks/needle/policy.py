@@ -17,6 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +26,12 @@ from apr_plugin.loop.policy import AudioPart, Generation, ImagePart, Part, Promp
 from .perceive import GOOD_FIT, hear, read_frame
 from .questions import Kind, ParsedQuestion, parse_question
 
-MAX_FRAMES = 60
-MAX_AUDIO_S = 300.0
+MAX_FRAMES, MAX_AUDIO_S = 60, 300.0
 UNCLEAR = "unclear"
 
 _LOOK = re.compile(r"\[(frames|audio) ([\d.]+)-([\d.]+)s(?: x(\d+))?\] ?([^\[]*)")
 _RUN = re.compile(r"([\d.]+)(?:-([\d.]+))?s ([a-z ]+?)/([a-z]+)(?: ([a-z]+ [a-z]+))?$")
 _SOUND = re.compile(r"([a-z]+) ([\d.]+)-([\d.]+)s$")
-_HALVES_FRAMES = {"TOO_MANY_FRAMES", "NO_TOKENS_LEFT"}
 
 Window = tuple[float, float]
 
@@ -81,7 +80,7 @@ class Case:
     @property
     def max_frames(self) -> int:
         """Frames per look; halved whenever the environment refused so many."""
-        return MAX_FRAMES >> sum(code in _HALVES_FRAMES for code in self.errors)
+        return MAX_FRAMES >> sum(code in ("TOO_MANY_FRAMES", "NO_TOKENS_LEFT") for code in self.errors)
 
     def guess(self, choices: int) -> int:
         """A choice that depends on nothing but the question's words."""
@@ -133,10 +132,9 @@ def write_turn(prompt: Prompt) -> str:
 
 def read_case(text: str) -> Case:
     """The question and the video's data from the first user message."""
-    try:
+    asked = None
+    with suppress(ValueError):
         asked = parse_question(text)
-    except ValueError:
-        asked = None
     options = re.findall(r"^([A-Z])\. (.+)$", text, re.MULTILINE)
     numbers = {key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", text, re.MULTILINE)}
     question = text[text.find("Question:") :]
@@ -144,14 +142,12 @@ def read_case(text: str) -> Case:
 
 
 def _recall(case: Case, turn: str) -> None:
-    try:
+    with suppress(ValueError, KeyError, TypeError):  # a turn that is not this policy's own says nothing
         said = json.loads(turn)
         case.take(str(said["observation"]))
         action = said["action"]
         if "start" in action:
             case.tried.add((action["type"], float(action["start"]), float(action["end"])))
-    except (ValueError, KeyError, TypeError):
-        return  # a turn that is not this policy's own says nothing
 
 
 def describe_media(parts: tuple[Part, ...]) -> str:
@@ -182,10 +178,8 @@ def describe_media(parts: tuple[Part, ...]) -> str:
 
 
 def _say(part: ImagePart) -> str:
-    if min(part.image.shape[:2]) < 8:
-        return UNCLEAR
-    reading = read_frame(part.image)
-    if reading.fit < GOOD_FIT:
+    reading = read_frame(part.image) if min(part.image.shape[:2]) >= 8 else None
+    if reading is None or reading.fit < GOOD_FIT:
         return UNCLEAR
     return f"{reading.background}/{reading.pattern}" + (f" {reading.glyph.name}" if reading.glyph else "")
 
@@ -248,7 +242,8 @@ def _rungs(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
     glyphs = {point.glyph for point in case.points if _in_scene(asked)(point)} - {""}
     length = scene.middle[1] - scene.middle[0]
     if asked.kind in (Kind.COUNT, Kind.SOUND) and case.has_audio:
-        yield from _scan_edges(case, scene, length)
+        if scene.slack > 0.25 * length:  # else listening takes in all of the scene and no event of its neighbours
+            yield from _scan(case, scene.outer, max(0.5, length / 10), "Where this scene begins and ends is too uncertain to listen to it.", 0.5)
         yield from _listen(case, scene.middle)
         for _, start, end in _tones(case, asked)[:1] if asked.kind is Kind.SOUND else []:
             window = (round(start + 0.25 * (end - start), 2), round(end - 0.25 * (end - start), 2))
@@ -301,12 +296,6 @@ def _unscanned(case: Case, window: Window, step_s: float) -> list[Window]:
     return _uncovered(window, [(start, end) for start, end, step in case.scans if step <= step_s], sliver_s)
 
 
-def _scan_edges(case: Case, scene: Bounds, length: float) -> Iterator[Step]:
-    """Find the scene's edges well enough that listening takes in all of it and nothing of its neighbours."""
-    if scene.slack > 0.25 * length:
-        yield from _scan(case, scene.outer, max(0.5, length / 10), "Where this scene begins and ends is too uncertain to listen to it alone.", 0.5)
-
-
 def _listen(case: Case, window: Window) -> Iterator[Step]:
     longest = MAX_AUDIO_S / 2 ** case.errors.count("TOO_LONG")
     for start, end in _uncovered(window, case.heard):
@@ -322,16 +311,14 @@ def _narrow(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
         return
     edges = [(event.outer[0], event.inner[0]), (event.inner[1], event.outer[1])]
     wide = [edge for edge in edges if edge[1] - edge[0] > tolerance]
-    windows = [(wide[0][0], wide[-1][1]), *wide]
-    for start, end in windows:
+    for start, end in [(wide[0][0], wide[-1][1]), *wide]:
         step_s = max(tick, (end - start) / (case.max_frames - 1))
         if step_s <= 0.5 * event.slack or step_s <= tolerance:
             yield from _scan(case, (start, end), step_s, "I have seen the event; its exact edges are still uncertain.", 0.8)
 
 
 def _event(case: Case, asked: ParsedQuestion) -> Bounds | None:
-    name = asked.glyphs[0].name
-    return bounds(case, lambda point: _in_scene(asked)(point) and point.glyph == name)
+    return bounds(case, lambda point: _in_scene(asked)(point) and point.glyph == asked.glyphs[0].name)
 
 
 def _uncovered(window: Window, covered: list[Window], sliver_s: float = 0.2) -> list[Window]:
@@ -354,9 +341,7 @@ def look(case: Case, kind: str, window: Window, think: str, confidence: float, n
         if (kind, action["start"], action["end"]) not in case.tried:
             break
         start, end = (start + 0.1, end) if whole else (max(0.0, start - 0.1), min(limit, end + 0.1))
-    if kind == "get_frames":
-        action["num"] = max(1, num)
-    return Step(think, confidence, action)
+    return Step(think, confidence, action | ({"num": max(1, num)} if kind == "get_frames" else {}))
 
 
 def answer(case: Case, think: str) -> Step:
@@ -372,7 +357,7 @@ def _known(case: Case) -> tuple[str | None, float]:
     asked = case.asked
     assert asked is not None
     seen = [point for point in case.points if _in_scene(asked)(point) and point.glyph]
-    found: str | None = None
+    found = None
     match asked.kind:
         case Kind.COUNT:
             scene = bounds(case, _in_scene(asked))

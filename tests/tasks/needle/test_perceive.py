@@ -48,7 +48,7 @@ def aac(waveform: np.ndarray, path: Path) -> np.ndarray:
         return np.concatenate([frame.to_ndarray()[0] for frame in read.decode(audio=0)])
 
 
-@pytest.mark.parametrize("size", [(224, 224), (320, 180), (448, 252), (640, 480)])
+@pytest.mark.parametrize("size", [(224, 224), (320, 180), (448, 252)])
 def test_every_clean_frame_reads_back(size: tuple[int, int]) -> None:
     for background, pattern in product([*BACKGROUNDS, *LOOKALIKES], PATTERNS):
         reading = read_frame(draw_frame(background, pattern, None, size))
@@ -58,7 +58,7 @@ def test_every_clean_frame_reads_back(size: tuple[int, int]) -> None:
         assert read_frame(draw_frame(background, pattern, glyph, size)).glyph == glyph
 
 
-@pytest.mark.parametrize("seen", [(96, 96), (128, 96), (171, 96), (224, 126)])
+@pytest.mark.parametrize("seen", [(96, 96), (171, 96), (224, 126)])
 def test_scaled_down_and_jpeg(seen: tuple[int, int]) -> None:
     size = (seen[0] * 3 - 1, seen[1] * 3)
     rng = np.random.default_rng(0)

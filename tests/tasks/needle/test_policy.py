@@ -106,7 +106,7 @@ def test_right_in_every_bucket_and_turns_hardly_grow(opens: dict[str, object]) -
     turns: dict[str, float] = {}
     for bucket in BUCKETS:
         scores, counted = defaultdict(list), []
-        for doc in ask_worlds(opens, 3, bucket):
+        for doc in ask_worlds(opens, 2, bucket):
             trajectory = run(doc, EpisodeConfig())
             assert trajectory.stop_reason is StopReason.ANSWERED
             assert not any(turn.error for turn in trajectory.turns)
