@@ -1,0 +1,1 @@
+"""Task folders for lmms-eval, installed with the package as `apr_plugin.tasks`."""

@@ -1,4 +1,4 @@
-"""`apr demo`: real videos, two arms through lmms-eval, one table."""
+"""`apr demo`: real videos, an agent and two passive arms through lmms-eval, and what each got right and cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,12 @@ from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.scoring.statistics import mcnemar, wilson_interval
 
-PASSIVE_FRAMES = 32
-ARMS = {"agent": "policy=needle", "passive": f"policy=needle,arm=passive,passive_frames={PASSIVE_FRAMES}"}
-"""The two ways of answering; both read pixels by the same code, and only one chooses what to look at."""
+ARMS = {
+    "agent": "policy=needle",
+    "passive 32": "policy=needle,arm=passive,passive_frames=32",
+    "passive 96": "policy=needle,arm=passive,passive_frames=96",
+}
+"""Ways of answering. All read pixels by the same code, and only the agent chooses what to look at; 96 frames cost about what the agent spends."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Scored:
 
 
 def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
-    """Make the set, evaluate both arms, print the comparison.
+    """Make the set, evaluate every arm, print the comparison.
 
     Raises:
         AprError: lmms-eval is missing, the folder can't be written, or an evaluation failed.
@@ -58,8 +61,8 @@ def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
     scored: dict[str, dict[tuple[str, str], Scored]] = {}
     for number, (arm, arguments) in enumerate(ARMS.items(), 2):
         console.print(f"[bold]{number}. {arm}[/] through lmms-eval: --model apr --model_args {arguments}")
-        scored[arm] = _evaluate(out / arm, made, f"{arguments},concurrency={concurrency}")
-    _print_table(console, scored)
+        scored[arm] = _evaluate(out / arm.replace(" ", "-"), made, f"{arguments},concurrency={concurrency}")
+    print_tables(console, scored)
     console.print(
         f"made in {made_s:.0f} s, everything in {time.perf_counter() - began:.0f} s. Look closer: apr show {out / 'agent' / 'trajectories'}",
         soft_wrap=True,
@@ -96,53 +99,62 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     return scored
 
 
-def _print_table(console: Console, scored: dict[str, dict[tuple[str, str], Scored]]) -> None:
-    agent, passive = scored["agent"], scored["passive"]
-    table = Table(title=f"needle: agent against {PASSIVE_FRAMES} uniform frames", title_justify="left")
-    for name in ("minutes", "n", "agent", "passive", "p", "agent mIoU", "passive mIoU", "turns", "frames", "sound s", "visual tokens", "s"):
-        table.add_column(name, justify="right")
-    buckets = sorted({s.bucket for s in agent.values()}, key=lambda name: float(name.rstrip("m")))
-    for bucket in [*buckets, "all"]:
+def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str], Scored]]) -> None:
+    """Accuracy of every arm for each duration, then what a question costs. The first arm is tested against each of the others."""
+    first, *others = scored
+    agent = scored[first]
+    buckets = [*sorted({s.bucket for s in agent.values()}, key=lambda name: float(name.rstrip("m"))), "all"]
+    right = Table(title="questions answered rightly (95% interval)", title_justify="left")
+    cost = Table(title=f"what one question costs the {first}, and mean IoU of time spans", title_justify="left")
+    for name in ("minutes", "n", *scored, *(f"p {arm.removeprefix('passive ')}" for arm in others)):
+        right.add_column(name, justify="right", no_wrap=True)
+    for name in ("minutes", "turns", "frames", "sound s", "visual tokens", "s", *(f"IoU {arm.removeprefix('passive ')}" for arm in scored)):
+        cost.add_column(name, justify="right")
+    for bucket in buckets:
         keys = [key for key, s in agent.items() if bucket in (s.bucket, "all")]
-        ours, theirs = [agent[key] for key in keys], [passive[key] for key in keys]
-        only_agent = sum(a.right and not b.right for a, b in zip(ours, theirs, strict=True))
-        only_passive = sum(b.right and not a.right for a, b in zip(ours, theirs, strict=True))
+        rows = {arm: [of_arm[key] for key in keys] for arm, of_arm in scored.items()}
+        ours = rows[first]
         if bucket == "all":
-            table.add_section()
-        table.add_row(
+            right.add_section()
+            cost.add_section()
+        right.add_row(
+            bucket.rstrip("m"), str(len(keys)), *(_share(rows[arm]) for arm in scored), *(f"{_paired(ours, rows[arm]):.0e}" for arm in others)
+        )
+        cost.add_row(
             bucket.rstrip("m"),
-            str(len(keys)),
-            _share(ours),
-            _share(theirs),
-            f"{mcnemar(only_agent, only_passive):.2g}",
-            _miou(ours),
-            _miou(theirs),
             f"{_mean(len(s.trajectory.turns) for s in ours):.1f}",
             f"{_mean(s.trajectory.frames for s in ours):.0f}",
             f"{_mean(sum(look.audio_s for look in s.trajectory.looks) for s in ours):.0f}",
             f"{_mean(s.trajectory.visual_tokens for s in ours):.0f}",
             f"{_mean(s.trajectory.timings.total_s for s in ours):.2f}",
+            *(_miou(rows[arm]) for arm in scored),
         )
-    console.print(table)
+    console.print(right)
+    console.print(cost)
+    passive = ", ".join(f"{arm.removeprefix('passive ')}: {_mean(s.trajectory.visual_tokens for s in scored[arm].values()):.0f}" for arm in others)
     console.print(
-        f"agent, passive: share of questions answered rightly [95% Wilson interval]; a time span counts as right at IoU >= 0.5, its mean IoU stands "
-        f"beside it. p: exact McNemar test over the same questions. turns … s: mean cost of one question for the agent; the passive arm always takes "
-        f"1 turn, {PASSIVE_FRAMES} frames and {_mean(s.trajectory.visual_tokens for s in passive.values()):.0f} visual tokens, and hears nothing. "
-        "Both arms are scripted policies that read pixels and samples by the same code: this shows what choosing where to look is worth, "
-        "not what a model can do.",
+        f"A time span counts as right at IoU >= 0.5. Intervals are Wilson's; p is the exact McNemar test of the {first} against that arm over the "
+        f"same questions. Passive arms see uniform frames in one turn and hear nothing (visual tokens: {passive}). All arms are scripted and read "
+        "pixels by the same code: this shows what choosing where to look is worth, not what a model can do.",
         style="dim",
     )
 
 
+def _paired(ours: list[Scored], theirs: list[Scored]) -> float:
+    only_ours = sum(a.right and not b.right for a, b in zip(ours, theirs, strict=True))
+    only_theirs = sum(b.right and not a.right for a, b in zip(ours, theirs, strict=True))
+    return mcnemar(only_ours, only_theirs)
+
+
 def _share(rows: list[Scored]) -> str:
     right = sum(row.right for row in rows)
-    low, high = wilson_interval(right, len(rows))
-    return f"{right / len(rows):.2f} [{low:.2f}, {high:.2f}]"
+    low, high = (f"{bound:.2f}" for bound in wilson_interval(right, len(rows)))
+    return f"{right / len(rows):.2f} ({low}-{high})"
 
 
 def _miou(rows: list[Scored]) -> str:
     spans = [row.score for row in rows if row.task == "apr_needle_when"]
-    return f"{_mean(spans):.2f}" if spans else "–"  # noqa: RUF001
+    return f"{_mean(spans):.2f}" if spans else "-"
 
 
 def _mean(values: Iterable[float]) -> float:

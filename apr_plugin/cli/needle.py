@@ -24,7 +24,7 @@ def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
         made = make_needle(out or needle_dir()[0], NeedleSpec(**spec), workers=workers)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise AprError(f"needle make: {'.'.join(map(str, fault['loc'])) or 'options'}: {fault['msg']}") from error
+        raise AprError(f"needle make: {'.'.join(map(str, fault['loc'])) or 'options'}: {fault['msg']}, not {fault['input']!r}") from error
     except ValueError as error:
         raise AprError(f"needle make: {error}") from error
     except OSError as error:

@@ -1,0 +1,1 @@
+"""Needle: a diagnostic benchmark of real video files made from a seed."""
