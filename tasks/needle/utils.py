@@ -20,6 +20,7 @@ HINTS = {
 
 def _docs(kind: str) -> Any:
     import datasets
+
     from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
 
     folder, named = needle_dir()

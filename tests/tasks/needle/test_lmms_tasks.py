@@ -11,10 +11,9 @@ import pytest
 
 pytest.importorskip("lmms_eval")
 
+from apr_plugin import config
 from apr_plugin.tasks.needle import utils
 from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
-
-from apr_plugin import config
 
 TASKS = Path(utils.__file__).parent
 KINDS = ("glyph", "when", "sound", "count", "order")

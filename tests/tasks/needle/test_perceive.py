@@ -11,9 +11,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
+
 from apr_plugin.tasks.needle.palette import ALL_GLYPHS, BACKGROUNDS, LOOKALIKES, PATTERNS, chime, draw_frame, tone
 from apr_plugin.tasks.needle.perceive import GOOD_FIT, hear, read_frame
-from PIL import Image
 
 RATE = 16_000
 

@@ -11,12 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from apr_plugin.tasks.needle.make import BUCKETS, NeedleSpec, load_docs, make_needle
-from apr_plugin.tasks.needle.palette import draw_frame
-from apr_plugin.tasks.needle.policy import NeedlePolicy, describe_media, write_turn
-from apr_plugin.tasks.needle.questions import Doc, LetterDeck, ask
-from apr_plugin.tasks.needle.render import audio_chunks
-from apr_plugin.tasks.needle.world import Difficulty, World
 
 import apr_plugin.loop.environment as environment
 from apr_plugin.loop.budget import Budget
@@ -26,6 +20,12 @@ from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.media.video import Frames, Waveform
 from apr_plugin.scoring.intervals import parse_spans, set_iou
+from apr_plugin.tasks.needle.make import BUCKETS, NeedleSpec, load_docs, make_needle
+from apr_plugin.tasks.needle.palette import draw_frame
+from apr_plugin.tasks.needle.policy import NeedlePolicy, describe_media, write_turn
+from apr_plugin.tasks.needle.questions import Doc, LetterDeck, ask
+from apr_plugin.tasks.needle.render import audio_chunks
+from apr_plugin.tasks.needle.world import Difficulty, World
 
 RATE = 16_000
 
