@@ -7,10 +7,12 @@ begins with. The frame at `t` is the one a player shows then: the last whose pre
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +32,7 @@ SAMPLE_RATE = 16_000
 
 _SEEK_GAP_S = 1.0  # decoding on beats seeking when the next time is this close
 _AUDIO_PREROLL_S = 0.25  # decoded and dropped before a window, so that codecs with overlap (AAC, Opus) have settled
+_BEFORE_START_S = -1.0  # where a rewind seeks to: at 0 itself MPEG-TS leads to the second keyframe
 _LATE_FRAME_S = 1.0  # a stream may end this much before the duration it claims
 
 
@@ -95,6 +98,8 @@ class Video:
         self._video: VideoStream | None = (best if best in videos else videos[0]) if videos else None
         self._audio: AudioStream | None = container.streams.best("audio")  # type: ignore[assignment]
         for stream in (self._video, self._audio):
+            if stream is not None and stream.codec_context is None:
+                raise MediaOpenError(path, "open", f"no decoder for its {stream.type} stream {stream.index}")
             if stream is not None:
                 stream.codec_context.thread_type = "NONE"  # frame threads cost more than they gain on random access
         timed = self._video or self._audio
@@ -110,16 +115,24 @@ class Video:
             MediaOpenError: missing, empty, a folder, no media, or neither picture nor sound in it.
         """
         file = Path(path)
-        if not file.exists():
-            raise MediaOpenError(path, "open", "no such file")
-        if file.is_dir():
-            raise MediaOpenError(path, "open", "it is a folder, not a file")
-        if file.stat().st_size == 0:
-            raise MediaOpenError(path, "open", "the file is empty")
+        try:
+            if not file.exists():
+                raise MediaOpenError(path, "open", "no such file")
+            if file.is_dir():
+                raise MediaOpenError(path, "open", "it is a folder, not a file")
+            if not file.is_file():
+                raise MediaOpenError(path, "open", "it is a device or a pipe, not a file")
+            if file.stat().st_size == 0:
+                raise MediaOpenError(path, "open", "the file is empty")
+        except OSError as error:
+            raise MediaOpenError(path, "open", error.strerror or str(error)) from error
         try:
             container = av.open(str(file), mode="r", metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise MediaOpenError(path, "open", _words(error)) from error
+        if container.format.name == "tty":  # libav would render a text file as a film
+            container.close()
+            raise MediaOpenError(path, "open", "it is a text file")
         if not container.streams.video and not container.streams.audio:
             container.close()
             raise MediaOpenError(path, "open", "it holds neither picture nor sound")
@@ -193,6 +206,8 @@ class Video:
 
     def clip(self, start_s: float, end_s: float, fps: float, max_pixels: int | None = None) -> Clip:
         """Frames at `fps` over the window, with the sound of the same window where there is any."""
+        self._check(start_s)
+        self._check(end_s)
         if end_s <= start_s:
             raise WindowError(f"the window {start_s}s-{end_s}s is empty or reversed")
         count = max(1, round((end_s - start_s) * fps))
@@ -208,6 +223,10 @@ class Video:
         assert stream is not None and stream.time_base is not None
         if stream.duration:
             seconds = float(stream.duration * stream.time_base)
+        elif tag := re.fullmatch(
+            r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "")
+        ):  # Matroska; the container's also counts sound
+            seconds = float(int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3]) - self._zero)
         elif self._container.duration:
             origin = Fraction(self._container.start_time or 0, 1_000_000)
             seconds = float(Fraction(self._container.duration, 1_000_000) + origin - self._zero)
@@ -237,6 +256,8 @@ class Video:
         try:
             self._container.seek(math.floor((Fraction(t) + self._zero) / stream.time_base), stream=stream, backward=True)
         except av.FFmpegError as error:
+            if t < 0:  # some containers (AVI) refuse a time before their first
+                return self._seek(stream, 0.0)
             raise MediaDecodeError(self.path, f"seek to {t:.3f}s", _words(error)) from error
 
     def _decode_frames(self, wanted: Sequence[float], max_pixels: int | None) -> dict[float, tuple[NDArray[np.uint8], float]]:
@@ -257,8 +278,7 @@ class Video:
         shown: VideoFrame | None = None
         shown_at = -math.inf
         rendered: NDArray[np.uint8] | None = None
-        self._seek(self._video, t + 1e-6)
-        for frame in self._decoded_frames():
+        for frame in self._frames_from(t + 1e-6):
             at = self._seconds(frame.pts or 0, frame.time_base or Fraction(1))
             while t is not None and shown is not None and at > t + 1e-6:
                 rendered = rendered if rendered is not None else self._render(shown, max_pixels)
@@ -273,7 +293,8 @@ class Video:
             raise MediaDecodeError(self.path, f"decode the frame at {t:.3f}s", "no picture could be decoded there")
         assert t is not None
         last_wanted = times[-1]
-        if last_wanted - shown_at > max(_LATE_FRAME_S, 2 / (self.fps or 1)):
+        shown_until = shown_at + float((getattr(shown, "duration", 0) or 0) * (shown.time_base or 0))  # a picture may stand for long
+        if last_wanted - shown_until > max(_LATE_FRAME_S, 2 / (self.fps or 1)):
             raise MediaDecodeError(
                 self.path,
                 f"decode the frame at {last_wanted:.3f}s",
@@ -282,6 +303,17 @@ class Video:
         image = rendered if rendered is not None else self._render(shown, max_pixels)
         for rest in [t, *waiting]:
             found[rest] = (image, max(0.0, shown_at))
+
+    def _frames_from(self, t: float) -> Iterator[VideoFrame]:
+        """Decoded frames, beginning with one not after `t` where there is one: an index that leads too late (MPEG-TS, open GOPs) is not believed."""
+        assert self._video is not None
+        for back_s in (0.0, 2.0, 20.0, math.inf):
+            self._seek(self._video, max(_BEFORE_START_S, t - back_s))
+            frames = self._decoded_frames()
+            first = next(frames, None)
+            if t - back_s <= _BEFORE_START_S or (first is not None and self._seconds(first.pts or 0, first.time_base or Fraction(1)) <= t):
+                break
+        return chain([first] if first is not None else [], frames)
 
     def _decoded_frames(self) -> Iterator[VideoFrame]:
         assert self._video is not None
@@ -330,10 +362,11 @@ class Video:
                     place(resampler.resample(None)) if expected is not None else None
                     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
                     position = (at_s - start_s) * SAMPLE_RATE
-                expected = at_s + frame.samples / frame.sample_rate
+                    expected = at_s
+                expected += frame.samples / frame.sample_rate
                 place(resampler.resample(frame))
             place(resampler.resample(None))
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: the track changes its rate or layout
             raise MediaDecodeError(self.path, f"decode audio {start_s:.3f}s-{end_s:.3f}s", _words(error)) from error
         return Waveform(np.clip(out, -1.0, 1.0), start_s, float(length - np.count_nonzero(filled)) / SAMPLE_RATE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ def match_option(content: str, options: Sequence[tuple[str, str]]) -> str | None
     by_text = [label for label, text in options if text.strip() and _plain(text) == _plain(content)]
     if len(by_text) == 1:
         return by_text[0]
-    match = re.match(r"\(?\s{0,3}([^\s().:]{1,3})\s{0,3}[).:]\s{0,3}(\S.{0,2000})?$", content, re.DOTALL)
+    match = re.match(r"\(?\s{0,3}([^\s().:]{1,3})\s{0,3}[).:](?!\d)\s{0,3}(\S.{0,2000})?$", content, re.DOTALL)
     if match and match[1].casefold() in labels:
         return labels[match[1].casefold()]
     match = re.match(
@@ -48,7 +49,7 @@ def parse_number(content: str) -> float | None:
     Thousands separators count (`1,000` is 1000) and so do the words zero to twelve.
     """
     text = content.strip()[:2000]
-    found = {float(m.replace(",", "")) for m in _NUMBER.findall(text)}
+    found = {number for m in _NUMBER.findall(text) if math.isfinite(number := float(m.replace(",", "")))}
     if not found:
         found = {float(_WORDS.index(word)) for word in re.findall(r"[a-z]+", text.casefold()) if word in _WORDS}
     return found.pop() if len(found) == 1 else None

@@ -44,10 +44,10 @@ def parse_spans(text: str) -> list[Span]:
     if isinstance(value, list):
         pairs = [value] if len(value) == 2 and all(_is_number(item) for item in value) else value
         if all(isinstance(pair, list) and len(pair) == 2 and all(_is_number(item) for item in pair) for pair in pairs):
-            return [(_as_float(start), _as_float(end)) for start, end in pairs[:MAX_SPANS]]
+            return [(_as_float(start), _as_float(end)) for start, end in pairs] if len(pairs) <= MAX_SPANS else []
         return []
     words = [(parse_time(m[1]), parse_time(m[2])) for m in _RANGE.finditer(text[:20_000])]
-    return words[:MAX_SPANS]
+    return words if len(words) <= MAX_SPANS else []
 
 
 def _is_number(value: object) -> bool:
