@@ -7,6 +7,7 @@ Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in s
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.question import Question, QuestionKind
@@ -38,7 +39,7 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
             number = parse_number(content)
             if number is None:
                 return ActionError(ErrorCode.ANSWER_FORM, f"the answer must be one number; {_clip(content)} is not.")
-            return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(number)
+            return f"{Decimal(repr(number + 0.0)):f}".removesuffix(".0")
         case QuestionKind.FREE_FORM:
             if not content.strip():
                 return ActionError(ErrorCode.ANSWER_FORM, "the answer is empty.")

@@ -14,7 +14,7 @@ from apr_plugin.loop.budget import PATCH_PIXELS, Budget, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.media import Video, fit
+from apr_plugin.media import MediaOpenError, Video, fit
 
 MIN_FRAME_PIXELS = 4 * PATCH_PIXELS
 """Frames are not shrunk below this to fit a budget; fewer are shown instead."""
@@ -31,6 +31,10 @@ class OpenVideo:
         self.offset_s = min(max(ref.start_s or 0.0, 0.0), self.video.duration_s)
         end_s = self.video.duration_s if ref.end_s is None else min(ref.end_s, self.video.duration_s)
         self.duration_s = max(end_s - self.offset_s, 0.0)
+        if not self.duration_s > 0:
+            self.video.close()
+            part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
+            raise MediaOpenError(ref.path, "open", f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s")
 
 
 class Environment:
@@ -133,6 +137,8 @@ class Environment:
             return ActionError(
                 ErrorCode.OUT_OF_RANGE, f"the window [{start:.2f}, {end:.2f}] lies outside the video, which lasts from 0 to {_floor2(duration):.2f}s."
             )
+        end = min(end, duration)
+        start = min(start, end)
         match action:
             case GetFrames(num=num):
                 if not opened.video.has_video:
@@ -198,19 +204,20 @@ class Environment:
 
     def _frames(self, video: int, start: float, end: float, times: list[float]) -> Percept:
         opened = self.videos[video]
-        width, height, count = self._affordable(opened, len(times), self.budget.frame_pixels)
-        remark = ""
-        if count < len(times):
+        asked = len(times)
+        width, height, count = self._affordable(opened, asked, self.budget.frame_pixels)
+        remarks = []
+        if count < asked:
             times = [times[round(i * (len(times) - 1) / max(1, count - 1))] for i in range(count)]
-            remark = f"(Only {count} of the frames asked for fit the token limit.)"
-        elif (width, height) != fit(*(opened.video.size or (0, 0)), self.budget.frame_pixels):
-            remark = f"(Scaled down to {width}x{height} to fit the token limit.)"
+            remarks.append(f"(Only {count} of the frames asked for fit the token limit.)")
         shown = opened.video.frames([min(t + opened.offset_s, opened.video.duration_s) for t in times], max_pixels=width * height)
+        if count == asked and (width, height) != fit(*(opened.video.size or (0, 0)), self.budget.frame_pixels):
+            remarks.append(f"(Scaled down to {shown.images.shape[2]}x{shown.images.shape[1]} to fit the token limit.)")
         first = [i for i, t in enumerate(shown.times_s) if t not in shown.times_s[:i]]
-        if len(first) < len(times) and not remark:
-            remark = f"(The window holds {len(first)} different frames.)"
+        if len(first) < len(times):
+            remarks.append(f"(The window holds {len(first)} different frames.)" if count == asked else f"({len(first)} of them differ.)")
         own = self._own_times(opened, tuple(shown.times_s[i] for i in first))
-        return Percept("frames", video, start, end, images=shown.images[first], times_s=own, remark=remark, several=self._several)
+        return Percept("frames", video, start, end, images=shown.images[first], times_s=own, remark=" ".join(remarks), several=self._several)
 
     def _affordable(self, opened: OpenVideo, count: int, max_pixels: int, *, per_pair: bool = False) -> tuple[int, int, int]:
         """(width, height, count) of the pictures that fit the look's token limit: first fewer pixels, then fewer pictures."""
@@ -244,6 +251,10 @@ class Environment:
 def _identity(action: Look) -> tuple[object, ...]:
     """What makes two looks the same: the action, the video and the window to a hundredth of a second. More frames of it are a new look."""
     return (action.type, action.video, round(action.start, 2), round(action.end, 2))
+
+
+def _or(value: float | None, otherwise: object) -> object:
+    return otherwise if value is None else value
 
 
 def _floor2(value: float) -> float:

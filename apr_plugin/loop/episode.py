@@ -22,8 +22,9 @@ from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook, VideoMeta, prompt_hash
 from apr_plugin.loop.parse import ParsedTurn, parse_turn
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Generation, ImagePart, Part, Policy, PolicyUnavailable, Prompt, Sampling, TextPart
+from apr_plugin.loop.policy import Generation, ImagePart, Part, Policy, PolicyUnavailable, Prompt, Sampling, TextPart, Usage
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
 from apr_plugin.media import MediaError
 
@@ -240,16 +241,19 @@ class Episode:
     async def _generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
         limit = self.config.budget.wall_clock_s
         left = None if limit is None else limit - (time.perf_counter() - self._started)
+        if left is not None and left <= 0:  # a policy that never yields to the event loop outlasts any timeout
+            raise _WallClock
         began = time.perf_counter()
         clock = asyncio.timeout(left)
         try:
             async with clock:
-                generation = await self.policy.generate(prompt, replace(self.config.sampling, seed=(self._seed + number) % 2**32))
-        except PolicyUnavailable:
-            raise
-        except Exception as error:  # whatever an engine raises ends one question, not the run
+                generation = _plain(await self.policy.generate(prompt, replace(self.config.sampling, seed=(self._seed + number) % 2**32)))
+        except (Exception, asyncio.CancelledError) as error:  # whatever an engine raises ends one question, not the run
             if clock.expired():
                 raise _WallClock from error
+            task = asyncio.current_task()
+            if isinstance(error, PolicyUnavailable) or (isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()):
+                raise
             raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
         self._tokens += (generation.usage.prompt_tokens or 0) + (generation.usage.completion_tokens or 0)
         return generation, time.perf_counter() - began
@@ -265,7 +269,7 @@ class Episode:
         forced: bool = False,
     ) -> None:
         turn = Turn(
-            text=generation.text.encode("utf-8", "replace").decode("utf-8"),
+            text=generation.text,
             observation=parsed.observation,
             think=parsed.think,
             confidence=parsed.confidence,
@@ -297,7 +301,7 @@ class Episode:
             answer=answer,
             answer_valid=valid,
             stop_reason=reason,
-            stop_detail=detail,
+            stop_detail=printable(detail),
             turns_allowed=self._allowed,
             video_durations_s=self._durations,
             timings=Timings(
@@ -308,6 +312,25 @@ class Episode:
             question_hash=self.question.content_hash(),
             versions=package_versions(),
         )
+
+
+def _plain(generation: object) -> Generation:
+    """What an engine returned, in values that any file and any later prompt takes.
+
+    Raises:
+        TypeError: it is no `Generation`, or one without text.
+    """
+    if not isinstance(generation, Generation) or not isinstance(generation.text, str):
+        raise TypeError(f"it returned {generation!r:.100} instead of a Generation with text")
+    usage, logprobs, entropies = generation.usage, generation.logprobs, generation.entropies
+    return replace(
+        generation,
+        text=printable(generation.text),
+        usage=Usage(*(None if n is None else int(n) for n in (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens))),
+        finish_reason=str(generation.finish_reason),
+        logprobs=None if logprobs is None else tuple(map(float, logprobs)),
+        entropies=None if entropies is None else tuple(map(float, entropies)),
+    )
 
 
 def _no_answer() -> ActionError:

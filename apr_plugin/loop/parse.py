@@ -17,12 +17,16 @@ from pydantic import ValidationError
 
 from apr_plugin.loop.action import ACTIONS, Answer, Look
 from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.text import printable
 
 MAX_TEXT_CHARS = 200_000
 """Longer turns are cut before parsing; no turn of 4,096 tokens comes near."""
 
 MAX_OBJECTS = 64
 """How many opening braces are tried as the beginning of the turn's object."""
+
+MAX_SCANNED_CHARS = 1_000_000
+"""How many characters are looked at in all while searching for that object, so that no text takes longer than a fraction of a second."""
 
 _NUMBER_KEYS = {"start": float, "end": float, "num": int, "video": int}
 
@@ -68,7 +72,7 @@ def parse_turn(text: str) -> ParsedTurn:
 
 
 def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
-    text = _printable(text[:MAX_TEXT_CHARS]).strip()
+    text = printable(text[:MAX_TEXT_CHARS]).strip()
     strict = _loads(text)
     if isinstance(strict, dict):
         return strict
@@ -127,12 +131,13 @@ def _json_fault(text: str) -> str:
 
 def _object_spans(text: str) -> Iterator[tuple[int, int]]:
     """The outermost `{...}` of the text, then what begins at later braces; braces inside JSON strings don't count."""
-    position = 0
+    position = scanned = 0
     for _ in range(MAX_OBJECTS):
         start = text.find("{", position)
-        if start < 0:
+        if start < 0 or scanned > MAX_SCANNED_CHARS:
             return
         end = _closing_brace(text, start)
+        scanned += (end or len(text)) - start
         if end is not None:
             yield start, end
         position = start + 1
@@ -190,9 +195,9 @@ def _as_text(found: dict[str, Any], key: str, repairs: list[str]) -> str:
         return ""
     value = found[key]
     if isinstance(value, str):
-        return _printable(value)
+        return printable(value)
     repairs.append(f"{key} was not a string")
-    return _printable(json.dumps(value, ensure_ascii=False))
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _read_confidence(found: dict[str, Any], repairs: list[str]) -> float | None:
@@ -239,7 +244,7 @@ def _read_action(found: dict[str, Any], repairs: list[str]) -> Look | Answer | A
                 return ActionError(ErrorCode.WRONG_TYPE, "'content' must be a string, not null.")
             fields["content"] = json.dumps(fields["content"], ensure_ascii=False)
             repairs.append("content was not a string")
-        fields["content"] = _printable(fields["content"])
+        fields["content"] = printable(fields["content"])
     try:
         return model(**fields)
     except ValidationError as error:
@@ -272,11 +277,6 @@ def _read_number(key: str, value: Any, number: type[int] | type[float], repairs:
     if not isinstance(value, int) and not any(note.startswith(f"{key} ") for note in repairs):
         repairs.append(f"{key} was no integer")
     return int(value_f)
-
-
-def _printable(text: str) -> str:
-    """The text without lone surrogates, which no UTF-8 file or connection takes."""
-    return text.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= char <= "\udfff" for char in text) else text
 
 
 def _clip(value: Any) -> str:

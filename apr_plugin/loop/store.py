@@ -30,21 +30,35 @@ def append_line(path: Path, line: str) -> None:
         TrajectoryError: the disk is full, or the file can't be written.
     """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise TrajectoryError(f"{path}: cannot write trajectories: {error.strerror or error}. Choose a folder you can write to.") from error
     before = os.fstat(fd).st_size
     try:
+        if before and os.pread(fd, 1, before - 1) != b"\n":
+            _cut_torn_tail(path)
+            before = os.fstat(fd).st_size
         data = line.encode() + b"\n"
         while data:
             data = data[os.write(fd, data) :]
         os.fsync(fd)
+        if not before:
+            _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.ftruncate(fd, before)
         raise TrajectoryError(
             f"{path}: cannot write trajectories: {error.strerror or error}. What was finished is safe; make room and run the same command again."
         ) from error
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a new file's name on disk, as `fsync` does with its content."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -89,7 +103,8 @@ class TrajectoryStore:
         try:
             if self.resume == "never":
                 self._set_aside()
-            self._load()
+            else:
+                self._load()
         except BaseException:
             self._release_lock()
             raise
@@ -110,23 +125,26 @@ class TrajectoryStore:
             self._finished[trajectory.question.key] = trajectory
 
     def merge(self, tasks: Iterable[str]) -> None:
-        """Bring the files of all ranks together, each question once; call on rank 0 when every rank has finished."""
+        """Bring the files of all ranks and the attempts of all runs together, each question once; call on rank 0 when every rank has finished."""
         for task in sorted(set(tasks)):
             parts = self._parts(task)
-            if parts == [self.folder / f"{_file_name(task)}.jsonl"] or not parts:
-                continue
+            merged = self.folder / f"{_file_name(task)}.jsonl"
             best: dict[tuple[str, str, str, int], Trajectory] = {}
+            read = 0
             for part in parts:
                 for trajectory in Trajectory.iterate(part):
+                    read += 1
                     held = best.get(trajectory.question.key)
                     if held is None or held.stop_reason.failed or not trajectory.stop_reason.failed:
                         best[trajectory.question.key] = trajectory
-            merged = self.folder / f"{_file_name(task)}.jsonl"
+            if not best or (parts == [merged] and read == len(best)):
+                continue
             fresh = merged.with_suffix(".merging")
             fresh.unlink(missing_ok=True)
             for trajectory in best.values():
                 append_line(fresh, trajectory.to_json())
             fresh.replace(merged)
+            _sync_folder(self.folder)
             for part in parts:
                 if part != merged:
                     part.unlink()
@@ -165,10 +183,16 @@ class TrajectoryStore:
 
     def _set_aside(self) -> None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        mine = re.compile(rf".*\.rank{self.rank}\.jsonl" if self.world_size > 1 else r".*\.jsonl")
         for path in self.folder.glob("*.jsonl"):
-            if mine.fullmatch(path.name):
-                path.replace(path.with_name(f"{path.name}.{stamp}.old"))
+            rank = re.search(r"\.rank(\d+)\.jsonl$", path.name)
+            owner = int(rank[1]) if rank and int(rank[1]) < self.world_size else 0  # rank 0 also takes what an earlier, larger run left
+            if owner != self.rank:
+                continue
+            old, again = path.with_name(f"{path.name}.{stamp}.old"), 1
+            while old.exists():
+                again += 1
+                old = path.with_name(f"{path.name}.{stamp}-{again}.old")
+            path.replace(old)
 
     def _load(self) -> None:
         for path in sorted(self.folder.glob("*.jsonl")):

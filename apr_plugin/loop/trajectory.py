@@ -15,6 +15,7 @@ from apr_plugin.loop.action import Action
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.policy import Usage
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.text import printable
 
 SCHEMA = "apr.trajectory"
 VERSION = 1
@@ -183,7 +184,8 @@ class Trajectory(_Record):
 
     def to_json(self) -> str:
         """One line, without the newline."""
-        return json.dumps({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"), ensure_ascii=True, separators=(",", ":"))
+        line = json.dumps({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+        return printable(line)
 
     @classmethod
     def from_json(cls, line: str, where: str = "trajectory") -> Self:
@@ -198,12 +200,14 @@ class Trajectory(_Record):
         """
         try:
             data: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrajectoryError(f"{where}: not JSON ({error}); the line is damaged") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise TrajectoryError(f"{where}: this is no {SCHEMA} line")
         version = data.get("version")
-        if not isinstance(version, int) or version > VERSION:
+        if not isinstance(version, int):
+            raise TrajectoryError(f"{where}: the line names no version of {SCHEMA}; it is damaged")
+        if version > VERSION:
             raise TrajectoryError(f"{where}: trajectory version {version} is newer than {VERSION}, which this release reads; upgrade apr-plugin")
         try:
             return cls.model_validate_json(json.dumps({k: v for k, v in data.items() if k not in ("schema", "version")}))
