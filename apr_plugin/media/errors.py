@@ -29,5 +29,20 @@ class MediaDecodeError(MediaError):
     """The file opened, but the part asked for can't be decoded."""
 
 
+class MediaTimeout(MediaError):
+    """The read took too long, or was cancelled."""
+
+
+class MediaWorkerKilled(MediaError):
+    """The process that read the file crashed, hung or swelled, and was ended; the next read gets a new one."""
+
+
 class WindowError(ValueError):
     """The caller asked for a time outside the video, or for a stream it does not have. Never clamped silently."""
+
+
+def words(error: BaseException) -> str:
+    """What an error of libav or the system says, without Python's decoration."""
+    if isinstance(error, OSError) and error.strerror:  # libav's errors are OSErrors too
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,280 @@
+"""What the reader sees of a file: its streams, which were chosen and why, how long it lasts, and what is odd about it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, Self
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from apr_plugin.media.errors import MediaOpenError, words
+
+MAX_SIDE_PX = 16_384
+"""Pictures wider or higher than this are taken for a lie in the header."""
+
+_LEAD_S = 0.1  # sound may begin this much before the picture (codec priming) without moving second 0
+_DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """Facts of one file, all plain values."""
+
+    format: str
+    """Container format, libav's name."""
+    duration_s: float
+    """Seconds from second 0 to the end of the picture (of the sound where there is no picture)."""
+    duration_from: str
+    """Where the duration was read."""
+    start_s: float
+    """Time stamp in the file that is second 0 here."""
+    fps: float | None
+    """Average frames per second, or `None` where there is no picture or the file does not say."""
+    frame_count: int | None
+    """Frames by the header, or `None` where it does not say."""
+    size: tuple[int, int] | None
+    """(width, height) as shown, after rotation; `None` without a picture."""
+    rotation: int
+    """Quarter turns counter-clockwise, in degrees, that the file asks for."""
+    pixel_format: str
+    """libav's name, such as `yuv420p`; empty without a picture."""
+    video_stream: int | None
+    """Index of the chosen picture stream."""
+    video_codec: str
+    """Its codec."""
+    video_why: str
+    """Why this one."""
+    audio_stream: int | None
+    """Index of the chosen sound stream."""
+    audio_codec: str
+    """Its codec."""
+    audio_why: str
+    """Why this one."""
+    streams: tuple[str, ...]
+    """Every stream in a line."""
+    warnings: tuple[str, ...]
+    """What is odd, in sentences."""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether there is a picture."""
+        return self.video_stream is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.audio_stream is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The reverse of `to_json`."""
+        lists = {key: tuple(data[key]) for key in ("streams", "warnings")}
+        return cls(**data | lists | {"size": tuple(data["size"]) if data["size"] else None})
+
+
+def open_container(path: str) -> InputContainer:
+    """Open a file with libav.
+
+    Raises:
+        MediaOpenError: libav refuses it, or it would render a text file as a film.
+    """
+    try:
+        container = av.open(path, mode="r", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise MediaOpenError(path, "open", words(error)) from error
+    if container.format.name == "tty":
+        container.close()
+        raise MediaOpenError(path, "open", "it is a text file")
+    return container
+
+
+def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction]:
+    """Look at the headers and the first picture.
+
+    Returns:
+        The facts, and second 0 as an exact time stamp.
+
+    Raises:
+        MediaOpenError: nothing in the file can be used.
+    """
+    warnings: list[str] = []
+    video, video_why = _choose_video(path, container, warnings)
+    audio, audio_why = _choose_audio(container)
+    if video is None and audio is None:
+        raise MediaOpenError(path, "open", "; ".join(warnings) or "it holds neither picture nor sound")
+    timed: VideoStream | AudioStream = video if video is not None else audio  # type: ignore[assignment]
+    zero = _second_zero(video, audio)
+    duration, source = _duration(path, container, timed, zero)
+    if container.duration and source != "container":
+        whole = container.duration / 1e6
+        if abs(whole - duration) > max(1.0, 0.02 * duration):
+            warnings.append(f"the container says {whole:.2f} s, the chosen {timed.type} stream {duration:.2f} s")
+    rotation, size = 0, None
+    if video is not None:
+        context = video.codec_context
+        size = (context.width, context.height)
+        first = _first_picture(container, video)
+        if first is None:
+            warnings.append("the first picture can't be decoded")
+        else:
+            rotation = round(first.rotation / 90) % 4 * 90
+            size = (first.width, first.height)
+            warnings += _picture_warnings(first, video)
+        if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
+            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels")
+        if rotation in (90, 270):
+            size = (size[1], size[0])
+        if rotation:
+            warnings.append(f"the picture is turned by {rotation} degrees; frames are shown upright")
+    rate = (video.average_rate or video.guessed_rate) if video is not None else None
+    info = MediaInfo(
+        format=container.format.name,
+        duration_s=duration,
+        duration_from=source,
+        start_s=float(zero),
+        fps=float(rate) if rate else None,
+        frame_count=video.frames or None if video is not None else None,
+        size=size,
+        rotation=rotation,
+        pixel_format=(video.codec_context.pix_fmt or "") if video is not None else "",
+        video_stream=video.index if video is not None else None,
+        video_codec=video.codec_context.name if video is not None else "",
+        video_why=video_why,
+        audio_stream=audio.index if audio is not None else None,
+        audio_codec=audio.codec_context.name if audio is not None else "",
+        audio_why=audio_why,
+        streams=tuple(_describe(stream) for stream in container.streams),
+        warnings=tuple(warnings),
+    )
+    return info, zero
+
+
+def _choose_video(path: str, container: InputContainer, warnings: list[str]) -> tuple[VideoStream | None, str]:
+    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if len(pictures) < len(container.streams.video):
+        warnings.append("a cover picture is not taken for a video")
+    usable = [s for s in pictures if s.codec_context is not None and s.time_base]
+    for stream in pictures:
+        if stream not in usable:
+            warnings.append(f"no decoder for its video stream {stream.index}")
+    if not usable:
+        return None, "there is none"
+    if len(usable) == 1:
+        return usable[0], "the only one"
+    best = container.streams.best("video")
+    if best in usable:
+        return best, f"libav's choice of {len(usable)}: default tracks first, then the larger picture"
+    return usable[0], f"the first of {len(usable)}"
+
+
+def _choose_audio(container: InputContainer) -> tuple[AudioStream | None, str]:
+    usable = [s for s in container.streams.audio if s.codec_context is not None and s.time_base]
+    if not usable:
+        return None, "there is none"
+    if len(usable) == 1:
+        return usable[0], "the only one"
+    marked = [s for s in usable if s.disposition & Disposition.default]
+    if len(marked) == 1:
+        return marked[0], f"the container's default of {len(usable)}"
+    best = container.streams.best("audio")
+    pool = marked or usable
+    if best in pool:
+        return best, f"libav's choice of {len(usable)}; the container marks {len(marked)} as default"
+    return pool[0], f"the first of {len(usable)}"
+
+
+def _second_zero(video: VideoStream | None, audio: AudioStream | None) -> Fraction:
+    """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by codec priming alone does not count."""
+    starts = [Fraction(s.start_time) * s.time_base if s is not None and s.start_time is not None and s.time_base else None for s in (video, audio)]
+    picture, sound = starts
+    if video is None:
+        return sound or Fraction(0)
+    if picture is None:
+        return Fraction(0)
+    if sound is not None and float(picture - sound) > _LEAD_S:
+        return sound
+    return picture
+
+
+def _duration(path: str, container: InputContainer, stream: VideoStream | AudioStream, zero: Fraction) -> tuple[float, str]:
+    assert stream.time_base is not None
+    start = Fraction(stream.start_time or 0) * stream.time_base
+    if stream.duration and stream.duration > 0:
+        seconds, source = float(start + stream.duration * stream.time_base - zero), f"{stream.type} stream"
+    elif tag := _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska: when the stream ends
+        seconds, source = float(int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3]) - zero), "DURATION tag"
+    elif container.duration and container.duration > 0:
+        origin = Fraction(container.start_time or 0, 1_000_000)
+        seconds, source = float(Fraction(container.duration, 1_000_000) + origin - zero), "container"
+    else:
+        seconds, source = _measure(path, container, stream, zero), "time stamps of all packets"
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise MediaOpenError(path, "open", "the file has no length")
+    return seconds, source
+
+
+def _measure(path: str, container: InputContainer, stream: VideoStream | AudioStream, zero: Fraction) -> float:
+    """Read every packet's time stamp, for files whose headers give no duration."""
+    end = Fraction(0)
+    try:
+        for packet in container.demux(stream):
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base - zero)
+        container.seek(0)
+    except (av.FFmpegError, OSError) as error:
+        if end == 0:
+            raise MediaOpenError(path, "open", f"no duration in the header, and reading it through failed: {words(error)}") from error
+    return float(end)
+
+
+def _first_picture(container: InputContainer, video: VideoStream) -> VideoFrame | None:
+    try:
+        container.seek(video.start_time or 0, stream=video)
+        for number, packet in enumerate(container.demux(video)):
+            for frame in video.codec_context.decode(packet if packet.size else None):
+                return frame
+            if number > 100 or not packet.size:
+                return None
+    except (av.FFmpegError, OSError):
+        return None
+    return None
+
+
+def _picture_warnings(frame: VideoFrame, video: VideoStream) -> list[str]:
+    found = []
+    context = video.codec_context
+    aspect = video.sample_aspect_ratio
+    if aspect and aspect != 1:
+        found.append(f"pixels are not square ({aspect}); frames are shown as coded")
+    if frame.interlaced_frame:
+        found.append("the picture is interlaced; frames are shown woven")
+    if context.color_trc in (16, 18):  # SMPTE ST 2084 and ARIB STD-B67
+        found.append("the picture is HDR; frames are shown without tone mapping")
+    if frame.width % 2 or frame.height % 2:
+        found.append(f"the picture has an odd side ({frame.width}x{frame.height})")
+    if not (video.average_rate or video.guessed_rate):
+        found.append("the file gives no frame rate")
+    return found
+
+
+def _describe(stream: Stream) -> str:
+    context: Any = getattr(stream, "codec_context", None)
+    marks = " (default)" if stream.disposition & Disposition.default else ""
+    text = f"{stream.index} {stream.type} {context.name if context is not None else 'no decoder'}{marks}"
+    if stream.type == "video" and context is not None:
+        return f"{text} {context.width}x{context.height} {context.pix_fmt}"
+    if stream.type == "audio" and context is not None:
+        return f"{text} {context.sample_rate} Hz {context.layout.name}"
+    return text

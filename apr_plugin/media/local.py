@@ -1,0 +1,354 @@
+"""A file opened in this process. Several threads may read it at once; each run of decoding gets a reader of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
+from apr_plugin.media.info import open_container, read_info
+from apr_plugin.media.reader import BEGINNING, Effort, Found, Image, Reader, Run
+from apr_plugin.media.sound import read_sound
+
+Mode = Literal["exact", "keyframe"]
+
+_LATE_S = 1.0  # a stream may end this much before the duration it claims
+_RETRIES = 3  # keyframes tried behind a damaged stretch
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What reading frames brought."""
+
+    images: NDArray[np.uint8]
+    """Shape (n, height, width, 3), RGB."""
+    times_s: tuple[float, ...]
+    """True presentation time of each."""
+    missing_s: tuple[float, ...]
+    """Times asked for at which nothing can be decoded; the next picture that can stands in where there is one, under its own time."""
+    keyframes: int
+    """How many were chosen as the nearest keyframe instead of the exact picture."""
+    effort: Effort
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What reading sound brought."""
+
+    samples: NDArray[np.float32]
+    """Shape (samples,), mono, 16 kHz."""
+    padded_s: float
+    """Seconds of it that the file has no sound for."""
+    effort: Effort
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2), thread_name_prefix="apr-decode")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_R = TypeVar("_R", bound=_Closable)
+
+
+class _Lending(Generic[_R]):
+    """At most `most` readers of one file, made when needed and lent to one thread at a time."""
+
+    def __init__(self, make: Callable[[], _R], most: int) -> None:
+        self._make, self._places = make, threading.Semaphore(most)
+        self._lock = threading.Lock()
+        self._free: list[_R] = []
+        self._closed = False
+
+    @contextmanager
+    def lend(self) -> Iterator[_R]:
+        """A reader for as long as the context lasts. One that an error left in the middle of something is not used again."""
+        with self._places:
+            with self._lock:
+                reader = self._free.pop() if self._free else None
+            if reader is None:
+                reader = self._make()
+            try:
+                yield reader
+            except BaseException:
+                reader.close()
+                raise
+            with self._lock:
+                keep = not self._closed
+                if keep:
+                    self._free.append(reader)
+            if not keep:
+                reader.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            free, self._free = self._free, []
+        for reader in free:
+            reader.close()
+
+
+class _SoundReader:
+    """An open container for the sound."""
+
+    def __init__(self, path: str, index: int) -> None:
+        self.container = open_container(path)
+        stream = self.container.streams[index]
+        assert isinstance(stream, AudioStream)
+        self.stream = stream
+
+    def close(self) -> None:
+        self.container.close()
+
+
+class LocalFile:
+    """One file, read in this process.
+
+    Args:
+        path: The file.
+        workers: Runs decoded at once.
+
+    Raises:
+        MediaOpenError: the file can't be used.
+    """
+
+    def __init__(self, path: str, workers: int) -> None:
+        check_file(path)
+        self.path, self.workers = path, max(1, workers)
+        container = open_container(path)
+        try:
+            self.info, self._zero = read_info(path, container)
+        except MediaOpenError:
+            raise
+        except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
+            raise MediaOpenError(path, "open", words(error)) from error
+        else:
+            stream = container.streams[self.info.video_stream if self.info.video_stream is not None else self.info.audio_stream or 0]
+            self._time_base: Fraction = stream.time_base or Fraction(1, 1000)
+        finally:
+            container.close()
+        self._lock = threading.Lock()
+        self._readers = _Lending(self._new_reader, self.workers)
+        self._sound = _Lending(self._new_sound, 1)
+        self._keys: list[int] = []
+        self._known_to: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Give the file back; readers in use are closed when they are returned."""
+        self._readers.close()
+        self._sound.close()
+
+    def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+        """The pictures at the given times, in the order given.
+
+        Raises:
+            MediaDecodeError: nothing could be decoded at any of them.
+            TimeoutError: the deadline passed, or the read was cancelled.
+        """
+        effort = Effort()
+        began = time.perf_counter()
+        render = self._renderer(max_pixels)
+        ticks = {t: self._ticks(t) for t in times_s}
+        wanted = sorted(set(ticks.values()))
+        with self._readers.lend() as reader:
+            nearest = self._nearest_keys(reader, wanted) if mode == "keyframe" else {}
+            runs = self._runs(reader, sorted({nearest.get(limit, limit) for limit in wanted}))
+        effort.decode_s += time.perf_counter() - began
+        late = math.ceil(max(_LATE_S, 2 / (self.info.fps or 1)) / self._time_base)
+        found = self._decode(runs, render, late, deadline, cancelled)
+        for part in found:
+            effort += part.effort
+        shown = {limit: picture for part in found for limit, picture in part.shown.items()}
+        faults = {limit: fault for part in found for limit, fault in part.faults.items()}
+        if faults:
+            effort += self._step_over(faults, shown, render, late, deadline, cancelled)
+        pictures = [(t, shown.get(nearest.get(ticks[t], ticks[t]))) for t in times_s]
+        if all(picture is None for _, picture in pictures):
+            first = min(faults)
+            raise MediaDecodeError(self.path, f"decode the frame at {self._seconds(first):.3f}s", faults[first])
+        kept = [picture for _, picture in pictures if picture is not None]
+        missing = tuple(dict.fromkeys(t for t, _ in pictures if nearest.get(ticks[t], ticks[t]) in faults))
+        return Pictures(np.stack([image for image, _ in kept]), tuple(max(0.0, self._seconds(at)) for _, at in kept), missing, len(nearest), effort)
+
+    def audio(self, start_s: float, end_s: float, deadline: float, cancelled: threading.Event | None) -> Sound:
+        """The sound of a window.
+
+        Raises:
+            MediaDecodeError: the track can't be read there at all.
+            TimeoutError: the deadline passed, or the read was cancelled.
+        """
+        began = time.perf_counter()
+        with self._sound.lend() as reader:
+            samples, padded_s, packets = read_sound(self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled)
+        return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
+
+    def _runs(self, reader: Reader, limits: Sequence[int]) -> list[Run]:
+        runs: list[Run] = []
+        for limit in limits:
+            key = self._key_for(reader, limit)
+            if runs and runs[-1].key == key:
+                runs[-1].limits.append(limit)
+            else:
+                runs.append(Run(key, [limit]))
+        return runs
+
+    def _key_for(self, reader: Reader, limit: int) -> int:
+        """The keyframe before `limit`, remembered from earlier looks where they tell."""
+        with self._lock:
+            at = bisect_right(self._keys, limit) - 1
+            if at >= 0 and limit <= self._known_to[self._keys[at]]:
+                return self._keys[at]
+        try:
+            key = reader.key_before(limit)
+        except (av.FFmpegError, OSError) as error:
+            raise MediaDecodeError(self.path, f"seek to {self._seconds(limit):.3f}s", words(error)) from error
+        if key is None:
+            return BEGINNING
+        with self._lock:
+            if key not in self._known_to:
+                insort(self._keys, key)
+            self._known_to[key] = max(limit, self._known_to.get(key, key))
+        return key
+
+    def _nearest_keys(self, reader: Reader, wanted: Sequence[int]) -> dict[int, int]:
+        """For each time whose neighbours are further away than the keyframes, the nearest keyframe inside half that spacing."""
+        nearest: dict[int, int] = {}
+        for number, limit in enumerate(wanted):
+            gaps = [abs(wanted[other] - limit) for other in (number - 1, number + 1) if 0 <= other < len(wanted)]
+            if not gaps:
+                continue
+            before, after = self._key_for(reader, limit), reader.key_after(limit + 1)
+            around = [key for key in (before, after) if key is not None and key != BEGINNING]
+            if after is not None and before != BEGINNING and min(gaps) <= after - before:
+                continue
+            closest = min(around, key=lambda key: (abs(key - limit), key), default=None)
+            if closest is not None and abs(closest - limit) <= min(gaps) / 2:
+                nearest[limit] = closest
+        return nearest
+
+    def _decode(
+        self, runs: list[Run], render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None
+    ) -> list[Found]:
+        def one(run: Run) -> Found:
+            with self._readers.lend() as reader:
+                try:
+                    return reader.run(run, render, late, deadline, cancelled)
+                except (av.FFmpegError, OSError, ValueError) as error:
+                    return Found(faults=dict.fromkeys(run.limits, words(error)))
+
+        if self.workers == 1 or len(runs) == 1:
+            return [one(run) for run in runs]
+        futures = [_threads().submit(one, run) for run in runs]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _step_over(
+        self,
+        faults: dict[int, str],
+        shown: dict[int, tuple[Image, int]],
+        render: Callable[[VideoFrame], Image],
+        late: int,
+        deadline: float,
+        cancelled: threading.Event | None,
+    ) -> Effort:
+        """For each time that can't be decoded, the next picture that can: keyframes behind it are tried."""
+        effort = Effort()
+        stand_in: tuple[Image, int] | None = None
+        for limit in sorted(faults):
+            if stand_in is not None and stand_in[1] >= limit:
+                shown[limit] = stand_in
+                continue
+            aim = limit + 1
+            for _ in range(_RETRIES):
+                with self._readers.lend() as reader:
+                    key = reader.key_after(aim)
+                    if key is None:
+                        break
+                    part = reader.run(Run(key, [key]), render, late, deadline, cancelled)
+                effort += part.effort
+                if key in part.shown:
+                    stand_in = shown[limit] = part.shown[key]
+                    break
+                aim = key + 1
+        return effort
+
+    def _renderer(self, max_pixels: int | None) -> Callable[[VideoFrame], Image]:
+        """Scaling and turning, inside libswscale; every picture gets the same size, also where the file changes its own."""
+        assert self.info.size is not None
+        width, height = fit(*self.info.size, max_pixels)
+        turns = self.info.rotation // 90
+        coded = (height, width) if turns % 2 else (width, height)
+
+        def render(frame: VideoFrame) -> Image:
+            image: Image = np.asarray(frame.reformat(width=coded[0], height=coded[1], format="rgb24").to_ndarray(), np.uint8)
+            return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+        return render
+
+    def _new_reader(self) -> Reader:
+        assert self.info.video_stream is not None
+        return Reader(open_container(self.path), self.info.video_stream)
+
+    def _new_sound(self) -> _SoundReader:
+        assert self.info.audio_stream is not None
+        return _SoundReader(self.path, self.info.audio_stream)
+
+    def _ticks(self, t: float) -> int:
+        """The latest presentation time, in ticks, of a picture on screen at `t`; a microsecond is forgiven for rounding."""
+        return math.floor((Fraction(t) + self._zero + Fraction(1, 1_000_000)) / self._time_base)
+
+    def _seconds(self, ticks: int) -> float:
+        return float(ticks * self._time_base - self._zero)
+
+
+def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
+    """The largest (width, height) of the same shape with at most `max_pixels` pixels; never larger than the original."""
+    if max_pixels is None or width * height <= max_pixels:
+        return width, height
+    scale = math.sqrt(max_pixels / (width * height))
+    return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+
+
+def check_file(path: str) -> None:
+    """Refuse what is no file with anything in it, before libav sees it.
+
+    Raises:
+        MediaOpenError: missing, a folder, a device, empty.
+    """
+    file = Path(path)
+    try:
+        if not file.exists():
+            raise MediaOpenError(path, "open", "no such file")
+        if file.is_dir():
+            raise MediaOpenError(path, "open", "it is a folder, not a file")
+        if not file.is_file():
+            raise MediaOpenError(path, "open", "it is a device or a pipe, not a file")
+        if file.stat().st_size == 0:
+            raise MediaOpenError(path, "open", "the file is empty")
+    except OSError as error:
+        raise MediaOpenError(path, "open", error.strerror or str(error)) from error
+    except ValueError as error:  # a path with a null character
+        raise MediaOpenError(path, "open", str(error)) from error

@@ -1,0 +1,123 @@
+"""Sound of a window: seek, decode, resample to mono 16 kHz, put every sample where its time stamp says."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from apr_plugin.media.errors import MediaDecodeError, words
+from apr_plugin.media.reader import PROGRESS
+
+SAMPLE_RATE = 16_000
+"""Every waveform is mono at this rate."""
+
+_PREROLL_S = 0.25  # decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
+_GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
+
+
+def read_sound(
+    path: str,
+    container: InputContainer,
+    stream: AudioStream,
+    zero: Fraction,
+    start_s: float,
+    end_s: float,
+    deadline: float,
+    cancelled: threading.Event | None,
+) -> tuple[NDArray[np.float32], float, int]:
+    """The sound of a window.
+
+    Returns:
+        Samples, shape (round((end_s - start_s) * 16000),); how many seconds of them the file has no sound for; packets decoded.
+
+    Raises:
+        MediaDecodeError: the track can't be read there at all.
+        TimeoutError: the deadline passed, or the read was cancelled.
+    """
+    assert stream.time_base is not None
+    length = round((end_s - start_s) * SAMPLE_RATE)
+    out = _Track(length)
+    packets = 0
+    fault: BaseException | None = None
+    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else max(start_s - _PREROLL_S, 0.0)
+    try:
+        container.seek(math.floor((Fraction(aim) + zero) / stream.time_base), stream=stream, backward=True)
+        for packet in container.demux(stream):
+            if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
+                raise TimeoutError
+            packets += 1
+            PROGRESS.packets += 1
+            try:
+                frames = stream.codec_context.decode(packet if packet.size else None)
+            except av.FFmpegError as error:  # a damaged packet leaves a gap; what follows is read
+                fault = error
+                continue
+            past_end = False
+            for frame in frames:
+                if frame.pts is None or frame.time_base is None:
+                    continue
+                at_s = float(frame.pts * frame.time_base - zero)
+                past_end = at_s >= end_s
+                if past_end:
+                    break
+                out.add(frame, at_s - start_s)
+            if past_end or not packet.size:
+                break
+        out.flush()
+    except TimeoutError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        fault = error
+    finally:
+        stream.codec_context.flush_buffers()
+    padded = float(length - np.count_nonzero(out.filled)) / SAMPLE_RATE
+    if fault is not None and not out.filled.any():
+        raise MediaDecodeError(path, f"decode audio {start_s:.3f}s-{end_s:.3f}s", words(fault)) from fault
+    return np.clip(out.samples, -1.0, 1.0), padded, packets
+
+
+class _Track:
+    """A window that decoded frames are written into."""
+
+    def __init__(self, length: int) -> None:
+        self.samples = np.zeros(length, np.float32)
+        self.filled = np.zeros(length, np.bool_)
+        self._resampler: av.AudioResampler | None = None
+        self._shape: tuple[object, ...] = ()
+        self._position = 0.0  # where the next resampled sample belongs, in samples of the window
+        self._expected = 0.0
+
+    def add(self, frame: av.AudioFrame, at_s: float) -> None:
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is None or abs(at_s - self._expected) > _GAP_S or shape != self._shape:
+            self.flush()
+            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._shape, self._position, self._expected = shape, at_s * SAMPLE_RATE, at_s
+        self._expected += frame.samples / frame.sample_rate
+        self._place(self._resampler.resample(frame))
+
+    def flush(self) -> None:
+        if self._resampler is not None:
+            self._place(self._resampler.resample(None))
+            self._resampler = None
+
+    def _place(self, frames: Sequence[av.AudioFrame | None]) -> None:
+        for frame in frames:
+            if frame is None:
+                continue
+            samples = frame.to_ndarray().reshape(-1)
+            at = round(self._position)
+            low, high = max(at, 0), min(at + len(samples), len(self.samples))
+            if low < high:
+                self.samples[low:high] = samples[low - at : high - at]
+                self.filled[low:high] = True
+            self._position += len(samples)
