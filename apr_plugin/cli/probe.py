@@ -1,0 +1,46 @@
+"""`apr probe`: what the reader sees of a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from apr_plugin.cli.trace import plain
+from apr_plugin.media import Video
+
+
+def run_probe(path: Path) -> None:
+    """Print the facts of a file and a warning for each oddity.
+
+    Raises:
+        MediaOpenError: the file can't be used.
+    """
+    began = time.perf_counter()
+    with Video.open(path) as video:
+        opened_s = time.perf_counter() - began
+        info = video.info
+    console = Console(highlight=False)
+    facts = Table(title=plain(str(path)), title_justify="left", show_header=False)
+    facts.add_row("format", info.format)
+    facts.add_row("duration", f"{info.duration_s:.3f} s, by the {info.duration_from}")
+    facts.add_row("second 0", f"time stamp {info.start_s:.3f} s of the file")
+    if info.has_video:
+        width, height = info.size or (0, 0)
+        rate = f"{info.fps:.3f} frames per second" if info.fps else "no frame rate"
+        count = f", {info.frame_count} frames by the header" if info.frame_count else ""
+        turned = f", turned by {info.rotation} degrees" if info.rotation else ""
+        facts.add_row("picture", f"stream {info.video_stream} ({info.video_why}): {info.video_codec} {width}x{height}{turned} {info.pixel_format}")
+        facts.add_row("", f"{rate}{count}")
+    else:
+        facts.add_row("picture", "none")
+    facts.add_row("sound", f"stream {info.audio_stream} ({info.audio_why}): {info.audio_codec}" if info.has_audio else "none")
+    for number, stream in enumerate(info.streams):
+        facts.add_row("streams" if number == 0 else "", Text(plain(stream)))
+    facts.add_row("opened in", f"{opened_s * 1000:.0f} ms")
+    console.print(facts)
+    for warning in info.warnings:
+        console.print(Text("warning: ", "bold yellow") + Text(plain(warning)))

@@ -1,0 +1,68 @@
+"""Frames by decord, for parity with harnesses that sample with it; everything else (headers, sound) is read as ever.
+
+decord is unmaintained and slower at this work. It opens a file by reading all of it, counts frames instead of trusting time stamps, and gets some
+files wrong that libav reads right: `docs/media.md` lists them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from apr_plugin.errors import require
+from apr_plugin.media.errors import MediaDecodeError, words
+from apr_plugin.media.local import LocalFile, Mode, Pictures, fit
+from apr_plugin.media.reader import Effort
+
+_SIZES = 2  # readers kept open, one for each size of frames: decord scales while it decodes
+
+
+class DecordFile(LocalFile):
+    """A file whose frames decord decodes; it knows no keyframe mode, so every frame is the exact one by its own reckoning.
+
+    Raises:
+        MissingExtra: decord is not installed.
+        MediaOpenError: the file can't be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        require("decord", "decord")
+        super().__init__(path, workers=1)
+        self._turn = threading.Lock()
+        self._by_size: OrderedDict[tuple[int, int], Any] = OrderedDict()
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._turn:
+            self._by_size.clear()
+        super().close()
+
+    def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+        """See `LocalFile.frames`; the deadline is looked at before decoding only."""
+        import decord
+
+        assert self.info.size is not None
+        if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
+            raise TimeoutError
+        began = time.perf_counter()
+        size = fit(*self.info.size, max_pixels)
+        try:
+            with self._turn:
+                reader = self._by_size.get(size) or decord.VideoReader(self.path, ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1)
+                self._by_size[size] = reader
+                self._by_size.move_to_end(size)
+                if len(self._by_size) > _SIZES:
+                    self._by_size.popitem(last=False)
+                starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64) - self.info.start_s
+                slack = float(np.spacing(np.float32(starts[-1])))  # decord tells times in 32 bits: half a millisecond after two hours
+                chosen = np.maximum(np.searchsorted(starts, np.asarray(times_s) + max(1e-6, slack), side="right") - 1, 0)
+                images = reader.get_batch(chosen.tolist()).asnumpy()
+        except (decord.DECORDError, RuntimeError, IndexError, OSError) as error:
+            raise MediaDecodeError(self.path, "decode frames with decord", words(error).splitlines()[0]) from error
+        times = tuple(max(0.0, float(starts[i])) for i in chosen)
+        return Pictures(images, times, (), 0, Effort(0, time.perf_counter() - began))

@@ -1,0 +1,78 @@
+"""Open files shared between questions about the same video, with a cap on how many stay open."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from apr_plugin.media.video import Decoder, Isolation, Video
+
+
+class VideoPool:
+    """Opens each file once and lends it to as many borrowers as ask; files nobody uses are closed, the longest unused first, beyond the cap.
+
+    Args:
+        idle: How many unused files stay open.
+    """
+
+    def __init__(self, idle: int = 8) -> None:
+        self._idle = idle
+        self._lock = threading.Lock()
+        self._videos: OrderedDict[tuple[object, ...], Video] = OrderedDict()
+        self._uses: dict[int, int] = {}
+
+    def borrow(self, path: str | Path, *, isolation: Isolation = "auto", decoder: Decoder = "pyav") -> Video:
+        """The open file; give it back with `give_back`. A file that was exchanged on disk is opened anew.
+
+        Raises:
+            MediaOpenError: the file can't be used.
+        """
+        key = (str(path), _stamp(path), isolation, decoder)
+        with self._lock:
+            video = self._videos.get(key)
+            if video is not None:
+                self._videos.move_to_end(key)
+                self._uses[id(video)] += 1
+                return video
+        opened = Video.open(path, isolation=isolation, decoder=decoder)  # not under the lock: other files need not wait
+        with self._lock:
+            video = self._videos.setdefault(key, opened)
+            self._uses[id(video)] = self._uses.get(id(video), 0) + 1
+        if video is not opened:
+            opened.close()
+        return video
+
+    def give_back(self, video: Video) -> None:
+        """End one loan."""
+        with self._lock:
+            self._uses[id(video)] -= 1
+            unused = [key for key, held in self._videos.items() if not self._uses[id(held)]]
+            surplus = [self._videos.pop(key) for key in unused[: max(0, len(unused) - self._idle)]]
+            for closing in surplus:
+                del self._uses[id(closing)]
+        for closing in surplus:
+            closing.close()
+
+    def close(self) -> None:
+        """Close every file that nobody uses."""
+        with self._lock:
+            unused = [key for key, held in self._videos.items() if not self._uses[id(held)]]
+            closing = [self._videos.pop(key) for key in unused]
+            for video in closing:
+                del self._uses[id(video)]
+        for video in closing:
+            video.close()
+
+
+def _stamp(path: str | Path) -> tuple[int, int, int] | None:
+    """What changes when the file is another one."""
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+POOL = VideoPool()
+"""The pool of this process."""
