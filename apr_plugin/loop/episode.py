@@ -249,10 +249,12 @@ class Episode:
             async with clock:
                 generation = _plain(await self.policy.generate(prompt, replace(self.config.sampling, seed=(self._seed + number) % 2**32)))
         except (Exception, asyncio.CancelledError) as error:  # whatever an engine raises ends one question, not the run
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # stopped from outside, whatever the engine made of it
+                raise asyncio.CancelledError from error
             if clock.expired():
                 raise _WallClock from error
-            task = asyncio.current_task()
-            if isinstance(error, PolicyUnavailable) or (isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()):
+            if isinstance(error, PolicyUnavailable):
                 raise
             raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
         self._tokens += (generation.usage.prompt_tokens or 0) + (generation.usage.completion_tokens or 0)

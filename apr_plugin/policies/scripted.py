@@ -13,7 +13,6 @@ from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.trajectory import Trajectory
 
-
 _LENGTH = re.compile(r"^- duration_seconds: (\S+)$", re.MULTILINE)
 
 
@@ -56,9 +55,10 @@ class ScriptedPolicy:
         user = next(message for message in prompt.messages if message.role == "user")
         turns = self._turns
         lengths = tuple(_LENGTH.findall(user.text.partition("Question: ")[0] or user.text))
+        longest = ""  # a question without options also begins the same question with options
         for (asked, *recorded_lengths), recorded in self._recorded.items():
-            if f"{asked}\n" in f"{user.text}\n" and tuple(recorded_lengths) == lengths:
-                turns = recorded
+            if len(asked) > len(longest) and f"{asked}\n" in f"{user.text}\n" and tuple(recorded_lengths) == lengths:
+                longest, turns = asked, recorded
         if not turns:
             raise PolicyUnavailable("the script holds no turns for this question")
         number = sum(message.role == "assistant" for message in prompt.messages)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED_MEDIA, lag_s, number_of
 
 from apr_plugin.media import MediaDecodeError, MediaError, MediaOpenError, Video, WindowError, fit
-from conftest import SHARED_MEDIA, lag_s, number_of
 
 Maker = Callable[..., Path]
 

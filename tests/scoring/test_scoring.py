@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -31,7 +32,7 @@ def test_iou_with_itself_is_one_and_merge_keeps_the_seconds(spans: list[tuple[in
     assert set_iou(spans, spans) == (1.0 if seconds else 0.0)
     merged = merge(spans)
     assert sum(end - start for start, end in merged) == len(seconds)
-    assert all(a[1] < b[0] for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(merged))
 
 
 @pytest.mark.parametrize(

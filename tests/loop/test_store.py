@@ -1,0 +1,398 @@
+"""Trajectory files: what is written is read back, a kill or a full disk loses nothing, and runs are never mixed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Playback, answer, look
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apr_plugin.loop import (
+    ActionError,
+    Answer,
+    Budget,
+    EpisodeConfig,
+    ErrorCode,
+    GetFrames,
+    MediaRef,
+    PolicyUnavailable,
+    Question,
+    StopReason,
+    Trajectory,
+    TrajectoryError,
+    TrajectoryStore,
+    Turn,
+    Usage,
+    run_episodes,
+)
+from apr_plugin.loop.store import append_line
+from apr_plugin.loop.trajectory import Shown
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def question(doc_id: str = "0", text: str = "what?", **more: Any) -> Question:
+    return Question(text=text, kind="free_form", doc_id=doc_id, task="t", **more)  # type: ignore[arg-type]
+
+
+def done(doc_id: str = "0", reason: StopReason = StopReason.ANSWERED, config_hash: str = "c", **more: Any) -> Trajectory:
+    asked = more.pop("question", None) or question(doc_id)
+    return Trajectory(question=asked, stop_reason=reason, config_hash=config_hash, question_hash=asked.content_hash(), **more)
+
+
+SHOWN = st.builds(Shown, kind=st.sampled_from(["frames", "audio", "clip", "images"]), times_s=st.lists(st.floats(0, 1e6)).map(tuple), remark=TEXT)
+ACTIONS = (
+    st.none() | st.builds(Answer, content=TEXT) | st.builds(GetFrames, start=st.floats(0, 1e9), end=st.floats(0, 1e9), num=st.integers(-5, 10**300))
+)
+TURNS = st.builds(
+    Turn, text=TEXT, observation=TEXT, think=TEXT, confidence=st.none() | st.floats(0, 1), action=ACTIONS, shown=st.none() | SHOWN,
+    error=st.none() | st.builds(ActionError, st.sampled_from(ErrorCode), TEXT), repairs=st.lists(TEXT, max_size=2).map(tuple), forced=st.booleans(),
+    usage=st.builds(Usage, st.none() | st.integers(0), st.none() | st.integers(0), st.none() | st.integers(0)),
+    logprobs=st.none() | st.lists(st.floats(-50, 0), max_size=3).map(tuple),
+)  # fmt: skip
+QUESTIONS = st.builds(
+    Question, text=TEXT, kind=st.sampled_from(["mcq", "free_form"]), doc_id=TEXT, videos=st.lists(st.builds(MediaRef, path=TEXT)).map(tuple)
+)
+TRAJECTORIES = st.builds(
+    Trajectory, question=QUESTIONS, turns=st.lists(TURNS, max_size=3).map(tuple), answer=st.none() | TEXT, stop_reason=st.sampled_from(StopReason),
+    stop_detail=TEXT, seed=st.integers(0, 2**32), versions=st.dictionaries(TEXT, TEXT, max_size=2),
+)  # fmt: skip
+
+
+@given(TRAJECTORIES)
+def test_what_is_written_is_read_back(trajectory: Trajectory) -> None:
+    line = trajectory.to_json()
+    assert "\n" not in line
+    assert Trajectory.from_json(line) == trajectory
+    value = json.loads(line)
+    assert (value["schema"], value["version"]) == ("apr.trajectory", 1)
+
+
+@given(
+    st.text(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)).map(json.dumps)
+)
+def test_any_other_line_is_a_trajectory_error(line: str) -> None:
+    for text in (line, '{"schema":"apr.trajectory","version":1,"question":' + line + "}", "[" * 100_000):
+        with pytest.raises(TrajectoryError, match="here, line 3"):
+            Trajectory.from_json(text, "here, line 3")
+
+
+def test_lone_surrogates_do_not_make_a_file_that_cannot_be_read() -> None:
+    trajectory = done(stop_detail="bad \udc80 name", answer="\ud800", question=question(videos=(MediaRef(path="/x/\udc80.mp4"),)))
+    assert Trajectory.from_json(trajectory.to_json()).answer == "?"
+
+
+def test_read_and_write(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    written = [done(str(i), answer="äöü\u2028\x00\n😀" * i) for i in range(4)]
+    for trajectory in written:
+        trajectory.write(path)
+    assert Trajectory.read(path) == written
+
+
+def test_a_newer_version_and_damage_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [done(str(i)).to_json() for i in range(3)]
+    path.write_text("\n".join([lines[0], lines[1].replace('"version":1', '"version":2'), lines[2]]) + "\n")
+    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*version 2 is newer than 1.*upgrade"):
+        Trajectory.read(path)
+    path.write_text("\n".join([lines[0], lines[1][:50], lines[2]]) + "\n")
+    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*damaged"):
+        Trajectory.read(path)
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(TrajectoryError, match=r"line 1: this is no apr\.trajectory line"):
+        Trajectory.read(path)
+    with pytest.raises(TrajectoryError, match=r"none\.jsonl: cannot read"):
+        Trajectory.read(tmp_path / "none.jsonl")
+
+
+def test_a_torn_last_line_is_left_out_and_never_written_behind(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    done("0").write(path)
+    for torn in (b'{"schema":"apr.traj', done("9").to_json().encode(), b"\xff" * 70_000):
+        with path.open("ab") as file:
+            file.write(torn)
+        assert [t.question.doc_id for t in Trajectory.read(path)] == ["0"]
+    done("1").write(path)
+    assert [t.question.doc_id for t in Trajectory.read(path)] == ["0", "1"]
+
+
+def test_a_line_is_synced_after_it_is_written_and_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c" / "t.jsonl"
+    synced: list[bytes] = []
+    real = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append(path.read_bytes())
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    saved = done("0", answer="yes")
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        store.save(saved)
+        assert synced and synced[0] == saved.to_json().encode() + b"\n"
+
+        def refuse(fd: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        with pytest.raises(TrajectoryError, match=r"t\.jsonl.*Input/output error"):
+            store.save(done("1"))
+        assert store.finished(question("1")) is None
+        assert path.read_bytes() == synced[0]
+
+
+class TestResume:
+    """With questions without a video, which take one generation each."""
+
+    config = EpisodeConfig()
+    policy = Playback(["yes"])
+
+    def run(
+        self, folder: Path, questions: list[Question], policy: Playback | None = None, config: EpisodeConfig | None = None, **more: Any
+    ) -> list[Trajectory]:
+        policy, config = policy or Playback(["yes"]), config or self.config
+        self.policy = policy
+        with TrajectoryStore(folder, config.hash(policy), config.describe(policy), **more) as store:
+            return asyncio.run(run_episodes(questions, policy, config, store=store, concurrency=2))
+
+    def test_finished_questions_are_not_asked_again(self, tmp_path: Path) -> None:
+        questions = [question(str(i)) for i in range(5)]
+        first = self.run(tmp_path, questions[:3])
+        again = self.run(tmp_path, questions)
+        assert len(self.policy.prompts) == 2 and again[:3] == first
+        assert [t.question for t in again] == questions
+        assert (tmp_path / self.config.hash(self.policy) / "config.json").is_file()
+
+    def test_a_changed_question_or_configuration_asks_again(self, tmp_path: Path, make_video: Callable[..., Path]) -> None:
+        self.run(tmp_path, [question()])
+        self.run(tmp_path, [question(text="and now?")])
+        assert len(self.policy.prompts) == 1
+        self.run(tmp_path, [question()], config=EpisodeConfig(seed=7))
+        assert len(self.policy.prompts) == 1
+        path = make_video("a.mp4", frames=10)
+        asked = question("v", videos=(MediaRef(path=str(path)),))
+        self.run(tmp_path, [asked], Playback([look(0, 0.5), answer("x")]))
+        make_video("a.mp4", frames=20)
+        self.run(tmp_path, [asked], Playback([look(0, 0.5), answer("x")]))
+        assert len(self.policy.prompts) == 2
+
+    def test_failed_questions_are_asked_again(self, tmp_path: Path) -> None:
+        class Flaky(Playback):
+            down = True
+
+            def describe(self) -> dict[str, Any]:
+                return {}
+
+            async def generate(self, prompt: Any, sampling: Any) -> Any:
+                if self.down:
+                    raise PolicyUnavailable("down")
+                return await super().generate(prompt, sampling)
+
+        policy = Flaky(["yes"])
+        missing = question("1", videos=(MediaRef(path=str(tmp_path / "none.mp4")),))
+        assert [t.stop_reason for t in self.run(tmp_path, [question(), missing], policy)] == ["policy_unavailable", "media_unreadable"]
+        policy.down = False
+        assert [t.stop_reason for t in self.run(tmp_path, [question(), missing], policy)] == ["answered", "media_unreadable"]
+        with TrajectoryStore(tmp_path, self.config.hash(policy), {}) as store:
+            assert len(Trajectory.read(store.path("t"))) == 4
+            store.merge(["t"])
+            assert {t.question.doc_id: t.stop_reason for t in Trajectory.read(store.path("t"))} == {"0": "answered", "1": "media_unreadable"}
+            assert len(Trajectory.read(store.path("t"))) == 2
+
+    def test_resume_never_starts_over_and_keeps_every_old_file(self, tmp_path: Path) -> None:
+        for _ in range(3):  # within one second
+            self.run(tmp_path, [question()], resume="never")
+            assert len(self.policy.prompts) == 1
+        folder = tmp_path / self.config.hash(self.policy)
+        assert len(list(folder.glob("*.old"))) == 2 and len(Trajectory.read(folder / "t.jsonl")) == 1
+
+    def test_cancelling_saves_what_was_under_way(self, tmp_path: Path) -> None:
+        class Stuck(Playback):
+            async def generate(self, prompt: Any, sampling: Any) -> Any:
+                if len(self.prompts) >= 2:
+                    await asyncio.sleep(60)
+                return await super().generate(prompt, sampling)
+
+        policy, questions = Stuck(["yes"]), [question(str(i)) for i in range(9)]
+
+        async def run() -> None:
+            with TrajectoryStore(tmp_path, self.config.hash(policy), {}) as store:
+                task = asyncio.create_task(run_episodes(questions, policy, self.config, store=store, concurrency=3))
+                await asyncio.sleep(0.4)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+        asyncio.run(run())
+        saved = Trajectory.read(tmp_path / self.config.hash(policy) / "t.jsonl")
+        assert sorted(t.stop_reason for t in saved) == ["answered"] * 2 + ["cancelled"] * 3
+        assert [t.stop_reason for t in self.run(tmp_path, questions, Playback(["yes"]))] == ["answered"] * 9
+        assert len(self.policy.prompts) == 7
+
+
+def test_concurrency_keeps_order_and_answers() -> None:
+    class Jittery(Playback):
+        async def generate(self, prompt: Any, sampling: Any) -> Any:
+            await asyncio.sleep(random.Random(sampling.seed).random() / 50)
+            return await super().generate(prompt, sampling)
+
+    questions = [question(str(i)) for i in range(12)]
+    ended: list[str] = []
+    for concurrency in (1, 5, 50):
+        ended.clear()
+        found = asyncio.run(
+            run_episodes(questions, Jittery(["yes"]), EpisodeConfig(), concurrency=concurrency, on_done=lambda t, _: ended.append(t.question.doc_id))
+        )
+        assert [t.question for t in found] == questions and sorted(ended) == sorted(q.doc_id for q in questions)
+    assert asyncio.run(run_episodes([], Jittery(["yes"]), EpisodeConfig())) == []
+
+
+def test_two_runs_on_one_folder(tmp_path: Path) -> None:
+    with TrajectoryStore(tmp_path, "c", {}):
+        with pytest.raises(TrajectoryError, match=f"process {os.getpid()} is writing"):
+            TrajectoryStore(tmp_path, "c", {}).__enter__()
+        with TrajectoryStore(tmp_path, "other", {}), TrajectoryStore(tmp_path, "c", {}, rank=1, world_size=2):
+            pass
+    with TrajectoryStore(tmp_path, "c", {}):
+        pass
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TrajectoryError, match=r"file/runs/c: cannot write there: .*Choose a folder"):
+        TrajectoryStore(tmp_path / "file" / "runs", "c", {}).__enter__()
+    with pytest.raises(TrajectoryError, match="cannot write trajectories"):
+        append_line(tmp_path, "a folder is no file")
+
+
+def test_a_damaged_line_stops_a_resumed_run_and_names_it(tmp_path: Path) -> None:
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        store.save(done("0"))
+        store.save(done("1"))
+    path = tmp_path / "c" / "t.jsonl"
+    path.write_text("{broken\n" + path.read_text())
+    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 1"):
+        TrajectoryStore(tmp_path, "c", {}).__enter__()
+    with TrajectoryStore(tmp_path, "c", {}, resume="never") as store:
+        assert store.finished(question("0")) is None
+
+
+def test_ranks_are_merged_each_question_once_and_resumed(tmp_path: Path) -> None:
+    for rank in range(3):
+        with TrajectoryStore(tmp_path, "c", {}, rank=rank, world_size=3) as store:
+            for doc in range(6):
+                if doc % 3 == rank or doc == 0:  # question 0 is on every rank, and failed on the last
+                    store.save(done(str(doc), StopReason.CANCELLED if doc == 0 and rank == 2 else StopReason.ANSWERED))
+    with (tmp_path / "c" / "t.rank1.jsonl").open("a") as file:
+        file.write('{"torn')
+    with TrajectoryStore(tmp_path, "c", {}, rank=0, world_size=3) as store:
+        store.merge(["t", "never ran"])
+        store.merge(["t"])
+        merged = Trajectory.read(store.path("t"))
+    assert sorted(t.question.doc_id for t in merged) == list("012345")
+    assert not any(t.stop_reason.failed for t in merged)
+    assert [p.name for p in (tmp_path / "c").glob("*.jsonl")] == ["t.jsonl"]
+    for rank, size in ((0, 1), (1, 2)):
+        with TrajectoryStore(tmp_path, "c", {}, rank=rank, world_size=size) as store:
+            assert all(store.finished(question(str(doc))) for doc in range(6))
+
+
+def test_resume_never_under_several_ranks_takes_nothing_from_before(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    for name in ("t.jsonl", "t.rank0.jsonl", "t.rank1.jsonl", "t.rank5.jsonl"):
+        done("0").write(tmp_path / "c" / name)
+    for rank in (0, 1):
+        with TrajectoryStore(tmp_path, "c", {}, rank=rank, world_size=2, resume="never") as store:
+            assert store.finished(question("0")) is None
+    assert not list((tmp_path / "c").glob("*.jsonl")) and len(list((tmp_path / "c").glob("*.old"))) == 4
+
+
+RUN = textwrap.dedent("""
+    import asyncio, resource, signal, sys, time
+    from apr_plugin.loop import *
+    folder, limit, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    if limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    class Echo:
+        name = "echo"
+        async def generate(self, prompt, sampling):
+            await asyncio.sleep(pause)
+            return Generation(f"{sampling.seed} " + "x" * 300)
+        def describe(self): return {}
+        def close(self): pass
+    questions = [Question(text="what?", kind="free_form", doc_id=str(i), task="t") for i in range(40)]
+    policy, config = Echo(), EpisodeConfig()
+    try:
+        with TrajectoryStore(folder, config.hash(policy), config.describe(policy)) as store:
+            print("ready", flush=True)
+            done = asyncio.run(run_episodes(questions, policy, config, store=store, concurrency=3))
+    except TrajectoryError as error:
+        print(f"TrajectoryError: {error}")
+        sys.exit(3)
+    print("answers", *[t.answer.split()[0] for t in done])
+""")
+
+
+def _spawn(folder: Path, limit: int = 0, pause: float = 0.0) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), str(limit), str(pause)], stdout=subprocess.PIPE, text=True)
+
+
+def _saved(folder: Path) -> list[Trajectory]:
+    return [t for path in folder.glob("*/t.jsonl") for t in Trajectory.read(path)]
+
+
+def test_a_full_disk_is_a_clear_error_and_a_rerun_completes(tmp_path: Path) -> None:
+    process = _spawn(tmp_path, limit=12_000)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 3 and "TrajectoryError" in out and "t.jsonl" in out and "run the same command again" in out
+    kept = _saved(tmp_path)
+    assert 0 < len(kept) < 40 and all(t.stop_reason == StopReason.ANSWERED for t in kept)
+    data = next(tmp_path.glob("*/t.jsonl")).read_bytes()
+    assert data.endswith(b"\n")
+    process = _spawn(tmp_path)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert sorted(t.question.doc_id for t in _saved(tmp_path)) == sorted(map(str, range(40)))
+    assert next(tmp_path.glob("*/t.jsonl")).read_bytes().startswith(data)
+
+
+def test_a_run_killed_again_and_again_ends_with_every_question_once(tmp_path: Path) -> None:
+    whole = _spawn(tmp_path / "whole")
+    expected = whole.communicate(timeout=60)[0].splitlines()[-1]
+    rng = random.Random(3)
+    for _ in range(8):
+        process = _spawn(tmp_path / "killed", pause=0.03)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.12))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert 0 < len(_saved(tmp_path / "killed")) < 40
+    last = _spawn(tmp_path / "killed")
+    out, _ = last.communicate(timeout=60)
+    assert out.splitlines()[-1] == expected
+    docs = [t.question.doc_id for t in _saved(tmp_path / "killed")]
+    assert len(docs) == 40 and len(set(docs)) == 40
+
+
+def test_budget_is_part_of_the_hash() -> None:
+    policy = Playback(["yes"])
+    hashes = {
+        EpisodeConfig().hash(policy), EpisodeConfig(budget=Budget(turns=3)).hash(policy), EpisodeConfig(arm="passive").hash(policy),
+        EpisodeConfig(system_prompt="x").hash(policy), EpisodeConfig().hash(Playback(["no"])), EpisodeConfig(seed=1).hash(policy),
+    }  # fmt: skip
+    assert len(hashes) == 6 and EpisodeConfig().hash(policy) in hashes
