@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,8 @@ from apr_plugin.loop.budget import PATCH_PIXELS, Budget, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.media import MediaOpenError, Video, fit
+from apr_plugin.media import Frames, MediaOpenError, MediaSettings, fit
+from apr_plugin.media.pool import POOL
 
 MIN_FRAME_PIXELS = 4 * PATCH_PIXELS
 """Frames are not shrunk below this to fit a budget; fewer are shown instead."""
@@ -26,15 +28,19 @@ EDGE_S = 0.01
 class OpenVideo:
     """One of the question's videos: the file, or the window of it that the question is about."""
 
-    def __init__(self, ref: MediaRef) -> None:
-        self.video = Video.open(ref.path)
+    def __init__(self, ref: MediaRef, settings: MediaSettings) -> None:
+        self.video = POOL.borrow(ref.path, settings)
         self.offset_s = min(max(ref.start_s or 0.0, 0.0), self.video.duration_s)
         end_s = self.video.duration_s if ref.end_s is None else min(ref.end_s, self.video.duration_s)
         self.duration_s = max(end_s - self.offset_s, 0.0)
         if not self.duration_s > 0:
-            self.video.close()
+            self.close()
             part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
             raise MediaOpenError(ref.path, "open", f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s")
+
+    def close(self) -> None:
+        """Give the file back."""
+        POOL.give_back(self.video)
 
 
 class Environment:
@@ -42,10 +48,13 @@ class Environment:
 
     Args:
         budget: Limits of the episode.
+        settings: How files are read.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, settings: MediaSettings | None = None) -> None:
+        self.budget, self.settings = budget, settings or MediaSettings()
+        self.cancelled = threading.Event()
+        """Set from another thread, it ends the read under way."""
         self.question: Question | None = None
         self.videos: list[OpenVideo] = []
         self.visual_tokens_spent = 0
@@ -62,12 +71,12 @@ class Environment:
         self.visual_tokens_spent = 0
         self._taken = {}
         for ref in question.videos:
-            self.videos.append(OpenVideo(ref))
+            self.videos.append(OpenVideo(ref, self.settings))
 
     def close(self) -> None:
         """Give the files back."""
         for opened in self.videos:
-            opened.video.close()
+            opened.close()
         self.videos = []
 
     def __enter__(self) -> Self:
@@ -179,16 +188,28 @@ class Environment:
             case GetFrames(num=num):
                 return self._frames(action.video, start, end, np.linspace(start, end, num).tolist())
             case GetAudio():
-                heard = opened.video.audio(*self._file_window(opened, start, end))
+                heard = opened.video.audio(*self._file_window(opened, start, end), cancelled=self.cancelled)
                 remark = f"({heard.padded_s:.1f}s of it have no sound in the file.)" if heard.padded_s > 0.05 else ""
-                return Percept("audio", action.video, start, end, waveform=heard.samples, remark=remark, several=self._several)
+                return Percept(
+                    "audio",
+                    action.video,
+                    start,
+                    end,
+                    waveform=heard.samples,
+                    remark=remark,
+                    several=self._several,
+                    packets=heard.packets,
+                    decode_s=heard.decode_s,
+                )
             case GetClip():
                 width, height, count = self._affordable(
                     opened, max(1, round((end - start) * self.budget.clip_fps)), self.budget.clip_pixels, per_pair=True
                 )
                 fps = self.budget.clip_fps if count >= round((end - start) * self.budget.clip_fps) else count / (end - start)
-                clip = opened.video.clip(*self._file_window(opened, start, end), fps=fps, max_pixels=width * height)
-                remark = "" if fps == self.budget.clip_fps else f"(Shown at {fps:.2f} frames per second to fit the token limit.)"
+                clip = opened.video.clip(*self._file_window(opened, start, end), fps=fps, max_pixels=width * height, cancelled=self.cancelled)
+                remarks = [] if fps == self.budget.clip_fps else [f"(Shown at {fps:.2f} frames per second to fit the token limit.)"]
+                remarks += self._missing(opened, clip.frames)
+                sound = clip.audio
                 return Percept(
                     "clip",
                     action.video,
@@ -197,9 +218,12 @@ class Environment:
                     images=clip.frames.images,
                     times_s=self._own_times(opened, clip.frames.times_s),
                     fps=fps,
-                    waveform=clip.audio.samples if clip.audio is not None else None,
-                    remark=remark,
+                    waveform=sound.samples if sound is not None else None,
+                    remark=" ".join(remarks),
                     several=self._several,
+                    mode=clip.frames.mode,
+                    packets=clip.frames.packets + (sound.packets if sound is not None else 0),
+                    decode_s=clip.frames.decode_s + (sound.decode_s if sound is not None else 0.0),
                 )
 
     def _frames(self, video: int, start: float, end: float, times: list[float]) -> Percept:
@@ -210,14 +234,35 @@ class Environment:
         if count < asked:
             times = [times[round(i * (len(times) - 1) / max(1, count - 1))] for i in range(count)]
             remarks.append(f"(Only {count} of the frames asked for fit the token limit.)")
-        shown = opened.video.frames([min(t + opened.offset_s, opened.video.duration_s) for t in times], max_pixels=width * height)
+        file_times = [min(t + opened.offset_s, opened.video.duration_s) for t in times]
+        shown = opened.video.frames(file_times, width * height, self.settings.mode, cancelled=self.cancelled)
         if count == asked and (width, height) != fit(*(opened.video.size or (0, 0)), self.budget.frame_pixels):
             remarks.append(f"(Scaled down to {shown.images.shape[2]}x{shown.images.shape[1]} to fit the token limit.)")
         first = [i for i, t in enumerate(shown.times_s) if t not in shown.times_s[:i]]
-        if len(first) < len(times):
+        remarks += self._missing(opened, shown)
+        if len(first) < len(times) and not shown.missing_s:
             remarks.append(f"(The window holds {len(first)} different frames.)" if count == asked else f"({len(first)} of them differ.)")
         own = self._own_times(opened, tuple(shown.times_s[i] for i in first))
-        return Percept("frames", video, start, end, images=shown.images[first], times_s=own, remark=" ".join(remarks), several=self._several)
+        return Percept(
+            "frames",
+            video,
+            start,
+            end,
+            images=shown.images[first],
+            times_s=own,
+            remark=" ".join(remarks),
+            several=self._several,
+            mode=shown.mode,
+            packets=shown.packets,
+            decode_s=shown.decode_s,
+        )
+
+    def _missing(self, opened: OpenVideo, shown: Frames) -> list[str]:
+        """What the model is told of a damaged stretch."""
+        if not shown.missing_s:
+            return []
+        times = ", ".join(f"{t:.2f}s" for t in self._own_times(opened, shown.missing_s))
+        return [f"(The file is damaged at {times}; what could be decoded next stands in, under its own time.)"]
 
     def _affordable(self, opened: OpenVideo, count: int, max_pixels: int, *, per_pair: bool = False) -> tuple[int, int, int]:
         """(width, height, count) of the pictures that fit the look's token limit: first fewer pixels, then fewer pictures."""

@@ -26,7 +26,7 @@ from apr_plugin.loop.policy import Generation, ImagePart, Part, Policy, PolicyUn
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
-from apr_plugin.media import MediaError
+from apr_plugin.media import MediaError, MediaSettings
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -46,6 +46,8 @@ class EpisodeConfig(BaseModel):
     """Frames of the passive arm; 0 asks blind."""
     budget: Budget = Budget()
     """Limits of the episode."""
+    media: MediaSettings = MediaSettings()
+    """How files are read: exact frames or keyframes, which decoder."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
@@ -55,7 +57,7 @@ class EpisodeConfig(BaseModel):
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration of a run as JSON values, with the policy's own."""
-        config = self.model_dump(mode="json", exclude={"system_prompt"})
+        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation"}})
         return config | {"policy": {"name": policy.name} | policy.describe(), "prompt_hash": prompt_hash(self.system_prompt)}
 
     def hash(self, policy: Policy) -> str:
@@ -102,7 +104,7 @@ class Episode:
         self._pictures, self._on_turn = tuple(pictures), on_turn
         self._seed = config.seed_for(question)
         self._turns: list[Turn] = []
-        self._environment = Environment(config.budget)
+        self._environment = Environment(config.budget, config.media)
         self._first_shown: Shown | None = None
         self._durations: tuple[float, ...] = ()
         self._allowed = 1
@@ -131,6 +133,7 @@ class Episode:
         except PolicyUnavailable as error:
             return self._end(StopReason.POLICY_UNAVAILABLE, detail=str(error))
         finally:
+            self._environment.cancelled.set()  # a read still under way in its thread ends at once
             self._environment.close()
 
     def cancelled(self) -> Trajectory:
@@ -178,12 +181,20 @@ class Episode:
 
     async def _read(self, read: Callable[[_In], _Out], argument: _In) -> _Out:
         """Run a reading method of the environment in a worker thread; whatever a decoder raises becomes a `MediaError`."""
+        clock = asyncio.timeout(self._seconds_left())
         try:
-            return await asyncio.to_thread(read, argument)
+            async with clock:
+                return await asyncio.to_thread(read, argument)
         except MediaError:
             raise
         except Exception as error:
+            if clock.expired():
+                raise _WallClock from error
             raise MediaError(", ".join(v.path for v in self.question.videos), "read", f"{type(error).__name__}: {error}") from error
+
+    def _seconds_left(self) -> float | None:
+        limit = self.config.budget.wall_clock_s
+        return None if limit is None else limit - (time.perf_counter() - self._started)
 
     def _limit_reached(self) -> str:
         limit = self.config.budget.tokens_per_episode
@@ -200,6 +211,9 @@ class Episode:
         generation, model_s = await self._generate(notebook.forced_prompt(why), len(self._turns) + 1)
         parsed = parse_turn(generation.text)
         content = parsed.action.content if isinstance(parsed.action, Answer) else ""
+        bare = generation.text.strip()
+        if "{" not in bare and isinstance(self._environment.check_answer(bare), str):
+            content = bare  # the answer itself, without the object around it
         checked = self._environment.check_answer(content) if content else parsed.error or _no_answer()
         error = checked if isinstance(checked, ActionError) else None
         self._note(parsed, generation, model_s, error, forced=True)
@@ -239,8 +253,7 @@ class Episode:
         return Notebook(self.question, videos, self.config.budget, self.config.system_prompt)
 
     async def _generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
-        limit = self.config.budget.wall_clock_s
-        left = None if limit is None else limit - (time.perf_counter() - self._started)
+        left = self._seconds_left()
         if left is not None and left <= 0:  # a policy that never yields to the event loop outlasts any timeout
             raise _WallClock
         began = time.perf_counter()

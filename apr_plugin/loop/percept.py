@@ -41,6 +41,12 @@ class Percept:
     """What differs from what was asked for (fewer pixels, padded sound), told to the model."""
     several: bool = False
     """Whether the question has several videos, so that headings name this one."""
+    mode: str = "exact"
+    """How frames were chosen: `exact`, `keyframe` or `mixed`."""
+    packets: int = 0
+    """Packets decoded for it."""
+    decode_s: float = 0.0
+    """Seconds of decoding, summed over workers."""
 
     @property
     def visual_tokens(self) -> int:
@@ -88,6 +94,9 @@ class Percept:
             audio_s=len(self.waveform) / self.sample_rate if self.waveform is not None else 0.0,
             visual_tokens=self.visual_tokens,
             remark=self.remark,
+            mode=self.mode if self.images is not None else "",
+            packets=self.packets,
+            decode_s=round(self.decode_s, 6),
         )
 
     def _heading(self) -> str:

@@ -86,6 +86,12 @@ class Shown(_Record):
     """Visual tokens by the rule in `loop.budget`."""
     remark: str = ""
     """What differed from what was asked for."""
+    mode: str = ""
+    """How frames were chosen: `exact`, `keyframe` (the nearest one to each time), or `mixed`; empty for sound."""
+    packets: int = 0
+    """Packets decoded."""
+    decode_s: float = 0.0
+    """Seconds of decoding, summed over workers; the turn's `media_s` is what the episode waited."""
 
 
 class Turn(_Record):

@@ -6,7 +6,8 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from apr_plugin.media.video import Decoder, Isolation, Video
+from apr_plugin.media.settings import MediaSettings
+from apr_plugin.media.video import Video
 
 
 class VideoPool:
@@ -22,20 +23,20 @@ class VideoPool:
         self._videos: OrderedDict[tuple[object, ...], Video] = OrderedDict()
         self._uses: dict[int, int] = {}
 
-    def borrow(self, path: str | Path, *, isolation: Isolation = "auto", decoder: Decoder = "pyav") -> Video:
+    def borrow(self, path: str | Path, settings: MediaSettings) -> Video:
         """The open file; give it back with `give_back`. A file that was exchanged on disk is opened anew.
 
         Raises:
             MediaOpenError: the file can't be used.
         """
-        key = (str(path), _stamp(path), isolation, decoder)
+        key = (str(path), _stamp(path), settings.isolation, settings.decoder)
         with self._lock:
             video = self._videos.get(key)
             if video is not None:
                 self._videos.move_to_end(key)
                 self._uses[id(video)] += 1
                 return video
-        opened = Video.open(path, isolation=isolation, decoder=decoder)  # not under the lock: other files need not wait
+        opened = Video.open(path, isolation=settings.isolation, decoder=settings.decoder)  # not under the lock: other files need not wait
         with self._lock:
             video = self._videos.setdefault(key, opened)
             self._uses[id(video)] = self._uses.get(id(video), 0) + 1

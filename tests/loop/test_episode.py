@@ -264,6 +264,8 @@ def _without_times(trajectory: Trajectory) -> Any:
     value.pop("timings")
     for written in value["turns"]:
         written.pop("model_s"), written.pop("media_s")
+        if written["shown"]:
+            written["shown"].pop("decode_s")
     return value
 
 
