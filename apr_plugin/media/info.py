@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from dataclasses import asdict, dataclass
@@ -16,11 +17,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from apr_plugin.media.errors import MediaOpenError, words
+from apr_plugin.media.reader import rewind
 
 MAX_SIDE_PX = 16_384
 """Pictures wider or higher than this are taken for a lie in the header."""
 
+_FAR = 2**53  # microseconds: later than any file
 _LEAD_S = 0.1  # sound may begin this much before the picture (codec priming) without moving second 0
+_RAW_FORMATS = {"cavsvideo", "dirac", "h261", "h263", "h264", "hevc", "m4v", "mpegvideo", "vc1", "vvc"}  # pictures without any time stamps
 _DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
 
 
@@ -97,14 +101,17 @@ def open_container(path: str) -> InputContainer:
     if container.format.name == "tty":
         container.close()
         raise MediaOpenError(path, "open", "it is a text file")
+    if container.format.name in _RAW_FORMATS:
+        container.close()
+        raise MediaOpenError(path, "open", "it is a bare stream without time stamps; `ffmpeg -i IN -c copy OUT.mkv` puts it into a container")
     return container
 
 
-def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction]:
+def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction, int | None]:
     """Look at the headers and the first picture.
 
     Returns:
-        The facts, and second 0 as an exact time stamp.
+        The facts; second 0 as an exact time stamp; and what `Reader` calls `reorder`.
 
     Raises:
         MediaOpenError: nothing in the file can be used.
@@ -121,11 +128,11 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
         whole = container.duration / 1e6
         if abs(whole - duration) > max(1.0, 0.02 * duration):
             warnings.append(f"the container says {whole:.2f} s, the chosen {timed.type} stream {duration:.2f} s")
-    rotation, size = 0, None
+    rotation, size, reorder = 0, None, None
     if video is not None:
         context = video.codec_context
         size = (context.width, context.height)
-        first = _first_picture(container, video)
+        first, reorder = _first_picture(container, video)
         if first is None:
             warnings.append("the first picture can't be decoded")
         else:
@@ -158,7 +165,7 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
         streams=tuple(_describe(stream) for stream in container.streams),
         warnings=tuple(warnings),
     )
-    return info, zero
+    return info, zero, reorder
 
 
 def _choose_video(path: str, container: InputContainer, warnings: list[str]) -> tuple[VideoStream | None, str]:
@@ -226,30 +233,48 @@ def _duration(path: str, container: InputContainer, stream: VideoStream | AudioS
 
 
 def _measure(path: str, container: InputContainer, stream: VideoStream | AudioStream, zero: Fraction) -> float:
-    """Read every packet's time stamp, for files whose headers give no duration."""
-    end = Fraction(0)
-    try:
-        for packet in container.demux(stream):
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base - zero)
-        container.seek(0)
-    except (av.FFmpegError, OSError) as error:
-        if end == 0:
-            raise MediaOpenError(path, "open", f"no duration in the header, and reading it through failed: {words(error)}") from error
-    return float(end)
+    """Read the time stamps at the end, or of every packet where one can't go there, for files whose headers give no duration."""
+    fault: Exception | None = None
+    for aim in (_FAR, 0):
+        end = Fraction(0)
+        try:
+            container.seek(aim, backward=True)
+            for packet in container.demux(stream):
+                if packet.pts is not None and packet.time_base is not None:
+                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base - zero)
+        except (av.FFmpegError, OSError) as error:
+            fault = error
+        if end > 0:
+            return float(end)
+    if fault is not None:
+        raise MediaOpenError(path, "open", f"no duration in the header, and reading it through failed: {words(fault)}") from fault
+    return 0.0
 
 
-def _first_picture(container: InputContainer, video: VideoStream) -> VideoFrame | None:
+def _first_picture(container: InputContainer, video: VideoStream) -> tuple[VideoFrame | None, int | None]:
+    """The first picture; and, where presentation times can't be trusted, how many ticks of decoding order it came later than its packet.
+
+    AVI counts packets in the order of decoding and knows no presentation times; what libav makes up for them is wrong by the reordering.
+    """
+    context = video.codec_context
+    began: int | None = None
+    guessed = "avi" in container.format.name
     try:
-        container.seek(video.start_time or 0, stream=video)
+        with contextlib.suppress(av.FFmpegError):
+            rewind(container, video)
         for number, packet in enumerate(container.demux(video)):
-            for frame in video.codec_context.decode(packet if packet.size else None):
-                return frame
-            if number > 100 or not packet.size:
-                return None
+            ended = not packet.size and packet.pts is None and packet.dts is None
+            if not ended and not packet.size:
+                continue
+            if began is None and not ended:
+                began, guessed = packet.dts, (guessed or packet.pts is None) and packet.dts is not None
+            for frame in context.decode(None if ended else packet):
+                return frame, (max(0, frame.dts - began) if frame.dts is not None and began is not None else 0) if guessed else None
+            if number > 100 or ended:
+                break
     except (av.FFmpegError, OSError):
-        return None
-    return None
+        pass
+    return None, 0 if guessed else None
 
 
 def _picture_warnings(frame: VideoFrame, video: VideoStream) -> list[str]:

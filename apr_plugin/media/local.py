@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
 from apr_plugin.media.info import open_container, read_info
-from apr_plugin.media.reader import BEGINNING, Effort, Found, Image, Reader, Run
+from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
+from apr_plugin.media.reader import Reader
 from apr_plugin.media.sound import read_sound
 
 Mode = Literal["exact", "keyframe"]
 
 _LATE_S = 1.0  # a stream may end this much before the duration it claims
 _RETRIES = 3  # keyframes tried behind a damaged stretch
+_EARLIER = 4  # keyframes tried before one that was not enough to decode from
+_WAIT_S = 0.05  # between two looks at the clock while waiting for a reader
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,16 @@ class _Lending(Generic[_R]):
         self._closed = False
 
     @contextmanager
-    def lend(self) -> Iterator[_R]:
-        """A reader for as long as the context lasts. One that an error left in the middle of something is not used again."""
-        with self._places:
+    def lend(self, deadline: float, cancelled: threading.Event | None) -> Iterator[_R]:
+        """A reader for as long as the context lasts. One that an error left in the middle of something is not used again.
+
+        Raises:
+            TimeoutError: none was free before the deadline, or the read was cancelled.
+        """
+        while not self._places.acquire(timeout=_WAIT_S):
+            stop_if_due(deadline, cancelled)
+        try:
+            stop_if_due(deadline, cancelled)
             with self._lock:
                 reader = self._free.pop() if self._free else None
             if reader is None:
@@ -99,6 +109,8 @@ class _Lending(Generic[_R]):
                     self._free.append(reader)
             if not keep:
                 reader.close()
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         with self._lock:
@@ -133,11 +145,11 @@ class LocalFile:
     """
 
     def __init__(self, path: str, workers: int) -> None:
-        check_file(path)
+        self._version = check_file(path)
         self.path, self.workers = path, max(1, workers)
         container = open_container(path)
         try:
-            self.info, self._zero = read_info(path, container)
+            self.info, self._zero, self._reorder = read_info(path, container)
         except MediaOpenError:
             raise
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
@@ -165,12 +177,13 @@ class LocalFile:
             MediaDecodeError: nothing could be decoded at any of them.
             TimeoutError: the deadline passed, or the read was cancelled.
         """
+        self._check_version()
         effort = Effort()
         began = time.perf_counter()
         render = self._renderer(max_pixels)
         ticks = {t: self._ticks(t) for t in times_s}
         wanted = sorted(set(ticks.values()))
-        with self._readers.lend() as reader:
+        with self._readers.lend(deadline, cancelled) as reader:
             nearest = self._nearest_keys(reader, wanted) if mode == "keyframe" else {}
             runs = self._runs(reader, sorted({nearest.get(limit, limit) for limit in wanted}))
         effort.decode_s += time.perf_counter() - began
@@ -188,7 +201,8 @@ class LocalFile:
             raise MediaDecodeError(self.path, f"decode the frame at {self._seconds(first):.3f}s", faults[first])
         kept = [picture for _, picture in pictures if picture is not None]
         missing = tuple(dict.fromkeys(t for t, _ in pictures if nearest.get(ticks[t], ticks[t]) in faults))
-        return Pictures(np.stack([image for image, _ in kept]), tuple(max(0.0, self._seconds(at)) for _, at in kept), missing, len(nearest), effort)
+        keyframes = sum(limit in nearest for limit in ticks.values())
+        return Pictures(np.stack([image for image, _ in kept]), tuple(max(0.0, self._seconds(at)) for _, at in kept), missing, keyframes, effort)
 
     def audio(self, start_s: float, end_s: float, deadline: float, cancelled: threading.Event | None) -> Sound:
         """The sound of a window.
@@ -197,8 +211,9 @@ class LocalFile:
             MediaDecodeError: the track can't be read there at all.
             TimeoutError: the deadline passed, or the read was cancelled.
         """
+        self._check_version()
         began = time.perf_counter()
-        with self._sound.lend() as reader:
+        with self._sound.lend(deadline, cancelled) as reader:
             samples, padded_s, packets = read_sound(self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled)
         return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
 
@@ -250,9 +265,19 @@ class LocalFile:
         self, runs: list[Run], render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None
     ) -> list[Found]:
         def one(run: Run) -> Found:
-            with self._readers.lend() as reader:
+            with self._readers.lend(deadline, cancelled) as reader:
                 try:
-                    return reader.run(run, render, late, deadline, cancelled)
+                    found = reader.run(run, render, late, deadline, cancelled)
+                    key: int | None = run.key
+                    for tried in range(_EARLIER):
+                        if not found.early:
+                            break
+                        key = reader.key_before(key - 1) if key is not None and tried < _EARLIER - 1 else None
+                        again = Run(key if key is not None else BEGINNING, sorted(found.early), aim=key)
+                        found.retried(reader.run(again, render, late, deadline, cancelled))
+                    return found
+                except TimeoutError:
+                    raise
                 except (av.FFmpegError, OSError, ValueError) as error:
                     return Found(faults=dict.fromkeys(run.limits, words(error)))
 
@@ -283,11 +308,14 @@ class LocalFile:
                 continue
             aim = limit + 1
             for _ in range(_RETRIES):
-                with self._readers.lend() as reader:
+                with self._readers.lend(deadline, cancelled) as reader:
                     key = reader.key_after(aim)
                     if key is None:
                         break
-                    part = reader.run(Run(key, [key]), render, late, deadline, cancelled)
+                    try:
+                        part = reader.run(Run(key, [key]), render, late, deadline, cancelled)
+                    except (av.FFmpegError, ValueError):
+                        break
                 effort += part.effort
                 if key in part.shown:
                     stand_in = shown[limit] = part.shown[key]
@@ -310,11 +338,30 @@ class LocalFile:
 
     def _new_reader(self) -> Reader:
         assert self.info.video_stream is not None
-        return Reader(open_container(self.path), self.info.video_stream)
+        return self._fresh(lambda: Reader(open_container(self.path), self.info.video_stream or 0, self._reorder))
 
     def _new_sound(self) -> _SoundReader:
         assert self.info.audio_stream is not None
-        return _SoundReader(self.path, self.info.audio_stream)
+        return self._fresh(lambda: _SoundReader(self.path, self.info.audio_stream or 0))
+
+    def _fresh(self, make: Callable[[], _R]) -> _R:
+        """Open the file once more; what its headers promised may be gone by now."""
+        self._check_version(must_exist=True)
+        try:
+            return make()
+        except (AssertionError, IndexError, av.FFmpegError, OSError) as error:
+            raise MediaOpenError(self.path, "open", f"it could be opened before, and now not: {words(error)}") from error
+
+    def _check_version(self, must_exist: bool = False) -> None:
+        """Refuse to mix pictures of two files of the same name.
+
+        Raises:
+            MediaOpenError: another file stands there now.
+        """
+        if not must_exist and not Path(self.path).exists():
+            return  # readers that are open still read it
+        if check_file(self.path) != self._version:
+            raise MediaOpenError(self.path, "open", "the file has changed since it was opened")
 
     def _ticks(self, t: float) -> int:
         """The latest presentation time, in ticks, of a picture on screen at `t`; a microsecond is forgiven for rounding."""
@@ -332,8 +379,21 @@ def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
     return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
 
 
-def check_file(path: str) -> None:
+def stop_if_due(deadline: float, cancelled: threading.Event | None) -> None:
+    """Look at the clock and at the bell.
+
+    Raises:
+        TimeoutError: the deadline passed, or the read was cancelled.
+    """
+    if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
+        raise TimeoutError
+
+
+def check_file(path: str) -> tuple[int, int]:
     """Refuse what is no file with anything in it, before libav sees it.
+
+    Returns:
+        What tells this file from one that takes its name: size and time of change.
 
     Raises:
         MediaOpenError: missing, a folder, a device, empty.
@@ -346,8 +406,10 @@ def check_file(path: str) -> None:
             raise MediaOpenError(path, "open", "it is a folder, not a file")
         if not file.is_file():
             raise MediaOpenError(path, "open", "it is a device or a pipe, not a file")
-        if file.stat().st_size == 0:
+        facts = file.stat()
+        if facts.st_size == 0:
             raise MediaOpenError(path, "open", "the file is empty")
+        return facts.st_size, facts.st_mtime_ns
     except OSError as error:
         raise MediaOpenError(path, "open", error.strerror or str(error)) from error
     except ValueError as error:  # a path with a null character
