@@ -126,7 +126,7 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
     duration, source = _duration(path, container, timed, zero)
     if container.duration and source != "container":
         whole = container.duration / 1e6
-        if abs(whole - duration) > max(1.0, 0.02 * duration):
+        if min(abs(whole - duration), abs(whole - float(zero) - duration)) > max(1.0, 0.02 * duration):
             warnings.append(f"the container says {whole:.2f} s, the chosen {timed.type} stream {duration:.2f} s")
     rotation, size, reorder = 0, None, None
     if video is not None:

@@ -273,7 +273,7 @@ class LocalFile:
                         if not found.early:
                             break
                         key = reader.key_before(key - 1) if key is not None and tried < _EARLIER - 1 else None
-                        again = Run(key if key is not None else BEGINNING, sorted(found.early), aim=key)
+                        again = Run(key if key is not None else BEGINNING, sorted(found.early), aim=key, trusted=True)
                         found.retried(reader.run(again, render, late, deadline, cancelled))
                     return found
                 except TimeoutError:

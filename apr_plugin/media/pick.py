@@ -40,6 +40,9 @@ class Run:
     """The times, rising."""
     aim: int | None = None
     """Where to seek, when not to the keyframe before the first time."""
+    trusted: bool = False
+    """Whether pictures are taken although the keyframe itself did not come out: after a gradual refresh, some decoders call a picture whole that is
+    not, so one refresh more is decoded."""
 
 
 @dataclass
@@ -78,10 +81,14 @@ class Pick:
         render: Makes the array of a frame.
         late: How many ticks after the last picture of the file a time may lie and still show it.
         slack: By how many packets the order of times may differ from the order of decoding, where times do not tell.
+        trusted: See `Run.trusted`.
     """
 
-    def __init__(self, limits: list[int], key: int, found: Found, render: Callable[[VideoFrame], Image], late: int, slack: int = 0) -> None:
+    def __init__(
+        self, limits: list[int], key: int, found: Found, render: Callable[[VideoFrame], Image], late: int, slack: int = 0, trusted: bool = True
+    ) -> None:
         self._limits, self._key, self._found, self._render, self._late, self._slack = limits, key, found, render, late, slack
+        self._trusted = trusted or key == BEGINNING
         self._next = 0
         self._frame: VideoFrame | None = None
         self._image: Image | None = None
@@ -131,6 +138,9 @@ class Pick:
         turn = self._turns.get(at)
         if frame.is_corrupt:
             self.fault("the picture is damaged", turn)
+        if not self._trusted and self._fault is None and self._frame is None and at > self._key:
+            self._settle(2**62)
+            return
         if self._frame is not None or self._key != BEGINNING:  # before the first picture of the file, the first is shown
             self._settle(at)
         if self._fault is None or (turn is not None and turn < self._fault):
@@ -139,7 +149,7 @@ class Pick:
     def restart(self, key: int) -> None:
         """The decoder has forgotten everything and begins anew at a keyframe."""
         self._settle(key)
-        self._fault, self._frame, self._image, self._key, self._at = None, None, None, key, BEGINNING
+        self._fault, self._frame, self._image, self._key, self._at, self._trusted = None, None, None, key, BEGINNING, True
 
     def finish(self, at_end: bool) -> None:
         """No more frames come. At the end of the file the last one stays on screen for as long as it lasts, and a little longer."""

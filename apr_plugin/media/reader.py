@@ -125,12 +125,16 @@ class Reader:
     ) -> None:
         context = self.stream.codec_context
         first = self._seek(run.aim if run.aim is not None else run.limits[0]) if run.key != BEGINNING else None
+        key = max(run.key, self._time(first) or run.key) if first is not None else BEGINNING
+        if self._reorder and first is not None:  # here nothing tells which pictures behind a keyframe are built on what lies before it
+            first = self._seek(key - 1)
         if first is None:  # before the first keyframe, or a file without any mark of keyframes
             rewind(self.container, self.stream)
-            key, packets = BEGINNING, iter(self.container.demux(self.stream))
+            packets: Iterator[Packet] = iter(self.container.demux(self.stream))
         else:
-            key, packets = max(run.key, self._time(first) or run.key), chain([first], self.container.demux(self.stream))
-        pick = Pick(run.limits, key, found, render, late, math.ceil((self._reorder or 0) / self._tick()))
+            packets = chain([first], self.container.demux(self.stream))
+        slack = math.ceil((self._reorder or 0) / self._tick())
+        pick = Pick(run.limits, key, found, render, late, slack, trusted=run.trusted or bool(self._reorder))
         for packet, maybe in self._needed(packets, run.limits):
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
