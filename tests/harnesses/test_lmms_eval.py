@@ -16,7 +16,8 @@ from apr_plugin.loop.policy import Generation, PolicyUnavailable, Prompt, Sampli
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.policies import POLICIES
 
-lmms_eval = pytest.importorskip("lmms_eval")
+pytest.importorskip("lmms_eval")
+pytestmark = pytest.mark.xdist_group("lmms_eval")  # loading it takes longer than any of these tests
 
 
 class Obedient:

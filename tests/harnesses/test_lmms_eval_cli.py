@@ -171,7 +171,7 @@ def test_two_at_once_ctrl_c_and_kill(bench: Any, tmp_path: Path) -> None:
     at_kill = _lines(trajectories)
     assert at_kill < 42
 
-    plain = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
+    plain: list[str | Path] = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
     fourth = Running([*plain, "--model_args", f"{model_args},trajectories={trajectories}"], bench.environment, tmp_path / "fourth.log")
     status, text = fourth.end(150)
     assert status == 0 and "Traceback" not in text, text
@@ -190,7 +190,7 @@ def test_plain_lmms_eval_says_a_typo_in_one_line(bench: Any, tmp_path: Path) -> 
 
 def test_two_ranks(bench: Any, answers_a: Path, tmp_path: Path) -> None:
     """Under torchrun every question is asked once, by one rank, and one file of trajectories remains."""
-    command = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531", "-m", "apr_plugin.cli", "eval"]
+    command: list[str | Path] = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531", "-m", "apr_plugin.cli", "eval"]
     command += ["--include_path", bench.tasks, "--tasks", "bench_mcq,bench_text", "--output_path", tmp_path / "out"]
     command += ["--model_args", f"policy=scripted,script={answers_a}"]
     status, text = Running(command, bench.environment | {"OMP_NUM_THREADS": "1"}, tmp_path / "log").end(150)
