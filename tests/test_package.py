@@ -42,7 +42,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = root.glob("*.whl")
     made = _run(*([uv, "venv", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]), venv, cwd=root)
     assert made.returncode == 0, made.stderr
-    install: list[str | Path] = [uv, "pip", "install", "--python", venv / "bin" / "python"] if uv else [venv / "bin" / "python", "-m", "pip", "install"]
+    install: list[str | Path] = (
+        [uv, "pip", "install", "--python", venv / "bin" / "python"] if uv else [venv / "bin" / "python", "-m", "pip", "install"]
+    )
     installed = _run(*install, wheel, cwd=root)
     assert installed.returncode == 0, installed.stderr
     return venv / "bin"

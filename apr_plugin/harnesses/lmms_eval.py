@@ -64,6 +64,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request; the list has their order and length."""
+        _keep_out_of_cache(requests)
         jobs = _jobs(requests, self.task_dict)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         self._tasks |= {job.question.task for job in asked}
@@ -187,6 +188,15 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
         seen[key] += 1
         jobs.append(_Job(question, reading, pictures))
     return jobs
+
+
+def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
+    """Keep lmms-eval's `--use_cache` from storing these answers; the trajectories are what a run continues from.
+
+    It knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question that failed as answered for ever.
+    """
+    for request in requests:
+        request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
 
 
 def _messages(context: str, doc_to_messages: Callable[[Any], Any], doc: Any) -> tuple[str, tuple[MediaRef, ...], tuple[ImagePart, ...]]:

@@ -144,6 +144,15 @@ def test_what_could_not_be_answered_is_counted_and_asked_again(evaluate: Evaluat
     assert Obedient.asked == ["Say B, number 1."]
 
 
+def test_the_cache_of_lmms_eval_does_not_keep_a_failure(evaluate: Evaluate, tmp_path: Path) -> None:
+    """`--use_cache` stores every text; a failed question would stay failed, and the next run would not say so."""
+    for asked in (["Say A, number 0.", "Say B, number 1."], ["Say B, number 1."]):
+        model_args = f"policy=obedient,refuse=number 1,concurrency=1,trajectories={tmp_path / 't'}"
+        results = evaluate("bench_mcq", model_args, limit=2, use_cache=str(tmp_path / "cache"))
+        assert Obedient.asked == asked
+        assert results["throughput"]["avg_stop_policy_unavailable"] == 1
+
+
 def test_a_task_that_exits_for_a_missing_video_loses_that_question_only(evaluate: Evaluate, bench: Any, tmp_path: Path) -> None:
     results = evaluate("bench_strict", f"policy=obedient,trajectories={tmp_path}")
     assert results["answers"]["bench_strict"][1] == "A"
