@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from apr_plugin import __version__
 from apr_plugin.errors import AprError
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C ends it here, since typer's own answer to it differs between releases."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("stopped; the same command continues where it was", file=sys.stderr)  # noqa: T201
+            raise SystemExit(130) from None
+
+
 app = typer.Typer(
     name="apr",
+    cls=_Commands,
     help="Active perception for long video: a model that chooses what to look at, inside lmms-eval.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,9 +47,6 @@ def main() -> None:
     except AprError as error:
         Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
-        raise SystemExit(130) from None
 
 
 def _version(asked: bool) -> None:

@@ -16,7 +16,8 @@ from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import StopReason
 
-_OPTION = re.compile(r"\(?([A-Za-z0-9]{1,3})[.):]\)?\s+(.+)", re.DOTALL)
+_OPTION = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\)?\s+(.+)", re.DOTALL)
+"""A label is one letter or a number: "Dr. No" is an option without one."""
 
 
 def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str | None, model_args: str, save: Path | None) -> int:
@@ -72,6 +73,8 @@ def _kind(kind: str | None, options: Sequence[str]) -> QuestionKind:
 def _options(options: Sequence[str]) -> tuple[Option, ...]:
     found = []
     for number, text in enumerate(options):
+        if not text.strip():
+            raise AprError(f"option {number + 1} is empty")
         match = _OPTION.fullmatch(text.strip())
         found.append(Option(label=match[1], text=match[2]) if match else Option(label=chr(ord("A") + number), text=text.strip()))
     if len({option.label for option in found}) < len(found):

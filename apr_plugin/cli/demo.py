@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -104,12 +105,18 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
     first, *others = scored
     agent = scored[first]
     buckets = [*sorted({s.bucket for s in agent.values()}, key=lambda name: float(name.rstrip("m"))), "all"]
-    right = Table(title="questions answered rightly (95% interval)", title_justify="left")
-    cost = Table(title=f"what one question costs the {first}, and mean IoU of time spans", title_justify="left")
-    for name in ("minutes", "n", *scored, *(f"p {arm.removeprefix('passive ')}" for arm in others)):
+    right = Table(title="questions answered rightly (95% interval)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
+    cost = Table(
+        title=f"what one question costs the {first}, and mean IoU of time spans",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    for name in ("min", "n", *scored, *(f"p {arm.removeprefix('passive ')}" for arm in others)):
         right.add_column(name, justify="right", no_wrap=True)
-    for name in ("minutes", "turns", "frames", "sound s", "visual tokens", "s", *(f"IoU {arm.removeprefix('passive ')}" for arm in scored)):
-        cost.add_column(name, justify="right")
+    for name in ("min", "turns", "frames", "sound s", "tokens", "s", *(f"IoU {arm.removeprefix('passive ')}" for arm in scored)):
+        cost.add_column(name, justify="right", no_wrap=True)
     for bucket in buckets:
         keys = [key for key, s in agent.items() if bucket in (s.bucket, "all")]
         rows = {arm: [of_arm[key] for key in keys] for arm, of_arm in scored.items()}
@@ -134,7 +141,8 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
     passive = ", ".join(f"{arm.removeprefix('passive ')}: {_mean(s.trajectory.visual_tokens for s in scored[arm].values()):.0f}" for arm in others)
     console.print(
         f"A time span counts as right at IoU >= 0.5. Intervals are Wilson's; p is the exact McNemar test of the {first} against that arm over the "
-        f"same questions. Passive arms see uniform frames in one turn and hear nothing (visual tokens: {passive}). All arms are scripted and read "
+        f"same questions. Tokens are visual tokens (one for 28x28 pixels). "
+        f"Passive arms see uniform frames in one turn and hear nothing (tokens: {passive}). All arms are scripted and read "
         "pixels by the same code: this shows what choosing where to look is worth, not what a model can do.",
         style="dim",
     )

@@ -13,6 +13,7 @@ from typing import Literal
 import av
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from apr_plugin import __version__
 from apr_plugin.config import cache_dir, needle_dir
@@ -42,13 +43,13 @@ def run_doctor() -> None:
     facts.add_row("codecs", ", ".join(f"{name} {'yes' if _can(name, mode) else 'NO'}" for name, mode in _CODECS))
     with console.status("looking for a GPU …"):
         facts.add_row("GPU", _gpu())
-    facts.add_row("cache", f"{cache_dir()} ({_free(cache_dir())} free)")
+    facts.add_row("cache", Text(f"{cache_dir()} ({_free(cache_dir())} free)"))
     folder = needle_dir()[0]
-    facts.add_row("needle set", str(folder) if (folder / "spec.json").exists() else f"not made yet; apr needle make puts it in {folder}")
+    facts.add_row("needle set", Text(str(folder) if (folder / "spec.json").exists() else f"not made yet; apr needle make puts it in {folder}"))
     console.print(facts)
     table = Table(title="extras", title_justify="left")
     for name in ("extra", "installed", "for", "to add it"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name != "for")  # a command broken over two lines can't be copied
     for extra, (module, distribution, purpose) in EXTRAS.items():
         here = importlib.util.find_spec(module) is not None
         table.add_row(extra, _version(distribution) if here else "no", purpose, "" if here else f"pip install 'apr-plugin\\[{extra}]'")

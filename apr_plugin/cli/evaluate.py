@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apr_plugin.errors import AprError, require
+from apr_plugin.harnesses.settings import check_arguments
 from apr_plugin.policies import did_you_mean
 
 HELP = """\
@@ -52,21 +56,25 @@ def run_eval(arguments: Sequence[str]) -> int:
 
         from apr_plugin.harnesses.lmms_eval import FAILURES
 
+    FAILURES.clear()
     run_one = lmms_main.cli_evaluate_single
 
     def guarded(args: Any) -> Any:
-        given = args.include_path
-        args.include_path = [str(tasks_dir()), *([given] if isinstance(given, str) else given or [])]
-        if args.output_path and args.model == "apr" and "trajectories=" not in args.model_args:
-            args.model_args += f",trajectories={Path(args.output_path) / 'trajectories'}"
+        began = time.time()
         try:
-            _check_output(args.output_path)
-            return run_one(args)
+            _prepare(args)
+            results = run_one(args)
+            if args.output_path and results[0] is not None:
+                _check_results(Path(args.output_path), began)
+        except _WrongUsage as error:
+            _complain(str(error))
+            raise SystemExit(2) from None
         except Exception as error:  # noqa: BLE001 - whatever lmms-eval raises becomes one message
             if args.verbosity == "DEBUG":
                 traceback.print_exc()
             _complain(_explain(error, args))
             raise SystemExit(1) from None  # lmms-eval's loop catches exceptions, prints a traceback and exits with 0
+        return results
 
     lmms_main.cli_evaluate_single = guarded
     try:
@@ -91,16 +99,83 @@ def _with_defaults(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _check_output(path: str | None) -> None:
+_LISTS: dict[str, tuple[str, ...]] = {
+    "list": (),
+    "list_groups": ("subtasks", "tags"),
+    "list_tags": ("groups", "subtasks"),
+    "list_subtasks": ("groups", "tags"),
+}
+"""Values of --tasks that print a list, and what each leaves out; lmms-eval itself only logs them, below the level that is shown."""
+
+
+class _WrongUsage(AprError):
+    """The command line itself is wrong."""
+
+
+def _prepare(args: Any) -> None:
+    """Check what can be checked at once, and fill in our task folder and the place of the trajectories."""
+    given = args.include_path
+    args.include_path = [str(tasks_dir()), *([given] if isinstance(given, str) else given or [])]
+    if not args.tasks:
+        raise _WrongUsage("--tasks is missing; list what there is with: apr tasks, or apr eval --tasks list")
+    if args.tasks in _LISTS:
+        _print_list(args)
+        raise SystemExit(0)
+    _check_paths(args)
+    if args.model == "apr":
+        _check_model_args(args.model_args)
+        if args.output_path and "trajectories=" not in args.model_args:
+            args.model_args = ",".join(filter(None, [args.model_args, f"trajectories={Path(args.output_path) / 'trajectories'}"]))
+
+
+def _print_list(args: Any) -> None:
+    from lmms_eval.tasks import TaskManager
+
+    manager = TaskManager("ERROR", include_path=args.include_path)
+    left_out = {f"list_{kind}": False for kind in _LISTS[args.tasks]}
+    print(manager.list_all_tasks(**left_out) if left_out else "\n".join(sorted(manager.all_tasks)))  # noqa: T201
+
+
+def _check_model_args(text: str) -> None:
+    """Say what is wrong before lmms-eval loads its tasks and the policy its model, which take longer."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        check_arguments(simple_parse_args_string(text))
+    except ValueError:
+        raise _WrongUsage(f"--model_args {text}: every part must be key=value") from None
+    except AprError as error:
+        raise _WrongUsage(str(error)) from None
+
+
+def _check_paths(args: Any) -> None:
+    for folder in args.include_path:
+        if not Path(folder).is_dir():
+            raise AprError(f"--include_path {folder}: no such folder")
+    path = args.output_path
     if not path:
         return
+    if "," in path:
+        raise AprError(f"--output_path {path}: lmms-eval can't take a path with a comma; choose another")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        probe = Path(path) / ".apr-write-test"
+        probe = Path(path) / f".apr-write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise AprError(f"--output_path {path}: cannot write there: {error.strerror}. Choose a folder you can write to.") from error
+
+
+def _check_results(folder: Path, began: float) -> None:
+    """lmms-eval only logs it when its results can't be written, and exits with 0."""
+    for path in folder.rglob("*_results.json"):
+        if path.stat().st_mtime > began - 2:  # file systems round
+            try:
+                json.loads(path.read_bytes())
+            except ValueError:
+                continue
+            return
+    raise AprError(f"--output_path {folder}: lmms-eval could not write its results there. Make room and run the same command again.")
 
 
 def _explain(error: Exception, args: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from apr_plugin.cli.trace import describe_shown, plain, print_end, print_question, print_turn
 from apr_plugin.errors import AprError
-from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.loop.trajectory import SCHEMA, Trajectory
 
 
 def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> None:
@@ -38,7 +39,7 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(path.rglob("*.jsonl"))
+        files = [file for file in sorted(path.rglob("*.jsonl")) if not _foreign(file)]
         if not files:
             raise AprError(f"{path} holds no trajectory files (*.jsonl)")
         return files
@@ -47,9 +48,19 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
+def _foreign(file: Path) -> bool:
+    """Whether a JSON Lines file in a folder is somebody else's, such as the samples that lmms-eval writes."""
+    try:
+        with file.open("rb") as lines:
+            first = json.loads(lines.readline())
+    except (OSError, ValueError):
+        return False
+    return not isinstance(first, dict) or first.get("schema") != SCHEMA
+
+
 def _print_whole(console: Console, trajectory: Trajectory) -> None:
     question = trajectory.question
-    console.rule(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}"))
+    console.rule(Text(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}")))
     print_question(console, question)
     if trajectory.first_shown is not None:
         console.print(Text("  shown   ", "green") + Text(describe_shown(trajectory.first_shown)))

@@ -6,6 +6,7 @@ import re
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from apr_plugin.cli.evaluate import tasks_dir
 from apr_plugin.harnesses.readers import known_tasks
@@ -18,7 +19,7 @@ def run_tasks(only_path: bool) -> None:
         print(folder)  # noqa: T201
         return
     console = Console()
-    table = Table(title=f"tasks of this package, in {folder}", title_justify="left")
+    table = Table(title=Text(f"tasks of this package, in {folder}"), title_justify="left")
     table.add_column("name")
     table.add_column("what")
     for path in sorted(folder.rglob("*.yaml")):

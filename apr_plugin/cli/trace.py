@@ -11,13 +11,13 @@ from apr_plugin.loop.action import describe
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # the last ones turn the direction of writing
 _LONGEST = 600
 
 
 def plain(text: str, longest: int = _LONGEST) -> str:
-    """The text without control characters (a terminal would obey them), cut to `longest`."""
-    text = _CONTROL.sub("�", text)
+    """The text without control characters (a terminal would obey them) and lone surrogates (it could not print them), cut to `longest`."""
+    text = _CONTROL.sub("�", text.encode("utf-8", "replace").decode("utf-8"))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

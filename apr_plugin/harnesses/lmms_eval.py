@@ -9,11 +9,12 @@ question, from which a killed run continues.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -37,6 +38,11 @@ from apr_plugin.loop.trajectory import Trajectory
 
 _T = TypeVar("_T")
 
+NO_ANSWER = "(null)"
+"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
+denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
+right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
+
 FAILURES: list[Trajectory] = []
 """Questions of this process that ended without being answered; `apr eval` turns them into its exit status."""
 
@@ -53,11 +59,12 @@ class ActivePerception(lmms):  # type: ignore[misc]
         try:
             self.settings = read_settings(arguments)
         except AprError as error:
-            _stop(error)
+            _stop(error, status=2)
         self._tasks: set[str] = set()
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request; the list has their order and length."""
+        _keep_out_of_cache(requests)
         jobs = _jobs(requests, self.task_dict)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         self._tasks |= {job.question.task for job in asked}
@@ -65,16 +72,23 @@ class ActivePerception(lmms):  # type: ignore[misc]
         policy = _Metered(settings.policy)
         began = time.perf_counter()
         progress = _Progress(len(asked), disable=self.rank != 0)
+
+        def done(trajectory: Trajectory, resumed: bool) -> None:
+            progress.done(trajectory, resumed)
+            if not resumed and (spent := _tokens(trajectory)) is not None:  # now, not at the end: `--max_tokens` stops a run by it
+                log_usage(settings.policy.name, trajectory.question.task, input_tokens=spent.input_tokens, output_tokens=spent.output_tokens)
+
+        store = TrajectoryStore(
+            settings.trajectories,
+            config_hash,
+            settings.config.describe(settings.policy),
+            rank=self.rank,
+            world_size=self.world_size,
+            resume=settings.resume,
+        )
+        self._store = store
         try:
-            with TrajectoryStore(
-                settings.trajectories,
-                config_hash,
-                settings.config.describe(settings.policy),
-                rank=self.rank,
-                world_size=self.world_size,
-                resume=settings.resume,
-            ) as store:
-                self._store = store
+            with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands behind it
                 trajectories = _run(
                     run_episodes(
                         [job.question for job in asked],
@@ -83,33 +97,35 @@ class ActivePerception(lmms):  # type: ignore[misc]
                         concurrency=settings.concurrency,
                         store=store,
                         pictures={job.question.key: job.pictures for job in asked if job.pictures},
-                        on_done=progress.done,
+                        on_done=done,
                     )
                 )
         except AprError as error:
             _stop(error)
         except KeyboardInterrupt:
-            _stop(AprError(f"stopped after {progress.finished} of {len(asked)} questions; the same command continues there"), status=130)
-        finally:
-            progress.close()
+            told = f"stopped after {progress.finished} of {len(asked)} questions, which are saved; the same command continues there"
+            _stop(AprError(told), status=130)
         self._report(trajectories, time.perf_counter() - began)
         answered = iter(trajectories)
-        return [GenerationResult("") if job is None else _result(job, next(answered), settings.policy.name) for job in jobs]
+        return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered)) for job in jobs]
 
     def clean(self) -> None:
         """After the last request of every rank: merge the ranks' trajectories, and give back what the policy holds."""
         super().clean()
-        if self.world_size > 1 and self.rank == 0 and hasattr(self, "_store"):
-            self._store.merge(self._tasks)
         self.settings.policy.close()
+        if self.rank == 0 and hasattr(self, "_store"):
+            try:
+                self._store.merge(self._tasks)  # with one rank too: a killed run of several may have left its files
+            except AprError as error:
+                _stop(error)
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """An agent has no likelihood of a given answer."""
-        _stop(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"))
+        _stop(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"), status=2)
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
         """Rounds that the task drives don't fit a loop that the model drives."""
-        _stop(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"))
+        _stop(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2)
 
     def _report(self, trajectories: Sequence[Trajectory], seconds: float) -> None:
         n = len(trajectories)
@@ -152,11 +168,9 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
         if (request.metadata or {}).get("__padding_only__"):
             jobs.append(None)
             continue
-        _, doc_to_messages, _, doc_id, task, split = request.args
+        context, doc_to_messages, _, doc_id, task, split = request.args
         doc = task_dict[task][split][doc_id]
-        messages = ChatMessages(messages=doc_to_messages(doc))
-        images, videos, audios = messages.extract_media()
-        prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
+        prompt, videos, pictures = _messages(str(context), doc_to_messages, doc)
         name, reading = read(task, doc, prompt)
         key = (task, split, str(doc_id))
         question = Question(
@@ -164,7 +178,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
             kind=reading.kind,
             options=reading.options,
             answer_hint=reading.answer_hint,
-            videos=tuple(_media_ref(item) for item in [*videos, *audios]),
+            videos=videos,
             task=task,
             split=split,
             doc_id=str(doc_id),
@@ -172,9 +186,33 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
             reader=name,
         )
         seen[key] += 1
-        pictures = () if question.videos else tuple(_picture(image) for image in images)
         jobs.append(_Job(question, reading, pictures))
     return jobs
+
+
+def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
+    """Keep lmms-eval's `--use_cache` from storing these answers; the trajectories are what a run continues from.
+
+    It knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question that failed as answered for ever.
+    """
+    for request in requests:
+        request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
+
+
+def _messages(context: str, doc_to_messages: Callable[[Any], Any], doc: Any) -> tuple[str, tuple[MediaRef, ...], tuple[ImagePart, ...]]:
+    """The words, videos and pictures of one request; pictures only where there is no video.
+
+    The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
+    so that this question ends as `media_unreadable` with that reason and the others are asked.
+    """
+    try:
+        messages = ChatMessages(messages=doc_to_messages(doc))
+        images, videos, audios = messages.extract_media()
+        prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
+        refs = tuple(_media_ref(item) for item in [*videos, *audios])
+        return prompt, refs, () if refs else tuple(_picture(image) for image in images)
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        return context, (MediaRef(path=f"<no media: {type(error).__name__}: {error}>"),), ()
 
 
 def _media_ref(item: Any) -> MediaRef:
@@ -195,16 +233,20 @@ def _picture(image: Any) -> ImagePart:
     return ImagePart(np.asarray(image.convert("RGB"), np.uint8))
 
 
-def _result(job: _Job, trajectory: Trajectory, model: str) -> GenerationResult:
-    text = job.reading.write(trajectory.answer) if trajectory.answer_valid and trajectory.answer is not None else trajectory.answer or ""
+def _result(job: _Job, trajectory: Trajectory) -> GenerationResult:
+    answer = trajectory.answer or ""
+    text = job.reading.write(answer) if trajectory.answer_valid else answer
+    return GenerationResult(text if text.strip() else NO_ANSWER, _tokens(trajectory))
+
+
+def _tokens(trajectory: Trajectory) -> TokenCounts | None:
+    """Tokens of all turns, where the policy counts them."""
     counted = [turn.usage for turn in trajectory.turns if turn.usage.prompt_tokens is not None and turn.usage.completion_tokens is not None]
     if not counted:
-        return GenerationResult(text)
-    counts = TokenCounts(
+        return None
+    return TokenCounts(
         input_tokens=sum(usage.prompt_tokens or 0 for usage in counted), output_tokens=sum(usage.completion_tokens or 0 for usage in counted)
     )
-    log_usage(model, trajectory.question.task, input_tokens=counts.input_tokens, output_tokens=counts.output_tokens)
-    return GenerationResult(text, counts)
 
 
 class _Metered:
@@ -278,12 +320,12 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     return done[0]
 
 
-def _stop(error: AprError, status: int = 2) -> NoReturn:
+def _stop(error: AprError, status: int = 1) -> NoReturn:
     """End with one clear message.
 
     lmms-eval's command line prints a traceback for every exception and then exits with 0; under it, leave the way that it does not catch.
     """
     if "lmms_eval.__main__" in sys.modules or getattr(sys.modules.get("__main__"), "__package__", "") == "lmms_eval":
-        logger.error("apr: {}", error)
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(status) from None
     raise error

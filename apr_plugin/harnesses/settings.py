@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.budget import PROFILES, Budget
@@ -18,6 +19,12 @@ from apr_plugin.loop.store import Resume
 from apr_plugin.policies import did_you_mean, make_policy, policy_arguments
 
 _SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
+_SAMPLING_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_k": (lambda value: value == -1 or value >= 1, "at least 1, or -1 for every token"),
+    "max_new_tokens": (lambda value: value >= 1, "at least 1"),
+}
 _BUDGET = tuple(Budget.model_fields)
 _OWN = ("policy", "arm", "passive_frames", "profile", "system_prompt", "seed", "concurrency", "trajectories", "resume")
 
@@ -44,6 +51,21 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
     """
+    name, for_policy, config, concurrency, resume = _read(arguments)
+    policy = make_policy(name, **for_policy)
+    return Settings(policy, config, concurrency, Path(str(arguments.get("trajectories", "apr_runs"))).expanduser(), resume)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Find a mistake in the arguments without loading the policy.
+
+    Raises:
+        AprError: as `read_settings`, but for what only the policy can tell.
+    """
+    _read(arguments)
+
+
+def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], EpisodeConfig, int, Resume]:
     given = dict(arguments)
     if given.get("policy") is None:
         from apr_plugin.policies import POLICIES
@@ -63,8 +85,7 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
     resume = str(given.get("resume", "auto"))
     if resume not in ("auto", "never"):
         raise AprError(f"model_arg resume must be 'auto' or 'never', not {resume!r}")
-    policy = make_policy(name, **{key: given[key] for key in for_policy if key in given})
-    return Settings(policy, config, concurrency, Path(str(given.get("trajectories", "apr_runs"))).expanduser(), cast(Resume, resume))
+    return name, {key: given[key] for key in for_policy if key in given}, config, concurrency, cast(Resume, resume)
 
 
 def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
@@ -86,13 +107,21 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             arm=cast(Literal["agent", "passive"], arm),
             passive_frames=_whole(given, "passive_frames", 32, least=0),
             budget=budget,
-            sampling=Sampling(**{key: given[key] for key in _SAMPLING if key in given}),
+            sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}),
             system_prompt=prompt,
             seed=_whole(given, "seed", 0, least=0),
         )
     except ValidationError as error:
         fault = error.errors()[0]
         raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={fault['input']!r}: {fault['msg']}") from error
+
+
+def _read_sampling(given: Mapping[str, Any]) -> Sampling:
+    sampling = TypeAdapter(Sampling).validate_python(dict(given))  # a dataclass checks nothing by itself: "0.5" would stay a string
+    for key, (fits, limits) in _SAMPLING_LIMITS.items():
+        if not fits(getattr(sampling, key)):
+            raise AprError(f"model_arg {key} must be {limits}, not {given[key]!r}")
+    return sampling
 
 
 def _whole(given: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:

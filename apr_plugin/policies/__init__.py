@@ -47,7 +47,7 @@ def make_policy(name: str, **arguments: Any) -> Policy:
     """
     try:
         policy: Policy = policy_class(name)(**arguments)
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, ImportError, RuntimeError) as error:
         raise AprError(f"policy {name}: {error}") from error
     return policy
 

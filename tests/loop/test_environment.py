@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import number_of
+from apr_testing import number_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

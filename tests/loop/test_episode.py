@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Playback, answer, look, turn
+from apr_testing import Playback, answer, look, turn
 
 from apr_plugin.loop import (
     Budget,

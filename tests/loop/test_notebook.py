@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import answer, look, turn
+from apr_testing import answer, look, turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

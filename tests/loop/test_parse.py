@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import turn
+from apr_testing import turn
 from hypothesis import given
 from hypothesis import strategies as st
 

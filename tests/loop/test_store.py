@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Playback, answer, look
+from apr_testing import Playback, answer, look
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED_MEDIA, lag_s, number_of
+from apr_testing import SHARED_MEDIA, lag_s, number_of
 
 from apr_plugin.media import MediaDecodeError, MediaError, MediaOpenError, Video, WindowError, fit
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Playback, answer, look
+from apr_testing import Playback, answer, look
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, MediaRef, Option, Question, StopReason, Trajectory

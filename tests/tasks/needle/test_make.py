@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
 from apr_plugin.tasks.needle import make
 from apr_plugin.tasks.needle.make import NeedleSpec, OtherSpecError, is_made, load_docs, make_needle
 from apr_plugin.tasks.needle.render import is_complete
-from pydantic import ValidationError
 
 SMALL = NeedleSpec(buckets=("1m",), videos_per_bucket=3, width=112, height=112)
 

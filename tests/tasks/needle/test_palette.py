@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from apr_plugin.tasks.needle.palette import (
     ALL_GLYPHS,
     BACKGROUNDS,

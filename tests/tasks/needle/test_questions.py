@@ -5,11 +5,12 @@ from collections import Counter
 from functools import lru_cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from apr_plugin.tasks.needle.palette import BACKGROUNDS, LOOKALIKES, PATTERNS, PITCHES, Glyph
 from apr_plugin.tasks.needle.questions import LETTERS, TEMPLATES, Doc, Kind, LetterDeck, ask, max_questions_per_kind, parse_question
 from apr_plugin.tasks.needle.world import Difficulty, World, tree_shape
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 difficulties = st.builds(Difficulty, st.floats(0, 1), st.booleans(), st.floats(1, 3))
 worlds = st.builds(World.from_seed, st.integers(), st.sampled_from([60, 600, 1800, 3600, 7200]), difficulties)

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from apr_plugin.tasks.needle.palette import CHIME_PARTIALS_HZ, PITCHES, draw_frame
 from apr_plugin.tasks.needle.render import SAMPLE_RATE, audio_chunks, is_complete, write_video
 from apr_plugin.tasks.needle.world import CHIME, Difficulty, World

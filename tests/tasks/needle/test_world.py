@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from apr_plugin.tasks.needle.palette import BACKGROUNDS, LOOKALIKES, PATTERNS, PITCHES
-from apr_plugin.tasks.needle.world import CHIME, Difficulty, Role, World, scene_roles, tree_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from apr_plugin.tasks.needle.palette import BACKGROUNDS, LOOKALIKES, PATTERNS, PITCHES
+from apr_plugin.tasks.needle.world import CHIME, Difficulty, Role, World, scene_roles, tree_shape
 
 difficulties = st.builds(Difficulty, st.floats(0, 1), st.booleans(), st.floats(1, 3))
 durations = st.sampled_from([60.0, 600.0, 1800.0, 3600.0, 7200.0]) | st.integers(600, 72_000).map(lambda ticks: ticks / 10)

@@ -1,0 +1,203 @@
+"""`apr eval` and plain `lmms-eval` as a user meets them: bad input, kills, two runs at once, a full disk, several ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apr_plugin.loop.trajectory import StopReason, Trajectory
+
+pytest.importorskip("lmms_eval")
+
+RunApr = Callable[..., list[Any]]
+
+
+def _saved(folder: Path) -> list[Trajectory]:
+    return [trajectory for path in sorted(folder.rglob("*.jsonl")) if "_samples_" not in path.name for trajectory in Trajectory.iterate(path)]
+
+
+def _lines(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl") if "_samples_" not in path.name)
+
+
+@pytest.fixture(scope="module")
+def answers_a(bench: Any) -> Path:
+    path: Path = bench.script("answers_a", bench.look(0, 2, 3), bench.answer("A"))
+    return path
+
+
+def test_bad_input_gets_one_line_and_a_way_out(bench: Any, run_apr: RunApr, answers_a: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    ours = ["eval", "--include_path", bench.tasks]
+    mcq = [*ours, "--tasks", "bench_mcq", "--limit", "1"]
+    out = ["--output_path", tmp_path / "out"]
+    good = ["--model_args", f"policy=scripted,script={answers_a}"]
+    cases: list[tuple[list[Any], int, str]] = [
+        ([*ours, "--tasks", "bench_mqc", *good, *out], 1, "there is no task 'bench_mqc' (did you mean 'bench_mcq'?)"),
+        ([*ours, *good, *out], 2, "--tasks is missing"),
+        (["eval", "--include_path", tmp_path / "gone", "--tasks", "bench_mcq", *good], 1, f"{tmp_path / 'gone'}: no such folder"),
+        ([*mcq, *out], 2, "model_args need policy=NAME; the policies are"),
+        ([*mcq, *out, "--model_args", "policy=scriptd"], 2, "there is no policy 'scriptd' (did you mean 'scripted'?)"),
+        ([*mcq, *out, "--model_args", "policy=guess,max_turn=3"], 2, "unknown model_arg 'max_turn' (did you mean 'max_turns'?)"),
+        ([*mcq, *out, "--model_args", "policy=guess,concurrency=0"], 2, "concurrency must be a whole number of at least 1"),
+        ([*mcq, *good, "--output_path", tmp_path / "file" / "out"], 1, f"--output_path {tmp_path / 'file' / 'out'}: cannot write there"),
+        ([*mcq, "--model_args", f"{good[1]},trajectories={tmp_path / 'file' / 't'}"], 1, f"{tmp_path / 'file' / 't'}"),
+        ([*mcq, *out, "--model_args", "policy"], 2, "every part must be key=value"),
+        ([*mcq, *good, "--model", "aprr"], 1, "aprr"),
+        ([*mcq, *good, "--log_samples"], 1, "--output_path"),
+    ]
+    *ended, everything = run_apr(*(case[0] for case in cases), [*ours, "--tasks", "list"])
+    for (_, status, words), end in zip(cases, ended, strict=True):
+        assert end.status == status, end.text
+        assert "Traceback" not in end.text
+        errors = [line for line in end.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and words in errors[0], end.text
+    assert everything.status == 0 and {"bench_mcq", "videomme", "apr_needle_glyph"} <= set(everything.out.split())
+
+
+def test_bad_videos_among_good_ones(bench: Any, run_apr: RunApr, answers_a: Path, tmp_path: Path) -> None:
+    command = ["eval", "--include_path", bench.tasks, "--tasks", "bench_bad", "--output_path", tmp_path, "--log_samples"]
+    command += ["--model_args", f"policy=scripted,script={answers_a}"]
+    (done,) = run_apr(command)
+    assert done.status == 3 and "Traceback" not in done.text
+    stops = {t.question.doc_id: t.stop_reason for t in _saved(tmp_path)}
+    unreadable = [doc for doc, reason in stops.items() if reason is StopReason.MEDIA_UNREADABLE]
+    assert sorted(unreadable) == ["1", "3", "4", "5"], stops
+    assert stops["0"] is stops["2"] is stops["7"] is StopReason.ANSWERED
+    (summary,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert summary.startswith("error: 4 questions could not be answered and count as wrong; the first: bench_bad doc 1: media_unreadable: ")
+    assert str(bench.videos["missing"]) in summary
+    (samples,) = tmp_path.rglob("*_samples_bench_bad.jsonl")
+    scores = {json.loads(line)["doc_id"]: json.loads(line)["score"] for line in samples.read_text().splitlines()}
+    assert len(scores) == 8 and all(scores[int(doc)] == 0 for doc in unreadable)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_full_disk(bench: Any, run_apr: RunApr, answers_a: Path, tiny_disk: Path) -> None:
+    command = ["eval", "--include_path", bench.tasks, "--tasks", "bench_many"]
+    command += ["--model_args", f"policy=scripted,script={answers_a},concurrency=2,trajectories={tiny_disk}"]
+    elsewhere = ["--limit", "1", "--output_path", tiny_disk, "--model_args", f"policy=guess,trajectories={tiny_disk.parent}"]
+    full, count, _, results, _, again, recount = run_apr(
+        command,
+        ["sh", f"cat {tiny_disk}/*/*.jsonl | wc -l; tail -c 1 {tiny_disk}/*/*.jsonl | od -c"],
+        ["sh", f"cat /dev/zero > {tiny_disk}/rest"],
+        [*command[:5], *elsewhere],
+        ["sh", f"mount -o remount,size=4m {tiny_disk}"],
+        command,
+        ["sh", f"cat {tiny_disk}/*/*.jsonl | wc -l"],
+    )
+    assert full.status == 1 and "Traceback" not in full.text
+    (error,) = [line for line in full.err.splitlines() if line.startswith("error: ")]
+    assert "No space left on device" in error and str(tiny_disk) in error and "same command" in error
+    assert results.status == 1 and f"--output_path {tiny_disk}: lmms-eval could not write its results" in results.err
+    kept = int(count.out.split()[0])
+    assert 0 < kept < 40 and "\\n" in count.out, "finished questions are kept, and no line is torn"
+    assert again.status == 0 and f"{kept} resumed" in again.err
+    assert int(recount.out) == 40
+    keys = Counter(t.question.key for t in _saved(tiny_disk))
+    assert len(keys) == 40 and set(keys.values()) == {1}
+
+
+class Running:
+    """A command under way in a process group of its own."""
+
+    def __init__(self, command: Sequence[str | Path], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment, stdout=file, stderr=file, cwd=log.parent)
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 90) -> None:
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def end(self, timeout_s: float = 90) -> tuple[int, str]:
+        return self.process.wait(timeout_s), self.log.read_text()
+
+
+def test_two_at_once_ctrl_c_and_kill(bench: Any, tmp_path: Path) -> None:
+    """One run of 40 questions: a second run is refused meanwhile, Ctrl-C and `kill -9` stop it, plain `lmms-eval` ends it. Nothing is asked twice."""
+    out = tmp_path / "out"
+    trajectories = out / "trajectories"
+    slow = bench.script("slow", *(bench.look(n / 10, n / 10 + 4, 40) for n in range(12)), bench.answer("A"))
+    model_args = f"policy=scripted,script={slow},turns=14,concurrency=2"
+    command = ["apr_plugin.cli", "eval", "--include_path", bench.tasks, "--tasks", "bench_many", "--output_path", out, "--model_args", model_args]
+
+    first = Running(command, bench.environment, tmp_path / "first.log")
+    second = Running(command, bench.environment, tmp_path / "second.log")
+    first.wait_for(lambda: _lines(trajectories) >= 2 or second.process.poll() is not None)
+    both = {0: first, 1: second}
+    while all(run.process.poll() is None for run in both.values()):
+        time.sleep(0.05)
+    (loser,) = [run for run in both.values() if run.process.poll() is not None]
+    (winner,) = [run for run in both.values() if run is not loser]
+    status, text = loser.end()
+    assert status == 1 and "Traceback" not in text, text
+    assert f"process {winner.process.pid} is writing trajectories there" in text and str(trajectories) in text
+
+    winner.wait_for(lambda: _lines(trajectories) >= 3)
+    winner.process.send_signal(signal.SIGINT)
+    status, text = winner.end()
+    assert status == 130 and "Traceback" not in text, text
+    assert "which are saved; the same command continues there" in text
+    finished = {t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed}
+    assert 3 <= len(finished) < 40 and _lines(trajectories) <= len(finished) + 2
+
+    before = _lines(trajectories)
+    third = Running(command, bench.environment, tmp_path / "third.log")
+    third.wait_for(lambda: _lines(trajectories) >= before + 3)
+    os.kill(third.process.pid, signal.SIGKILL)
+    third.process.wait()
+    at_kill = _lines(trajectories)
+    assert at_kill < 42
+
+    plain: list[str | Path] = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
+    fourth = Running([*plain, "--model_args", f"{model_args},trajectories={trajectories}"], bench.environment, tmp_path / "fourth.log")
+    status, text = fourth.end(150)
+    assert status == 0 and "Traceback" not in text, text
+    done = Counter(t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed)
+    assert len(done) == 40 and set(done.values()) == {1}
+    assert len(list(trajectories.iterdir())) == 1
+
+
+def test_plain_lmms_eval_says_a_typo_in_one_line(bench: Any, tmp_path: Path) -> None:
+    """Its own handling would be a traceback and exit status 0."""
+    command = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_mcq", "--model_args", "policy=guess,max_turn=3"]
+    status, text = Running(command, bench.environment, tmp_path / "log").end()
+    assert status == 2 and "Traceback" not in text
+    assert text.count("unknown model_arg 'max_turn' (did you mean 'max_turns'?)") == 1
+
+
+def test_two_ranks(bench: Any, answers_a: Path, tmp_path: Path) -> None:
+    """Under torchrun every question is asked once, by one rank, and one file of trajectories remains."""
+    command: list[str | Path] = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531", "-m", "apr_plugin.cli", "eval"]
+    command += ["--include_path", bench.tasks, "--tasks", "bench_mcq,bench_text", "--output_path", tmp_path / "out"]
+    command += ["--model_args", f"policy=scripted,script={answers_a}"]
+    status, text = Running(command, bench.environment | {"OMP_NUM_THREADS": "1"}, tmp_path / "log").end(150)
+    assert status == 0 and "Traceback" not in text, text
+    (folder,) = (tmp_path / "out" / "trajectories").iterdir()
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == ["bench_mcq.jsonl", "bench_text.jsonl"]
+    assert sorted(t.question.doc_id for t in Trajectory.iterate(folder / "bench_mcq.jsonl")) == list("012345")
+    assert len(Trajectory.read(folder / "bench_text.jsonl")) == 1
+    (results,) = [path for path in (tmp_path / "out").rglob("*_results.json")]
+    assert json.loads(results.read_text())["results"]["bench_mcq"]["score,none"] == pytest.approx(2 / 6)

@@ -1,0 +1,86 @@
+"""Imports point one way, and importing the package costs little."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "apr_plugin"
+HEAVY = ("torch", "lmms_eval", "vlmeval", "transformers", "datasets", "vllm")
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_is_quick() -> None:
+    code = "import time; t = time.perf_counter(); import apr_plugin; print(time.perf_counter() - t)"
+    assert min(float(_python(code)) for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "apr_plugin",
+        "apr_plugin.media",
+        "apr_plugin.loop",
+        "apr_plugin.scoring.answers",
+        "apr_plugin.scoring.intervals",
+        "apr_plugin.policies.scripted",
+        "apr_plugin.harnesses.settings",
+        "apr_plugin.harnesses.readers",
+        "apr_plugin.harnesses.lmms_eval_entry",
+        "apr_plugin.cli.app",
+    ],
+)
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    loaded = _python(f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r})))")
+    assert loaded.split() == []
+
+
+def _imports(file: Path) -> set[str]:
+    """Every module that a file names in an import, inside functions too."""
+    package = file.relative_to(PACKAGE.parent).parent.parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])]) if node.level else str(node.module)
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+FORBIDDEN = {
+    "media": ("loop", "scoring", "policies", "harnesses", "cli", "tasks", "training"),
+    "loop": ("policies", "harnesses", "cli", "tasks", "training"),
+    "scoring": ("media", "loop", "policies", "harnesses", "cli", "tasks", "training"),
+    "policies": ("harnesses", "cli", "training"),
+    "harnesses": ("cli", "training"),
+}
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_imports_point_one_way(room: str) -> None:
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in _imports(file):
+            for other in FORBIDDEN[room]:
+                assert not f"{name}.".startswith(f"apr_plugin.{other}."), f"{file} imports {name}"
+            if room in ("media", "loop", "scoring"):
+                assert name.partition(".")[0] not in HEAVY, f"{file} imports {name}"
+
+
+def test_every_package_is_installed() -> None:
+    """A folder that pyproject.toml forgets would be missing from the wheel only."""
+    import tomllib
+
+    listed = set(tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"])
+    roots = {"apr_plugin": PACKAGE, "apr_plugin.tasks": PACKAGE.parent / "tasks", "apr_plugin.training": PACKAGE.parent / "training"}
+    there = {".".join([name, *file.parent.relative_to(root).parts]).rstrip(".") for name, root in roots.items() for file in root.rglob("__init__.py")}
+    assert listed == there
