@@ -124,6 +124,14 @@ def show(
 
 
 @app.command()
+def probe(path: Annotated[Path, typer.Argument(help="A media file.")]) -> None:
+    """Print what the reader sees of a file, with a warning for each oddity."""
+    from apr_plugin.cli.probe import run_probe
+
+    run_probe(path)
+
+
+@app.command()
 def doctor() -> None:
     """Say which versions, extras and devices are here, and what will work."""
     from apr_plugin.cli.doctor import run_doctor

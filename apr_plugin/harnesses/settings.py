@@ -16,6 +16,7 @@ from apr_plugin.loop.episode import EpisodeConfig
 from apr_plugin.loop.notebook import load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.store import Resume
+from apr_plugin.media import MediaSettings
 from apr_plugin.policies import did_you_mean, make_policy, policy_arguments
 
 _SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
@@ -26,6 +27,7 @@ _SAMPLING_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "max_new_tokens": (lambda value: value >= 1, "at least 1"),
 }
 _BUDGET = tuple(Budget.model_fields)
+_MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
 _OWN = ("policy", "arm", "passive_frames", "profile", "system_prompt", "seed", "concurrency", "trajectories", "resume")
 
 
@@ -73,12 +75,12 @@ def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], EpisodeCon
         raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(POLICIES))}")
     name = str(given.pop("policy"))
     for_policy = policy_arguments(name)
-    known = {*_OWN, *_BUDGET, *_SAMPLING, *for_policy}
+    known = {*_OWN, *_BUDGET, *_MEDIA, *_SAMPLING, *for_policy}
     for key in given:
         if key not in known:
             raise AprError(
                 f"unknown model_arg {key!r}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
-                f"sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
+                f"media: {', '.join(_MEDIA)}; sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
             )
     config = _read_config(given)
     concurrency = _whole(given, "concurrency", 4)
@@ -107,6 +109,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             arm=cast(Literal["agent", "passive"], arm),
             passive_frames=_whole(given, "passive_frames", 32, least=0),
             budget=budget,
+            media=_read_media(given),
             sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}),
             system_prompt=prompt,
             seed=_whole(given, "seed", 0, least=0),
@@ -122,6 +125,15 @@ def _read_sampling(given: Mapping[str, Any]) -> Sampling:
         if not fits(getattr(sampling, key)):
             raise AprError(f"model_arg {key} must be {limits}, not {given[key]!r}")
     return sampling
+
+
+def _read_media(given: Mapping[str, Any]) -> MediaSettings:
+    try:
+        return MediaSettings.model_validate({field: given[key] for key, field in _MEDIA.items() if key in given})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = next(key for key, field in _MEDIA.items() if field == fault["loc"][0])
+        raise AprError(f"model_arg {key}={fault['input']!r}: {fault['msg']}") from error
 
 
 def _whole(given: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:

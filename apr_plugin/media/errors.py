@@ -42,7 +42,5 @@ class WindowError(ValueError):
 
 
 def words(error: BaseException) -> str:
-    """What an error of libav or the system says, without Python's decoration."""
-    if isinstance(error, OSError) and error.strerror:  # libav's errors are OSErrors too
-        return error.strerror
-    return str(error) or type(error).__name__
+    """What an error of libav or the system says, without numbers and Python's decoration."""
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -98,3 +98,17 @@ def test_bad_values_are_named(arguments: dict[str, Any], words: str) -> None:
     message = str(raised.value)
     assert words in message
     assert "\n" not in message
+
+
+def test_how_files_are_read() -> None:
+    media = read_settings({"policy": "guess", "frame_mode": "keyframe", "isolation": "always"}).config.media
+    assert (media.mode, media.decoder, media.isolation) == ("keyframe", "pyav", "always")
+    with pytest.raises(AprError, match=r"frame_mode='fast'.*'exact' or 'keyframe'"):
+        read_settings({"policy": "guess", "frame_mode": "fast"})
+
+
+def test_isolation_does_not_change_a_configuration() -> None:
+    one, other = (read_settings({"policy": "guess", "isolation": kind}) for kind in ("never", "always"))
+    assert one.config.hash(one.policy) == other.config.hash(other.policy)
+    keyframe = read_settings({"policy": "guess", "frame_mode": "keyframe"})
+    assert keyframe.config.hash(keyframe.policy) != one.config.hash(one.policy)
