@@ -195,3 +195,16 @@ def test_ctrl_c(shared_videos: Mapping[str, Path], tmp_path: Path) -> None:
     assert time.perf_counter() - began < 10
     (trajectory,) = Trajectory.read(tmp_path / "t.jsonl")
     assert trajectory.stop_reason is StopReason.CANCELLED and len(trajectory.turns) >= 1
+
+
+def test_probe_tells_what_the_reader_sees(shared_videos: Mapping[str, Path], tmp_path: Path) -> None:
+    done = apr("probe", shared_videos["sound"])
+    assert done.returncode == 0
+    for words in ("6.000 s, by the video stream", "h264 320x64", "10.000 frames per second", "aac", "the only one"):
+        assert words in done.stdout, done.stdout
+    odd = tmp_path / "odd \u00e9\x1b[31m.mp4"
+    odd.write_bytes(shared_videos["ears"].read_bytes())
+    assert "picture" in (out := apr("probe", odd).stdout) and "none" in out and "\x1b" not in out
+    (tmp_path / "text.mp4").write_text("no video at all")
+    failed = apr("probe", tmp_path / "text.mp4")
+    assert failed.returncode == 1 and "text.mp4: cannot open" in failed.stderr

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from apr_plugin.loop import ActionError, Budget, Environment, ErrorCode, GetAudio, GetClip, GetFrames, Look, MediaRef, Option, Percept, Question
 from apr_plugin.loop.budget import PROFILES, visual_tokens
-from apr_plugin.media import MediaOpenError
+from apr_plugin.media import MediaOpenError, MediaSettings
 
 Videos = dict[str, Path]
 
@@ -241,3 +241,29 @@ def test_the_published_values() -> None:
     assert (paper.min_turns, paper.max_turns, paper.turns, paper.on_last_turn, paper.refuse_blind_answer) == (5, 32, None, "fail", True)
     assert (paper.frame_pixels, paper.clip_pixels) == (1024 * 784, 768 * 784)
     assert (paper.visual_tokens_per_look, paper.visual_tokens_per_episode, paper.tokens_per_episode) == (None, None, None)
+
+
+def test_a_look_records_how_its_frames_were_chosen_and_what_they_cost(shared_videos: Videos) -> None:
+    """`long` has a keyframe every 5 s: 4 frames over 75 s may be keyframes, 4 frames over 3 s may not."""
+    environment = Environment(Budget(), MediaSettings(mode="keyframe"))
+    with environment:
+        environment.reset(ask(shared_videos["long"]))
+        wide, close = environment.step(frames(0, 75, 4)), environment.step(frames(31, 34, 4))
+        assert isinstance(wide, Percept) and isinstance(close, Percept)
+        assert wide.shown().mode == "keyframe" and all(t % 5 == 0 for t in wide.times_s) and wide.times_s[1] == 25.0
+        assert close.shown().mode == "exact" and close.times_s == (31.0, 32.0, 33.0, 34.0)
+        assert 0 < wide.shown().packets <= 8 < close.shown().packets + 8 and wide.shown().decode_s > 0
+        heard = environment.step(GetAudio(start=0, end=2))
+        assert isinstance(heard, Percept) and heard.shown().mode == "" and heard.shown().packets > 0
+
+
+def test_a_damaged_stretch_is_told_to_the_model(make_video: Callable[..., Path]) -> None:
+    path = make_video(frames=100, gop=10, size=(320, 64))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle - 2000 : middle + 2000] = bytes(4000)
+    path.write_bytes(data)
+    with opened(Budget(), path) as environment:
+        percept = environment.step(frames(0, 9.9, 60))
+        assert isinstance(percept, Percept) and "damaged at" in percept.remark and len(percept.times_s) < 60
+        assert all(number_of(image) == round(t * 10) for t, image in zip(percept.times_s, percept.images, strict=True))  # type: ignore[arg-type]
