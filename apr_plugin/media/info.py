@@ -203,9 +203,11 @@ def _choose_audio(container: InputContainer) -> tuple[AudioStream | None, str]:
 
 
 def _second_zero(video: VideoStream | None, audio: AudioStream | None) -> Fraction:
-    """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by codec priming alone does not count."""
+    """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by priming alone does not count."""
     starts = [Fraction(s.start_time) * s.time_base if s is not None and s.start_time is not None and s.time_base else None for s in (video, audio)]
     picture, sound = starts
+    if sound is not None and -_LEAD_S < sound < 0:
+        sound = Fraction(0)
     if video is None:
         return sound or Fraction(0)
     if picture is None:

@@ -22,7 +22,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from apr_plugin.media.errors import words
-from apr_plugin.media.pick import BEGINNING, Effort as Effort, Found, Image, Pick, Run
+from apr_plugin.media.pick import BEGINNING, Found, Image, Pick, Run
+from apr_plugin.media.pick import Effort as Effort
 
 _LOOKAHEAD = 32  # packets read ahead to find out which of them is on screen at a time wanted
 _REWIND_S = 10.0  # some formats find their first packet only when asked for a time well before it
@@ -53,6 +54,7 @@ class Reader:
         self.time_base: Fraction = stream.time_base
         self._reorder = reorder
         self._at_end = False
+        self._shift = 0  # ticks to add to times that were counted
 
     def close(self) -> None:
         """Give the file back."""
@@ -80,10 +82,11 @@ class Reader:
         return None
 
     def _time(self, packet: Packet) -> int | None:
-        return packet.pts if self._reorder is None else packet.dts
+        return packet.pts if self._reorder is None else packet.dts + self._shift if packet.dts is not None else None
 
     def _seek(self, limit: int) -> Packet | None:
         """Go to the keyframe at or before `limit`; returns its packet, which the caller still has to decode."""
+        self._shift = 0
         for back_s in _BACK_STEPS:
             try:
                 self.container.seek(max(limit - math.ceil(back_s / self.time_base), BEGINNING), stream=self.stream, backward=True)
@@ -126,6 +129,8 @@ class Reader:
         context = self.stream.codec_context
         first = self._seek(run.aim if run.aim is not None else run.limits[0]) if run.key != BEGINNING else None
         key = max(run.key, self._time(first) or run.key) if first is not None else BEGINNING
+        self._shift = 0
+        sought = (first.pos, first.dts) if first is not None else None
         if self._reorder and first is not None:  # here nothing tells which pictures behind a keyframe are built on what lies before it
             first = self._seek(key - 1)
         if first is None:  # before the first keyframe, or a file without any mark of keyframes
@@ -138,6 +143,8 @@ class Reader:
         for packet, maybe in self._needed(packets, run.limits):
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
+            if self._reorder and sought is not None and packet.pos == sought[0] and packet.dts is not None:
+                self._shift = (sought[1] or 0) - packet.dts  # counting on the way here may have missed damaged packets
             at = self._time(packet)
             if pick.damaged and packet.is_keyframe and at is not None:  # what was decoded wrong must not leak into what follows
                 self._drain(pick)
@@ -162,7 +169,7 @@ class Reader:
             if self._reorder is None:
                 pick.take(frame, frame.pts)
             elif frame.dts is not None:
-                pick.take(frame, frame.dts - self._reorder)
+                pick.take(frame, frame.dts - self._reorder + self._shift)
             elif pick.latest is not None:  # among those held to the end, the last picture is as late as the last packet
                 pick.take(frame, pick.latest - (len(frames) - 1 - number) * self._tick())
 

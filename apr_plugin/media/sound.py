@@ -21,6 +21,7 @@ SAMPLE_RATE = 16_000
 """Every waveform is mono at this rate."""
 
 _PREROLL_S = 0.25  # decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
+_SEEK_WRONG = {("ogg", "flac")}  # libav's time stamps are wrong after a seek; these are read from the beginning
 _GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
 
 
@@ -50,7 +51,8 @@ def read_sound(
     fault: BaseException | None = None
     aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else max(start_s - _PREROLL_S, 0.0)
     try:
-        container.seek(math.floor((Fraction(aim) + zero) / stream.time_base), stream=stream, backward=True)
+        seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
+        _seek(container, stream, math.floor((Fraction(aim) + zero) / stream.time_base) if seekable else stream.start_time or 0)
         for packet in container.demux(stream):
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
@@ -83,6 +85,15 @@ def read_sound(
     if fault is not None and not out.filled.any():
         raise MediaDecodeError(path, f"decode audio {start_s:.3f}s-{end_s:.3f}s", words(fault)) from fault
     return np.clip(out.samples, -1.0, 1.0), padded, packets
+
+
+def _seek(container: InputContainer, stream: AudioStream, aim: int) -> None:
+    try:
+        container.seek(aim, stream=stream, backward=True)
+    except av.FFmpegError:  # some formats refuse a time before the first packet
+        if aim > (stream.start_time or 0):
+            raise
+        container.seek(stream.start_time or 0, stream=stream, backward=True)
 
 
 class _Track:

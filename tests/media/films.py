@@ -15,8 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-
-from conftest import chirp, picture
+from apr_testing import chirp, picture
 
 SIZE = (160, 48)
 _LEAD_S = 0.1  # the rule that `MediaInfo.start_s` states: sound that leads the picture by less does not move second 0
@@ -201,3 +200,14 @@ def write_sound(
         packets.sort(key=lambda packet: float((packet.dts or 0) * packet.time_base))
         out.mux(packets)
     return path
+
+
+def lag_ms(samples: np.ndarray[Any, Any], start_s: float, rate: int = 16_000, reach_s: float = 0.04) -> float:
+    """How much later than it should `samples` shows the chirp of `start_s` on, in milliseconds, by the best normalised match."""
+    reach = int(reach_s * rate)
+    expected = chirp(start_s + np.arange(-reach, len(samples) + reach) / rate)
+    length = len(expected) + len(samples)
+    products = np.fft.irfft(np.fft.rfft(expected, length) * np.conj(np.fft.rfft(samples, length)), length)[: 2 * reach + 1]
+    energy = np.concatenate([[0.0], np.cumsum(expected**2)])
+    norms = np.sqrt(energy[len(samples) :][: 2 * reach + 1] - energy[: 2 * reach + 1])
+    return float(reach - np.argmax(products / norms)) / rate * 1000
