@@ -257,7 +257,7 @@ class LocalFile:
             if after is not None and before != BEGINNING and min(gaps) <= after - before:
                 continue
             closest = min(around, key=lambda key: (abs(key - limit), key), default=None)
-            if closest is not None and abs(closest - limit) <= min(gaps) / 2:
+            if closest is not None and abs(closest - limit) + 1 <= min(gaps) / 2:  # both are rounded down to a tick
                 nearest[limit] = closest
         return nearest
 

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 
 import av
 from av.container import InputContainer
@@ -27,6 +27,8 @@ from apr_plugin.media.pick import Effort as Effort
 
 _LOOKAHEAD = 32  # packets read ahead to find out which of them is on screen at a time wanted
 _REWIND_S = 10.0  # some formats find their first packet only when asked for a time well before it
+_REORDER = 16  # packets by which decoding order may differ from the order of presentation
+_SCAN = 600  # packets looked at for the next keyframe where the file has no index of them
 _BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds tried further back when a seek lands behind its aim
 
 PROGRESS = Effort()
@@ -67,16 +69,13 @@ class Reader:
 
     def key_after(self, limit: int) -> int | None:
         """Time of the first keyframe not before `limit`, or `None` where there is none or the file does not say."""
-        try:
-            self.container.seek(limit, stream=self.stream, backward=False)
-            for packet in self.container.demux(self.stream):
+        self._shift = 0
+        try:  # indexes are in decoding order, in which a keyframe comes before its time
+            self.container.seek(limit - _REORDER * self._tick(), stream=self.stream, backward=False)
+            for packet in islice(self.container.demux(self.stream), _SCAN):
                 at = self._time(packet)
-                if packet.dts is None and packet.pts is None:
-                    return None
                 if packet.is_keyframe and at is not None and at >= limit:
                     return at
-                if packet.dts is not None and packet.dts > limit:
-                    return at if packet.is_keyframe else None
         except (av.FFmpegError, OSError):
             return None
         return None
