@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from apr_plugin.media.errors import MediaOpenError, words
-from apr_plugin.media.reader import rewind
+from apr_plugin.media.reader import demux, rewind
 
 MAX_SIDE_PX = 16_384
 """Pictures wider or higher than this are taken for a lie in the header."""
@@ -155,7 +155,7 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
         frame_count=video.frames or None if video is not None else None,
         size=size,
         rotation=rotation,
-        pixel_format=(video.codec_context.pix_fmt or "") if video is not None else "",
+        pixel_format=_pixel_format(video.codec_context) if video is not None else "",
         video_stream=video.index if video is not None else None,
         video_codec=video.codec_context.name if video is not None else "",
         video_why=video_why,
@@ -241,7 +241,7 @@ def _measure(path: str, container: InputContainer, stream: VideoStream | AudioSt
         end = Fraction(0)
         try:
             container.seek(aim, backward=True)
-            for packet in container.demux(stream):
+            for packet in demux(container, stream):
                 if packet.pts is not None and packet.time_base is not None:
                     end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base - zero)
         except (av.FFmpegError, OSError) as error:
@@ -264,7 +264,7 @@ def _first_picture(container: InputContainer, video: VideoStream) -> tuple[Video
     try:
         with contextlib.suppress(av.FFmpegError):
             rewind(container, video)
-        for number, packet in enumerate(container.demux(video)):
+        for number, packet in enumerate(demux(container, video)):
             ended = not packet.size and packet.pts is None and packet.dts is None
             if not ended and not packet.size:
                 continue
@@ -299,9 +299,15 @@ def _picture_warnings(frame: VideoFrame, video: VideoStream) -> list[str]:
 def _describe(stream: Stream) -> str:
     context: Any = getattr(stream, "codec_context", None)
     marks = " (default)" if stream.disposition & Disposition.default else ""
-    text = f"{stream.index} {stream.type} {context.name if context is not None else 'no decoder'}{marks}"
-    if stream.type == "video" and context is not None:
-        return f"{text} {context.width}x{context.height} {context.pix_fmt}"
-    if stream.type == "audio" and context is not None:
+    kind = stream.type if type(stream) is not Stream else "unknown"  # PyAV 15 crashes when asked for the type of a stream that has none
+    text = f"{stream.index} {kind} {context.name if context is not None else 'no decoder'}{marks}"
+    if kind == "video" and context is not None:
+        return f"{text} {context.width}x{context.height} {_pixel_format(context)}"
+    if kind == "audio" and context is not None:
         return f"{text} {context.sample_rate} Hz {context.layout.name}"
     return text
+
+
+def _pixel_format(context: Any) -> str:
+    """libav's name of the pixel format; PyAV's `pix_fmt` crashes the process where it is unknown, its `format` does not."""
+    return context.format.name if context.format is not None else "unknown"

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, words
-from apr_plugin.media.reader import PROGRESS
+from apr_plugin.media.reader import PROGRESS, demux
 
 SAMPLE_RATE = 16_000
 """Every waveform is mono at this rate."""
@@ -53,7 +53,7 @@ def read_sound(
     try:
         seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
         _seek(container, stream, math.floor((Fraction(aim) + zero) / stream.time_base) if seekable else stream.start_time or 0)
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
             packets += 1
