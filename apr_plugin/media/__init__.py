@@ -1,11 +1,15 @@
 """Opening, seeking, decoding, resampling. No torch, no agent."""
 
+from typing import TYPE_CHECKING, Any
+
 from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, WindowError
 from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.local import fit
-from apr_plugin.media.settings import MediaSettings
 from apr_plugin.media.sound import SAMPLE_RATE
 from apr_plugin.media.video import Clip, Frames, Video, Waveform
+
+if TYPE_CHECKING:
+    from apr_plugin.media.settings import MediaSettings
 
 __all__ = [
     "SAMPLE_RATE",
@@ -23,3 +27,12 @@ __all__ = [
     "WindowError",
     "fit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the settings on use: they need pydantic, and a worker process, which is started often, does not."""
+    if name == "MediaSettings":
+        from apr_plugin.media.settings import MediaSettings
+
+        return MediaSettings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,57 +2,85 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import math
 import os
-import select
+import shutil
+import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled
+from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, words
 from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.local import Mode, Pictures, Sound
 from apr_plugin.media.reader import Effort
 
-STALL_S = 8.0
-"""A worker that decodes no packet for this long is killed."""
+STALL_S = 6.0
+"""A worker that shows no sign of progress for this long is killed."""
 
 MEMORY_BYTES = 4 << 30
-"""Address space of a worker."""
+"""Address space of a worker, beside the pictures asked of it."""
 
 IDLE_WORKERS = 2
-"""Workers kept for the next file."""
+"""Workers kept for the next look."""
 
 KILLS = 0
 """Workers that had to be killed or died, in this process; the fuzz report counts them."""
 
+_GRACE_S = 1.0  # a worker stops by itself at the deadline of its request
 _ERRORS: dict[str, type[MediaError]] = {kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)}
 _LARGEST_HEAD = 16 << 20
-_LARGEST_BLOB = 4 << 30
+_LARGEST_BLOB = 64 << 30
+_ROOT = str(Path(__file__).resolve().parents[2])
+_START = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from apr_plugin.media.worker import main; main(int(sys.argv[1]))"
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
 _idle: list[_Worker] = []
-_idle_lock = threading.Lock()
+_all: set[_Worker] = set()
+_lock = threading.Lock()
 
 
 class _Died(Exception):
-    """The worker ended in the middle of a message."""
+    """The worker ended, or sent what no worker sends."""
 
 
 class _Worker:
+    """A process and the socket to it.
+
+    Raises:
+        OSError: it can't be started.
+    """
+
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "apr_plugin.media.worker", str(MEMORY_BYTES)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
+        self.path = ""
+        self.heard = False
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                path = [os.path.abspath(place) for place in ([] if _ROOT in sys.path else [_ROOT]) + sys.path]  # noqa: PTH100 - "" is this folder
+                self.process = subprocess.Popen(
+                    [_python(), "-S", "-P", "-c", _START, str(MEMORY_BYTES), json.dumps(path)],
+                    stdin=theirs,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"},  # both reserve address space for every core
+                )
+        except BaseException:
+            ours.close()
+            raise
+        self.socket = ours
+        with _lock:
+            _all.add(self)
 
     def ask(self, request: dict[str, Any], until: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
         """Send a request and wait for its answer, patiently while the worker makes progress.
@@ -61,73 +89,123 @@ class _Worker:
             TimeoutError: no sign of life, too late, or cancelled.
             _Died: the process ended.
         """
-        assert self.process.stdin is not None
         body = json.dumps(request).encode()
-        try:
-            self.process.stdin.write(struct.pack(">I", len(body)) + body)
-        except OSError as error:
-            raise _Died from error
+        self.heard = False
+        self._move(memoryview(struct.pack(">I", len(body)) + body), until, cancelled, sending=True)
         while True:
-            (length,) = struct.unpack(">I", self._read(4, until, cancelled))
+            (length,) = struct.unpack(">I", self._take(4, until, cancelled))
+            self.heard = True
             if length > _LARGEST_HEAD:
                 raise _Died
-            message = json.loads(bytes(self._read(length, until, cancelled)))
+            message = json.loads(bytes(self._take(length, until, cancelled)))
             if "beat" not in message:
                 break
         blobs = []
         for dtype, shape in message["blobs"]:
-            if dtype not in ("uint8", "float32") or np.prod(shape, dtype=object) > _LARGEST_BLOB:
+            if dtype not in ("uint8", "float32") or min(shape) < 0 or math.prod(shape) > _LARGEST_BLOB:
                 raise _Died
             blob = np.empty(shape, dtype)
-            raw = self._read(blob.nbytes, until, cancelled)
-            blob.reshape(-1).view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
+            self._move(memoryview(blob.reshape(-1).view(np.uint8)), until, cancelled, sending=False)
             blobs.append(blob)
         return message, blobs
 
-    def _read(self, count: int, until: float, cancelled: threading.Event | None) -> bytearray:
-        assert self.process.stdout is not None
-        handle = self.process.stdout.fileno()
+    def _take(self, count: int, until: float, cancelled: threading.Event | None) -> bytearray:
         data = bytearray(count)
-        view, at, stalled = memoryview(data), 0, time.monotonic() + STALL_S
-        while at < count:
-            now = time.monotonic()
-            if now >= min(until, stalled) or (cancelled is not None and cancelled.is_set()):
-                raise TimeoutError
-            if not select.select([handle], [], [], min(0.1, max(0.0, min(until, stalled) - now)))[0]:
-                continue
-            got = os.readv(handle, [view[at : at + (1 << 20)]])
-            if got == 0:
-                raise _Died
-            at, stalled = at + got, time.monotonic() + STALL_S
+        self._move(memoryview(data), until, cancelled, sending=False)
         return data
 
-    def kill(self) -> str:
-        """End the process; returns how it ended, in words."""
-        ended = self.process.poll()
+    def _move(self, view: memoryview, until: float, cancelled: threading.Event | None, sending: bool) -> None:
+        """Send or receive all of `view`."""
+        at, stalled = 0, time.monotonic() + STALL_S
+        while at < len(view):
+            left = min(until, stalled) - time.monotonic()
+            if left <= 0 or (cancelled is not None and cancelled.is_set()):
+                raise TimeoutError
+            self.socket.settimeout(min(0.1, left))
+            try:
+                part = view[at : at + (1 << 20)]
+                moved = self.socket.send(part, _NO_SIGNAL) if sending else self.socket.recv_into(part)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise _Died from error
+            if moved == 0:
+                raise _Died
+            at, stalled = at + moved, time.monotonic() + STALL_S
+
+    def kill(self, patience_s: float = 0.0) -> str:
+        """End the process, if it does not end by itself; returns how it ended, in words."""
+        ended: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            ended = self.process.wait(patience_s)
         self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a disk dies later; `subprocess` collects it then
+            self.process.wait(2.0)
+        self.socket.close()
+        with _lock:
+            _all.discard(self)
         return f"with signal {-ended}" if ended is not None and ended < 0 else f"with status {ended}" if ended is not None else "when it was killed"
 
 
-def _borrow() -> _Worker:
-    with _idle_lock:
-        while _idle:
-            worker = _idle.pop()
-            if worker.process.poll() is None:
-                return worker
-    return _Worker()
+def _python() -> str:
+    """The interpreter to run, also where this one is embedded in another program."""
+    beside = Path(sys.exec_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if sys.executable and "python" in Path(sys.executable).name.lower():
+        return sys.executable
+    return str(beside) if beside.exists() else shutil.which(beside.name) or sys.executable or "python3"
+
+
+def _borrow(path: str) -> tuple[_Worker, bool]:
+    """A worker, rather one that has the file open already; and whether it has worked before."""
+    while True:
+        with _lock:
+            worker = next((w for w in reversed(_idle) if w.path == path), _idle[-1] if _idle else None)
+            if worker is not None:
+                _idle.remove(worker)
+        if worker is None:
+            return _Worker(), False
+        if worker.process.poll() is None:
+            return worker, True
+        worker.kill()
 
 
 def _give_back(worker: _Worker) -> None:
-    with _idle_lock:
-        if len(_idle) < IDLE_WORKERS:
-            _idle.append(worker)
-            return
-    worker.kill()
+    with _lock:
+        _idle.append(worker)
+        surplus = [_idle.pop(0) for _ in range(len(_idle) - IDLE_WORKERS)]
+    for unused in surplus:
+        unused.kill()
+
+
+def close_workers(path: str | None = None) -> None:
+    """End the idle workers, or those that hold the file `path` open."""
+    with _lock:
+        ending = [worker for worker in _idle if path in (None, worker.path)]
+        for worker in ending:
+            _idle.remove(worker)
+    for worker in ending:
+        worker.kill()
+
+
+@atexit.register
+def _end_all() -> None:
+    for worker in list(_all):
+        worker.kill()
+
+
+def _forget_workers() -> None:
+    """In a process that was forked off: the workers are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    for worker in _all:
+        worker.socket.close()
+        worker.process.returncode = 0  # not a child of this process, so not to be waited for
+    _idle.clear()
+    _all.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)
 
 
 class IsolatedFile:
@@ -140,41 +218,74 @@ class IsolatedFile:
 
     def __init__(self, path: str, workers: int, timeout_s: float) -> None:
         self.path, self.workers = path, workers
+        self._version: list[int] | None = None
         reply, _ = self._ask({"do": "open"}, timeout_s, None)
-        self.info = MediaInfo.from_json(reply["info"])
+        try:
+            self.info, self._version = MediaInfo.from_json(reply["info"]), reply["version"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._nonsense("open") from error
 
     def close(self) -> None:
-        """Nothing is held between reads."""
+        """End the idle workers that hold the file open; the next read gets a new one."""
+        close_workers(self.path)
 
     def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
         """See `LocalFile.frames`."""
-        request = {"do": "frames", "times_s": list(times_s), "max_pixels": max_pixels, "mode": mode}
-        reply, (images,) = self._ask(request, deadline - time.monotonic(), cancelled)
-        return Pictures(images, tuple(reply["times_s"]), tuple(reply["missing_s"]), reply["keyframes"], Effort(reply["packets"], reply["decode_s"]))
+        request = {"do": "frames", "times_s": [float(t) for t in times_s], "max_pixels": max_pixels, "mode": mode}
+        reply, blobs = self._ask(request, deadline - time.monotonic(), cancelled)
+        try:
+            (images,) = blobs
+            shown, missing = tuple(map(float, reply["times_s"])), tuple(map(float, reply["missing_s"]))
+            if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(shown):
+                raise ValueError
+            return Pictures(images, shown, missing, int(reply["keyframes"]), Effort(int(reply["packets"]), float(reply["decode_s"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._nonsense("decode frames") from error
 
     def audio(self, start_s: float, end_s: float, deadline: float, cancelled: threading.Event | None) -> Sound:
         """See `LocalFile.audio`."""
-        reply, (samples,) = self._ask({"do": "audio", "start_s": start_s, "end_s": end_s}, deadline - time.monotonic(), cancelled)
-        return Sound(samples, reply["padded_s"], Effort(reply["packets"], reply["decode_s"]))
+        reply, blobs = self._ask({"do": "audio", "start_s": float(start_s), "end_s": float(end_s)}, deadline - time.monotonic(), cancelled)
+        try:
+            (samples,) = blobs
+            if samples.ndim != 1 or samples.dtype != np.float32:
+                raise ValueError
+            return Sound(samples, float(reply["padded_s"]), Effort(int(reply["packets"]), float(reply["decode_s"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._nonsense("decode audio") from error
+
+    def _nonsense(self, stage: str) -> MediaWorkerKilled:
+        return MediaWorkerKilled(self.path, stage, "the process that read it answered what no reader answers")
 
     def _ask(self, request: dict[str, Any], timeout_s: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+        request = request | {"path": self.path, "workers": self.workers, "timeout_s": max(0.0, timeout_s), "version": self._version}
+        until = time.monotonic() + timeout_s + _GRACE_S
+        while True:
+            try:
+                worker, used = _borrow(self.path)
+            except OSError as error:
+                raise MediaWorkerKilled(self.path, str(request["do"]), f"no process could be started to read it: {words(error)}") from error
+            try:
+                reply, blobs = worker.ask(request, until, cancelled)
+            except BaseException as error:
+                how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
+                if used and isinstance(error, _Died) and not worker.heard:
+                    continue  # it was gone before it could look at the request
+                raise self._ended(error, how, str(request["do"]), timeout_s, cancelled) from error
+            worker.path = self.path
+            _give_back(worker)
+            if "error" in reply:
+                raise _ERRORS.get(str(reply["error"]), MediaDecodeError)(self.path, str(reply.get("stage")), str(reply.get("reason")))
+            return reply, blobs
+
+    def _ended(self, error: BaseException, how: str, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
+        """What to raise for a read whose worker is gone."""
         global KILLS
-        worker = _borrow()
-        request = request | {"path": self.path, "workers": self.workers, "timeout_s": timeout_s}
-        try:
-            reply, blobs = worker.ask(request, time.monotonic() + timeout_s + 1.0, cancelled)
-        except BaseException as error:
-            how = worker.kill()
-            if cancelled is not None and cancelled.is_set():
-                raise TimeoutError from None
-            if isinstance(error, TimeoutError | _Died | ValueError | KeyError):
-                KILLS += 1
-                why = (
-                    f"it decoded nothing for {STALL_S:g} s or took longer than {timeout_s:.0f} s" if isinstance(error, TimeoutError) else "it crashed"
-                )
-                raise MediaWorkerKilled(self.path, str(request["do"]), f"the process that read it ended {how}: {why}") from None
-            raise
-        _give_back(worker)
-        if "error" in reply:
-            raise _ERRORS.get(reply["error"], MediaDecodeError)(reply["path"], reply["stage"], reply["reason"])
-        return reply, blobs
+        if cancelled is not None and cancelled.is_set():
+            return TimeoutError()
+        if not isinstance(error, TimeoutError | _Died | ValueError | KeyError | TypeError | MemoryError):
+            return error
+        with _lock:
+            KILLS += 1
+        stage = {"frames": "decode frames", "audio": "decode audio"}.get(do, do)
+        late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.0f} s"
+        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}: {late if isinstance(error, TimeoutError) else 'it crashed'}")

@@ -1,9 +1,8 @@
 """The other side of `isolated`: a process that opens files and reads them for its parent, within a memory limit.
 
-    python -m apr_plugin.media.worker
-
-Speaks on standard input and output. A message is a 4-byte length, a JSON object of that many bytes, then the bytes of the arrays it announces under
-`blobs`. Only JSON and raw samples cross the pipe, so that a file that takes this process over can't do the same to its parent.
+Started by `isolated`, speaks on the socket that is its standard input. A message is a 4-byte length, a JSON object of that many bytes, then the bytes
+of the arrays it announces under `blobs`. Only JSON and raw samples cross it, so that a file that takes this process over can't do the same to its
+parent. While it works it sends a beat now and then, as long as something happens: packets are decoded, or the file is being read.
 """
 
 from __future__ import annotations
@@ -11,93 +10,186 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
+import signal
+import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from apr_plugin.media.errors import MediaError
-from apr_plugin.media.local import LocalFile
+from apr_plugin.media.errors import MediaError, MediaOpenError
+from apr_plugin.media.local import LocalFile, fit
 from apr_plugin.media.reader import PROGRESS
 
 BEAT_S = 0.5
-"""Seconds between two signs of life while packets are being decoded."""
+"""Seconds between two signs of life."""
+
+_TICK_S = 0.02
+_READ_TWICE = 2  # a request that has read this many times the size of its file without decoding a packet goes in circles
+_SPARE_CPU_S = 10.0
 
 
-def send(pipe: BinaryIO, message: dict[str, Any], blobs: Sequence[np.ndarray[Any, Any]] = ()) -> None:
+def send(pipe: socket.socket, message: dict[str, Any], blobs: Sequence[np.ndarray[Any, Any]] = ()) -> None:
     """Write one message."""
     head = json.dumps(message | {"blobs": [[str(b.dtype), list(b.shape)] for b in blobs]}).encode()
-    pipe.write(struct.pack(">I", len(head)))
-    pipe.write(head)
+    pipe.sendall(struct.pack(">I", len(head)) + head)
     for blob in blobs:
-        pipe.write(np.ascontiguousarray(blob).reshape(-1).view(np.uint8).data)
-    pipe.flush()
+        pipe.sendall(np.ascontiguousarray(blob).reshape(-1).view(np.uint8).data)
 
 
-def main() -> None:
-    """Serve requests until standard input ends."""
-    limit = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    if limit:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def receive(pipe: socket.socket) -> dict[str, Any] | None:
+    """The next request, or `None` when the parent is gone."""
+
+    def take(count: int) -> bytes:
+        data = b""
+        while len(data) < count and (part := pipe.recv(count - len(data))):
+            data += part
+        return data
+
+    head = take(4)
+    body = take(struct.unpack(">I", head)[0]) if len(head) == 4 else b""
+    return json.loads(body) if body else None
+
+
+class Life:
+    """Tells whether something happens while a request is worked on."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._most = _READ_TWICE * os.stat(path).st_size  # noqa: PTH116 - any name, also an impossible one
+        except (OSError, ValueError):
+            self._most = 0
+        self._first = self._bytes = _bytes_read()
+        self._packets = PROGRESS.packets
+
+    def moved(self) -> bool:
+        """Whether packets were decoded, or more of the file was read, since the last call."""
+        packets, count = PROGRESS.packets, _bytes_read()
+        moved = packets != self._packets or (count != self._bytes and count - self._first < self._most)
+        if packets != self._packets:
+            self._first = count
+        self._packets, self._bytes = packets, count
+        return moved
+
+
+def _bytes_read() -> int:
+    """Bytes this process has read, where the system tells."""
+    try:
+        with open("/proc/self/io", "rb") as file:  # noqa: PTH123 - read twice a second
+            return int(file.readline().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class Server:
+    """Answers requests one after the other; the file of the last one stays open."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._file: LocalFile | None = None
+
+    def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+        """Carry out one request, whatever it takes; every fault becomes an answer."""
+        try:
+            return self._answer(request)
+        except MediaError as error:
+            return {"error": type(error).__name__, "stage": error.stage, "reason": error.reason}, []
+        except TimeoutError:
+            return _error("MediaTimeout", request, "it took too long")
+        except MemoryError:
+            self._file = None
+            return _error("MediaDecodeError", request, "it needs too much memory")
+        except Exception as error:  # noqa: BLE001 - goes back to the parent as a typed error
+            return _error("MediaDecodeError", request, f"{type(error).__name__}: {error}")
+
+    def _answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+        deadline = time.monotonic() + request["timeout_s"]
+        self._limit(0)
+        file = self._open(request)
+        match request["do"]:
+            case "open":
+                return {"info": file.info.to_json(), "version": file.version}, []
+            case "frames":
+                width, height = fit(*(file.info.size or (0, 0)), request["max_pixels"])
+                self._limit(3 * (width * height * 3) * len(request["times_s"]))  # as decoded, as stacked, as sent
+                pictures = file.frames(request["times_s"], request["max_pixels"], request["mode"], deadline, None)
+                effort = pictures.effort
+                reply = {"times_s": pictures.times_s, "missing_s": pictures.missing_s, "keyframes": pictures.keyframes}
+                return reply | {"packets": effort.packets, "decode_s": effort.decode_s}, [pictures.images]
+            case _:
+                sound = file.audio(request["start_s"], request["end_s"], deadline, None)
+                return {"padded_s": sound.padded_s, "packets": sound.effort.packets, "decode_s": sound.effort.decode_s}, [sound.samples]
+
+    def _open(self, request: dict[str, Any]) -> LocalFile:
+        version = tuple(request["version"]) if request["version"] else None
+        file = self._file
+        if file is None or file.path != request["path"] or version != file.version:
+            self._file = None
+            if file is not None:
+                file.close()
+            file = self._file = LocalFile(request["path"], workers=request["workers"])
+            if version is not None and version != file.version:
+                raise MediaOpenError(file.path, "open", "the file has changed since it was opened")
+        return file
+
+    def _limit(self, more: int) -> None:
+        if self._memory:
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            wanted = self._memory + more
+            resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _error(kind: str, request: dict[str, Any], reason: str) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+    return {"error": kind, "stage": {"frames": "decode frames", "audio": "decode audio"}.get(request["do"], request["do"]), "reason": reason}, []
+
+
+def _limit_cpu(seconds: float) -> None:
+    """The system ends this process if it is still busy after so many seconds of CPU time, also when nobody is left who would."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    wanted = int(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def main(memory: int) -> None:
+    """Serve requests until the parent is gone.
+
+    Args:
+        memory: Bytes of address space beside the pictures asked for; 0 for no limit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the parent's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the messages
-    file: LocalFile | None = None
-    while head := requests.read(4):
-        (length,) = struct.unpack(">I", head)
-        request = json.loads(requests.read(length))
-        done: list[tuple[dict[str, Any], list[np.ndarray[Any, Any]]]] = []
+    pipe = socket.socket(fileno=os.dup(0))
+    pipe.setblocking(True)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 0)  # whatever reads standard input must not take a message
+    server = Server(memory)
+    try:
+        while (request := receive(pipe)) is not None:
+            send(pipe, {"beat": 0})
+            _limit_cpu((request["timeout_s"] + _SPARE_CPU_S) * (request["workers"] + 1))
+            done: list[tuple[dict[str, Any], list[np.ndarray[Any, Any]]]] = []
+            finished = threading.Event()
 
-        def work(request: dict[str, Any] = request, done: list[Any] = done) -> None:
-            nonlocal file
-            try:
-                if file is None or file.path != request["path"]:
-                    if file is not None:
-                        file.close()
-                    file = LocalFile(request["path"], workers=request["workers"])
-                done.append(answer(file, request))
-            except MediaError as error:
-                done.append(({"error": type(error).__name__, "path": error.path, "stage": error.stage, "reason": error.reason}, []))
-            except TimeoutError:
-                done.append(({"error": "MediaTimeout", "path": request["path"], "stage": request["do"], "reason": "it took too long"}, []))
-            except MemoryError:
-                done.append(
-                    ({"error": "MediaDecodeError", "path": request["path"], "stage": request["do"], "reason": "it needs too much memory"}, [])
-                )
-            except Exception as error:  # noqa: BLE001 - goes back to the parent as a typed error
-                reason = f"{type(error).__name__}: {error}"
-                done.append(({"error": "MediaDecodeError", "path": request["path"], "stage": request["do"], "reason": reason}, []))
+            def work(request: dict[str, Any] = request, done: list[Any] = done, finished: threading.Event = finished) -> None:
+                done.append(server.answer(request))
+                finished.set()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        beat, packets = time.monotonic(), PROGRESS.packets
-        while thread.is_alive():
-            thread.join(0.05)
-            if thread.is_alive() and time.monotonic() - beat >= BEAT_S and packets != PROGRESS.packets:
-                send(replies, {"beat": PROGRESS.packets})
-                beat, packets = time.monotonic(), PROGRESS.packets
-        send(replies, *done[0])
-
-
-def answer(file: LocalFile, request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-    """Carry out one request."""
-    deadline = time.monotonic() + request["timeout_s"]
-    match request["do"]:
-        case "open":
-            return {"info": file.info.to_json()}, []
-        case "frames":
-            pictures = file.frames(request["times_s"], request["max_pixels"], request["mode"], deadline, None)
-            effort = pictures.effort
-            reply = {"times_s": pictures.times_s, "missing_s": pictures.missing_s, "keyframes": pictures.keyframes}
-            return reply | {"packets": effort.packets, "decode_s": effort.decode_s}, [pictures.images]
-        case _:
-            sound = file.audio(request["start_s"], request["end_s"], deadline, None)
-            return {"padded_s": sound.padded_s, "packets": sound.effort.packets, "decode_s": sound.effort.decode_s}, [sound.samples]
-
-
-if __name__ == "__main__":
-    main()
+            threading.Thread(target=work, daemon=True).start()
+            life, beat = Life(request["path"]), time.monotonic()
+            while not finished.wait(_TICK_S):
+                if select.select([pipe], [], [], 0)[0]:  # between request and answer a parent says nothing, unless it dies
+                    os._exit(0)
+                if time.monotonic() - beat >= BEAT_S:
+                    beat = time.monotonic()
+                    if life.moved():
+                        send(pipe, {"beat": PROGRESS.packets})
+            send(pipe, *done[0])
+    except OSError:
+        pass  # the parent is gone
+    finally:
+        os._exit(0)  # without waiting for a thread that is stuck inside libav

@@ -1,0 +1,156 @@
+"""The files that the benchmarks read: small ones of every kind for the fuzz test, long ones for speed and memory. PyAV makes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+X264 = {"preset": "ultrafast", "crf": "23", "x264-params": "keyint=16:min-keyint=16:scenecut=0:bframes=2:b-adapt=0"}
+SMALL: dict[str, tuple[str, dict[str, str], str]] = {
+    "h264.mp4": ("libx264", X264, "aac"),
+    "h264.mkv": ("libx264", X264, "libopus"),
+    "h264.ts": ("libx264", X264, "aac"),
+    "h264.mov": ("libx264", X264, "pcm_s16le"),
+    "fragmented.mp4": ("libx264", X264, "aac"),
+    "hevc.mp4": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=16:bframes=2"}, "aac"),
+    "hevc.mkv": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=16:bframes=2"}, "libopus"),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "16"}, "libopus"),
+    "vp8.webm": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "16"}, "libvorbis"),
+    "av1.mp4": ("libsvtav1", {"preset": "12", "g": "16", "svtav1-params": "lp=1"}, "aac"),
+    "av1.webm": ("libsvtav1", {"preset": "12", "g": "16", "svtav1-params": "lp=1"}, "libopus"),
+    "mpeg4.avi": ("mpeg4", {"g": "16"}, "libmp3lame"),
+    "mpeg4b.avi": ("mpeg4", {"g": "16", "bf": "2"}, "pcm_s16le"),
+    "mpeg2.ts": ("mpeg2video", {"g": "15", "bf": "2"}, "mp2"),
+    "mjpeg.avi": ("mjpeg", {}, "pcm_s16le"),
+    "flv.flv": ("libx264", X264, "aac"),
+    "sound.m4a": ("", {}, "aac"),
+    "sound.ogg": ("", {}, "libopus"),
+    "sound.mp3": ("", {}, "libmp3lame"),
+    "sound.wav": ("", {}, "pcm_s16le"),
+    "sound.flac": ("", {}, "flac"),
+}
+"""Name of a small file: picture codec, its options, sound codec."""
+
+GOP = 250
+"""Pictures from keyframe to keyframe in the long files."""
+FPS = 25
+TEN_MINUTES_S, TWO_HOURS_S = 600, 7200
+
+
+def small(folder: Path, name: str, seconds: float = 3.0) -> Path:
+    """Write one of `SMALL`."""
+    path = folder / name
+    codec, options, sound = SMALL[name]
+    container = {"movflags": "frag_keyframe+empty_moov"} if name.startswith("fragmented") else {}
+    with av.open(str(path), "w", options=container) as out:
+        film: Any = out.add_stream(codec, rate=16) if codec else None
+        track: Any = out.add_stream(sound, rate=48_000 if sound != "libmp3lame" else 44_100, layout="mono")
+        packets: list[Any] = []
+        if film is not None:
+            film.width, film.height, film.pix_fmt = 320, 180, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            film.codec_context.time_base, film.codec_context.thread_count = Fraction(1, 16), 1
+            film.codec_context.gop_size = int(options.get("g", "16"))
+            if "bf" in options:
+                film.codec_context.max_b_frames = int(options["bf"])
+            film.options = options
+            for number, image in enumerate(pictures(round(seconds * 16), 320, 180)):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=film.pix_fmt)
+                frame.pts, frame.time_base = number, Fraction(1, 16)
+                packets += film.encode(frame)
+            packets += film.encode(None)
+        packets += encode_sound(track, seconds)
+        packets.sort(key=lambda packet: float((packet.dts or 0) * packet.time_base))
+        out.mux(packets)
+    return path
+
+
+def encode_sound(track: Any, seconds: float) -> list[Any]:
+    """Packets of a rising tone."""
+    rate = track.codec_context.sample_rate
+    times = np.arange(round(seconds * rate)) / rate
+    samples = (0.4 * np.sin(2 * np.pi * (300 * times + 20 * times**2))).astype(np.float32)
+    resampler = av.AudioResampler(format=track.codec_context.format, layout="mono", rate=rate)
+    packets: list[Any] = []
+    for at in range(0, len(samples), 1024):
+        block = av.AudioFrame.from_ndarray(samples[None, at : at + 1024], format="fltp", layout="mono")
+        block.sample_rate, block.pts, block.time_base = rate, at, Fraction(1, rate)
+        for piece in resampler.resample(block):
+            packets += track.encode(piece)
+    return packets + list(track.encode(None))
+
+
+def pictures(count: int, width: int, height: int, texture: float = 12.0) -> Iterator[np.ndarray[Any, Any]]:
+    """A textured ground that pans, with blocks that move over it: motion to search for, without noise from picture to picture."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (height // 20 + 1, width // 10 + 1, 3))
+    ground = np.kron(coarse, np.ones((20, 20, 1)))[:height, : width * 2]
+    ground = np.clip(ground + rng.normal(0, texture, ground.shape), 0, 255).astype(np.uint8)
+    for number in range(count):
+        shift = (number * 2) % width
+        image = ground[:, shift : shift + width].copy()
+        for block in range(6):
+            side = height // (4 + block)
+            x = int((width - side) * (0.5 + 0.5 * math.sin(number / (17 + 5 * block) + block)))
+            y = int((height - side) * (0.5 + 0.5 * math.cos(number / (23 + 3 * block) + block)))
+            image[y : y + side, x : x + side] = ((number * 3 + block * 40) % 256, block * 50, 255 - block * 40)
+        yield image
+
+
+def repeat(source: Path, target: Path, times: int) -> Path:
+    """Write the packets of a file several times in a row; nothing is encoded again."""
+    with av.open(str(target), "w") as out:
+        streams: dict[int, Any] = {}
+        lengths: dict[int, int] = {}
+        with av.open(str(source)) as first:
+            whole = Fraction(first.duration or 0, 1_000_000)
+            film = first.streams.video[0]
+            if film.duration and film.time_base:
+                whole = film.duration * film.time_base
+            for stream in first.streams:
+                streams[stream.index] = out.add_stream_from_template(stream)
+                lengths[stream.index] = math.ceil(whole / (stream.time_base or 1))
+        for turn in range(times):
+            with av.open(str(source)) as again:
+                ends = {index: turn * length for index, length in lengths.items()}
+                for packet in again.demux():
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    index = packet.stream.index
+                    if packet.stream.type == "audio" and packet.pts + (packet.duration or 0) > lengths[index]:
+                        continue  # the tail of the encoder would overlap the next turn
+                    packet.pts += ends[index]
+                    packet.dts += ends[index]
+                    packet.stream = streams[index]
+                    out.mux(packet)
+    return target
+
+
+def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell: Callable[[str], None], turn_s: int = 60) -> Path:
+    """Write a long H.264 file with B-frames, GOP 250 and sound: `turn_s` of it are encoded, and their packets repeated."""
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, half = path.with_suffix(".part.mp4"), path.with_suffix(".half.mp4")
+    tell(f"encoding {turn_s} s of {path.name}")
+    with av.open(str(part), "w") as out:
+        film: Any = out.add_stream("libx264", rate=FPS)
+        film.width, film.height, film.pix_fmt, film.bit_rate = width, height, "yuv420p", bit_rate
+        params = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=3:b-adapt=0:vbv-maxrate={bit_rate // 1000}:vbv-bufsize={bit_rate // 250}"
+        film.options = {"preset": "veryfast", "x264-params": params}
+        track: Any = out.add_stream("aac", rate=48_000, layout="mono")
+        for number, image in enumerate(pictures(turn_s * FPS, width, height)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            out.mux(film.encode(frame))
+        out.mux(film.encode(None))
+        out.mux(encode_sound(track, turn_s))
+    tell(f"writing {path.name}: {seconds // turn_s} times those packets")
+    repeat(part, half, seconds // turn_s)
+    part.unlink()
+    return half.rename(path)
