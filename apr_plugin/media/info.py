@@ -309,5 +309,5 @@ def _describe(stream: Stream) -> str:
 
 
 def _pixel_format(context: Any) -> str:
-    """libav's name of the pixel format; PyAV's `pix_fmt` crashes the process where it is unknown, its `format` does not."""
+    """Libav's name of the pixel format; PyAV's `pix_fmt` crashes the process where it is unknown, its `format` does not."""
     return context.format.name if context.format is not None else "unknown"

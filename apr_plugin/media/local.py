@@ -8,11 +8,9 @@ import threading
 import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -27,12 +25,14 @@ from apr_plugin.media.info import open_container, read_info
 from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
 from apr_plugin.media.reader import Reader
 from apr_plugin.media.sound import read_sound
+from apr_plugin.media.threads import spread
 
 Mode = Literal["exact", "keyframe"]
 
 _LATE_S = 1.0  # a stream may end this much before the duration it claims
 _RETRIES = 3  # keyframes tried behind a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
+_FORGETFUL = ("pcm_", "flac", "alac", "mp3", "vorbis")  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
 _WAIT_S = 0.05  # between two looks at the clock while waiting for a reader
 
 
@@ -62,11 +62,6 @@ class Sound:
     effort: Effort
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2), thread_name_prefix="apr-decode")
-
-
 class _Closable(Protocol):
     def close(self) -> None: ...
 
@@ -75,13 +70,14 @@ _R = TypeVar("_R", bound=_Closable)
 
 
 class _Lending(Generic[_R]):
-    """At most `most` readers of one file, made when needed and lent to one thread at a time."""
+    """At most `most` readers of one file, made when needed and lent to one thread at a time; lent again only with `reuse`."""
 
-    def __init__(self, make: Callable[[], _R], most: int) -> None:
-        self._make, self._places = make, threading.Semaphore(most)
+    def __init__(self, make: Callable[[], _R], most: int, reuse: bool = True) -> None:
+        self._make, self._most, self._places, self._reuse = make, most, threading.Semaphore(most), reuse
         self._lock = threading.Lock()
         self._free: list[_R] = []
         self._closed = False
+        self._process = os.getpid()
 
     @contextmanager
     def lend(self, deadline: float, cancelled: threading.Event | None) -> Iterator[_R]:
@@ -90,6 +86,9 @@ class _Lending(Generic[_R]):
         Raises:
             TimeoutError: none was free before the deadline, or the read was cancelled.
         """
+        if self._process != os.getpid():  # forked off: the readers at hand share their place in the file with the parent's
+            self._lock, self._free, self._process = threading.Lock(), [], os.getpid()
+            self._places = threading.Semaphore(self._most)
         while not self._places.acquire(timeout=_WAIT_S):
             stop_if_due(deadline, cancelled)
         try:
@@ -104,7 +103,7 @@ class _Lending(Generic[_R]):
                 reader.close()
                 raise
             with self._lock:
-                keep = not self._closed
+                keep = self._reuse and not self._closed
                 if keep:
                     self._free.append(reader)
             if not keep:
@@ -145,8 +144,9 @@ class LocalFile:
     """
 
     def __init__(self, path: str, workers: int) -> None:
-        self._version = check_file(path)
+        self.version = check_file(path)
         self.path, self.workers = path, max(1, workers)
+        self.progress = Effort()
         container = open_container(path)
         try:
             self.info, self._zero, self._reorder = read_info(path, container)
@@ -161,7 +161,7 @@ class LocalFile:
             container.close()
         self._lock = threading.Lock()
         self._readers = _Lending(self._new_reader, self.workers)
-        self._sound = _Lending(self._new_sound, 1)
+        self._sound = _Lending(self._new_sound, 1, reuse=self.info.audio_codec.startswith(_FORGETFUL))
         self._keys: list[int] = []
         self._known_to: dict[int, int] = {}
 
@@ -214,7 +214,9 @@ class LocalFile:
         self._check_version()
         began = time.perf_counter()
         with self._sound.lend(deadline, cancelled) as reader:
-            samples, padded_s, packets = read_sound(self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled)
+            samples, padded_s, packets = read_sound(
+                self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled, self.progress
+            )
         return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
 
     def _runs(self, reader: Reader, limits: Sequence[int]) -> list[Run]:
@@ -281,14 +283,7 @@ class LocalFile:
                 except (av.FFmpegError, OSError, ValueError) as error:
                     return Found(faults=dict.fromkeys(run.limits, words(error)))
 
-        if self.workers == 1 or len(runs) == 1:
-            return [one(run) for run in runs]
-        futures = [_threads().submit(one, run) for run in runs]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
+        return spread(one, runs, self.workers)
 
     def _step_over(
         self,
@@ -338,7 +333,7 @@ class LocalFile:
 
     def _new_reader(self) -> Reader:
         assert self.info.video_stream is not None
-        return self._fresh(lambda: Reader(open_container(self.path), self.info.video_stream or 0, self._reorder))
+        return self._fresh(lambda: Reader(open_container(self.path), self.info.video_stream or 0, self._reorder, self.progress))
 
     def _new_sound(self) -> _SoundReader:
         assert self.info.audio_stream is not None
@@ -360,7 +355,7 @@ class LocalFile:
         """
         if not must_exist and not Path(self.path).exists():
             return  # readers that are open still read it
-        if check_file(self.path) != self._version:
+        if check_file(self.path) != self.version:
             raise MediaOpenError(self.path, "open", "the file has changed since it was opened")
 
     def _ticks(self, t: float) -> int:

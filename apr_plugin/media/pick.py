@@ -99,6 +99,7 @@ class Pick:
         self._shown: list[tuple[int, int]] = []  # limit and packet of what was shown
         self._fault: int | None = None  # the first damaged packet since decoding began at a keyframe
         self._words = ""
+        self._awaited: set[int] = set()  # times of packets whose picture has to come out, for decoders that drop what they can't read without a word
 
     @property
     def done(self) -> bool:
@@ -115,10 +116,12 @@ class Pick:
         """Time of the packet sent last."""
         return self._packets[-1] if self._packets else None
 
-    def sent(self, at: int | None) -> None:
-        """A packet with this time goes to the decoder now."""
+    def sent(self, at: int | None, must_come: bool = False) -> None:
+        """A packet with this time goes to the decoder now; `must_come` where its picture has to come out."""
         if at is not None:
             self._turns[at] = len(self._packets)
+            if must_come and at >= self._key:
+                self._awaited.add(at)
         self._packets.append(at)
 
     def fault(self, words: str, turn: int | None = None) -> None:
@@ -133,8 +136,12 @@ class Pick:
 
     def take(self, frame: VideoFrame, at: int | None) -> None:
         """The decoder brought a frame whose presentation time is `at`."""
-        if at is None or at < self._key or at <= self._at:
+        if at is None:
             return
+        self._awaited.discard(at)
+        if at < self._key or at <= self._at:
+            return
+        self.account(at)
         turn = self._turns.get(at)
         if frame.is_corrupt:
             self.fault("the picture is damaged", turn)
@@ -146,8 +153,17 @@ class Pick:
         if self._fault is None or (turn is not None and turn < self._fault):
             self._frame, self._at, self._turn, self._image = frame, at, turn, None
 
-    def restart(self, key: int) -> None:
-        """The decoder has forgotten everything and begins anew at a keyframe."""
+    def account(self, until: int) -> None:
+        """Pictures before `until` that have not come out will not come any more."""
+        lost = {at for at in self._awaited if at < until}
+        if lost:
+            self._awaited -= lost
+            self.fault("a picture did not come out of the decoder", min(self._turns[at] for at in lost))
+
+    def restart(self, key: int, tick: int) -> None:
+        """The decoder has forgotten everything and begins anew at a keyframe; `tick` is the usual time from one picture to the next."""
+        if self._at + tick < key:
+            self._packets.append(self._at + tick)  # pictures that lead the keyframe come behind it, and are lost too
         self._settle(key)
         self._fault, self._frame, self._image, self._key, self._at, self._trusted = None, None, None, key, BEGINNING, True
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 from itertools import chain, islice
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -27,12 +28,10 @@ from apr_plugin.media.pick import Effort as Effort
 
 _LOOKAHEAD = 32  # packets read ahead to find out which of them is on screen at a time wanted
 _REWIND_S = 10.0  # some formats find their first packet only when asked for a time well before it
+_SILENT = {"hevc"}  # decoders that drop a damaged picture without an error
 _REORDER = 16  # packets by which decoding order may differ from the order of presentation
 _SCAN = 600  # packets looked at for the next keyframe where the file has no index of them
 _BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds tried further back when a seek lands behind its aim
-
-PROGRESS = Effort()
-"""Everything this process has decoded, so that a watcher sees whether it still does."""
 
 
 class Reader:
@@ -43,9 +42,10 @@ class Reader:
         stream_index: The stream.
         reorder: For files whose presentation times can't be trusted: by how many ticks a picture comes out of the decoder after the time its packet
             has by decoding order. `None` where the presentation times are used.
+        progress: Counts packets as they are decoded, so that a watcher sees whether they are.
     """
 
-    def __init__(self, container: InputContainer, stream_index: int, reorder: int | None = None) -> None:
+    def __init__(self, container: InputContainer, stream_index: int, reorder: int | None = None, progress: Effort | None = None) -> None:
         self.container = container
         stream = self.container.streams[stream_index]
         assert isinstance(stream, VideoStream)
@@ -55,6 +55,7 @@ class Reader:
         assert stream.time_base is not None
         self.time_base: Fraction = stream.time_base
         self._reorder = reorder
+        self._progress = progress if progress is not None else Effort()
         self._at_end = False
         self._shift = 0  # ticks to add to times that were counted
 
@@ -72,7 +73,7 @@ class Reader:
         self._shift = 0
         try:  # indexes are in decoding order, in which a keyframe comes before its time
             self.container.seek(limit - _REORDER * self._tick(), stream=self.stream, backward=False)
-            for packet in islice(self.container.demux(self.stream), _SCAN):
+            for packet in islice(demux(self.container, self.stream), _SCAN):
                 at = self._time(packet)
                 if packet.is_keyframe and at is not None and at >= limit:
                     return at
@@ -91,7 +92,7 @@ class Reader:
                 self.container.seek(max(limit - math.ceil(back_s / self.time_base), BEGINNING), stream=self.stream, backward=True)
             except av.FFmpegError:
                 return None
-            for packet in self.container.demux(self.stream):
+            for packet in demux(self.container, self.stream):
                 if packet.dts is None and packet.pts is None:
                     break
                 if packet.is_keyframe and packet.size:
@@ -134,9 +135,9 @@ class Reader:
             first = self._seek(key - 1)
         if first is None:  # before the first keyframe, or a file without any mark of keyframes
             rewind(self.container, self.stream)
-            packets: Iterator[Packet] = iter(self.container.demux(self.stream))
+            packets: Iterator[Packet] = iter(demux(self.container, self.stream))
         else:
-            packets = chain([first], self.container.demux(self.stream))
+            packets = chain([first], demux(self.container, self.stream))
         slack = math.ceil((self._reorder or 0) / self._tick())
         pick = Pick(run.limits, key, found, render, late, slack, trusted=run.trusted or bool(self._reorder))
         for packet, maybe in self._needed(packets, run.limits):
@@ -147,11 +148,11 @@ class Reader:
             at = self._time(packet)
             if pick.damaged and packet.is_keyframe and at is not None:  # what was decoded wrong must not leak into what follows
                 self._drain(pick)
-                pick.restart(at)
+                pick.restart(at, self._tick())
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
             found.effort.packets += 1
-            PROGRESS.packets += 1
-            pick.sent(at)
+            self._progress.packets += 1
+            pick.sent(at, must_come=maybe and context.name in _SILENT)
             if packet.is_corrupt:
                 pick.fault("a packet is damaged")
             try:
@@ -181,6 +182,7 @@ class Reader:
         except av.FFmpegError as error:
             pick.fault(words(error))
         context.flush_buffers()
+        pick.account(-BEGINNING)
 
     def _tick(self) -> int:
         """Ticks from one picture to the next."""
@@ -210,6 +212,16 @@ class Reader:
             packet = ahead.popleft()
             yield packet, not timed or _may_show(packet.pts or 0, past, ahead, limits)
             past.append(packet.pts if packet.pts is not None else BEGINNING)
+
+
+def demux(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Packet]:
+    """The packets of a stream from here on. PyAV stumbles over a packet of a stream that appeared later than the headers; that packet is skipped."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            continue
 
 
 def rewind(container: InputContainer, stream: VideoStream) -> None:

@@ -15,7 +15,8 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, words
-from apr_plugin.media.reader import PROGRESS, demux
+from apr_plugin.media.pick import Effort
+from apr_plugin.media.reader import demux
 
 SAMPLE_RATE = 16_000
 """Every waveform is mono at this rate."""
@@ -34,6 +35,7 @@ def read_sound(
     end_s: float,
     deadline: float,
     cancelled: threading.Event | None,
+    progress: Effort,
 ) -> tuple[NDArray[np.float32], float, int]:
     """The sound of a window.
 
@@ -57,7 +59,7 @@ def read_sound(
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
             packets += 1
-            PROGRESS.packets += 1
+            progress.packets += 1
             try:
                 frames = stream.codec_context.decode(packet if packet.size else None)
             except av.FFmpegError as error:  # a damaged packet leaves a gap; what follows is read

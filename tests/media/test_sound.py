@@ -11,7 +11,7 @@ from films import ffmpeg, lag_ms, write_sound
 
 from apr_plugin.media import Video
 
-WINDOWS = 25
+WINDOWS = 20
 
 ALONE: dict[str, dict[str, Any]] = {
     **{f"aac-{rate}-{layout}.mp4": {"rate": rate, "layout": layout} for rate in (8000, 16000, 22050, 44100, 48000) for layout in ("mono", "stereo")},
