@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import av
 import numpy as np
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
 from apr_plugin.media.info import open_container, read_info
+from apr_plugin.media.lending import Lending
 from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
 from apr_plugin.media.reader import Reader
 from apr_plugin.media.sound import read_sound
@@ -33,7 +32,6 @@ _LATE_S = 1.0  # a stream may end this much before the duration it claims
 _RETRIES = 3  # keyframes tried behind a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
 _FORGETFUL = ("pcm_", "flac", "alac", "mp3", "vorbis")  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
-_WAIT_S = 0.05  # between two looks at the clock while waiting for a reader
 
 
 @dataclass(frozen=True)
@@ -62,61 +60,7 @@ class Sound:
     effort: Effort
 
 
-class _Closable(Protocol):
-    def close(self) -> None: ...
-
-
-_R = TypeVar("_R", bound=_Closable)
-
-
-class _Lending(Generic[_R]):
-    """At most `most` readers of one file, made when needed and lent to one thread at a time; lent again only with `reuse`."""
-
-    def __init__(self, make: Callable[[], _R], most: int, reuse: bool = True) -> None:
-        self._make, self._most, self._places, self._reuse = make, most, threading.Semaphore(most), reuse
-        self._lock = threading.Lock()
-        self._free: list[_R] = []
-        self._closed = False
-        self._process = os.getpid()
-
-    @contextmanager
-    def lend(self, deadline: float, cancelled: threading.Event | None) -> Iterator[_R]:
-        """A reader for as long as the context lasts. One that an error left in the middle of something is not used again.
-
-        Raises:
-            TimeoutError: none was free before the deadline, or the read was cancelled.
-        """
-        if self._process != os.getpid():  # forked off: the readers at hand share their place in the file with the parent's
-            self._lock, self._free, self._process = threading.Lock(), [], os.getpid()
-            self._places = threading.Semaphore(self._most)
-        while not self._places.acquire(timeout=_WAIT_S):
-            stop_if_due(deadline, cancelled)
-        try:
-            stop_if_due(deadline, cancelled)
-            with self._lock:
-                reader = self._free.pop() if self._free else None
-            if reader is None:
-                reader = self._make()
-            try:
-                yield reader
-            except BaseException:
-                reader.close()
-                raise
-            with self._lock:
-                keep = self._reuse and not self._closed
-                if keep:
-                    self._free.append(reader)
-            if not keep:
-                reader.close()
-        finally:
-            self._places.release()
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            free, self._free = self._free, []
-        for reader in free:
-            reader.close()
+_R = TypeVar("_R")
 
 
 class _SoundReader:
@@ -160,8 +104,8 @@ class LocalFile:
         finally:
             container.close()
         self._lock = threading.Lock()
-        self._readers = _Lending(self._new_reader, self.workers)
-        self._sound = _Lending(self._new_sound, 1, reuse=self.info.audio_codec.startswith(_FORGETFUL))
+        self._readers = Lending(self._new_reader, self.workers)
+        self._sound = Lending(self._new_sound, 1, reuse=self.info.audio_codec.startswith(_FORGETFUL))
         self._keys: list[int] = []
         self._known_to: dict[int, int] = {}
 
@@ -372,16 +316,6 @@ def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
         return width, height
     scale = math.sqrt(max_pixels / (width * height))
     return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
-
-
-def stop_if_due(deadline: float, cancelled: threading.Event | None) -> None:
-    """Look at the clock and at the bell.
-
-    Raises:
-        TimeoutError: the deadline passed, or the read was cancelled.
-    """
-    if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
-        raise TimeoutError
 
 
 def check_file(path: str) -> tuple[int, int]:

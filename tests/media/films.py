@@ -206,7 +206,7 @@ def lag_ms(samples: np.ndarray[Any, Any], start_s: float, rate: int = 16_000, re
     """How much later than it should `samples` shows the chirp of `start_s` on, in milliseconds, by the best normalised match."""
     reach = int(reach_s * rate)
     expected = chirp(start_s + np.arange(-reach, len(samples) + reach) / rate)
-    length = len(expected) + len(samples)
+    length = 1 << (len(expected) + len(samples)).bit_length()
     products = np.fft.irfft(np.fft.rfft(expected, length) * np.conj(np.fft.rfft(samples, length)), length)[: 2 * reach + 1]
     energy = np.concatenate([[0.0], np.cumsum(expected**2)])
     norms = np.sqrt(energy[len(samples) :][: 2 * reach + 1] - energy[: 2 * reach + 1])

@@ -40,7 +40,7 @@ for name, fps in {"0.5": Fraction(1, 2), "1": 1, "23.976": Fraction(24000, 1001)
         CASES[f"{name}-fps-{kind}.{suffix}"] = (kind, {"fps": fps, "frames": 60})
 
 
-def check(path: Path, count: int = 120) -> None:
+def check(path: Path, count: int = 100) -> None:
     """Looks of many sizes at one file, in sequence, by one worker and by four."""
     known = truth(path)
     rng = random.Random(path.name)
