@@ -144,9 +144,11 @@ class Reader:
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
             if self._reorder and sought is not None and packet.pos == sought[0] and packet.dts is not None:
-                self._shift = (sought[1] or 0) - packet.dts  # counting on the way here may have missed damaged packets
+                self._shift = (sought[1] or 0) - packet.dts
+                if self._shift:
+                    pick.fault("packets are missing")  # counting told
             at = self._time(packet)
-            if pick.damaged and packet.is_keyframe and at is not None:  # what was decoded wrong must not leak into what follows
+            if pick.damaged and packet.is_keyframe and at is not None and not self._reorder:  # what was decoded wrong must not leak into what follows
                 self._drain(pick)
                 pick.restart(at, self._tick())
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
