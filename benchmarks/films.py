@@ -112,9 +112,10 @@ def repeat(source: Path, target: Path, times: int) -> Path:
             film = first.streams.video[0]
             if film.duration and film.time_base:
                 whole = film.duration * film.time_base
-            for stream in first.streams:
-                streams[stream.index] = out.add_stream_from_template(stream)
+            for stream in (first.streams.video[0], *first.streams.audio):
+                streams[stream.index] = out.add_stream_from_template(stream)  # type: ignore[type-var]
                 lengths[stream.index] = math.ceil(whole / (stream.time_base or 1))
+        latest: dict[int, int] = {}
         for turn in range(times):
             with av.open(str(source)) as again:
                 ends = {index: turn * length for index, length in lengths.items()}
@@ -122,10 +123,11 @@ def repeat(source: Path, target: Path, times: int) -> Path:
                     if packet.dts is None or packet.pts is None:
                         continue
                     index = packet.stream.index
-                    if packet.stream.type == "audio" and packet.pts + (packet.duration or 0) > lengths[index]:
-                        continue  # the tail of the encoder would overlap the next turn
                     packet.pts += ends[index]
                     packet.dts += ends[index]
+                    if packet.dts <= latest.get(index, packet.dts - 1):
+                        continue  # the tail of the sound overlaps the next turn
+                    latest[index] = packet.dts
                     packet.stream = streams[index]
                     out.mux(packet)
     return target
@@ -144,12 +146,14 @@ def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell:
         params = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=3:b-adapt=0:vbv-maxrate={bit_rate // 1000}:vbv-bufsize={bit_rate // 250}"
         film.options = {"preset": "veryfast", "x264-params": params}
         track: Any = out.add_stream("aac", rate=48_000, layout="mono")
+        sound = encode_sound(track, turn_s)
         for number, image in enumerate(pictures(turn_s * FPS, width, height)):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             out.mux(film.encode(frame))
-        out.mux(film.encode(None))
-        out.mux(encode_sound(track, turn_s))
+            while sound and sound[0].pts * sound[0].time_base <= frame.pts * frame.time_base:
+                out.mux(sound.pop(0))
+        out.mux([*film.encode(None), *sound])
     tell(f"writing {path.name}: {seconds // turn_s} times those packets")
     repeat(part, half, seconds // turn_s)
     part.unlink()

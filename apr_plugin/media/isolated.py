@@ -25,8 +25,14 @@ from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.local import Mode, Pictures, Sound
 from apr_plugin.media.reader import Effort
 
+READY = b"ready"
+"""What a worker says when it has started."""
+
 STALL_S = 6.0
 """A worker that shows no sign of progress for this long is killed."""
+
+START_S = 60.0
+"""Longest time for a worker to start, before it has seen any file; long, for machines that are very busy."""
 
 MEMORY_BYTES = 4 << 30
 """Address space of a worker, beside the pictures asked of it."""
@@ -67,10 +73,10 @@ class _Worker:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                path = [os.path.abspath(place) for place in ([] if _ROOT in sys.path else [_ROOT]) + sys.path]  # noqa: PTH100 - "" is this folder
+                path = [os.path.abspath(place) for place in ([] if _ROOT in sys.path else [_ROOT]) + sys.path if place]  # noqa: PTH100
                 self.process = subprocess.Popen(
                     [_python(), "-S", "-P", "-c", _START, str(MEMORY_BYTES), json.dumps(path)],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"},  # both reserve address space for every core
@@ -81,6 +87,10 @@ class _Worker:
         self.socket = ours
         with _lock:
             _all.add(self)
+
+    def start(self, cancelled: threading.Event | None) -> None:
+        """Wait until it has loaded its libraries; that time is not the file's fault."""
+        self._move(memoryview(bytearray(len(READY))), time.monotonic() + START_S, cancelled, sending=False, stall_s=START_S)
 
     def ask(self, request: dict[str, Any], until: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
         """Send a request and wait for its answer, patiently while the worker makes progress.
@@ -105,7 +115,7 @@ class _Worker:
             if dtype not in ("uint8", "float32") or min(shape) < 0 or math.prod(shape) > _LARGEST_BLOB:
                 raise _Died
             blob = np.empty(shape, dtype)
-            self._move(memoryview(blob.reshape(-1).view(np.uint8)), until, cancelled, sending=False)
+            self._move(blob.reshape(-1).view(np.uint8).data, until, cancelled, sending=False)
             blobs.append(blob)
         return message, blobs
 
@@ -114,9 +124,10 @@ class _Worker:
         self._move(memoryview(data), until, cancelled, sending=False)
         return data
 
-    def _move(self, view: memoryview, until: float, cancelled: threading.Event | None, sending: bool) -> None:
+    def _move(self, view: memoryview, until: float, cancelled: threading.Event | None, sending: bool, stall_s: float | None = None) -> None:
         """Send or receive all of `view`."""
-        at, stalled = 0, time.monotonic() + STALL_S
+        stall_s = STALL_S if stall_s is None else stall_s
+        at, stalled = 0, time.monotonic() + stall_s
         while at < len(view):
             left = min(until, stalled) - time.monotonic()
             if left <= 0 or (cancelled is not None and cancelled.is_set()):
@@ -131,7 +142,7 @@ class _Worker:
                 raise _Died from error
             if moved == 0:
                 raise _Died
-            at, stalled = at + moved, time.monotonic() + STALL_S
+            at, stalled = at + moved, time.monotonic() + stall_s
 
     def kill(self, patience_s: float = 0.0) -> str:
         """End the process, if it does not end by itself; returns how it ended, in words."""
@@ -254,17 +265,20 @@ class IsolatedFile:
             raise self._nonsense("decode audio") from error
 
     def _nonsense(self, stage: str) -> MediaWorkerKilled:
+        close_workers(self.path)
         return MediaWorkerKilled(self.path, stage, "the process that read it answered what no reader answers")
 
     def _ask(self, request: dict[str, Any], timeout_s: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
         request = request | {"path": self.path, "workers": self.workers, "timeout_s": max(0.0, timeout_s), "version": self._version}
-        until = time.monotonic() + timeout_s + _GRACE_S
         while True:
             try:
                 worker, used = _borrow(self.path)
             except OSError as error:
                 raise MediaWorkerKilled(self.path, str(request["do"]), f"no process could be started to read it: {words(error)}") from error
             try:
+                if not used:
+                    worker.start(cancelled)
+                until = time.monotonic() + timeout_s + _GRACE_S
                 reply, blobs = worker.ask(request, until, cancelled)
             except BaseException as error:
                 how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
@@ -288,4 +302,5 @@ class IsolatedFile:
             KILLS += 1
         stage = {"frames": "decode frames", "audio": "decode audio"}.get(do, do)
         late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.0f} s"
-        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}: {late if isinstance(error, TimeoutError) else 'it crashed'}")
+        why = late if isinstance(error, TimeoutError) else "it crashed"
+        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}: {why}")

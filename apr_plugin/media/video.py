@@ -13,10 +13,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -28,6 +26,8 @@ from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, WindowError
 from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.isolated import IsolatedFile
 from apr_plugin.media.local import LocalFile, Mode, Pictures, Sound
+from apr_plugin.media.reader import Effort
+from apr_plugin.media.threads import start
 
 Isolation = Literal["auto", "always", "never"]
 Decoder = Literal["pyav", "decord"]
@@ -38,6 +38,9 @@ TIMEOUT_S = 120.0
 
 OPEN_TIMEOUT_S = 10.0
 """Longest time for opening."""
+
+STALL_S = 3.0
+"""A file in which nothing is decoded for this long is handed to a worker process (`isolation="auto"`)."""
 
 _GRACE_S = 2.0  # a read stops by itself at its deadline; one that does not after this much more is stuck inside libav
 
@@ -94,11 +97,6 @@ class Clip:
     """Frames per second it was sampled at."""
     audio: Waveform | None
     """Sound of the same window, or `None` where the file has none."""
-
-
-@cache
-def _guards() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=64, thread_name_prefix="apr-read")
 
 
 class Video:
@@ -274,7 +272,8 @@ class Video:
         if isinstance(file, IsolatedFile):
             return self._isolated_read(read, file, stage, cancelled)
         try:
-            found = _guard(lambda: read(file), until - time.monotonic() + _GRACE_S, self.path, stage)
+            progress = file.progress if self._isolation == "auto" else None
+            found = _guard(lambda: read(file), until - time.monotonic() + _GRACE_S, self.path, stage, progress)
             if self._isolation == "never" or not odd(found):
                 return found
         except TimeoutError:
@@ -284,7 +283,8 @@ class Video:
         except MediaTimeout:  # stuck inside libav; that thread is left behind
             if self._isolation == "auto":
                 self._isolate()
-            raise
+            if self._isolation == "never" or time.monotonic() > until:
+                raise
         except MediaDecodeError:
             if self._isolation == "never":
                 raise
@@ -305,12 +305,24 @@ class Video:
             raise MediaTimeout(self.path, stage, why) from None
 
 
-def _guard(work: Callable[[], _T], timeout_s: float, path: str, stage: str) -> _T:
-    """Run in a thread that can be left behind, so that a decoder stuck inside libav does not take the caller with it."""
-    future: Future[_T] = _guards().submit(work)
-    try:
-        return future.result(timeout=max(0.0, timeout_s))
-    except FutureTimeout:
-        if future.done():
-            return future.result()
-        raise MediaTimeout(path, stage, f"stuck for {timeout_s:.0f} s") from None
+def _guard(work: Callable[[], _T], timeout_s: float, path: str, stage: str, progress: Effort | None = None) -> _T:
+    """Run in a thread that can be left behind, so that a decoder stuck inside libav does not take the caller with it.
+
+    Raises:
+        MediaTimeout: it is not done after `timeout_s`, or `progress` stood still for `STALL_S`.
+    """
+    future = start(work)
+    now = time.monotonic()
+    until, stalled, packets = now + timeout_s, now + STALL_S, 0
+    while True:
+        left = (until if progress is None else min(until, stalled)) - now
+        try:
+            return future.result(timeout=max(0.0, min(left, STALL_S / 4)))
+        except FutureTimeout:
+            if future.done():
+                return future.result()
+        now = time.monotonic()
+        if progress is not None and progress.packets != packets:
+            packets, stalled = progress.packets, now + STALL_S
+        if now >= (until if progress is None else min(until, stalled)):
+            raise MediaTimeout(path, stage, f"stuck for {min(timeout_s, STALL_S) if progress is not None else timeout_s:.0f} s")

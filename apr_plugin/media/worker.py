@@ -16,14 +16,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from apr_plugin.media.errors import MediaError, MediaOpenError
 from apr_plugin.media.local import LocalFile, fit
-from apr_plugin.media.reader import PROGRESS
 
 BEAT_S = 0.5
 """Seconds between two signs of life."""
@@ -58,17 +57,18 @@ def receive(pipe: socket.socket) -> dict[str, Any] | None:
 class Life:
     """Tells whether something happens while a request is worked on."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, packets: Callable[[], int]) -> None:
+        self._count = packets
         try:
             self._most = _READ_TWICE * os.stat(path).st_size  # noqa: PTH116 - any name, also an impossible one
         except (OSError, ValueError):
             self._most = 0
         self._first = self._bytes = _bytes_read()
-        self._packets = PROGRESS.packets
+        self._packets = packets()
 
     def moved(self) -> bool:
         """Whether packets were decoded, or more of the file was read, since the last call."""
-        packets, count = PROGRESS.packets, _bytes_read()
+        packets, count = self._count(), _bytes_read()
         moved = packets != self._packets or (count != self._bytes and count - self._first < self._most)
         if packets != self._packets:
             self._first = count
@@ -91,6 +91,10 @@ class Server:
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._file: LocalFile | None = None
+
+    def packets(self) -> int:
+        """Packets decoded of the file at hand."""
+        return self._file.progress.packets if self._file is not None else 0
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
         """Carry out one request, whatever it takes; every fault becomes an answer."""
@@ -169,6 +173,7 @@ def main(memory: int) -> None:
         os.dup2(nothing.fileno(), 0)  # whatever reads standard input must not take a message
     server = Server(memory)
     try:
+        pipe.sendall(b"ready")
         while (request := receive(pipe)) is not None:
             send(pipe, {"beat": 0})
             _limit_cpu((request["timeout_s"] + _SPARE_CPU_S) * (request["workers"] + 1))
@@ -180,14 +185,14 @@ def main(memory: int) -> None:
                 finished.set()
 
             threading.Thread(target=work, daemon=True).start()
-            life, beat = Life(request["path"]), time.monotonic()
+            life, beat = Life(request["path"], server.packets), time.monotonic()
             while not finished.wait(_TICK_S):
                 if select.select([pipe], [], [], 0)[0]:  # between request and answer a parent says nothing, unless it dies
                     os._exit(0)
                 if time.monotonic() - beat >= BEAT_S:
                     beat = time.monotonic()
                     if life.moved():
-                        send(pipe, {"beat": PROGRESS.packets})
+                        send(pipe, {"beat": 1})
             send(pipe, *done[0])
     except OSError:
         pass  # the parent is gone
