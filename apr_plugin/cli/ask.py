@@ -26,6 +26,10 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
     Raises:
         AprError: a bad option, kind or model_arg, or a trajectory that could not be saved.
     """
+    if Path(text).is_file() and not any(Path(path).exists() for path in videos):
+        raise AprError(f"the question comes last, after the video: apr ask {text} {videos[0]!r}")
+    if save is not None:
+        _check_writable(save)
     question = Question(text=text, kind=_kind(kind, options), options=_options(options), videos=tuple(MediaRef(path=path) for path in videos))
     settings = read_settings(parse_model_args(model_args))
     console = Console(highlight=False)
@@ -43,6 +47,13 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
     if trajectory.stop_reason is StopReason.CANCELLED:
         return 130
     return 0 if trajectory.answer_valid else 3
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise AprError(f"--save {path}: cannot write: {error.strerror}") from error
 
 
 def parse_model_args(text: str) -> dict[str, object]:

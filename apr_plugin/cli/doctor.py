@@ -18,17 +18,19 @@ from rich.text import Text
 from apr_plugin import __version__
 from apr_plugin.config import cache_dir, needle_dir
 
-EXTRAS = {
-    "lmms": ("lmms_eval", "lmms-eval", "apr eval, apr demo: evaluation inside lmms-eval"),
-    "vlmeval": ("vlmeval", "ms-vlmeval", "evaluation inside VLMEvalKit"),
-    "hf": ("transformers", "transformers", "models in this process, through transformers"),
-    "vllm": ("vllm", "vllm", "models in this process, through vLLM"),
-    "openai": ("openai", "openai", "models behind an OpenAI-compatible server"),
-    "decord": ("decord", "decord", "tasks of lmms-eval that import decord (longvideobench)"),
-    "train": ("trl", "trl", "training"),
-    "report": ("pandas", "pandas", "tables and plots"),
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "lmms": (("lmms_eval", "torch", "torchvision"), "apr eval, apr demo: evaluation inside lmms-eval"),
+    "vlmeval": (("vlmeval",), "evaluation inside VLMEvalKit"),
+    "hf": (("transformers", "torch", "torchvision", "accelerate"), "models in this process, through transformers"),
+    "vllm": (("vllm",), "models in this process, through vLLM"),
+    "openai": (("openai",), "models behind an OpenAI-compatible server"),
+    "decord": (("decord",), "lmms-eval tasks that import decord, decoder=decord"),
+    "train": (("trl", "peft", "datasets"), "training"),
+    "report": (("pandas", "matplotlib"), "tables and plots"),
 }
-"""For each extra: the module that shows whether it is there, the distribution that tells its version, and what it is for."""
+"""For each extra: its modules, the one that gives it its version first, and what it is for."""
+
+_DISTRIBUTIONS = {"lmms_eval": "lmms-eval", "vlmeval": "ms-vlmeval"}
 
 
 def run_doctor() -> None:
@@ -40,7 +42,7 @@ def run_doctor() -> None:
         f"{name} {'.'.join(map(str, version))}" for name, version in av.library_versions.items() if name in ("libavcodec", "libavformat")
     )
     facts.add_row("FFmpeg", f"inside PyAV {av.__version__} ({libraries}); no ffmpeg program is needed{_program()}")
-    facts.add_row("codecs", ", ".join(f"{name} {'yes' if _can(name, mode) else 'NO'}" for name, mode in _CODECS))
+    facts.add_row("codecs", ", ".join(f"{name} {'read' if mode == 'r' else 'write'} {'yes' if _can(name, mode) else 'NO'}" for name, mode in _CODECS))
     with console.status("looking for a GPU …"):
         facts.add_row("GPU", _gpu())
     facts.add_row("cache", Text(f"{cache_dir()} ({_free(cache_dir())} free)"))
@@ -50,9 +52,10 @@ def run_doctor() -> None:
     table = Table(title="extras", title_justify="left")
     for name in ("extra", "installed", "for", "to add it"):
         table.add_column(name, no_wrap=name != "for")  # a command broken over two lines can't be copied
-    for extra, (module, distribution, purpose) in EXTRAS.items():
-        here = importlib.util.find_spec(module) is not None
-        table.add_row(extra, _version(distribution) if here else "no", purpose, "" if here else f"pip install 'apr-plugin\\[{extra}]'")
+    for extra, (modules, purpose) in EXTRAS.items():
+        absent = [module for module in modules if importlib.util.find_spec(module) is None]
+        state = _version(_DISTRIBUTIONS.get(modules[0], modules[0])) if not absent else "no" if absent == list(modules) else f"no {', '.join(absent)}"
+        table.add_row(extra, state, purpose, f"pip install 'apr-plugin\\[{extra}]'" if absent else "")
     console.print(table)
     works = ["apr ask, apr show, apr needle make"]
     if importlib.util.find_spec("lmms_eval") is not None:
@@ -68,6 +71,7 @@ _CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
     ("aac", "r"),
     ("opus", "r"),
     ("libx264", "w"),
+    ("aac", "w"),
 )
 
 

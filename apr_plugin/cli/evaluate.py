@@ -178,7 +178,10 @@ def _check_results(folder: Path, began: float) -> None:
     raise AprError(f"--output_path {folder}: lmms-eval could not write its results there. Make room and run the same command again.")
 
 
-def _explain(error: Exception, args: Any) -> str:
+def _explain(error: BaseException, args: Any) -> str:
+    attempt = getattr(error, "last_attempt", None)
+    if attempt is not None and attempt.exception() is not None:  # lmms-eval tries some steps several times, and then names only that
+        error = attempt.exception()
     text = str(error)
     if text.startswith("Tasks not found: "):
         from lmms_eval.tasks import TaskManager
@@ -186,7 +189,7 @@ def _explain(error: Exception, args: Any) -> str:
         missing = text.removeprefix("Tasks not found: ").split(". Try ")[0]
         known = TaskManager("ERROR", include_path=args.include_path).all_tasks
         named = ", ".join(f"{task!r}{did_you_mean(task, known)}" for task in missing.split(", "))
-        return f"there is no task {named}; list them with: apr tasks, or lmms-eval tasks list"
+        return f"there is no task {named}; list them with: apr tasks, or apr eval --tasks list"
     if isinstance(error, AprError):
         return text
     return f"lmms-eval: {type(error).__name__}: {text or 'no message'} (the traceback is shown with --verbosity DEBUG)"

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -62,35 +63,40 @@ def _print_whole(console: Console, trajectory: Trajectory) -> None:
     question = trajectory.question
     console.rule(Text(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}")))
     print_question(console, question)
-    if trajectory.first_shown is not None:
-        console.print(Text("  shown   ", "green") + Text(describe_shown(trajectory.first_shown)))
+    for shown in trajectory.first_shown:
+        console.print(Text("  shown   ", "green") + Text(describe_shown(shown)))
     for number, turn in enumerate(trajectory.turns, 1):
         print_turn(console, number, turn)
     print_end(console, trajectory)
 
 
 def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
-    table = Table(title=f"{len(trajectories)} trajectories", title_justify="left")
-    for name in ("task", "doc", "question"):
-        table.add_column(name, overflow="fold")
-    table.add_column("answer")
-    table.add_column("stop")
-    for name in ("turns", "frames", "visual tokens", "s"):
-        table.add_column(name, justify="right")
-    for t in trajectories:
-        table.add_row(
-            *(Text(plain(cell, 70)) for cell in (t.question.task, t.question.doc_id, t.question.text, t.answer or "—", t.stop_reason)),
-            str(len(t.turns)),
-            str(t.frames),
-            str(t.visual_tokens),
-            f"{t.timings.total_s:.2f}",
+    """One table for each way of answering: its arm and configuration."""
+    by_run: dict[tuple[str, str], list[Trajectory]] = {}
+    for trajectory in trajectories:
+        by_run.setdefault((trajectory.arm, trajectory.config_hash), []).append(trajectory)
+    for (arm, config_hash), run in by_run.items():
+        table = Table(title=Text(plain(f"{arm}, configuration {config_hash}: {len(run)} trajectories")), title_justify="left", box=box.SIMPLE_HEAD)
+        for name in ("task", "doc", "question", "answer", "stop"):
+            table.add_column(
+                name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "question" else None, max_width=18 if name == "answer" else None
+            )
+        for name in ("turns", "frames", "tokens", "s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for t in run:
+            table.add_row(
+                *(Text(plain(cell, 200)) for cell in (t.question.task, t.question.doc_id, t.question.text, t.answer or "–", t.stop_reason)),  # noqa: RUF001
+                str(len(t.turns)),
+                str(t.frames),
+                str(t.visual_tokens),
+                f"{t.timings.total_s:.2f}",
+            )
+        console.print(table)
+        n = len(run)
+        stops = Counter(t.stop_reason for t in run)
+        console.print(
+            f"mean {sum(len(t.turns) for t in run) / n:.2f} turns, {sum(t.frames for t in run) / n:.1f} frames, "
+            f"{sum(t.visual_tokens for t in run) / n:.0f} visual tokens, {sum(t.timings.total_s for t in run) / n:.2f} s; "
+            + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
         )
-    console.print(table)
-    n = len(trajectories)
-    stops = Counter(t.stop_reason for t in trajectories)
-    console.print(
-        f"mean {sum(len(t.turns) for t in trajectories) / n:.2f} turns, {sum(t.frames for t in trajectories) / n:.1f} frames, "
-        f"{sum(t.visual_tokens for t in trajectories) / n:.0f} visual tokens, {sum(t.timings.total_s for t in trajectories) / n:.2f} s; "
-        + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
-    )
     console.print("one of them turn by turn: apr show PATH --id DOC", style="dim")

@@ -81,9 +81,11 @@ def print_end(console: Console, trajectory: Trajectory) -> None:
         Text("answer ") + answer + Text(f"   ({trajectory.stop_reason}{': ' + plain(trajectory.stop_detail) if trajectory.stop_detail else ''})")
     )
     times = trajectory.timings
+    turns = sum(not turn.forced for turn in trajectory.turns)
+    forced = " and a forced answer" if turns < len(trajectory.turns) else ""
     console.print(
         Text(
-            f"{len(trajectory.turns)} of {trajectory.turns_allowed} turns, {trajectory.frames} frames, "
+            f"{turns} of {trajectory.turns_allowed} turns{forced}, {trajectory.frames} frames, "
             f"{sum(look.audio_s for look in trajectory.looks):.0f} s of sound, {trajectory.visual_tokens} visual tokens, "
             f"{times.total_s:.2f} s ({times.model_s:.2f} model, {times.media_s:.2f} media)",
             "dim",

@@ -17,7 +17,7 @@ from apr_plugin.loop.notebook import load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.store import Resume
 from apr_plugin.media import MediaSettings
-from apr_plugin.policies import did_you_mean, make_policy, policy_arguments
+from apr_plugin.policies import check_policy, did_you_mean, make_policy, policy_arguments
 
 _SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
 _SAMPLING_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -75,6 +75,7 @@ def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], EpisodeCon
         raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(POLICIES))}")
     name = str(given.pop("policy"))
     for_policy = policy_arguments(name)
+    check_policy(name, given)
     known = {*_OWN, *_BUDGET, *_MEDIA, *_SAMPLING, *for_policy}
     for key in given:
         if key not in known:

@@ -116,11 +116,19 @@ class Environment:
         self.visual_tokens_spent += percept.visual_tokens
         return percept
 
-    def uniform(self, num: int) -> Percept:
-        """`num` frames spread evenly over all videos' first (the passive arm's one look); the ends are avoided as passive samplers do."""
-        opened = self.videos[0]
-        times = [opened.duration_s * (i + 0.5) / num for i in range(num)]
-        return self._frames(0, 0.0, opened.duration_s, times)
+    def uniform(self, num: int) -> list[Percept]:
+        """The passive arm's one look: `num` frames in all, shared out by the videos' lengths, at least one each; sound alone has none.
+
+        A frame stands for the middle of its stretch, so that the very ends are avoided as passive samplers do.
+        """
+        seen = [number for number, opened in enumerate(self.videos) if opened.video.has_video]
+        total = sum(self.videos[number].duration_s for number in seen)
+        percepts = []
+        for number in seen:
+            duration = self.videos[number].duration_s
+            share = max(1, round(num * duration / total))
+            percepts.append(self._frames(number, 0.0, duration, [duration * (i + 0.5) / share for i in range(share)]))
+        return percepts
 
     def _tokens_left(self) -> int | None:
         if self.budget.visual_tokens_per_episode is None:
@@ -168,7 +176,8 @@ class Environment:
                     return ActionError(ErrorCode.NO_PICTURE, "the file has sound only; use get_audio.")
                 if end - start > limits.clip_s + EDGE_S:
                     return ActionError(ErrorCode.TOO_LONG, f"a clip of {end - start:.2f}s was asked for; one look plays at most {limits.clip_s:g}s.")
-                shortest = limits.min_clip_frames / (opened.video.fps or 25.0)
+                fps = opened.video.fps
+                shortest = limits.min_clip_frames / fps if fps else 0.001
                 if end - start < shortest:
                     return ActionError(
                         ErrorCode.TOO_SHORT,

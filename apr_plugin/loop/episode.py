@@ -105,7 +105,7 @@ class Episode:
         self._seed = config.seed_for(question)
         self._turns: list[Turn] = []
         self._environment = Environment(config.budget, config.media)
-        self._first_shown: Shown | None = None
+        self._first_shown: tuple[Shown, ...] = ()
         self._durations: tuple[float, ...] = ()
         self._allowed = 1
         self._started = time.perf_counter()
@@ -176,7 +176,7 @@ class Episode:
 
     def _check(self, action: Answer, number: int, turns: int) -> str | ActionError:
         if number == 1 < turns and self.config.budget.refuse_blind_answer:
-            return ActionError(ErrorCode.EARLY_ANSWER, "nothing has been looked at yet; gather evidence first.")
+            return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
         return self._environment.check_answer(action.content)
 
     async def _read(self, read: Callable[[_In], _Out], argument: _In) -> _Out:
@@ -209,7 +209,7 @@ class Episode:
         if self.config.budget.on_last_turn == "fail":
             return self._end(reason, detail=why)
         generation, model_s = await self._generate(notebook.forced_prompt(why), len(self._turns) + 1)
-        parsed = parse_turn(generation.text)
+        parsed = parse_turn(generation.text, answer_only=True)
         content = parsed.action.content if isinstance(parsed.action, Answer) else ""
         bare = generation.text.strip()
         if "{" not in bare and isinstance(self._environment.check_answer(bare), str):
@@ -224,29 +224,35 @@ class Episode:
         return self._end(reason, detail=f"{why} The forced call brought no answer: {checked.message}")
 
     async def _run_passive(self) -> Trajectory:
-        percept: Percept | None = None
+        percepts: list[Percept] = []
         media_s = 0.0
+        notes = [] if self.question.videos else ["the request had no video, so it was answered in one passive turn"]
         if self.question.videos and self.config.passive_frames > 0:
             began = time.perf_counter()
-            percept = await self._read(self._environment.uniform, self.config.passive_frames)
+            percepts = await self._read(self._environment.uniform, self.config.passive_frames)
             media_s = time.perf_counter() - began
-            self._first_shown = percept.shown()
-        prompt = self._notebook().passive_prompt(percept)
+            unseen = [str(number) for number, opened in enumerate(self._environment.videos) if not opened.video.has_video]
+            notes += [f"video {', '.join(unseen)} has no picture, and the passive arm hears nothing"] if unseen else []
+        self._first_shown = tuple(percept.shown() for percept in percepts)
+        prompt = self._notebook().passive_prompt(percepts)
         if self._pictures:
             prompt = _with_pictures(prompt, self._pictures)
             height, width = self._pictures[0].image.shape[:2]
-            self._first_shown = Shown(kind="images", width=width, height=height, remark=f"{len(self._pictures)} pictures that came with the question")
+            remark = f"{len(self._pictures)} pictures that came with the question"
+            self._first_shown = (Shown(kind="images", width=width, height=height, remark=remark),)
         self._allowed = 1
         generation, model_s = await self._generate(prompt, 1)
-        parsed = parse_turn(generation.text)
+        parsed = parse_turn(generation.text, answer_only=True)
         content = parsed.action.content if isinstance(parsed.action, Answer) else generation.text.strip()
-        checked = self._environment.check_answer(content)
+        checked = self._environment.check_answer(content) if content else _no_answer()
         error = checked if isinstance(checked, ActionError) else None
         self._note(replace(parsed, error=None), generation, model_s, error, media_s)
-        detail = "" if self.question.videos else "the request had no video, so it was answered in one passive turn"
         if isinstance(checked, str):
-            return self._end(StopReason.ANSWERED, answer=checked, valid=True, detail=detail)
-        return self._end(StopReason.ANSWERED, answer=content, valid=False, detail=(detail + "; " if detail else "") + checked.message)
+            return self._end(StopReason.ANSWERED, answer=checked, valid=True, detail="; ".join(notes))
+        notes.append(checked.message)
+        if not content:
+            return self._end(StopReason.TURNS, detail="; ".join(notes))
+        return self._end(StopReason.ANSWERED, answer=content, valid=False, detail="; ".join(notes))
 
     def _notebook(self) -> Notebook:
         videos = [VideoMeta(opened.duration_s, opened.video.fps, opened.video.has_audio) for opened in self._environment.videos]

@@ -97,9 +97,9 @@ class Notebook:
         notice = f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the answer, from your notes."
         return Prompt(self._with_latest(notice, media=False), final=True)
 
-    def passive_prompt(self, percept: Percept | None) -> Prompt:
+    def passive_prompt(self, percepts: Sequence[Percept]) -> Prompt:
         """One prompt with everything the passive arm sees: the frames, the question, the answer's form."""
-        media: tuple[Part, ...] = (*percept.parts(), TextPart("\n\n")) if percept is not None else ()
+        media = tuple(part for percept in percepts for part in (*percept.parts(), TextPart("\n\n")))
         asked = TextPart(f"{self._opening()}\n{answer_form(self.question)}")
         return Prompt((Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked))), final=True)
 
@@ -182,7 +182,7 @@ def prompt_hash(system_prompt: str | None) -> str:
             notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt)
             look = Percept("frames", 0, 0.0, 1.0, images=np.zeros((2, 1, 1, 3), np.uint8), times_s=(0.0, 1.0), several=videos > 1)
             notebook.add("{}", look)
-            seen += [notebook.prompt(2, 4).text, notebook.passive_prompt(look).text]
+            seen += [notebook.prompt(2, 4).text, notebook.passive_prompt([look]).text]
             notebook.add("{}", ActionError(ErrorCode.OUT_OF_RANGE, "where."))
             seen += [notebook.prompt(4, 4).text, notebook.forced_prompt("why.").text]
     return hashlib.sha256("\0".join(seen).encode()).hexdigest()[:16]

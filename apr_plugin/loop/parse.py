@@ -54,8 +54,13 @@ class ParsedTurn:
     """What had to be repaired, in words."""
 
 
-def parse_turn(text: str) -> ParsedTurn:
-    """Read one turn. Never raises, whatever the text."""
+def parse_turn(text: str, *, answer_only: bool = False) -> ParsedTurn:
+    """Read one turn. Never raises, whatever the text.
+
+    Args:
+        text: What the policy wrote.
+        answer_only: Whether a missing observation or thought is forgiven, as where only the answer counts.
+    """
     repairs: list[str] = []
     found = _find_object(text, repairs)
     if isinstance(found, ActionError):
@@ -66,6 +71,10 @@ def parse_turn(text: str) -> ParsedTurn:
     if unknown := sorted(set(found) - {"observation", "think", "confidence", "action"}):
         repairs.append("ignored unknown keys " + ", ".join(_clip(key) for key in unknown[:5]))
     action = _read_action(found, repairs)
+    missing = [key for key in ("observation", "think") if key not in found]
+    if missing and not answer_only and not isinstance(action, ActionError):
+        named = " and ".join(f"'{key}'" for key in missing)
+        action = ActionError(ErrorCode.MISSING_KEY, f"{named} {'is' if len(missing) == 1 else 'are'} missing; the keys given are {_keys(found)}.")
     if isinstance(action, ActionError):
         return ParsedTurn(observation, think, confidence, error=action, repairs=tuple(repairs))
     return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs))
@@ -77,16 +86,12 @@ def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
     if isinstance(strict, dict):
         return strict
     best: dict[str, Any] | None = None
-    closed = False
+    closed, unreadable_to = False, 0
     for start, end in _object_spans(text):
         closed = True
-        candidate = text[start:end]
-        notes = []
-        value = _loads(candidate)
-        if value is None:
-            value = _loads(_without_trailing_commas(candidate))
-            notes.append("removed a trailing comma")
+        value, notes = _repaired(text[start:end])
         if not isinstance(value, dict):
+            unreadable_to = max(unreadable_to, end)
             continue
         before, after = text[:start].strip(), text[end:].strip()
         if before.startswith("```") or after.endswith("```"):
@@ -97,7 +102,8 @@ def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
         if "action" in value:
             repairs += notes
             return value
-        best = best or value
+        if start >= unreadable_to:  # else it is a piece of an object that can't be read
+            best = best or value
     if best is not None:
         return best  # an object without an action: the missing key is the better message
     if not text:
@@ -111,12 +117,24 @@ def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
     return ActionError(ErrorCode.MALFORMED_JSON, message)
 
 
-def _loads(text: str) -> Any:
+def _loads(text: str, *, strict: bool = True) -> Any:
     """The JSON value, or `None` for anything that is none; NaN and infinities come back as floats for a message of their own."""
     try:
-        return json.loads(text)
+        return json.loads(text, strict=strict)
     except (ValueError, RecursionError):  # ValueError also covers integers of thousands of digits
         return None
+
+
+def _repaired(text: str) -> tuple[Any, list[str]]:
+    """The JSON value with as little repair as it takes, and what that was."""
+    if (value := _loads(text)) is not None:
+        return value, []
+    if (value := _loads(text, strict=False)) is not None:
+        return value, ["accepted line breaks within a string"]
+    bare = _without_trailing_commas(text)
+    if (value := _loads(bare)) is not None:
+        return value, ["removed a trailing comma"]
+    return _loads(bare, strict=False), ["removed a trailing comma", "accepted line breaks within a string"]
 
 
 def _json_fault(text: str) -> str:

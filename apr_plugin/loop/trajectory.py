@@ -26,7 +26,7 @@ class StopReason(StrEnum):
     """Why an episode ended. Every question ends in exactly one."""
 
     ANSWERED = "answered"
-    """The policy took the `answer` action."""
+    """The policy took the `answer` action, or replied in its one passive turn."""
 
     FORCED = "forced"
     """A limit was reached, and the answer came from a last, text-only call."""
@@ -147,10 +147,10 @@ class Trajectory(_Record):
     """Which way of answering: `agent`, or `passive` (all frames at once, one turn)."""
     turns: tuple[Turn, ...] = ()
     """What happened, in order."""
-    first_shown: Shown | None = None
-    """What a passive arm was shown before its one turn."""
+    first_shown: tuple[Shown, ...] = ()
+    """What a passive arm was shown before its one turn, video by video."""
     answer: str | None = None
-    """The answer in canonical form (see `loop.answer`), or the raw text of a forced answer in a wrong form; `None` where there is none."""
+    """The answer in canonical form (see `loop.answer`); the raw text of a forced or passive answer in a wrong form; `None` where there is none."""
     answer_valid: bool = False
     """Whether the answer has the form the question asks for."""
     stop_reason: StopReason
@@ -185,8 +185,7 @@ class Trajectory(_Record):
     @property
     def looks(self) -> list[Shown]:
         """Everything shown, in order."""
-        first = [self.first_shown] if self.first_shown is not None else []
-        return first + [turn.shown for turn in self.turns if turn.shown is not None]
+        return [*self.first_shown] + [turn.shown for turn in self.turns if turn.shown is not None]
 
     def to_json(self) -> str:
         """One line, without the newline."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from apr_plugin.errors import AprError
@@ -39,12 +40,24 @@ def policy_arguments(name: str) -> tuple[str, ...]:
     return tuple(p.name for p in inspect.signature(policy_class(name)).parameters.values() if p.kind is not p.VAR_KEYWORD)
 
 
+def check_policy(name: str, arguments: Iterable[str]) -> None:
+    """See whether a policy has every argument it needs.
+
+    Raises:
+        AprError: there is no such policy, or an argument is missing.
+    """
+    needed = [p.name for p in inspect.signature(policy_class(name)).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if missing := [key for key in needed if key not in arguments]:
+        raise AprError(f"policy {name}: it needs {', '.join(f'{key}=…' for key in missing)}")
+
+
 def make_policy(name: str, **arguments: Any) -> Policy:
     """Load a policy.
 
     Raises:
         AprError: there is no such policy, or it can't be made from these arguments.
     """
+    check_policy(name, arguments)
     try:
         policy: Policy = policy_class(name)(**arguments)
     except (TypeError, ValueError, OSError, ImportError, RuntimeError) as error:

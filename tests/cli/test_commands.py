@@ -137,7 +137,7 @@ def test_show_says_what_is_wrong(script: Path, shared_videos: Mapping[str, Path]
 def test_doctor_and_tasks(tmp_path: Path) -> None:
     doctor = apr("doctor", APR_HOME=str(tmp_path / "[bold]home"))
     assert doctor.returncode == 0
-    for words in (platform.python_version(), "libavcodec", "h264 yes", "GPU", "not made yet", "pip install 'apr-plugin[", "apr ask"):
+    for words in (platform.python_version(), "libavcodec", "h264 read yes", "GPU", "not made yet", "pip install 'apr-plugin[", "apr ask"):
         assert words in doctor.stdout
     assert "[bold]home" in doctor.stdout
     tasks = apr("tasks")

@@ -111,7 +111,8 @@ def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> N
     (text,) = [t for t in saved if t.question.task == "bench_text"]
     assert text.arm == "passive" and len(text.turns) == 1 and "no video" in text.stop_detail
     (image,) = [t for t in saved if t.question.task == "bench_image"]
-    assert image.first_shown is not None and image.first_shown.kind == "images" and (image.first_shown.width, image.first_shown.height) == (60, 40)
+    (shown,) = image.first_shown
+    assert shown.kind == "images" and (shown.width, shown.height) == (60, 40)
 
     again = evaluate("bench_mcq,bench_text,bench_image", f"policy=obedient,concurrency=2,trajectories={tmp_path}")
     assert Obedient.asked == [] and again["answers"] == results["answers"] and len(_saved(tmp_path)) == 8

@@ -24,6 +24,7 @@ from apr_plugin.loop import (
     PolicyUnavailable,
     Prompt,
     Question,
+    QuestionKind,
     Sampling,
     StopReason,
     Trajectory,
@@ -245,7 +246,7 @@ def test_a_question_without_a_video_is_one_passive_turn_and_says_so() -> None:
     policy = Playback(["B"])
     done = asyncio.run(Episode(ask(), policy, EpisodeConfig(), pictures=[picture]).run())
     assert (done.arm, done.stop_reason, done.answer, len(done.turns)) == ("passive", StopReason.ANSWERED, "B", 1)
-    assert "no video" in done.stop_detail and done.first_shown is not None and done.first_shown.kind == "images"
+    assert "no video" in done.stop_detail and [shown.kind for shown in done.first_shown] == ["images"]
     assert policy.prompts[0].final and "<image 9x8>" in policy.prompts[0].text
 
 
@@ -254,9 +255,9 @@ def test_the_passive_arm_sees_uniform_frames_once(shared_videos: Videos) -> None
         policy = Playback([written])
         done = play(ask(shared_videos["sound"]), policy, arm="passive", passive_frames=6)
         assert (done.answer, done.answer_valid, done.stop_reason, done.frames) == (expected, valid, StopReason.ANSWERED, 6)
-        assert done.first_shown is not None and done.first_shown.times_s == pytest.approx((0.5, 1.5, 2.5, 3.5, 4.5, 5.5))
+        assert done.first_shown[0].times_s == pytest.approx((0.5, 1.5, 2.5, 3.5, 4.5, 5.5))
     blind = play(ask(shared_videos["sound"]), Playback(["B"]), arm="passive", passive_frames=0)
-    assert blind.first_shown is None and blind.frames == 0
+    assert blind.first_shown == () and blind.frames == 0
 
 
 def _without_times(trajectory: Trajectory) -> Any:
@@ -283,3 +284,24 @@ def test_same_seed_same_trajectory_and_seeds_do_not_depend_on_order(shared_video
     assert run(questions[::-1], 3) == (first, seeds)
     assert len(seeds) == 12  # one for each generation
     assert run(questions, 1, seed=2)[1].isdisjoint(seeds)
+
+
+def test_a_passive_turn_without_a_reply_is_no_answer(shared_videos: Videos) -> None:
+    for silence in ("", "  \n", answer("")):
+        done = play(ask(shared_videos["sound"]), Playback([silence]), arm="passive")
+        assert (done.stop_reason, done.answer, done.answer_valid) == (StopReason.TURNS, None, False) and "no answer" in done.stop_detail
+
+
+def test_the_passive_arm_sees_every_video_by_its_length(shared_videos: Videos) -> None:
+    question = Question(
+        text="which?", kind=QuestionKind.FREE_FORM, videos=tuple(MediaRef(path=str(shared_videos[n])) for n in ("sound", "silent", "ears"))
+    )
+    policy = Playback(["both"])
+    done = play(question, policy, arm="passive", passive_frames=8)
+    assert [(shown.video, len(shown.times_s)) for shown in done.first_shown] == [(0, 4), (1, 4)]
+    assert "video 2 has no picture" in done.stop_detail and "Video 1: Frames" in policy.prompts[0].text
+
+
+def test_a_bare_answer_is_taken_where_it_is_forced(shared_videos: Videos) -> None:
+    done = play(ask(shared_videos["sound"]), Playback([look(0, 1), "still looking", "B"]), budget=Budget(turns=2))
+    assert (done.stop_reason, done.answer, done.answer_valid, done.turns[-1].forced) == (StopReason.FORCED, "B", True, True)

@@ -83,8 +83,8 @@ PROMPTS = {
     "forced": lambda: _mid().forced_prompt("All 3 turns are used up."),
     "two_videos": lambda: _two_videos().prompt(2, 7),
     "own_system_prompt": lambda: book(system_prompt="Look, then answer.").prompt(1, 7),
-    **{f"passive_{kind}": (lambda kind=kind: book(kind).passive_prompt(frames_seen())) for kind in KINDS},
-    "passive_blind": lambda: book().passive_prompt(None),
+    **{f"passive_{kind}": (lambda kind=kind: book(kind).passive_prompt([frames_seen()])) for kind in KINDS},
+    "passive_blind": lambda: book().passive_prompt([]),
 }
 
 

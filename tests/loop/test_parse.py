@@ -110,7 +110,7 @@ def _repaired(text: str) -> tuple[Any, tuple[str, ...]]:
         (GOOD.replace("0.5", '"0.5"'), "confidence was a string"),
         (GOOD.replace("0.5", "1.5"), "confidence was no number from 0 to 1"),
         (GOOD.replace("0.5", "NaN"), "confidence was no number from 0 to 1"),
-        (GOOD.replace('"observation": "seen", ', ""), "observation was missing"),
+        (GOOD.replace("seen", "first\nsecond"), "accepted line breaks within a string"),
         (GOOD.replace('"seen"', '["seen"]'), "observation was not a string"),
         (turn(FRAMES | {"fps": 3}), "ignored unknown arguments 'fps'"),
         (turn(FRAMES, mood="good"), "ignored unknown keys 'mood'"),
@@ -178,3 +178,20 @@ def test_lone_surrogates_become_question_marks() -> None:
         parsed = parse_turn(written)
         assert parsed.action == Answer(content="a?b") and parsed.observation == "?"
     assert parse_turn(turn({"type": "answer", "content": "😀"})).action == Answer(content="😀")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": 1,, "action": {"type": "answer", "content": "A"}}', '{"observation": "a" "think": "", "action": {"type": "answer", "content": "A"}}'],
+)
+def test_an_object_that_cannot_be_read_is_not_taken_for_its_inner_one(text: str) -> None:
+    error = parse_turn(text).error
+    assert error is not None and error.code is ErrorCode.MALFORMED_JSON and "at character" in error.message
+
+
+def test_a_missing_note_or_thought_is_an_error_except_where_only_the_answer_counts() -> None:
+    text = GOOD.replace('"observation": "seen", ', "").replace('"think": "so", ', "")
+    error = parse_turn(text).error
+    assert error is not None and error.code is ErrorCode.MISSING_KEY and "'observation' and 'think'" in error.message
+    forgiven = parse_turn(text, answer_only=True)
+    assert forgiven.action is not None and forgiven.repairs == ("observation was missing", "think was missing")
