@@ -103,8 +103,11 @@ def pictures(count: int, width: int, height: int, texture: float = 12.0) -> Iter
 
 
 def repeat(source: Path, target: Path, times: int) -> Path:
-    """Write the packets of a file several times in a row; nothing is encoded again."""
-    with av.open(str(target), "w") as out:
+    """Write the packets of a file several times in a row, unless that is done; nothing is encoded again."""
+    if target.exists():
+        return target
+    half = target.with_suffix(".half.mp4")
+    with av.open(str(half), "w") as out:
         streams: dict[int, Any] = {}
         lengths: dict[int, int] = {}
         with av.open(str(source)) as first:
@@ -130,7 +133,7 @@ def repeat(source: Path, target: Path, times: int) -> Path:
                     latest[index] = packet.dts
                     packet.stream = streams[index]
                     out.mux(packet)
-    return target
+    return half.rename(target)
 
 
 def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell: Callable[[str], None], turn_s: int = 60) -> Path:
@@ -138,7 +141,7 @@ def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, half = path.with_suffix(".part.mp4"), path.with_suffix(".half.mp4")
+    part = path.with_suffix(".part.mp4")
     tell(f"encoding {turn_s} s of {path.name}")
     with av.open(str(part), "w") as out:
         film: Any = out.add_stream("libx264", rate=FPS)
@@ -155,6 +158,6 @@ def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell:
                 out.mux(sound.pop(0))
         out.mux([*film.encode(None), *sound])
     tell(f"writing {path.name}: {seconds // turn_s} times those packets")
-    repeat(part, half, seconds // turn_s)
+    repeat(part, path, seconds // turn_s)
     part.unlink()
-    return half.rename(path)
+    return path
