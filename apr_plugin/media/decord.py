@@ -16,6 +16,7 @@ import numpy as np
 
 from apr_plugin.errors import require
 from apr_plugin.media.errors import MediaDecodeError, words
+from apr_plugin.media.info import open_container
 from apr_plugin.media.local import LocalFile, Mode, Pictures, fit
 from apr_plugin.media.reader import Effort
 
@@ -34,7 +35,14 @@ class DecordFile(LocalFile):
         require("decord", "decord")
         super().__init__(path, workers=1)
         self._turn = threading.Lock()
+        self._lead_s = self._first_picture_s() if self.info.has_video else 0.0
         self._by_size: OrderedDict[tuple[int, int], Any] = OrderedDict()
+
+    def _first_picture_s(self) -> float:
+        """When the first picture comes, in seconds of the video: 0 but where the sound begins earlier."""
+        with open_container(self.path) as container:
+            stream = container.streams[self.info.video_stream or 0]
+            return float((stream.start_time or 0) * (stream.time_base or 0)) - self.info.start_s
 
     def close(self) -> None:
         """Give the file back."""
@@ -58,7 +66,8 @@ class DecordFile(LocalFile):
                 self._by_size.move_to_end(size)
                 if len(self._by_size) > _SIZES:
                     self._by_size.popitem(last=False)
-                starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64) - self.info.start_s
+                starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
+                starts += self._lead_s - starts[0]  # whether or not decord counts from the first picture
                 slack = float(np.spacing(np.float32(starts[-1])))  # decord tells times in 32 bits: half a millisecond after two hours
                 chosen = np.maximum(np.searchsorted(starts, np.asarray(times_s) + max(1e-6, slack), side="right") - 1, 0)
                 images = reader.get_batch(chosen.tolist()).asnumpy()
