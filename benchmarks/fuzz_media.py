@@ -3,7 +3,7 @@
     python -m benchmarks.fuzz_media --n 5000 --seed 0 --jobs 2
 
 File `i` of a seed is the same in every run. Each is read (open, frames in both modes, audio, clip) in a child process; a child that dies or takes
-over 10 s for a file is a failure, counted and kept in `--keep FOLDER`. Ends with status 1 if there was any.
+over 10 s for a read is a failure, counted and kept in `--keep FOLDER`. Ends with status 1 if there was any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.films import SMALL, small
 
 LIMIT_S = 10.0
-"""Longest time for all reads of one file."""
+"""Longest time for one read: opening, a look, sound, a clip."""
 _PATIENCE_S = 30.0  # after which a child is taken for hung for good
 HEADERS = (b"moov", b"trak", b"stsd", b"stts", b"stss", b"stsc", b"stsz", b"stco", b"ctts", b"tkhd", b"mdhd", b"mvhd", b"elst", b"avcC", b"hvcC",
            b"esds", b"moof", b"tfhd", b"trun", b"hdrl", b"strh", b"strf", b"idx1", b"movi", b"\x1aE\xdf\xa3", b"\x15I\xa9f", b"\x16T\xaek",
@@ -126,9 +126,11 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
     began, kills = time.monotonic(), isolated.KILLS
     told: list[str] = []
     untyped: list[str] = []
-    missing, used_worker = 0, False
+    missing, used_worker, longest = 0, False, 0.0
 
     def attempt(work: Any) -> Any:
+        nonlocal longest
+        started = time.monotonic()
         try:
             return work()
         except MediaError as error:
@@ -137,6 +139,8 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
             import traceback
 
             untyped.append("".join(traceback.format_exception(error))[-1500:])
+        finally:
+            longest = max(longest, time.monotonic() - started)
         return None
 
     video = attempt(lambda: Video.open(path, isolation=isolation))
@@ -166,7 +170,15 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
         used_worker = isolation == "auto" and video.isolated
         attempt(video.close)
     seconds = time.monotonic() - began
-    return {"told": told, "untyped": untyped, "missing": missing, "worker": used_worker, "kills": isolated.KILLS - kills, "s": seconds}
+    return {
+        "told": told,
+        "untyped": untyped,
+        "missing": missing,
+        "worker": used_worker,
+        "kills": isolated.KILLS - kills,
+        "s": seconds,
+        "longest": longest,
+    }
 
 
 def serve(isolation: str) -> None:
@@ -232,16 +244,17 @@ class Report:
             self.counts["over 10 s"] += 1
             bad = "hang"
         else:
-            self.slowest = max(self.slowest, (got["s"], number))
+            self.slowest = max(self.slowest, (got["longest"], number))
+            self.counts["files over 10 s in all"] += got["s"] > LIMIT_S
             self.errors.update(got["told"])
             self.counts["worker kills"] += got["kills"]
             self.counts["files read by a worker"] += got["worker"]
             if got["untyped"]:
                 self.counts["untyped exceptions"] += 1
                 bad = got["untyped"][0]
-            elif got["s"] > LIMIT_S:
+            elif got["longest"] > LIMIT_S:
                 self.counts["over 10 s"] += 1
-                bad = f"{got['s']:.1f} s"
+                bad = f"{got['longest']:.1f} s"
             elif got["told"]:
                 self.counts["clean errors"] += 1
             elif got["missing"] or got["worker"]:
@@ -254,10 +267,10 @@ class Report:
     def text(self) -> str:
         """The counts, a line each."""
         order = ("files", "read without error", "recovered", "clean errors", "files read by a worker", "worker kills", "process crashed",
-                 "untyped exceptions", "over 10 s")  # fmt: skip
+                 "untyped exceptions", "over 10 s", "files over 10 s in all")  # fmt: skip
         lines = [f"{name:24s} {self.counts[name]}" for name in order]
         lines += [f"  {name:22s} {count}" for name, count in self.errors.most_common()]
-        return "\n".join([*lines, f"slowest file             {self.slowest[0]:.1f} s (number {self.slowest[1]})"])
+        return "\n".join([*lines, f"slowest read             {self.slowest[0]:.1f} s (number {self.slowest[1]})"])
 
 
 def run(n: int, seed: int = 0, jobs: int = 2, isolation: str = "auto", keep: Path | None = None, first: int = 0, bar: bool = False) -> Report:

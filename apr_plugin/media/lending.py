@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
+from apr_plugin.media.errors import MediaDecodeError
+
 _WAIT_S = 0.05  # between two looks at the clock while waiting for a reader
 
 
@@ -49,17 +51,23 @@ class Lending(Generic[_R]):
                 reader = self._make()
             try:
                 yield reader
+            except MediaDecodeError:  # it looked, and there was nothing; to open a file whose header lies can take seconds
+                self._take_back(reader)
+                raise
             except BaseException:
                 reader.close()
                 raise
-            with self._lock:
-                keep = self._reuse and not self._closed
-                if keep:
-                    self._free.append(reader)
-            if not keep:
-                reader.close()
+            self._take_back(reader)
         finally:
             self._places.release()
+
+    def _take_back(self, reader: _R) -> None:
+        with self._lock:
+            keep = self._reuse and not self._closed
+            if keep:
+                self._free.append(reader)
+        if not keep:
+            reader.close()
 
     def close(self) -> None:
         """Close what is not lent, and the rest when it is returned."""
