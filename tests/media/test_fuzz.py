@@ -53,7 +53,7 @@ def test_a_crash_and_a_hang_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["media", "--quick", "--seconds", "60", "--dir", str(tmp_path), "--json", str(tmp_path / "out.json")])
     real = media.long
-    monkeypatch.setattr(media, "long", lambda path, seconds, width, height, rate, tell: real(path, seconds, 320, 180, 200_000, tell, 20))
+    monkeypatch.setattr(media, "long", lambda path, seconds, width, height, rate, tell: real(path, seconds, 320, 180, 200_000, tell, 10))
     media.main()
     printed = capsys.readouterr().out
     assert "exact, workers=2" in printed and "floor" in printed and "opening takes" in printed
