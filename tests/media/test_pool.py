@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,14 +26,14 @@ def test_the_cap_closes_what_was_unused_longest(make_video: Callable[..., Path])
     pool = VideoPool(idle=1)
     paths = [make_video(f"{name}.mp4", frames=20) for name in "abc"]
     videos = [pool.borrow(path, MediaSettings()) for path in paths]
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     for video in videos:
         video.frames([0.0])
         pool.give_back(video)
     assert pool.borrow(paths[2], MediaSettings()) is videos[2]
     assert pool.borrow(paths[0], MediaSettings()) is not videos[0]
     if before:
-        assert len(os.listdir("/proc/self/fd")) <= before + 2
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
 
 
 def test_an_exchanged_file_is_opened_anew(make_video: Callable[..., Path]) -> None:
