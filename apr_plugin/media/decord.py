@@ -40,9 +40,12 @@ class DecordFile(LocalFile):
 
     def _first_picture_s(self) -> float:
         """When the first picture comes, in seconds of the video: 0 but where the sound begins earlier."""
-        with open_container(self.path) as container:
+        container = open_container(self.path)
+        try:
             stream = container.streams[self.info.video_stream or 0]
             return float((stream.start_time or 0) * (stream.time_base or 0)) - self.info.start_s
+        finally:
+            container.close()
 
     def close(self) -> None:
         """Give the file back."""
