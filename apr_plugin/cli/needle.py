@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
 from apr_plugin.config import needle_dir
 from apr_plugin.errors import AprError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_RENAMED = {"videos_per_bucket": "--videos", "questions_per_kind": "--questions", "gop_s": "--gop"}
+"""Options that are called otherwise than their field of `NeedleSpec`."""
+
+_LIMITS = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"), "multiple_of": ("a multiple of", "multiple_of")}
 
 
 def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
@@ -18,15 +27,17 @@ def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
     Raises:
         AprError: a bad value, a folder of another set, or a folder that can't be written.
     """
-    from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
+    from apr_plugin.tasks.needle.make import NeedleSpec, OtherSpecError, load_docs, make_needle
 
     try:
         made = make_needle(out or needle_dir()[0], NeedleSpec(**spec), workers=workers)
     except ValidationError as error:
-        fault = error.errors()[0]
-        raise AprError(f"needle make: {'.'.join(map(str, fault['loc'])) or 'options'}: {fault['msg']}, not {fault['input']!r}") from error
+        raise AprError(f"needle make: {_fault(error.errors()[0])}") from error
+    except OtherSpecError as error:
+        names = re.compile(rf"(?<=[( ])({'|'.join(NeedleSpec.model_fields)})(?=: )")
+        raise AprError(f"needle make: {names.sub(lambda match: _option(match[1]), str(error))}") from error
     except ValueError as error:
-        raise AprError(f"needle make: {error}") from error
+        raise AprError(f"needle make: {_of_options(str(error))}") from error
     except OSError as error:
         raise AprError(f"needle make: {error.filename or out}: {error.strerror or error}") from error
     docs = load_docs(made)
@@ -35,3 +46,24 @@ def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
     if out is not None:
         console.print(f"use them with: APR_NEEDLE_DIR={made} apr eval --tasks apr_needle --model_args policy=needle", soft_wrap=True)
     return Path(made)
+
+
+def _option(field: str) -> str:
+    return _RENAMED.get(field, f"--{field.replace('_', '-')}")
+
+
+def _fault(fault: ErrorDetails) -> str:
+    """What is wrong with a value, in the words of the command line."""
+    if fault["type"] == "value_error":
+        return _of_options(str(fault["ctx"]["error"]))
+    option = _option(str(fault["loc"][0]))
+    if fault["type"] not in _LIMITS or fault["input"] != fault["input"]:  # nan is above and below nothing
+        return f"{option} can't be {fault['input']!r}"
+    words, key = _LIMITS[fault["type"]]
+    return f"{option} must be {words} {fault['ctx'][key]:g}, not {fault['input']!r}"
+
+
+def _of_options(message: str) -> str:
+    """A message of ours, which begins with the name of a field."""
+    field, rest = message.split(" ", 1)
+    return f"{_option(field)} {rest}"

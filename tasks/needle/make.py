@@ -31,7 +31,7 @@ from .questions import Doc, LetterDeck, ask, max_questions_per_kind
 from .render import PART_SUFFIX, is_complete, write_video
 from .world import Difficulty, World, tree_shape
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same spec would give other bytes or other questions."""
 
 BUCKETS: dict[str, float] = {"1m": 60.0, "10m": 600.0, "30m": 1800.0, "60m": 3600.0, "120m": 7200.0}
@@ -170,7 +170,7 @@ def load_docs(out_dir: Path | str) -> list[Doc]:
     """
     out = Path(out_dir).expanduser().resolve()
     if not (out / SPEC_NAME).exists() or not (out / DOCS_NAME).exists():
-        raise FileNotFoundError(f"no finished needle set in {out}: make it with `apr needle make {out}`")
+        raise FileNotFoundError(f"no finished needle set in {out}: make it with `apr needle make --out {out}`")
     docs: list[Doc] = [json.loads(line) for line in (out / DOCS_NAME).read_text(encoding="utf-8").splitlines()]
     for doc in docs:
         doc["video"] = str(out / doc["video"])

@@ -32,6 +32,12 @@ UNCLEAR = "unclear"
 _LOOK = re.compile(r"\[(frames|audio) ([\d.]+)-([\d.]+)s(?: x(\d+))?\] ?([^\[]*)")
 _RUN = re.compile(r"([\d.]+)(?:-([\d.]+))?s ([a-z ]+?)/([a-z]+)(?: ([a-z]+ [a-z]+))?$")
 _SOUND = re.compile(r"([a-z]+) ([\d.]+)-([\d.]+)s$")
+_META = re.compile(r"^Video(?: \d+)? META:\n((?:- .*\n?)*)", re.MULTILINE)
+_FORM = re.compile(r"\banswer (?:is|must be) (the label of|one of|every matching time span|time spans|one number|a short text)")
+_FORMS = {
+    "the label of": "label", "one of": "label", "every matching time span": "span", "time spans": "span",
+    "one number": "number", "a short text": "words",
+}  # fmt: skip
 
 Window = tuple[float, float]
 
@@ -61,7 +67,10 @@ class Case:
     scans: list[tuple[float, float, float]] = field(default_factory=list)  # start, end, seconds between frames
     heard: list[Window] = field(default_factory=list)
     tried: set[tuple[str, float, float]] = field(default_factory=set)
+    answered: set[str] = field(default_factory=set)  # answers that were given and, since there is another turn, refused
     errors: list[str] = field(default_factory=list)
+    form: str = ""  # label, span, number or words: what the instructions, or the last refusal, ask for; empty where they say nothing
+    videos: int = 1
 
     def take(self, note: str) -> None:
         """Add a note to what is known."""
@@ -107,7 +116,7 @@ class NeedlePolicy:
 
     def describe(self) -> dict[str, Any]:
         """Nothing about it can be set; the version counts changes of behaviour."""
-        return {"policy": self.name, "version": 1}
+        return {"policy": self.name, "version": 2}
 
     def close(self) -> None:
         """Nothing is held."""
@@ -120,25 +129,31 @@ def write_turn(prompt: Prompt) -> str:
     for message in prompt.messages:
         if message.role == "assistant":
             _recall(case, message.text)
-        elif message.role == "user":
+            continue
+        for form in _FORM.findall(message.text):
+            case.form = _FORMS[form]
+        if message.role == "user":
             case.errors += re.findall(r"^\[ERROR\] (\w+):", message.text, re.MULTILINE)
     note = describe_media(users[-1].parts) if users else ""
     case.take(note)
     step = decide(case, prompt.final)
     refused = re.match(r"\[ERROR\] (\w+):", users[-1].text) if users else None
     observation = note or (f"My last action was refused ({refused[1]}); nothing new was seen." if refused else "Nothing has been seen yet.")
-    return json.dumps({"observation": observation, "think": step.think, "confidence": step.confidence, "action": step.action})
+    think = step.think + (" I look at video 0 only, whatever the others show." if case.videos > 1 else "")
+    return json.dumps({"observation": observation, "think": think, "confidence": step.confidence, "action": step.action})
 
 
 def read_case(text: str) -> Case:
-    """The question and the video's data from the first user message."""
+    """The question, and the data of the first video, from the first user message."""
     asked = None
     with suppress(ValueError):
         asked = parse_question(text)
     options = re.findall(r"^([A-Z])\. (.+)$", text, re.MULTILINE)
-    numbers = {key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", text, re.MULTILINE)}
-    question = text[text.find("Question:") :]
-    return Case(question, asked, options, numbers.get("duration_seconds", 0.0), numbers.get("fps", 0.0), "has_audio: false" not in text)
+    videos = _META.findall(text)
+    meta = videos[0] if videos else ""
+    numbers = {key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", meta, re.MULTILINE)}
+    question, has_audio = text[text.find("Question:") :], "has_audio: false" not in meta
+    return Case(question, asked, options, numbers.get("duration_seconds", 0.0), numbers.get("fps", 0.0), has_audio, videos=len(videos))
 
 
 def _recall(case: Case, turn: str) -> None:
@@ -148,14 +163,20 @@ def _recall(case: Case, turn: str) -> None:
         action = said["action"]
         if "start" in action:
             case.tried.add((action["type"], float(action["start"]), float(action["end"])))
+        elif action["type"] == "answer":
+            case.answered.add(str(action["content"]))
 
 
 def describe_media(parts: tuple[Part, ...]) -> str:
-    """The note on what the media of a message shows; empty where there is none."""
+    """The note on what the first video's media in a message shows; empty where there is none."""
     frames: list[tuple[float, str]] = []
     notes: list[str] = []
-    label = ""
+    label, video = "", 0
     for part in parts:
+        if isinstance(part, TextPart) and (heading := re.match(r"\s*Video (\d+): ", part.text)):
+            video = int(heading[1])
+        if video:
+            continue
         match part:
             case TextPart():
                 label = part.text
@@ -346,54 +367,89 @@ def look(case: Case, kind: str, window: Window, think: str, confidence: float, n
 
 def answer(case: Case, think: str) -> Step:
     """The best answer that the notes allow."""
-    content, sure = _known(case) if case.asked else (None, 0.0)
-    if content is None:
-        think, sure = f"{think} The notes do not tell, so I guess.", 0.1
-        content = _guessed(case)
-    return Step(think, sure, {"type": "answer", "content": content})
+    known, sure = _known(case) if case.asked else (None, 0.0)
+    if known is not None and known not in case.answered and _has_form(case, known):
+        return Step(think, sure, {"type": "answer", "content": known})
+    forms = [_form(case), "label", "span", "number", "words"]
+    guesses = [guess for form in forms if (guess := _guessed(case, form)) is not None]
+    content = next((guess for guess in guesses if guess not in case.answered), guesses[0])
+    why = "The notes do not tell" if known is None else f"The notes say {known}, which has not the form that is asked for"
+    return Step(f"{think} {why}, so I guess.", 0.1, {"type": "answer", "content": content})
+
+
+def _form(case: Case) -> str:
+    """The form that an answer must have: what was asked for, else what fits the question."""
+    if case.form:
+        return case.form
+    if case.options:
+        return "label"
+    if case.asked is None:
+        return "span" if "[[" in case.text else "words"
+    return {Kind.WHEN: "span", Kind.COUNT: "number"}.get(case.asked.kind, "words")
+
+
+def _has_form(case: Case, content: str) -> bool:
+    match _form(case):
+        case "label":
+            return content in [label for label, _ in case.options]
+        case "span":
+            return content.startswith("[[")
+        case "number":
+            return content.isdecimal()
+        case _:
+            return True
 
 
 def _known(case: Case) -> tuple[str | None, float]:
+    """What the notes tell, and how sure it is: a label where an option says it, else the words, span or number itself."""
     asked = case.asked
     assert asked is not None
     seen = [point for point in case.points if _in_scene(asked)(point) and point.glyph]
-    found = None
+    found: str | None = None
     match asked.kind:
         case Kind.COUNT:
             scene = bounds(case, _in_scene(asked))
             listened = scene is not None and bool(case.heard) and not _uncovered(scene.middle, case.heard)
-            return (str(len(_tones(case, asked))), 0.95) if listened else (None, 0.0)
+            found = str(len(_tones(case, asked))) if listened else None
         case Kind.WHEN:
             event = _event(case, asked)
-            if event is None:
-                return None, 0.0
-            # The first frame of an edge is the first that shows it, so a true edge lies half a frame later than halfway between two frames.
-            half = 0.5 / case.fps if case.fps > 0 else 0.0
-            start, end = (min(edge + half, case.duration_s) for edge in event.middle)
-            return f"[[{start:.2f}, {max(end, start):.2f}]]", 0.95
+            if event is not None:
+                # The first frame of an edge is the first that shows it, so a true edge lies half a frame later than halfway between two frames.
+                half = 0.5 / case.fps if case.fps > 0 else 0.0
+                start, end = (min(edge + half, case.duration_s) for edge in event.middle)
+                found = f"[[{start:.2f}, {max(end, start):.2f}]]"
         case Kind.SOUND:
             found = next((name for _, start, end in _tones(case, asked) if (name := _glyph_at(case, asked, (start + end) / 2))), None)
         case Kind.ORDER:
             names = [point.glyph for point in seen if point.glyph in {glyph.name for glyph in asked.glyphs}]
             found = names[0] if len(set(names)) == 2 else None
         case Kind.GLYPH:
-            found = next((point.glyph for point in seen if any(point.glyph == text for _, text in case.options)), None)
-    label = next((label for label, text in case.options if text.strip() == found), None)
-    return (label, 0.95) if label else (None, 0.0)
+            names = list(dict.fromkeys(point.glyph for point in seen))
+            listed = [name for name in names if any(name == text.strip() for _, text in case.options)]
+            found = (listed[0] if listed else None) if case.options else ", ".join(names) or None
+    if case.options and found is not None and not found.startswith("[["):
+        found = next((label for label, text in case.options if text.strip() == found), None)
+    return found, 0.95 if found is not None else 0.0
 
 
-def _guessed(case: Case) -> str:
+def _guessed(case: Case, form: str) -> str | None:
+    """A guess of this form; `None` where there is none of it."""
     asked = case.asked
-    if asked is None:
-        spans = "[[" in case.text
-        return case.options[0][0] if case.options else f"[[0.0, {case.duration_s:.2f}]]" if spans else "0"
-    scene = bounds(case, _in_scene(asked)) or bounds(case, lambda p: p.background == asked.colour)
-    if asked.kind is Kind.WHEN:
-        start, end = scene.middle if scene else (0.0, case.duration_s)
-        return f"[[{start + 0.3 * (end - start):.2f}, {start + 0.7 * (end - start):.2f}]]"
-    if not case.options:
-        return str(1 + case.guess(5))
-    shown = {point.glyph for point in case.points if _in_scene(asked)(point)}
-    likely = [label for label, text in case.options if text in shown] if asked.kind is Kind.SOUND else []
-    labels = likely or [label for label, _ in case.options]
-    return labels[case.guess(len(labels))]
+    scene = asked and (bounds(case, _in_scene(asked)) or bounds(case, lambda p: p.background == asked.colour))
+    match form:
+        case "label":
+            if asked is None:
+                return case.options[0][0] if case.options else None
+            shown = {point.glyph for point in case.points if _in_scene(asked)(point)}
+            likely = [label for label, text in case.options if text in shown] if asked.kind is Kind.SOUND else []
+            labels = likely or [label for label, _ in case.options]
+            return labels[case.guess(len(labels))] if labels else None
+        case "span":
+            if asked is None:
+                return f"[[0.0, {case.duration_s:.2f}]]"
+            start, end = scene.middle if scene else (0.0, case.duration_s)
+            return f"[[{start + 0.3 * (end - start):.2f}, {start + 0.7 * (end - start):.2f}]]"
+        case "number":
+            return "0" if asked is None else str(1 + case.guess(5))
+        case _:
+            return str(1 + case.guess(5)) if asked is not None and asked.kind is Kind.COUNT else "unknown"

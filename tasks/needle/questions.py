@@ -1,7 +1,8 @@
 """The questions about a needle world: their exact words, how to read them back, and the documents that carry them.
 
 Nothing but the video may tell the answer. Which scene is asked about, which options stand beside the answer, in which order they stand and in which
-order a sentence names two glyphs are four independent random streams, none of which sees the others' draws.
+order a sentence names two glyphs are four independent random streams, none of which sees the others' draws. Nor does one document tell another's
+answer: a question that names a glyph is never about a scene where `glyph` or `sound` ask for it, and questions about one scene share their options.
 """
 
 import random
@@ -114,8 +115,8 @@ def parse_question(text: str) -> ParsedQuestion:
 def max_questions_per_kind(n_scenes: int) -> int:
     """How many different questions of every kind a video with so many scenes has."""
     roles = scene_roles(n_scenes)
-    sounds = 3 * roles.count(Role.SOUND)  # three pitches to ask for; three pairs of glyphs to order
-    return min(roles.count(Role.GLYPH), roles.count(Role.COUNT), sounds, roles.count(Role.ORDER) + sounds)
+    glyphs, events = roles.count(Role.GLYPH), 3 * roles.count(Role.ORDER)  # an order scene has three events to find and three pairs to order
+    return min(glyphs, roles.count(Role.COUNT), 3 * roles.count(Role.SOUND), events, (glyphs + events) // 2)
 
 
 class LetterDeck:
@@ -160,16 +161,18 @@ class _Asker:
         self._sentence_rng = random.Random(f"needle sentences:{key}")
         self._world, self._video, self._bucket, self._letters = world, video, bucket, letters
         self._glyphs = world.glyphs()
+        self._strangers: dict[tuple[str, str], list[str]] = {}
 
     def ask(self, per_kind: int) -> list[Doc]:
         by_role = {role: self._shuffled(pair for pair in self._world.scenes() if pair[1].role is role) for role in Role}
         glyph_scenes = by_role[Role.GLYPH]
         tones = self._shuffled((*pair, event) for pair in by_role[Role.SOUND] for event in pair[1].glyph_events if event.sound)
-        pairs = [(*pair, pair[1].glyph_events) for pair in by_role[Role.ORDER]]
-        spare = [(*pair, self._two_of(pair[1].glyph_events, left_out)) for pair in by_role[Role.SOUND] for left_out in range(3)]
-        pairs += self._shuffled(spare)
+        orders = [(*pair, self._shuffled(range(3))) for pair in by_role[Role.ORDER]]
+        pairs = [(chapter, scene, self._two_of(scene.glyph_events, left_out[i])) for i in range(3) for chapter, scene, left_out in orders]
+        shown = [(*pair, pair[1].glyph_events[0]) for pair in glyph_scenes[per_kind:]]  # the question names the glyph, so `glyph` must not ask for it
+        shown += self._shuffled((*pair, event) for pair in by_role[Role.ORDER] for event in pair[1].glyph_events)
         docs = [self._glyph(i, *pair) for i, pair in enumerate(glyph_scenes[:per_kind])]
-        docs += [self._when(i, *pair) for i, pair in enumerate(glyph_scenes[-per_kind:])]  # other scenes than `glyph` where there are enough
+        docs += [self._when(i, *place) for i, place in enumerate(shown[:per_kind])]
         docs += [self._sound(i, *tone) for i, tone in enumerate(tones[:per_kind])]
         docs += [self._count(i, *pair) for i, pair in enumerate(by_role[Role.COUNT][:per_kind])]
         docs += [self._order(i, *pair) for i, pair in enumerate(pairs[:per_kind])]
@@ -188,13 +191,15 @@ class _Asker:
         (event,) = scene.glyph_events
         return self._doc(i, Kind.GLYPH, chapter, scene, [event], self._wrong(event, [], 3))
 
-    def _when(self, i: int, chapter: Chapter, scene: Scene) -> Doc:
-        (event,) = scene.glyph_events
+    def _when(self, i: int, chapter: Chapter, scene: Scene, event: Event) -> Doc:
         return self._doc(i, Kind.WHEN, chapter, scene, [event], [], glyph=_name(event))
 
     def _sound(self, i: int, chapter: Chapter, scene: Scene, event: Event) -> Doc:
         others = [_name(other) for other in scene.glyph_events if other is not event]
-        return self._doc(i, Kind.SOUND, chapter, scene, [event], others + self._wrong(event, others, 1), pitch=str(event.sound))
+        place = chapter.colour, scene.pattern
+        if place not in self._strangers:  # one for all tones of a scene: were it another each time, what two questions' options share would tell
+            self._strangers[place] = self._wrong(event, others, 1)
+        return self._doc(i, Kind.SOUND, chapter, scene, [event], others + self._strangers[place], pitch=str(event.sound))
 
     def _count(self, i: int, chapter: Chapter, scene: Scene) -> Doc:
         return self._doc(i, Kind.COUNT, chapter, scene, list(scene.chimes), [])

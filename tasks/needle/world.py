@@ -34,13 +34,13 @@ class Role(StrEnum):
     """What a scene is there for; decides which kinds of question may be asked about it."""
 
     GLYPH = "glyph"
-    """One glyph event: kinds `glyph` and `when`."""
+    """One glyph event: kinds `glyph` and, in a scene of its own, `when`."""
 
     ORDER = "order"
-    """Two glyph events: kind `order`."""
+    """Three glyph events: kind `order` and, where glyph scenes run out, `when`."""
 
     SOUND = "sound"
-    """Three glyph events, each with a tone of another pitch: kinds `sound` and, where order scenes run out, `order`."""
+    """Three glyph events, each with a tone of another pitch: kind `sound`."""
 
     COUNT = "count"
     """One to six chimes: kind `count`."""
@@ -271,7 +271,7 @@ def _events(rng: random.Random, deck: _GlyphDeck, role: Role, start: int, end: i
     if role is Role.COUNT:
         items += [(_CHIME_TICKS, None, CHIME)] * rng.randint(1, _MAX_CHIMES)
     else:
-        sounds_of: dict[Role, list[str | None]] = {Role.GLYPH: [None], Role.ORDER: [None, None], Role.SOUND: [*PITCHES], Role.EMPTY: []}
+        sounds_of: dict[Role, list[str | None]] = {Role.GLYPH: [None], Role.ORDER: [None] * 3, Role.SOUND: [*PITCHES], Role.EMPTY: []}
         sounds = sounds_of[role]
         items += [(_glyph_ticks(rng, end - start, difficulty), glyph, sound) for glyph, sound in zip(deck.deal(len(sounds)), sounds, strict=True)]
     if role in (Role.COUNT, Role.EMPTY) and rng.random() < difficulty.decoys:

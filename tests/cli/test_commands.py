@@ -155,14 +155,14 @@ def test_help(command: Sequence[str]) -> None:
     [
         (["--buckets", "7m"], "buckets"),
         (["--buckets", ""], "buckets"),
-        (["--videos", "0"], "videos_per_bucket"),
-        (["--questions", "0"], "questions_per_kind"),
+        (["--videos", "0"], "--videos"),
+        (["--questions", "0"], "--questions"),
         (["--width", "7"], "width"),
         (["--fps", "0"], "fps"),
         (["--fps", "nan"], "fps"),
-        (["--gop", "50"], "gop_s"),
+        (["--gop", "50"], "--gop"),
         (["--decoys", "2"], "decoys"),
-        (["--event-length", "9"], "event_length"),
+        (["--event-length", "9"], "--event-length"),
         (["--workers", "0"], "workers"),
     ],
 )

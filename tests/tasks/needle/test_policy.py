@@ -18,7 +18,7 @@ from apr_plugin.loop.episode import Episode, EpisodeConfig
 from apr_plugin.loop.policy import ImagePart, Message, Policy, Prompt, Sampling, TextPart
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import StopReason, Trajectory
-from apr_plugin.media.video import Frames, Waveform
+from apr_plugin.media import Frames, Waveform
 from apr_plugin.scoring.intervals import parse_spans, set_iou
 from apr_plugin.tasks.needle.make import BUCKETS, NeedleSpec, load_docs, make_needle
 from apr_plugin.tasks.needle.palette import draw_frame
@@ -40,7 +40,7 @@ class WorldVideo:
         self.segments = list(world.segments())
         self.ends = [segment.end_s for segment in self.segments]
 
-    def frames(self, times_s: list[float], max_pixels: int | None = None) -> Frames:
+    def frames(self, times_s: list[float], max_pixels: int | None = None, mode: str = "exact", *, cancelled: object = None) -> Frames:
         shown = [min(np.floor(t * self.fps + 1e-6), np.ceil(self.duration_s * self.fps) - 1) / self.fps for t in times_s]
         return Frames(np.stack([self.picture(int(np.searchsorted(self.ends, t + 1e-6, side="right"))) for t in shown]), tuple(map(float, shown)))
 
@@ -53,7 +53,7 @@ class WorldVideo:
     def sound(self) -> np.ndarray:
         return np.concatenate([*audio_chunks(self.world)])
 
-    def audio(self, start_s: float, end_s: float) -> Waveform:
+    def audio(self, start_s: float, end_s: float, *, cancelled: object = None) -> Waveform:
         return Waveform(self.sound[round(start_s * RATE) : round(end_s * RATE)], start_s)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ def run(doc: Doc, config: EpisodeConfig) -> Trajectory:
 def opens(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Videos by path; what `Video.open` returns."""
     videos: dict[str, object] = {}
-    monkeypatch.setattr(environment, "Video", SimpleNamespace(open=videos.__getitem__))
+    monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None))
     return videos
 
 
@@ -184,6 +184,79 @@ def test_other_videos_and_questions_get_a_first_option_and_a_plain_word(opens: d
         assert len(trajectory.turns) <= 3
     grounding = Question(text="When does the cat jump?", kind=QuestionKind.GROUNDING, videos=(MediaRef(path=doc["video"]),))
     assert asyncio.run(Episode(grounding, NeedlePolicy(), EpisodeConfig(arm="passive")).run()).answer_valid
+
+
+def ask_freely(doc: Doc, kind: QuestionKind, text: str | None = None, videos: int = 1, config: EpisodeConfig | None = None) -> Trajectory:
+    asked = Question(text=text or doc["question"], kind=kind, videos=(MediaRef(path=doc["video"]),) * videos)
+    return asyncio.run(Episode(asked, NeedlePolicy(), config or EpisodeConfig()).run())
+
+
+def test_without_options_it_answers_in_words(opens: dict[str, object]) -> None:
+    for doc in ask_worlds(opens, 1, "1m"):
+        trajectory = ask_freely(doc, QuestionKind.FREE_FORM)
+        if doc["kind"] == "when":
+            assert score(doc, trajectory) >= 0.9
+        else:
+            assert trajectory.answer == (doc["options"]["ABCD".index(doc["answer"])] if doc["options"] else doc["answer"])
+
+
+def test_what_it_does_not_know_it_says_in_words(opens: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = ask_worlds(opens, 1, "1m")
+    assert ask_freely(docs[0], QuestionKind.FREE_FORM, "What is on the sofa?").answer == "unknown"
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    monkeypatch.setattr(WorldVideo, "picture", lambda self, i: noise)
+    monkeypatch.setattr(WorldVideo, "has_audio", False)
+    for doc in docs:
+        answer = ask_freely(doc, QuestionKind.FREE_FORM).answer or ""
+        assert answer.isdecimal() if doc["kind"] == "count" else answer == "unknown" or doc["kind"] == "when"
+
+
+@pytest.mark.parametrize("kind", [QuestionKind.GROUNDING, QuestionKind.NUMBER, QuestionKind.FREE_FORM])
+@pytest.mark.parametrize("text", [None, "When does the cat jump?"])
+def test_answers_have_the_form_that_is_asked_for(opens: dict[str, object], kind: QuestionKind, text: str | None) -> None:
+    for doc in ask_worlds(opens, 1, "1m"):
+        trajectory = ask_freely(doc, kind, text)
+        assert trajectory.answer_valid and not any(turn.error for turn in trajectory.turns)
+
+
+@pytest.mark.parametrize("kind", [QuestionKind.GROUNDING, QuestionKind.NUMBER])
+@pytest.mark.parametrize("text", [None, "Where is the cat?"])
+def test_a_refused_answer_is_corrected_once(opens: dict[str, object], kind: QuestionKind, text: str | None) -> None:
+    """Instructions that don't say how an answer is written: the refusal does."""
+    for doc in ask_worlds(opens, 1, "1m"):
+        trajectory = ask_freely(doc, kind, text, config=EpisodeConfig(system_prompt="Answer the question."))
+        assert trajectory.answer_valid
+        assert sum(turn.error is not None for turn in trajectory.turns) <= 1
+
+
+def test_no_answer_is_given_twice() -> None:
+    messages: list[Message] = [Message("user", (TextPart("Question: What is it?\nOptions:\nA. cats"),))]
+    given = []
+    for _ in range(4):
+        turn = write_turn(Prompt(tuple(messages), final=True))
+        given.append(json.loads(turn)["action"]["content"])
+        messages += [Message("assistant", (TextPart(turn),)), Message("user", (TextPart("[ERROR] ANSWER_FORM: no."),))]
+    assert given == ["A", "[[0.0, 0.00]]", "0", "unknown"]
+
+
+def test_of_several_videos_it_looks_at_the_first(opens: dict[str, object]) -> None:
+    first = ask_worlds(opens, 1, "10m")
+    opens["other"] = WorldVideo(World.from_seed(9, 60.0))
+    both = (MediaRef(path=first[0]["video"]), MediaRef(path="other"))
+    for doc in first:
+        asked = question(doc).model_copy(update={"videos": both})
+        trajectory = asyncio.run(Episode(asked, NeedlePolicy(), EpisodeConfig()).run())
+        assert score(doc, trajectory) >= 0.9
+        assert all("video 0 only" in turn.think for turn in trajectory.turns)
+    one = run(first[0], EpisodeConfig())
+    assert not any("video 0 only" in turn.think for turn in one.turns)
+
+
+def test_frames_of_other_videos_are_left_out() -> None:
+    red, blue = (ImagePart(draw_frame(colour, "dotted", None, (128, 128))) for colour in ("red", "blue"))
+    parts = (TextPart("Video 0: Frames 0.00s-9.00s (num=1)."), TextPart("\nFrame 5.00s:"), red, TextPart("\n\n"))
+    parts += (TextPart("Video 1: Frames 0.00s-9.00s (num=1)."), TextPart("\nFrame 5.00s:"), blue, TextPart("\n\n"))
+    assert describe_media(parts) == "[frames 5.00-5.00s x1] 5.00s red/dotted"
 
 
 def test_a_real_file(tmp_path: Path) -> None:

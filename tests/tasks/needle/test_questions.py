@@ -1,8 +1,5 @@
 import itertools
-import math
-import random
 from collections import Counter
-from functools import lru_cache
 
 import pytest
 from hypothesis import given, settings
@@ -77,8 +74,9 @@ def test_sound_options_are_the_glyphs_of_the_scene_and_one_more():
             assert len({event.glyph.name for event in scene.glyph_events} & set(doc["options"])) == 3
 
 
-def test_glyph_and_when_ask_about_different_scenes_where_they_can():
-    docs = ask(World.from_seed(0, 1800), "videos/abc.mp4", "30m", 2, LetterDeck(0))
+@pytest.mark.parametrize("duration_s", [60, 1800])
+def test_glyph_and_when_ask_about_different_scenes(duration_s):
+    docs = ask(World.from_seed(0, duration_s), "videos/abc.mp4", "30m", 2, LetterDeck(0))
     asked = {kind: {doc["question"].split(" in the ")[1] for doc in docs if doc["kind"] == kind} for kind in ("glyph", "when")}
     assert not {text.rstrip(".?") for text in asked["glyph"]} & {text.rstrip(".?") for text in asked["when"]}
 
@@ -104,93 +102,6 @@ def test_too_many_questions_are_refused():
         ask(World.from_seed(0, 60), "videos/abc.mp4", "1m", 3, LetterDeck(0))
 
 
-# No leak: what a policy without eyes and ears can get. Each is scored on thousands of questions and must lie in the binomial interval around chance.
-
-
-@lru_cache(maxsize=1)
-def many_docs() -> list[Doc]:
-    letters = LetterDeck(11)
-    docs = []
-    for seed in range(500):
-        for bucket, duration_s in (("1m", 60.0), ("10m", 600.0), ("120m", 7200.0)):
-            docs += ask(World.from_seed(seed, duration_s), f"videos/{seed}-{bucket}.mp4", bucket, 2, letters)
-    random.Random(1).shuffle(docs)
-    return docs
-
-
-def chance_holds(hits: int, trials: int, chance: float) -> bool:
-    """Whether hits lie within 4 standard deviations of chance."""
-    return abs(hits - trials * chance) <= 4 * math.sqrt(trials * chance * (1 - chance)) + 1
-
-
-def named_first(doc: Doc) -> str:
-    """The option that the sentence names first; a shuffle would show here."""
-    return LETTERS[min(range(len(doc["options"])), key=lambda i: (doc["question"].find(doc["options"][i]) % 10_000, i))]
-
-
-def alphabetical(doc: Doc) -> str:
-    return LETTERS[doc["options"].index(min(doc["options"]))]
-
-
-def odd_one_out(doc: Doc) -> str:
-    """The option that shares most words with the others: wrong options made from the right one would show here."""
-    words = Counter(word for option in doc["options"] for word in option.split())
-    return LETTERS[max(range(len(doc["options"])), key=lambda i: sum(words[word] for word in doc["options"][i].split()))]
-
-
-def by_name_of_file(doc: Doc) -> str:
-    return LETTERS[random.Random(doc["id"]).randrange(len(doc["options"]))]
-
-
-BLIND = {"named_first": named_first, "alphabetical": alphabetical, "odd_one_out": odd_one_out, "random": by_name_of_file}
-BLIND |= {f"always_{letter}": lambda doc, letter=letter: letter for letter in "AB"}
-
-
-@pytest.mark.parametrize("policy", BLIND)
-@pytest.mark.parametrize("kind", ["glyph", "sound", "order"])
-@pytest.mark.parametrize("bucket", ["1m", "10m", "120m"])
-def test_blind_policies_score_at_chance(policy, kind, bucket):
-    docs = [doc for doc in many_docs() if (doc["kind"], doc["bucket"]) == (kind, bucket)]
-    hits = sum(BLIND[policy](doc) == doc["answer"] for doc in docs)
-    assert chance_holds(hits, len(docs), 1 / len(docs[0]["options"]))
-
-
-@pytest.mark.parametrize("kind", ["glyph", "sound", "order"])
-def test_majority_letter_scores_at_chance(kind):
-    docs = [doc for doc in many_docs() if doc["kind"] == kind]
-    train, test = docs[: len(docs) // 2], docs[len(docs) // 2 :]
-    majority = Counter(doc["answer"] for doc in train).most_common(1)[0][0]
-    assert chance_holds(sum(doc["answer"] == majority for doc in test), len(test), 1 / len(docs[0]["options"]))
-
-
-@pytest.mark.parametrize("kind", ["glyph", "sound", "order"])
-@pytest.mark.parametrize("key", ["kind", "bucket", "colour", "pattern"])
-def test_no_word_of_a_question_foretells_its_letter(kind, key):
-    docs = [doc for doc in many_docs() if doc["kind"] == kind]
-    groups: dict[str, list[Doc]] = {}
-    for doc in docs:
-        group = doc[key] if key in ("kind", "bucket") else getattr(parse_question(doc["question"]), key)
-        groups.setdefault(group, []).append(doc)
-    for group in groups.values():
-        for letter in LETTERS[: len(docs[0]["options"])]:
-            assert chance_holds(sum(doc["answer"] == letter for doc in group), len(group), 1 / len(docs[0]["options"]))
-
-
-def test_the_answer_before_foretells_nothing():
-    docs = [doc for doc in many_docs() if doc["kind"] == "order"]
-    same = sum(a["answer"] == b["answer"] for a, b in itertools.pairwise(docs))
-    assert chance_holds(same, len(docs) - 1, 0.5)
-
-
-def test_counts_are_spread_evenly():
-    docs = [doc for doc in many_docs() if doc["kind"] == "count"]
-    counts = Counter(doc["answer"] for doc in docs)
-    assert set(counts) == set("123456")
-    assert all(chance_holds(hits, len(docs), 1 / 6) for hits in counts.values())
-
-
-def test_letters_are_balanced():
-    counts = Counter(doc["answer"] for doc in many_docs() if doc["kind"] == "glyph")
-    assert chance_holds(counts["A"], sum(counts.values()), 0.25)
+def test_letter_deck_is_balanced():
     deck = LetterDeck(3)
     assert Counter(deck.deal(4) for _ in range(400)) == dict.fromkeys(range(4), 100)

@@ -76,7 +76,7 @@ def test_scenes_keep_what_their_role_promises(world):
         assert len(scene.glyph_events) + len(scene.chimes) == len(scene.events)
         tones = [event.sound for event in scene.glyph_events if event.sound]
         if scene.role in (Role.GLYPH, Role.ORDER, Role.SOUND):
-            assert len(glyphs) == {Role.GLYPH: 1, Role.ORDER: 2, Role.SOUND: 3}[scene.role] and len(scene.chimes) <= 1
+            assert len(glyphs) == {Role.GLYPH: 1, Role.ORDER: 3, Role.SOUND: 3}[scene.role] and len(scene.chimes) <= 1
         if scene.role is Role.SOUND:
             assert sorted(tones) == sorted(PITCHES)
         else:
