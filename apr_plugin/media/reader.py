@@ -209,6 +209,7 @@ class Reader:
                 else:
                     timed = timed and packet.pts is not None
                     ahead.append(packet)
+                    ended = timed and len(limits) == 1 and packet.pts == limits[0]  # the very picture: nothing decoded later can replace it
             if not ahead:
                 return
             packet = ahead.popleft()
