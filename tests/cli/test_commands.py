@@ -190,9 +190,9 @@ def test_ctrl_c(shared_videos: Mapping[str, Path], tmp_path: Path) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     began = time.perf_counter()
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out + err and "cancelled" in out
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 90
     (trajectory,) = Trajectory.read(tmp_path / "t.jsonl")
     assert trajectory.stop_reason is StopReason.CANCELLED and len(trajectory.turns) >= 1
 

@@ -125,13 +125,13 @@ class Running:
         with log.open("w") as file:
             self.process = subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment, stdout=file, stderr=file, cwd=log.parent)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 400) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
 
-    def end(self, timeout_s: float = 90) -> tuple[int, str]:
+    def end(self, timeout_s: float = 400) -> tuple[int, str]:
         return self.process.wait(timeout_s), self.log.read_text()
 
 
@@ -173,7 +173,7 @@ def test_two_at_once_ctrl_c_and_kill(bench: Any, tmp_path: Path) -> None:
 
     plain: list[str | Path] = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
     fourth = Running([*plain, "--model_args", f"{model_args},trajectories={trajectories}"], bench.environment, tmp_path / "fourth.log")
-    status, text = fourth.end(150)
+    status, text = fourth.end(400)
     assert status == 0 and "Traceback" not in text, text
     done = Counter(t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed)
     assert len(done) == 40 and set(done.values()) == {1}
@@ -193,7 +193,7 @@ def test_two_ranks(bench: Any, answers_a: Path, tmp_path: Path) -> None:
     command: list[str | Path] = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531", "-m", "apr_plugin.cli", "eval"]
     command += ["--include_path", bench.tasks, "--tasks", "bench_mcq,bench_text", "--output_path", tmp_path / "out"]
     command += ["--model_args", f"policy=scripted,script={answers_a}"]
-    status, text = Running(command, bench.environment | {"OMP_NUM_THREADS": "1"}, tmp_path / "log").end(150)
+    status, text = Running(command, bench.environment | {"OMP_NUM_THREADS": "1"}, tmp_path / "log").end(400)
     assert status == 0 and "Traceback" not in text, text
     (folder,) = (tmp_path / "out" / "trajectories").iterdir()
     assert sorted(path.name for path in folder.glob("*.jsonl")) == ["bench_mcq.jsonl", "bench_text.jsonl"]
