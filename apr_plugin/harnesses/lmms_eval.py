@@ -30,7 +30,7 @@ from tqdm import tqdm
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
-from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, Sampling
+from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
 from apr_plugin.loop.question import MediaRef, Question
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
@@ -253,7 +253,11 @@ class _Metered:
     """The policy, obeying lmms-eval's `--max_tokens` for the whole run."""
 
     def __init__(self, policy: Any) -> None:
-        self._policy, self.name = policy, policy.name
+        self._policy, self.name, self.modalities, self.context_tokens = policy, policy.name, policy.modalities, policy.context_tokens
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        size: PromptSize | None = await self._policy.count(prompt)
+        return size
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         if is_budget_exceeded():

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from importlib import metadata
 from typing import Any, Literal, TypeVar
@@ -347,7 +347,7 @@ def _plain(generation: object) -> Generation:
     return replace(
         generation,
         text=printable(generation.text),
-        usage=Usage(*(None if n is None else int(n) for n in (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens))),
+        usage=Usage(**{key: None if n is None else int(n) for key, n in asdict(usage).items()}),
         finish_reason=str(generation.finish_reason),
         logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         entropies=None if entropies is None else tuple(map(float, entropies)),

@@ -128,8 +128,33 @@ class Usage:
     """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess."""
 
     prompt_tokens: int | None = None
+    """The whole prompt, media included."""
+
     cached_tokens: int | None = None
+    """Those of the prompt that came from a cache and were not computed again."""
+
     completion_tokens: int | None = None
+    """Tokens written."""
+
+    visual_tokens: int | None = None
+    """Those of the prompt that stand for pictures."""
+
+    audio_tokens: int | None = None
+    """Those of the prompt that stand for sound."""
+
+
+@dataclass(frozen=True)
+class GenerationTimings:
+    """Where the seconds of one generation went. What the engine does not tell apart is `None`."""
+
+    queue_s: float | None = None
+    """Waiting for the engine: a batch to fill, a slot, a retry."""
+
+    prefill_s: float | None = None
+    """From the start of the work to the first token."""
+
+    decode_s: float | None = None
+    """From the first token to the last."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +177,37 @@ class Generation:
     """Log-probability of each sampled token, where the engine gives them."""
 
     entropies: tuple[float, ...] | None = None
-    """Entropy (nats) of the distribution each token was drawn from, where the engine gives it."""
+    """Entropy (nats) of the distribution each token was drawn from (the unscaled one at temperature 0), where the engine gives it."""
+
+    entropy_top_k: int | None = None
+    """`None`: entropies are over the whole vocabulary. Else they are over the k likeliest tokens, renormalised: a lower bound in practice."""
+
+    timings: GenerationTimings = field(default_factory=GenerationTimings)
+    """Where the time went."""
+
+
+Modality = Literal["frames", "audio", "clip"]
+
+EVERY_MODALITY: frozenset[Modality] = frozenset(("frames", "audio", "clip"))
+
+
+@dataclass(frozen=True)
+class PromptSize:
+    """Tokens of a prompt before it is sent, by the rules of the policy's model family."""
+
+    text: int
+    """Words, chat template and placeholders' brackets included."""
+
+    visual: int = 0
+    """Pictures."""
+
+    audio: int = 0
+    """Sound."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.text + self.visual + self.audio
 
 
 class PolicyUnavailable(RuntimeError):
@@ -165,6 +220,16 @@ class Policy(Protocol):
 
     name: str
     """What results call it."""
+
+    modalities: frozenset[Modality]
+    """What the model can perceive; an action for anything else is not offered, and `clip` without `audio` is shown without its sound."""
+
+    context_tokens: int | None
+    """Most tokens of prompt and completion together, or `None` where nothing limits them or nobody knows."""
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        """Tokens the prompt will take, counted without running the model; `None` where the policy can't tell."""
+        ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Write the next turn.
@@ -181,3 +246,17 @@ class Policy(Protocol):
     def close(self) -> None:
         """Give back what the policy holds (a GPU, a connection)."""
         ...
+
+
+class PolicyDefaults:
+    """What most policies say of themselves: every modality, no limit of context, nothing held."""
+
+    modalities: frozenset[Modality] = EVERY_MODALITY
+    context_tokens: int | None = None
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        """Unknown."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""

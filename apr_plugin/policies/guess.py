@@ -7,13 +7,13 @@ import random
 import re
 from typing import Any, Literal
 
-from apr_plugin.loop.policy import Generation, Prompt, Sampling, TextPart
+from apr_plugin.loop.policy import Generation, PolicyDefaults, Prompt, Sampling, TextPart
 
 _OPTION = re.compile(r"^(\S{1,8})\. ", re.MULTILINE)
 _DURATION = re.compile(r"duration_seconds: ([\d.]+)")
 
 
-class GuessPolicy:
+class GuessPolicy(PolicyDefaults):
     """Guesses from the question alone: an option, a number from 1 to 6, or a tenth of the video.
 
     Args:
@@ -55,6 +55,3 @@ class GuessPolicy:
     def describe(self) -> dict[str, Any]:
         """What decides the answers."""
         return {"how": self.how}
-
-    def close(self) -> None:
-        """Nothing is held."""

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop.policy import Generation, PolicyUnavailable, Prompt, Sampling
+from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.trajectory import Trajectory
 
 _LENGTH = re.compile(r"^- duration_seconds: (\S+)$", re.MULTILINE)
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(PolicyDefaults):
     """Writes the turns it was given, in order; after the last one it repeats the last.
 
     Args:
@@ -67,9 +67,6 @@ class ScriptedPolicy:
     def describe(self) -> dict[str, Any]:
         """What decides the answers."""
         return {"script": self._digest}
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def _asked(recorded: Trajectory) -> tuple[str, ...]:

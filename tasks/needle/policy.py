@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from apr_plugin.loop.policy import AudioPart, Generation, ImagePart, Part, Prompt, Sampling, TextPart, VideoPart
+from apr_plugin.loop.policy import AudioPart, Generation, ImagePart, Part, PolicyDefaults, Prompt, Sampling, TextPart, VideoPart
 
 from .perceive import GOOD_FIT, hear, read_frame
 from .questions import Kind, ParsedQuestion, parse_question
@@ -105,7 +105,7 @@ class Step:
     action: dict[str, Any]
 
 
-class NeedlePolicy:
+class NeedlePolicy(PolicyDefaults):
     """The scripted reference policy, an upper bound for the needle tasks and a policy for tests without a model."""
 
     name = "needle"
@@ -117,9 +117,6 @@ class NeedlePolicy:
     def describe(self) -> dict[str, Any]:
         """Nothing about it can be set; the version counts changes of behaviour."""
         return {"policy": self.name, "version": 2}
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def write_turn(prompt: Prompt) -> str:
