@@ -324,17 +324,17 @@ def test_resume_never_under_several_ranks_takes_nothing_from_before(tmp_path: Pa
 RUN = textwrap.dedent("""
     import asyncio, resource, signal, sys, time
     from apr_plugin.loop import *
+    from apr_plugin.loop.policy import PolicyDefaults
     folder, limit, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    class Echo:
+    class Echo(PolicyDefaults):
         name = "echo"
         async def generate(self, prompt, sampling):
             await asyncio.sleep(pause)
             return Generation(f"{sampling.seed} " + "x" * 300)
         def describe(self): return {}
-        def close(self): pass
     questions = [Question(text="what?", kind="free_form", doc_id=str(i), task="t") for i in range(40)]
     policy, config = Echo(), EpisodeConfig()
     try:
@@ -361,13 +361,16 @@ def test_a_full_disk_is_a_clear_error_and_a_rerun_completes(tmp_path: Path) -> N
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 3 and "TrajectoryError" in out and "t.jsonl" in out and "run the same command again" in out
     kept = _saved(tmp_path)
-    assert 0 < len(kept) < 40 and all(t.stop_reason == StopReason.ANSWERED for t in kept)
+    assert 0 < len(kept) < 40
+    # an episode that the full disk stopped may still have had room for its short line
+    assert {t.stop_reason for t in kept} - {StopReason.CANCELLED} == {StopReason.ANSWERED}
     data = next(tmp_path.glob("*/t.jsonl")).read_bytes()
     assert data.endswith(b"\n")
     process = _spawn(tmp_path)
     process.communicate(timeout=60)
     assert process.returncode == 0
-    assert sorted(t.question.doc_id for t in _saved(tmp_path)) == sorted(map(str, range(40)))
+    answered = [t.question.doc_id for t in _saved(tmp_path) if t.stop_reason == StopReason.ANSWERED]
+    assert sorted(answered) == sorted(map(str, range(40)))
     assert next(tmp_path.glob("*/t.jsonl")).read_bytes().startswith(data)
 
 
