@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from apr_plugin.loop.policy import Generation, Prompt, Sampling, Usage
+from apr_plugin.loop.policy import Generation, PolicyDefaults, Prompt, Sampling, Usage
 
 BITS = 16
 SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
@@ -146,7 +146,7 @@ def answer(content: str) -> str:
     return turn({"type": "answer", "content": content})
 
 
-class Playback:
+class Playback(PolicyDefaults):
     """A policy that plays the given texts in order, then repeats the last, and keeps every prompt. A text that is an exception is raised."""
 
     def __init__(self, texts: Iterable[str | BaseException], *, usage: Usage | None = None, name: str = "playback") -> None:
@@ -165,6 +165,3 @@ class Playback:
 
     def describe(self) -> dict[str, Any]:
         return {"texts": [str(text) for text in self.texts]}
-
-    def close(self) -> None:
-        pass

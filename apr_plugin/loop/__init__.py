@@ -11,7 +11,18 @@ from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn, parse_turn
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Generation, Policy, PolicyUnavailable, Prompt, Sampling, Usage
+from apr_plugin.loop.policy import (
+    Generation,
+    GenerationTimings,
+    Modality,
+    Policy,
+    PolicyDefaults,
+    PolicyUnavailable,
+    Prompt,
+    PromptSize,
+    Sampling,
+    Usage,
+)
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
@@ -28,18 +39,22 @@ __all__ = [
     "EpisodeConfig",
     "ErrorCode",
     "Generation",
+    "GenerationTimings",
     "GetAudio",
     "GetClip",
     "GetFrames",
     "Look",
     "MediaRef",
+    "Modality",
     "Notebook",
     "Option",
     "ParsedTurn",
     "Percept",
     "Policy",
+    "PolicyDefaults",
     "PolicyUnavailable",
     "Prompt",
+    "PromptSize",
     "Question",
     "QuestionKind",
     "Sampling",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop.policy import Generation, PolicyUnavailable, Prompt, Sampling, Usage
+from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling, Usage
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.policies import POLICIES
 
@@ -20,7 +20,7 @@ pytest.importorskip("lmms_eval")
 pytestmark = pytest.mark.xdist_group("lmms_eval")  # loading it takes longer than any of these tests
 
 
-class Obedient:
+class Obedient(PolicyDefaults):
     """Looks once, then answers the letter the question asks for; later questions sooner than earlier ones. Counts its tokens."""
 
     name = "obedient"
@@ -46,9 +46,6 @@ class Obedient:
 
     def describe(self) -> dict[str, Any]:
         return {"refuse": self.refuse}
-
-    def close(self) -> None:
-        pass
 
 
 Evaluate = Callable[..., dict[str, Any]]
