@@ -53,3 +53,59 @@ def parse_number(content: str) -> float | None:
     if not found:
         found = {float(_WORDS.index(word)) for word in re.findall(r"[a-z]+", text.casefold()) if word in _WORDS}
     return found.pop() if len(found) == 1 else None
+
+
+def exact_number(predicted: str | float | None, true: str | float) -> float:
+    """1.0 where the predicted number equals the true one at two decimals, else 0.0 (also where no number can be read).
+
+    The comparison of OmniAgent's counting questions (HarryHsing/OmniAgent, `video_env.py`): both sides through `round(x, 2)`.
+
+    Args:
+        predicted: A number, or text that names one (`parse_number`).
+        true: The right number.
+
+    Raises:
+        ValueError: the true value is no number.
+    """
+    number = _as_number(predicted)
+    return float(number is not None and round(number, 2) == round(_true_number(true), 2))
+
+
+MRA_TOLERANCES = tuple(1 - (0.5 + 0.45 * step / 9) for step in range(10))
+"""How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value."""
+
+
+def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
+    """Mean relative accuracy (VSI-Bench): the share of the ten confidences .50, .55, ... .95 at which |p - t| / |t| <= 1 - confidence.
+
+    The comparison is `<=`, as VSI-Bench's own scorer has it; with `strict` it is `<`, as in OmniAgent's reward for sizes. The two differ only
+    where the error falls on a threshold. Text that names no number scores 0. Of a true value of 0 there is no relative error: 1 where
+    the prediction is 0 too, else 0.
+
+    Args:
+        predicted: A number, or text that names one (`parse_number`).
+        true: The right number.
+        strict: Compare with `<`.
+
+    Raises:
+        ValueError: the true value is no number.
+    """
+    number, right = _as_number(predicted), _true_number(true)
+    if number is None:
+        return 0.0
+    if right == 0:
+        return float(number == 0)
+    error = abs(number - right) / abs(right)
+    return sum(error < tolerance if strict else error <= tolerance for tolerance in MRA_TOLERANCES) / len(MRA_TOLERANCES)
+
+
+def _as_number(value: str | float | None) -> float | None:
+    number = parse_number(value) if isinstance(value, str) else value
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _true_number(value: str | float) -> float:
+    number = _as_number(value)
+    if number is None:
+        raise ValueError(f"the true answer {value!r} is no number")
+    return number

@@ -1,64 +1,44 @@
-"""Time spans: reading them from text, merging, and temporal IoU. Pure functions, seconds throughout."""
+"""Temporal IoU and what is built on it. Pure functions, seconds throughout, every score in [0, 1].
+
+Four different measures are called "IoU" in this field, so each function here says in its name which one it computes, and so should the key of a
+metric (`docs/scoring.md`):
+
+- hull: one predicted span against one true span (Charades-STA, ActivityNet Captions, TACoS, TimeLens, LongVALE);
+- best: the first predicted span against whichever true span it fits best (QVHighlights R1, NExT-GQA);
+- set: all predicted spans against all true ones, each side merged (VUE-TR, CG-Bench, OmniAgent);
+- ranked: average precision over a ranked list of spans (QVHighlights mAP, in `apr_plugin.scoring.retrieval`).
+
+A span that is reversed, negative or not finite overlaps nothing.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-Span = tuple[float, float]
+from apr_plugin.scoring.times import MAX_SPANS, Span, parse_spans, parse_time
 
-MAX_SPANS = 200
-"""More spans than this in one answer are no answer."""
+__all__ = [
+    "MAX_SPANS",
+    "THRESHOLDS",
+    "PrecisionRecall",
+    "Span",
+    "best_iou",
+    "hull_iou",
+    "length",
+    "merge",
+    "parse_spans",
+    "parse_time",
+    "recall_at",
+    "recalls",
+    "set_iou",
+    "set_precision_recall",
+    "valid_span",
+]
 
-_TIME = r"(?:(?:\d{1,3}:)?\d{1,3}:\d{2}(?:\.\d{1,6})?|\d{1,9}(?:\.\d{1,6})?)"
-_RANGE = re.compile(
-    rf"(?<![\d.:])({_TIME})\s{{0,4}}(?:s|sec|secs|seconds)?\s{{0,4}}(?:-|–|—|to|until|and)\s{{0,4}}({_TIME})(?![\d:])",  # noqa: RUF001
-    re.IGNORECASE,
-)
-
-
-def parse_time(text: str) -> float:
-    """Seconds of `83.5`, `1:23.5` or `1:01:23.5`.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    seconds = 0.0
-    for field in text.strip().split(":"):
-        seconds = seconds * 60 + float(field)
-    return seconds
-
-
-def parse_spans(text: str) -> list[Span]:
-    """Read the time spans an answer names: JSON (`[[1.5, 4]]`, `[1.5, 4]`), or words (`from 1:02 to 1:15.5`, `62s-75s`).
-
-    Spans come back in the order written, reversed and non-finite ones included, so that the caller can say what is wrong with them; an empty
-    list means that no span was found.
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, list):
-        pairs = [value] if len(value) == 2 and all(_is_number(item) for item in value) else value
-        if all(isinstance(pair, list) and len(pair) == 2 and all(_is_number(item) for item in pair) for pair in pairs):
-            return [(_as_float(start), _as_float(end)) for start, end in pairs] if len(pairs) <= MAX_SPANS else []
-        return []
-    words = [(parse_time(m[1]), parse_time(m[2])) for m in _RANGE.finditer(text[:20_000])]
-    return words if len(words) <= MAX_SPANS else []
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+THRESHOLDS = (0.3, 0.5, 0.7)
+"""The IoU thresholds at which R@1 is reported in temporal grounding."""
 
 
 def valid_span(span: Span) -> bool:
@@ -70,7 +50,7 @@ def valid_span(span: Span) -> bool:
 def merge(spans: Iterable[Span]) -> list[Span]:
     """The union of the valid spans as sorted, disjoint spans; invalid ones are left out."""
     merged: list[Span] = []
-    for start, end in sorted(span for span in spans if valid_span(span)):
+    for start, end in sorted((span[0], span[1]) for span in spans if valid_span(span)):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
@@ -83,13 +63,83 @@ def length(spans: Sequence[Span]) -> float:
     return sum(end - start for start, end in spans)
 
 
+def hull_iou(predicted: Span | None, true: Span) -> float:
+    """Temporal IoU of one predicted and one true span: seconds in both over seconds from the first start to the last end.
+
+    For two spans that overlap this is plain IoU; spans that don't overlap, or a prediction that is missing (`None`) or invalid, score 0.
+    Give it the first span of an answer: `hull_iou(next(iter(parse_spans(text)), None), true)`.
+    """
+    if predicted is None or not valid_span(predicted) or not valid_span(true):
+        return 0.0
+    both = min(predicted[1], true[1]) - max(predicted[0], true[0])
+    hull = max(predicted[1], true[1]) - min(predicted[0], true[0])
+    return both / hull if both > 0 else 0.0
+
+
+def best_iou(predicted: Sequence[Span], true: Sequence[Span]) -> float:
+    """The largest `hull_iou` that the first predicted span has with any true span; 0 where nothing was predicted.
+
+    Only the first prediction counts, so that naming more spans gains nothing.
+    """
+    return max((hull_iou(predicted[0], span) for span in true), default=0.0) if predicted else 0.0
+
+
 def set_iou(predicted: Iterable[Span], true: Iterable[Span]) -> float:
     """Temporal IoU of two sets of spans: seconds in both over seconds in either, always in [0, 1].
 
     Both sides are merged first and reversed spans dropped, so that an overlap never counts twice (the published scorer gives
-    `[[0, 100], [900, 810]]` against `[[10, 20]]` a score of 1.00; see `docs/design.md`).
+    `[[0, 100], [900, 810]]` against `[[10, 20]]` a score of 1.00; see `docs/scoring.md`).
     """
     a, b = merge(predicted), merge(true)
-    both = sum(max(0.0, min(e1, e2) - max(s1, s2)) for s1, e1 in a for s2, e2 in b)
+    both = overlap(a, b)
     either = length(a) + length(b) - both
     return min(1.0, both / either) if either > 0 else 0.0
+
+
+class PrecisionRecall(NamedTuple):
+    """Two shares of seconds, each in [0, 1]."""
+
+    precision: float
+    """Of the seconds that were predicted, how many are true; 0 where none was predicted."""
+
+    recall: float
+    """Of the true seconds, how many were predicted; 0 where none is true."""
+
+
+def set_precision_recall(predicted: Iterable[Span], true: Iterable[Span]) -> PrecisionRecall:
+    """Precision and recall of the seconds covered by two sets of spans, each side merged first."""
+    a, b = merge(predicted), merge(true)
+    both = overlap(a, b)
+    return PrecisionRecall(_share(both, length(a)), _share(both, length(b)))
+
+
+def overlap(a: Sequence[Span], b: Sequence[Span]) -> float:
+    """Seconds that two sorted lists of disjoint spans have in common."""
+    both, i, j = 0.0, 0, 0
+    while i < len(a) and j < len(b):
+        both += max(0.0, min(a[i][1], b[j][1]) - max(a[i][0], b[j][0]))
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return both
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole > 0 else 0.0
+
+
+def recall_at(iou: float, threshold: float) -> float:
+    """1.0 where an IoU reaches the threshold (>=), else 0.0; the mean over questions is R@1 at that threshold."""
+    return float(iou >= threshold)
+
+
+def recalls(iou: float, variant: str, thresholds: Sequence[float] = THRESHOLDS) -> Mapping[str, float]:
+    """The numbers of one question under keys that name the IoU's variant: `iou_hull`, `r1_hull_0.3`, `r1_hull_0.5`, `r1_hull_0.7`.
+
+    Args:
+        iou: The question's IoU.
+        variant: `hull`, `best` or `set`: how that IoU was computed.
+        thresholds: Where R@1 is taken.
+    """
+    return {f"iou_{variant}": iou, **{f"r1_{variant}_{threshold:g}": recall_at(iou, threshold) for threshold in thresholds}}
