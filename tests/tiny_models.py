@@ -1,0 +1,318 @@
+"""Small random models of every family, saved with tokenizer and processor, so that the ordinary `from_pretrained` road loads them.
+
+    python tests/tiny_models.py qwen2_5_vl /tmp/tiny      # any name of FAMILIES
+
+They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE, attention heads of 32 (vLLM's
+CPU backend has none smaller). Under a million weights, a byte-level tokenizer of about 1,000 tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FAMILIES = ("qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_full", "qwen3_vl", "qwen3_omni_moe", "qwen3_omni_moe_full")
+"""`_full`: the layout of a whole checkpoint, whose weights are called `thinker.…`; without it a Thinker by itself."""
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+OMNI_2_5 = ("<|vision_bos|>", "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>")
+OMNI_3 = (*VISION, "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
+
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 128, 4, 2, 32, 2
+
+WORDS = (
+    "You answer a question about a video that you cannot see all at once. In each turn you choose one thing to look at or listen to, and you see it "
+    'once. {"observation": "...", "think": "...", "confidence": 0.0, "action": {"type": "get_frames", "start": 0.0, "end": 10.0, "num": 8}} '
+    '{"type": "get_audio", "start": 0.0, "end": 30.0} {"type": "get_clip", "start": 0.0, "end": 30.0} {"type": "answer", "content": "A"} '
+    "Video META:\n- duration_seconds: 60.00\n- fps: 25.00\n- has_audio: true\n\nQuestion: Which of these is shown first?\nOptions:\nA. one\nB. two\n"
+    "Frames 0.00s-10.00s (num=8). Timestamps: [0.00s, 1.43s] [MEDIA OMITTED - Refer to your Observation] [NOTICE] Step 1/6. 5 steps remaining. "
+    "FINAL STEP: only an answer counts now. Give the best answer that your notes allow. [ERROR] a line says why an action was refused. Frame 1.25s: "
+)
+"""What the tokenizer learns its merges from, so that prompts of the loop are not one token per letter."""
+
+
+def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: int = 448) -> Path:
+    """Save a small random model of a family.
+
+    Args:
+        family: One of `FAMILIES`.
+        folder: Where to; it is made.
+        seed: Seed of the weights.
+        vision_edge: The image processor's own upper limit of a picture, as the side of a square in pixels.
+    """
+    import torch
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    make: dict[str, Callable[[int], tuple[Any, Any]]] = {
+        "qwen2_5_vl": _qwen2_5_vl,
+        "qwen2_5_omni": _qwen2_5_omni,
+        "qwen2_5_omni_full": lambda edge: _qwen2_5_omni(edge, full=True),
+        "qwen3_vl": _qwen3_vl,
+        "qwen3_omni_moe": _qwen3_omni_moe,
+        "qwen3_omni_moe_full": lambda edge: _qwen3_omni_moe(edge, full=True),
+    }
+    model, processor = make[family](vision_edge)
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | None) -> str:
+    """A ChatML template: `vision` is start, end, image and video; `audio` is start, end, sound."""
+    start, end, image, video = vision
+    kinds = {"image": start + image + end, "video": start + video + end}
+    if audio is not None:
+        kinds["audio"] = audio[0] + audio[2] + audio[1]
+    branches = "".join(
+        f"{{% {'elif' if n else 'if'} part['type'] == '{kind}' %}}{text}"
+        for n, (kind, text) in enumerate([*kinds.items(), ("text", "{{ part['text'] }}")])
+    )
+    return (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+        + branches
+        + "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+@cache
+def _merges(special: tuple[str, ...]) -> str:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([WORDS], trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return tokenizer.to_str()
+
+
+def tokenizer_of(extra: tuple[str, ...], names: dict[str, str]) -> Any:
+    """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_merges(SPECIAL + extra)),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        model_max_length=32_768,
+        extra_special_tokens=names,
+    )
+
+
+def _sizes(patch: int, edge: int) -> dict[str, Any]:
+    smallest = (2 * patch) ** 2
+    return {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": smallest, "longest_edge": edge * edge}}
+
+
+def _text(tokenizer: Any, section: list[int], **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 256,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "max_position_embeddings": 32_768,
+        "initializer_range": 0.15,  # wide enough that what stands early in a prompt changes what is written after it
+        "rope_parameters": {"rope_type": "default", "mrope_section": section, "rope_theta": 10_000.0},
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
+def _eye(kind: int) -> dict[str, Any]:
+    common = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": HIDDEN, "spatial_merge_size": 2}
+    common |= {"temporal_patch_size": 2, "initializer_range": 0.1}
+    if kind == 3:
+        return common | {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    return common | {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+
+
+def _ear(kind: int) -> dict[str, Any]:
+    common = {"num_mel_bins": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "d_model": 64}
+    common |= {"max_source_positions": 1500, "n_window": 50, "output_dim": HIDDEN, "initializer_range": 0.1}
+    return common | ({"n_window_infer": 400, "conv_chunksize": 500, "downsample_hidden_size": 16} if kind == 3 else {})
+
+
+def _ids(tokenizer: Any, **tokens: str) -> dict[str, int]:
+    return {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+
+
+def _finish(model: Any, tokenizer: Any) -> Any:
+    config = (model.thinker if hasattr(model, "thinker") else model).generation_config
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return model
+
+
+def _features() -> Any:
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(feature_size=16, sampling_rate=16_000, hop_length=160, chunk_length=30, n_fft=400, return_attention_mask=True)
+
+
+def _qwen2_5_vl(edge: int) -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    tokenizer = tokenizer_of(VISION, {})
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**_sizes(14, edge)),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**_sizes(14, edge)),
+        chat_template=template(VISION, None),
+    )
+    config = Qwen2_5_VLConfig(
+        text_config=_text(tokenizer, [4, 6, 6]),
+        vision_config=_eye(2) | {"tokens_per_second": 2},
+        tie_word_embeddings=False,
+        **_ids(
+            tokenizer,
+            image_token_id="<|image_pad|>",
+            video_token_id="<|video_pad|>",
+            vision_start_token_id="<|vision_start|>",
+            vision_end_token_id="<|vision_end|>",
+        ),
+    )
+    return _finish(Qwen2_5_VLForConditionalGeneration(config), tokenizer), processor
+
+
+def _qwen2_5_omni(edge: int, full: bool = False) -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2_5OmniConfig,
+        Qwen2_5OmniForConditionalGeneration,
+        Qwen2_5OmniProcessor,
+        Qwen2_5OmniThinkerConfig,
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    names = {"image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>", "vision_bos_token": "<|vision_bos|>"}
+    names |= {"vision_eos_token": "<|vision_eos|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>"}
+    tokenizer = tokenizer_of(OMNI_2_5, names)
+    processor = Qwen2_5OmniProcessor(
+        image_processor=Qwen2VLImageProcessor(**_sizes(14, edge)),
+        video_processor=Qwen2VLVideoProcessor(**_sizes(14, edge)),
+        feature_extractor=_features(),
+        tokenizer=tokenizer,
+        chat_template=template(OMNI_2_5[:4], OMNI_2_5[4:]),  # type: ignore[arg-type]
+    )
+    thinker = Qwen2_5OmniThinkerConfig(
+        text_config=_text(tokenizer, [4, 6, 6]),
+        vision_config=_eye(2),
+        audio_config=_ear(2),
+        position_id_per_seconds=25,
+        seconds_per_chunk=2,
+        tie_word_embeddings=False,
+        **_ids(
+            tokenizer,
+            audio_token_index="<|AUDIO|>",
+            image_token_index="<|IMAGE|>",
+            video_token_index="<|VIDEO|>",
+            audio_start_token_id="<|audio_bos|>",
+            audio_end_token_id="<|audio_eos|>",
+            vision_start_token_id="<|vision_bos|>",
+            vision_end_token_id="<|vision_eos|>",
+            user_token_id="<|im_start|>",
+        ),
+    )
+    if not full:
+        return _finish(Qwen2_5OmniThinkerForConditionalGeneration(thinker), tokenizer), processor
+    config = Qwen2_5OmniConfig(thinker_config=thinker.to_dict(), enable_audio_output=False)
+    config.architectures = ["Qwen2_5OmniModel"]
+    return _finish(Qwen2_5OmniForConditionalGeneration(config), tokenizer), processor
+
+
+def _qwen3_vl(edge: int) -> tuple[Any, Any]:
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    tokenizer = tokenizer_of(VISION, {})
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**_sizes(16, edge)),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**_sizes(16, edge)),
+        chat_template=template(VISION, None),
+    )
+    config = Qwen3VLConfig(
+        text_config=_text(tokenizer, [6, 5, 5], head_dim=HEAD_DIM),
+        vision_config=_eye(3),
+        tie_word_embeddings=False,
+        **_ids(
+            tokenizer,
+            image_token_id="<|image_pad|>",
+            video_token_id="<|video_pad|>",
+            vision_start_token_id="<|vision_start|>",
+            vision_end_token_id="<|vision_end|>",
+        ),
+    )
+    return _finish(Qwen3VLForConditionalGeneration(config), tokenizer), processor
+
+
+def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+        Qwen3OmniMoeConfig,
+        Qwen3OmniMoeForConditionalGeneration,
+        Qwen3OmniMoeProcessor,
+        Qwen3OmniMoeThinkerConfig,
+        Qwen3OmniMoeThinkerForConditionalGeneration,
+    )
+
+    names = {"image_token": "<|image_pad|>", "audio_token": "<|audio_pad|>", "video_token": "<|video_pad|>", "vision_bos_token": "<|vision_start|>"}
+    names |= {"vision_eos_token": "<|vision_end|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
+    tokenizer = tokenizer_of(OMNI_3, names)
+    processor = Qwen3OmniMoeProcessor(
+        image_processor=Qwen2VLImageProcessor(**_sizes(16, edge)),
+        video_processor=Qwen2VLVideoProcessor(**_sizes(16, edge)),
+        feature_extractor=_features(),
+        tokenizer=tokenizer,
+        chat_template=template(VISION, ("<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")),
+    )
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": HEAD_DIM}
+    thinker = Qwen3OmniMoeThinkerConfig(
+        text_config=_text(tokenizer, [6, 5, 5], **experts),
+        vision_config=_eye(3),
+        audio_config=_ear(3),
+        position_id_per_seconds=13,
+        tie_word_embeddings=False,
+        **_ids(
+            tokenizer,
+            audio_token_id="<|audio_pad|>",
+            image_token_id="<|image_pad|>",
+            video_token_id="<|video_pad|>",
+            audio_start_token_id="<|audio_start|>",
+            audio_end_token_id="<|audio_end|>",
+            vision_start_token_id="<|vision_start|>",
+            vision_end_token_id="<|vision_end|>",
+            user_token_id="<|im_start|>",
+        ),
+    )
+    if not full:
+        return _finish(Qwen3OmniMoeThinkerForConditionalGeneration(thinker), tokenizer), processor
+    config = Qwen3OmniMoeConfig(thinker_config=thinker.to_dict(), enable_audio_output=False)
+    return _finish(Qwen3OmniMoeForConditionalGeneration(config), tokenizer), processor
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in FAMILIES:
+        raise SystemExit(f"usage: python tests/tiny_models.py {{{','.join(FAMILIES)}}} FOLDER")
+    print(save_tiny(sys.argv[1], sys.argv[2]))
