@@ -4,6 +4,8 @@
 |---|---|---|
 | `APR_HOME` | everything the package keeps between runs | `$XDG_CACHE_HOME/apr`, else `~/.cache/apr` |
 | `APR_NEEDLE_DIR` | the needle benchmark's videos and questions | `<APR_HOME>/needle` |
+| `APR_DATA` | annotations and videos of the other benchmarks, a folder for each | `<APR_HOME>/data` |
+| `HF_HOME` | where the hub's client, and lmms-eval's own tasks, keep downloads | `~/.cache/huggingface` |
 """
 
 from __future__ import annotations
@@ -25,3 +27,15 @@ def needle_dir() -> tuple[Path, bool]:
     """Folder of the needle benchmark, and whether the user named it (`APR_NEEDLE_DIR`), so that nothing is made there unasked."""
     named = os.environ.get("APR_NEEDLE_DIR")
     return (Path(named).expanduser(), True) if named else (cache_dir() / "needle", False)
+
+
+def data_dir() -> Path:
+    """Folder of the benchmarks' annotations and videos, one folder for each benchmark inside."""
+    named = os.environ.get("APR_DATA")
+    return Path(named).expanduser() if named else cache_dir() / "data"
+
+
+def hub_dir() -> Path:
+    """Folder of the hub's client, in which lmms-eval unpacks the videos of its own tasks."""
+    named = os.environ.get("HF_HOME")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "huggingface"

@@ -1,0 +1,44 @@
+"""Duration buckets, and the aggregation of counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+OTHER = "other"
+"""The bucket of a question whose duration is unknown (its video is missing) or outside every bin."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Half-open bins [start, end) of durations."""
+
+    edges_s: tuple[float, ...]
+    """Edges in seconds, rising; the last may be `math.inf`."""
+
+    names: tuple[str, ...]
+    """The name of each bin, one fewer than edges; a part of a metric's name."""
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.edges_s) - 1 or list(self.edges_s) != sorted(set(self.edges_s)):
+            raise ValueError(f"{len(self.edges_s)} rising edges need {len(self.edges_s) - 1} names, not {len(self.names)}")
+
+    @classmethod
+    def of_minutes(cls, *edges: float) -> Bins:
+        """Bins named by their edges in minutes: `of_minutes(0, 20, 40, inf)` is `0-20min`, `20-40min`, `over_40min`."""
+        names = tuple(f"over_{a:g}min" if math.isinf(b) else f"{a:g}-{b:g}min" for a, b in pairwise(edges))
+        return cls(tuple(60.0 * edge for edge in edges), names)
+
+    def name(self, seconds: float | None) -> str:
+        """The bin of a duration in seconds; `OTHER` where it is unknown or in no bin."""
+        if seconds is None:
+            return OTHER
+        return next((name for name, (a, b) in zip(self.names, pairwise(self.edges_s), strict=True) if a <= seconds < b), OTHER)
+
+
+def count(items: Sequence[Any]) -> int:
+    """Aggregation of the metrics `n`, `n_<bucket>`: how many answers there were. For YAML: `!function apr_plugin.tasks.common.count`."""
+    return len(items)

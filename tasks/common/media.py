@@ -1,0 +1,143 @@
+"""The video files of a benchmark: where they are, how long they last, whether they can be read. Durations are kept in a manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+EXTENSIONS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
+"""Tried in this order where the file with the official name is absent: a video fetched again often comes in another container."""
+
+_BLOCK = 1 << 22
+
+
+@dataclass
+class Library:
+    """Finds files by their official relative name in some folders, in whatever sub-folder they were unpacked."""
+
+    folders: Sequence[Path]
+    """Looked through in this order; the first is where a missing video is expected."""
+
+    _by_stem: dict[str, Path] | None = field(default=None, repr=False)
+
+    def find(self, name: str) -> Path:
+        """The file of a video, or where it is expected when there is none.
+
+        Args:
+            name: Its path as the benchmark names it, with or without a suffix ("data/abc.mp4", "abc").
+        """
+        wanted = Path(name)
+        endings = [wanted.suffix, *EXTENSIONS] if wanted.suffix in EXTENSIONS else ["", *EXTENSIONS]
+        stem = name.removesuffix(wanted.suffix) if wanted.suffix in EXTENSIONS else name
+        for folder in self.folders:
+            for ending in endings:
+                for path in (folder / f"{stem}{ending}", folder / f"{Path(stem).name}{ending}"):
+                    if path.is_file():
+                        return path
+        return self._index().get(Path(stem).name) or self.folders[0] / (f"{stem}{endings[0]}" if endings[0] else f"{stem}.mp4")
+
+    def _index(self) -> dict[str, Path]:
+        """Every video below the folders by its name without suffix; a name that stands for two different files is left out."""
+        if self._by_stem is None:
+            found: dict[str, Path] = {}
+            twice: set[str] = set()
+            for folder in reversed(self.folders):
+                seen: dict[str, Path] = {}
+                for parent, _, names in os.walk(folder, followlinks=True):
+                    for name in names:
+                        path = Path(parent, name)
+                        if path.suffix in EXTENSIONS:
+                            twice |= {path.stem} & seen.keys()
+                            seen[path.stem] = path
+                found |= seen
+            self._by_stem = {stem: path for stem, path in found.items() if stem not in twice}
+        return self._by_stem
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of one video file."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """When it was last written; facts of a file that has changed are read anew."""
+    seconds: float | None = None
+    """How long it lasts, or `None` where it can't be read."""
+    error: str = ""
+    """Why it can't be read."""
+    sha256: str = ""
+    """Of its bytes; empty until asked for."""
+
+
+class Manifest:
+    """Facts of a benchmark's files, kept in a JSON file so that they are read once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts: dict[str, FileFacts] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            self.facts = {name: FileFacts(**facts) for name, facts in json.loads(path.read_text("utf-8"))["files"].items()}
+
+    def read(self, paths: Iterable[Path], what: str, hashes: bool = False) -> Mapping[str, FileFacts]:
+        """Facts of those files that exist, by path. New ones are read, with a progress bar, and kept.
+
+        Args:
+            paths: The files.
+            what: For the bar.
+            hashes: Whether to compute SHA-256 too, which reads every byte.
+        """
+        from tqdm import tqdm
+
+        there = {str(path): path.stat() for path in dict.fromkeys(paths) if path.is_file()}
+        stale = []
+        for name, stat in there.items():
+            known = self.facts.get(name)
+            if known is None or (known.size, known.mtime_ns) != (stat.st_size, stat.st_mtime_ns) or (hashes and not known.sha256):
+                stale.append(name)
+        if stale:
+            with ThreadPoolExecutor(max_workers=4) as pool, tqdm(total=len(stale), desc=what, unit="video", delay=2) as bar:
+                for number, (name, facts) in enumerate(zip(stale, pool.map(lambda name: self._facts(name, hashes), stale), strict=True), 1):
+                    self.facts[name] = facts
+                    bar.update()
+                    if number % 50 == 0:
+                        self.save()
+            self.save()
+        return {name: self.facts[name] for name in there}
+
+    def _facts(self, name: str, hashes: bool) -> FileFacts:
+        from apr_plugin.media import MediaError, Video
+
+        stat = Path(name).stat()
+        facts = self.facts.get(name)
+        if facts is None or (facts.size, facts.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            facts = FileFacts(stat.st_size, stat.st_mtime_ns)
+            try:
+                with Video.open(name, workers=1) as video:
+                    facts = replace(facts, seconds=round(video.info.duration_s, 3))
+            except MediaError as error:
+                facts = replace(facts, error=str(error))
+        return replace(facts, sha256=_sha256(name)) if hashes and not facts.sha256 else facts
+
+    def save(self, **more: Any) -> None:
+        """Write the file; another process that does the same at once loses nothing but its own last additions."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        text = json.dumps({**more, "files": {name: asdict(facts) for name, facts in sorted(self.facts.items())}}, indent=1)
+        beside.write_text(text, "utf-8")
+        beside.replace(self.path)
+
+
+def _sha256(name: str) -> str:
+    digest = hashlib.sha256()
+    with Path(name).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,277 @@
+"""`Source`: one benchmark as its owners distribute it, made into rows that lmms-eval can ask.
+
+Annotations are read from `<data folder>/<benchmark>/` under their official file names, else fetched from where their owners keep them. Videos are
+looked for in `<data folder>/<benchmark>/videos`, in whatever sub-folders they were unpacked, and where lmms-eval's own task unpacks them.
+Three columns are added to a row: `apr_videos` (paths), `apr_seconds` (of the first video, or `None`), `apr_buckets` (names); and `apr_present`,
+whether every video is there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apr_plugin.config import cache_dir, data_dir, hub_dir
+from apr_plugin.errors import AprError, require
+from apr_plugin.tasks.common.buckets import OTHER
+from apr_plugin.tasks.common.media import Library, Manifest
+
+Row = Mapping[str, Any]
+"""One question with the columns of its benchmark."""
+
+NO_ANSWER = ("", "(null)")
+"""What the `apr` model hands back for a question that it could not answer."""
+
+_DOWNLOAD_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of annotations."""
+
+    name: str
+    """Its path in the data set's repository, and below the benchmark's folder: JSON, JSON Lines, Parquet or CSV, by its suffix."""
+
+    hub: str = ""
+    """The id of the hub's data set that holds it."""
+
+    url: str = ""
+    """Where it is downloaded from when it is on no hub; names a commit."""
+
+    revision: str = "main"
+    """Branch or commit on the hub."""
+
+    def how_to_get(self, folder: Path) -> str:
+        """The command that puts it where it is looked for."""
+        if self.hub:
+            pinned = "" if self.revision == "main" else f" --revision {self.revision}"
+            return f"hf download {self.hub} {self.name} --repo-type dataset{pinned} --local-dir {folder}"
+        return f"curl -L --create-dirs -o {folder / self.name} {self.url}" if self.url else f"see its README, and put it at {folder / self.name}"
+
+
+def _concatenated(contents: Sequence[Any]) -> list[Row]:
+    return [row for content in contents for row in content]
+
+
+def _no_seconds(row: Row) -> float | None:
+    return None
+
+
+def _every_row(row: Row) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one task's questions and videos come from, and how they are sorted into buckets."""
+
+    task: str
+    """The task's name in lmms-eval, `apr_…`."""
+
+    folder: str
+    """The benchmark's folder below the data folder; several tasks may share one."""
+
+    title: str
+    """The benchmark's own name."""
+
+    kind: str
+    """How its questions are answered: `mcq`, `grounding`, `number`, or several of them joined by a comma."""
+
+    n: int
+    """Questions in the official split."""
+
+    licence: str
+    """Of the data, as its owners state it."""
+
+    homepage: str
+    """Where to read about it."""
+
+    files: tuple[File, ...]
+    """Its annotations."""
+
+    videos_of: Callable[[Row], Sequence[str]]
+    """Row -> the official relative names of its video files, with or without a suffix."""
+
+    labels_of: Callable[[Row, float | None], Iterable[str]]
+    """(row, seconds of its first video or `None`) -> the buckets it counts in."""
+
+    buckets: tuple[str, ...]
+    """Every bucket, in order."""
+
+    rows_of: Callable[[Sequence[Any]], Iterable[Row]] = _concatenated
+    """Contents of the files, in their order, -> rows."""
+
+    keep: Callable[[Row], bool] = _every_row
+    """Which rows belong to this task."""
+
+    seconds_of: Callable[[Row], float | None] = _no_seconds
+    """Row -> duration of its (first) video by the annotation, in seconds."""
+
+    measure: bool = False
+    """Whether durations that the annotation lacks are read from the files."""
+
+    harness_folders: tuple[str, ...] = ()
+    """Folders below the hub folder (`HF_HOME`) in which lmms-eval's own task has the videos."""
+
+    prefix: str = "acc"
+    """What the metric of a bucket begins with: `acc_<bucket>`, `miou_<bucket>`."""
+
+    metric: str = "score"
+    """The metric to report."""
+
+    @property
+    def home(self) -> Path:
+        """The benchmark's folder on this machine."""
+        return data_dir() / self.folder
+
+    @property
+    def video_folders(self) -> tuple[Path, ...]:
+        """Where its videos are looked for; the first is where they are expected."""
+        return (self.home / "videos", self.home, *(hub_dir() / folder for folder in self.harness_folders))
+
+    @property
+    def bucket_metrics(self) -> tuple[str, ...]:
+        """The metrics that `scored` can return beside those it is given, in order."""
+        names = (*self.buckets, OTHER) if self.measure else self.buckets
+        return ("score", "n", "score_present", "n_present", *(f"{head}_{name}" for name in names for head in (self.prefix, "n")))
+
+    def manifest(self) -> Manifest:
+        """What is known of its video files."""
+        return Manifest(cache_dir() / "videos" / f"{self.folder}.json")
+
+    def local_file(self, file: File) -> Path | None:
+        """Where a file of annotations is on this machine, or `None`."""
+        return next((path for path in (self.home / file.name, self.home / Path(file.name).name) if path.is_file()), None)
+
+    def rows(self) -> list[Row]:
+        """The task's rows, in official order, with the columns of the benchmark.
+
+        Raises:
+            AprError: the annotations are nowhere to be had, or are not what they should be.
+        """
+        paths = [self.local_file(file) or self._fetch(file) for file in self.files]
+        try:
+            rows: list[Row] = [dict(row) for row in self.rows_of([_content(path) for path in paths]) if self.keep(row)]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, UnicodeError) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            raise AprError(f"{self.title}: {', '.join(map(str, paths))} is not as its README says ({reason}); get it anew") from error
+        if not rows:
+            raise AprError(f"{self.title}: {', '.join(map(str, paths))} holds no question for {self.task}")
+        return rows
+
+    def documents(self, library: Library | None = None) -> list[dict[str, Any]]:
+        """The rows with their videos' paths, durations and buckets.
+
+        Args:
+            library: Where videos are looked for; without one in `video_folders`.
+
+        Raises:
+            AprError: as `rows`, or a row lies in a bucket that this source does not name.
+        """
+        rows, library = self.rows(), library or Library(self.video_folders)
+        paths = [[library.find(name) for name in self.videos_of(row)] for row in rows]
+        there = {path: path.is_file() for path in dict.fromkeys(path for some in paths for path in some)}
+        seconds = [self.seconds_of(row) for row in rows]
+        if self.measure and None in seconds:
+            unknown = [some[0] for some, known in zip(paths, seconds, strict=True) if known is None and some]
+            facts = self.manifest().read(unknown, f"{self.title}: durations")
+            measured = {path: facts[str(path)].seconds for path in unknown if str(path) in facts}
+            seconds = [measured.get(some[0]) if known is None and some else known for some, known in zip(paths, seconds, strict=True)]
+        documents = []
+        for row, some, duration in zip(rows, paths, seconds, strict=True):
+            labels = list(dict.fromkeys(self.labels_of(row, duration)))
+            if strange := set(labels) - {*self.buckets, OTHER}:
+                raise AprError(f"{self.title}: a row lies in bucket {strange.pop()!r}, which {self.task} does not know; its annotations are newer")
+            added = {"apr_videos": [str(path) for path in some], "apr_seconds": duration, "apr_buckets": labels}
+            documents.append({**row, **added, "apr_present": all(there[path] for path in some)})
+        return documents
+
+    def docs(self) -> Any:
+        """The documents as a `datasets.Dataset`, for `process_docs`. Says how many questions lack their video: they count as wrong.
+
+        Raises:
+            AprError: as `documents`; under lmms-eval's own command line the process ends with that message instead of five more attempts.
+        """
+        import datasets
+        from loguru import logger
+
+        from apr_plugin.harnesses.lmms_eval import _stop
+
+        try:
+            documents = self.documents()
+        except AprError as error:
+            _stop(error)
+        absent = sum(not document["apr_present"] for document in documents)
+        if absent:
+            logger.warning(
+                f"{self.task}: {absent} of {len(documents)} questions lack their video in {self.video_folders[0]} and count as wrong; "
+                f"`score_present` leaves them out. List the files with: apr tasks check {self.task}"
+            )
+        return datasets.Dataset.from_list(documents)
+
+    def scored(self, doc: Row, score: float, **more: Any) -> dict[str, Any]:
+        """What `process_results` returns for one answer: its score overall and in each of its buckets, with counts.
+
+        Args:
+            doc: A document of `docs`.
+            score: How right it is, in [0, 1]; a question without an answer is 0.
+            more: Further metrics of this answer.
+        """
+        numbers: dict[str, Any] = {"score": float(score), "n": 1}
+        if doc["apr_present"]:
+            numbers |= {"score_present": float(score), "n_present": 1}
+        for label in doc["apr_buckets"]:
+            numbers |= {f"{self.prefix}_{label}": float(score), f"n_{label}": 1}
+        return numbers | more
+
+    def _fetch(self, file: File) -> Path:
+        """Get a file of annotations from its owners."""
+        reason = "it is not distributed on a hub"
+        try:
+            if file.hub:
+                require("huggingface_hub", "lmms")
+                from huggingface_hub import hf_hub_download
+
+                return Path(hf_hub_download(file.hub, file.name, repo_type="dataset", revision=file.revision))
+            if file.url:
+                return _download(file.url, self.home / file.name)
+        except Exception as error:  # noqa: BLE001 - the hub's client raises its own errors, and those of three layers below it
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({reason}). Get them with: {file.how_to_get(self.home)}")
+
+
+def unanswered(results: Sequence[Any]) -> bool:
+    """Whether a model's reply holds no answer at all; scorers that guess for it must not be asked."""
+    return not results or results[0] is None or str(results[0]).strip() in NO_ANSWER
+
+
+def _content(path: Path) -> Any:
+    match path.suffix:
+        case ".json":
+            return json.loads(path.read_text("utf-8"))
+        case ".jsonl":
+            return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+        case ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        case ".parquet":
+            require("pyarrow", "lmms")
+            from pyarrow import parquet
+
+            return parquet.read_table(path).to_pylist()
+    return path.read_text("utf-8").splitlines()
+
+
+def _download(url: str, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer, part.open("wb") as out:
+        while block := answer.read(1 << 20):
+            out.write(block)
+    part.replace(path)
+    return path

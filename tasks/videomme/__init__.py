@@ -1,0 +1,1 @@
+"""Video-MME by its own duration labels, without subtitles in the prompt."""

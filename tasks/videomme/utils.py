@@ -1,0 +1,50 @@
+"""What `apr_videomme.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apr_plugin.tasks.common import File, Row, Source
+
+BUCKETS = ("short", "medium", "long")
+
+SOURCE = Source(
+    task="apr_videomme",
+    folder="videomme",
+    title="Video-MME",
+    kind="mcq",
+    n=2700,
+    licence="research only, no redistribution",
+    homepage="https://github.com/MME-Benchmarks/Video-MME",
+    files=(File("videomme/test-00000-of-00001.parquet", hub="lmms-lab/Video-MME"),),
+    videos_of=lambda row: [f"data/{row['videoID']}.mp4"],
+    labels_of=lambda row, seconds: [row["duration"]],  # the label decides: measured seconds lie outside the documented limits
+    buckets=BUCKETS,
+    harness_folders=("videomme",),
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def doc_to_visual(doc: Row) -> list[str]:
+    """The video's path."""
+    return list(doc["apr_videos"])
+
+
+def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """The official prompt without its words about subtitles, which this task does not show."""
+    from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
+
+    return str(videomme_doc_to_text(doc, lmms_eval_specific_kwargs or {})).replace("the video and the subtitles", "the video")
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """The official score, overall and by duration label."""
+    from lmms_eval.tasks.videomme.utils import videomme_process_results
+
+    official = videomme_process_results(doc, results)
+    scored: dict[str, Any] = SOURCE.scored(doc, official["videomme_perception_score"]["score"], **official)
+    return scored

@@ -1,0 +1,151 @@
+"""Runs task folders in the real lmms-eval with the real model `apr`, on a data set of the same schema that a test makes.
+
+bench = TaskBench(tmp_path, monkeypatch)
+bench.place(SOURCE, [rows of the first file, ...], {"data/a.mp4": 6.0})
+results = bench.run("apr_videomme", {"What colour is it?": "B", "How many?": FAILS})
+results["apr_videomme"]["acc_short"]
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apr_testing import make_video_file
+
+import apr_plugin.tasks
+from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
+from apr_plugin.policies import POLICIES
+
+TASKS = Path(next(iter(apr_plugin.tasks.__path__))).resolve()
+
+FAILS = None
+"""In place of an answer: the policy is not available for this question."""
+
+
+class Knows(PolicyDefaults):
+    """Looks at one frame of the first video, then answers what a file says for the question.
+
+    Args:
+        answers: A JSON file, words of a question -> its answer, or null where the policy is to fail. The longest words that match count.
+    """
+
+    name = "knows"
+
+    def __init__(self, answers: str) -> None:
+        self.answers: dict[str, str | None] = json.loads(Path(answers).read_text("utf-8"))
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        user = next(message for message in prompt.messages if message.role == "user")
+        words = max((words for words in self.answers if words in user.text), key=len, default=None)
+        assert words is not None, f"the test has no answer for: {user.text}"
+        answer = self.answers[words]
+        if answer is None:
+            raise PolicyUnavailable("the test wants it to fail")
+        first = not prompt.final and not any(message.role == "assistant" for message in prompt.messages)
+        action: dict[str, Any] = {"type": "get_frames", "start": 0, "end": 1, "num": 1} if first else {"type": "answer", "content": answer}
+        return Generation(json.dumps({"observation": "seen", "think": "so", "confidence": 0.5, "action": action}))
+
+    def describe(self) -> dict[str, Any]:
+        return self.answers
+
+
+@functools.cache
+def _manager() -> Any:
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager("ERROR", include_path=str(TASKS), include_defaults=False, model_name="apr")
+
+
+class TaskBench:
+    """A data folder of its own, and runs on it. Nothing is fetched from the hub."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.data, self.hub = root, root / "data", root / "hub"
+        self.runs = 0
+        self._films: dict[float, Path] = {}
+        for name, value in {"APR_DATA": self.data, "APR_HOME": root / "home", "HF_HOME": self.hub, "HF_HUB_OFFLINE": 1}.items():
+            patch.setenv(name, str(value))
+        patch.setitem(POLICIES, "knows", f"{__name__}:Knows")
+
+    def film(self, seconds: float, path: Path | None = None) -> Path:
+        """A real video of that length, one picture a second, at `path` or anywhere."""
+        if seconds not in self._films:
+            film = self.root / f"film_{seconds:g}.mp4"
+            self._films[seconds] = make_video_file(film, frames=max(1, round(seconds)), fps=1, size=(64, 32))
+        if path is None:
+            return self._films[seconds]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(self._films[seconds], path))
+
+    def place(self, source: Any, contents: Sequence[Any], videos: Mapping[str, float] | None = None) -> Path:
+        """Write a source's annotation files, in their order, and its videos (official name -> seconds); returns its folder."""
+        home = self.data / source.folder
+        for file, content in zip(source.files, contents, strict=True):
+            write(home / file.name, content)
+        for name, seconds in (videos or {}).items():
+            self.film(seconds, home / "videos" / name)
+        return home
+
+    def run(self, tasks: str, answers: Mapping[str, str | None], **more: Any) -> dict[str, Any]:
+        """lmms-eval's own `simple_evaluate`.
+
+        Args:
+            tasks: Names, comma-separated.
+            answers: What `Knows` is made of.
+            more: For `simple_evaluate`.
+
+        Returns:
+            Task -> metric -> value, as in results.json but for the filter's name (`acc_short`, `acc_short_stderr_clt`); `samples` holds the logged
+            samples of each task in order of their documents, and `raw` everything.
+        """
+        from lmms_eval.evaluator import simple_evaluate
+
+        self.runs += 1
+        told = self.root / f"answers_{self.runs}.json"
+        told.write_text(json.dumps(answers), "utf-8")
+        model_args = f"policy=knows,answers={told},trajectories={self.root / f'run_{self.runs}'},concurrency=2"
+        raw: dict[str, Any] = simple_evaluate(
+            model="apr",
+            model_args=model_args,
+            tasks=tasks.split(","),
+            task_manager=_manager(),
+            log_samples=True,
+            verbosity="ERROR",
+            **more,
+        )
+        results: dict[str, Any] = {
+            task: {name.removesuffix(",none"): value for name, value in numbers.items()} for task, numbers in raw["results"].items()
+        }
+        samples = {task: sorted(logged, key=lambda sample: sample["doc_id"]) for task, logged in raw["samples"].items()}
+        return results | {"samples": samples, "raw": raw}
+
+
+def write(path: Path, content: Any) -> Path:
+    """Write rows in the format of the path's suffix; text and bytes as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.write_text(content, "utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in content), "utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(content[0]))
+            writer.writeheader()
+            writer.writerows(content)
+    elif path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(list(content)), path)
+    else:
+        path.write_text(json.dumps(content), "utf-8")
+    return path
