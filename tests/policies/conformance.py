@@ -74,7 +74,6 @@ def after(kind: str, **wanted: Any) -> Prompt:
     """The second turn: one look has just come back."""
     book = notebook()
     book.add(LOOK, percept(kind, **wanted))
-    )
     return book.prompt(2, 5)
 
 
