@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from apr_testing import make_video_file
+from vllm_server import tiny_checkpoint, vllm_server  # noqa: F401 - fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
