@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from apr_plugin.config import cache_dir
 from benchmarks.films import FPS, GOP, TEN_MINUTES_S, TWO_HOURS_S, long, repeat
 
 MAX_PIXELS = 200_000
@@ -301,8 +302,7 @@ def verdicts(rows: list[Row], ram: dict[str, Any] | None) -> list[tuple[str, flo
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    parser.add_argument("--dir", type=Path, default=cache / "apr-plugin" / "benchmarks", help="folder for the files it makes")
+    parser.add_argument("--dir", type=Path, default=cache_dir() / "benchmarks", help="folder for the files it makes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--quick", action="store_true", help="the 10-minute file, four looks, one round, ours and the floor")
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
