@@ -6,6 +6,7 @@
 | `APR_NEEDLE_DIR` | the needle benchmark's videos and questions | `<APR_HOME>/needle` |
 | `APR_DATA` | annotations and videos of the other benchmarks, a folder for each | `<APR_HOME>/data` |
 | `HF_HOME` | where the hub's client, and lmms-eval's own tasks, keep downloads | `~/.cache/huggingface` |
+| `OPENAI_API_KEY`, or the name given by `api_key_env=` | the key that `policy=openai` sends; kept in memory alone | none |
 """
 
 from __future__ import annotations
@@ -39,3 +40,8 @@ def hub_dir() -> Path:
     """Folder of the hub's client, in which lmms-eval unpacks the videos of its own tasks."""
     named = os.environ.get("HF_HOME")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "huggingface"
+
+
+def api_key(variable: str) -> str | None:
+    """The key of a model server from the environment; `None` where it is unset or empty. It is kept in memory and written nowhere."""
+    return os.environ.get(variable, "").strip() or None
