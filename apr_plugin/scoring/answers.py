@@ -6,21 +6,38 @@ import math
 import re
 from collections.abc import Sequence
 
+from apr_plugin.scoring.text import answer_part
+from apr_plugin.scoring.times import MAX_CHARS
+
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?|[-+]?\.\d{1,30}")
+_LABEL = r"[\s(\[*\"'`]{0,6} ([^\s().:,;*`\"'<>{}\[\]]{1,3}) [)\]*\"'`]{0,3}"
+_IS_RIGHT = r"\s{1,3} is \s{1,3} (?:the\s{1,3})? (?:correct|right|best)\b"
+_LEADING = re.compile(r"\(?\s{0,3}([^\s().:]{1,3})\s{0,3}[).:](?!\d)\s{0,3}(\S.{0,2000})?$", re.DOTALL)
+_STATED = re.compile(
+    rf"""(?: answer | (?:correct|right|best|final)\s(?:option|choice) ) \**
+         \s{{0,3}} (?:is\b|would\sbe\b|:)? \s{{0,3}} :? \s{{0,3}} (?:option\s{{1,3}})?
+         {_LABEL} (?: [.:)](?!\d) | \s{{0,3}}$ | \s{{0,3}}\n | ,?\s{{1,3}}(?:because|since|as)\b | {_IS_RIGHT} )
+       | ^(?:the\s{{1,3}})? (?:option|choice) \s{{0,3}} (?:is\b|:)? \s{{0,3}} {_LABEL} \.?$
+       | (?<!\w) {_LABEL} {_IS_RIGHT}
+       | \\boxed\{{ (?:\\text\{{)? {_LABEL} \}}""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def match_option(content: str, options: Sequence[tuple[str, str]]) -> str | None:
-    """The label of the option that `content` names, or `None`.
+    r"""The label of the option that `content` names, or `None`.
 
-    Reads a bare label (`B`, `b`, `(B)`, `B.`), a label with words after it (`B. the red one`, `B) ...`), `Answer: B`, or the words of exactly
-    one option. A sentence that merely begins with a capital letter ("A man walks") names nothing.
+    Reads a bare label (`B`, `b`, `(B)`, `B.`), a label with words after it (`B. the red one`, `B) ...`), the words of exactly one option,
+    or, wherever it stands, a statement of the answer (`Answer: B`, `the answer is B. the red one`, `Option B is correct`, `\boxed{B}`); of
+    several statements the last counts. Of a reply with `<think>` or `<answer>` marks only the answer is read. A sentence that merely begins
+    with a capital letter ("A man walks") names nothing.
 
     Args:
         content: What was answered.
         options: (label, text) of each option.
     """
-    content = content.strip().strip("`*\"'").strip()
+    content = answer_part(content)[-MAX_CHARS:].strip().strip("`*\"'").strip()
     labels = {label.casefold(): label for label, _ in options}
     bare = content.strip("()[]{}.:, \n").casefold()
     if bare in labels:
@@ -28,15 +45,11 @@ def match_option(content: str, options: Sequence[tuple[str, str]]) -> str | None
     by_text = [label for label, text in options if text.strip() and _plain(text) == _plain(content)]
     if len(by_text) == 1:
         return by_text[0]
-    match = re.match(r"\(?\s{0,3}([^\s().:]{1,3})\s{0,3}[).:](?!\d)\s{0,3}(\S.{0,2000})?$", content, re.DOTALL)
+    match = _LEADING.match(content)
     if match and match[1].casefold() in labels:
         return labels[match[1].casefold()]
-    match = re.match(
-        r"(?:the\s{1,3})?(?:correct\s{1,3})?(?:final\s{1,3})?(?:answer|option|choice)\s{0,3}(?:is|:)?\s{0,3}\(?([^\s().:]{1,3})\)?\.?$", content, re.I
-    )
-    if match and match[1].casefold() in labels:
-        return labels[match[1].casefold()]
-    return None
+    stated = [label for match in _STATED.finditer(content) if (label := next(filter(None, match.groups())).casefold()) in labels]
+    return labels[stated[-1]] if stated else None
 
 
 def _plain(text: str) -> str:
@@ -46,9 +59,10 @@ def _plain(text: str) -> str:
 def parse_number(content: str) -> float | None:
     """The one number that `content` names, or `None` where it names none or several different ones.
 
-    Thousands separators count (`1,000` is 1000) and so do the words zero to twelve.
+    Thousands separators count (`1,000` is 1000) and so do the words zero to twelve. Of a reply with `<think>` or `<answer>` marks only the
+    answer is read.
     """
-    text = content.strip()[:2000]
+    text = answer_part(content)[:2000]
     found = {number for m in _NUMBER.findall(text) if math.isfinite(number := float(m.replace(",", "")))}
     if not found:
         found = {float(_WORDS.index(word)) for word in re.findall(r"[a-z]+", text.casefold()) if word in _WORDS}

@@ -26,14 +26,17 @@ __all__ = [
     "Span",
     "best_iou",
     "hull_iou",
+    "iou_of_unions",
     "length",
     "merge",
+    "overlap",
     "parse_spans",
     "parse_time",
     "recall_at",
     "recalls",
     "set_iou",
     "set_precision_recall",
+    "union",
     "valid_span",
 ]
 
@@ -49,8 +52,13 @@ def valid_span(span: Span) -> bool:
 
 def merge(spans: Iterable[Span]) -> list[Span]:
     """The union of the valid spans as sorted, disjoint spans; invalid ones are left out."""
+    return union(span for span in spans if valid_span(span))
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """The union of finite, not reversed spans as sorted, disjoint spans."""
     merged: list[Span] = []
-    for start, end in sorted((span[0], span[1]) for span in spans if valid_span(span)):
+    for start, end in sorted((span[0], span[1]) for span in spans):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
@@ -90,7 +98,11 @@ def set_iou(predicted: Iterable[Span], true: Iterable[Span]) -> float:
     Both sides are merged first and reversed spans dropped, so that an overlap never counts twice (the published scorer gives
     `[[0, 100], [900, 810]]` against `[[10, 20]]` a score of 1.00; see `docs/scoring.md`).
     """
-    a, b = merge(predicted), merge(true)
+    return iou_of_unions(merge(predicted), merge(true))
+
+
+def iou_of_unions(a: Sequence[Span], b: Sequence[Span]) -> float:
+    """Seconds in both over seconds in either, of two sorted lists of disjoint spans; 0 where neither covers any."""
     both = overlap(a, b)
     either = length(a) + length(b) - both
     return min(1.0, both / either) if either > 0 else 0.0
