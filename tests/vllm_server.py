@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import save_tiny
@@ -53,6 +54,22 @@ def vllm_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
     return kept | ours
+
+
+def looking(letters: int = 20) -> dict[str, Any]:
+    """A grammar (vLLM's `structured_outputs`) that holds any model to turns which look at 2 to 4 frames of the first 5 seconds.
+
+    Args:
+        letters: Length of the observation, which decides how long a turn is.
+    """
+    note = f'"observation": "[a-z ]{{{letters}}}", "think": "[a-z ]{{10}}", "confidence": 0\\.[1-9]'
+    action = '"action": \\{"type": "get_frames", "start": [0-2]\\.0, "end": [3-5]\\.0, "num": [2-4]\\}'
+    return {"structured_outputs": {"regex": f"\\{{{note}, {action}\\}}"}}
+
+
+def choosing(*turns: str) -> dict[str, Any]:
+    """A grammar that lets a model choose among whole turns."""
+    return {"structured_outputs": {"choice": list(turns)}}
 
 
 @dataclass

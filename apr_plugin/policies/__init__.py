@@ -18,6 +18,7 @@ POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
     "needle": "apr_plugin.tasks.needle.policy:NeedlePolicy",
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
+    "vllm": "apr_plugin.policies.vllm:VllmPolicy",
 }
 """Where each policy's class is found."""
 
