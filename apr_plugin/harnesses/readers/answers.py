@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
@@ -34,6 +35,18 @@ def write_longest_span(text: str, *, template: str = "The event happens in the {
         return text
     start_s, end_s = max(spans, key=lambda span: span[1] - span[0])
     return template.format(start=_seconds(start_s), end=_seconds(end_s))
+
+
+def write_longest_first(text: str) -> str:
+    """Spans for a scorer that reads a ranking: the longest first, of equally long ones the earlier. A canonical answer is in order of time.
+
+    Args:
+        text: The canonical answer, `[[start, end], ...]` in seconds.
+    """
+    spans = parse_spans(text) if text.lstrip().startswith("[") else []
+    if not spans or not all(valid_span(span) for span in spans):
+        return text
+    return json.dumps([list(span) for span in sorted(spans, key=lambda span: span[0] - span[1])])
 
 
 def write_number(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apr_plugin.harnesses.readers.answers import write_longest_span, write_number
+from apr_plugin.harnesses.readers.answers import write_longest_first, write_longest_span, write_number
 from apr_plugin.harnesses.readers.choices import by_key, by_position, by_prefix, mcq
 from apr_plugin.harnesses.readers.reading import DocError, Reading, column
 from apr_plugin.harnesses.readers.registry import register_reader
@@ -87,6 +87,19 @@ def read_apr_needle(doc: Doc, prompt: str) -> Reading:
         case "count":
             return Reading(text=question, kind=QuestionKind.NUMBER, answer_hint="a whole number", write=write_number)
     raise DocError("no column 'options'")
+
+
+@register_reader("apr_charades_sta", "apr_activitynet_captions*", "apr_tacos", "apr_longvale")
+def read_apr_span(doc: Doc, prompt: str) -> Reading:
+    """Our own grounding tasks with one true span: `question`. Their scorer takes the first range of the text."""
+    return _one_span(str(column(doc, "question")).strip())
+
+
+@register_reader("apr_qvhighlights*", "apr_longvale_all", "apr_vue_tr*")
+def read_apr_spans(doc: Doc, prompt: str) -> Reading:
+    """Our own grounding tasks with several true spans: `question`. QVHighlights' scorer takes the order for a ranking, the others don't care."""
+    question = str(column(doc, "question")).strip()
+    return Reading(text=question, kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds", write=write_longest_first)
 
 
 def _when(event: object) -> str:

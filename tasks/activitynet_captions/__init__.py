@@ -1,0 +1,1 @@
+"""ActivityNet Captions: when in a video of up to some minutes does a sentence happen."""

@@ -1,0 +1,1 @@
+"""Charades-STA: when in a short home video does a sentence happen."""

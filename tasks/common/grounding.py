@@ -1,0 +1,115 @@
+"""What the grounding tasks share: how a model is asked for time spans, how its reply is read, and the numbers of one reply.
+
+A row of a grounding task has three columns beside its benchmark's own (`row`): `query`, the event in the benchmark's words; `question`, what is
+asked; `spans`, the true spans in seconds. Every function here is pure, so that lmms-eval's threads can share them, and none raises on what a model
+wrote. All corpus figures of these benchmarks are means over questions, so that lmms-eval's `mean` gives them, with standard errors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from apr_plugin.scoring.intervals import Span, best_iou, hull_iou, parse_spans, recalls, set_iou, set_precision_recall
+from apr_plugin.scoring.retrieval import LENGTHS, moment_metrics
+from apr_plugin.tasks.common.source import Row, Source
+
+_FORM = 'in seconds from the beginning of the video, in the form "From 12.3 to 20.0 seconds"'
+
+ONE = f"Answer with its start and end {_FORM}, and nothing else."
+"""How the answer is written where one span is asked for."""
+
+ALL = f"Answer with the start and end of each, {_FORM}, one per line, and nothing else."
+"""How the answer is written where every span is asked for."""
+
+RANKED = f"Answer with the start and end of each, {_FORM}, one per line, the most certain first, and nothing else."
+"""How the answer is written where every span is asked for and their order counts."""
+
+
+def row(question: str, query: str, spans: Iterable[Sequence[float]], **columns: Any) -> dict[str, Any]:
+    """One row.
+
+    Args:
+        question: What is asked, with `{}` where the event stands.
+        query: The event as the benchmark words it; blanks at its ends and a full stop are not part of it.
+        spans: True spans in seconds.
+        columns: The benchmark's own.
+    """
+    event = " ".join(query.split()).rstrip(".").rstrip()
+    return {**columns, "query": query, "question": question.format(event), "spans": [[float(start), float(end)] for start, end in spans]}
+
+
+def doc_to_visual(doc: Row) -> list[str]:
+    """The video's path."""
+    return list(doc["apr_videos"])
+
+
+def ask_one(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
+    """The question, answered by one span."""
+    return f"{doc['question']}\n{ONE}"
+
+
+def ask_all(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
+    """The question, answered by every span."""
+    return f"{doc['question']}\n{ALL}"
+
+
+def ask_ranked(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
+    """The question, answered by every span in order of certainty."""
+    return f"{doc['question']}\n{RANKED}"
+
+
+def doc_to_target(doc: Row) -> str:
+    """The true spans; only logged."""
+    return json.dumps(doc["spans"])
+
+
+def read(results: Sequence[Any]) -> list[Span]:
+    """The spans that a reply names, in the order written; empty where it names none."""
+    return parse_spans(str(results[0])) if results and results[0] is not None else []
+
+
+def score_hull(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, Any]:
+    """One true span: temporal IoU with the first span of the reply."""
+    spans = read(results)
+    iou = hull_iou(spans[0] if spans else None, _true(doc)[0])
+    scored: dict[str, Any] = source.scored(doc, iou, **recalls(iou, "hull"), no_span=float(not spans))
+    return scored
+
+
+def score_set(source: Source, doc: Row, results: Sequence[Any], **more: float) -> dict[str, Any]:
+    """Several true spans: IoU, precision and recall of the seconds covered.
+
+    Args:
+        source: The task's.
+        doc: One of its documents.
+        results: The model's reply.
+        more: Further metrics of this reply.
+    """
+    spans, true = read(results), _true(doc)
+    iou = set_iou(spans, true)
+    precision, recall = set_precision_recall(spans, true)
+    scored: dict[str, Any] = source.scored(
+        doc, iou, **recalls(iou, "set"), precision_set=precision, recall_set=recall, no_span=float(not spans), **more
+    )
+    return scored
+
+
+def score_ranked(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, Any]:
+    """Several true spans and a ranked reply: IoU of its first span with the true span it fits best, and average precision of the ranking.
+
+    A bucket is a range of lengths of the true spans: only true spans of that length count in it, as in QVHighlights' own evaluation.
+    """
+    spans, true = read(results), _true(doc)
+    iou = best_iou(spans, true)
+    numbers = {**recalls(iou, "best"), **moment_metrics([spans], [true]), "no_span": float(not spans)}
+    for name in doc["apr_buckets"]:
+        over, up_to = LENGTHS[name]
+        numbers[f"{source.prefix}_{name}"] = best_iou(spans, [span for span in true if over < span[1] - span[0] <= up_to])
+    scored: dict[str, Any] = source.scored(doc, iou, **numbers)
+    return scored
+
+
+def _true(doc: Row) -> list[Span]:
+    return [(float(start), float(end)) for start, end in doc["spans"]]

@@ -1,0 +1,1 @@
+"""TACoS: when in a cooking video does a sentence happen."""
