@@ -23,6 +23,8 @@ OMNI_2_5 = ("<|vision_bos|>", "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<|aud
 OMNI_3 = (*VISION, "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 128, 4, 2, 32, 2
+SPREAD = 0.15
+"""Of the weights: wide enough that what stands early in a prompt, or in a picture, changes what is written after it."""
 
 WORDS = (
     "You answer a question about a video that you cannot see all at once. In each turn you choose one thing to look at or listen to, and you see it "
@@ -123,7 +125,7 @@ def _text(tokenizer: Any, section: list[int], **more: Any) -> dict[str, Any]:
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
         "max_position_embeddings": 32_768,
-        "initializer_range": 0.15,  # wide enough that what stands early in a prompt changes what is written after it
+        "initializer_range": SPREAD,
         "rope_parameters": {"rope_type": "default", "mrope_section": section, "rope_theta": 10_000.0},
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
@@ -135,7 +137,7 @@ def _text(tokenizer: Any, section: list[int], **more: Any) -> dict[str, Any]:
 
 def _eye(kind: int) -> dict[str, Any]:
     common = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": HIDDEN, "spatial_merge_size": 2}
-    common |= {"temporal_patch_size": 2, "initializer_range": 0.1}
+    common |= {"temporal_patch_size": 2, "initializer_range": SPREAD}
     if kind == 3:
         return common | {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
     return common | {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
@@ -143,7 +145,7 @@ def _eye(kind: int) -> dict[str, Any]:
 
 def _ear(kind: int) -> dict[str, Any]:
     common = {"num_mel_bins": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "d_model": 64}
-    common |= {"max_source_positions": 1500, "n_window": 50, "output_dim": HIDDEN, "initializer_range": 0.1}
+    common |= {"max_source_positions": 1500, "n_window": 50, "output_dim": HIDDEN, "initializer_range": SPREAD}
     return common | ({"n_window_infer": 400, "conv_chunksize": 500, "downsample_hidden_size": 16} if kind == 3 else {})
 
 
@@ -221,6 +223,7 @@ def _qwen2_5_omni(edge: int, full: bool = False) -> tuple[Any, Any]:
         audio_config=_ear(2),
         position_id_per_seconds=25,
         seconds_per_chunk=2,
+        initializer_range=SPREAD,
         tie_word_embeddings=False,
         **_ids(
             tokenizer,
@@ -293,6 +296,7 @@ def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
         vision_config=_eye(3),
         audio_config=_ear(3),
         position_id_per_seconds=13,
+        initializer_range=SPREAD,
         tie_word_embeddings=False,
         **_ids(
             tokenizer,

@@ -16,6 +16,7 @@ from apr_plugin.loop.policy import Policy
 
 POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
+    "hf": "apr_plugin.policies.hf:HfPolicy",
     "needle": "apr_plugin.tasks.needle.policy:NeedlePolicy",
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
     "vllm": "apr_plugin.policies.vllm:VllmPolicy",
