@@ -85,16 +85,17 @@ def exact_number(predicted: str | float | None, true: str | float) -> float:
     return float(number is not None and round(number, 2) == round(_true_number(true), 2))
 
 
-MRA_TOLERANCES = tuple(1 - (0.5 + 0.45 * step / 9) for step in range(10))
-"""How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value."""
+_STEP = (0.95 - 0.5) / 9
+MRA_TOLERANCES = (*(1 - (0.5 + step * _STEP) for step in range(9)), 1 - 0.95)
+"""How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value; to the last bit those of VSI-Bench's scorer."""
 
 
 def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
     """Mean relative accuracy (VSI-Bench): the share of the ten confidences .50, .55, ... .95 at which |p - t| / |t| <= 1 - confidence.
 
-    The comparison is `<=`, as VSI-Bench's own scorer has it; with `strict` it is `<`, as in OmniAgent's reward for sizes. The two differ only
-    where the error falls on a threshold. Text that names no number scores 0. Of a true value of 0 there is no relative error: 1 where
-    the prediction is 0 too, else 0.
+    The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`); with `strict` it is `<`, as
+    in OmniAgent's reward for sizes (`video_env.py`, in single precision). The two differ only where the error falls on a threshold. Text that
+    names no number scores 0. Of a true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
 
     Args:
         predicted: A number, or text that names one (`parse_number`).

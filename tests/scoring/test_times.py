@@ -1,0 +1,149 @@
+"""Time spans in JSON, clocks and words, read by one parser; hostile text costs no more than its length."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apr_plugin.scoring.intervals import MAX_SPANS, parse_spans, parse_time, valid_span
+from apr_plugin.scoring.times import MAX_CHARS
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        # JSON that is the whole answer
+        ("[[1.5, 4]]", [(1.5, 4)]),
+        ("[1.5, 4]", [(1.5, 4)]),
+        (" [[1, 2], [3, 4.5]] ", [(1, 2), (3, 4.5)]),
+        ("[[1e1, 2e1]]", [(10, 20)]),
+        ("[[4, 1]]", [(4, 1)]),
+        ('[["0:10", "0:20"]]', [(10, 20)]),
+        ('["62s", "75s"]', [(62, 75)]),
+        ("[]", []),
+        ("{}", []),
+        ("null", []),
+        ('[["1", "b"]]', []),
+        ("[[1, 2, 3]]", []),
+        ("[[1, 2], [3]]", []),
+        ("[[true, 2]]", []),
+        (json.dumps([[0, 1]] * MAX_SPANS), [(0, 1)] * MAX_SPANS),
+        (json.dumps([[0, 1]] * (MAX_SPANS + 1)), []),
+        # JSON among words
+        ("The event is at [[10, 20]]", [(10, 20)]),
+        ("The events are at [10.5,20], and [30,40.25].", [(10.5, 20), (30, 40.25)]),
+        ("From 1 to 2 seconds, that is [[10, 200]].", [(10, 200)]),
+        ("```json\n[[10, 20]]\n```", [(10, 20)]),
+        ('{"spans": [[10, 20], [30, 40]]}', [(10, 20), (30, 40)]),
+        ('```json\n[{"start_time": "00:01:02,500", "end_time": "00:01:15"}]\n```', [(62.5, 75)]),
+        ('{"start": 10, "end": 20.5}', [(10, 20.5)]),
+        ('[{"start": 1, "end": 2}, {"start": 3, "end": 4}]', []),  # a JSON list that holds no pairs
+        ("<think>maybe [[1, 2]]</think><answer>[[3, 4]]</answer>", [(3, 4)]),
+        # words
+        ("from 1:02 to 1:15.5", [(62, 75.5)]),
+        ("62s-75s", [(62, 75)]),
+        ("From 10 to 20 seconds", [(10, 20)]),
+        ("62.5 seconds to 75 seconds", [(62.5, 75)]),
+        ("The event happens in the 3.2 - 7.9 seconds.", [(3.2, 7.9)]),
+        ("10 – 20 and then 30 until 40", [(10, 20), (30, 40)]),  # noqa: RUF001
+        ("10 to 20 and 30 to 40", [(10, 20), (30, 40)]),
+        ("0-5s, 10-15s", [(0, 5), (10, 15)]),
+        ("10 -> 20", [(10, 20)]),
+        ("10 -20", [(10, 20)]),
+        ("between 3 and 5", [(3, 5)]),
+        ("between second 3 and second 5", [(3, 5)]),
+        ("from about 10 s up to around 20 s", [(10, 20)]),
+        ("starts at 10s and ends at 20s", [(10, 20)]),
+        ("Start time: 00:10, End time: 00:20", [(10, 20)]),
+        ("1:01:01 to 1:01:02.5", [(3661, 3662.5)]),
+        ("2 to 3 minutes", [(120, 180)]),
+        ("2 min - 3 min", [(120, 180)]),
+        ("1m2s to 1m15s", [(62, 75)]),
+        ("1 minute 2 seconds to 1 minute 15.5 seconds", [(62, 75.5)]),
+        ("1h2m3s - 1h2m5s", [(3723, 3725)]),
+        ("1,234.5 to 1,300 seconds", [(1234.5, 1300)]),
+        ("from 20 to 10", [(20, 10)]),
+        ("-5 to 10", [(-5, 10)]),
+        ("(10, 20)", [(10, 20)]),
+        ("1-2, " * (MAX_SPANS + 1), []),
+        # no spans
+        ("", []),
+        ("no idea", []),
+        ("at 12 seconds", []),
+        ("at 10 and 20", []),
+        ("from minute 2 to minute 3", []),
+        ("From 10% to 20%", []),
+        ("10 to 20%", []),
+        ("10 to 20.5 percent", []),
+        ("1.2.3 to 4", []),
+        ("a video of 10 seconds. today 20", []),
+    ],
+)
+def test_parse_spans(text: str, spans: list[tuple[float, float]]) -> None:
+    assert parse_spans(text) == spans
+
+
+TENTHS = st.integers(0, 99_999).map(lambda tenths: tenths / 10)
+
+
+def clock(second: float) -> str:
+    tenths = round(second * 10)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def units(second: float) -> str:
+    tenths = round(second * 10)
+    return f"{tenths // 36000}h {tenths // 600 % 60}m {tenths % 600 / 10}s"
+
+
+@given(st.lists(st.tuples(TENTHS, TENTHS), min_size=1, max_size=8), st.sampled_from([str, clock, units]))
+def test_every_way_of_writing_a_span_reads_the_same(spans: list[tuple[float, float]], write: object) -> None:
+    assert callable(write)
+    for template, between in (("from {} to {}", "; "), ("{} - {}", ", "), ("between {} and {}", " and "), ("[{}, {}]", " "), ("it is [{},{}]", "; ")):
+        text = between.join(template.format(write(start), write(end)) for start, end in spans)
+        assert parse_spans(text) == pytest.approx([pytest.approx(span) for span in spans]), text
+
+
+@given(st.lists(st.tuples(TENTHS, TENTHS), min_size=1, max_size=8))
+def test_canonical_json_comes_back_exactly(spans: list[tuple[float, float]]) -> None:
+    assert parse_spans(json.dumps(spans)) == spans
+    assert parse_spans(f"The event is at {json.dumps(spans)} of the video.") == spans
+
+
+def test_spans_that_are_no_numbers_come_back_for_the_message() -> None:
+    (start, end), *_ = parse_spans("[[NaN, Infinity]]")
+    assert math.isnan(start) and end == math.inf and not valid_span((start, end))
+    assert parse_spans(f"[[0, 1{'0' * 400}]]") == [(0.0, math.inf)]
+
+
+def test_of_a_long_reply_the_end_is_read() -> None:
+    assert parse_spans("hm. " * MAX_CHARS + "from 10 to 20") == [(10, 20)]
+
+
+@given(st.text(max_size=300) | st.text('0123456789:.-to s[](),%"hm', max_size=300))
+def test_reading_any_text_never_raises(text: str) -> None:
+    assert isinstance(parse_spans(text), list)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1:" * 100_000, "1 " * 100_000, "9" * 200_000, "1:00 - " * 30_000, "[" * 200_000, "1" + " " * 200_000 + "-", "start" * 40_000,
+     "start 1 " * 30_000,
+     "start 1 end" * 20_000, "between 1 " * 20_000, "[1, " * 50_000, "(1," * 50_000, "1 m " * 50_000, "1,000" * 40_000, "-" * 200_000,
+     "about " * 40_000, "from about the second " * 10_000, "<answer>" * 30_000, "</think>" * 30_000, '"1" ' * 50_000],
+)  # fmt: skip
+def test_no_text_is_slow(text: str) -> None:
+    began = time.process_time()
+    parse_spans(text)
+    assert time.process_time() - began < 2.0  # of the processor, not of the clock: a busy machine doesn't fail it
+
+
+def test_parse_time() -> None:
+    assert parse_time("83.5") == 83.5 and parse_time("1:23.5") == 83.5 and parse_time("1:01:23.5") == 3683.5
+    with pytest.raises(ValueError):
+        parse_time("soon")
