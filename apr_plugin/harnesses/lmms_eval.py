@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -30,11 +31,14 @@ from tqdm import tqdm
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
+from apr_plugin.loop.decoding import Decoding
+from apr_plugin.loop.episode import Pictures
 from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
 from apr_plugin.loop.question import MediaRef, Question
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.media import fit
 
 _T = TypeVar("_T")
 
@@ -87,6 +91,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
             resume=settings.resume,
         )
         self._store = store
+        reading = Decoding(settings.decode_threads, settings.decoded_bytes)
         try:
             with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands behind it
                 trajectories = _run(
@@ -94,10 +99,11 @@ class ActivePerception(lmms):  # type: ignore[misc]
                         [job.question for job in asked],
                         policy,
                         settings.config,
-                        concurrency=settings.concurrency,
+                        settings.concurrency,
                         store=store,
-                        pictures={job.question.key: job.pictures for job in asked if job.pictures},
+                        pictures={job.question.key: job.pictures for job in asked if job.pictures is not None},
                         on_done=done,
+                        decoding=reading,
                     )
                 )
         except AprError as error:
@@ -105,17 +111,19 @@ class ActivePerception(lmms):  # type: ignore[misc]
         except KeyboardInterrupt:
             told = f"stopped after {progress.finished} of {len(asked)} questions, which are saved; the same command continues there"
             _stop(AprError(told), status=130)
+        finally:
+            reading.close()
         self._report(trajectories, time.perf_counter() - began)
         answered = iter(trajectories)
         return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered)) for job in jobs]
 
     def clean(self) -> None:
-        """After the last request of every rank: merge the ranks' trajectories, and give back what the policy holds."""
+        """After the last request of this rank: merge the trajectories of the ranks that have ended, and give back what the policy holds."""
         super().clean()
         self.settings.policy.close()
-        if self.rank == 0 and hasattr(self, "_store"):
+        if hasattr(self, "_store"):
             try:
-                self._store.merge(self._tasks)  # with one rank too: a killed run of several may have left its files
+                self._store.merge(self._tasks)  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
             except AprError as error:
                 _stop(error)
 
@@ -156,7 +164,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
 class _Job:
     """One request on its way."""
 
-    def __init__(self, question: Question, reading: Reading, pictures: tuple[ImagePart, ...]) -> None:
+    def __init__(self, question: Question, reading: Reading, pictures: Pictures | None) -> None:
         self.question, self.reading, self.pictures = question, reading, pictures
 
 
@@ -170,7 +178,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
             continue
         context, doc_to_messages, _, doc_id, task, split = request.args
         doc = task_dict[task][split][doc_id]
-        prompt, videos, pictures = _messages(str(context), doc_to_messages, doc)
+        prompt, videos, pictures = _messages(str(context), doc_to_messages, task_dict[task][split], doc_id)
         name, reading = read(task, doc, prompt)
         key = (task, split, str(doc_id))
         question = Question(
@@ -199,20 +207,29 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
         request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
 
 
-def _messages(context: str, doc_to_messages: Callable[[Any], Any], doc: Any) -> tuple[str, tuple[MediaRef, ...], tuple[ImagePart, ...]]:
-    """The words, videos and pictures of one request; pictures only where there is no video.
+def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+    """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
     so that this question ends as `media_unreadable` with that reason and the others are asked.
     """
     try:
-        messages = ChatMessages(messages=doc_to_messages(doc))
+        messages = ChatMessages(messages=doc_to_messages(docs[doc_id]))
         images, videos, audios = messages.extract_media()
         prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
         refs = tuple(_media_ref(item) for item in [*videos, *audios])
-        return prompt, refs, () if refs else tuple(_picture(image) for image in images)
+        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id)
     except (Exception, SystemExit) as error:  # noqa: BLE001
-        return context, (MediaRef(path=f"<no media: {type(error).__name__}: {error}>"),), ()
+        return context, (MediaRef(path=f"<no media: {type(error).__name__}: {error}>"),), None
+
+
+def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, pixels: int | None) -> list[ImagePart]:
+    """A doc's pictures, each with at most so many pixels. Holding those of a whole task would take more memory than there is."""
+    try:
+        images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
+        return [_picture(image, pixels) for image in images]
+    except SystemExit as error:  # a task's way of saying that a file is missing
+        raise RuntimeError(str(error)) from error
 
 
 def _media_ref(item: Any) -> MediaRef:
@@ -227,10 +244,11 @@ def _media_ref(item: Any) -> MediaRef:
     return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
 
 
-def _picture(image: Any) -> ImagePart:
+def _picture(image: Any, pixels: int | None) -> ImagePart:
     if isinstance(image, str):
         image = Image.open(image)
-    return ImagePart(np.asarray(image.convert("RGB"), np.uint8))
+    image = image.convert("RGB")
+    return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
 
 
 def _result(job: _Job, trajectory: Trajectory) -> GenerationResult:

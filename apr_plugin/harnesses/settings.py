@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.budget import PROFILES, Budget
-from apr_plugin.loop.episode import EpisodeConfig
+from apr_plugin.loop.config import EpisodeConfig
+from apr_plugin.loop.decoding import HELD_BYTES
 from apr_plugin.loop.notebook import load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.store import Resume
@@ -28,7 +29,19 @@ _SAMPLING_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 _BUDGET = tuple(Budget.model_fields)
 _MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
-_OWN = ("policy", "arm", "passive_frames", "profile", "system_prompt", "seed", "concurrency", "trajectories", "resume")
+_OWN = (
+    "policy",
+    "arm",
+    "passive_frames",
+    "profile",
+    "system_prompt",
+    "seed",
+    "concurrency",
+    "decode_threads",
+    "decoded_gib",
+    "trajectories",
+    "resume",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,10 @@ class Settings:
     """Limits, arm, sampling, seed."""
     concurrency: int
     """Episodes at once."""
+    decode_threads: int | None
+    """Looks read at once; `None` is one per processor."""
+    decoded_bytes: int
+    """Memory for decoded pictures and sound, over all episodes."""
     trajectories: Path
     """Folder of trajectory files."""
     resume: Resume
@@ -53,9 +70,8 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
     """
-    name, for_policy, config, concurrency, resume = _read(arguments)
-    policy = make_policy(name, **for_policy)
-    return Settings(policy, config, concurrency, Path(str(arguments.get("trajectories", "apr_runs"))).expanduser(), resume)
+    name, for_policy, settings = _read(arguments)
+    return Settings(make_policy(name, **for_policy), **settings)
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -67,7 +83,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     _read(arguments)
 
 
-def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], EpisodeConfig, int, Resume]:
+def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The policy's name, its arguments, and every field of `Settings` besides the policy."""
     given = dict(arguments)
     if given.get("policy") is None:
         from apr_plugin.policies import POLICIES
@@ -83,12 +100,21 @@ def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], EpisodeCon
                 f"unknown model_arg {key!r}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
                 f"media: {', '.join(_MEDIA)}; sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
             )
-    config = _read_config(given)
-    concurrency = _whole(given, "concurrency", 4)
     resume = str(given.get("resume", "auto"))
     if resume not in ("auto", "never"):
         raise AprError(f"model_arg resume must be 'auto' or 'never', not {resume!r}")
-    return name, {key: given[key] for key in for_policy if key in given}, config, concurrency, cast(Resume, resume)
+    return (
+        name,
+        {key: given[key] for key in for_policy if key in given},
+        {
+            "config": _read_config(given),
+            "concurrency": _whole(given, "concurrency", 4),
+            "decode_threads": _whole(given, "decode_threads", 0) if given.get("decode_threads") is not None else None,
+            "decoded_bytes": _gib(given, "decoded_gib"),
+            "trajectories": Path(str(given.get("trajectories", "apr_runs"))).expanduser(),
+            "resume": cast(Resume, resume),
+        },
+    )
 
 
 def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
@@ -146,6 +172,17 @@ def _whole(given: Mapping[str, Any], key: str, default: int, least: int = 1) -> 
     if number < least:
         raise AprError(f"model_arg {key} must be a whole number of at least {least}, not {value!r}")
     return number
+
+
+def _gib(given: Mapping[str, Any], key: str) -> int:
+    value = given.get(key, HELD_BYTES / 2**30)
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise AprError(f"model_arg {key} must be a number above 0, not {value!r}")
+    return int(number * 2**30)
 
 
 def _none(value: Any) -> Any:

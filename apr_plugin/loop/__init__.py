@@ -5,8 +5,10 @@ Start reading at `question`, `action` and `policy` (the nouns), then `notebook` 
 
 from apr_plugin.loop.action import Action, Answer, GetAudio, GetClip, GetFrames, Look
 from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.config import EpisodeConfig
+from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
-from apr_plugin.loop.episode import Episode, EpisodeConfig
+from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn, parse_turn
@@ -26,6 +28,7 @@ from apr_plugin.loop.policy import (
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
+from apr_plugin.loop.timeline import Span
 from apr_plugin.loop.trajectory import StopReason, Trajectory, TrajectoryError, Turn
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "ActionError",
     "Answer",
     "Budget",
+    "Decoding",
     "Environment",
     "Episode",
     "EpisodeConfig",
@@ -58,6 +62,7 @@ __all__ = [
     "Question",
     "QuestionKind",
     "Sampling",
+    "Span",
     "StopReason",
     "Trajectory",
     "TrajectoryError",

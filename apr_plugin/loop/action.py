@@ -6,6 +6,7 @@ The JSON keys are the wire format that released OmniAgent checkpoints write (arX
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -62,6 +63,11 @@ ACTIONS: dict[str, type[GetFrames] | type[GetAudio] | type[GetClip] | type[Answe
     "answer": Answer,
 }
 """Every action by its wire name."""
+
+
+def offered_actions(modalities: Collection[str]) -> tuple[str, ...]:
+    """The wire names of what a policy may do that perceives these modalities (`frames`, `audio`, `clip`)."""
+    return tuple(name for name in ACTIONS if name == "answer" or name.removeprefix("get_") in modalities)
 
 
 def describe(action: Look | Answer) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,8 @@ from apr_plugin.loop.answer import canonical_answer
 from apr_plugin.loop.budget import PATCH_PIXELS, Budget, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
+from apr_plugin.loop.plan import LookPlan
+from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.loop.question import MediaRef, Question
 from apr_plugin.media import Frames, MediaOpenError, MediaSettings, fit
 from apr_plugin.media.pool import POOL
@@ -49,10 +52,11 @@ class Environment:
     Args:
         budget: Limits of the episode.
         settings: How files are read.
+        modalities: What the policy can perceive: without `audio`, a clip is shown without its sound.
     """
 
-    def __init__(self, budget: Budget, settings: MediaSettings | None = None) -> None:
-        self.budget, self.settings = budget, settings or MediaSettings()
+    def __init__(self, budget: Budget, settings: MediaSettings | None = None, modalities: frozenset[Modality] = EVERY_MODALITY) -> None:
+        self.budget, self.settings, self.modalities = budget, settings or MediaSettings(), modalities
         self.cancelled = threading.Event()
         """Set from another thread, it ends the read under way."""
         self.question: Question | None = None
@@ -72,6 +76,9 @@ class Environment:
         self._taken = {}
         for ref in question.videos:
             self.videos.append(OpenVideo(ref, self.settings))
+            if self.cancelled.is_set():  # closed meanwhile, in another thread
+                self.close()
+                return
 
     def close(self) -> None:
         """Give the files back."""
@@ -104,31 +111,72 @@ class Environment:
         Raises:
             MediaError: the file could not be decoded there. That is nothing the model did, so it ends the episode.
         """
+        plan = self.plan(action)
+        return plan if isinstance(plan, ActionError) else self.look(plan)
+
+    def plan(self, action: Look, visual_tokens: int | None = None) -> LookPlan | ActionError:
+        """Check an action against the video and the budget, and work out what it will show; nothing is decoded.
+
+        Args:
+            action: What was asked for.
+            visual_tokens: A limit for this look beside the budget's: above it, fewer pixels are shown, then fewer pictures (at least one).
+        """
         error = self._refuse(action)
         if error is not None:
             return error
-        percept = self._look(action)
+        opened = self.videos[action.video]
+        end = min(action.end, opened.duration_s)
+        start = min(action.start, end)
+        match action:
+            case GetFrames(num=num):
+                return self._plan_frames(action.video, start, end, np.linspace(start, end, num).tolist(), visual_tokens, action)
+            case GetAudio():
+                return LookPlan("audio", action.video, start, end, action, sound=True, several=self._several)
+            case GetClip():
+                return self._plan_clip(action, start, end, visual_tokens)
+
+    def look(self, plan: LookPlan) -> Percept | ActionError:
+        """Carry out a planned look, and count it.
+
+        Raises:
+            MediaError: as `step`.
+        """
+        percept = self.show(plan)
         left = self._tokens_left()
         if left is not None and percept.visual_tokens > left:
             message = f"this look costs {percept.visual_tokens} visual tokens and {left} are left; ask for fewer frames or a shorter clip, or answer."
             return ActionError(ErrorCode.NO_TOKENS_LEFT, message)
-        self._taken[_identity(action)] = action.num if isinstance(action, GetFrames) else 1
+        if plan.action is not None:
+            self._taken[_identity(plan.action)] = plan.action.num if isinstance(plan.action, GetFrames) else 1
         self.visual_tokens_spent += percept.visual_tokens
         return percept
 
-    def uniform(self, num: int) -> list[Percept]:
+    def plan_uniform(self, num: int, visual_tokens: int | None = None) -> list[LookPlan]:
         """The passive arm's one look: `num` frames in all, shared out by the videos' lengths, at least one each; sound alone has none.
 
         A frame stands for the middle of its stretch, so that the very ends are avoided as passive samplers do.
+
+        Args:
+            num: Frames.
+            visual_tokens: A limit for all of them, shared out in the same way.
         """
         seen = [number for number, opened in enumerate(self.videos) if opened.video.has_video]
         total = sum(self.videos[number].duration_s for number in seen)
-        percepts = []
+        plans = []
         for number in seen:
             duration = self.videos[number].duration_s
             share = max(1, round(num * duration / total))
-            percepts.append(self._frames(number, 0.0, duration, [duration * (i + 0.5) / share for i in range(share)]))
-        return percepts
+            limit = None if visual_tokens is None else max(1, int(visual_tokens * duration / total))
+            plans.append(self._plan_frames(number, 0.0, duration, [duration * (i + 0.5) / share for i in range(share)], limit))
+        return plans
+
+    def uniform(self, num: int) -> list[Percept]:
+        """Carry out `plan_uniform`.
+
+        Raises:
+            MediaError: as `step`.
+        """
+        return [self.show(plan) for plan in self.plan_uniform(num)]
 
     def _tokens_left(self) -> int | None:
         if self.budget.visual_tokens_per_episode is None:
@@ -159,21 +207,21 @@ class Environment:
         match action:
             case GetFrames(num=num):
                 if not opened.video.has_video:
-                    return ActionError(ErrorCode.NO_PICTURE, "the file has sound only; use get_audio.")
+                    return ActionError(ErrorCode.NO_PICTURE, f"the file has sound only; {self._instead('get_audio')}.")
                 if num > limits.frames_per_look:
                     return ActionError(ErrorCode.TOO_MANY_FRAMES, f"{num} frames were asked for; one look shows at most {limits.frames_per_look}.")
                 if num < 1:
                     return ActionError(ErrorCode.TOO_FEW_FRAMES, f"{num} frames were asked for; ask for at least 1.")
             case GetAudio():
                 if not opened.video.has_audio:
-                    return ActionError(ErrorCode.NO_AUDIO, "the video has no audio track; use get_frames.")
+                    return ActionError(ErrorCode.NO_AUDIO, f"the video has no audio track; {self._instead('get_frames')}.")
                 if end - start > limits.audio_s + EDGE_S:
                     return ActionError(ErrorCode.TOO_LONG, f"{end - start:.2f}s of audio were asked for; one look plays at most {limits.audio_s:g}s.")
                 if end - start < max(limits.min_audio_s, 0.001):
                     return ActionError(ErrorCode.TOO_SHORT, f"{end - start:.2f}s of audio were asked for; ask for at least {limits.min_audio_s:g}s.")
             case GetClip():
                 if not opened.video.has_video:
-                    return ActionError(ErrorCode.NO_PICTURE, "the file has sound only; use get_audio.")
+                    return ActionError(ErrorCode.NO_PICTURE, f"the file has sound only; {self._instead('get_audio')}.")
                 if end - start > limits.clip_s + EDGE_S:
                     return ActionError(ErrorCode.TOO_LONG, f"a clip of {end - start:.2f}s was asked for; one look plays at most {limits.clip_s:g}s.")
                 fps = opened.video.fps
@@ -189,82 +237,88 @@ class Environment:
             )
         return None
 
-    def _look(self, action: Look) -> Percept:
-        opened = self.videos[action.video]
-        start, end = action.start, min(action.end, opened.duration_s)
-        start = min(start, end)
-        match action:
-            case GetFrames(num=num):
-                return self._frames(action.video, start, end, np.linspace(start, end, num).tolist())
-            case GetAudio():
-                heard = opened.video.audio(*self._file_window(opened, start, end), cancelled=self.cancelled)
-                remark = f"({heard.padded_s:.1f}s of it have no sound in the file.)" if heard.padded_s > 0.05 else ""
-                return Percept(
-                    "audio",
-                    action.video,
-                    start,
-                    end,
-                    waveform=heard.samples,
-                    remark=remark,
-                    several=self._several,
-                    packets=heard.packets,
-                    decode_s=heard.decode_s,
-                )
-            case GetClip():
-                width, height, count = self._affordable(
-                    opened, max(1, round((end - start) * self.budget.clip_fps)), self.budget.clip_pixels, per_pair=True
-                )
-                fps = self.budget.clip_fps if count >= round((end - start) * self.budget.clip_fps) else count / (end - start)
-                clip = opened.video.clip(*self._file_window(opened, start, end), fps=fps, max_pixels=width * height, cancelled=self.cancelled)
-                remarks = [] if fps == self.budget.clip_fps else [f"(Shown at {fps:.2f} frames per second to fit the token limit.)"]
-                remarks += self._missing(opened, clip.frames)
-                sound = clip.audio
-                return Percept(
-                    "clip",
-                    action.video,
-                    start,
-                    end,
-                    images=clip.frames.images,
-                    times_s=self._own_times(opened, clip.frames.times_s),
-                    fps=fps,
-                    waveform=sound.samples if sound is not None else None,
-                    remark=" ".join(remarks),
-                    several=self._several,
-                    mode=clip.frames.mode,
-                    packets=clip.frames.packets + (sound.packets if sound is not None else 0),
-                    decode_s=clip.frames.decode_s + (sound.decode_s if sound is not None else 0.0),
-                )
+    def show(self, plan: LookPlan) -> Percept:
+        """Decode what was planned.
 
-    def _frames(self, video: int, start: float, end: float, times: list[float]) -> Percept:
-        opened = self.videos[video]
-        asked = len(times)
-        width, height, count = self._affordable(opened, asked, self.budget.frame_pixels)
-        remarks = []
+        Raises:
+            MediaError: as `step`.
+        """
+        opened = self.videos[plan.video]
+        percept = Percept(plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several)
+        remarks = list(plan.remarks)
+        if plan.times_s:
+            mode = self.settings.mode if plan.kind == "frames" else "exact"
+            file_times = [min(t + opened.offset_s, opened.video.duration_s) for t in plan.times_s]
+            shown = opened.video.frames(file_times, plan.max_pixels, mode, cancelled=self.cancelled)
+            kept = [i for i, t in enumerate(shown.times_s) if plan.kind == "clip" or t not in shown.times_s[:i]]
+            remarks += self._missing(opened, shown)
+            if len(kept) < len(plan.times_s) and not shown.missing_s:
+                whole = len(plan.times_s) == plan.asked
+                remarks.append(f"(The window holds {len(kept)} different frames.)" if whole else f"({len(kept)} of them differ.)")
+            own = self._own_times(opened, tuple(shown.times_s[i] for i in kept))
+            images = shown.images if len(kept) == len(shown.times_s) else shown.images[kept]
+            percept = replace(percept, images=images, times_s=own, mode=shown.mode, packets=shown.packets, decode_s=shown.decode_s)
+        if plan.sound:
+            heard = opened.video.audio(*self._file_window(opened, plan.start_s, plan.end_s), cancelled=self.cancelled)
+            if plan.kind == "audio" and heard.padded_s > 0.05:
+                remarks.append(f"({heard.padded_s:.1f}s of it have no sound in the file.)")
+            packets, decode_s = percept.packets + heard.packets, percept.decode_s + heard.decode_s
+            percept = replace(percept, waveform=heard.samples, packets=packets, decode_s=decode_s)
+        return replace(percept, remark=" ".join(remarks))
+
+    def _plan_frames(self, video: int, start: float, end: float, times: list[float], limit: int | None, action: GetFrames | None = None) -> LookPlan:
+        opened, asked = self.videos[video], len(times)
+        width, height, pixels, count = self._affordable(opened, asked, self.budget.frame_pixels, limit)
         if count < asked:
             times = [times[round(i * (len(times) - 1) / max(1, count - 1))] for i in range(count)]
-            remarks.append(f"(Only {count} of the frames asked for fit the token limit.)")
-        file_times = [min(t + opened.offset_s, opened.video.duration_s) for t in times]
-        shown = opened.video.frames(file_times, width * height, self.settings.mode, cancelled=self.cancelled)
-        if count == asked and (width, height) != fit(*(opened.video.size or (0, 0)), self.budget.frame_pixels):
-            remarks.append(f"(Scaled down to {shown.images.shape[2]}x{shown.images.shape[1]} to fit the token limit.)")
-        first = [i for i, t in enumerate(shown.times_s) if t not in shown.times_s[:i]]
-        remarks += self._missing(opened, shown)
-        if len(first) < len(times) and not shown.missing_s:
-            remarks.append(f"(The window holds {len(first)} different frames.)" if count == asked else f"({len(first)} of them differ.)")
-        own = self._own_times(opened, tuple(shown.times_s[i] for i in first))
-        return Percept(
+            remarks = [f"(Only {count} of the frames asked for fit the token limit.)"]
+        else:
+            remarks = self._scaled(opened, width, height, self.budget.frame_pixels)
+        return LookPlan(
             "frames",
             video,
             start,
             end,
-            images=shown.images[first],
-            times_s=own,
-            remark=" ".join(remarks),
+            action,
+            tuple(times),
+            width,
+            height,
+            pixels,
+            asked,
+            remarks=tuple(remarks),
             several=self._several,
-            mode=shown.mode,
-            packets=shown.packets,
-            decode_s=shown.decode_s,
         )
+
+    def _plan_clip(self, action: GetClip, start: float, end: float, limit: int | None) -> LookPlan:
+        opened, wanted = self.videos[action.video], max(1, round((end - start) * self.budget.clip_fps))
+        width, height, pixels, count = self._affordable(opened, wanted, self.budget.clip_pixels, limit, per_pair=True)
+        fps = self.budget.clip_fps if count >= wanted else count / (end - start)
+        if count < wanted:
+            remarks = [f"(Shown at {fps:.2f} frames per second to fit the token limit.)"]
+        else:
+            remarks = self._scaled(opened, width, height, self.budget.clip_pixels)
+        return LookPlan(
+            "clip",
+            action.video,
+            start,
+            end,
+            action,
+            tuple(t for t in (start + i / fps for i in range(count)) if t < end),
+            width,
+            height,
+            pixels,
+            wanted,
+            fps,
+            sound=opened.video.has_audio and "audio" in self.modalities,
+            remarks=tuple(remarks),
+            several=self._several,
+        )
+
+    @staticmethod
+    def _scaled(opened: OpenVideo, width: int, height: int, max_pixels: int) -> list[str]:
+        if (width, height) == fit(*(opened.video.size or (1, 1)), max_pixels):
+            return []
+        return [f"(Scaled down to {width}x{height} to fit the token limit.)"]
 
     def _missing(self, opened: OpenVideo, shown: Frames) -> list[str]:
         """What the model is told of a damaged stretch."""
@@ -273,21 +327,27 @@ class Environment:
         times = ", ".join(f"{t:.2f}s" for t in self._own_times(opened, shown.missing_s))
         return [f"(The file is damaged at {times}; what could be decoded next stands in, under its own time.)"]
 
-    def _affordable(self, opened: OpenVideo, count: int, max_pixels: int, *, per_pair: bool = False) -> tuple[int, int, int]:
-        """(width, height, count) of the pictures that fit the look's token limit: first fewer pixels, then fewer pictures."""
-        width, height = fit(*(opened.video.size or (1, 1)), max_pixels)
-        limit = self.budget.visual_tokens_per_look
-        if limit is None:
-            return width, height, count
+    def _affordable(self, opened: OpenVideo, count: int, max_pixels: int, limit: int | None, *, per_pair: bool = False) -> tuple[int, int, int, int]:
+        """(width, height, pixels at most, count) of the pictures that fit the token limits: first fewer pixels, then fewer pictures."""
+        whole = opened.video.size or (1, 1)
+        width, height = fit(*whole, max_pixels)
+        limits = [n for n in (limit, self.budget.visual_tokens_per_look) if n is not None]
+        if not limits:
+            return width, height, max_pixels, count
+        most = min(limits)
         units = -(-count // 2) if per_pair else count
-        while units * visual_tokens(width, height) > limit and width * height > MIN_FRAME_PIXELS:
-            shrink = max(MIN_FRAME_PIXELS, int(width * height * min(0.95, limit / (units * visual_tokens(width, height)))))
-            smaller = fit(width, height, shrink)
+        while units * visual_tokens(width, height) > most and width * height > MIN_FRAME_PIXELS:
+            shrink = max(MIN_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height)))))
+            smaller = fit(*whole, shrink)
             if smaller == (width, height):
                 break
-            width, height = smaller
-        units = min(units, max(1, limit // visual_tokens(width, height)))
-        return width, height, min(count, units * 2 if per_pair else units)
+            (width, height), max_pixels = smaller, shrink
+        units = min(units, max(1, most // visual_tokens(width, height)))
+        return width, height, max_pixels, min(count, units * 2 if per_pair else units)
+
+    def _instead(self, action: str) -> str:
+        offered = action.removeprefix("get_") in self.modalities
+        return f"use {action}" if offered else "you can perceive nothing of it; answer"
 
     @property
     def _several(self) -> bool:

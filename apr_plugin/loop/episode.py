@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import cache
-from importlib import metadata
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from apr_plugin import __version__
-from apr_plugin.loop.action import Answer
-from apr_plugin.loop.budget import Budget
+from apr_plugin.loop.action import Answer, Look, offered_actions
+from apr_plugin.loop.asking import Asking, ContextFull, WallClock
+from apr_plugin.loop.config import EpisodeConfig, package_versions
+from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
 from apr_plugin.loop.feedback import ActionError, ErrorCode
-from apr_plugin.loop.notebook import Notebook, VideoMeta, prompt_hash
+from apr_plugin.loop.notebook import Notebook, VideoMeta
 from apr_plugin.loop.parse import ParsedTurn, parse_turn
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Generation, ImagePart, Part, Policy, PolicyUnavailable, Prompt, Sampling, TextPart, Usage
+from apr_plugin.loop.plan import LookPlan
+from apr_plugin.loop.policy import Generation, ImagePart, Part, Policy, PolicyUnavailable, Prompt, TextPart
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.text import printable
+from apr_plugin.loop.timeline import OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
-from apr_plugin.media import MediaError, MediaSettings
+from apr_plugin.media import MediaError
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -34,56 +32,11 @@ _Out = TypeVar("_Out")
 OnTurn = Callable[[int, Turn], None]
 """Called after each turn with its number (from 1)."""
 
+Pictures = Callable[[int | None], Sequence[ImagePart]]
+"""Reads a question's pictures, each with at most so many pixels; called in a thread."""
 
-class EpisodeConfig(BaseModel):
-    """Everything besides the question and the policy that decides an answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    arm: Literal["agent", "passive"] = "agent"
-    """`agent` looks for itself; `passive` gets `passive_frames` uniform frames and one turn."""
-    passive_frames: int = Field(default=32, ge=0)
-    """Frames of the passive arm; 0 asks blind."""
-    budget: Budget = Budget()
-    """Limits of the episode."""
-    media: MediaSettings = MediaSettings()
-    """How files are read: exact frames or keyframes, which decoder."""
-    sampling: Sampling = Sampling()
-    """How turns are sampled; its seed is replaced by one derived for each turn."""
-    system_prompt: str | None = None
-    """Instructions to use instead of ours."""
-    seed: int = 0
-    """Seed of the run."""
-
-    def describe(self, policy: Policy) -> dict[str, Any]:
-        """The configuration of a run as JSON values, with the policy's own."""
-        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation"}})
-        return config | {"policy": {"name": policy.name} | policy.describe(), "prompt_hash": prompt_hash(self.system_prompt)}
-
-    def hash(self, policy: Policy) -> str:
-        """16 hex digits that name the configuration; trajectories of different ones are never mixed."""
-        return hashlib.sha256(json.dumps(self.describe(policy), sort_keys=True).encode()).hexdigest()[:16]
-
-    def seed_for(self, question: Question) -> int:
-        """The question's own seed, from the run's seed and the question's key: the order of questions does not matter."""
-        text = json.dumps([self.seed, *question.key])
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-@cache
-def package_versions() -> dict[str, str]:
-    """Versions of what decides the pixels and the answers, where installed."""
-    found = {"apr-plugin": __version__}
-    for name in ("av", "numpy", "lmms-eval", "torch", "transformers", "vllm"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-class _WallClock(Exception):
-    """The episode's wall-clock limit ran out during a generation."""
+PICTURES_BYTES = 32 * 2**20
+"""Memory set aside for a question's pictures (ten megapixels) before they are read."""
 
 
 class Episode:
@@ -93,23 +46,38 @@ class Episode:
         question: What is asked.
         policy: Who answers.
         config: Limits, arm, sampling.
-        pictures: Images that come with a question without a video; shown in its one turn.
+        pictures: Reads the images that come with a question without a video; they are shown in its one turn.
         on_turn: Called after each turn.
+        on_span: Called with what the episode did from when to when.
+        decoding: Shared limits on reading; without it the episode has its own.
+        config_hash: `config.hash(policy)`, where it is known already.
     """
 
     def __init__(
-        self, question: Question, policy: Policy, config: EpisodeConfig, *, pictures: Sequence[ImagePart] = (), on_turn: OnTurn | None = None
+        self,
+        question: Question,
+        policy: Policy,
+        config: EpisodeConfig,
+        *,
+        pictures: Pictures | None = None,
+        on_turn: OnTurn | None = None,
+        on_span: OnSpan | None = None,
+        decoding: Decoding | None = None,
+        config_hash: str | None = None,
     ) -> None:
         self.question, self.policy, self.config = question, policy, config
-        self._pictures, self._on_turn = tuple(pictures), on_turn
+        self._pictures, self._on_turn, self._on_span = pictures, on_turn, on_span
+        self._decoding, self._own_decoding = decoding or Decoding(), decoding is None
+        self._held = 0
+        self._config_hash = config_hash or config.hash(policy)
         self._seed = config.seed_for(question)
+        self._asking = Asking(policy, config.sampling, self._seed, self._seconds_left)
         self._turns: list[Turn] = []
-        self._environment = Environment(config.budget, config.media)
+        self._environment = Environment(config.budget, config.media, policy.modalities)
         self._first_shown: tuple[Shown, ...] = ()
         self._durations: tuple[float, ...] = ()
         self._allowed = 1
         self._started = time.perf_counter()
-        self._tokens = 0
         self._opened_s = 0.0
 
     async def run(self) -> Trajectory:
@@ -121,12 +89,12 @@ class Episode:
         self._started = time.perf_counter()
         try:
             began = time.perf_counter()
-            await self._read(self._environment.reset, self.question)
+            await self._read(self._environment.reset, self.question, "open")
             self._opened_s = time.perf_counter() - began
             self._durations = self._environment.durations_s
             passive = self.config.arm == "passive" or not self.question.videos
             return await (self._run_passive() if passive else self._run_agent())
-        except _WallClock:
+        except WallClock:
             return self._end(StopReason.WALL_CLOCK, detail=f"the episode took longer than {self.config.budget.wall_clock_s:g}s")
         except MediaError as error:
             return self._end(StopReason.MEDIA_UNREADABLE, detail=str(error))
@@ -135,18 +103,26 @@ class Episode:
         finally:
             self._environment.cancelled.set()  # a read still under way in its thread ends at once
             self._environment.close()
+            self._let_go()
+            if self._own_decoding:
+                self._decoding.close()
 
     def cancelled(self) -> Trajectory:
         """The trajectory of an episode that was stopped from outside."""
         return self._end(StopReason.CANCELLED, detail="the run was stopped")
 
     async def _run_agent(self) -> Trajectory:
-        budget = self.config.budget
         notebook = self._notebook()
-        self._allowed = turns = budget.turns_for(sum(self._durations))
+        offered = offered_actions(self.policy.modalities)
+        self._allowed = turns = self.config.budget.turns_for(sum(self._durations))
         for number in range(1, turns + 1):
-            generation, model_s = await self._generate(notebook.prompt(number, turns), number)
-            parsed = parse_turn(generation.text)
+            try:
+                generation, model_s = await self._generate(notebook.prompt(number, turns), number)
+            except ContextFull:
+                return await self._force(notebook, StopReason.TOKENS, self._asking.context.full)
+            notebook.forget_media()
+            self._let_go()
+            parsed = parse_turn(generation.text, offered=offered)
             last = number == turns
             outcome: Percept | ActionError | None = parsed.error
             media_s = 0.0
@@ -162,7 +138,7 @@ class Episode:
             elif parsed.action is not None:
                 began = time.perf_counter()
                 try:
-                    outcome = await self._read(self._environment.step, parsed.action)
+                    outcome = await self._look(parsed.action, partial(_shown_next, notebook, generation.text, number + 1, turns))
                 except MediaError:
                     self._note(parsed, generation, model_s, media_s=time.perf_counter() - began)
                     raise
@@ -174,23 +150,67 @@ class Episode:
                 return await self._force(notebook, StopReason.TOKENS, reached)
         return await self._force(notebook, StopReason.TURNS, f"All {turns} turns are used up.")
 
+    async def _look(self, action: Look, prompt: Callable[[list[Percept]], Prompt]) -> Percept | ActionError:
+        """Carry out a look as far as budget and context allow; `prompt` is what will show it."""
+        checked = self._environment.plan(action)
+        if isinstance(checked, ActionError):
+            return checked
+
+        def plan(limit: int | None) -> list[LookPlan]:
+            again = self._environment.plan(action, limit)
+            return [again] if isinstance(again, LookPlan) else []
+
+        fitting = await self._asking.context.fit(plan, prompt)
+        if isinstance(fitting, ActionError):
+            return fitting
+        await self._hold(fitting[0].bytes)
+        outcome = await self._read(self._environment.look, fitting[0], "look")
+        refused = await self._asking.context.check(outcome, fitting[0], prompt) if isinstance(outcome, Percept) else outcome
+        return refused or outcome
+
     def _check(self, action: Answer, number: int, turns: int) -> str | ActionError:
         if number == 1 < turns and self.config.budget.refuse_blind_answer:
             return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
         return self._environment.check_answer(action.content)
 
-    async def _read(self, read: Callable[[_In], _Out], argument: _In) -> _Out:
-        """Run a reading method of the environment in a worker thread; whatever a decoder raises becomes a `MediaError`."""
+    async def _read(self, read: Callable[[_In], _Out], argument: _In, what: Literal["open", "look"]) -> _Out:
+        """Read media in a thread; whatever a decoder raises becomes a `MediaError`."""
         clock = asyncio.timeout(self._seconds_left())
+        asked = time.perf_counter()
         try:
             async with clock:
-                return await asyncio.to_thread(read, argument)
+                result, began = await self._decoding.read(read, argument)
         except MediaError:
             raise
         except Exception as error:
             if clock.expired():
-                raise _WallClock from error
-            raise MediaError(", ".join(v.path for v in self.question.videos), "read", f"{type(error).__name__}: {error}") from error
+                raise WallClock from error
+            where = ", ".join(v.path for v in self.question.videos) or "the pictures of the question"
+            raise MediaError(where, "read", f"{type(error).__name__}: {error}") from error
+        self._spent("wait", asked, began)
+        self._spent(what, began)
+        return result
+
+    async def _hold(self, size: int) -> None:
+        """Wait for memory for what will be shown; `_let_go` gives it back once the policy has seen it."""
+        asked = time.perf_counter()
+        clock = asyncio.timeout(self._seconds_left())
+        try:
+            async with clock:
+                await self._decoding.hold(size)
+        except TimeoutError as error:
+            raise WallClock from error
+        self._held += size
+        self._spent("wait", asked)
+
+    def _let_go(self) -> None:
+        self._decoding.let_go(self._held)
+        self._held = 0
+
+    def _spent(self, what: Literal["open", "wait", "look", "generate"], began: float, ended: float | None = None) -> None:
+        if self._on_span is not None:
+            turn = 0 if what == "open" else len(self._turns) + (what in ("generate", "wait", "look"))
+            self._on_span(Span(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
 
     def _seconds_left(self) -> float | None:
         limit = self.config.budget.wall_clock_s
@@ -198,7 +218,7 @@ class Episode:
 
     def _limit_reached(self) -> str:
         limit = self.config.budget.tokens_per_episode
-        if limit is not None and self._tokens >= limit:
+        if limit is not None and self._asking.tokens >= limit:
             return f"The episode's {limit} tokens are used up."
         if self._environment.exhausted:
             return f"The episode's {self.config.budget.visual_tokens_per_episode} visual tokens are used up."
@@ -208,7 +228,13 @@ class Episode:
         """Ask for the answer alone, or end without one where the budget says so."""
         if self.config.budget.on_last_turn == "fail":
             return self._end(reason, detail=why)
-        generation, model_s = await self._generate(notebook.forced_prompt(why), len(self._turns) + 1)
+        forced = await self._asking.context.forced(notebook, why)
+        if forced is None:
+            return self._end(reason, detail=f"{why} Not even the question alone fits, so no answer was asked for.")
+        prompt, left_out = forced
+        if left_out:
+            why += f" The notes of the first {left_out} turns did not fit and were left out."
+        generation, model_s = await self._generate(prompt, len(self._turns) + 1)
         parsed = parse_turn(generation.text, answer_only=True)
         content = parsed.action.content if isinstance(parsed.action, Answer) else ""
         bare = generation.text.strip()
@@ -224,24 +250,23 @@ class Episode:
         return self._end(reason, detail=f"{why} The forced call brought no answer: {checked.message}")
 
     async def _run_passive(self) -> Trajectory:
-        percepts: list[Percept] = []
-        media_s = 0.0
         notes = [] if self.question.videos else ["the request had no video, so it was answered in one passive turn"]
-        if self.question.videos and self.config.passive_frames > 0:
-            began = time.perf_counter()
-            percepts = await self._read(self._environment.uniform, self.config.passive_frames)
-            media_s = time.perf_counter() - began
-            unseen = [str(number) for number, opened in enumerate(self._environment.videos) if not opened.video.has_video]
-            notes += [f"video {', '.join(unseen)} has no picture, and the passive arm hears nothing"] if unseen else []
-        self._first_shown = tuple(percept.shown() for percept in percepts)
-        prompt = self._notebook().passive_prompt(percepts)
-        if self._pictures:
-            prompt = _with_pictures(prompt, self._pictures)
-            height, width = self._pictures[0].image.shape[:2]
-            remark = f"{len(self._pictures)} pictures that came with the question"
-            self._first_shown = (Shown(kind="images", width=width, height=height, remark=remark),)
-        self._allowed = 1
-        generation, model_s = await self._generate(prompt, 1)
+        began = time.perf_counter()
+        if "frames" not in self.policy.modalities and (self._pictures is not None or self.config.passive_frames > 0):
+            notes.append("the policy takes in no pictures, so it was asked blind")
+            prompt: Prompt | None = self._notebook().passive_prompt([])
+        elif self.question.videos:
+            prompt = await self._passive_frames(notes)
+        else:
+            prompt = await self._passive_pictures(notes)
+        media_s = time.perf_counter() - began
+        try:
+            if prompt is None:
+                raise ContextFull
+            generation, model_s = await self._generate(prompt, 1)
+        except ContextFull:
+            return self._end(StopReason.TOKENS, detail="; ".join([*notes, f"{self._asking.context.full} The question does not fit into it."]))
+        self._let_go()
         parsed = parse_turn(generation.text, answer_only=True)
         content = parsed.action.content if isinstance(parsed.action, Answer) else generation.text.strip()
         checked = self._environment.check_answer(content) if content else _no_answer()
@@ -254,30 +279,55 @@ class Episode:
             return self._end(StopReason.TURNS, detail="; ".join(notes))
         return self._end(StopReason.ANSWERED, answer=content, valid=False, detail="; ".join(notes))
 
+    async def _passive_frames(self, notes: list[str]) -> Prompt | None:
+        """What the passive arm sees of the videos; `None` where nothing of it fits into the context."""
+        notebook, wanted = self._notebook(), self.config.passive_frames
+        unseen = [str(number) for number, opened in enumerate(self._environment.videos) if not opened.video.has_video]
+        if unseen and wanted:
+            notes.append(f"video {', '.join(unseen)} has no picture, and the passive arm hears nothing")
+        whole = self._environment.plan_uniform(wanted) if wanted else []
+        if not whole:
+            return notebook.passive_prompt([])
+        plans = await self._asking.context.fit(partial(self._environment.plan_uniform, wanted), notebook.passive_prompt)
+        if isinstance(plans, ActionError):
+            return None
+        if plans != whole:
+            notes.append(f"shown with fewer pixels or frames to fit the model's context of {self.policy.context_tokens} tokens")
+        await self._hold(sum(plan.bytes for plan in plans))
+        percepts = await self._read(lambda asked: [self._environment.show(plan) for plan in asked], plans, "look")
+        self._first_shown = tuple(percept.shown() for percept in percepts)
+        return notebook.passive_prompt(percepts)
+
+    async def _passive_pictures(self, notes: list[str]) -> Prompt | None:
+        """What is asked of a question without a video, with its pictures; `None` where they don't fit into the context."""
+        prompt = self._notebook().passive_prompt([])
+        if self._pictures is None:
+            return prompt
+        await self._hold(PICTURES_BYTES)
+        pictures = await self._read(self._pictures, None, "look")
+        pixels = await self._asking.context.fit_pictures(pictures, partial(_with_pictures, prompt))
+        if pixels is not None:
+            if not pixels:
+                return None
+            notes.append(f"pictures scaled down to {pixels} pixels to fit the model's context of {self.policy.context_tokens} tokens")
+            pictures = await self._read(self._pictures, pixels, "look")
+        if not pictures:
+            return prompt
+        height, width = pictures[0].image.shape[:2]
+        remark = f"{len(pictures)} pictures that came with the question"
+        self._first_shown = (Shown(kind="images", width=width, height=height, remark=remark),)
+        return _with_pictures(prompt, pictures)
+
     def _notebook(self) -> Notebook:
         videos = [VideoMeta(opened.duration_s, opened.video.fps, opened.video.has_audio) for opened in self._environment.videos]
-        return Notebook(self.question, videos, self.config.budget, self.config.system_prompt)
+        return Notebook(self.question, videos, self.config.budget, self.config.system_prompt, self.policy.modalities)
 
     async def _generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
-        left = self._seconds_left()
-        if left is not None and left <= 0:  # a policy that never yields to the event loop outlasts any timeout
-            raise _WallClock
         began = time.perf_counter()
-        clock = asyncio.timeout(left)
         try:
-            async with clock:
-                generation = _plain(await self.policy.generate(prompt, replace(self.config.sampling, seed=(self._seed + number) % 2**32)))
-        except (Exception, asyncio.CancelledError) as error:  # whatever an engine raises ends one question, not the run
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # stopped from outside, whatever the engine made of it
-                raise asyncio.CancelledError from error
-            if clock.expired():
-                raise _WallClock from error
-            if isinstance(error, PolicyUnavailable):
-                raise
-            raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
-        self._tokens += (generation.usage.prompt_tokens or 0) + (generation.usage.completion_tokens or 0)
-        return generation, time.perf_counter() - began
+            return await self._asking.generate(prompt, number)
+        finally:
+            self._spent("generate", began)
 
     def _note(
         self,
@@ -303,6 +353,8 @@ class Episode:
             usage=generation.usage,
             logprobs=generation.logprobs,
             entropies=generation.entropies,
+            entropy_top_k=generation.entropy_top_k,
+            timings=generation.timings,
             model_s=round(model_s, 6),
             media_s=round(media_s, 6),
         )
@@ -329,33 +381,19 @@ class Episode:
                 total_s=round(total, 6), model_s=round(model_s, 6), media_s=round(media_s, 6), other_s=round(max(0.0, total - model_s - media_s), 6)
             ),
             seed=self._seed,
-            config_hash=self.config.hash(self.policy),
+            config_hash=self._config_hash,
             question_hash=self.question.content_hash(),
             versions=package_versions(),
         )
 
 
-def _plain(generation: object) -> Generation:
-    """What an engine returned, in values that any file and any later prompt takes.
-
-    Raises:
-        TypeError: it is no `Generation`, or one without text.
-    """
-    if not isinstance(generation, Generation) or not isinstance(generation.text, str):
-        raise TypeError(f"it returned {generation!r:.100} instead of a Generation with text")
-    usage, logprobs, entropies = generation.usage, generation.logprobs, generation.entropies
-    return replace(
-        generation,
-        text=printable(generation.text),
-        usage=Usage(**{key: None if n is None else int(n) for key, n in asdict(usage).items()}),
-        finish_reason=str(generation.finish_reason),
-        logprobs=None if logprobs is None else tuple(map(float, logprobs)),
-        entropies=None if entropies is None else tuple(map(float, entropies)),
-    )
-
-
 def _no_answer() -> ActionError:
     return ActionError(ErrorCode.ANSWER_EXPECTED, "the reply held no answer.")
+
+
+def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts: list[Percept]) -> Prompt:
+    """The next turn's prompt, if this turn's look brings this percept."""
+    return notebook.with_turn(text, percepts[0]).prompt(number, turns)
 
 
 def _with_pictures(prompt: Prompt, pictures: Sequence[ImagePart]) -> Prompt:

@@ -55,7 +55,7 @@ class ErrorCode(StrEnum):
     """The same action on the same window was taken before."""
 
     NO_TOKENS_LEFT = "NO_TOKENS_LEFT"
-    """The look would cost more visual tokens than the episode has left."""
+    """The look would cost more tokens than the episode, or the context of the model, has left."""
 
     EARLY_ANSWER = "EARLY_ANSWER"
     """An answer was given on the first turn, before anything was looked at."""

@@ -13,6 +13,7 @@ notice, which changes every turn, behind the media.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import numpy as np
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Message, Part, Prompt, TextPart
+from apr_plugin.loop.policy import EVERY_MODALITY, Message, Modality, Part, Prompt, TextPart
 from apr_plugin.loop.question import Option, Question, QuestionKind
 
 MAX_TURN_CHARS = 20_000
@@ -48,7 +49,9 @@ class VideoMeta:
 @dataclass(frozen=True)
 class _Entry:
     text: str
-    outcome: Percept | ActionError | None
+    """What the policy wrote."""
+    came_back: str
+    """Placeholder or error."""
 
 
 class Notebook:
@@ -59,24 +62,57 @@ class Notebook:
         videos: What is known of each video beforehand.
         budget: Limits that the instructions name.
         system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own.
+        modalities: What the policy can perceive; nothing else is offered.
     """
 
-    def __init__(self, question: Question, videos: Sequence[VideoMeta], budget: Budget, system_prompt: str | None = None) -> None:
-        self.question, self.videos = question, tuple(videos)
-        self.system = system_prompt if system_prompt is not None else render_instructions(question, max(1, len(videos)), budget)
+    def __init__(
+        self,
+        question: Question,
+        videos: Sequence[VideoMeta],
+        budget: Budget,
+        system_prompt: str | None = None,
+        modalities: frozenset[Modality] = EVERY_MODALITY,
+    ) -> None:
+        self.question, self.videos, self.modalities = question, tuple(videos), modalities
+        self.system = system_prompt if system_prompt is not None else render_instructions(question, max(1, len(videos)), budget, modalities)
         self._entries: list[_Entry] = []
+        self._latest: Percept | None = None
 
     def add(self, text: str, outcome: Percept | ActionError | None) -> None:
         """Note one turn: what the policy wrote, and what came back."""
-        self._entries.append(_Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", outcome))
+        self._entries.append(_Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", _as_text(outcome)))
+        self._latest = outcome if isinstance(outcome, Percept) else None
 
-    def history(self) -> tuple[Message, ...]:
-        """Everything up to the newest turn, without media or notice: a strict prefix of every later prompt."""
-        messages = [Message("system", (TextPart(self.system),)), Message("user", (TextPart(self._opening()),))]
-        for number, entry in enumerate(self._entries):
+    def forget_media(self) -> None:
+        """Let go of the latest percept's media, once a generation has seen it."""
+        self._latest = None
+
+    def __len__(self) -> int:
+        """Turns noted."""
+        return len(self._entries)
+
+    def with_turn(self, text: str, outcome: Percept | ActionError | None) -> Notebook:
+        """A copy with one more turn; this one stays as it is."""
+        other = copy.copy(self)
+        other._entries = self._entries.copy()
+        other.add(text, outcome)
+        return other
+
+    def history(self, left_out: int = 0) -> tuple[Message, ...]:
+        """Everything up to the newest turn, without media or notice: a strict prefix of every later prompt.
+
+        Args:
+            left_out: How many of the first turns are left out; the opening then says so.
+        """
+        opening = self._opening()
+        if left_out:
+            which = "turn 1" if left_out == 1 else f"turns 1 to {left_out}"
+            opening += f"\n\n[NOTICE] Your notes of {which} do not fit any more and are left out."
+        messages = [Message("system", (TextPart(self.system),)), Message("user", (TextPart(opening),))]
+        for number, entry in enumerate(self._entries[left_out:], left_out + 1):
             messages.append(Message("assistant", (TextPart(entry.text),)))
-            if number + 1 < len(self._entries):
-                messages.append(Message("user", (TextPart(_as_text(entry.outcome)),)))
+            if number < len(self._entries):
+                messages.append(Message("user", (TextPart(entry.came_back),)))
         return tuple(messages)
 
     def prompt(self, turn: int, turns: int) -> Prompt:
@@ -88,14 +124,15 @@ class Notebook:
             notice = f"\n[NOTICE] Step {turn}/{turns}. FINAL STEP: only an answer counts now. Give the best answer that your notes allow."
         return Prompt(self._with_latest(notice, media=True), final)
 
-    def forced_prompt(self, reason: str) -> Prompt:
+    def forced_prompt(self, reason: str, left_out: int = 0) -> Prompt:
         """The last call for an answer, without media: the notes alone.
 
         Args:
             reason: Which limit was reached, in words.
+            left_out: How many of the first turns are left out, where not all fit into the model's context.
         """
         notice = f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the answer, from your notes."
-        return Prompt(self._with_latest(notice, media=False), final=True)
+        return Prompt(self._with_latest(notice, media=False, left_out=left_out), final=True)
 
     def passive_prompt(self, percepts: Sequence[Percept]) -> Prompt:
         """One prompt with everything the passive arm sees: the frames, the question, the answer's form."""
@@ -103,22 +140,21 @@ class Notebook:
         asked = TextPart(f"{self._opening()}\n{answer_form(self.question)}")
         return Prompt((Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked))), final=True)
 
-    def _with_latest(self, notice: str, media: bool) -> tuple[Message, ...]:
-        history = self.history()
-        if not self._entries:
+    def _with_latest(self, notice: str, media: bool, left_out: int = 0) -> tuple[Message, ...]:
+        history = self.history(left_out)
+        if len(self._entries) <= left_out:
             return (history[0], Message("user", (*history[1].parts, TextPart(notice))))
-        latest = self._entries[-1].outcome
-        parts: tuple[Part, ...] = latest.parts() if isinstance(latest, Percept) and media else (TextPart(_as_text(latest)),)
+        parts: tuple[Part, ...] = self._latest.parts() if self._latest is not None and media else (TextPart(self._entries[-1].came_back),)
         return (*history, Message("user", (*parts, TextPart(notice))))
 
     def _opening(self) -> str:
         blocks = []
         for number, video in enumerate(self.videos):
             name = "Video META:" if len(self.videos) == 1 else f"Video {number} META:"
-            fps = f"{video.fps:.2f}" if video.fps else "unknown"
-            blocks.append(
-                f"{name}\n- duration_seconds: {int(video.duration_s * 100) / 100:.2f}\n- fps: {fps}\n- has_audio: {str(video.has_audio).lower()}"
-            )
+            lines = [name, f"- duration_seconds: {int(video.duration_s * 100) / 100:.2f}", f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}"]
+            if "audio" in self.modalities:  # to a policy that can't hear it would be a trap
+                lines.append(f"- has_audio: {str(video.has_audio).lower()}")
+            blocks.append("\n".join(lines))
         lines = [f"Question: {self.question.text}"]
         if self.question.options:
             lines.append("Options:")
@@ -157,9 +193,10 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(source)  # a prompt is text, not HTML
 
 
-def render_instructions(question: Question, videos: int, budget: Budget) -> str:
+def render_instructions(question: Question, videos: int, budget: Budget, modalities: frozenset[Modality] = EVERY_MODALITY) -> str:
     """The system prompt of an episode."""
-    return _template().render(videos=videos, budget=budget, answer_form=answer_form(question)).strip()
+    can = {name: name in modalities for name in EVERY_MODALITY}
+    return _template().render(videos=videos, budget=budget, answer_form=answer_form(question), **can).strip()
 
 
 def load_system_prompt(path: str | Path) -> str:
@@ -172,14 +209,14 @@ def load_system_prompt(path: str | Path) -> str:
 
 
 @cache
-def prompt_hash(system_prompt: str | None) -> str:
+def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY) -> str:
     """16 hex digits that change when the words or the layout of prompts do: a hash over one prompt of each sort."""
     option = Option(label="A", text="one")
     seen: list[str] = []
     for kind in QuestionKind:
         question = Question(text="what?", kind=kind, options=(option,) if kind is QuestionKind.MCQ else (), answer_hint="hint")
         for videos in (1, 2):
-            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt)
+            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt, modalities)
             look = Percept("frames", 0, 0.0, 1.0, images=np.zeros((2, 1, 1, 3), np.uint8), times_s=(0.0, 1.0), several=videos > 1)
             notebook.add("{}", look)
             seen += [notebook.prompt(2, 4).text, notebook.passive_prompt([look]).text]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,13 @@ class ParsedTurn:
     """What had to be repaired, in words."""
 
 
-def parse_turn(text: str, *, answer_only: bool = False) -> ParsedTurn:
+def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
     """Read one turn. Never raises, whatever the text.
 
     Args:
         text: What the policy wrote.
         answer_only: Whether a missing observation or thought is forgiven, as where only the answer counts.
+        offered: The actions that the policy may take; any other is unknown.
     """
     repairs: list[str] = []
     found = _find_object(text, repairs)
@@ -70,7 +71,7 @@ def parse_turn(text: str, *, answer_only: bool = False) -> ParsedTurn:
     confidence = _read_confidence(found, repairs)
     if unknown := sorted(set(found) - {"observation", "think", "confidence", "action"}):
         repairs.append("ignored unknown keys " + ", ".join(_clip(key) for key in unknown[:5]))
-    action = _read_action(found, repairs)
+    action = _read_action(found, repairs, offered)
     missing = [key for key in ("observation", "think") if key not in found]
     if missing and not answer_only and not isinstance(action, ActionError):
         named = " and ".join(f"'{key}'" for key in missing)
@@ -235,7 +236,7 @@ def _read_confidence(found: dict[str, Any], repairs: list[str]) -> float | None:
     return float(value)
 
 
-def _read_action(found: dict[str, Any], repairs: list[str]) -> Look | Answer | ActionError:
+def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[str]) -> Look | Answer | ActionError:
     if "action" not in found:
         return ActionError(ErrorCode.MISSING_KEY, f"the key 'action' is missing; the keys given are {_keys(found)}.")
     raw = found["action"]
@@ -244,9 +245,9 @@ def _read_action(found: dict[str, Any], repairs: list[str]) -> Look | Answer | A
     if "type" not in raw:
         return ActionError(ErrorCode.MISSING_KEY, f"the action has no key 'type'; the keys given are {_keys(raw)}.")
     name = raw["type"]
-    model = ACTIONS.get(name) if isinstance(name, str) else None
+    model = ACTIONS.get(name) if isinstance(name, str) and name in offered else None
     if model is None:
-        return ActionError(ErrorCode.UNKNOWN_ACTION, f"there is no action {_clip(name)}; the actions are {', '.join(ACTIONS)}.")
+        return ActionError(ErrorCode.UNKNOWN_ACTION, f"there is no action {_clip(name)}; the actions are {', '.join(offered)}.")
     fields = {key: value for key, value in raw.items() if key in model.model_fields}
     if unknown := sorted(set(raw) - set(fields)):
         repairs.append("ignored unknown arguments " + ", ".join(_clip(key) for key in unknown[:5]))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.action import Action
 from apr_plugin.loop.feedback import ActionError
-from apr_plugin.loop.policy import Usage
+from apr_plugin.loop.policy import GenerationTimings, Usage
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.text import printable
 
@@ -57,6 +58,14 @@ class StopReason(StrEnum):
 
 class TrajectoryError(AprError):
     """A trajectory file can't be read or written; names the file, the line and the way out."""
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+PerToken = tuple[Annotated[float | None, BeforeValidator(_finite)], ...]
+"""A number for each sampled token; `None` where the engine gave none, NaN or an infinity, which JSON does not know."""
 
 
 class _Record(BaseModel):
@@ -119,10 +128,14 @@ class Turn(_Record):
     """`stop`, or `length` where the turn was cut off."""
     usage: Usage = Usage()
     """Tokens in and out."""
-    logprobs: tuple[float, ...] | None = None
+    logprobs: PerToken | None = None
     """Log-probability of each sampled token, where the engine gives them."""
-    entropies: tuple[float, ...] | None = None
+    entropies: PerToken | None = None
     """Entropy (nats) of each sampled token's distribution, where the engine gives it."""
+    entropy_top_k: int | None = None
+    """`None`: entropies are over the whole vocabulary. Else over this many of the likeliest tokens, renormalised."""
+    timings: GenerationTimings = GenerationTimings()
+    """Where the policy's seconds went, as far as the engine tells."""
     model_s: float = 0.0
     """Seconds in the policy."""
     media_s: float = 0.0
@@ -189,8 +202,18 @@ class Trajectory(_Record):
 
     def to_json(self) -> str:
         """One line, without the newline."""
-        line = json.dumps({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+        data = {"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json")
+        try:
+            line = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except ValueError:  # a float that JSON does not know, such as the window of a question that begins at NaN
+            line = json.dumps(_without_nan(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return printable(line)
+
+    def without_token_values(self) -> Self:
+        """The same without log-probs and entropies, which are most of its memory."""
+        if all(turn.logprobs is None and turn.entropies is None for turn in self.turns):
+            return self
+        return self.model_copy(update={"turns": tuple(turn.model_copy(update={"logprobs": None, "entropies": None}) for turn in self.turns)})
 
     @classmethod
     def from_json(cls, line: str, where: str = "trajectory") -> Self:
@@ -242,13 +265,25 @@ class Trajectory(_Record):
     @classmethod
     def iterate(cls, path: str | Path) -> Iterator[Self]:
         """Like `read`, one at a time."""
-        file = Path(path)
+        return (trajectory for _, _, trajectory in cls.iterate_with_places(path))
+
+    @classmethod
+    def iterate_with_places(cls, path: str | Path) -> Iterator[tuple[int, int, Self]]:
+        """Like `iterate`, each with where its line begins and ends in the file, in bytes."""
+        file, end = Path(path), 0
         try:
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
+                    start, end = end, end + len(line)
                     if not line.endswith(b"\n"):
                         return  # torn by a kill in mid-write: that question was never reported done
                     if line.strip():
-                        yield cls.from_json(line.decode("utf-8", "replace"), f"{file}, line {number}")
+                        yield start, end, cls.from_json(line.decode("utf-8", "replace"), f"{file}, line {number}")
         except OSError as error:
             raise TrajectoryError(f"{file}: cannot read trajectories: {error.strerror or error}") from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else _finite(value)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from apr_plugin.loop.policy import Generation, PolicyDefaults, Prompt, Sampling, TextPart
 
 _OPTION = re.compile(r"^(\S{1,8})\. ", re.MULTILINE)
+_SPANS = re.compile(r"\banswer (?:is every matching time span|must be time spans)")
+"""How the instructions ask for spans, and how a refused answer asks again; `[[` alone may stand in anybody's instructions."""
 _DURATION = re.compile(r"duration_seconds: ([\d.]+)")
 
 
@@ -45,8 +47,7 @@ class GuessPolicy(PolicyDefaults):
         _, _, listed = asked.partition("\nOptions:\n")
         if labels := _OPTION.findall(listed):
             return str(rng.choice(labels) if rng else labels[0])
-        form = asked + prompt.messages[0].text
-        if "[[" in form:
+        if any(_SPANS.search(message.text) for message in prompt.messages if message.role != "assistant"):
             duration = float(found[1]) if (found := _DURATION.search(asked)) else 10.0
             start = (rng.randrange(10) if rng else 0) * duration / 10
             return json.dumps([[round(start, 2), round(start + duration / 10, 2)]])

@@ -63,8 +63,8 @@ def test_none_lifts_a_limit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "need policy=NAME; the policies are guess, needle, scripted"),
-        ({"policy": "gess"}, "there is no policy 'gess' (did you mean 'guess'?); the policies are guess, needle, scripted"),
+        ({}, "need policy=NAME; the policies are guess,"),
+        ({"policy": "gess"}, "there is no policy 'gess' (did you mean 'guess'?); the policies are guess,"),
         ({"policy": "guess", "max_turn": 3}, "unknown model_arg 'max_turn' (did you mean 'max_turns'?)"),
         ({"policy": "guess", "temprature": 3}, "(did you mean 'temperature'?)"),
         ({"policy": "guess", "hwo": "first"}, "(did you mean 'how'?)"),

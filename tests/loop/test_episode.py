@@ -244,7 +244,7 @@ def test_cancelled(shared_videos: Videos, policy: Playback, wall_clock_s: float 
 def test_a_question_without_a_video_is_one_passive_turn_and_says_so() -> None:
     picture = ImagePart(np.zeros((8, 9, 3), np.uint8))
     policy = Playback(["B"])
-    done = asyncio.run(Episode(ask(), policy, EpisodeConfig(), pictures=[picture]).run())
+    done = asyncio.run(Episode(ask(), policy, EpisodeConfig(), pictures=lambda pixels: [picture]).run())
     assert (done.arm, done.stop_reason, done.answer, len(done.turns)) == ("passive", StopReason.ANSWERED, "B", 1)
     assert "no video" in done.stop_detail and [shown.kind for shown in done.first_shown] == ["images"]
     assert policy.prompts[0].final and "<image 9x8>" in policy.prompts[0].text

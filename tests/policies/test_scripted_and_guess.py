@@ -43,6 +43,13 @@ def test_a_guess_has_the_right_form_for_every_kind(shared_videos: Videos, kind: 
             assert done.answer == "[[0.0, 7.5]]"
 
 
+def test_brackets_in_somebody_elses_instructions_are_no_question_for_spans(shared_videos: Videos) -> None:
+    theirs = "Spans are written as [[1.0, 2.0]], counts as numbers."
+    for kind, answered in (("number", "1"), ("mcq", "A"), ("grounding", "[[0.0, 0.6]]")):
+        done = run(ask(shared_videos["sound"], kind=kind), GuessPolicy("first"), system_prompt=theirs)
+        assert (done.answer, done.stop_reason) == (answered, StopReason.ANSWERED), done
+
+
 def test_random_guesses_are_seeded_and_spread(shared_videos: Videos) -> None:
     questions = [ask(None, doc_id=str(i)) for i in range(120)]
     guesses = [run(q, GuessPolicy()).answer for q in questions]

@@ -1,0 +1,112 @@
+"""`Asking`: one episode's calls of the policy. Whatever an engine does ends one question, not the run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from typing import TypeVar
+
+from apr_plugin.loop.context import Context
+from apr_plugin.loop.policy import Generation, GenerationTimings, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.loop.text import printable
+
+_Out = TypeVar("_Out")
+
+
+class WallClock(Exception):
+    """The episode's wall-clock limit ran out."""
+
+
+class ContextFull(Exception):
+    """The prompt leaves no room for a turn in the policy's context."""
+
+
+class Asking:
+    """Asks the policy within the limits of the episode.
+
+    Args:
+        policy: Who answers.
+        sampling: How turns are sampled.
+        seed: Seed of the episode; each generation gets its own from it.
+        seconds_left: What is left of the wall-clock limit, or `None`.
+    """
+
+    def __init__(self, policy: Policy, sampling: Sampling, seed: int, seconds_left: Callable[[], float | None]) -> None:
+        self.policy, self._sampling, self._seed, self._seconds_left = policy, sampling, seed, seconds_left
+        self.tokens = 0
+        """Prompt and completion tokens of all turns so far, as the policy counts them."""
+        self.context = Context(policy.context_tokens, sampling.max_new_tokens, self.count)
+
+    async def generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
+        """The turn of this number, and the seconds it took.
+
+        Raises:
+            ContextFull: the prompt is too long; nothing was sent.
+            WallClock: the limit ran out; a generation under way was stopped.
+            PolicyUnavailable: the policy raised, or returned what is no generation.
+        """
+        began = time.perf_counter()
+        most = await self.context.completion(prompt)
+        if most is None:
+            raise ContextFull
+        sampling = replace(self._sampling, seed=(self._seed + number) % 2**32, max_new_tokens=most)
+
+        async def generated() -> Generation:
+            return _plain(await self.policy.generate(prompt, sampling))
+
+        generation = await self._guarded(generated)
+        self.tokens += (generation.usage.prompt_tokens or 0) + (generation.usage.completion_tokens or 0)
+        return generation, time.perf_counter() - began
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        """Tokens of the prompt, where the policy can tell; raises as `generate` does."""
+
+        async def counted() -> PromptSize | None:
+            size = await self.policy.count(prompt)
+            if size is not None and not isinstance(size, PromptSize):
+                raise TypeError(f"it counted {size!r:.100} instead of a PromptSize")
+            return size
+
+        return await self._guarded(counted)
+
+    async def _guarded(self, call: Callable[[], Awaitable[_Out]]) -> _Out:
+        left = self._seconds_left()
+        if left is not None and left <= 0:  # a policy that never yields to the event loop outlasts any timeout
+            raise WallClock
+        clock = asyncio.timeout(left)
+        try:
+            async with clock:
+                return await call()
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # stopped from outside, whatever the engine made of it
+                raise asyncio.CancelledError from error
+            if clock.expired():
+                raise WallClock from error
+            if isinstance(error, PolicyUnavailable):
+                raise
+            raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
+
+
+def _plain(generation: object) -> Generation:
+    """What an engine returned, in values that any file and any later prompt takes.
+
+    Raises:
+        TypeError: it is no `Generation`, or one without text.
+    """
+    if not isinstance(generation, Generation) or not isinstance(generation.text, str):
+        raise TypeError(f"it returned {generation!r:.100} instead of a Generation with text")
+    usage, timings = generation.usage, generation.timings
+    logprobs, entropies, top_k = generation.logprobs, generation.entropies, generation.entropy_top_k
+    return replace(
+        generation,
+        text=printable(generation.text),
+        usage=Usage(**{key: None if n is None else int(n) for key, n in asdict(usage).items()}),
+        finish_reason=str(generation.finish_reason),
+        logprobs=None if logprobs is None else tuple(map(float, logprobs)),
+        entropies=None if entropies is None else tuple(map(float, entropies)),
+        entropy_top_k=None if top_k is None else int(top_k),
+        timings=GenerationTimings(**{key: None if s is None else round(float(s), 6) for key, s in asdict(timings).items()}),
+    )

@@ -1,0 +1,66 @@
+"""`EpisodeConfig`: everything besides the question and the policy that decides an answer, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from importlib import metadata
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from apr_plugin import __version__
+from apr_plugin.loop.budget import Budget
+from apr_plugin.loop.notebook import prompt_hash
+from apr_plugin.loop.policy import Policy, Sampling
+from apr_plugin.loop.question import Question
+from apr_plugin.media import MediaSettings
+
+
+class EpisodeConfig(BaseModel):
+    """Everything besides the question and the policy that decides an answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    arm: Literal["agent", "passive"] = "agent"
+    """`agent` looks for itself; `passive` gets `passive_frames` uniform frames and one turn."""
+    passive_frames: int = Field(default=32, ge=0)
+    """Frames of the passive arm; 0 asks blind."""
+    budget: Budget = Budget()
+    """Limits of the episode."""
+    media: MediaSettings = MediaSettings()
+    """How files are read: exact frames or keyframes, which decoder."""
+    sampling: Sampling = Sampling()
+    """How turns are sampled; its seed is replaced by one derived for each turn."""
+    system_prompt: str | None = None
+    """Instructions to use instead of ours."""
+    seed: int = 0
+    """Seed of the run."""
+
+    def describe(self, policy: Policy) -> dict[str, Any]:
+        """The configuration of a run as JSON values, with the policy's own."""
+        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation"}})
+        described = {"name": policy.name, "modalities": sorted(policy.modalities), "context_tokens": policy.context_tokens} | policy.describe()
+        return config | {"policy": described, "prompt_hash": prompt_hash(self.system_prompt, policy.modalities)}
+
+    def hash(self, policy: Policy) -> str:
+        """16 hex digits that name the configuration; trajectories of different ones are never mixed."""
+        return hashlib.sha256(json.dumps(self.describe(policy), sort_keys=True).encode()).hexdigest()[:16]
+
+    def seed_for(self, question: Question) -> int:
+        """The question's own seed, from the run's seed and the question's key: the order of questions does not matter."""
+        text = json.dumps([self.seed, *question.key])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Versions of what decides the pixels and the answers, where installed."""
+    found = {"apr-plugin": __version__}
+    for name in ("av", "numpy", "lmms-eval", "torch", "transformers", "vllm"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,144 @@
+"""`Context`: no prompt is longer than the policy's context, and nothing is cut in silence.
+
+The policy counts a prompt before it is sent. A look that would not fit is shown with fewer pixels, then with fewer pictures (`LookPlan` is made
+again, nothing is decoded for it); sound, which can't be made smaller, is refused with the limit named; and where the words alone no longer fit,
+the answer is asked for with the first notes left out. A policy that can't count its prompts, or names no limit, is let alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from apr_plugin.loop.environment import MIN_FRAME_PIXELS
+from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.notebook import Notebook
+from apr_plugin.loop.percept import Percept
+from apr_plugin.loop.plan import LookPlan
+from apr_plugin.loop.policy import ImagePart, Prompt, PromptSize
+from apr_plugin.media import fit
+
+LEAST_COMPLETION = 256
+"""Tokens kept free for the turn itself at least; a turn in the wire format with a short note takes about that many."""
+
+LEAST_SHARE = 8
+"""An eighth of the context is kept free for the turn, where `max_new_tokens` asks for as much."""
+
+Count = Callable[[Prompt], Awaitable[PromptSize | None]]
+"""Tokens of a prompt, or `None` where the policy can't tell."""
+
+
+class Context:
+    """The tokens of one policy's context.
+
+    Args:
+        tokens: Prompt and completion together; `None` where nothing limits them.
+        max_new_tokens: Longest turn, where there is room.
+        count: Counts a prompt's tokens.
+    """
+
+    def __init__(self, tokens: int | None, max_new_tokens: int, count: Count) -> None:
+        self.tokens, self._max_new_tokens, self._count = tokens, max_new_tokens, count
+        self.reserve = 0 if tokens is None else min(max_new_tokens, max(LEAST_COMPLETION, tokens // LEAST_SHARE))
+        """Tokens that a prompt leaves free for the turn."""
+
+    @property
+    def full(self) -> str:
+        """What a model and a reader are told when nothing more fits."""
+        return f"The model's context of {self.tokens} tokens is full."
+
+    async def over(self, prompt: Prompt) -> tuple[int, PromptSize] | None:
+        """How many tokens the prompt is too long by (negative: free), and its size; `None` where that is unknown."""
+        if self.tokens is None:
+            return None
+        size = await self._count(prompt)
+        return None if size is None else (size.total + self.reserve - self.tokens, size)
+
+    async def completion(self, prompt: Prompt) -> int | None:
+        """Tokens the turn may take: `max_new_tokens`, or what is left of the context; `None` where the prompt is too long."""
+        measured = await self.over(prompt)
+        if measured is None or self.tokens is None:
+            return self._max_new_tokens
+        over, size = measured
+        return None if over > 0 else min(self._max_new_tokens, self.tokens - size.total)
+
+    async def fit(
+        self, plan: Callable[[int | None], Sequence[LookPlan]], prompt: Callable[[list[Percept]], Prompt]
+    ) -> Sequence[LookPlan] | ActionError:
+        """The most of a look that the prompt which shows it has room for.
+
+        Args:
+            plan: Plans the look under a limit of visual tokens (by the 28-pixel rule).
+            prompt: The prompt that shows it.
+
+        Returns:
+            The plans, or why not even the smallest fits.
+        """
+        plans = plan(None)
+        while (measured := await self.over(prompt([p.blank() for p in plans]))) is not None and measured[0] > 0:
+            over, size = measured
+            tokens = sum(p.visual_tokens for p in plans)
+            if not tokens:
+                return self._too_much(plans, over, size)
+            theirs = size.visual / tokens if size.visual else 1.0  # how the family counts, in units of our rule
+            plans = plan(max(1, min(int(tokens * 0.95), tokens - math.ceil(over / theirs))))
+            if sum(p.visual_tokens for p in plans) >= tokens:
+                return self._too_much(plans, over, size)
+        return plans
+
+    async def check(self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]) -> ActionError | None:
+        """Why a percept does not fit after all: reading a damaged file can add words to what was planned."""
+        blank = plan.blank()
+        if percept.remark == blank.remark and _shape(percept) == _shape(blank):
+            return None
+        measured = await self.over(prompt([percept]))
+        return self._too_much([plan], measured[0], measured[1]) if measured is not None and measured[0] > 0 else None
+
+    async def fit_pictures(self, pictures: Sequence[ImagePart], prompt: Callable[[Sequence[ImagePart]], Prompt]) -> int | None:
+        """Pixels that each picture may have at most for the prompt to fit: `None` where they fit as they are, 0 where not even small ones do."""
+        pixels: int | None = None
+        while (measured := await self.over(prompt(pictures))) is not None and measured[0] > 0:
+            over, size = measured
+            share = (size.visual - over) / size.visual if size.visual else 0.0
+            pixels = int(max((p.image.shape[0] * p.image.shape[1] for p in pictures), default=0) * min(0.9, share))
+            if pixels < MIN_FRAME_PIXELS:
+                return 0
+            sizes = [fit(p.image.shape[1], p.image.shape[0], pixels) for p in pictures]
+            pictures = [ImagePart(np.broadcast_to(np.zeros((), np.uint8), (height, width, 3))) for width, height in sizes]
+        return pixels
+
+    async def forced(self, notebook: Notebook, why: str) -> tuple[Prompt, int] | None:
+        """The last call for an answer with as many of the notes as fit, and how many turns had to be left out; `None` where nothing fits."""
+
+        async def fits(left_out: int) -> bool:
+            return await self.completion(notebook.forced_prompt(why, left_out)) is not None
+
+        low, high = 0, len(notebook)
+        if await fits(low):
+            high = low
+        elif not await fits(high):
+            return None
+        while low < high:  # the fewest turns left out: fewer never make it shorter
+            middle = (low + high) // 2
+            low, high = (low, middle) if await fits(middle) else (middle + 1, high)
+        return notebook.forced_prompt(why, low), low
+
+    def _too_much(self, plans: Sequence[LookPlan], over: int, size: PromptSize) -> ActionError:
+        limit = f"what is left of the model's context of {self.tokens} tokens"
+        seconds = sum(p.end_s - p.start_s for p in plans if p.sound)
+        most = math.floor(10 * seconds * (size.audio - over) / size.audio) / 10 if size.audio else 0.0
+        if most > 0:
+            message = f"{seconds:.1f}s of sound take {size.audio} tokens and do not fit into {limit}; ask for at most {most:.1f}s, or answer."
+        else:
+            message = f"not even the smallest form of this look fits into {limit}; answer now, from your notes."
+        return ActionError(ErrorCode.NO_TOKENS_LEFT, message)
+
+
+def _shape(percept: Percept) -> tuple[object, ...]:
+    return (
+        None if percept.images is None else percept.images.shape,
+        None if percept.waveform is None else percept.waveform.shape,
+        len(percept.times_s),
+    )

@@ -1,0 +1,68 @@
+"""`Decoding`: how many looks are read at once, and how much they may hold; shared by all episodes of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+HELD_BYTES = 4 * 2**30
+"""Memory for decoded pictures and sound, over all episodes."""
+
+
+def cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Decoding:
+    """Threads that read media, and a limit on the bytes that looks hold until the model has seen them.
+
+    An episode that would exceed the limit waits until others have been seen; a look larger than the limit waits until it is alone. So memory is
+    bounded whatever the concurrency, and no two episodes wait for each other: each holds one look at most and lets go of it before the next.
+    Reading has threads of its own, so that a policy that works in asyncio's default ones never waits for a decoder.
+
+    Args:
+        threads: Looks read at once; by default one per processor. (A look spreads over several cores by itself where it can.)
+        held_bytes: Most bytes held.
+    """
+
+    def __init__(self, threads: int | None = None, held_bytes: int = HELD_BYTES) -> None:
+        self.threads, self.held_bytes = threads or max(2, cpus()), held_bytes
+        self.bytes = 0
+        """Bytes held now."""
+        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="apr-decode")
+        self._turn = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    async def read(self, work: Callable[[_In], _Out], argument: _In) -> tuple[_Out, float]:
+        """Run `work(argument)` in one of the threads; returns its result and when it was begun (`time.perf_counter`)."""
+
+        def timed() -> tuple[_Out, float]:
+            began = time.perf_counter()
+            return work(argument), began
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
+
+    async def hold(self, size: int) -> None:
+        """Wait for room for `size` bytes, in the order of asking, and hold them until `let_go`."""
+        async with self._turn:
+            while self.bytes and self.bytes + size > self.held_bytes:
+                self._freed.clear()
+                await self._freed.wait()
+            self.bytes += size
+
+    def let_go(self, size: int) -> None:
+        """Give back what `hold` took."""
+        self.bytes -= size
+        self._freed.set()
+
+    def close(self) -> None:
+        """Let the threads end; a read under way is not waited for."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

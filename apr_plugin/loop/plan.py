@@ -1,0 +1,82 @@
+"""`LookPlan`: what a look will show, known from the video's data before anything is decoded.
+
+So the tokens and the bytes that it will take are known beforehand: a look that would not fit is planned again with fewer pixels or pictures
+(`Environment.plan`), and decoded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from apr_plugin.loop.action import Look
+from apr_plugin.loop.percept import Percept
+
+SAMPLE_RATE = 16_000
+"""Samples per second of all sound."""
+
+
+@dataclass(frozen=True)
+class LookPlan:
+    """One look, not yet carried out."""
+
+    kind: Literal["frames", "audio", "clip"]
+    """What will be shown."""
+    video: int
+    """Index of the question's video."""
+    start_s: float
+    """Beginning of the window, in seconds of the video."""
+    end_s: float
+    """End of the window."""
+    action: Look | None = None
+    """What asked for it; `None` for the passive arm."""
+    times_s: tuple[float, ...] = ()
+    """When each picture is, in seconds of the video."""
+    width: int = 0
+    """Width of the pictures as they will be shown, in pixels."""
+    height: int = 0
+    """Their height."""
+    max_pixels: int = 0
+    """The limit that makes them so."""
+    asked: int = 0
+    """Pictures asked for, where a limit may leave fewer."""
+    fps: float = 0.0
+    """Frames per second of a clip."""
+    sound: bool = False
+    """Whether the sound of the window comes with it."""
+    remarks: tuple[str, ...] = ()
+    """What a limit changed, told to the model."""
+    several: bool = False
+    """Whether the question has several videos."""
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens by the 28-pixel rule."""
+        return self.blank().visual_tokens
+
+    @property
+    def bytes(self) -> int:
+        """Memory the pictures (8-bit RGB) and samples (32-bit) will take."""
+        return len(self.times_s) * self.width * self.height * 3 + (self._samples * 4 if self.sound else 0)
+
+    def blank(self) -> Percept:
+        """The percept it will be at most, black and silent, in no memory: for counting tokens, which depend on sizes alone."""
+        size = (len(self.times_s), self.height, self.width, 3)
+        return Percept(
+            self.kind,
+            self.video,
+            self.start_s,
+            self.end_s,
+            images=np.broadcast_to(np.zeros((), np.uint8), size) if self.times_s else None,
+            times_s=self.times_s,
+            fps=self.fps,
+            waveform=np.broadcast_to(np.zeros((), np.float32), (self._samples,)) if self.sound else None,
+            remark=" ".join(self.remarks),
+            several=self.several,
+        )
+
+    @property
+    def _samples(self) -> int:
+        return max(1, round((self.end_s - self.start_s) * SAMPLE_RATE))

@@ -1,0 +1,27 @@
+"""`Span`: what an episode did from when to when, for timelines of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Span:
+    """One stretch of an episode's time."""
+
+    question: tuple[str, str, str, int]
+    """Key of the question."""
+    turn: int
+    """Turn it belongs to, from 1; 0 for opening and saving."""
+    what: Literal["open", "wait", "look", "generate", "save"]
+    """`open` the videos, `wait` for a decoding thread or for memory, `look` (decode), `generate` (waiting for the policy), `save` the trajectory."""
+    began_s: float
+    """When it began, by `time.perf_counter`."""
+    ended_s: float
+    """When it ended, by the same clock."""
+
+
+OnSpan = Callable[[Span], None]
+"""Called in the event loop when a stretch ends."""
