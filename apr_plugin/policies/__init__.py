@@ -18,6 +18,7 @@ POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
     "hf": "apr_plugin.policies.hf:HfPolicy",
     "needle": "apr_plugin.tasks.needle.policy:NeedlePolicy",
+    "openai": "apr_plugin.policies.openai:OpenAIPolicy",
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
     "vllm": "apr_plugin.policies.vllm:VllmPolicy",
 }

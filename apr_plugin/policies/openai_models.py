@@ -1,0 +1,98 @@
+"""What servers say of the models they have, asked once, so that a wrong address, key or name is found out before the first question."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from apr_plugin.errors import AprError
+
+from .openai_servers import Failure, Server, Servers
+
+_log = logging.getLogger(__name__)
+
+_Cards = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as its server describes it."""
+
+    name: str
+    """Its name in requests."""
+    engine: str = ""
+    """`vllm`, `sglang`, or empty for any other."""
+    weights: str | None = None
+    """What the server says it loaded (a folder, a hub's name), where that is not the name."""
+    context_tokens: int | None = None
+    """Most tokens of prompt and turn together."""
+
+
+def look_up(servers: Servers, model: str | None, variable: str) -> Served:
+    """Ask every server for its models.
+
+    Args:
+        servers: Whom to ask. One that does not answer is passed over, as long as another does.
+        model: The name asked for, or `None` for the only one there is.
+        variable: Environment variable of the key, for messages.
+
+    Raises:
+        AprError: no server answers, one refuses the key, the model is not there, or the servers differ.
+    """
+    with ThreadPoolExecutor(len(servers.servers)) as pool:
+        told = dict(zip(servers.servers, pool.map(lambda server: _ask(servers, server), servers.servers), strict=True))
+    failures = {server: found for server, found in told.items() if isinstance(found, Failure)}
+    away = [server for server, failure in failures.items() if failure.unreachable or (failure.again and failure.status is None)]
+    for server, failure in failures.items():
+        if failure.status in (401, 403):
+            raise AprError(f"policy openai: {server.name} refuses the key in {variable}: {failure.words}")
+        if server in away and len(away) < len(told):
+            _log.warning("%s does not answer yet: %s", server.name, failure.words)
+    if len(away) == len(told):
+        words = "; ".join(f"{server.name}: {failures[server].words}" for server in away)
+        raise AprError(f"policy openai: no server answers ({words}); start it, or correct base_url=")
+    served = [_served(model, _cards(found), server) for server, found in told.items() if not isinstance(found, Failure)]
+    if not served:
+        if model is None:
+            raise AprError("policy openai: the server does not say which models it has; name one with model=")
+        return Served(model)
+    first = served[0]
+    for other in served[1:]:
+        if (other.name, other.weights) != (first.name, first.weights):
+            raise AprError(f"policy openai: the servers have different models, {first.weights or first.name} and {other.weights or other.name}")
+    return Served(first.name, first.engine, first.weights, min(filter(None, (one.context_tokens for one in served)), default=None))
+
+
+def _ask(servers: Servers, server: Server) -> Any:
+    try:
+        return servers.models(server)
+    except Failure as failure:
+        return failure
+
+
+def _cards(told: Any) -> _Cards:
+    data = told.get("data") if isinstance(told, Mapping) else None
+    return [card for card in data if isinstance(card, Mapping) and isinstance(card.get("id"), str)] if isinstance(data, list) else []
+
+
+def _served(model: str | None, cards: _Cards, server: Server) -> Served:
+    names = [str(card["id"]) for card in cards]
+    if model is None:
+        if len(names) != 1:
+            raise AprError(f"policy openai: name the model with model=; {server.name} has {', '.join(names[:8]) or 'none that it names'}")
+        model = names[0]
+    card = next((card for card in cards if card["id"] == model), None)
+    if card is None:
+        if cards and cards[0].get("owned_by") == "vllm":  # others also take names that they don't list
+            raise AprError(f"policy openai: {server.name} has no model {model!r}; it has {', '.join(names[:8])}")
+        return Served(model)
+    owner, weights, most = card.get("owned_by"), card.get("root"), card.get("max_model_len")
+    return Served(
+        model,
+        engine=str(owner) if owner in ("vllm", "sglang") else "",
+        weights=weights if isinstance(weights, str) and weights != model else None,
+        context_tokens=most if type(most) is int and most > 0 else None,
+    )
