@@ -75,10 +75,13 @@ class TaskBench:
         patch.setitem(POLICIES, "knows", f"{__name__}:Knows")
 
     def film(self, seconds: float, path: Path | None = None) -> Path:
-        """A real video of that length, one picture a second, at `path` or anywhere."""
+        """A real video of that length in whole seconds, a picture every second or, when it is long, every minute, at `path` or anywhere."""
         if seconds not in self._films:
-            film = self.root / f"film_{seconds:g}.mp4"
-            self._films[seconds] = make_video_file(film, frames=max(1, round(seconds)), fps=1, size=(64, 32))
+            film, step = self.root / f"film_{seconds:g}.mp4", 60 if seconds > 120 else 1
+            shown = list(range(0, round(seconds), step))
+            self._films[seconds] = make_video_file(
+                film, frames=len(shown), fps=1, size=(64, 32), pts=shown, last_duration=round(seconds) - shown[-1], gop=10
+            )
         if path is None:
             return self._films[seconds]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """What the task folders share: where a benchmark's rows and videos come from, duration buckets, and the numbers of one scored answer."""
 
-from apr_plugin.tasks.common.buckets import OTHER, Bins, count
+from apr_plugin.tasks.common.buckets import OTHER, Bins, count, macro_mean, macro_stderr
 from apr_plugin.tasks.common.source import File, Row, Source, unanswered
 
-__all__ = ["OTHER", "Bins", "File", "Row", "Source", "count", "unanswered"]
+__all__ = ["OTHER", "Bins", "File", "Row", "Source", "count", "macro_mean", "macro_stderr", "unanswered"]

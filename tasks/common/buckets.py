@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,3 +43,42 @@ class Bins:
 def count(items: Sequence[Any]) -> int:
     """Aggregation of the metrics `n`, `n_<bucket>`: how many answers there were. For YAML: `!function apr_plugin.tasks.common.count`."""
     return len(items)
+
+
+Grouped = tuple[Sequence[str], float]
+"""One answer's group, from the outermost level inwards, and its score."""
+
+
+def macro_mean(items: Sequence[Grouped]) -> float | None:
+    """Aggregation over groups of equal weight: the mean over groups of the mean of each. Groups may be nested.
+
+    `[(["a"], 1), (["a"], 0), (["b"], 1)]` is (0.5 + 1) / 2. A group without answers has no weight.
+    """
+    leaf, groups = _split(items)
+    means = [mean for group in groups.values() if (mean := macro_mean(group)) is not None]
+    means += [sum(leaf) / len(leaf)] if leaf else []
+    return sum(means) / len(means) if means else None
+
+
+def macro_stderr(items: Sequence[Grouped]) -> float | None:
+    """Standard error of `macro_mean`: answers are drawn within groups, the groups are fixed. `None` where a group has a single answer."""
+    variance = _variance(items)
+    return None if variance is None else math.sqrt(variance)
+
+
+def _variance(items: Sequence[Grouped]) -> float | None:
+    leaf, groups = _split(items)
+    variances = [_variance(group) for group in groups.values()]
+    variances += [statistics.variance(leaf) / len(leaf) if len(leaf) > 1 else None] if leaf else []
+    known = [variance for variance in variances if variance is not None]
+    return sum(known) / len(known) ** 2 if known and len(known) == len(variances) else None
+
+
+def _split(items: Sequence[Grouped]) -> tuple[list[float], dict[str, list[Grouped]]]:
+    """Scores that stand at this level, and the rest by their outermost group."""
+    leaf = [score for path, score in items if not path]
+    groups: dict[str, list[Grouped]] = {}
+    for path, score in items:
+        if path:
+            groups.setdefault(path[0], []).append((path[1:], score))
+    return leaf, groups

@@ -9,12 +9,13 @@ whether every video is there.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apr_plugin.config import cache_dir, data_dir, hub_dir
 from apr_plugin.errors import AprError, require
@@ -23,6 +24,8 @@ from apr_plugin.tasks.common.media import Library, Manifest
 
 Row = Mapping[str, Any]
 """One question with the columns of its benchmark."""
+
+_T = TypeVar("_T")
 
 NO_ANSWER = ("", "(null)")
 """What the `apr` model hands back for a question that it could not answer."""
@@ -121,6 +124,9 @@ class Source:
     prefix: str = "acc"
     """What the metric of a bucket begins with: `acc_<bucket>`, `miou_<bucket>`."""
 
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """Buckets whose metric begins otherwise, and with what."""
+
     metric: str = "score"
     """The metric to report."""
 
@@ -138,15 +144,23 @@ class Source:
     def bucket_metrics(self) -> tuple[str, ...]:
         """The metrics that `scored` can return beside those it is given, in order."""
         names = (*self.buckets, OTHER) if self.measure else self.buckets
-        return ("score", "n", "score_present", "n_present", *(f"{head}_{name}" for name in names for head in (self.prefix, "n")))
+        return ("score", "n", "score_present", "n_present", *(f"{head}_{name}" for name in names for head in (self._prefix(name), "n")))
 
     def manifest(self) -> Manifest:
         """What is known of its video files."""
         return Manifest(cache_dir() / "videos" / f"{self.folder}.json")
 
     def local_file(self, file: File) -> Path | None:
-        """Where a file of annotations is on this machine, or `None`."""
-        return next((path for path in (self.home / file.name, self.home / Path(file.name).name) if path.is_file()), None)
+        """Where a file of annotations is on this machine, in its folder or in the hub's cache, or `None`."""
+        for path in (self.home / file.name, self.home / Path(file.name).name):
+            if path.is_file():
+                return path
+        if file.hub and importlib.util.find_spec("huggingface_hub"):
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(file.hub, file.name, repo_type="dataset", revision=file.revision)
+            return Path(cached) if isinstance(cached, str) else None
+        return None
 
     def rows(self) -> list[Row]:
         """The task's rows, in official order, with the columns of the benchmark.
@@ -174,9 +188,11 @@ class Source:
             AprError: as `rows`, or a row lies in a bucket that this source does not name.
         """
         rows, library = self.rows(), library or Library(self.video_folders)
-        paths = [[library.find(name) for name in self.videos_of(row)] for row in rows]
-        there = {path: path.is_file() for path in dict.fromkeys(path for some in paths for path in some)}
-        seconds = [self.seconds_of(row) for row in rows]
+        names = [self._column(self.videos_of, row) for row in rows]
+        where = {name: library.find(name) for name in dict.fromkeys(name for some in names for name in some)}
+        there = {path: path.is_file() for path in where.values()}
+        paths = [[where[name] for name in some] for some in names]
+        seconds = [self._column(self.seconds_of, row) for row in rows]
         if self.measure and None in seconds:
             unknown = [some[0] for some, known in zip(paths, seconds, strict=True) if known is None and some]
             facts = self.manifest().read(unknown, f"{self.title}: durations")
@@ -184,7 +200,7 @@ class Source:
             seconds = [measured.get(some[0]) if known is None and some else known for some, known in zip(paths, seconds, strict=True)]
         documents = []
         for row, some, duration in zip(rows, paths, seconds, strict=True):
-            labels = list(dict.fromkeys(self.labels_of(row, duration)))
+            labels = list(dict.fromkeys(self._column(self.labels_of, row, duration)))
             if strange := set(labels) - {*self.buckets, OTHER}:
                 raise AprError(f"{self.title}: a row lies in bucket {strange.pop()!r}, which {self.task} does not know; its annotations are newer")
             added = {"apr_videos": [str(path) for path in some], "apr_seconds": duration, "apr_buckets": labels}
@@ -226,8 +242,19 @@ class Source:
         if doc["apr_present"]:
             numbers |= {"score_present": float(score), "n_present": 1}
         for label in doc["apr_buckets"]:
-            numbers |= {f"{self.prefix}_{label}": float(score), f"n_{label}": 1}
+            numbers |= {f"{self._prefix(label)}_{label}": float(score), f"n_{label}": 1}
         return numbers | more
+
+    def _prefix(self, label: str) -> str:
+        return self.prefixes.get(label, self.prefix)
+
+    def _column(self, of: Callable[..., _T], row: Row, *more: Any) -> _T:
+        """What a function of this source reads from a row."""
+        try:
+            return of(row, *more)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = f"no column or value {error}" if isinstance(error, KeyError) else str(error)
+            raise AprError(f"{self.title}: a row of its annotations is not as its README says ({reason}): {str(dict(row))[:200]}") from error
 
     def _fetch(self, file: File) -> Path:
         """Get a file of annotations from its owners."""

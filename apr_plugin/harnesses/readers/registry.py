@@ -9,6 +9,9 @@ from typing import Any
 from apr_plugin.harnesses.readers.prompt import read_prompt
 from apr_plugin.harnesses.readers.reading import DocError, Reader, Reading
 
+OURS = "apr_"
+"""What the names of this package's tasks begin with."""
+
 _READERS: dict[str, tuple[str, Reader]] = {}
 """Pattern on the task name -> the reader's name and the reader."""
 
@@ -37,13 +40,14 @@ def register_reader(*patterns: str) -> Callable[[Reader], Reader]:
 def find_reader(task: str) -> tuple[str, Reader]:
     """The reader of a task and its name, else `("prompt", read_prompt)`.
 
-    An exact name beats a pattern; of two patterns the one with more literal characters wins.
+    An exact name beats a pattern; of two patterns the one with more literal characters wins. A task of this package that stands for one of
+    lmms-eval's ("apr_videomme") is read like that one.
     """
     if task in _READERS:
         return _READERS[task]
     matching = [pattern for pattern in _READERS if fnmatchcase(task, pattern)]
     if not matching:
-        return "prompt", read_prompt
+        return find_reader(task.removeprefix(OURS)) if task.startswith(OURS) else ("prompt", read_prompt)
     return _READERS[max(matching, key=lambda pattern: (len(pattern.replace("*", "").replace("?", "")), pattern))]
 
 

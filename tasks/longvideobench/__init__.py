@@ -1,0 +1,1 @@
+"""LongVideoBench by its own duration groups."""

@@ -1,0 +1,72 @@
+"""What `apr_lvbench.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apr_plugin.tasks.common import Bins, File, Row, Source
+
+ABILITIES = {
+    "entity recognition": "ER",
+    "event understanding": "EU",
+    "key information retrieval": "KIR",
+    "temporal grounding": "TG",
+    "reasoning": "Rea",
+    "summarization": "Sum",
+}
+"""The benchmark's question types and the short names of its leaderboard."""
+
+BINS = Bins.of_minutes(20, 40, 60, 80, 100, 120, 140)
+
+
+def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+    """One line for each video with its questions -> one row for each question."""
+    for video in contents[0]:
+        for question in video["qa"]:
+            columns = {name: question[name] for name in ("uid", "question", "answer", "question_type", "time_reference")}
+            yield {**columns, "uid": str(columns["uid"]), "key": video["key"]}
+
+
+SOURCE = Source(
+    task="apr_lvbench",
+    folder="lvbench",
+    title="LVBench",
+    kind="mcq",
+    n=1549,
+    licence="CC BY-NC-SA 4.0",
+    homepage="https://github.com/zai-org/LVBench",
+    files=(File("video_info.meta.jsonl", hub="zai-org/LVBench"),),
+    rows_of=rows_of,
+    videos_of=lambda row: [f"{row['key']}.mp4"],
+    measure=True,
+    labels_of=lambda row, seconds: [BINS.name(seconds), *(ABILITIES[name] for name in row["question_type"])],  # it counts in each of its types
+    buckets=(*BINS.names, *ABILITIES.values()),
+    harness_folders=("lvbench",),
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def doc_to_visual(doc: Row) -> list[str]:
+    """The video's path."""
+    return list(doc["apr_videos"])
+
+
+def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """lmms-eval's prompt; the options stand in the question."""
+    from lmms_eval.tasks.lvbench.utils import lvbench_doc_to_text
+
+    return str(lvbench_doc_to_text(doc, dict(lmms_eval_specific_kwargs or {})))
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """lmms-eval's score, overall, by duration and by ability."""
+    from lmms_eval.tasks.lvbench.utils import lvbench_process_results
+
+    official = lvbench_process_results(doc, results)
+    scored: dict[str, Any] = SOURCE.scored(doc, official["lvbench_score"], **official)
+    return scored

@@ -1,0 +1,1 @@
+"""Minerva by measured duration."""

@@ -1,0 +1,63 @@
+"""What `apr_minerva.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import inf
+from typing import Any
+
+from apr_plugin.tasks.common import Bins, File, Row, Source
+
+BINS = Bins.of_minutes(0, 5, 15, 30, inf)
+
+
+def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+    """The official rows; `video_id` without what a YouTube address has around it, `question type` under the name that lmms-eval's copy has."""
+    for row in contents[0]:
+        skills = row["question_type"] if "question_type" in row else row["question type"]
+        kept = {name: value for name, value in row.items() if name != "question type"}
+        yield {**kept, "video_id": str(row["video_id"]).split("v=")[-1].split("&")[0], "question_type": skills}
+
+
+SOURCE = Source(
+    task="apr_minerva",
+    folder="minerva",
+    title="Minerva",
+    kind="mcq",
+    n=1515,
+    licence="CC BY 4.0 (annotations)",
+    homepage="https://github.com/google-deepmind/neptune",
+    files=(File("minerva.json", hub="lmms-lab-eval/minerva"),),
+    rows_of=rows_of,
+    videos_of=lambda row: [f"{row['video_id']}.mp4"],
+    measure=True,
+    labels_of=lambda row, seconds: [BINS.name(seconds)],
+    buckets=BINS.names,
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def doc_to_visual(doc: Row) -> list[str]:
+    """The video's path; never an address on the net."""
+    return list(doc["apr_videos"])
+
+
+def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """lmms-eval's prompt."""
+    from lmms_eval.tasks.minerva.utils import minerva_doc_to_text
+
+    return str(minerva_doc_to_text(doc, lmms_eval_specific_kwargs))
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """Right by lmms-eval's parser, overall and by duration; what that parser can't read is wrong here and a guess in `minerva_acc`."""
+    from lmms_eval.tasks.minerva.utils import _extract_choice_letter, minerva_process_results
+
+    official = minerva_process_results(doc, results)
+    right = _extract_choice_letter(results[0]) == official["minerva_acc"]["answer"] != ""
+    scored: dict[str, Any] = SOURCE.scored(doc, right, **official)
+    return scored

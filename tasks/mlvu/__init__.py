@@ -1,0 +1,1 @@
+"""MLVU (dev, multiple choice) by task and by duration, with M-Avg."""

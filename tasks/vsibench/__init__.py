@@ -1,0 +1,1 @@
+"""VSI-Bench by question type and by measured duration, with its overall mean."""

@@ -1,0 +1,82 @@
+"""What `apr_vsibench.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from apr_plugin.tasks.common import Bins, File, Row, Source
+
+NUMBERS = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
+CHOICES = (
+    "object_rel_distance",
+    "object_rel_direction_easy",
+    "object_rel_direction_medium",
+    "object_rel_direction_hard",
+    "route_planning",
+    "obj_appearance_order",
+)
+"""The benchmark's question types: scored by mean relative accuracy, and by the right option."""
+
+DIRECTION = "object_rel_direction"
+
+BINS = Bins((0, 60, 120, 180, inf), ("0-60s", "60-120s", "120-180s", "over_180s"))
+
+SOURCE = Source(
+    task="apr_vsibench",
+    folder="vsibench",
+    title="VSI-Bench",
+    kind="mcq, number",
+    n=5130,
+    licence="Apache-2.0 (annotations); the scans have terms of their own",
+    homepage="https://github.com/vision-x-nyu/thinking-in-space",
+    files=(File("test.jsonl", hub="nyu-visionx/VSI-Bench"),),
+    videos_of=lambda row: [f"{row['dataset']}/{row['scene_name']}.mp4"],
+    measure=True,
+    labels_of=lambda row, seconds: [BINS.name(seconds), row["question_type"]],
+    buckets=(*BINS.names, *NUMBERS, *CHOICES),
+    prefix="score",
+    prefixes={name: "mra" for name in NUMBERS} | {name: "acc" for name in CHOICES},
+    harness_folders=("vsibench",),
+    metric="overall",
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def doc_to_visual(doc: Row) -> list[str]:
+    """The video's path."""
+    return list(doc["apr_videos"])
+
+
+def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """The official prompt."""
+    from lmms_eval.tasks.vsibench.utils import vsibench_doc_to_text
+
+    return str(vsibench_doc_to_text(doc, lmms_eval_specific_kwargs))
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """The official score, overall, by question type and by duration; `overall` weighs the eight tasks alike, direction being three levels."""
+    from lmms_eval.tasks.vsibench.utils import vsibench_process_results
+
+    columns = {name: doc[name] for name in ("id", "question_type", "ground_truth")}
+    official = vsibench_process_results(columns, [str(results[0])])["vsibench_overall"]  # it writes its score into the columns
+    kind = doc["question_type"]
+    score = float(official["MRA:.5:.95:.05" if kind in NUMBERS else "accuracy"])
+    grouped = ([DIRECTION, kind] if kind.startswith(DIRECTION) else [kind], score)
+    scored: dict[str, Any] = SOURCE.scored(doc, score, overall=grouped, overall_se=grouped, vsibench_overall=official)
+    return scored
+
+
+def official_overall(results: list[Any]) -> float | None:
+    """lmms-eval's aggregation; `None` where a level of the direction task was not asked, for which it has no figure."""
+    from lmms_eval.tasks.vsibench.utils import vsibench_aggregate_overall
+
+    try:
+        return float(vsibench_aggregate_overall(results))
+    except KeyError:
+        return None
