@@ -30,6 +30,9 @@ def test_importing_the_package_is_quick() -> None:
         "apr_plugin.loop",
         "apr_plugin.scoring.answers",
         "apr_plugin.scoring.intervals",
+        "apr_plugin.scoring.retrieval",
+        "apr_plugin.scoring.vue_tr",
+        "apr_plugin.report.published",
         "apr_plugin.policies.scripted",
         "apr_plugin.harnesses.settings",
         "apr_plugin.harnesses.readers",
@@ -81,6 +84,6 @@ def test_every_package_is_installed() -> None:
     import tomllib
 
     listed = set(tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"])
-    roots = {"apr_plugin": PACKAGE, "apr_plugin.tasks": PACKAGE.parent / "tasks", "apr_plugin.training": PACKAGE.parent / "training"}
+    roots = {"apr_plugin": PACKAGE, **{f"apr_plugin.{name}": PACKAGE.parent / name for name in ("results", "tasks", "training")}}
     there = {".".join([name, *file.parent.relative_to(root).parts]).rstrip(".") for name, root in roots.items() for file in root.rglob("__init__.py")}
     assert listed == there

@@ -31,7 +31,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, source)
-    for name in ("apr_plugin", "tasks", "training"):
+    for name in ("apr_plugin", "results", "tasks", "training"):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     uv = _uv()
     venv = root / "venv"
@@ -56,7 +56,7 @@ from importlib.resources import files
 import apr_plugin.training
 for package, name in [("apr_plugin", "py.typed"), ("apr_plugin.loop", "instructions.jinja"), ("apr_plugin.tasks.needle", "_needle.yaml"),
                       ("apr_plugin.tasks.needle", "apr_needle.yaml"), ("apr_plugin.tasks.needle", "README.md"),
-                      ("apr_plugin.tasks.needle", "stub.jsonl")]:
+                      ("apr_plugin.tasks.needle", "stub.jsonl"), ("apr_plugin.results", "published/lvbench.json")]:
     file = files(package) / name
     assert file.is_file(), file
     print(file)
@@ -74,6 +74,8 @@ def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
     assert "FFmpeg" in doctor.stdout and "pip install 'apr-plugin[lmms]'" in doctor.stdout.replace("\n", " ")
     tasks = _run(fresh / "apr", "tasks", "--path", cwd=tmp_path)
     assert tasks.returncode == 0 and (Path(tasks.stdout.strip()) / "needle" / "apr_needle.yaml").is_file()
+    published = _run(fresh / "apr", "published", "lvbench", cwd=tmp_path)
+    assert published.returncode == 0 and "OmniAgent" in published.stdout
     for missing in (["eval", "--tasks", "apr_needle"], ["demo"]):
         done = _run(fresh / "apr", *missing, cwd=tmp_path)
         assert done.returncode == 1

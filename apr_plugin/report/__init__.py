@@ -1,0 +1,1 @@
+"""What is made of results: tables, cards, figures from papers."""
