@@ -26,6 +26,7 @@ from apr_plugin.loop import (
     Budget,
     EpisodeConfig,
     ErrorCode,
+    GenerationTimings,
     GetFrames,
     MediaRef,
     PolicyUnavailable,
@@ -61,7 +62,9 @@ TURNS = st.builds(
     Turn, text=TEXT, observation=TEXT, think=TEXT, confidence=st.none() | st.floats(0, 1), action=ACTIONS, shown=st.none() | SHOWN,
     error=st.none() | st.builds(ActionError, st.sampled_from(ErrorCode), TEXT), repairs=st.lists(TEXT, max_size=2).map(tuple), forced=st.booleans(),
     usage=st.builds(Usage, st.none() | st.integers(0), st.none() | st.integers(0), st.none() | st.integers(0)),
-    logprobs=st.none() | st.lists(st.floats(-50, 0), max_size=3).map(tuple),
+    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple),
+    entropies=st.none() | st.lists(st.floats(0, 20), max_size=3).map(tuple), entropy_top_k=st.none() | st.integers(1, 100),
+    timings=st.builds(GenerationTimings, *[st.none() | st.floats(0, 1e5)] * 3),
 )  # fmt: skip
 QUESTIONS = st.builds(
     Question, text=TEXT, kind=st.sampled_from(["mcq", "free_form"]), doc_id=TEXT, videos=st.lists(st.builds(MediaRef, path=TEXT)).map(tuple)
@@ -79,6 +82,32 @@ def test_what_is_written_is_read_back(trajectory: Trajectory) -> None:
     assert Trajectory.from_json(line) == trajectory
     value = json.loads(line)
     assert (value["schema"], value["version"]) == ("apr.trajectory", 1)
+
+
+def test_a_line_of_before_reads_as_it_was() -> None:
+    """Written by the first release: no timings, no `entropy_top_k`, fewer token counts."""
+    turn = {"text": "t", "usage": {"prompt_tokens": 5, "cached_tokens": None, "completion_tokens": 2}, "logprobs": [-1.5], "model_s": 0.5}
+    asked = {"text": "what?", "kind": "free_form"}
+    line = json.dumps({"schema": "apr.trajectory", "version": 1, "question": asked, "stop_reason": "answered", "turns": [turn]})
+    (read,) = Trajectory.from_json(line).turns
+    assert (read.usage, read.logprobs, read.timings) == (Usage(5, None, 2), (-1.5,), GenerationTimings())
+
+
+def test_no_line_holds_a_number_that_json_does_not_know() -> None:
+    nan, inf = float("nan"), float("inf")
+    turn = Turn(text="t", logprobs=(-1.5, nan, -inf), entropies=(inf, 0.5, nan))
+    assert turn.logprobs == (-1.5, None, None) and turn.entropies == (None, 0.5, None)
+    videos = (MediaRef(path="v.mp4", start_s=nan, end_s=inf),)
+    line = done(question=question(videos=videos), turns=(turn,)).to_json()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    json.loads(line, parse_constant=refuse)
+    read = Trajectory.from_json(line)
+    assert read.turns == (turn,) and read.question.videos == (MediaRef(path="v.mp4"),)
+    old = line.replace("[-1.5,null,null]", "[-1.5,NaN,-Infinity]")
+    assert old != line and Trajectory.from_json(old) == read
 
 
 @given(
