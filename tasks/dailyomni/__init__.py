@@ -1,0 +1,1 @@
+"""Daily-Omni by clip length and question type."""

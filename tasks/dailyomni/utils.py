@@ -1,0 +1,51 @@
+"""What `apr_dailyomni.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apr_plugin.tasks.common import File, Row, Source, unanswered
+from apr_plugin.tasks.common.choices import bucket_name, without_labels
+
+DURATIONS = ("30s", "60s")
+TYPES = ("Event Sequence", "AV Event Alignment", "Context understanding", "Reasoning", "Inference", "Comparative")
+COLUMNS = ("Question", "Choice", "Answer", "video_id", "Type", "video_category", "video_duration")
+"""Those that every row has; the others (`content_parent_category`, `content_fine_category`, `Explaination`) are missing from some."""
+
+
+def _rows(contents: Sequence[Any]) -> Iterator[Row]:
+    for row in contents[0]:
+        yield {**{name: row[name] for name in COLUMNS}, "question": row["Question"], "options": without_labels(row["Choice"])}
+
+
+SOURCE = Source(
+    task="apr_dailyomni",
+    folder="dailyomni",
+    title="Daily-Omni",
+    kind="mcq",
+    n=1197,
+    licence="not stated for the data; the code is GPL-3.0",
+    homepage="https://github.com/Lliar-liar/Daily-Omni",
+    files=(File("qa.json", hub="liarliar/Daily-Omni"),),
+    videos_of=lambda row: [f"Videos/{row['video_id']}/{row['video_id']}_video.mp4"],
+    labels_of=lambda row, seconds: [row["video_duration"], bucket_name(row["Type"])],
+    buckets=(*DURATIONS, *map(bucket_name, TYPES)),
+    rows_of=_rows,
+    seconds_of=lambda row: float(row["video_duration"].removesuffix("s")),
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """1 where the reply begins with the right letter, in either case, as the official scorer has it; overall, by length and by type.
+
+    The official scorer leaves questions that failed out of the denominator; here they count as wrong.
+    """
+    letter = "" if unanswered(results) else str(results[0]).strip()[:1].upper()
+    scored: dict[str, Any] = SOURCE.scored(doc, float(letter == doc["Answer"]))
+    return scored

@@ -1,0 +1,72 @@
+"""What `apr_gameplayqa.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apr_plugin.scoring.answers import match_option
+from apr_plugin.tasks.common import File, Row, Source, unanswered
+from apr_plugin.tasks.common.choices import ask, bucket_name, lettered
+from apr_plugin.tasks.gameplayqa.questions import GAMES, KINDS, LEVELS, OTHER_KIND, TASKS, buckets_of, rows, statement_kind
+
+SOURCE = Source(
+    task="apr_gameplayqa",
+    folder="gameplayqa",
+    title="GameplayQA",
+    kind="mcq",
+    n=2365,
+    licence="MIT",
+    homepage="https://hats-ict.github.io/gameplayqa/",
+    files=(File("qa.csv", hub="wangyz1999/GameplayQA"),),
+    videos_of=lambda row: row["files"],
+    labels_of=lambda row, seconds: buckets_of(row),
+    buckets=(
+        *(f"level_{level}" for level in LEVELS),
+        *map(bucket_name, TASKS),
+        "other_task",
+        *dict.fromkeys(GAMES.values()),
+        "other_game",
+        *(f"videos_{number}" for number in range(1, 6)),
+    ),
+    rows_of=rows,
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The rows of the main set."""
+    return SOURCE.docs()
+
+
+def doc_to_visual(doc: Row) -> list[dict[str, Any]]:
+    """Each video's path with the window that the question is about."""
+    window = {"video_start": doc["video_start"], "video_end": doc["video_end"]}
+    return [{"type": "video", "path": path, **window} for path in doc["apr_videos"]]
+
+
+def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
+    """The question and its options; of several videos, what the question calls them."""
+    text: str = ask(doc)
+    if len(doc["video_numbers"]) == 1:
+        return text
+    names = ", ".join(f"Video {number}" for number in doc["video_numbers"])
+    return f"These videos show the same time from different players. In their order they are {names}.\n{text}"
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """1 where the right option is named, overall and in each bucket; and what kind of distractor an error went for.
+
+    `error_<kind>` has a question of true or false in its denominator where the statement is a distractor of that kind. `picked_<kind>` has a
+    question in its denominator where an option of that kind is offered, and is 1 where such an option was chosen.
+    """
+    letters = lettered(doc)
+    letter = None if unanswered(results) else match_option(str(results[0]), letters)
+    right = float(letter == doc["answer"])
+    more: dict[str, Any] = {"no_answer": float(letter is None)}
+    if (statement := statement_kind(doc["question_code"])) is not None:
+        more |= {f"error_{statement}": 1.0 - right, f"n_error_{statement}": 1}
+    picked = next((kind for (own, _), kind in zip(letters, doc["option_kinds"], strict=True) if own == letter), "")
+    for kind in (*KINDS, OTHER_KIND):
+        if kind in doc["option_kinds"]:
+            more |= {f"picked_{kind}": float(picked == kind), f"n_picked_{kind}": 1}
+    scored: dict[str, Any] = SOURCE.scored(doc, right, **more)
+    return scored

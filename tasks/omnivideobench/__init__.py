@@ -1,0 +1,1 @@
+"""OmniVideoBench by duration, question type and kind of sound."""

@@ -1,0 +1,77 @@
+"""What `apr_omnivideobench.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apr_plugin.tasks.common import Bins, File, Row, Source, unanswered
+from apr_plugin.tasks.common.choices import bucket_name, without_labels
+
+BINS = Bins.of_minutes(0, 1, 5, 10, math.inf)
+TYPES = (
+    "counting", "causal reasoning", "temporal understanding", "reference reasoning", "fine-grained perception", "sentiment analysis", "ego reasoning",
+    "spatial understanding", "summarization", "background&music understanding", "relationship reasoning", "hypothetical reasoning",
+    "attribute comparison",
+)  # fmt: skip
+SOUNDS = ("Speech", "Sound", "Music")
+COMMIT = "1915466a319302dcae1a4bad05de9698b1d3f85d"
+
+_BOXED = re.compile(r"(?:/box|\\boxed)\{([^}]+)\}")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _rows(contents: Sequence[Any]) -> Iterator[Row]:
+    for video in contents[0]:
+        shared = {name: video[name] for name in ("video", "video_type", "duration")}
+        for asked in video["questions"]:
+            own = {name: asked[name] for name in ("question", "question_type", "audio_type", "answer", "correct_option")}
+            yield {**shared, **own, "options": without_labels(asked["options"])}
+
+
+def _seconds(row: Row) -> float:
+    """`duration` is MM:SS."""
+    minutes, seconds = row["duration"].split(":")
+    return 60.0 * int(minutes) + int(seconds)
+
+
+SOURCE = Source(
+    task="apr_omnivideobench",
+    folder="omnivideobench",
+    title="OmniVideoBench",
+    kind="mcq",
+    n=1000,
+    licence="CC BY-NC-SA 4.0; videos on request",
+    homepage="https://github.com/NJU-LINK/OmniVideoBench",
+    files=(File("data.json", url=f"https://raw.githubusercontent.com/NJU-LINK/OmniVideoBench/{COMMIT}/data_example/data.json"),),
+    videos_of=lambda row: [f"{row['video']}.mp4"],
+    labels_of=lambda row, seconds: [BINS.name(seconds), bucket_name(row["question_type"]), bucket_name(row["audio_type"])],
+    buckets=(*BINS.names, *map(bucket_name, TYPES), *map(bucket_name, SOUNDS)),
+    rows_of=_rows,
+    seconds_of=_seconds,
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def cleaned(reply: str) -> str:
+    """What of a reply the official scorer compares with the letter: what is boxed, else all of it; "B. red" is "b", punctuation is dropped."""
+    boxed = _BOXED.search(reply)
+    text = (boxed[1].strip() if boxed else reply.strip()).lower()
+    return " ".join((text[0] if text[1:2] == "." else text).translate(_NO_PUNCTUATION).split())
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """1 where the cleaned reply is the right letter, overall, by duration, by question type and by kind of sound.
+
+    The official scorer leaves questions that failed out of the denominator; here they count as wrong.
+    """
+    right = not unanswered(results) and cleaned(str(results[0])) == doc["correct_option"].lower()
+    scored: dict[str, Any] = SOURCE.scored(doc, float(right))
+    return scored

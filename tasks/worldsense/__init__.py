@@ -1,0 +1,1 @@
+"""WorldSense by its own duration labels."""

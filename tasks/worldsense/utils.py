@@ -1,0 +1,62 @@
+"""What `apr_worldsense.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apr_plugin.tasks.common import File, Row, Source, unanswered
+
+BUCKETS = {
+    "<1min": "under_1min", "1-2min": "1-2min", "2-4min": "2-4min", "4-6min": "4-6min", "6-8min": "6-8min", ">8min": "over_8min",
+}  # fmt: skip
+"""The data set's label of a duration -> the bucket."""
+
+
+def _rows(contents: Sequence[Any]) -> Iterator[Row]:
+    """Video -> its facts and `task0`, `task1`, …; questions are numbered in the order of the file, as every tool that flattens it does."""
+    index = 0
+    for video, facts in contents[0].items():
+        shared = {name: facts[name] for name in ("duration", "domain", "sub_category", "audio_class")}
+        for name, asked in facts.items():
+            if name.startswith("task"):
+                own = {column: asked[column] for column in ("task_domain", "task_type", "question", "candidates", "answer")}
+                yield {"index": index, "video": video, **shared, **own}
+                index += 1
+
+
+SOURCE = Source(
+    task="apr_worldsense",
+    folder="worldsense",
+    title="WorldSense",
+    kind="mcq",
+    n=3172,
+    licence="CC BY 4.0",
+    homepage="https://jaaackhongggg.github.io/WorldSense/",
+    files=(File("worldsense_qa.json", hub="honglyhly/WorldSense"),),
+    videos_of=lambda row: [f"{row['video']}.mp4"],
+    labels_of=lambda row, seconds: [BUCKETS.get(row["duration"], row["duration"])],
+    buckets=tuple(BUCKETS.values()),
+    rows_of=_rows,
+    harness_folders=("WorldSense/videos", "WorldSense"),
+)
+
+
+def docs(_stub: Any) -> Any:
+    """The official rows."""
+    return SOURCE.docs()
+
+
+def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
+    """The score of lmms-eval's own task, overall and by duration label.
+
+    That scorer takes A for a reply that it can't read; a question without an answer is not given to it as one, and counts as wrong.
+    """
+    from lmms_eval.tasks.worldsense.utils import worldsense_process_results
+
+    nothing = unanswered(results)
+    official = worldsense_process_results(doc, ["" if nothing else str(results[0])])["worldsense_score"]
+    if nothing:
+        official["score"] = 0.0
+    scored: dict[str, Any] = SOURCE.scored(doc, official["score"], worldsense_score=official)
+    return scored
