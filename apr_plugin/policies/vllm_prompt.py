@@ -30,6 +30,7 @@ class VllmPrompts(PromptEncoder):
     def __init__(self, processor: Any, family: Family) -> None:
         super().__init__(processor, family, _limits(processor.image_processor.size), dtype=None)
         self._clip = _clip_size(processor)
+        self._bare_clip = family.clip == "timed" and _expands_bare_clip(processor)
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
         """What `AsyncLLM.generate` takes.
@@ -66,6 +67,9 @@ class VllmPrompts(PromptEncoder):
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
             raise ValueError("vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt")
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if self._bare_clip:
+            marks = self.family.marks
+            text = text.replace(marks.vision_start + marks.video + marks.vision_end, marks.video)
         request: dict[str, Any] = {"prompt_token_ids": list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)}
         if any(media.values()):
             request["multi_modal_data"] = {kind: items for kind, items in media.items() if items}
@@ -131,3 +135,15 @@ def _clip_size(processor: Any) -> Mapping[str, int]:
         own = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("videos_kwargs", {})
     size: Mapping[str, int] = own.get("size") or processor.video_processor.size
     return size
+
+
+def _expands_bare_clip(processor: Any) -> bool:
+    """Whether the placeholder of a clip is expanded without the marks around it, so that those must not be there.
+
+    Each pair of frames brings marks of its own. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it, took the template's away; later
+    ones leave a second pair around the clip, which the model was not trained with (github.com/vllm-project/vllm/issues/46817).
+    """
+    from transformers.processing_utils import ProcessorMixin
+
+    own = getattr(type(processor), "replace_video_token", None)
+    return own is not None and own is not getattr(ProcessorMixin, "replace_video_token", None)
