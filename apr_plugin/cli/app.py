@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 needle = typer.Typer(help="The diagnostic benchmark that needs no download: real video files made from a seed.", no_args_is_help=True)
 app.add_typer(needle, name="needle")
+tasks = typer.Typer(help="The tasks of this package and their data.", invoke_without_command=True)
+app.add_typer(tasks, name="tasks")
 
 DEFAULT_MODEL_ARGS = "policy=needle"
 
@@ -139,12 +141,61 @@ def doctor() -> None:
     run_doctor()
 
 
-@app.command()
-def tasks(path: Annotated[bool, typer.Option("--path", help="Print only the folder, for lmms-eval's --include_path.")] = False) -> None:
+@tasks.callback()
+def tasks_all(
+    context: typer.Context,
+    path: Annotated[bool, typer.Option("--path", help="Print only the folder, for lmms-eval's --include_path.")] = False,
+) -> None:
     """List the tasks of this package, and the benchmarks whose questions are read column by column."""
     from apr_plugin.cli.tasks import run_tasks
 
-    run_tasks(path)
+    if context.invoked_subcommand is None:
+        run_tasks(path)
+
+
+@tasks.command("list")
+def tasks_list() -> None:
+    """List the tasks: what they ask, how they are scored, and what of their data is on this machine."""
+    from apr_plugin.cli.tasks import run_list
+
+    run_list()
+
+
+@tasks.command("check")
+def tasks_check(
+    task: Annotated[str, typer.Argument(help="A task, such as apr_lvbench.")],
+    videos: Annotated[Path | None, typer.Option(help="Folder of its videos; without it where the task looks for them.")] = None,
+    hashes: Annotated[bool, typer.Option(help="Compute SHA-256 of every video, which reads all of it.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Where the manifest goes; without it the cache.")] = None,
+) -> None:
+    """Open every video of a task; name those that are missing, unreadable or of another length; write a manifest. Exit status 1: some are missing."""
+    from apr_plugin.cli.tasks import run_check
+
+    raise SystemExit(run_check(task, videos, hashes, out))
+
+
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="vue_tr or vue_tr_v2.")],
+    ground_truth: Annotated[Path, typer.Option(help="The benchmark's own file of queries.")],
+    predictions: Annotated[Path, typer.Option(help='JSON list or JSON Lines of {"query_id": 0, "answer": [[start, end], ...]}, in seconds.')],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON (shares from 0 to 1) instead of a table (percent).")] = False,
+) -> None:
+    """Score a file of predictions as the benchmark's own script does, and beside it with missing queries counted as zero."""
+    from apr_plugin.cli.score import run_score
+
+    run_score(benchmark, ground_truth, predictions, json)
+
+
+@app.command()
+def published(
+    benchmark: Annotated[str | None, typer.Argument(help="Such as lvbench; without it the list of benchmarks.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Print the figures that papers report for a benchmark, each with its source."""
+    from apr_plugin.cli.published import run_published
+
+    run_published(benchmark, json)
 
 
 @needle.command("make")

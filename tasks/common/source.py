@@ -178,11 +178,12 @@ class Source:
             raise AprError(f"{self.title}: {', '.join(map(str, paths))} holds no question for {self.task}")
         return rows
 
-    def documents(self, library: Library | None = None) -> list[dict[str, Any]]:
+    def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
         """The rows with their videos' paths, durations and buckets.
 
         Args:
             library: Where videos are looked for; without one in `video_folders`.
+            measure: Whether durations that the annotation lacks are read from the files; without one as this source says.
 
         Raises:
             AprError: as `rows`, or a row lies in a bucket that this source does not name.
@@ -193,7 +194,7 @@ class Source:
         there = {path: path.is_file() for path in where.values()}
         paths = [[where[name] for name in some] for some in names]
         seconds = [self._column(self.seconds_of, row) for row in rows]
-        if self.measure and None in seconds:
+        if (self.measure if measure is None else measure) and None in seconds:
             unknown = [some[0] for some, known in zip(paths, seconds, strict=True) if known is None and some]
             facts = self.manifest().read(unknown, f"{self.title}: durations")
             measured = {path: facts[str(path)].seconds for path in unknown if str(path) in facts}

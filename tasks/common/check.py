@@ -1,0 +1,154 @@
+"""What of a benchmark is on this machine: the catalogue of tasks, and a look at every video of one."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from apr_plugin.tasks.common.media import FileFacts, Library
+from apr_plugin.tasks.common.source import Source
+
+State = Literal["present", "missing", "unreadable"]
+
+
+def sources() -> dict[str, Source]:
+    """Every task of this package that has a `Source`, by its name, sorted: the sources that stand in the task folders' `utils.py`."""
+    import apr_plugin.tasks
+
+    found: dict[str, Source] = {}
+    for module in pkgutil.iter_modules(apr_plugin.tasks.__path__):
+        if module.ispkg and module.name not in ("common", "needle"):
+            utils = importlib.import_module(f"apr_plugin.tasks.{module.name}.utils")
+            found |= {value.task: value for value in vars(utils).values() if isinstance(value, Source)}
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class VideoState:
+    """One video of a benchmark as it is on this machine."""
+
+    name: str
+    """Its official relative name."""
+    path: str
+    """Where it is, or where it is expected."""
+    state: State
+    """Whether it is there and can be opened."""
+    questions: int
+    """How many questions are about it."""
+    size: int | None
+    """Bytes."""
+    seconds: float | None
+    """How long the file lasts."""
+    annotated_s: float | None
+    """How long it lasts by the annotations, where they say."""
+    sha256: str
+    """Of its bytes, where asked for."""
+    error: str
+    """Why it can't be opened."""
+
+    @property
+    def off_s(self) -> float | None:
+        """How much longer the file is than annotated, in seconds, where that is more than a second and 2%."""
+        if self.seconds is None or self.annotated_s is None:
+            return None
+        off = self.seconds - self.annotated_s
+        return off if abs(off) > max(1.0, 0.02 * self.annotated_s) else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found."""
+
+    source: Source
+    questions: int
+    """Questions of the task in the annotations."""
+    answerable: int
+    """Questions whose every video can be opened."""
+    videos: tuple[VideoState, ...]
+    """In official order."""
+    annotations: tuple[Path, ...]
+    """The files that were read."""
+
+    def of(self, state: State) -> list[VideoState]:
+        """The videos in that state."""
+        return [video for video in self.videos if video.state == state]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question can be asked, and they are as many as the benchmark has."""
+        return (self.answerable, self.questions) == (self.source.n, self.source.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest: what was there, so that two people can tell whether they measured on the same files."""
+        return {
+            "schema": 1,
+            "task": self.source.task,
+            "title": self.source.title,
+            "questions_official": self.source.n,
+            "questions": self.questions,
+            "questions_with_every_video": self.answerable,
+            "annotations": [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in self.annotations],
+            "videos": [asdict(video) for video in self.videos],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the manifest."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+
+
+def count_videos(source: Source) -> tuple[int, int] | None:
+    """How many of a task's videos are there, and how many it has; `None` without annotations on this machine. Nothing is fetched or opened.
+
+    Raises:
+        AprError: the annotations are not what they should be.
+    """
+    if any(source.local_file(file) is None for file in source.files):
+        return None
+    library = Library(source.video_folders)
+    names = list(dict.fromkeys(name for row in source.rows() for name in source.videos_of(row)))
+    return sum(library.find(name).is_file() for name in names), len(names)
+
+
+def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True) -> Report:
+    """Open every video of a task.
+
+    Args:
+        source: The task.
+        folders: Where its videos are; without any where the task looks for them.
+        hashes: Whether to read every byte for its SHA-256.
+
+    Raises:
+        AprError: there are no annotations.
+    """
+    library = Library(folders or source.video_folders)
+    documents = source.documents(library, measure=False)
+    rows = source.rows()
+    paths: dict[str, str] = {}
+    annotated: dict[str, float] = {}
+    asked: Counter[str] = Counter()
+    for row, document in zip(rows, documents, strict=True):
+        names = source.videos_of(row)
+        paths |= zip(names, document["apr_videos"], strict=True)
+        asked.update(dict.fromkeys(names, 1))
+        if names and document["apr_seconds"] is not None:
+            annotated.setdefault(names[0], document["apr_seconds"])
+    facts = source.manifest().read(map(Path, paths.values()), f"{source.title}: videos", hashes)
+    states = {name: _state(name, path, facts.get(path), asked[name], annotated.get(name)) for name, path in paths.items()}
+    answerable = sum(all(states[name].state == "present" for name in source.videos_of(row)) for row in rows)
+    read = tuple(path for file in source.files if (path := source.local_file(file)) is not None)
+    return Report(source, len(rows), answerable, tuple(states.values()), read)
+
+
+def _state(name: str, path: str, facts: FileFacts | None, questions: int, annotated_s: float | None) -> VideoState:
+    if facts is None:
+        return VideoState(name, path, "missing", questions, None, None, annotated_s, "", "")
+    state: State = "unreadable" if facts.seconds is None else "present"
+    return VideoState(name, path, state, questions, facts.size, facts.seconds, annotated_s, facts.sha256, facts.error)
