@@ -189,7 +189,7 @@ class Source:
             AprError: as `rows`, or a row lies in a bucket that this source does not name.
         """
         rows, library = self.rows(), library or Library(self.video_folders)
-        names = [self._column(self.videos_of, row) for row in rows]
+        names = [self._column(lambda row: list(self.videos_of(row)), row) for row in rows]
         where = {name: library.find(name) for name in dict.fromkeys(name for some in names for name in some)}
         there = {path: path.is_file() for path in where.values()}
         paths = [[where[name] for name in some] for some in names]

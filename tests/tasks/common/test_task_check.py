@@ -1,0 +1,135 @@
+"""`apr tasks list` and `apr tasks check` on a small VSI-Bench: what is there, missing, unreadable, of another length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from task_testing import TASKS, write
+from typer.testing import CliRunner
+
+from apr_plugin.cli.app import app
+from apr_plugin.errors import AprError
+from apr_plugin.tasks.common.check import check, sources
+from apr_plugin.tasks.common.media import Manifest
+from apr_plugin.tasks.longvideobench.utils import SOURCE as LONG
+from apr_plugin.tasks.vsibench.utils import SOURCE
+
+KIND = {"dataset": "scannet", "question_type": "route_planning", "question": "?", "ground_truth": "A", "options": ["A. left", "B. right"]}
+ROWS = [{**KIND, "id": number, "scene_name": scene} for number, scene in enumerate(["good", "good", "gone", "words"])]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_videos: dict[str, Path]) -> Path:
+    for name, folder in {"APR_DATA": "data", "APR_HOME": "home", "HF_HOME": "hub"}.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("COLUMNS", "200")
+    write(tmp_path / "data/vsibench/test.jsonl", ROWS)
+    write(tmp_path / "data/vsibench/videos/scannet/good.mp4", shared_videos["silent"].read_bytes())
+    write(tmp_path / "data/vsibench/videos/scannet/words.mp4", b"words")
+    return tmp_path
+
+
+def _apr(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_check_says_what_is_missing_and_writes_a_manifest(home: Path, shared_videos: dict[str, Path]) -> None:
+    done = _apr("tasks", "check", "apr_vsibench")
+    assert done.exit_code == 1, done.output
+    assert "1 videos present, 1 missing, 1 unreadable" in done.output
+    assert "2 of 4 questions can be asked; the benchmark has 5130: a score is one of n=2 of N=5130" in done.output
+    assert f"scannet/gone.mp4  (expected at {home}/data/vsibench/videos/scannet/gone.mp4)" in done.output
+    assert "words.mp4" in done.output
+    manifest = json.loads((home / "home/manifests/apr_vsibench.json").read_text())
+    good, gone, words = manifest["videos"]
+    silent = shared_videos["silent"].read_bytes()
+    assert (good["state"], good["size"], good["seconds"], good["questions"]) == ("present", len(silent), 6.0, 2)
+    assert good["sha256"] == hashlib.sha256(silent).hexdigest() and words["sha256"] == hashlib.sha256(b"words").hexdigest()
+    assert gone["state"] == "missing" and gone["size"] is None
+    assert words["state"] == "unreadable" and words["error"]
+    assert manifest["questions_with_every_video"] == 2 and len(manifest["annotations"][0]["sha256"]) == 64
+
+
+def test_check_of_another_folder_that_is_whole(home: Path, shared_videos: dict[str, Path]) -> None:
+    for name in ("good", "gone", "words"):
+        write(home / f"elsewhere/{name}.mp4", shared_videos["silent"].read_bytes())
+    done = _apr("tasks", "check", "apr_vsibench", "--videos", home / "elsewhere", "--no-hashes", "--out", home / "m.json")
+    assert done.exit_code == 0, done.output
+    assert "3 videos present, 0 missing, 0 unreadable" in done.output
+    manifest = json.loads((home / "m.json").read_text())
+    assert [video["sha256"] for video in manifest["videos"]] == ["", "", ""] and str(home / "elsewhere") in manifest["videos"][0]["path"]
+
+
+def test_lengths_are_compared_with_the_annotations(home: Path, shared_videos: dict[str, Path]) -> None:
+    source = replace(LONG, files=(replace(LONG.files[0], name="validation.jsonl"),))
+    rows = [
+        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15} for name, seconds in {"right": 6.3, "cut": 30.0, "gone": 9.0}.items()
+    ]
+    write(source.home / "validation.jsonl", rows)
+    for name in ("right", "cut"):
+        write(source.home / f"videos/{name}.mp4", shared_videos["silent"].read_bytes())
+    report = check(source, hashes=False)
+    assert [video.off_s for video in report.videos] == [None, pytest.approx(-24.0), None]
+    assert (report.questions, report.answerable, report.complete) == (3, 2, False)
+
+
+def test_facts_are_read_once_and_again_when_a_file_has_changed(home: Path, shared_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from apr_plugin.media import Video
+
+    opened: list[str] = []
+    real = Video.open.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(Video, "open", classmethod(lambda cls, path, **more: opened.append(Path(path).name) or real(cls, path, **more)))
+    video = home / "data/vsibench/videos/scannet/good.mp4"
+    for _ in range(2):
+        assert check(SOURCE, hashes=False).videos[0].seconds == 6.0
+    assert opened == ["good.mp4", "words.mp4"]
+    check(SOURCE, hashes=True)
+    assert opened == ["good.mp4", "words.mp4"]  # hashing opens nothing again
+    video.write_bytes(shared_videos["long"].read_bytes())
+    assert check(SOURCE, hashes=False).videos[0].seconds == pytest.approx(75, abs=0.1)
+    assert opened == ["good.mp4", "words.mp4", "good.mp4"]
+
+
+def test_a_damaged_manifest_is_made_anew(home: Path) -> None:
+    for text in ("{", "[]", '{"files": {"a": {"size": 1}}}', '{"files": 3}'):
+        write(home / "m.json", text)
+        assert Manifest(home / "m.json").facts == {}
+
+
+def test_wrong_usage(home: Path) -> None:
+    for arguments, words in (
+        (("apr_vsibenc",), "did you mean 'apr_vsibench'"),
+        (("apr_vsibench", "--videos", home / "no"), "no such folder"),
+        (("apr_vsibench", "--out", home), "cannot write there"),
+    ):
+        done = _apr("tasks", "check", *arguments)
+        assert isinstance(done.exception, AprError) and words in str(done.exception)
+
+
+def test_list_says_what_is_ready(home: Path, shared_videos: dict[str, Path]) -> None:
+    done = _apr("tasks", "list")
+    assert done.exit_code == 0, done.output
+    lines = {line.split("│")[1].strip(): line for line in done.output.splitlines() if line.startswith("│")}
+    assert "no, 2 of 3 videos" in lines["apr_vsibench"] and "5,130" in lines["apr_vsibench"] and "14: 0-60s" in lines["apr_vsibench"]
+    assert "no annotations" in lines["apr_lvbench"]
+    assert "made by the first run" in lines["apr_needle_glyph"]
+    write(home / "data/vsibench/gone.mp4", shared_videos["silent"].read_bytes())
+    assert "yes, 3 videos" in _apr("tasks", "list").output
+    assert str(TASKS) in _apr("tasks", "--path").output
+    write(home / "data/vsibench/test.jsonl", "{")
+    assert "get it anew" in _apr("tasks", "list").output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("source", sources().values(), ids=lambda source: str(source.task))
+def test_every_source_is_whole(source: Any) -> None:
+    folder = TASKS / source.folder
+    assert (folder / f"{source.task}.yaml").is_file()
+    assert (folder / "README.md").is_file() and source.licence and source.homepage.startswith("https://")
+    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 120
+    assert source.n > 0 and len(set(source.buckets)) == len(source.buckets) and "," not in "".join(source.buckets)
+    assert all(file.hub or file.url for file in source.files) or source.folder in ("activitynet_captions",)

@@ -1,0 +1,223 @@
+"""`Source`: where rows come from, how videos are found, what is said when something is amiss."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from task_testing import write
+
+from apr_plugin.config import data_dir
+from apr_plugin.errors import AprError
+from apr_plugin.tasks.common import OTHER, Bins, File, Source, macro_mean, macro_stderr, unanswered
+from apr_plugin.tasks.common.media import Library
+
+SOURCE = Source(
+    task="apr_films",
+    folder="films",
+    title="Films",
+    kind="mcq",
+    n=3,
+    licence="none",
+    homepage="https://example.org",
+    files=(File("annotations/films.json"),),
+    videos_of=lambda row: row["videos"],
+    seconds_of=lambda row: row.get("seconds"),
+    labels_of=lambda row, seconds: [row["length"]],
+    buckets=("short", "long"),
+)
+ROWS: list[dict[str, Any]] = [
+    {"videos": ["a.mp4"], "length": "short", "seconds": 2.0},
+    {"videos": ["b.mp4", "a.mp4"], "length": "long", "seconds": 5.0},
+    {"videos": ["c.mp4"], "length": "long", "seconds": 5.0},
+]
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("APR_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("APR_HOME", str(tmp_path / "home"))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["films/annotations/films.json", "films/films.json"])
+def test_annotations_stand_under_their_official_name_or_beside_the_videos(data: Path, name: str) -> None:
+    write(data / name, ROWS)
+    assert SOURCE.rows() == ROWS
+    assert SOURCE.local_file(SOURCE.files[0]) == data / name
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_rows(data: Path, suffix: str) -> None:
+    rows = [{"name": "ä\u2028b", "answer": "A"}, {"name": "b, c", "answer": "B"}]
+    write(data / f"films/x.{suffix}", rows)
+    assert replace(SOURCE, files=(File(f"x.{suffix}"),)).rows() == rows
+
+
+def test_a_file_from_a_url_is_fetched_once(tmp_path: Path, data: Path) -> None:
+    origin = write(tmp_path / "origin.json", ROWS)
+    source = replace(SOURCE, files=(File("films.json", url=origin.as_uri()),))
+    assert source.rows() == ROWS
+    origin.unlink()
+    assert source.rows() == ROWS and (data / "films/films.json").is_file()
+
+
+def test_missing_annotations_are_one_line_that_says_what_to_do(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AprError) as nowhere:
+        SOURCE.rows()
+    assert str(data / "films/annotations/films.json") in str(nowhere.value)
+    with pytest.raises(AprError) as unreachable:
+        replace(SOURCE, files=(File("x.json", url=(data / "no.json").as_uri()),)).rows()
+    assert "curl -L" in str(unreachable.value) and "\n" not in str(unreachable.value)
+    import huggingface_hub
+
+    def offline(*args: Any, **kwargs: Any) -> str:
+        raise OSError("no\nnet")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(AprError) as offline_hub:
+        replace(SOURCE, files=(File("x.json", hub="someone/films", revision="abc"),)).rows()
+    assert f"hf download someone/films x.json --repo-type dataset --revision abc --local-dir {data / 'films'}" in str(offline_hub.value)
+    assert "(no)" in str(offline_hub.value)
+
+
+def test_the_hub_is_asked_for_the_pinned_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[Any] = []
+
+    def download(repo: str, name: str, **more: Any) -> str:
+        asked.append((repo, name, more))
+        return str(write(tmp_path / "cached.json", ROWS))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert replace(SOURCE, files=(File("x.json", hub="someone/films", revision="abc"),)).rows() == ROWS
+    assert asked == [("someone/films", "x.json", {"repo_type": "dataset", "revision": "abc"})]
+
+
+@pytest.mark.parametrize("content", ["[{", "{}", "[]", '[{"videos": ["a.mp4"]}]', '[{"videos": 3, "length": "short"}]', "[3]", '"words"'])
+def test_annotations_of_another_shape_are_an_error_of_one_line(data: Path, content: str) -> None:
+    write(data / "films/films.json", content)
+    with pytest.raises(AprError, match="Films: ") as error:
+        SOURCE.documents()
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_bucket_is_an_error(data: Path) -> None:
+    write(data / "films/films.json", [{**ROWS[0], "length": "endless"}])
+    with pytest.raises(AprError, match="'endless'"):
+        SOURCE.documents()
+
+
+def test_documents_carry_paths_durations_buckets_and_presence(data: Path) -> None:
+    write(data / "films/films.json", ROWS)
+    write(data / "films/videos/a.mp4", b"x")
+    write(data / "films/videos/c.mp4", b"x")
+    documents = SOURCE.documents()
+    assert [document["apr_present"] for document in documents] == [True, False, True]
+    assert documents[1]["apr_videos"] == [str(data / "films/videos/b.mp4"), str(data / "films/videos/a.mp4")]
+    assert [document["apr_seconds"] for document in documents] == [2.0, 5.0, 5.0]
+    assert [document["apr_buckets"] for document in documents] == [["short"], ["long"], ["long"]]
+
+
+def test_scored_counts_a_question_once_overall_and_in_each_bucket(data: Path) -> None:
+    write(data / "films/films.json", ROWS)
+    write(data / "films/videos/a.mp4", b"x")
+    short, long, _ = SOURCE.documents()
+    assert SOURCE.scored(short, True, more=3) == {
+        "score": 1.0, "n": 1, "score_present": 1.0, "n_present": 1, "acc_short": 1.0, "n_short": 1, "more": 3,
+    }  # fmt: skip
+    assert SOURCE.scored(long, 0.25) == {"score": 0.25, "n": 1, "acc_long": 0.25, "n_long": 1}
+    named = replace(SOURCE, prefix="miou", prefixes={"long": "acc"})
+    assert named.scored(long, 0.5) == {"score": 0.5, "n": 1, "acc_long": 0.5, "n_long": 1}
+    assert named.bucket_metrics == ("score", "n", "score_present", "n_present", "miou_short", "n_short", "acc_long", "n_long")
+
+
+def test_scoring_in_threads_is_what_it_is_without(data: Path) -> None:
+    write(data / "films/films.json", ROWS * 50)
+    documents = SOURCE.documents()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda document: SOURCE.scored(document, 1.0), documents)) == [SOURCE.scored(document, 1.0) for document in documents]
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ("videos/data/a.mp4", "data/a.mp4"),
+        ("videos/a.mp4", "data/a.mp4"),
+        ("videos/a.mkv", "data/a.mp4"),
+        ("videos/part_3/deep/a.webm", "data/a.mp4"),
+        ("videos/v_360.0_510.0.mp4", "v_360.0_510.0"),
+        ("videos/x/v_360.0_510.0.mp4", "v_360.0_510.0"),
+        ("videos/a.MP4", "a.mp4"),
+    ],
+)
+def test_videos_are_found_however_they_were_unpacked(tmp_path: Path, there: str, wanted: str) -> None:
+    path = write(tmp_path / there, b"x")
+    assert Library((tmp_path / "videos", tmp_path / "other")).find(wanted) == path
+
+
+def test_a_name_that_stands_for_two_files_is_neither(tmp_path: Path) -> None:
+    write(tmp_path / "videos/x/a.mp4", b"x")
+    write(tmp_path / "videos/y/a.mp4", b"x")
+    library = Library((tmp_path / "videos",))
+    assert library.find("z/a.mp4") == tmp_path / "videos/z/a.mp4"  # where it is expected; it is not there
+    assert library.find("y/a.mp4") == tmp_path / "videos/y/a.mp4"
+
+
+def test_folders_are_looked_through_in_order(tmp_path: Path) -> None:
+    second = write(tmp_path / "second/deep/a.mp4", b"x")
+    folders = (tmp_path / "first", tmp_path / "second")
+    assert Library(folders).find("a.mp4") == second
+    first = write(tmp_path / "first/deep/a.mp4", b"x")
+    assert Library(folders).find("a.mp4") == first
+    assert Library(folders).find("b") == tmp_path / "first/b.mp4"
+
+
+def test_the_data_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("APR_DATA")
+    assert data_dir() == tmp_path / "home" / "data"
+
+
+def test_bins() -> None:
+    bins = Bins.of_minutes(20, 40, inf)
+    assert bins.names == ("20-40min", "over_40min")
+    assert [bins.name(seconds) for seconds in (None, 1199.9, 1200, 2399.9, 2400, 1e9)] == [
+        OTHER,
+        OTHER,
+        "20-40min",
+        "20-40min",
+        "over_40min",
+        "over_40min",
+    ]
+    for edges, names in [((0, 1), ()), ((0, 2, 1), ("a", "b")), ((0, 0), ("a",))]:
+        with pytest.raises(ValueError, match="rising edges"):
+            Bins(edges, names)
+
+
+def test_macro_mean_and_its_error_by_hand() -> None:
+    items = [(["a"], 1.0), (["a"], 0.0), (["b", "x"], 1.0), (["b", "x"], 1.0), (["b", "y"], 0.0), (["b", "y"], 1.0)]
+    assert macro_mean(items) == pytest.approx((0.5 + (1 + 0.5) / 2) / 2)
+    # Each pair of 0 and 1 has variance 0.5, so 0.25 of its mean; b is half of x and y: 0.25 / 4; the whole half of a and b.
+    assert macro_stderr(items) == pytest.approx(((0.25 + 0.25 / 4) / 4) ** 0.5)
+    assert macro_mean([]) is None and macro_stderr([]) is None
+    assert macro_stderr([*items, (["c"], 1.0)]) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), min_size=1))
+def test_macro_mean_lies_between_its_scores(items: list[tuple[str, float]]) -> None:
+    mean = macro_mean([([group], score) for group, score in items])
+    assert mean is not None and min(score for _, score in items) - 1e-9 <= mean <= max(score for _, score in items) + 1e-9
+
+
+def test_unanswered() -> None:
+    assert all(unanswered(results) for results in ([], [None], [""], [" (null) "]))
+    assert not unanswered(["A"]) and not unanswered([json.dumps([[1, 2]])])
