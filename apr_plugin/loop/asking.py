@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from apr_plugin.loop.context import Context
@@ -103,10 +103,10 @@ def _plain(generation: object) -> Generation:
     return replace(
         generation,
         text=printable(generation.text),
-        usage=Usage(**{key: None if n is None else int(n) for key, n in asdict(usage).items()}),
+        usage=Usage(**{key: None if n is None else int(n) for key, n in vars(usage).items()}),
         finish_reason=str(generation.finish_reason),
         logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         entropies=None if entropies is None else tuple(map(float, entropies)),
         entropy_top_k=None if top_k is None else int(top_k),
-        timings=GenerationTimings(**{key: None if s is None else round(float(s), 6) for key, s in asdict(timings).items()}),
+        timings=GenerationTimings(**{key: None if s is None else round(float(s), 6) for key, s in vars(timings).items()}),
     )

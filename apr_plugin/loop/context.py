@@ -65,31 +65,35 @@ class Context:
         return None if over > 0 else min(self._max_new_tokens, self.tokens - size.total)
 
     async def fit(
-        self, plan: Callable[[int | None], Sequence[LookPlan]], prompt: Callable[[list[Percept]], Prompt]
+        self, plans: Sequence[LookPlan], again: Callable[[int], Sequence[LookPlan]], prompt: Callable[[list[Percept]], Prompt]
     ) -> Sequence[LookPlan] | ActionError:
         """The most of a look that the prompt which shows it has room for.
 
         Args:
-            plan: Plans the look under a limit of visual tokens (by the 28-pixel rule).
+            plans: The look as the budget allows it.
+            again: Plans it under a limit of visual tokens (by the 28-pixel rule).
             prompt: The prompt that shows it.
 
         Returns:
             The plans, or why not even the smallest fits.
         """
-        plans = plan(None)
+        if self.tokens is None:
+            return plans
         while (measured := await self.over(prompt([p.blank() for p in plans]))) is not None and measured[0] > 0:
             over, size = measured
             tokens = sum(p.visual_tokens for p in plans)
             if not tokens:
                 return self._too_much(plans, over, size)
             theirs = size.visual / tokens if size.visual else 1.0  # how the family counts, in units of our rule
-            plans = plan(max(1, min(int(tokens * 0.95), tokens - math.ceil(over / theirs))))
+            plans = again(max(1, min(int(tokens * 0.95), tokens - math.ceil(over / theirs))))
             if sum(p.visual_tokens for p in plans) >= tokens:
                 return self._too_much(plans, over, size)
         return plans
 
     async def check(self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]) -> ActionError | None:
         """Why a percept does not fit after all: reading a damaged file can add words to what was planned."""
+        if self.tokens is None:
+            return None
         blank = plan.blank()
         if percept.remark == blank.remark and _shape(percept) == _shape(blank):
             return None

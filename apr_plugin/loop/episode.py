@@ -152,15 +152,15 @@ class Episode:
 
     async def _look(self, action: Look, prompt: Callable[[list[Percept]], Prompt]) -> Percept | ActionError:
         """Carry out a look as far as budget and context allow; `prompt` is what will show it."""
-        checked = self._environment.plan(action)
-        if isinstance(checked, ActionError):
-            return checked
+        plan = self._environment.plan(action)
+        if isinstance(plan, ActionError):
+            return plan
 
-        def plan(limit: int | None) -> list[LookPlan]:
-            again = self._environment.plan(action, limit)
-            return [again] if isinstance(again, LookPlan) else []
+        def again(limit: int) -> list[LookPlan]:
+            smaller = self._environment.plan(action, limit)
+            return [smaller] if isinstance(smaller, LookPlan) else []
 
-        fitting = await self._asking.context.fit(plan, prompt)
+        fitting = await self._asking.context.fit([plan], again, prompt)
         if isinstance(fitting, ActionError):
             return fitting
         await self._hold(fitting[0].bytes)
@@ -288,7 +288,7 @@ class Episode:
         whole = self._environment.plan_uniform(wanted) if wanted else []
         if not whole:
             return notebook.passive_prompt([])
-        plans = await self._asking.context.fit(partial(self._environment.plan_uniform, wanted), notebook.passive_prompt)
+        plans = await self._asking.context.fit(whole, partial(self._environment.plan_uniform, wanted), notebook.passive_prompt)
         if isinstance(plans, ActionError):
             return None
         if plans != whole:

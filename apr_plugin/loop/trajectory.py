@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from apr_plugin.loop.text import printable
 SCHEMA = "apr.trajectory"
 VERSION = 1
 """Raised when a reader of the older version could misread a newer line."""
+
+
+_OPENING = f'{{"schema":"{SCHEMA}","version":{VERSION},'
 
 
 class StopReason(StrEnum):
@@ -202,12 +206,11 @@ class Trajectory(_Record):
 
     def to_json(self) -> str:
         """One line, without the newline."""
-        data = {"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json")
         try:
-            line = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        except ValueError:  # a float that JSON does not know, such as the window of a question that begins at NaN
-            line = json.dumps(_without_nan(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return printable(line)
+            return _OPENING + self.model_dump_json()[1:]  # writes NaN and infinities as null
+        except ValueError:  # lone surrogates, which UTF-8 does not know
+            data = _without_nan({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"))
+            return printable(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
     def without_token_values(self) -> Self:
         """The same without log-probs and entropies, which are most of its memory."""
@@ -226,6 +229,9 @@ class Trajectory(_Record):
         Raises:
             TrajectoryError: no trajectory, a damaged one, or one of a newer version.
         """
+        if line.startswith(_OPENING):  # a line of ours: read in one go; where that fails, the way below says why
+            with contextlib.suppress(ValidationError):
+                return cls.model_validate_json(line)
         try:
             data: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
