@@ -170,6 +170,9 @@ class Family:
             fps: Frames per second it was sampled at.
             samples: Length of its sound at `SOUND_RATE`, or `None`; a family that does not hear leaves it out.
             limits: Of one frame.
+
+        The `timed` layout is that of the family's first release and of vLLM, where the time stamps stand in place of the template's own brackets;
+        transformers 5 leaves those around the clip.
         """
         tall, wide = self.frame_size(height, width, limits)
         tokens = tall * wide // self.factor**2  # of a pair of frames

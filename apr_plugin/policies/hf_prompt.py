@@ -83,7 +83,8 @@ class PromptEncoder:
         known = self.tokenizer.get_vocab()
         if missing := [token for token in wanted if token not in known]:
             raise ValueError(f"its tokenizer lacks {', '.join(missing)}, which prompts of {family.title} are made of")
-        if not (getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)):
+        self._template = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
+        if not self._template:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
@@ -129,7 +130,7 @@ class PromptEncoder:
                     media.append((part, self._pieces(part)))
                     content.append({"type": _kind(part)})
             messages.append({"role": message.role, "content": content})
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self.processor.apply_chat_template(messages, chat_template=self._template, add_generation_prompt=True, tokenize=False)
         pieces = iter([pieces for _, pieces in media])
         found = len(self._places.findall(text))
         if found != len(media):

@@ -1,0 +1,19 @@
+"""Small random models, saved once for all tests of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny("qwen2_5_vl")`: the folder of a small random model (names: `tiny_models.FAMILIES`), made when it is first asked for."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("torchvision")
+    from tiny_models import save_tiny
+
+    return cache(lambda name: save_tiny(name, tmp_path_factory.mktemp(name)))
