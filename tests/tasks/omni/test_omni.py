@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file
-from task_testing import FAILS, Knows, TaskBench
+from task_testing import FAILS, TASKS, Knows, TaskBench
 
 from apr_plugin.loop.policy import AudioPart, Generation, Prompt, Sampling
 from apr_plugin.policies import POLICIES
 from apr_plugin.tasks.common.choices import ask, bucket_name, without_labels
 from apr_plugin.tasks.dailyomni import utils as dailyomni
+from apr_plugin.tasks.gameplayqa import utils as gameplayqa
 from apr_plugin.tasks.omnivideobench import utils as omnivideobench
 from apr_plugin.tasks.worldsense import utils as worldsense
 
@@ -177,6 +178,21 @@ def test_worldsense_takes_nothing_for_nothing() -> None:
         numbers = worldsense.process_results(doc, [reply])
         assert (numbers["score"], numbers["worldsense_score"]["score"], numbers["acc_under_1min"]) == (right, right, right), reply
         assert "score_present" not in numbers
+
+
+@pytest.mark.parametrize("module", [dailyomni, omnivideobench, worldsense, gameplayqa], ids=lambda module: str(module.SOURCE.task))
+def test_the_yaml_names_every_metric(module: Any) -> None:
+    pytest.importorskip("lmms_eval")
+    from lmms_eval.utils import load_yaml_config
+
+    source = module.SOURCE
+    config = load_yaml_config(str(TASKS / source.folder / f"{source.task}.yaml"))
+    named = [metric["metric"] for metric in config["metric_list"]]
+    kinds = [f"{head}_{kind}" for kind in gameplayqa.KINDS for head in ("error", "n_error", "picked", "n_picked")]
+    more = {"apr_worldsense": ["worldsense_score"], "apr_gameplayqa": ["no_answer", *kinds, "picked_other", "n_picked_other"]}
+    assert sorted(named) == sorted([*source.bucket_metrics, *more.get(source.task, [])])
+    assert all(metric["higher_is_better"] is not metric["metric"].startswith(("error_", "picked_", "no_answer")) for metric in config["metric_list"])
+    assert config["metadata"]["n_official"] == source.n
 
 
 def test_official_labels_become_names() -> None:
