@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         with owner.lock:
             owner.chats.append(body)
             owner.raw.append(data)
-            owner.headers.append(dict(self.headers))
+            owner.headers.append({name.lower(): value for name, value in self.headers.items()})
             owner.times.append(time.monotonic())
             owner.busy += 1
             owner.busiest = max(owner.busiest, owner.busy)

@@ -96,6 +96,8 @@ class OpenAIPolicy(PolicyDefaults):
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
                 raise ValueError(f"base_url must be like http://127.0.0.1:8000/v1, not {Server(url).name!r}")
+            if "@" in urlsplit(url).netloc:
+                raise ValueError(f"base_url {Server(url).name} holds a user or password, which logs would show; put the key into {api_key_env}")
         if not urls:
             raise ValueError("base_url is empty")
         _one_of("clip_as", clip_as, ("frames", "video"))
@@ -180,7 +182,6 @@ class OpenAIPolicy(PolicyDefaults):
             "image_detail": self._media.image_detail,
             "clip_as": self._media.clip_as,
             "audio": self._media.audio,
-            "context_tokens": self.context_tokens,
             "top_logprobs": self._top_logprobs,
             "omit": list(self._omit),
             "extra_body": self._extra,

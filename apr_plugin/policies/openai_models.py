@@ -43,18 +43,19 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
         AprError: no server answers, one refuses the key, the model is not there, or the servers differ.
     """
     with ThreadPoolExecutor(len(servers.servers)) as pool:
-        told = dict(zip(servers.servers, pool.map(lambda server: _ask(servers, server), servers.servers), strict=True))
-    failures = {server: found for server, found in told.items() if isinstance(found, Failure)}
+        found = dict(zip(servers.servers, pool.map(lambda server: _ask(servers, server), servers.servers), strict=True))
+    failures = {server: told for server, told in found.items() if isinstance(told, Failure)}
     away = [server for server, failure in failures.items() if failure.unreachable or (failure.again and failure.status is None)]
     for server, failure in failures.items():
         if failure.status in (401, 403):
-            raise AprError(f"policy openai: {server.name} refuses the key in {variable}: {failure.words}")
-        if server in away and len(away) < len(told):
+            told = f"refuses the key in {variable}" if servers.has_key else f"wants a key: set the environment variable {variable}"
+            raise AprError(f"policy openai: {server.name} {told} ({failure.words})")
+        if server in away and len(away) < len(found):
             _log.warning("%s does not answer yet: %s", server.name, failure.words)
-    if len(away) == len(told):
+    if len(away) == len(found):
         words = "; ".join(f"{server.name}: {failures[server].words}" for server in away)
         raise AprError(f"policy openai: no server answers ({words}); start it, or correct base_url=")
-    served = [_served(model, _cards(found), server) for server, found in told.items() if not isinstance(found, Failure)]
+    served = [_served(model, _cards(told), server) for server, told in found.items() if not isinstance(told, Failure)]
     if not served:
         if model is None:
             raise AprError("policy openai: the server does not say which models it has; name one with model=")

@@ -135,6 +135,11 @@ class Servers:
         self._all_down = False
         self._lines: dict[asyncio.AbstractEventLoop, _Lines] = {}
 
+    @property
+    def has_key(self) -> bool:
+        """Whether a key is sent."""
+        return self._key is not None
+
     def scrub(self, text: str) -> str:
         """Text without the key. Words shorter than eight letters (`EMPTY`) are no secret."""
         return text.replace(self._key, "[key]") if self._key and len(self._key) >= 8 else text
