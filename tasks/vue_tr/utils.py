@@ -94,14 +94,13 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     An area under a success curve is the mean over queries of the area under each query's own curve, so that lmms-eval's `mean` gives the official
     figures. A query without predicted seconds has no precision.
     """
-    spans = grounding.read(results)
+    spans = [span for span in grounding.read(results) if all(math.isfinite(second) for second in span)]
     official = score_query(spans, [(start, end) for start, end in doc["spans"]])
     areas = {"vue_iou": iou_area([official.iou]), "vue_recall": _area(official.recall), "vue_precision": _area(official.precision)}
     numbers = {name: area for name, area in areas.items() if area is not None}
     numbers |= {f"vue_iou_{label}": numbers["vue_iou"] for label in doc["apr_buckets"]}
-    answer = [list(span) for span in spans if all(math.isfinite(second) for second in span)]
     about = {name: doc[name] for name in ("query_id", "video_id", "duration", "query", "task")}
-    return {**grounding.score_set(ALL, doc, results, **numbers), "prediction": {**about, "answer": answer}}
+    return {**grounding.score_set(ALL, doc, results, **numbers), "prediction": {**about, "answer": [list(span) for span in spans]}}
 
 
 def _area(value: float | None) -> float | None:

@@ -95,9 +95,15 @@ def read_apr_span(doc: Doc, prompt: str) -> Reading:
     return _one_span(str(column(doc, "question")).strip())
 
 
-@register_reader("apr_qvhighlights*", "apr_longvale_all", "apr_vue_tr*")
+@register_reader("apr_longvale_all", "apr_vue_tr*")
 def read_apr_spans(doc: Doc, prompt: str) -> Reading:
-    """Our own grounding tasks with several true spans: `question`. QVHighlights' scorer takes the order for a ranking, the others don't care."""
+    """Our own grounding tasks with several true spans: `question`. Their scorer reads the canonical answer."""
+    return Reading(text=str(column(doc, "question")).strip(), kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds")
+
+
+@register_reader("apr_qvhighlights*")
+def read_apr_ranking(doc: Doc, prompt: str) -> Reading:
+    """Our QVHighlights: `question`. Its scorer takes the order of the spans for a ranking."""
     question = str(column(doc, "question")).strip()
     return Reading(text=question, kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds", write=write_longest_first)
 
