@@ -130,7 +130,7 @@ def test_command_line(files: tuple[Path, Path]) -> None:
     options = ["--ground-truth", str(files[0]), "--predictions", str(files[1])]
     done = CliRunner().invoke(app, ["score", "vue_tr", *options, "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["benchmark"] == "vue_tr"
-    with pytest.raises(AprError, match="^can't read the predictions: .*: No such file or directory$"):
+    with pytest.raises(AprError, match=r"^can't read the predictions: .*: No such file or directory$"):
         run_score("vue_tr", files[0], files[1].with_name("none.json"), as_json=False)
     command = [sys.executable, "-m", "apr_plugin.cli", "score", "vue_rt", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

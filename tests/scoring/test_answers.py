@@ -28,7 +28,7 @@ OPTIONS = [("A", "A red car"), ("B", "The blue one"), ("C", "Nobody."), ("D", "s
         ("<answer>B</answer>", "B"), ("<think>The answer is A.</think>B", "B"), ("<think>A</think>\n<answer> (C) </answer>", "C"),
         ("A man walks, so B", None), ("A man", None), ("I think so", None), ("same", None), ("F", None), ("", None), ("B, C", None), ("AB", None),
         ("a blue one", None), ("Because", None), ("The answer is not B", None), ("the answer is a mystery", None), ("the answer is a man.", None),
-        ("Answer: 1.5", None), ("Answer: A or B", None), ("Answer: A, B", None), ("<answer></answer>", None),
+        ("Answer: 1.5", None), ("Answer: A or B", None), ("Answer: A, B", None), ("<answer></answer>", None), ("(null)", None),
     ],
 )  # fmt: skip
 def test_match_option(content: str, label: str | None) -> None:

@@ -74,6 +74,7 @@ from apr_plugin.scoring.times import MAX_CHARS
         # no spans
         ("", []),
         ("no idea", []),
+        ("(null)", []),
         ("at 12 seconds", []),
         ("at 10 and 20", []),
         ("from minute 2 to minute 3", []),
