@@ -5,6 +5,7 @@ Weights are read from safetensors only, and code that comes with a checkpoint is
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import json
@@ -116,13 +117,11 @@ class Checkpoint:
 
     def free(self) -> None:
         """Give the memory back."""
-        import gc
-
         import torch
 
         self.model = self.processor = None
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()  # blocks that only cycles still hold can't be handed back
             torch.cuda.empty_cache()
 
 
