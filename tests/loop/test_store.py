@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -407,3 +408,44 @@ def test_budget_is_part_of_the_hash() -> None:
         EpisodeConfig(system_prompt="x").hash(policy), EpisodeConfig().hash(Playback(["no"])), EpisodeConfig(seed=1).hash(policy),
     }  # fmt: skip
     assert len(hashes) == 6 and EpisodeConfig().hash(policy) in hashes
+
+
+RANK = textwrap.dedent("""
+    import sys, time
+    from pathlib import Path
+    from apr_plugin.loop import *
+    folder, rank, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
+    def wait(name):
+        while not (folder / name).exists():
+            time.sleep(0.01)
+    if rank:
+        wait("go1")
+    with TrajectoryStore(folder, "c", {}, rank=rank, world_size=2) as store:
+        for doc in names:
+            if rank and doc == names[-1]:
+                (folder / "late").touch()
+                wait("go2")
+            asked = Question(text="what?", kind="free_form", doc_id=doc, task="t")
+            store.save(Trajectory(question=asked, stop_reason="answered", config_hash="c", question_hash=asked.content_hash()))
+    store.merge(["t"])
+""")
+
+
+@pytest.mark.parametrize("slow", ["before it begins", "in the middle"])
+def test_a_rank_that_ends_long_after_the_other_loses_nothing(tmp_path: Path, slow: str) -> None:
+    """lmms-eval leaves out its barrier once `--max_tokens` is used up: rank 0 then merges while rank 1 has not begun, or is still writing."""
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path), str(rank), docs]) for rank, docs in enumerate(("0,1,2", "3,4,5"))]
+    if slow == "in the middle":
+        (tmp_path / "go1").touch()
+        while not (tmp_path / "late").exists():
+            time.sleep(0.01)
+    assert ranks[0].wait(60) == 0
+    merged = [t.question.doc_id for t in Trajectory.read(tmp_path / "c" / "t.jsonl")]
+    assert merged == ["0", "1", "2"], "what has ended is merged, what is being written is left alone"
+    (tmp_path / "go1").touch()
+    (tmp_path / "go2").touch()
+    assert ranks[1].wait(60) == 0
+    assert sorted(t.question.doc_id for t in Trajectory.read(tmp_path / "c" / "t.jsonl")) == list("012345")
+    assert [p.name for p in (tmp_path / "c").glob("*.jsonl")] == ["t.jsonl"]
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        assert all(store.finished(question(doc)) for doc in "012345")
