@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +37,12 @@ class _PredictedRow(BaseModel):
     query_id: int = Field(validation_alias=AliasChoices("query_id", "id"))
     answer: list[Span | tuple[()]]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _logged(cls, row: Any) -> Any:
+        """A sample that lmms-eval logged of our VUE-TR tasks holds the official row as `prediction`."""
+        return row["prediction"] if isinstance(row, dict) and "prediction" in row else row
+
 
 def run_score(benchmark: str, ground_truth: Path, predictions: Path, as_json: bool) -> None:
     """Score a file of predictions and print the table.
@@ -44,7 +50,8 @@ def run_score(benchmark: str, ground_truth: Path, predictions: Path, as_json: bo
     Args:
         benchmark: One of `BENCHMARKS`.
         ground_truth: The benchmark's own file: a JSON list of rows.
-        predictions: A JSON list of `{"query_id": 0, "answer": [[start_s, end_s], ...]}`, or JSON Lines of the same.
+        predictions: A JSON list of `{"query_id": 0, "answer": [[start_s, end_s], ...]}`, or JSON Lines of the same, or the samples that
+            lmms-eval logged of a VUE-TR task.
         as_json: Print JSON, shares in [0, 1], instead of the table, which is in percent.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from task_testing import FAILS, TaskBench
 
 pytest.importorskip("lmms_eval")
 
+from apr_plugin.cli.score import run_score
 from apr_plugin.scoring import vue_tr
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
@@ -200,6 +202,25 @@ def test_vue_tr_predictions_are_the_official_file(run: dict[str, Any]) -> None:
     )
     for label in ("ultra-short", "short", "ultra-long", "keyword", "sentence", "vision", "audio"):
         assert got[f"vue_iou_{label}"] == approx(cells[label].iou)
+
+
+def test_apr_score_reads_the_logged_samples(run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The samples as lmms-eval itself writes them; of the vision task they answer one of three queries."""
+    from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
+
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps(VUE))
+    tracker = EvaluationTracker(output_path=str(tmp_path))
+    tracker.general_config_tracker.model_name_sanitized, tracker.date_id = "apr", "now"
+    for task, answered in (("apr_vue_tr", 3), ("apr_vue_tr_vision", 1)):
+        tracker.save_results_samples(task, copy.deepcopy(run["samples"][task]))
+        (written,) = (tmp_path / "apr").glob(f"*_samples_{task}.jsonl")
+        run_score("vue_tr", truth, written, as_json=True)
+        overall = json.loads(capsys.readouterr().out)["cells"]["overall"]
+        got = run[task]
+        assert overall["answered"] == answered
+        assert (overall["iou"], overall["precision"], overall["miou"]) == approx((got["vue_iou"], got["vue_precision"], got["score"]))
+        assert overall["iou_all"] == approx(got["vue_iou"] * answered / 3)
 
 
 def test_the_model_is_asked_for_spans(run: dict[str, Any]) -> None:
