@@ -26,7 +26,8 @@ from typing import Any
 from benchmarks.films import SMALL, small
 
 LIMIT_S = 10.0
-"""Longest time for one read: opening, a look, sound, a clip."""
+"""Longest time for one read: opening, a look, sound, a clip. Files that take longer for all their reads together are counted too."""
+_ASKED_S = 9.0  # what a read is told, so that the limit holds on a busy machine too
 _PATIENCE_S = 30.0  # after which a child is taken for hung for good
 HEADERS = (b"moov", b"trak", b"stsd", b"stts", b"stss", b"stsc", b"stsz", b"stco", b"ctts", b"tkhd", b"mdhd", b"mvhd", b"elst", b"avcC", b"hvcC",
            b"esds", b"moof", b"tfhd", b"trun", b"hdrl", b"strh", b"strf", b"idx1", b"movi", b"\x1aE\xdf\xa3", b"\x15I\xa9f", b"\x16T\xaek",
@@ -150,7 +151,7 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
             times = [rng.uniform(0, length) for _ in range(rng.choice((1, 4, 8)))]
             if look == 3:
                 times = [length * (i + 0.5) / 4 for i in range(4)]
-            shown = attempt(lambda t=times, k=look: video.frames(t, 20_000, "keyframe" if k == 2 else "exact", timeout_s=LIMIT_S))
+            shown = attempt(lambda t=times, k=look: video.frames(t, 20_000, "keyframe" if k == 2 else "exact", timeout_s=_ASKED_S))
             if shown is not None:
                 missing += len(shown.missing_s)
                 if shown.images.ndim != 4 or shown.images.dtype != np.uint8 or len(shown.images) != len(shown.times_s):
@@ -162,11 +163,11 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
         start = rng.uniform(0, length)
         end = min(length, start + 1.0)
         if video.has_audio and end > start:
-            sound = attempt(lambda: video.audio(start, end, timeout_s=LIMIT_S))
+            sound = attempt(lambda: video.audio(start, end, timeout_s=_ASKED_S))
             if sound is not None and (sound.samples.shape != (round((end - start) * 16000),) or not np.isfinite(sound.samples).all()):
                 untyped.append(f"odd sound: {sound.samples.shape} for {end - start}, finite: {np.isfinite(sound.samples).all()}")
         if video.has_video and end > start:
-            attempt(lambda: video.clip(start, end, 4.0, 20_000, timeout_s=LIMIT_S))
+            attempt(lambda: video.clip(start, end, 4.0, 20_000, timeout_s=_ASKED_S))
         used_worker = isolation == "auto" and video.isolated
         attempt(video.close)
     seconds = time.monotonic() - began

@@ -22,6 +22,7 @@ import numpy as np
 
 from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, words
 from apr_plugin.media.info import MediaInfo
+from apr_plugin.media.lending import stop_if_due
 from apr_plugin.media.local import Mode, Pictures, Sound
 from apr_plugin.media.reader import Effort
 
@@ -43,7 +44,10 @@ IDLE_WORKERS = 2
 KILLS = 0
 """Workers that had to be killed or died, in this process; the fuzz report counts them."""
 
-_GRACE_S = 1.0  # a worker stops by itself at the deadline of its request
+OPEN_TIMEOUT_S = 10.0
+"""Longest time for opening, once the worker has started."""
+
+_GRACE_S = 1.0  # a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
 _ERRORS: dict[str, type[MediaError]] = {kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)}
 _LARGEST_HEAD = 16 << 20
 _LARGEST_BLOB = 64 << 30
@@ -88,9 +92,14 @@ class _Worker:
         with _lock:
             _all.add(self)
 
-    def start(self, cancelled: threading.Event | None) -> None:
-        """Wait until it has loaded its libraries; that time is not the file's fault."""
-        self._move(memoryview(bytearray(len(READY))), time.monotonic() + START_S, cancelled, sending=False, stall_s=START_S)
+    def start(self, until: float, cancelled: threading.Event | None) -> None:
+        """Wait until it has loaded its libraries; that it takes long is not the file's fault.
+
+        Raises:
+            TimeoutError: too late, or cancelled.
+            _Died: the process ended.
+        """
+        self._move(memoryview(bytearray(len(READY))), until, cancelled, sending=False, stall_s=START_S)
 
     def ask(self, request: dict[str, Any], until: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
         """Send a request and wait for its answer, patiently while the worker makes progress.
@@ -227,10 +236,12 @@ class IsolatedFile:
         MediaWorkerKilled: the worker died or had to be killed; the next read gets a new one.
     """
 
-    def __init__(self, path: str, workers: int, timeout_s: float) -> None:
+    def __init__(self, path: str, workers: int, deadline: float | None = None) -> None:
         self.path, self.workers = path, workers
         self._version: list[int] | None = None
-        reply, _ = self._ask({"do": "open"}, timeout_s, None)
+        if deadline is None:
+            deadline = time.monotonic() + START_S + OPEN_TIMEOUT_S
+        reply, _ = self._ask({"do": "open"}, deadline, None, at_most_s=OPEN_TIMEOUT_S)
         try:
             self.info, self._version = MediaInfo.from_json(reply["info"]), reply["version"]
         except (KeyError, TypeError, ValueError) as error:
@@ -243,7 +254,7 @@ class IsolatedFile:
     def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
         """See `LocalFile.frames`."""
         request = {"do": "frames", "times_s": [float(t) for t in times_s], "max_pixels": max_pixels, "mode": mode}
-        reply, blobs = self._ask(request, deadline - time.monotonic(), cancelled)
+        reply, blobs = self._ask(request, deadline, cancelled)
         try:
             (images,) = blobs
             shown, missing = tuple(map(float, reply["times_s"])), tuple(map(float, reply["missing_s"]))
@@ -255,7 +266,7 @@ class IsolatedFile:
 
     def audio(self, start_s: float, end_s: float, deadline: float, cancelled: threading.Event | None) -> Sound:
         """See `LocalFile.audio`."""
-        reply, blobs = self._ask({"do": "audio", "start_s": float(start_s), "end_s": float(end_s)}, deadline - time.monotonic(), cancelled)
+        reply, blobs = self._ask({"do": "audio", "start_s": float(start_s), "end_s": float(end_s)}, deadline, cancelled)
         try:
             (samples,) = blobs
             if samples.ndim != 1 or samples.dtype != np.float32:
@@ -268,23 +279,35 @@ class IsolatedFile:
         close_workers(self.path)
         return MediaWorkerKilled(self.path, stage, "the process that read it answered what no reader answers")
 
-    def _ask(self, request: dict[str, Any], timeout_s: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        request = request | {"path": self.path, "workers": self.workers, "timeout_s": max(0.0, timeout_s), "version": self._version}
+    def _ask(
+        self, request: dict[str, Any], deadline: float, cancelled: threading.Event | None, at_most_s: float = math.inf
+    ) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+        """Have a worker carry out a request until the deadline, and for `at_most_s` of work.
+
+        Raises:
+            TimeoutError: no worker had started by then, or the read was cancelled.
+            MediaError: what the worker says of the file, or that it is gone.
+        """
+        request = request | {"path": self.path, "workers": self.workers, "version": self._version}
         while True:
+            stop_if_due(deadline, cancelled)
             try:
                 worker, used = _borrow(self.path)
             except OSError as error:
                 raise MediaWorkerKilled(self.path, str(request["do"]), f"no process could be started to read it: {words(error)}") from error
+            allowed_s = at_most_s
             try:
                 if not used:
-                    worker.start(cancelled)
-                until = time.monotonic() + timeout_s + _GRACE_S
-                reply, blobs = worker.ask(request, until, cancelled)
+                    worker.start(deadline, cancelled)
+                now = time.monotonic()
+                allowed_s = min(deadline - now, at_most_s)
+                request["timeout_s"] = max(0.0, allowed_s - min(_GRACE_S, allowed_s / 10))
+                reply, blobs = worker.ask(request, now + allowed_s, cancelled)
             except BaseException as error:
                 how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
                 if used and isinstance(error, _Died) and not worker.heard:
                     continue  # it was gone before it could look at the request
-                raise self._ended(error, how, str(request["do"]), timeout_s, cancelled) from error
+                raise self._ended(error, how, str(request["do"]), allowed_s, cancelled) from error
             worker.path = self.path
             _give_back(worker)
             if "error" in reply:
@@ -301,6 +324,6 @@ class IsolatedFile:
         with _lock:
             KILLS += 1
         stage = {"frames": "decode frames", "audio": "decode audio"}.get(do, do)
-        late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.0f} s"
+        late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.1f} s"
         why = late if isinstance(error, TimeoutError) else "it crashed"
         return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}: {why}")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, WindowError
 from apr_plugin.media.info import MediaInfo
-from apr_plugin.media.isolated import IsolatedFile
+from apr_plugin.media.isolated import OPEN_TIMEOUT_S, IsolatedFile
 from apr_plugin.media.local import LocalFile, Mode, Pictures, Sound
 from apr_plugin.media.reader import Effort
 from apr_plugin.media.threads import start
@@ -36,13 +36,10 @@ _T = TypeVar("_T")
 TIMEOUT_S = 120.0
 """Longest time for one read."""
 
-OPEN_TIMEOUT_S = 10.0
-"""Longest time for opening."""
-
 STALL_S = 3.0
 """A file in which nothing is decoded for this long is handed to a worker process (`isolation="auto"`)."""
 
-_GRACE_S = 2.0  # a read stops by itself at its deadline; one that does not after this much more is stuck inside libav
+_GRACE_S = 2.0  # a read is told to stop so much before its deadline, or a fifth of the time where that is less; one that does not is stuck in libav
 
 
 @dataclass(frozen=True)
@@ -111,9 +108,10 @@ class Video:
     def __init__(self, path: str, workers: int, isolation: Isolation, decoder: Decoder) -> None:
         self.path, self._workers, self._isolation, self._decoder = path, workers, isolation, decoder
         self._lock = threading.Lock()
+        self._distrusted = False  # it got stuck here: whatever is read next, a worker reads
         self._file: LocalFile | IsolatedFile
         if isolation == "always":
-            self._file = IsolatedFile(path, workers, OPEN_TIMEOUT_S)
+            self._file = IsolatedFile(path, workers)
         else:
             self._file = _guard(lambda: self._open_local(), OPEN_TIMEOUT_S, path, "open")
         self.info: MediaInfo = self._file.info
@@ -178,7 +176,7 @@ class Video:
     @property
     def isolated(self) -> bool:
         """Whether reads go to a worker process now."""
-        return isinstance(self._file, IsolatedFile)
+        return self._distrusted or isinstance(self._file, IsolatedFile)
 
     def frames(
         self,
@@ -213,7 +211,7 @@ class Video:
         until = time.monotonic() + timeout_s
 
         def read(file: LocalFile | IsolatedFile) -> Pictures:
-            return file.frames(times_s, max_pixels, mode, until, cancelled)
+            return file.frames(times_s, max_pixels, mode, _own_deadline(file, until), cancelled)
 
         found = self._read(read, lambda pictures: bool(pictures.missing_s), until, "decode frames", cancelled)
         mode_used = "exact" if not found.keyframes else "keyframe" if found.keyframes == len(set(times_s)) else "mixed"
@@ -230,7 +228,7 @@ class Video:
         until = time.monotonic() + timeout_s
 
         def read(file: LocalFile | IsolatedFile) -> Sound:
-            return file.audio(start_s, end_s, until, cancelled)
+            return file.audio(start_s, end_s, _own_deadline(file, until), cancelled)
 
         found = self._read(read, lambda sound: False, until, "decode audio", cancelled)
         return Waveform(found.samples, start_s, found.padded_s, found.effort.packets, found.effort.decode_s)
@@ -252,8 +250,10 @@ class Video:
             raise WindowError(f"a clip needs a positive frame rate, not {fps}")
         count = max(1, round((end_s - start_s) * fps))
         times = [start_s + i / fps for i in range(count) if start_s + i / fps < end_s]
+        until = time.monotonic() + timeout_s
         frames = self.frames(times, max_pixels, timeout_s=timeout_s, cancelled=cancelled)
-        return Clip(frames, fps, self.audio(start_s, end_s, timeout_s=timeout_s, cancelled=cancelled) if self.has_audio else None)
+        left = until - time.monotonic()
+        return Clip(frames, fps, self.audio(start_s, end_s, timeout_s=left, cancelled=cancelled) if self.has_audio else None)
 
     def _check(self, t: float) -> None:
         if not 0 <= t <= self.duration_s:
@@ -269,11 +269,11 @@ class Video:
     ) -> _T:
         """Carry out a read; in `auto`, a file that misbehaves is handed to a worker process, which tries once more."""
         file = self._file
-        if isinstance(file, IsolatedFile):
-            return self._isolated_read(read, file, stage, cancelled)
+        if isinstance(file, IsolatedFile) or self._distrusted:
+            return self._isolated_read(read, until, stage, cancelled)
         try:
             progress = file.progress if self._isolation == "auto" else None
-            found = _guard(lambda: read(file), until - time.monotonic() + _GRACE_S, self.path, stage, progress)
+            found = _guard(lambda: read(file), until - time.monotonic(), self.path, stage, progress)
             if self._isolation == "never" or not odd(found):
                 return found
         except TimeoutError:
@@ -281,28 +281,32 @@ class Video:
                 raise MediaTimeout(self.path, stage, "the read was cancelled") from None
             raise MediaTimeout(self.path, stage, "it took too long") from None
         except MediaTimeout:  # stuck inside libav; that thread is left behind
-            if self._isolation == "auto":
-                self._isolate()
-            if self._isolation == "never" or time.monotonic() > until:
+            self._distrusted = self._isolation == "auto"
+            if self._isolation == "never" or time.monotonic() >= until:
                 raise
         except MediaDecodeError:
             if self._isolation == "never":
                 raise
-        return self._isolated_read(read, self._isolate(), stage, cancelled)
+        return self._isolated_read(read, until, stage, cancelled)
 
-    def _isolate(self) -> IsolatedFile:
+    def _isolate(self, until: float) -> IsolatedFile:
         with self._lock:
             if not isinstance(self._file, IsolatedFile):
-                local, self._file = self._file, IsolatedFile(self.path, self._workers, OPEN_TIMEOUT_S)
+                local, self._file = self._file, IsolatedFile(self.path, self._workers, until)
                 local.close()
             return self._file
 
-    def _isolated_read(self, read: Callable[[IsolatedFile], _T], file: IsolatedFile, stage: str, cancelled: threading.Event | None) -> _T:
+    def _isolated_read(self, read: Callable[[IsolatedFile], _T], until: float, stage: str, cancelled: threading.Event | None) -> _T:
         try:
-            return read(file)
+            return read(self._isolate(until))
         except TimeoutError:
             why = "the read was cancelled" if cancelled is not None and cancelled.is_set() else "it took too long"
             raise MediaTimeout(self.path, stage, why) from None
+
+
+def _own_deadline(file: LocalFile | IsolatedFile, until: float) -> float:
+    """When a read has to stop by itself; a worker's is handed on as it is, for it is the worker that is told to stop earlier."""
+    return until if isinstance(file, IsolatedFile) else until - min(_GRACE_S, max(0.0, until - time.monotonic()) / 5)
 
 
 def _guard(work: Callable[[], _T], timeout_s: float, path: str, stage: str, progress: Effort | None = None) -> _T:

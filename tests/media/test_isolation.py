@@ -189,7 +189,7 @@ def test_a_read_that_is_stuck_moves_to_a_worker(make_video: Maker, monkeypatch: 
 
 def test_a_worker_that_crashes_under_auto_is_typed_too(heavy: Path) -> None:
     with Video.open(heavy) as film:
-        film._isolate()
+        film._isolate(time.monotonic() + 60)
         error, _ = _while_reading(film, lambda pid: os.kill(pid, signal.SIGSEGV))
         assert isinstance(error, MediaWorkerKilled)
         assert number_of(film.frames([0.0]).images[0]) == 0
