@@ -57,18 +57,44 @@ def _check_writable(path: Path) -> None:
 
 
 def parse_model_args(text: str) -> dict[str, object]:
-    """`key=value,key=value` as lmms-eval writes it.
+    """`key=value,key=value` as lmms-eval reads it, so that one text works for both.
+
+    A comma inside brackets, braces or quotes belongs to the value; `true`, `false` and numbers become values of their own.
 
     Raises:
         AprError: a part is not `key=value`.
     """
     found: dict[str, object] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
+    for part in _split_at_commas(text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise AprError(f"--model-args: {part!r} is not key=value")
-        found[key.strip()] = {"true": True, "false": False}.get(value.lower(), value)
+            raise AprError(f"--model-args: {part!r} is not key=value (a value with commas stands in brackets: base_url=[URL,URL])")
+        found[key] = _value(value)
     return found
+
+
+def _split_at_commas(text: str) -> list[str]:
+    parts, depth, quote, start = [], 0, "", 0
+    for at, char in enumerate(text):
+        if char in "\"'" and text[at - 1 : at] != "\\":
+            quote = "" if char == quote else quote or char
+        elif not quote and char in "{[":
+            depth += 1
+        elif not quote and char in "}]":
+            depth -= 1
+        elif not quote and depth == 0 and char == ",":
+            parts.append(text[start:at])
+            start = at + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text) if text.isnumeric() else float(text)
+    except ValueError:
+        return text
 
 
 def _kind(kind: str | None, options: Sequence[str]) -> QuestionKind:

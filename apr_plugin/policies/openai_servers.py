@@ -153,7 +153,7 @@ class Servers:
         import openai
 
         seconds = min(20.0, self._timeout_s)
-        client = openai.OpenAI(base_url=server.url, api_key=self._key or "EMPTY", max_retries=2, timeout=openai.Timeout(seconds, connect=CONNECT_S))
+        client = openai.OpenAI(base_url=server.url, api_key=self._key or "EMPTY", max_retries=1, timeout=openai.Timeout(seconds, connect=CONNECT_S))
         with client:
             try:
                 return client.get("/models", cast_to=object)
