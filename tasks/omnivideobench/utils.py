@@ -20,7 +20,7 @@ TYPES = (
 SOUNDS = ("Speech", "Sound", "Music")
 COMMIT = "1915466a319302dcae1a4bad05de9698b1d3f85d"
 
-_BOXED = re.compile(r"(?:/box|\\boxed)\{([^}]+)\}")
+_BOXED = re.compile(r"(?:/box|\\boxed)\{([^}]{1,200})\}")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from apr_plugin.tasks.worldsense import utils as worldsense
 
 pytestmark = pytest.mark.xdist_group("lmms_eval")
 
+GAMEPLAY_COLUMNS = (
+    *(f"video_{number}_file_name" for number in range(1, 6)), *(f"distractor_{number}{end}" for number in (1, 2, 3) for end in ("", "_type")),
+    "instance_id", "game_name", "video_indices", "question_code", "task_name", "question_level", "question", "answer_start", "answer_end",
+)  # fmt: skip
 COLOURS = ["red", "green", "blue", "none of them"]
 
 
@@ -193,6 +198,26 @@ def test_the_yaml_names_every_metric(module: Any) -> None:
     assert sorted(named) == sorted([*source.bucket_metrics, *more.get(source.task, [])])
     assert all(metric["higher_is_better"] is not metric["metric"].startswith(("error_", "picked_", "no_answer")) for metric in config["metric_list"])
     assert config["metadata"]["n_official"] == source.n
+
+
+@pytest.mark.parametrize("reply", ["[" * 50_000, "A" * 50_000, "\x00", "\\boxed{" * 5000, " " * 10_000, "9" * 5000, "Video 3", 3.5, ["B"]])
+def test_any_reply_has_a_score_whatever_thread_asks(reply: Any) -> None:
+    """lmms-eval scores in four threads; the numbers don't depend on it."""
+    shared = {"apr_buckets": [], "apr_present": True}
+    (played,) = gameplayqa.rows(
+        [[dict.fromkeys(GAMEPLAY_COLUMNS, "") | {"id": "q", "video_start": "0", "video_end": "1", "correct_option": "Video 3"}]]
+    )
+    docs = [
+        (dailyomni, DAILY[0]),
+        (omnivideobench, {"correct_option": "B"}),
+        (worldsense, next(iter(worldsense._rows([SENSE])))),
+        (gameplayqa, played),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        for module, doc in docs:
+            scored = list(pool.map(lambda _, module=module, doc=doc: module.process_results({**doc, **shared}, [reply]), range(8)))
+            assert scored == scored[:1] * 8 and 0 <= scored[0]["score"] <= 1
+    assert scored[0]["score"] == (reply == "Video 3")
 
 
 def test_official_labels_become_names() -> None:
