@@ -44,7 +44,7 @@ IDLE_WORKERS = 2
 KILLS = 0
 """Workers that had to be killed or died, in this process; the fuzz report counts them."""
 
-OPEN_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 8.0
 """Longest time for opening, once the worker has started."""
 
 _GRACE_S = 1.0  # a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
