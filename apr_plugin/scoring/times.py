@@ -36,7 +36,9 @@ _WORD_TIME = rf"(?<![\d:])(?<![\d:][.,]){_time(f'(?:{_THOUSANDS}|{_PLAIN})')}"
 _LIST_TIME = rf"[\"']?({_time(_PLAIN)})[\"']?"
 _ABOUT = r"(?:(?:about|around|approximately|approx\.|roughly|the|seconds?|timestamp|time|t=)\s{0,3}){0,3}"
 _IN_BRACKETS = re.compile(rf"\[\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}\]", re.IGNORECASE)
-_IN_PARENTHESES = re.compile(rf"\(\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}\)", re.IGNORECASE)
+_IN_PARENTHESES_OR_BARE = re.compile(
+    rf"\(\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}\)|\A{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\Z", re.IGNORECASE
+)
 _IN_WORDS = re.compile(
     rf"between\s{{1,4}}{_ABOUT}({_WORD_TIME})\s{{1,4}}and\s{{1,4}}{_ABOUT}({_WORD_TIME})"
     rf"|({_WORD_TIME})\s{{0,4}}(?:--?>|[-–—−~→]|(?:up\s)?to(?![a-z])|until|till|through)\s{{0,4}}{_ABOUT}({_WORD_TIME})"  # noqa: RUF001
@@ -64,8 +66,8 @@ def parse_spans(text: str) -> list[Span]:
 
     Read are, and the first of these kinds that the text has counts: a JSON list that is the whole answer (`[[1.5, 4]]`, `[1.5, 4]`); pairs in
     brackets among words (`The event is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`,
-    `2 to 3 minutes`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`). A number without a unit takes that of the other end, else
-    seconds. Percentages are no times.
+    `2 to 3 minutes`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number without a
+    unit takes that of the other end, else seconds. Percentages are no times.
 
     Spans come back in the order written, reversed and non-finite ones included, so that the caller can say what is wrong with them; an empty
     list means that no span was found, or over `MAX_SPANS`.
@@ -104,7 +106,7 @@ def _json_time(value: object) -> float | None:
 
 
 def _from_words(text: str) -> list[Span]:
-    for pattern in (_IN_BRACKETS, _IN_WORDS, _IN_PARENTHESES):
+    for pattern in (_IN_BRACKETS, _IN_WORDS, _IN_PARENTHESES_OR_BARE):
         if spans := [_span(*filter(None, match.groups())) for match in pattern.finditer(text)]:
             return spans
     return []
