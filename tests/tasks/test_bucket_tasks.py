@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from task_testing import FAILS, TASKS, TaskBench
 
+from apr_plugin.harnesses.readers import find_reader
 from apr_plugin.tasks.longvideobench import utils as longvideobench
 from apr_plugin.tasks.lvbench import utils as lvbench
 from apr_plugin.tasks.minerva import utils as minerva
@@ -201,7 +202,7 @@ def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: f
              "vsi4": "A", "vsi5": "A", "vsi6": "B"}  # fmt: skip
     other = {"A": "B", "B": "A", "C": "B", "D": "B", "E": "B", "4": "40", "20": "2"}
     told = {words: {"right": right.get(words, "A"), "wrong": other[right.get(words, "A")], "fails": FAILS}[answers] for words in ANSWERS}
-    results = bench.run(NAMES, told)
+    results = bench.run(NAMES, told, bootstrap_iters=0)
     hopeless = {"apr_mlvu": 4}  # its answer is none of its options
     for module in MODULES:
         task = module.SOURCE.task
@@ -215,7 +216,7 @@ def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: f
 
 
 def test_a_limit_leaves_buckets_out(bench: TaskBench) -> None:
-    results = bench.run("apr_vsibench,apr_mlvu,apr_lvbench", ANSWERS, limit=1)
+    results = bench.run("apr_vsibench,apr_mlvu,apr_lvbench", ANSWERS, limit=1, bootstrap_iters=0)
     _same(results["apr_vsibench"], overall=1, n=1, mra_object_counting=1)
     assert results["apr_vsibench"]["vsibench_overall"] is None  # lmms-eval's own task ends with a KeyError here
     assert "acc_route_planning" not in results["apr_vsibench"]
@@ -237,6 +238,15 @@ def test_the_yaml_names_every_metric(module: Any, bench: TaskBench) -> None:
     assert named[: len(source.bucket_metrics)] == list(source.bucket_metrics)
     assert source.metric in named and config["metadata"]["n_official"] == source.n
     assert len(named) == len(set(named))
+
+
+def test_questions_are_read_column_by_column() -> None:
+    readers = {module.SOURCE.task: find_reader(module.SOURCE.task)[0] for module in MODULES}
+    assert readers == {
+        "apr_lvbench": "lvbench", "apr_videomme": "videomme", "apr_longvideobench": "longvideobench", "apr_mlvu": "question_column",
+        "apr_minerva": "answer_choices", "apr_vsibench": "vsibench",
+    }  # fmt: skip
+    assert find_reader("apr_unheard_of")[0] == find_reader("unheard_of")[0] == "prompt"
 
 
 def test_prompts(results: dict[str, Any], bench: TaskBench) -> None:
