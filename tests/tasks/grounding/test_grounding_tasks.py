@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pytest import approx
 from task_testing import FAILS, TaskBench
+from task_testing import TASKS as TASKS_FOLDER
 
 pytest.importorskip("lmms_eval")
 
@@ -18,6 +19,7 @@ from apr_plugin.cli.score import run_score
 from apr_plugin.scoring import vue_tr
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
+from apr_plugin.tasks.common import grounding
 from apr_plugin.tasks.longvale import utils as longvale
 from apr_plugin.tasks.qvhighlights import utils as qvhighlights
 from apr_plugin.tasks.tacos import utils as tacos
@@ -236,3 +238,44 @@ def test_the_model_is_asked_for_spans(run: dict[str, Any]) -> None:
 def test_results_name_the_version(run: dict[str, Any]) -> None:
     assert {run["raw"]["versions"][task] for task in TASKS} == {1.0}
     json.dumps(run["raw"]["results"], allow_nan=False)
+
+
+def test_a_passive_model_is_shown_the_video_and_its_words_are_read(run: dict[str, Any]) -> None:
+    """A chat model of lmms-eval that answers every question of a task with the same words, in the form that the prompt asks for."""
+    from lmms_eval.api.model import lmms
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    replies = {
+        "apr_charades_sta": "From 2.0 to 6.0 seconds.",
+        "apr_qvhighlights": "From 20.0 to 40.0 seconds\nFrom 0 to 10 seconds",
+        "apr_vue_tr": "From 2 to 4 seconds\nFrom 10.0 to 14.0 seconds",
+    }
+    sent: dict[str, list[Any]] = {}
+
+    class Passive(lmms):
+        is_simple = False
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            for _, doc_to_messages, _, doc_id, task, split in (request.args for request in requests):
+                sent.setdefault(task, []).append(doc_to_messages(self.task_dict[task][split][doc_id])[0]["content"])
+            return [replies[request.args[4]] for request in requests]
+
+        def loglikelihood(self, requests: list[Any]) -> list[Any]:
+            raise NotImplementedError
+
+        def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
+            raise NotImplementedError
+
+    manager = TaskManager("ERROR", include_path=str(TASKS_FOLDER), include_defaults=False, model_name="passive")
+    raw = simple_evaluate(model=Passive(), tasks=list(replies), task_manager=manager, bootstrap_iters=0, verbosity="ERROR")
+    got = {task: {name.removesuffix(",none"): value for name, value in numbers.items()} for task, numbers in raw["results"].items()}
+    assert got["apr_charades_sta"]["score"] == approx((1 + 0.4) / 5)  # 4 of the 10 seconds of "drinks water"
+    assert (got["apr_qvhighlights"]["r1_best_0.5"], got["apr_qvhighlights"]["map"]) == approx((2 / 3, (1 + 0.1) / 3))
+    assert got["apr_vue_tr"]["score"] == approx((2 / 14 + 1) / 3)
+    assert {numbers["no_span"] for numbers in got.values()} == {0}
+    video, text = sent["apr_charades_sta"][0]
+    assert (video["type"], Path(video["url"]).name, Path(video["url"]).is_file()) == ("video", "AAA01.mp4", True)
+    assert text["text"] == f'When in the video does this happen: "person opens a door"?\n{grounding.ONE}'
+    assert sent["apr_vue_tr"][0][1]["text"].endswith(grounding.ALL)
+    assert sent["apr_qvhighlights"][0][1]["text"].endswith(grounding.RANKED)
