@@ -82,7 +82,7 @@ class Server:
             return self.host == "localhost" or self.host.endswith(".localhost")
 
 
-@dataclass
+@dataclass(eq=False)
 class Failure(Exception):
     """One try that came to nothing."""
 
@@ -96,16 +96,6 @@ class Failure(Exception):
     """HTTP status, where there was one."""
     wait_s: float | None = None
     """What `Retry-After` asks for."""
-
-
-@dataclass
-class Answer:
-    """What came back."""
-
-    data: Any
-    """The reply's JSON, as `read` made it."""
-    queue_s: float
-    """Seconds before the try that worked: waiting for a connection, pauses, tries that failed."""
 
 
 @dataclass
