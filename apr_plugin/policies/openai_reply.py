@@ -81,13 +81,13 @@ def _usage(given: Any) -> Usage:
     kinds = details.get("multimodal_tokens")
     kinds = kinds if isinstance(kinds, Mapping) else {key: details.get(f"{key}_tokens") for key in ("image", "video", "audio")}
     pictures = [count for count in (_count(kinds.get("image")), _count(kinds.get("video"))) if count is not None]
-    return Usage(
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        cached_tokens=_count(details.get("cached_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-        visual_tokens=sum(pictures) if pictures else None,
-        audio_tokens=_count(kinds.get("audio")),
-    )
+    prompt, cached, heard = _count(usage.get("prompt_tokens")), _count(details.get("cached_tokens")), _count(kinds.get("audio"))
+    seen = sum(pictures) if pictures else None
+    if prompt is not None and (seen or 0) + (heard or 0) > prompt:
+        seen = heard = None  # parts that are more than the whole tell nothing
+    if prompt is not None and (cached or 0) > prompt:
+        cached = None
+    return Usage(prompt, cached, _count(usage.get("completion_tokens")), seen, heard)
 
 
 def _count(value: Any) -> int | None:
@@ -139,7 +139,7 @@ def _timings(metrics: Any, queue_s: float) -> GenerationTimings:
 
     def seconds(key: str) -> float | None:
         value = told.get(key)
-        return value / 1000 if isinstance(value, int | float) and value >= 0 else None
+        return value / 1000 if isinstance(value, int | float) and 0 <= value < math.inf else None
 
     waited = queue_s + (seconds("queue_time_ms") or 0.0)
     return GenerationTimings(queue_s=waited, prefill_s=seconds("time_to_first_token_ms"), decode_s=seconds("generation_time_ms"))

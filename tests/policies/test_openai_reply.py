@@ -7,10 +7,16 @@ import math
 from typing import Any
 
 import pytest
+from conformance import check_generation
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from apr_plugin.loop import Generation
+from apr_plugin.loop import Generation, Sampling
 from apr_plugin.loop.policy import Usage
 from apr_plugin.policies.openai_reply import BadReply, entropy, read_reply
+
+KEYS = ("choices", "message", "content", "finish_reason", "logprobs", "logprob", "top_logprobs", "token_ids", "usage", "prompt_tokens", "text",
+        "prompt_tokens_details", "cached_tokens", "multimodal_tokens", "image", "audio", "metrics", "queue_time_ms", "refusal")  # fmt: skip
 
 
 def read(data: Any, top_logprobs: int | None = None, temperature: float = 0.0) -> Generation:
@@ -31,6 +37,7 @@ def reply(message: Any = "hello", usage: Any = None, **choice: Any) -> dict[str,
         ({"cached_tokens": 0, "multimodal_tokens": None}, 0, None, None),
         ({"cached_tokens": 3, "image_tokens": 30, "video_tokens": 1}, 3, 31, None),  # SGLang
         ({"cached_tokens": "many", "audio_tokens": -1, "image_tokens": 1.5}, None, None, None),
+        ({"cached_tokens": 101, "audio_tokens": 60, "image_tokens": 50}, None, None, None),  # more than the whole
         ("none", None, None, None),
     ],
 )
@@ -97,3 +104,22 @@ def test_timings_that_vllm_gives() -> None:
     ).timings
     assert (told.queue_s, told.prefill_s, told.decode_s) == (2.0, 2.0, 0.25)
     assert read(reply() | {"metrics": {"queue_time_ms": None}}).timings.queue_s == 1.5
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(top=_JSON, choice=_JSON, k=st.sampled_from([None, 0, 3]))
+def test_whatever_a_server_writes_is_a_turn_or_a_bad_reply(top: Any, choice: Any, k: int | None) -> None:
+    usual = {"choices": [{"message": {"content": "x"}} | (choice if isinstance(choice, dict) else {})]}
+    for data in (top, choice, usual | (top if isinstance(top, dict) else {}), usual):
+        try:
+            done = read_reply(data, top_logprobs=k, temperature=0.5, queue_s=0.0)
+        except BadReply:
+            continue
+        check_generation(done, Sampling(), limit=False)
