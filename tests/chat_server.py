@@ -41,6 +41,7 @@ class ChatServer:
         port: A fixed port, for a server that comes back where another stood.
         tokenizes: Whether it has vLLM's /tokenize.
         gives_details: Whether its usage tells cached, visual and audio tokens.
+        trusts_kwargs: Whether requests may say how media is read (vLLM's --trust-request-mm-kwargs).
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class ChatServer:
         port: int = 0,
         tokenizes: bool = True,
         gives_details: bool = True,
+        trusts_kwargs: bool = True,
     ) -> None:
         self.turns, self.model, self.engine, self.context_tokens = list(turns), model, engine, context_tokens
-        self.key, self.latency_s, self.tokenizes, self.gives_details = key, latency_s, tokenizes, gives_details
+        self.key, self.latency_s, self.tokenizes, self.gives_details, self.trusts_kwargs = key, latency_s, tokenizes, gives_details, trusts_kwargs
         self.mishaps: deque[Mishap] = deque()
         """Taken one after the other by the requests for a turn."""
         self.always: Mishap | None = None
@@ -163,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers["Content-Length"]))
         body = json.loads(data)
         owner = self.owner
+        if not owner.trusts_kwargs and ("mm_processor_kwargs" in body or "media_io_kwargs" in body):
+            return self.error(400, "Per-request mm_processor_kwargs are disabled.")
         if self.path == "/tokenize" and owner.tokenizes:
             owner.tokenized.append(body)
             return self.reply({"count": sum(count_tokens(body["messages"]).values()), "max_model_len": owner.context_tokens, "tokens": []})

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from apr_plugin import config
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.policy import (
@@ -132,6 +134,8 @@ class OpenAIPolicy(PolicyDefaults):
         self.context_tokens: int | None = min(filter(None, (given, self._served.context_tokens)), default=None)
         self._media = MediaSettings(quality, image_detail, clip_as, hears, "audio_url" if self._served.engine == "sglang" else "input_audio")
         self._counter = Counter(self._tokenize, self._media, self._for_clip) if self._served.engine == "vllm" else None
+        if clip_as == "video" and self._served.engine == "vllm":
+            self._check_that_clips_are_taken()
         self._sizes: dict[int, tuple[weakref.ref[Prompt], PromptSize]] = {}
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -191,13 +195,24 @@ class OpenAIPolicy(PolicyDefaults):
         """Close the connections."""
         self._servers.close()
 
+    def _check_that_clips_are_taken(self) -> None:
+        """Find out at the start that a vLLM server was not told to take the settings that go with a clip."""
+        body = {"model": self._served.name, "messages": [{"role": "user", "content": "x"}]}
+        body |= self._for_clip(VideoPart(np.zeros((2, 28, 28, 3), np.uint8), (0.0, 0.5), 2.0))
+        for server in self._servers.servers:
+            try:
+                self._servers.now(server, server.root + "/tokenize", body)
+            except Failure as failure:
+                if failure.status == 400 and "kwargs" in failure.words:
+                    raise AprError(f"policy openai: {server.name} takes no clip_as=video: {failure.words}") from None
+
     async def _measure(self, prompt: Prompt) -> PromptSize:
         if self._counter is not None:
             try:
                 return await self._counter.count(prompt)
             except Failure as failure:
-                if failure.status is not None and failure.status < 500:
-                    _log.warning("tokens are estimated: %s", failure.words)
+                _log.warning("tokens are estimated: %s", failure.words)
+                if failure.status in (404, 405, 501):
                     self._counter = None  # a gateway that passes on the protocol alone
         return estimate(prompt, self._media)
 

@@ -69,7 +69,7 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
 
 def _ask(servers: Servers, server: Server) -> Any:
     try:
-        return servers.models(server)
+        return servers.now(server, "/models")
     except Failure as failure:
         return failure
 

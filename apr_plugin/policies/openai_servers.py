@@ -134,11 +134,11 @@ class Servers:
         """Text without the key. Words shorter than eight letters (`EMPTY`) are no secret."""
         return text.replace(self._key, "[key]") if self._key and len(self._key) >= 8 else text
 
-    def models(self, server: Server) -> Any:
-        """What the server says of its models; called once, before anything runs.
+    def now(self, server: Server, url: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Get something, or post something, before any event loop runs; the reply's JSON.
 
         Raises:
-            Failure: it can't be reached, or refuses.
+            Failure: the server can't be reached, or refuses.
         """
         import openai
 
@@ -146,7 +146,7 @@ class Servers:
         client = openai.OpenAI(base_url=server.url, api_key=self._key or "EMPTY", max_retries=1, timeout=openai.Timeout(seconds, connect=CONNECT_S))
         with client:
             try:
-                return client.get("/models", cast_to=object)
+                return client.get(url, cast_to=object) if body is None else client.post(url, body=dict(body), cast_to=object)
             except openai.OpenAIError as error:
                 raise self._failure(error, seconds) from None
             except ValueError as error:

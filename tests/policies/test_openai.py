@@ -266,6 +266,15 @@ def test_the_model_is_looked_up_first(server: ChatServer) -> None:
         make_policy("openai", base_url="http://127.0.0.1:9/v1?token=secret", model="m")
 
 
+def test_a_server_that_takes_no_clips_is_found_out_first() -> None:
+    with ChatServer(trusts_kwargs=False) as server:
+        with pytest.raises(AprError, match="takes no clip_as=video: HTTP 400: Per-request mm_processor_kwargs are disabled"):
+            make_policy("openai", base_url=server.url, clip_as="video")
+        make_policy("openai", base_url=server.url)
+    with ChatServer(trusts_kwargs=False, tokenizes=False, engine="sglang") as server:
+        make_policy("openai", base_url=server.url, clip_as="video", audio=True)
+
+
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import importlib.util
 
