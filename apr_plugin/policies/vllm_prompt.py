@@ -5,6 +5,7 @@ vLLM expands placeholders and scales pictures with the checkpoint's own processo
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,11 @@ class VllmPrompts(PromptEncoder):
             request["multi_modal_data"] = {kind: items for kind, items in media.items() if items}
         if options:
             request["mm_processor_kwargs"] = options
+        if options.get("use_audio_in_video"):
+            # vLLM processes only what its cache of processed media lacks; where it holds a clip's sound but not its frames (another look at the
+            # same seconds), processing the one without the other fails. Names that never come again keep them together.
+            name = uuid.uuid4().hex
+            request["multi_modal_uuids"] = {kind: [f"{name}-{kind}-{n}" for n in range(len(media[kind]))] for kind in ("video", "audio")}
         return request
 
     def _pieces(self, part: MediaPart) -> list[Piece]:
