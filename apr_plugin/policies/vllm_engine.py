@@ -77,7 +77,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise PolicyUnavailable("the vLLM engine has died; its log says why") from error
         except Exception as error:
-            raise PolicyUnavailable(f"vLLM could not take the prompt: {str(error.__cause__ or error):.500}") from error
+            raise PolicyUnavailable(f"vLLM could not take the prompt: {error.__cause__ or error!s:.500}") from error
         if last is None or not last.finished:
             raise PolicyUnavailable("vLLM ended a generation before it was finished")
         return last
