@@ -105,6 +105,7 @@ def _plain(generation: object) -> Generation:
         text=printable(generation.text),
         usage=Usage(**{key: None if n is None else int(n) for key, n in vars(usage).items()}),
         finish_reason=str(generation.finish_reason),
+        token_ids=None if generation.token_ids is None else tuple(map(int, generation.token_ids)),
         logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         entropies=None if entropies is None else tuple(map(float, entropies)),
         entropy_top_k=None if top_k is None else int(top_k),

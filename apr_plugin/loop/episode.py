@@ -351,6 +351,7 @@ class Episode:
             forced=forced,
             finish_reason=generation.finish_reason,
             usage=generation.usage,
+            token_ids=generation.token_ids,
             logprobs=generation.logprobs,
             entropies=generation.entropies,
             entropy_top_k=generation.entropy_top_k,

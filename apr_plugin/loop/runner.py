@@ -45,7 +45,7 @@ async def run_episodes(
         policy: Who answers.
         config: Limits, arm, sampling, seed.
         concurrency: Episodes at once.
-        store: Where each trajectory is put when its episode ends. Log-probs and entropies are then in its files alone, and left out of the list.
+        store: Where each trajectory is put when its episode ends. Token ids, log-probs and entropies are then in its files alone.
         pictures: By question key, what reads the images of a question without a video.
         on_done: Called for each finished question.
         on_span: Called with what each episode did from when to when (`Span`): what a timeline of the run is drawn from.

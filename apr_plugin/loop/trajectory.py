@@ -132,6 +132,8 @@ class Turn(_Record):
     """`stop`, or `length` where the turn was cut off."""
     usage: Usage = Usage()
     """Tokens in and out."""
+    token_ids: tuple[int, ...] | None = None
+    """The sampled tokens, where the engine gives them; what training goes by, since the text may tokenise differently."""
     logprobs: PerToken | None = None
     """Log-probability of each sampled token, where the engine gives them."""
     entropies: PerToken | None = None
@@ -213,10 +215,11 @@ class Trajectory(_Record):
             return printable(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
     def without_token_values(self) -> Self:
-        """The same without log-probs and entropies, which are most of its memory."""
-        if all(turn.logprobs is None and turn.entropies is None for turn in self.turns):
+        """The same without token ids, log-probs and entropies, which are most of its memory."""
+        if all(turn.token_ids is None and turn.logprobs is None and turn.entropies is None for turn in self.turns):
             return self
-        return self.model_copy(update={"turns": tuple(turn.model_copy(update={"logprobs": None, "entropies": None}) for turn in self.turns)})
+        nothing = {"token_ids": None, "logprobs": None, "entropies": None}
+        return self.model_copy(update={"turns": tuple(turn.model_copy(update=nothing) for turn in self.turns)})
 
     @classmethod
     def from_json(cls, line: str, where: str = "trajectory") -> Self:

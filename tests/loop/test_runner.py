@@ -234,17 +234,19 @@ def test_stopped_while_a_line_is_written_it_is_written_once_and_whole(tmp_path: 
 def test_values_for_each_token_are_on_disk_and_not_in_memory(tmp_path: Path) -> None:
     class Numbers(Busy):
         async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-            return Generation("yes", logprobs=(-0.5,) * 100, entropies=(1.0,) * 100, entropy_top_k=20)
+            return Generation("yes", token_ids=(7,) * 100, logprobs=(-0.5,) * 100, entropies=(1.0,) * 100, entropy_top_k=20)
 
     policy = Numbers()
     (whole,) = asyncio.run(run_episodes(ask(1, None), policy, CONFIG))
-    assert whole.turns[0].logprobs == (-0.5,) * 100 and whole.turns[0].entropy_top_k == 20
+    assert whole.turns[0].logprobs == (-0.5,) * 100 and whole.turns[0].token_ids == (7,) * 100 and whole.turns[0].entropy_top_k == 20
     for _ in range(2):  # the second run reads it back
         with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
             (light,) = asyncio.run(run_episodes(ask(1, None), policy, CONFIG, store=store))
-        assert light.turns[0].logprobs is None and light.turns[0].entropies is None and light.answer == "yes"
+        (turn,) = light.turns
+        assert (turn.token_ids, turn.logprobs, turn.entropies) == (None, None, None) and light.answer == "yes"
     (saved,) = Trajectory.read(store.path("ask"))
-    assert saved.turns == whole.turns or saved.turns[0].logprobs == whole.turns[0].logprobs
+    for name in ("token_ids", "logprobs", "entropies", "entropy_top_k"):
+        assert getattr(saved.turns[0], name) == getattr(whole.turns[0], name)
 
 
 def test_neither_concurrency_nor_order_changes_an_answer(shared_videos: Videos) -> None:
