@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
 """Tried in this order where the file with the official name is absent: a video fetched again often comes in another container."""
@@ -76,6 +75,10 @@ class FileFacts:
     sha256: str = ""
     """Of its bytes; empty until asked for."""
 
+    def of(self, stat: os.stat_result) -> bool:
+        """Whether the file is still the one that these facts are of."""
+        return (self.size, self.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
 
 class Manifest:
     """Facts of a benchmark's files, kept in a JSON file so that they are read once."""
@@ -94,20 +97,21 @@ class Manifest:
             what: For the bar.
             hashes: Whether to compute SHA-256 too, which reads every byte.
         """
-        from tqdm import tqdm
+        from rich.console import Console
+        from rich.progress import track
 
         there = {str(path): path.stat() for path in dict.fromkeys(paths) if path.is_file()}
         stale = []
         for name, stat in there.items():
             known = self.facts.get(name)
-            if known is None or (known.size, known.mtime_ns) != (stat.st_size, stat.st_mtime_ns) or (hashes and not known.sha256):
+            if known is None or known.seconds is None or not known.of(stat) or (hashes and not known.sha256):  # what failed is tried again
                 stale.append(name)
         if stale:
-            with ThreadPoolExecutor(max_workers=4) as pool, tqdm(total=len(stale), desc=what, unit="video", delay=2) as bar:
-                for number, (name, facts) in enumerate(zip(stale, pool.map(lambda name: self._facts(name, hashes), stale), strict=True), 1):
-                    self.facts[name] = facts
-                    bar.update()
-                    if number % 50 == 0:
+            with ThreadPoolExecutor(max_workers=4) as pool:
+                read = pool.map(lambda name: self._facts(name, hashes), stale)
+                for number, facts in enumerate(track(read, what, len(stale), console=Console(stderr=True), transient=True)):
+                    self.facts[stale[number]] = facts
+                    if number % 50 == 49:
                         self.save()
             self.save()
         return {name: self.facts[name] for name in there}
@@ -117,7 +121,7 @@ class Manifest:
 
         stat = Path(name).stat()
         facts = self.facts.get(name)
-        if facts is None or (facts.size, facts.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+        if facts is None or facts.seconds is None or not facts.of(stat):
             facts = FileFacts(stat.st_size, stat.st_mtime_ns)
             try:
                 with Video.open(name, workers=1) as video:
@@ -126,13 +130,13 @@ class Manifest:
                 facts = replace(facts, error=str(error))
         return replace(facts, sha256=_sha256(name)) if hashes and not facts.sha256 else facts
 
-    def save(self, **more: Any) -> None:
-        """Write the file; another process that does the same at once loses nothing but its own last additions."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def save(self) -> None:
+        """Write the file where that is possible; without it the facts are read again. Of two processes that write at once the later one counts."""
         beside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        text = json.dumps({**more, "files": {name: asdict(facts) for name, facts in sorted(self.facts.items())}}, indent=1)
-        beside.write_text(text, "utf-8")
-        beside.replace(self.path)
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps({"files": {name: asdict(facts) for name, facts in sorted(self.facts.items())}}, indent=1), "utf-8")
+            beside.replace(self.path)
 
 
 def _sha256(name: str) -> str:

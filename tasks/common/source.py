@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,7 +230,8 @@ class Source:
                 f"{self.task}: {absent} of {len(documents)} questions lack their video in {self.video_folders[0]} and count as wrong; "
                 f"`score_present` leaves them out. List the files with: apr tasks check {self.task}"
             )
-        return datasets.Dataset.from_list(documents)
+        columns = dict.fromkeys(name for document in documents for name in document)  # `from_list` takes those of the first row alone
+        return datasets.Dataset.from_list([{name: document.get(name) for name in columns} for document in documents])
 
     def scored(self, doc: Row, score: float, **more: Any) -> dict[str, Any]:
         """What `process_results` returns for one answer: its score overall and in each of its buckets, with counts.
@@ -297,7 +299,7 @@ def _content(path: Path) -> Any:
 
 def _download(url: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}")  # several ranks may fetch it at once
     with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer, part.open("wb") as out:
         while block := answer.read(1 << 20):
             out.write(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -22,6 +23,13 @@ DIRECTION = "object_rel_direction"
 
 BINS = Bins((0, 60, 120, 180, inf), ("0-60s", "60-120s", "120-180s", "over_180s"))
 
+
+def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+    """The official rows; a number that is not written as text becomes text."""
+    for row in contents[0]:
+        yield {**row, "ground_truth": str(row["ground_truth"])}
+
+
 SOURCE = Source(
     task="apr_vsibench",
     folder="vsibench",
@@ -31,6 +39,7 @@ SOURCE = Source(
     licence="Apache-2.0 (annotations); the scans have terms of their own",
     homepage="https://github.com/vision-x-nyu/thinking-in-space",
     files=(File("test.jsonl", hub="nyu-visionx/VSI-Bench"),),
+    rows_of=rows_of,
     videos_of=lambda row: [f"{row['dataset']}/{row['scene_name']}.mp4"],
     measure=True,
     labels_of=lambda row, seconds: [BINS.name(seconds), row["question_type"]],

@@ -66,10 +66,10 @@ def _minerva(number: int, video: str, right: int) -> dict[str, Any]:
 
 
 def _vsibench(number: int, kind: str, scene: str, truth: str, options: list[str] | None = None) -> dict[str, Any]:
-    return {
-        "id": number, "dataset": "scannet", "scene_name": scene, "question_type": kind, "question": f"How about vsi{number}?",
-        "ground_truth": truth, "options": options,
+    row = {
+        "id": number, "dataset": "scannet", "scene_name": scene, "question_type": kind, "question": f"How about vsi{number}?", "ground_truth": truth,
     }  # fmt: skip
+    return row | ({"options": options} if options else {})
 
 
 LEFT = ["A. left", "B. right"]

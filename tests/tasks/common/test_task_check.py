@@ -87,12 +87,17 @@ def test_facts_are_read_once_and_again_when_a_file_has_changed(home: Path, share
     video = home / "data/vsibench/videos/scannet/good.mp4"
     for _ in range(2):
         assert check(SOURCE, hashes=False).videos[0].seconds == 6.0
-    assert opened == ["good.mp4", "words.mp4"]
-    check(SOURCE, hashes=True)
-    assert opened == ["good.mp4", "words.mp4"]  # hashing opens nothing again
+    assert sorted(opened) == ["good.mp4", "words.mp4", "words.mp4"]  # what could not be opened is tried again
+    assert check(SOURCE, hashes=True).videos[0].sha256
+    assert opened.count("good.mp4") == 1  # hashing opens nothing
     video.write_bytes(shared_videos["long"].read_bytes())
     assert check(SOURCE, hashes=False).videos[0].seconds == pytest.approx(75, abs=0.1)
-    assert opened == ["good.mp4", "words.mp4", "good.mp4"]
+    assert opened.count("good.mp4") == 2
+
+
+def test_a_cache_that_can_t_be_written_costs_only_time(home: Path) -> None:
+    write(home / "home", "a file in its place")
+    assert [video.state for video in check(SOURCE).videos] == ["present", "missing", "unreadable"]
 
 
 def test_a_damaged_manifest_is_made_anew(home: Path) -> None:
