@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -24,6 +24,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.models.model_utils.usage_metrics import is_budget_exceeded, log_usage
 from lmms_eval.protocol import ChatMessages
+from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from PIL import Image
 from tqdm import tqdm
@@ -56,15 +57,30 @@ class ActivePerception(lmms):  # type: ignore[misc]
 
     is_simple = False
 
-    def __init__(self, batch_size: int | str | None = None, device: str | None = None, max_batch_size: int | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        batch_size: int | str | None = None,
+        device: str | None = None,
+        max_batch_size: int | None = None,
+        policy_args: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__()
         self.device = device or "cpu"
         self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
         try:
-            self.settings = read_settings(arguments)
+            self.settings = read_settings({**arguments, **(policy_args or {})})
         except AprError as error:
             _stop(error, status=2)
         self._tasks: set[str] = set()
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ActivePerception:
+        """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
+        own = simple_parse_args_string(arg_string)
+        flags = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        policy_args = {key: own.pop(key) for key in ("batch_size", "device") if key in own}
+        return cls(**own, **flags, policy_args=policy_args)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request; the list has their order and length."""

@@ -119,6 +119,8 @@ class Engine:
         """Second thread: the model."""
         import torch
 
+        if self.checkpoint.model.device.type == "cuda":
+            torch.cuda.set_device(self.checkpoint.model.device)  # each thread has its own
         closing = False
         with torch.inference_mode():
             while True:

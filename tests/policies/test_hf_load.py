@@ -109,6 +109,18 @@ def test_limits_that_contradict_each_other(tiny: Tiny) -> None:
     assert "min_pixels (900) is above max_pixels (800)" in refused(pretrained=str(tiny("qwen2_5_vl")), min_pixels=900, max_pixels=800)
 
 
+def test_lmms_eval_hands_over_batch_size_and_device(tiny: Tiny) -> None:
+    """Both are also names of lmms-eval's own flags, which it passes on with every model."""
+    pytest.importorskip("lmms_eval")
+    from apr_plugin.harnesses.lmms_eval import ActivePerception
+
+    arguments = f"policy=hf,pretrained={tiny('qwen2_5_vl')},batch_size=3,device=cpu,dtype=float32"
+    model = ActivePerception.create_from_arg_string(arguments, {"batch_size": 1, "max_batch_size": None, "device": None})
+    policy = model.settings.policy
+    assert isinstance(policy, HfPolicy) and policy._engine.batch_size == 3 and policy._engine.checkpoint.model.device.type == "cpu"
+    policy.close()
+
+
 def test_a_missing_library_is_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
