@@ -15,6 +15,7 @@ import math
 import re
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -158,8 +159,7 @@ class OpenAIPolicy(PolicyDefaults):
             lambda data, waited: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
             _episode(prompt),
         )
-        scrubbed = self._servers.scrub(generation.text)
-        return generation if scrubbed == generation.text else Generation(**(vars(generation) | {"text": scrubbed}))
+        return replace(generation, text=self._servers.scrub(generation.text))
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens of the prompt.

@@ -83,8 +83,8 @@ def _usage(given: Any) -> Usage:
     pictures = [count for count in (_count(kinds.get("image")), _count(kinds.get("video"))) if count is not None]
     prompt, cached, heard = _count(usage.get("prompt_tokens")), _count(details.get("cached_tokens")), _count(kinds.get("audio"))
     seen = sum(pictures) if pictures else None
-    if prompt is not None and (seen or 0) + (heard or 0) > prompt:
-        seen = heard = None  # parts that are more than the whole tell nothing
+    if (seen and seen == heard) or (prompt is not None and (seen or 0) + (heard or 0) > prompt):
+        seen = heard = None  # vLLM counts a clip with its sound in step for both; and parts that are more than the whole tell nothing
     if prompt is not None and (cached or 0) > prompt:
         cached = None
     return Usage(prompt, cached, _count(usage.get("completion_tokens")), seen, heard)
