@@ -166,7 +166,10 @@ class Episode:
         await self._hold(fitting[0].bytes)
         outcome = await self._read(self._environment.look, fitting[0], "look")
         refused = await self._asking.context.check(outcome, fitting[0], prompt) if isinstance(outcome, Percept) else outcome
-        return refused or outcome
+        if refused is not None:
+            self._let_go()
+            return refused
+        return outcome
 
     def _check(self, action: Answer, number: int, turns: int) -> str | ActionError:
         if number == 1 < turns and self.config.budget.refuse_blind_answer:

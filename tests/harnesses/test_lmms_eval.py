@@ -207,6 +207,33 @@ def test_padding_clones_are_not_asked(evaluate: Evaluate, tmp_path: Path) -> Non
     assert len(answers) == 2 and answers[0].text == "B" and len(_saved(tmp_path)) == 1
 
 
+def test_pictures_are_read_when_their_question_is_asked() -> None:
+    """Those of a whole task do not fit into memory."""
+    from PIL import Image
+
+    from apr_plugin.harnesses.lmms_eval import _messages
+
+    class Docs(list[Any]):
+        read = 0
+
+        def __getitem__(self, doc_id: Any) -> Any:
+            Docs.read += 1
+            return super().__getitem__(doc_id)
+
+    def to_messages(doc: Any) -> Any:
+        if doc is None:
+            raise SystemExit("the picture is missing")
+        return [{"role": "user", "content": [{"type": "image", "url": doc}, {"type": "text", "text": "what?"}]}]
+
+    docs = Docs([Image.new("RGB", (60, 40))])
+    text, videos, pictures = _messages("", to_messages, docs, 0)
+    assert (text, videos, Docs.read) == ("what?", (), 1) and pictures is not None
+    assert [p.image.shape for p in (*pictures(None), *pictures(600))] == [(40, 60, 3), (20, 30, 3)] and Docs.read == 3
+    docs[0] = None
+    with pytest.raises(RuntimeError, match="the picture is missing"):
+        pictures(None)
+
+
 @pytest.mark.parametrize("method", ["loglikelihood", "generate_until_multi_round"])
 def test_other_kinds_of_request_are_refused_in_words(evaluate: Evaluate, tmp_path: Path, method: str) -> None:
     from apr_plugin.harnesses.lmms_eval import ActivePerception

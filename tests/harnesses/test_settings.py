@@ -26,6 +26,7 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
     settings = read_settings(
         {
             "policy": "guess", "how": "first",
+            "decode_threads": "3", "decoded_gib": 0.5,
             "arm": "passive", "passive_frames": 8, "seed": 7, "concurrency": 2, "trajectories": str(tmp_path), "resume": "never",
             "system_prompt": str(prompt),
             "max_turns": 9, "frames_per_look": 12, "clip_s": 4.5, "wall_clock_s": 30,
@@ -36,6 +37,7 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
     assert settings.policy.describe() == {"how": "first"}
     assert (config.arm, config.passive_frames, config.seed, config.system_prompt) == ("passive", 8, 7, "Look closely.")
     assert (settings.concurrency, settings.trajectories, settings.resume) == (2, tmp_path, "never")
+    assert (settings.decode_threads, settings.decoded_bytes) == (3, 2**29)
     assert (config.budget.max_turns, config.budget.frames_per_look, config.budget.clip_s, config.budget.wall_clock_s) == (9, 12, 4.5, 30.0)
     assert config.sampling == Sampling(temperature=0.7, top_p=0.9, top_k=20, max_new_tokens=100)
 
@@ -75,6 +77,8 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "concurrency": 0}, "concurrency must be a whole number of at least 1, not 0"),
         ({"policy": "guess", "concurrency": "many"}, "concurrency must be a whole number of at least 1, not 'many'"),
         ({"policy": "guess", "passive_frames": -1}, "passive_frames must be a whole number of at least 0, not -1"),
+        ({"policy": "guess", "decode_threads": 0}, "decode_threads must be a whole number of at least 1, not 0"),
+        ({"policy": "guess", "decoded_gib": "much"}, "decoded_gib must be a number above 0, not 'much'"),
         ({"policy": "guess", "seed": 1.5}, "seed must be a whole number"),
         ({"policy": "guess", "frames_per_look": -1}, "frames_per_look=-1: "),
         ({"policy": "guess", "max_turns": "none"}, "max_turns=None: "),
