@@ -210,7 +210,7 @@ class Source:
         return documents
 
     def docs(self) -> Any:
-        """The documents as a `datasets.Dataset`, for `process_docs`. Says how many questions lack their video: they count as wrong.
+        """The documents as a `datasets.Dataset`, for `process_docs`. Says how many questions lack their video, which count as wrong.
 
         Raises:
             AprError: as `documents`; under lmms-eval's own command line the process ends with that message instead of five more attempts.
@@ -224,6 +224,10 @@ class Source:
             documents = self.documents()
         except AprError as error:
             _stop(error)
+        if len(documents) != self.n:
+            logger.warning(
+                f"{self.task}: the annotations hold {len(documents)} questions, the official split {self.n}: a score is not one of the whole benchmark"
+            )
         absent = sum(not document["apr_present"] for document in documents)
         if absent:
             logger.warning(

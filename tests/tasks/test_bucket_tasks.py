@@ -240,6 +240,19 @@ def test_the_yaml_names_every_metric(module: Any, bench: TaskBench) -> None:
     assert len(named) == len(set(named))
 
 
+def test_a_part_of_a_benchmark_is_called_one(bench: TaskBench) -> None:
+    from loguru import logger
+
+    said: list[str] = []
+    sink = logger.add(said.append, format="{message}")
+    try:
+        assert len(videomme.SOURCE.docs()) == 4
+    finally:
+        logger.remove(sink)
+    assert any("hold 4 questions, the official split 2700" in line for line in said)
+    assert any("1 of 4 questions lack their video" in line and "apr tasks check apr_videomme" in line for line in said)
+
+
 def test_questions_are_read_column_by_column() -> None:
     readers = {module.SOURCE.task: find_reader(module.SOURCE.task)[0] for module in MODULES}
     assert readers == {
