@@ -226,7 +226,7 @@ class Source:
             _stop(error)
         if len(documents) != self.n:
             logger.warning(
-                f"{self.task}: the annotations hold {len(documents)} questions, the official split {self.n}: a score is not one of the whole benchmark"
+                f"{self.task}: the annotations hold {len(documents)} questions, the official split {self.n}: a score is not of the whole benchmark"
             )
         absent = sum(not document["apr_present"] for document in documents)
         if absent:
