@@ -11,19 +11,31 @@ what it is sent, so pictures and sound that no decoder takes are an error 400, a
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import math
+import ssl
 import threading
 import time
 import wave
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import av
+import pytest
 from PIL import Image
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_tls_context() -> Iterator[None]:
+    """Every client reads the certificates of all authorities (27 ms), even for plain HTTP; here they are read once. Import it to use it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
+
 
 Mishap = Callable[["_Handler"], None]
 

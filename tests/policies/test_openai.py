@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 from apr_testing import answer, look
-from chat_server import ChatServer
+from chat_server import ChatServer, one_tls_context  # noqa: F401 - a fixture
 from conformance import GREEDY, LOOK, Make, PolicyConformance, after, notebook, opening, percept, picture
 from PIL import Image
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from apr_testing import answer, look
-from chat_server import ChatServer, Mishap, body, drop, garbage, half, hang, html, no_choices, status
+from chat_server import ChatServer, Mishap, body, drop, garbage, half, hang, html, no_choices, one_tls_context, status  # noqa: F401 - a fixture
 from conformance import GREEDY, after, notebook, opening
 
 from apr_plugin.errors import AprError
