@@ -24,6 +24,7 @@ from typing import Any
 from apr_plugin.errors import require
 from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.policies.families import Family, family_of
+from apr_plugin.policies.hf_load import _digest, _identity
 from apr_plugin.policies.vllm_engine import VllmEngine
 from apr_plugin.policies.vllm_prompt import VllmPrompts
 
@@ -96,15 +97,16 @@ class VllmPolicy:
             "enable_prefix_caching": enable_prefix_caching,
         }
         _check("engine_args", self._more, _engine_fields(), (*wanted, "trust_remote_code"))
-        self.family, processor = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
+        self.family, processor, weights = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
         self._prompts = VllmPrompts(processor, self.family)
         self.modalities: frozenset[Modality] = _perceived(self.family, limits)
         self._described: dict[str, Any] = {
             "pretrained": pretrained,
             "revision": revision,
+            "weights": weights,
             "dtype": dtype,
             "quantization": quantization,
-            "adapter": adapter,
+            "adapter": None if adapter is None else {"path": adapter, "weights": _adapter_weights(adapter)},
             "max_model_len": max_model_len,
             "limit_mm_per_prompt": limits,
             "engine_args": self._more,
@@ -113,6 +115,8 @@ class VllmPolicy:
         arguments = {key: value for key, value in wanted.items() if value is not None}
         # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw logits.
         arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, entropy_top_k), "disable_log_stats": False}
+        if quantization != "bitsandbytes":  # which has a loader of its own
+            arguments["load_format"] = "safetensors"  # never a pickle
         if adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
         self._engine = VllmEngine(arguments | self._more, adapter)
@@ -241,8 +245,8 @@ def _sampling_fields() -> tuple[str, ...]:
     return tuple(SamplingParams.__struct_fields__)
 
 
-def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Family, Any]:
-    """Family and processor of a checkpoint."""
+def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Family, Any, str]:
+    """Family, processor, and which weights they are, of a checkpoint."""
     from transformers import AutoConfig, AutoProcessor
 
     config = AutoConfig.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
@@ -250,13 +254,21 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
         raise ValueError(f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)")
     thinker = getattr(config, "thinker_config", config)
     family = family_of(config.model_type).with_timing(getattr(thinker, "position_id_per_seconds", None), getattr(thinker, "seconds_per_chunk", None))
-    return family, AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
+    processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
+    return family, processor, _identity(pretrained, config)
 
 
 def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]:
     """What the model perceives, without what it may not be given."""
     kinds: dict[str, Modality] = {"image": "frames", "video": "clip", "audio": "audio"}
     return family.modalities - {modality for kind, modality in kinds.items() if limits.get(kind) == 0}
+
+
+def _adapter_weights(adapter: str) -> str:
+    try:
+        return _digest(Path(adapter).expanduser(), ("adapter_config.json", "adapter_model.safetensors"))
+    except OSError as error:
+        raise ValueError(f"adapter: {error.filename} can't be read: {error.strerror}") from error
 
 
 def _rank(adapter: str) -> int:
