@@ -163,7 +163,7 @@ def on_the_server(film: Path, questions: int) -> dict[str, Any]:
         tell("starting the server")
         model = save_tiny("qwen2_5_vl", Path(folder) / "model")
         with serve(vllm_python(), model, Path(folder) / "server.log", "--limit-mm-per-prompt", '{"image": 64}') as server:
-            # One look, then the forced answer: 2 generations of about 300 tokens.
+            # A look, a look that comes too late, and the forced answer: three generations of about 150 tokens.
             policy = make_policy("openai", base_url=server.base_url, model=MODEL, extra_body=json.dumps(looking(letters=240)))
             sampling = Sampling(temperature=1.0, max_new_tokens=400)
             tell("warming up")
