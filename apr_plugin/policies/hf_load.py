@@ -209,10 +209,9 @@ def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
 
 def _identity(source: str, config: Any) -> str:
     """The hub's commit, or a digest of the folder."""
-    commit = getattr(config, "_commit_hash", None)
-    if commit and not Path(source).is_dir():
-        return f"commit {commit}"
     folder = Path(source)
+    if not folder.is_dir():
+        return f"commit {config._commit_hash}"
     index = folder / "model.safetensors.index.json"
     files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     return _digest(folder, ("config.json", *([index.name] if index.is_file() else []), *files))

@@ -14,6 +14,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny("qwen2_5_vl")`: the folder of a small random model (names: `tiny_models.FAMILIES`), made when it is first asked for."""
     pytest.importorskip("transformers")
     pytest.importorskip("torchvision")
+    import torch
     from tiny_models import save_tiny
 
+    torch.set_num_threads(1)  # models this small lose more by waiting for a second processor than they gain
     return cache(lambda name: save_tiny(name, tmp_path_factory.mktemp(name)))

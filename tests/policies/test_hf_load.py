@@ -171,6 +171,19 @@ def test_an_adapter_is_merged(tiny: Tiny, tmp_path: Path) -> None:
     assert "no adapter_model.safetensors" in refused(pretrained=str(tiny("qwen2_5_vl")), adapter=str(tmp_path / "lora"))
 
 
+def test_weights_spread_by_accelerate_answer_the_same(tiny: Tiny) -> None:
+    pytest.importorskip("accelerate")
+    mapped, eager, plain = (
+        HfPolicy(str(tiny("qwen2_5_omni_full")), **arguments)
+        for arguments in ({"device_map": "auto", "dtype": "float32"}, {"device": "cpu", "attn_implementation": "eager"}, {"device": "cpu"})
+    )
+    turns = [asyncio.run(policy.generate(after("clip"), GREEDY)).token_ids for policy in (mapped, eager, plain)]
+    assert turns[0] == turns[1] == turns[2]
+    assert eager.describe()["attn_implementation"] == "eager" != plain.describe()["attn_implementation"]
+    for policy in (mapped, eager, plain):
+        policy.close()
+
+
 def test_a_checkpoint_in_several_files(tiny: Tiny, tmp_path: Path) -> None:
     import transformers
 

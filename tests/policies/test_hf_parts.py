@@ -106,15 +106,15 @@ def drawn(logits: list[float], times: int, **sampling: float) -> Counter[int]:
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
-    logits, times = [1.0, 0.0, 2.0, -1.0, -math.inf], 4000
+    logits, times = [1.0, 0.0, 2.0, -1.0, -math.inf], 1500
     for temperature in (1.0, 0.5):
         shares = torch.softmax(torch.tensor(logits) / temperature, 0).tolist()
         seen = drawn(logits, times, temperature=temperature)
         for token, share in enumerate(shares):
             assert abs(seen[token] / times - share) < 4 * math.sqrt(share * (1 - share) / times) + 1e-9, (temperature, token)
-    assert set(drawn(logits, 500, temperature=1.0, top_k=2)) == {0, 2}
-    assert set(drawn(logits, 500, temperature=1.0, top_p=0.6)) == {2}  # its share is 0.64
-    assert set(drawn(logits, 500, temperature=1.0, top_p=0.65)) == {0, 2}
+    assert set(drawn(logits, 200, temperature=1.0, top_k=2)) == {0, 2}
+    assert set(drawn(logits, 200, temperature=1.0, top_p=0.6)) == {2}  # its share is 0.64
+    assert set(drawn(logits, 200, temperature=1.0, top_p=0.65)) == {0, 2}
     assert set(drawn(logits, 50)) == {2}
 
 
