@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conformance import QUESTION, after, opening, percept
-from tiny_models import save_tiny
 
 from apr_plugin.loop import Budget, Notebook, Percept
 from apr_plugin.loop.notebook import VideoMeta
@@ -23,13 +24,8 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni_moe")
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VllmPrompts]:
-    folder = tmp_path_factory.mktemp("models")
-    made = {}
-    for name in FAMILIES:
-        processor = transformers.AutoProcessor.from_pretrained(save_tiny(name, folder / name, vision_edge=112))
-        made[name] = VllmPrompts(processor, family_of(name))
-    return made
+def prompts(tiny: Callable[[str], Path]) -> dict[str, VllmPrompts]:
+    return {name: VllmPrompts(transformers.AutoProcessor.from_pretrained(tiny(name)), family_of(name)) for name in FAMILIES}
 
 
 def _processed(prompts: VllmPrompts, request: dict[str, Any]) -> list[int]:
