@@ -92,21 +92,24 @@ class VllmEngine:
         """End the engine and its processes; a second time does nothing."""
         if not self._closed:
             self._closed = True
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(30)  # else its reader takes the end for a fault and prints it
             engine, self._llm = self._llm, None  # its finaliser, which shuts it down again, must not wait for the interpreter's end
             engine.shutdown()
             self._end_loop()
 
     def _end_loop(self) -> None:
-        async def cancel() -> None:
-            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    """End every other task of this loop."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _safe(arguments: Mapping[str, Any]) -> dict[str, Any]:
