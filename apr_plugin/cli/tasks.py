@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from apr_plugin.cli.evaluate import tasks_dir
-from apr_plugin.config import cache_dir, data_dir
+from apr_plugin.config import cache_dir, data_dir, needle_dir
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.readers import known_tasks
 from apr_plugin.policies import did_you_mean
 
 _SHOWN = 20
 """Videos of one kind that `check` names; the manifest has all."""
+
+_WIDE = 140
+"""Columns from which the list is a table; on a narrower terminal each task is two lines."""
 
 
 def run_tasks(only_path: bool) -> None:
@@ -37,24 +41,72 @@ def run_tasks(only_path: bool) -> None:
 
 def run_list() -> None:
     """Print every task: what it asks, how it is scored, what of its data is here."""
+    with Console(stderr=True).status("looking for annotations and videos …"):
+        entries = sorted(_entries())
+    console = Console()
+    title = Text(f"tasks of this package, in {tasks_dir()}; data in {data_dir()} (APR_DATA)")
+    if console.width < _WIDE:
+        console.print(title)
+        for task, kind, n, buckets, metric, data, ready in entries:
+            console.print(Text(f"{task:<28} {n:>6}  {metric:<7}  {ready}", "bold"), soft_wrap=True)
+            console.print(Text("  " + "; ".join(filter(None, (kind, buckets and f"buckets {buckets}", data)))), soft_wrap=True)
+        return
+    table = Table(title=title, title_justify="left")
+    for name in _Entry._fields:
+        table.add_column(name, justify="right" if name == "n" else "left", overflow="fold", no_wrap=name in ("task", "n"))
+    for entry in entries:
+        table.add_row(*map(Text, entry))
+    console.print(table)
+
+
+class _Entry(NamedTuple):
+    """A line of the list."""
+
+    task: str
+    kind: str
+    n: str
+    buckets: str
+    metric: str
+    data: str
+    ready: str
+
+
+def _entries() -> Iterator[_Entry]:
     from apr_plugin.tasks.common.check import sources
 
-    table = Table(title=Text(f"tasks of this package, in {tasks_dir()}; data in {data_dir()} (APR_DATA)"), title_justify="left")
-    for name in ("task", "kind", "n", "buckets", "metric", "data", "ready"):
-        table.add_column(name, justify="right" if name == "n" else "left", overflow="fold", no_wrap=name in ("task", "n"))
     known = sources()
-    with Console(stderr=True).status("looking for annotations and videos …"):
-        for path in sorted(tasks_dir().rglob("*.yaml")):
-            found = re.search(r"^(group|task): *(\w+) *$", path.read_text("utf-8"), re.MULTILINE)
-            if found is None:
-                continue
-            source = known.get(found[2])
-            if source is None:
-                table.add_row(found[2], "group" if found[1] == "group" else "needle", "", "", "score", "", "made by the first run")
-            else:
-                buckets = f"{len(source.buckets)}: {source.buckets[0]} … {source.buckets[-1]}"
-                table.add_row(source.task, source.kind, f"{source.n:,}", buckets, source.metric, f"{source.folder}/", _readiness(source))
-    Console().print(table)
+    for source in known.values():
+        yield _Entry(source.task, source.kind, f"{source.n:,}", _buckets(source.buckets), source.metric, f"{source.folder}/", _readiness(source))
+    kinds, folder, ready = _needle()
+    for path in (tasks_dir() / "needle").glob("apr_*.yaml"):
+        form = next((form for form in ("when", "count") if path.stem.endswith(form)), "")
+        buckets = re.findall(r"metric: \w+_(\d+m)$", path.read_text("utf-8"), re.MULTILINE)
+        n = kinds[path.stem.removeprefix("apr_needle_")] if buckets else kinds.total()
+        kind = {"when": "grounding", "count": "number"}.get(form, "mcq") if buckets else "group"
+        yield _Entry(path.stem, kind, f"{n:,}" if kinds else "", _buckets(buckets), "score", str(folder), ready)
+
+
+def _buckets(names: Sequence[str]) -> str:
+    return f"{len(names)}: {names[0]} … {names[-1]}" if names else ""
+
+
+def _needle() -> tuple[Counter[str], Path, str]:
+    """How many questions of each kind the needle set here has, its folder, and whether it can be asked."""
+    from apr_plugin.tasks.needle.make import load_docs
+
+    folder, named = needle_dir()
+    try:
+        docs = load_docs(folder)
+    except FileNotFoundError:
+        return Counter(), folder, "no, make it with: apr needle make" if named else "made by the first run"
+    except (ValueError, KeyError, TypeError):
+        return Counter(), folder, "no, it can't be read; delete it"
+    videos = {doc["video"] for doc in docs}
+    return Counter(doc["kind"] for doc in docs), folder, _ready(sum(Path(video).is_file() for video in videos), len(videos))
+
+
+def _ready(there: int, total: int) -> str:
+    return f"yes, {total:,} videos" if there == total else f"no, {there:,} of {total:,} videos"
 
 
 def _readiness(source: Any) -> str:
@@ -63,11 +115,10 @@ def _readiness(source: Any) -> str:
     try:
         counted = count_videos(source)
     except AprError as error:
-        return escape(str(error))
+        return str(error)
     if counted is None:
         return "no annotations"
-    there, total = counted
-    return f"yes, {total:,} videos" if there == total else f"no, {there:,} of {total:,} videos"
+    return _ready(*counted)
 
 
 def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None) -> int:

@@ -68,7 +68,8 @@ def test_check_of_another_folder_that_is_whole(home: Path, shared_videos: dict[s
 def test_lengths_are_compared_with_the_annotations(home: Path, shared_videos: dict[str, Path]) -> None:
     source = replace(LONG, files=(replace(LONG.files[0], name="validation.jsonl"),))
     rows = [
-        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15} for name, seconds in {"right": 6.3, "cut": 30.0, "gone": 9.0}.items()
+        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15} | dict.fromkeys(LONG.needs, "x")
+        for name, seconds in {"right": 6.3, "cut": 30.0, "gone": 9.0}.items()
     ]
     write(source.home / "validation.jsonl", rows)
     for name in ("right", "cut"):
@@ -122,12 +123,37 @@ def test_list_says_what_is_ready(home: Path, shared_videos: dict[str, Path]) -> 
     lines = {line.split("│")[1].strip(): line for line in done.output.splitlines() if line.startswith("│")}
     assert "no, 2 of 3 videos" in lines["apr_vsibench"] and "5,130" in lines["apr_vsibench"] and "14: 0-60s" in lines["apr_vsibench"]
     assert "no annotations" in lines["apr_lvbench"]
-    assert "made by the first run" in lines["apr_needle_glyph"]
+    assert (
+        "made by the first run" in lines["apr_needle_glyph"] and "number" in lines["apr_needle_count"] and "5: 1m … 120m" in lines["apr_needle_count"]
+    )
     write(home / "data/vsibench/gone.mp4", shared_videos["silent"].read_bytes())
     assert "yes, 3 videos" in _apr("tasks", "list").output
     assert str(TASKS) in _apr("tasks", "--path").output
     write(home / "data/vsibench/test.jsonl", "{")
     assert "get it anew" in _apr("tasks", "list").output.replace("\n", " ")
+
+
+def test_list_on_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two lines a task, none cut; a needle set that is there is counted."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("APR_NEEDLE_DIR", str(home / "n"))
+    assert "no, make it with: apr needle make" in _apr("tasks", "list").output
+    docs = [{"kind": kind, "video": "gone.mp4"} for kind in ("when", "when", "count")]
+    write(home / "n/spec.json", {})
+    write(home / "n/needle.jsonl", docs)
+    lines = _apr("tasks", "list").output.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("apr_vsibench "))
+    assert lines[at].split(maxsplit=3) == ["apr_vsibench", "5,130", "overall", "no, 2 of 3 videos"]
+    assert lines[at + 1] == "  mcq, number; buckets 14: 0-60s … obj_appearance_order; vsibench/"
+    assert all(len(line) <= 80 or str(home) in line for line in lines)
+    assert next(line for line in lines if line.startswith("apr_needle_when ")).split(maxsplit=3) == [
+        "apr_needle_when",
+        "2",
+        "score",
+        "no, 0 of 1 videos",
+    ]
+    write(home / "n/needle.jsonl", "{")
+    assert "can't be read" in _apr("tasks", "list").output
 
 
 @pytest.mark.parametrize("source", sources().values(), ids=lambda source: str(source.task))
