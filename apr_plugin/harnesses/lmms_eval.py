@@ -71,7 +71,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         try:
             self.settings = read_settings({**arguments, **(policy_args or {})})
         except AprError as error:
-            _stop(error, status=2)
+            end_with(error, status=2)
         self._tasks: set[str] = set()
 
     @classmethod
@@ -123,10 +123,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
                     )
                 )
         except AprError as error:
-            _stop(error)
+            end_with(error)
         except KeyboardInterrupt:
             told = f"stopped after {progress.finished} of {len(asked)} questions, which are saved; the same command continues there"
-            _stop(AprError(told), status=130)
+            end_with(AprError(told), status=130)
         finally:
             reading.close()
         self._report(trajectories, time.perf_counter() - began)
@@ -141,15 +141,15 @@ class ActivePerception(lmms):  # type: ignore[misc]
             try:
                 self._store.merge(self._tasks)  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
             except AprError as error:
-                _stop(error)
+                end_with(error)
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """An agent has no likelihood of a given answer."""
-        _stop(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"), status=2)
+        end_with(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"), status=2)
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
         """Rounds that the task drives don't fit a loop that the model drives."""
-        _stop(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2)
+        end_with(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2)
 
     def _report(self, trajectories: Sequence[Trajectory], seconds: float) -> None:
         n = len(trajectories)
@@ -358,7 +358,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     return done[0]
 
 
-def _stop(error: AprError, status: int = 1) -> NoReturn:
+def end_with(error: AprError, status: int = 1) -> NoReturn:
     """End with one clear message.
 
     lmms-eval's command line prints a traceback for every exception and then exits with 0; under it, leave the way that it does not catch.

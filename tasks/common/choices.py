@@ -34,11 +34,6 @@ def ask(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     return "\n".join([doc["question"], *(f"{letter}. {text}" for letter, text in lettered(doc)), LETTER_ONLY])
 
 
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
-
-
 def bucket_name(label: str) -> str:
     """A data set's label as a part of a metric's name: `AV Event Alignment` is `av_event_alignment`."""
     return re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")

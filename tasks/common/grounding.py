@@ -13,6 +13,7 @@ from typing import Any
 
 from apr_plugin.scoring.intervals import Span, best_iou, hull_iou, parse_spans, recalls, set_iou, set_precision_recall
 from apr_plugin.scoring.retrieval import LENGTHS, moment_metrics
+from apr_plugin.tasks.common.calls import reply
 from apr_plugin.tasks.common.source import Row, Source
 
 _FORM = 'in seconds from the beginning of the video, in the form "From 12.3 to 20.0 seconds"'
@@ -40,11 +41,6 @@ def row(question: str, query: str, spans: Iterable[Sequence[float]], **columns: 
     return {**columns, "query": query, "question": question.format(event), "spans": [[float(start), float(end)] for start, end in spans]}
 
 
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
-
-
 def ask_one(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     """The question, answered by one span."""
     return f"{doc['question']}\n{ONE}"
@@ -67,7 +63,7 @@ def doc_to_target(doc: Row) -> str:
 
 def read(results: Sequence[Any]) -> list[Span]:
     """The spans that a reply names, in the order written; empty where it names none."""
-    return parse_spans(str(results[0])) if results and results[0] is not None else []
+    return parse_spans(reply(results))
 
 
 def score_hull(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, Any]:

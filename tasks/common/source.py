@@ -28,10 +28,10 @@ Row = Mapping[str, Any]
 
 _T = TypeVar("_T")
 
-NO_ANSWER = ("", "(null)")
-"""What the `apr` model hands back for a question that it could not answer."""
-
 _DOWNLOAD_TIMEOUT_S = 60.0
+
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What reading annotations of another form raises."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,9 @@ class Source:
     rows_of: Callable[[Sequence[Any]], Iterable[Row]] = _concatenated
     """Contents of the files, in their order, -> rows."""
 
+    needs: tuple[str, ...] = ()
+    """Columns that a row must have, of those that no function of this source reads."""
+
     keep: Callable[[Row], bool] = _every_row
     """Which rows belong to this task."""
 
@@ -123,7 +126,7 @@ class Source:
     """Folders below the hub folder (`HF_HOME`) in which lmms-eval's own task has the videos."""
 
     prefix: str = "acc"
-    """What the metric of a bucket begins with: `acc_<bucket>`, `miou_<bucket>`."""
+    """What the metric of a bucket begins with: `acc_<bucket>`, `iou_hull_<bucket>`."""
 
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """Buckets whose metric begins otherwise, and with what."""
@@ -170,13 +173,22 @@ class Source:
             AprError: the annotations are nowhere to be had, or are not what they should be.
         """
         paths = [self.local_file(file) or self._fetch(file) for file in self.files]
+        contents = [self._content(path) for path in paths]
+        rows: list[Row] = []
+        number = 0
         try:
-            rows: list[Row] = [dict(row) for row in self.rows_of([_content(path) for path in paths]) if self.keep(row)]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, UnicodeError) as error:
-            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-            raise AprError(f"{self.title}: {', '.join(map(str, paths))} is not as its README says ({reason}); get it anew") from error
+            for row in self.rows_of(contents):
+                if lacking := [name for name in self.needs if row[name] is None]:
+                    raise ValueError(f"no {lacking[0]}")
+                if self.keep(row):
+                    rows.append(dict(row))
+                number += 1
+        except _UNREADABLE as error:
+            raise AprError(
+                f"{self.title}: {_named(paths)} is not as its README says: question {number} (counted from 0): {_reason(error)}; get it anew"
+            ) from error
         if not rows:
-            raise AprError(f"{self.title}: {', '.join(map(str, paths))} holds no question for {self.task}")
+            raise AprError(f"{self.title}: {_named(paths)} holds no question for {self.task}")
         return rows
 
     def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
@@ -190,21 +202,24 @@ class Source:
             AprError: as `rows`, or a row lies in a bucket that this source does not name.
         """
         rows, library = self.rows(), library or Library(self.video_folders)
-        names = [self._column(lambda row: list(self.videos_of(row)), row) for row in rows]
+        names = [self._column(number, lambda row: list(self.videos_of(row)), row) for number, row in enumerate(rows)]
         where = {name: library.find(name) for name in dict.fromkeys(name for some in names for name in some)}
         there = {path: path.is_file() for path in where.values()}
         paths = [[where[name] for name in some] for some in names]
-        seconds = [self._column(self.seconds_of, row) for row in rows]
+        seconds = [self._column(number, self.seconds_of, row) for number, row in enumerate(rows)]
         if (self.measure if measure is None else measure) and None in seconds:
             unknown = [some[0] for some, known in zip(paths, seconds, strict=True) if known is None and some]
             facts = self.manifest().read(unknown, f"{self.title}: durations")
             measured = {path: facts[str(path)].seconds for path in unknown if str(path) in facts}
             seconds = [measured.get(some[0]) if known is None and some else known for some, known in zip(paths, seconds, strict=True)]
         documents = []
-        for row, some, duration in zip(rows, paths, seconds, strict=True):
-            labels = list(dict.fromkeys(self._column(self.labels_of, row, duration)))
+        for number, (row, some, duration) in enumerate(zip(rows, paths, seconds, strict=True)):
+            labels = list(dict.fromkeys(self._column(number, self.labels_of, row, duration)))
             if strange := set(labels) - {*self.buckets, OTHER}:
-                raise AprError(f"{self.title}: a row lies in bucket {strange.pop()!r}, which {self.task} does not know; its annotations are newer")
+                raise AprError(
+                    f"{self.title}: question {number} (counted from 0) of {self._files} lies in bucket {strange.pop()!r}, which {self.task} "
+                    f"does not know: another version of the annotations? It is {str(dict(row))[:200]}"
+                )
             added = {"apr_videos": [str(path) for path in some], "apr_seconds": duration, "apr_buckets": labels}
             documents.append({**row, **added, "apr_present": all(there[path] for path in some)})
         return documents
@@ -218,12 +233,12 @@ class Source:
         import datasets
         from loguru import logger
 
-        from apr_plugin.harnesses.lmms_eval import _stop
+        from apr_plugin.harnesses.lmms_eval import end_with
 
         try:
             documents = self.documents()
         except AprError as error:
-            _stop(error)
+            end_with(error)
         if len(documents) != self.n:
             logger.warning(
                 f"{self.task}: the annotations hold {len(documents)} questions, the official split {self.n}: a score is not of the whole benchmark"
@@ -255,13 +270,26 @@ class Source:
     def _prefix(self, label: str) -> str:
         return self.prefixes.get(label, self.prefix)
 
-    def _column(self, of: Callable[..., _T], row: Row, *more: Any) -> _T:
-        """What a function of this source reads from a row."""
+    @property
+    def _files(self) -> str:
+        return _named([self.local_file(file) or self.home / file.name for file in self.files])
+
+    def _content(self, path: Path) -> Any:
+        """What a file of annotations holds."""
+        try:
+            return _content(path)
+        except (*_UNREADABLE, OSError) as error:
+            raise AprError(f"{self.title}: can't read {path}: {_reason(error)}; get it anew") from error
+
+    def _column(self, number: int, of: Callable[..., _T], row: Row, *more: Any) -> _T:
+        """What a function of this source reads from the row of that number."""
         try:
             return of(row, *more)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            reason = f"no column or value {error}" if isinstance(error, KeyError) else str(error)
-            raise AprError(f"{self.title}: a row of its annotations is not as its README says ({reason}): {str(dict(row))[:200]}") from error
+        except _UNREADABLE as error:
+            raise AprError(
+                f"{self.title}: question {number} (counted from 0) of {self._files} is not as its README says: {_reason(error)}. "
+                f"It is {str(dict(row))[:200]}"
+            ) from error
 
     def _fetch(self, file: File) -> Path:
         """Get a file of annotations from its owners."""
@@ -275,13 +303,20 @@ class Source:
             if file.url:
                 return _download(file.url, self.home / file.name)
         except Exception as error:  # noqa: BLE001 - the hub's client raises its own errors, and those of three layers below it
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = _reason(error)
         raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({reason}). Get them with: {file.how_to_get(self.home)}")
 
 
-def unanswered(results: Sequence[Any]) -> bool:
-    """Whether a model's reply holds no answer at all; scorers that guess for it must not be asked."""
-    return not results or results[0] is None or str(results[0]).strip() in NO_ANSWER
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, KeyError):
+        return f"no column or value {error}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _named(paths: Sequence[Path]) -> str:
+    """The files, those beside the first one by their names alone."""
+    return ", ".join([str(paths[0]), *(path.name if path.parent == paths[0].parent else str(path) for path in paths[1:])])
 
 
 def _content(path: Path) -> Any:
@@ -289,7 +324,7 @@ def _content(path: Path) -> Any:
         case ".json":
             return json.loads(path.read_text("utf-8"))
         case ".jsonl":
-            return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+            return [_line(number, line) for number, line in enumerate(path.read_text("utf-8").split("\n"), 1) if line.strip()]
         case ".csv":
             with path.open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file))
@@ -299,6 +334,13 @@ def _content(path: Path) -> Any:
 
             return parquet.read_table(path).to_pylist()
     return path.read_text("utf-8").splitlines()
+
+
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
 
 
 def _download(url: str, path: Path) -> Path:

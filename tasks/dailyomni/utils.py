@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source, unanswered
+from apr_plugin.tasks.common import File, Row, Source, reply
 from apr_plugin.tasks.common.choices import bucket_name, without_labels
 
 DURATIONS = ("30s", "60s")
@@ -46,6 +46,6 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
 
     The official scorer leaves questions that failed out of the denominator; here they count as wrong.
     """
-    letter = "" if unanswered(results) else str(results[0]).strip()[:1].upper()
+    letter = reply(results).strip()[:1].upper()
     scored: dict[str, Any] = SOURCE.scored(doc, float(letter == doc["Answer"]))
     return scored

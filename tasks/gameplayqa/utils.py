@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apr_plugin.scoring.answers import match_option
-from apr_plugin.tasks.common import File, Row, Source, unanswered
+from apr_plugin.tasks.common import File, Row, Source, reply
 from apr_plugin.tasks.common.choices import ask, bucket_name, lettered
 from apr_plugin.tasks.gameplayqa.questions import GAMES, KINDS, LEVELS, OTHER_KIND, TASKS, buckets_of, rows, statement_kind
 
@@ -59,7 +59,7 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     question in its denominator where an option of that kind is offered, and is 1 where such an option was chosen.
     """
     letters = lettered(doc)
-    letter = None if unanswered(results) else match_option(str(results[0]), letters)
+    letter = match_option(reply(results), letters)
     right = float(letter == doc["answer"])
     more: dict[str, Any] = {"no_answer": float(letter is None)}
     if (statement := statement_kind(doc["question_code"])) is not None:

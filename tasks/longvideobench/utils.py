@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source
+from apr_plugin.tasks.common import File, Row, Source, reply
 
 MODULE = "lmms_eval.tasks.longvideobench.utils"
 
@@ -24,6 +24,7 @@ SOURCE = Source(
     licence="CC BY-NC-SA 4.0, gated",
     homepage="https://github.com/longvideobench/LongVideoBench",
     files=(File("validation-00000-of-00001.parquet", hub="longvideobench/LongVideoBench"),),
+    needs=("question", "correct_choice", "option0", "option1"),
     videos_of=lambda row: [row["video_path"]],
     seconds_of=lambda row: float(row["duration"]),
     labels_of=lambda row, seconds: [GROUPS[int(row["duration_group"])]],
@@ -53,11 +54,6 @@ def docs(_stub: Any) -> Any:
     return SOURCE.docs()
 
 
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
-
-
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt, without subtitles."""
     return str(official().longvideobench_doc_to_text(doc, dict(lmms_eval_specific_kwargs or {})))
@@ -65,10 +61,10 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Right by the official parser, overall and by duration group; what that parser can't read is wrong here and a guess in `lvb_acc`."""
-    utils = official()
-    read = utils.parse_multi_choice_response(str(results[0]), ["?"], {})  # it guesses among these
+    utils, text = official(), reply(results)
+    read = utils.parse_multi_choice_response(text, ["?"], {})  # it guesses among these
     scored: dict[str, Any] = SOURCE.scored(doc, read == "ABCDE"[doc["correct_choice"]])
-    return {**scored, "lvb_acc": utils.longvideobench_process_results(doc, results)["lvb_acc"]}
+    return {**scored, "lvb_acc": utils.longvideobench_process_results(doc, [text])["lvb_acc"]}
 
 
 def official_accuracy(results: list[Any]) -> float:

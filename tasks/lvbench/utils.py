@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source
+from apr_plugin.tasks.common import Bins, File, Row, Source, reply
 
 ABILITIES = {
     "entity recognition": "ER",
@@ -51,11 +51,6 @@ def docs(_stub: Any) -> Any:
     return SOURCE.docs()
 
 
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
-
-
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt; the options stand in the question."""
     from lmms_eval.tasks.lvbench.utils import lvbench_doc_to_text
@@ -67,6 +62,6 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """lmms-eval's score, overall, by duration and by ability."""
     from lmms_eval.tasks.lvbench.utils import lvbench_process_results
 
-    official = lvbench_process_results(doc, results)
+    official = lvbench_process_results(doc, [reply(results)])
     scored: dict[str, Any] = SOURCE.scored(doc, official["lvbench_score"], **official)
     return scored

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source
+from apr_plugin.tasks.common import Bins, File, Row, Source, reply
 
 BINS = Bins.of_minutes(0, 5, 15, 30, inf)
 
@@ -29,6 +29,7 @@ SOURCE = Source(
     homepage="https://github.com/google-deepmind/neptune",
     files=(File("minerva.json", hub="lmms-lab-eval/minerva"),),
     rows_of=rows_of,
+    needs=("question", "answer_id", *(f"answer_choice_{i}" for i in range(5))),
     videos_of=lambda row: [f"{row['video_id']}.mp4"],
     measure=True,
     labels_of=lambda row, seconds: [BINS.name(seconds)],
@@ -39,11 +40,6 @@ SOURCE = Source(
 def docs(_stub: Any) -> Any:
     """The official rows."""
     return SOURCE.docs()
-
-
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path; never an address on the net."""
-    return list(doc["apr_videos"])
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
@@ -57,7 +53,7 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Right by lmms-eval's parser, overall and by duration; what that parser can't read is wrong here and a guess in `minerva_acc`."""
     from lmms_eval.tasks.minerva.utils import _extract_choice_letter, minerva_process_results
 
-    official = minerva_process_results(doc, results)
-    right = _extract_choice_letter(results[0]) == official["minerva_acc"]["answer"] != ""
+    official = minerva_process_results(doc, [reply(results)])
+    right = _extract_choice_letter(reply(results)) == official["minerva_acc"]["answer"] != ""
     scored: dict[str, Any] = SOURCE.scored(doc, right, **official)
     return scored

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source
+from apr_plugin.tasks.common import Bins, File, Row, Source, reply
 
 REPOSITORY = "https://raw.githubusercontent.com/JUNJIE99/MLVU/fd060c10a43ea48a35100a22688a927b8e531199/data"
 
@@ -68,11 +68,6 @@ def docs(_stub: Any) -> Any:
     return SOURCE.docs()
 
 
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
-
-
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt."""
     from lmms_eval.tasks.mlvu.utils import mlvu_doc_to_text
@@ -84,7 +79,7 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """lmms-eval's score, overall, by task and by duration; `m_avg` weighs the tasks that were asked alike."""
     from lmms_eval.tasks.mlvu.utils import mlvu_process_results
 
-    official = mlvu_process_results(doc, results)
+    official = mlvu_process_results(doc, [reply(results)])
     record = official["mlvu_percetion_score"]
     right = float(record["pred_answer"] == record["answer"])
     grouped = ([doc["task_type"]], right)

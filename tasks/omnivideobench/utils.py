@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, unanswered
+from apr_plugin.tasks.common import Bins, File, Row, Source, reply
 from apr_plugin.tasks.common.choices import bucket_name, without_labels
 
 BINS = Bins.of_minutes(0, 1, 5, 10, math.inf)
@@ -72,6 +72,6 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
 
     The official scorer leaves questions that failed out of the denominator; here they count as wrong.
     """
-    right = not unanswered(results) and cleaned(str(results[0])) == doc["correct_option"].lower()
+    right = cleaned(reply(results)) == doc["correct_option"].lower()
     scored: dict[str, Any] = SOURCE.scored(doc, float(right))
     return scored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source
+from apr_plugin.tasks.common import File, Row, Source, reply
 
 BUCKETS = ("short", "medium", "long")
 
@@ -17,6 +17,7 @@ SOURCE = Source(
     licence="research only, no redistribution",
     homepage="https://github.com/MME-Benchmarks/Video-MME",
     files=(File("videomme/test-00000-of-00001.parquet", hub="lmms-lab/Video-MME"),),
+    needs=("question", "options", "answer"),
     videos_of=lambda row: [f"data/{row['videoID']}.mp4"],
     labels_of=lambda row, seconds: [row["duration"]],  # the label decides: measured seconds lie outside the documented limits
     buckets=BUCKETS,
@@ -27,11 +28,6 @@ SOURCE = Source(
 def docs(_stub: Any) -> Any:
     """The official rows."""
     return SOURCE.docs()
-
-
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
@@ -45,6 +41,6 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """The official score, overall and by duration label."""
     from lmms_eval.tasks.videomme.utils import videomme_process_results
 
-    official = videomme_process_results(doc, results)
+    official = videomme_process_results(doc, [reply(results)])
     scored: dict[str, Any] = SOURCE.scored(doc, official["videomme_perception_score"]["score"], **official)
     return scored

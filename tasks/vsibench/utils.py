@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source
+from apr_plugin.tasks.common import Bins, File, Row, Source, reply
 
 NUMBERS = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 CHOICES = (
@@ -25,9 +25,14 @@ BINS = Bins((0, 60, 120, 180, inf), ("0-60s", "60-120s", "120-180s", "over_180s"
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
-    """The official rows; a number that is not written as text becomes text."""
+    """The official rows; a number that is not written as text becomes text. One that is no number would end the scoring of all."""
     for row in contents[0]:
-        yield {**row, "ground_truth": str(row["ground_truth"])}
+        truth = str(row["ground_truth"])
+        if row["question_type"] in NUMBERS:
+            float(truth)
+        elif len(truth) != 1:
+            raise ValueError(f"ground_truth {truth!r} is no letter")
+        yield {**row, "ground_truth": truth}
 
 
 SOURCE = Source(
@@ -40,6 +45,7 @@ SOURCE = Source(
     homepage="https://github.com/vision-x-nyu/thinking-in-space",
     files=(File("test.jsonl", hub="nyu-visionx/VSI-Bench"),),
     rows_of=rows_of,
+    needs=("id", "question"),
     videos_of=lambda row: [f"{row['dataset']}/{row['scene_name']}.mp4"],
     measure=True,
     labels_of=lambda row, seconds: [BINS.name(seconds), row["question_type"]],
@@ -56,11 +62,6 @@ def docs(_stub: Any) -> Any:
     return SOURCE.docs()
 
 
-def doc_to_visual(doc: Row) -> list[str]:
-    """The video's path."""
-    return list(doc["apr_videos"])
-
-
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """The official prompt."""
     from lmms_eval.tasks.vsibench.utils import vsibench_doc_to_text
@@ -73,7 +74,7 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     from lmms_eval.tasks.vsibench.utils import vsibench_process_results
 
     columns = {name: doc[name] for name in ("id", "question_type", "ground_truth")}
-    official = vsibench_process_results(columns, [str(results[0])])["vsibench_overall"]  # it writes its score into the columns
+    official = vsibench_process_results(columns, [reply(results)])["vsibench_overall"]  # it writes its score into the columns
     kind = doc["question_type"]
     score = float(official["MRA:.5:.95:.05" if kind in NUMBERS else "accuracy"])
     grouped = ([DIRECTION, kind] if kind.startswith(DIRECTION) else [kind], score)

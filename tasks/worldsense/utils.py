@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source, unanswered
+from apr_plugin.tasks.common import File, Row, Source, reply
 
 BUCKETS = {
     "<1min": "under_1min", "1-2min": "1-2min", "2-4min": "2-4min", "4-6min": "4-6min", "6-8min": "6-8min", ">8min": "over_8min",
@@ -54,9 +54,9 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """
     from lmms_eval.tasks.worldsense.utils import worldsense_process_results
 
-    nothing = unanswered(results)
-    official = worldsense_process_results(doc, ["" if nothing else str(results[0])])["worldsense_score"]
-    if nothing:
+    text = reply(results)
+    official = worldsense_process_results(doc, [text])["worldsense_score"]
+    if not text:
         official["score"] = 0.0
     scored: dict[str, Any] = SOURCE.scored(doc, official["score"], worldsense_score=official)
     return scored

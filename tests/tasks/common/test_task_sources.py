@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import inf
@@ -16,7 +15,7 @@ from task_testing import write
 
 from apr_plugin.config import data_dir
 from apr_plugin.errors import AprError
-from apr_plugin.tasks.common import OTHER, Bins, File, Source, macro_mean, macro_stderr, unanswered
+from apr_plugin.tasks.common import OTHER, Bins, File, Source, macro_mean, macro_stderr, reply
 from apr_plugin.tasks.common.media import Library
 
 SOURCE = Source(
@@ -105,10 +104,45 @@ def test_the_hub_is_asked_for_the_pinned_file(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("content", ["[{", "{}", "[]", '[{"videos": ["a.mp4"]}]', '[{"videos": 3, "length": "short"}]', "[3]", '"words"'])
 def test_annotations_of_another_shape_are_an_error_of_one_line(data: Path, content: str) -> None:
-    write(data / "films/films.json", content)
+    path = write(data / "films/films.json", content)
     with pytest.raises(AprError, match="Films: ") as error:
         SOURCE.documents()
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.json", '[{"videos": ["a.mp4"]', "can't read {}: Expecting ',' delimiter"),
+        ("x.json", b"\xff\xfe", "can't read {}: 'utf-8' codec"),
+        ("x.jsonl", '{"a": 1}\n\n{"a"', "can't read {}: line 3: Expecting ':' delimiter"),
+        ("x.parquet", b"PAR1 cut off", "can't read {}: "),
+        ("x.csv", "videos\n", "{} holds no question"),
+        (
+            "x.json",
+            [ROWS[0], {"videos": ["b.mp4"], "seconds": 5.0}],
+            "question 1 (counted from 0) of {} is not as its README says: no column or value 'length'",
+        ),
+        ("x.json", [ROWS[0], ROWS[0], {**ROWS[0], "videos": None}], "question 2 (counted from 0) of {} "),
+        ("x.json", [ROWS[0], 3], "{} is not as its README says: question 1 (counted from 0): "),
+        ("x.json", [ROWS[0], {**ROWS[1], "length": "endless"}], "question 1 (counted from 0) of {} lies in bucket 'endless'"),
+    ],
+)
+def test_an_error_names_the_file_and_the_question(data: Path, name: str, content: Any, words: str) -> None:
+    path = write(data / "films" / name, content)
+    with pytest.raises(AprError) as error:
+        replace(SOURCE, files=(File(name),)).documents()
+    assert words.format(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_columns_that_only_scoring_reads_are_asked_for(data: Path) -> None:
+    source = replace(SOURCE, needs=("length", "seconds"))
+    write(data / "films/films.json", ROWS)
+    assert source.rows() == ROWS
+    for without in ({name: value for name, value in ROWS[1].items() if name != "seconds"}, {**ROWS[1], "seconds": None}):
+        write(data / "films/films.json", [ROWS[0], without])
+        with pytest.raises(AprError, match=r"question 1 \(counted from 0\): no (column or value )?'?seconds"):
+            source.rows()
 
 
 def test_an_unknown_bucket_is_an_error(data: Path) -> None:
@@ -218,6 +252,6 @@ def test_macro_mean_lies_between_its_scores(items: list[tuple[str, float]]) -> N
     assert mean is not None and min(score for _, score in items) - 1e-9 <= mean <= max(score for _, score in items) + 1e-9
 
 
-def test_unanswered() -> None:
-    assert all(unanswered(results) for results in ([], [None], [""], [" (null) "]))
-    assert not unanswered(["A"]) and not unanswered([json.dumps([[1, 2]])])
+def test_the_text_of_a_reply() -> None:
+    assert [reply(results) for results in ([], [None], [""], [" (null) "], [" \n"])] == [""] * 5
+    assert [reply(results) for results in (["A"], [" A "], [3.5], [["B"]])] == ["A", " A ", "3.5", "['B']"]

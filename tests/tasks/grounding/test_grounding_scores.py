@@ -15,7 +15,7 @@ from apr_plugin.harnesses.readers import read
 from apr_plugin.harnesses.readers.answers import write_longest_first
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
-from apr_plugin.tasks.common import Source, grounding
+from apr_plugin.tasks.common import Source, doc_to_visual, grounding
 from apr_plugin.tasks.longvale import utils as longvale
 from apr_plugin.tasks.qvhighlights import utils as qvhighlights
 from apr_plugin.tasks.tacos import utils as tacos
@@ -125,7 +125,7 @@ def test_how_a_model_is_asked() -> None:
     )
     assert "one per line, and nothing else" in grounding.ask_all(asked)
     assert "the most certain first" in grounding.ask_ranked(asked)
-    assert grounding.doc_to_visual(asked) == ["/data/v.mp4"]
+    assert doc_to_visual(asked) == ["/data/v.mp4"]
     assert json.loads(grounding.doc_to_target(asked)) == [[10, 20]]
 
 

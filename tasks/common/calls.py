@@ -1,0 +1,22 @@
+"""What is alike in every task when lmms-eval calls it: the medium of a question, and the text of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from apr_plugin.tasks.common.source import Row
+
+NO_ANSWER = "(null)"
+"""What the `apr` model hands back for a question that it could not answer."""
+
+
+def doc_to_visual(doc: Row) -> list[str]:
+    """The paths of a question's videos. For YAML: `!function apr_plugin.tasks.common.doc_to_visual`."""
+    return list(doc["apr_videos"])
+
+
+def reply(results: Sequence[Any]) -> str:
+    """The text of a model's reply; empty where there is no answer at all, for which no scorer may guess."""
+    text = "" if not results or results[0] is None else str(results[0])
+    return "" if text.strip() in ("", NO_ANSWER) else text
