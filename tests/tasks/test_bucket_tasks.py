@@ -5,8 +5,11 @@ In each set some questions are answered rightly, some wrongly, some not at all, 
 
 from __future__ import annotations
 
+import copy
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -213,6 +216,29 @@ def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: f
         assert scores == wanted, task
     if answers == "right":
         assert results["apr_lvbench"]["lvbench_score"] == 4 / 5 and results["apr_videomme"]["videomme_perception_score"] == 75
+
+
+GARBAGE = ["", "(null)", None, " \n", 3.5, "\x00", "[" * 50_000, "(" * 50_000, "9" * 5000, "1e999", "nan", "inf", "is it? " * 5000, "\n" * 50_000]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.SOURCE.task))
+def test_garbage_scores_nothing_whatever_thread_asks(module: Any) -> None:
+    """Official scorers included, which lmms-eval calls in four threads and five times over where they raise."""
+    source = module.SOURCE
+    rows = list(source.rows_of(CONTENTS[source.task]))
+    docs = [{**row, "apr_buckets": [source.buckets[0]], "apr_present": True} for row in rows if row.get("ground_truth") != "4"]  # 3.5 is near it
+
+    def one(job: tuple[dict[str, Any], list[Any]]) -> float:
+        began = time.thread_time()
+        score: float = module.process_results(*job)["score"]
+        assert time.thread_time() - began < 2.0
+        return score
+
+    before = copy.deepcopy(docs)
+    jobs = [(doc, results) for doc in docs for results in ([], *([reply] for reply in GARBAGE))]
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(one, jobs)) == {0.0}
+    assert docs == before
 
 
 def test_a_limit_leaves_buckets_out(bench: TaskBench) -> None:

@@ -87,7 +87,8 @@ ANSWERS = {
 
 TASKS = (
     "apr_charades_sta", "apr_activitynet_captions", "apr_activitynet_captions_val", "apr_tacos", "apr_longvale", "apr_longvale_all",
-    "apr_qvhighlights", "apr_vue_tr", "apr_vue_tr_vision", "apr_vue_tr_v2",
+    "apr_qvhighlights", "apr_qvhighlights_val", "apr_vue_tr", "apr_vue_tr_vision", "apr_vue_tr_vision_audio", "apr_vue_tr_audio",
+    "apr_vue_tr_v2", "apr_vue_tr_v2_vision", "apr_vue_tr_v2_vision_audio", "apr_vue_tr_v2_audio",
 )  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         bench.place(tacos.SOURCE, [TACOS], {"s30-d52.mp4": 20})  # the official name ends in .avi
         bench.place(longvale.SOURCE, [LONGVALE], {"video_test_1171/DUDyTjJGqsQ.mp4": 30})
         bench.place(qvhighlights.SOURCE, [QVHIGHLIGHTS], {"aaaaaaaaaaa_60.0_210.0.mp4": 45, "bbbbbbbbbbb_0.0_150.0.mp4": 45})
+        bench.place(qvhighlights.VAL, [QVHIGHLIGHTS[2:]])
         bench.place(vue.ALL, [VUE], {"coPfnSFOXj0.mp4": 30})
         bench.place(vue.ALL_V2, [VUE])
         yield bench.run(",".join(TASKS), ANSWERS, bootstrap_iters=0) | {"trajectories": bench.root / f"run_{bench.runs}"}
@@ -168,6 +170,7 @@ def test_qvhighlights(run: dict[str, Any]) -> None:
     assert (got["map_short"], got["n_short"]) == (approx(0.025), 2)
     assert (got["map_middle"], got["n_middle"]) == (approx(1.0), 1)
     assert (got["map_long"], got["n_long"]) == (approx(0.6), 1)
+    assert (run["apr_qvhighlights_val"]["n"], run["apr_qvhighlights_val"]["map"]) == (1, approx(0.6))
     assert (got["iou_best_short"], got["iou_best_middle"], got["iou_best_long"]) == approx((0, 1, 0.75))
 
 
@@ -181,7 +184,10 @@ def test_vue_tr(run: dict[str, Any]) -> None:
     for label, plain, area in (("ultra-short", 0.92, 0.995), ("phrase", 1 / 6, 0.165), ("vision+audio", 1 / 6, 0.165), ("audio", 0, 0)):
         assert (got[f"iou_set_{label}"], got[f"vue_iou_{label}"], got[f"n_{label}"]) == (approx(plain), approx(area), 1)
     assert run["apr_vue_tr_v2"]["vue_iou"] == got["vue_iou"]
-    assert (run["apr_vue_tr_vision"]["n"], run["apr_vue_tr_vision"]["score"]) == (1, approx(0.92))
+    for version in ("", "_v2"):
+        for modality, plain in (("vision", 0.92), ("vision_audio", 1 / 6), ("audio", 0)):
+            part = run[f"apr_vue_tr{version}_{modality}"]
+            assert (part["n"], part["score"], part[f"n_{modality.replace('_', '+')}"]) == (1, approx(plain), 1)
 
 
 def test_vue_tr_predictions_are_the_official_file(run: dict[str, Any]) -> None:
