@@ -130,6 +130,22 @@ class TaskBench:
         return results | {"samples": samples, "raw": raw}
 
 
+def counted(source: Any, numbers: Mapping[str, Any]) -> int:
+    """How many buckets of a source stand in its results; each has its mean, count and standard error, and the counts are whole.
+
+    Args:
+        source: The task's.
+        numbers: Its results, as `TaskBench.run` returns them.
+    """
+    found = [name for name in (*source.buckets, "other") if f"n_{name}" in numbers]
+    for name in found:
+        mean = f"{source.prefixes.get(name, source.prefix)}_{name}"
+        assert 0 <= numbers[mean] <= 1 and 1 <= numbers[f"n_{name}"] <= numbers["n"], name
+        error = numbers[f"{mean}_stderr_clt"]
+        assert error == "N/A" or error >= 0 if numbers[f"n_{name}"] == 1 else error >= 0, (name, error)
+    return len(found)
+
+
 def write(path: Path, content: Any) -> Path:
     """Write rows in the format of the path's suffix; text and bytes as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from task_testing import FAILS, TASKS, TaskBench
+from task_testing import FAILS, TASKS, TaskBench, counted
 
 from apr_plugin.harnesses.readers import find_reader
 from apr_plugin.tasks.longvideobench import utils as longvideobench
@@ -189,6 +189,12 @@ def test_vsibench(results: dict[str, Any]) -> None:
     overall = ((1 + mra) / 2 + 0 + 2 / 3 + 0) / 4
     _same(got, overall=overall)
     assert got["vsibench_overall"] == pytest.approx(overall, abs=1e-6)  # lmms-eval's, where all that it needs was asked
+
+
+def test_every_bucket_has_mean_count_and_standard_error(results: dict[str, Any]) -> None:
+    assert {module.SOURCE.task: counted(module.SOURCE, results[module.SOURCE.task]) for module in MODULES} == {
+        "apr_lvbench": 7, "apr_videomme": 2, "apr_longvideobench": 3, "apr_mlvu": 7, "apr_minerva": 3, "apr_vsibench": 9,
+    }  # fmt: skip
 
 
 def test_without_a_video_nothing_else_suffers(results: dict[str, Any]) -> None:

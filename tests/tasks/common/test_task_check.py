@@ -110,6 +110,7 @@ def test_a_damaged_manifest_is_made_anew(home: Path) -> None:
 def test_wrong_usage(home: Path) -> None:
     for arguments, words in (
         (("apr_vsibenc",), "did you mean 'apr_vsibench'"),
+        (("apr_needle_when",), "by: apr needle make"),
         (("apr_vsibench", "--videos", home / "no"), "no such folder"),
         (("apr_vsibench", "--out", home), "cannot write there"),
     ):
@@ -164,4 +165,8 @@ def test_every_source_is_whole(source: Any) -> None:
     assert f"`{source.task}`" in (TASKS.parent / "docs/tasks.md").read_text("utf-8")
     assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 120
     assert source.n > 0 and len(set(source.buckets)) == len(source.buckets) and "," not in "".join(source.buckets)
-    assert all(file.hub or file.url for file in source.files) or source.folder in ("activitynet_captions",)
+    assert all(file.hub or file.url for file in source.files)
+    readme = (folder / "README.md").read_text("utf-8")
+    for part in ("| source |", "| licence |", "| videos |", "## Data", "## What is measured", "## Published scores", "ublished, not measured here"):
+        assert part in readme, part
+    assert f"apr tasks check apr_{source.folder}" in readme and "apr eval --tasks apr_" in readme and f"{source.n:,}" in readme

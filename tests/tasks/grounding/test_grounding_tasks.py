@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pytest import approx
-from task_testing import FAILS, TaskBench
+from task_testing import FAILS, TaskBench, counted
 from task_testing import TASKS as TASKS_FOLDER
 
 pytest.importorskip("lmms_eval")
@@ -20,6 +20,7 @@ from apr_plugin.scoring import vue_tr
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
 from apr_plugin.tasks.common import grounding
+from apr_plugin.tasks.common.check import sources
 from apr_plugin.tasks.longvale import utils as longvale
 from apr_plugin.tasks.qvhighlights import utils as qvhighlights
 from apr_plugin.tasks.tacos import utils as tacos
@@ -239,6 +240,13 @@ def test_the_model_is_asked_for_spans(run: dict[str, Any]) -> None:
     assert {question["kind"] for question in questions} == {"grounding"}
     assert {question["reader"] for question in questions} == {"apr_span", "apr_spans", "apr_ranking"}
     assert not any("Answer with" in question["text"] for question in questions)
+
+
+def test_every_bucket_has_mean_count_and_standard_error(run: dict[str, Any]) -> None:
+    known = sources()
+    buckets = {task: counted(known[task], run[task]) for task in TASKS}
+    assert (buckets["apr_charades_sta"], buckets["apr_longvale_all"], buckets["apr_qvhighlights"], buckets["apr_vue_tr"]) == (3, 1, 3, 9)
+    assert min(buckets.values()) >= 1
 
 
 def test_results_name_the_version(run: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file, number_of
-from task_testing import FAILS, Knows, TaskBench
+from task_testing import FAILS, Knows, TaskBench, counted
 
 from apr_plugin.loop.policy import Generation, ImagePart, Prompt, Sampling
 from apr_plugin.policies import POLICIES
@@ -101,6 +101,7 @@ def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (got["acc_sync_referring"], got["acc_pov_identification"], got["acc_action_recognition"]) == (1, 0, 0.5)
     assert (got["acc_counter_strike_2"], got["n_counter_strike_2"], got["acc_apex_legends"], got["n_apex_legends"]) == (0.5, 2, 0.4, 5)
     assert (got["acc_videos_2"], got["n_videos_2"], got["n_videos_1"]) == (0.5, 2, 5)
+    assert counted(utils.SOURCE, got) == 3 + 4 + 2 + 2
     # Statements of true and false made from a temporal distractor: the fifth wrong, the sixth without an answer.
     assert (got["error_temporal"], got["n_error_temporal"]) == (1, 2)
     assert "error_lexical" not in got and "n_error_scene" not in got

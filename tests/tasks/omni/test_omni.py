@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file
-from task_testing import FAILS, TASKS, Knows, TaskBench
+from task_testing import FAILS, TASKS, Knows, TaskBench, counted
 
 from apr_plugin.loop.policy import AudioPart, Generation, Prompt, Sampling
 from apr_plugin.policies import POLICIES
@@ -114,6 +114,7 @@ def test_numbers(task_bench: TaskBench) -> None:
     assert (bench["acc_counting"], bench["acc_background_music_understanding"], bench["acc_ego_reasoning"]) == (0.5, 0, 1)
     assert (bench["acc_speech"], bench["n_speech"], bench["acc_sound"], bench["acc_music"]) == (1, 2, 0, 0)
 
+    assert [counted(module.SOURCE, results[module.SOURCE.task]) for module in (dailyomni, omnivideobench, worldsense)] == [5, 9, 2]
     sense = results["apr_worldsense"]
     assert (sense["score"], sense["n"], sense["worldsense_score"]) == (0.5, 4, 50)
     assert (sense["acc_under_1min"], sense["n_under_1min"], sense["acc_over_8min"], sense["n_over_8min"]) == (0.5, 2, 0.5, 2)
