@@ -46,7 +46,8 @@ def _table(title: str, scores: list[PublishedScore]) -> Table:
     table.add_column("frames", justify="right")
     table.add_column("source", overflow="fold")
     table.add_column("note", overflow="fold")
+    decimals = max(len(f"{score.value:g}".partition(".")[2]) for score in scores)
     for score in scores:
         frames = f"{score.frames:g}" if score.frames is not None else ""
-        table.add_row(Text(score.system), f"{score.value:g}", frames, Text(score.source), Text(score.note))
+        table.add_row(Text(score.system), f"{score.value:.{decimals}f}", frames, Text(score.source), Text(score.note))
     return table

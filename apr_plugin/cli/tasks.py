@@ -130,6 +130,8 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None) ->
     from apr_plugin.tasks.common.check import check, sources
 
     known = sources()
+    if task.startswith("apr_needle"):
+        raise AprError(f"the videos of {task} are made on this machine, by: apr needle make")
     if task not in known:
         raise AprError(f"there is no task {task!r} with videos to check{did_you_mean(task, known)}; list them with: apr tasks list")
     if videos is not None and not videos.is_dir():

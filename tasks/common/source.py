@@ -304,7 +304,8 @@ class Source:
                 return _download(file.url, self.home / file.name)
         except Exception as error:  # noqa: BLE001 - the hub's client raises its own errors, and those of three layers below it
             reason = _reason(error)
-        raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({reason}). Get them with: {file.how_to_get(self.home)}")
+        others = f", and so its other {len(self.files) - 1}" if len(self.files) > 1 else ""
+        raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({reason}). Get them with: {file.how_to_get(self.home)}{others}")
 
 
 def _reason(error: Exception) -> str:

@@ -36,7 +36,7 @@ SOURCE = Source(
 def official() -> Any:
     """lmms-eval's module. It imports decord for another of its tasks; where that is absent, an empty module stands in while it loads."""
     if MODULE in sys.modules:
-        return sys.modules[MODULE]
+        return importlib.import_module(MODULE)  # waits for another thread that is loading it
     absent = importlib.util.find_spec("decord") is None
     if absent:
         stand_in = ModuleType("decord")
@@ -46,7 +46,7 @@ def official() -> Any:
         return importlib.import_module(MODULE)
     finally:
         if absent:
-            del sys.modules["decord"]
+            sys.modules.pop("decord", None)
 
 
 def docs(_stub: Any) -> Any:
