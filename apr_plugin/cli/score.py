@@ -151,9 +151,10 @@ def _print_table(name: str, table: dict[str, vue_tr.Cell], predictions: Path) ->
             out.add_row(label, answered, *("-" if share is None else f"{100 * share:.2f}" for share in shares), end_section=label == group[-1])
     console = Console()
     console.print(out)
-    console.print(
-        "In percent. precision, recall, IoU: the official table's, areas under curves over the answered queries. mIoU: plain mean of the IoU of\n"
-        "the spans as predicted, which OmniAgent's Table 3 gives for its own rows.\n"
-        + (f"all: the {missing} queries without a prediction count as 0." if missing else "all: no query is missing, so nothing changes."),
-        soft_wrap=True,
-    )
+    none = f"the {missing} queries without a prediction count" if missing > 1 else "the 1 query without a prediction counts"
+    for line in (
+        "In percent. precision, recall, IoU: the official table's, areas under curves over the answered queries.",
+        "mIoU: plain mean of the IoU of the spans as predicted, which OmniAgent's Table 3 gives for its own rows.",
+        f"all: {none} as 0." if missing else "all: no query is missing, so nothing changes.",
+    ):
+        console.print(Text(line))

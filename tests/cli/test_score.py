@@ -81,7 +81,8 @@ def test_table_fits_a_terminal(files: tuple[Path, Path], capsys: pytest.CaptureF
     rows = {cells[0]: cells[1:] for line in out.splitlines() if (cells := line.split())}
     assert rows["overall"] == ["3/4", "52.25", "47.00", "46.33", "45.00", "35.38", "34.75", "33.75"]
     assert rows["medium"] == ["0/0", *["-"] * 7]
-    assert "3 of 4 queries answered" in out and "the 1 queries without a prediction count as 0" in out and "…" not in out
+    assert "3 of 4 queries answered" in out and "the 1 query without a prediction counts as 0" in out and "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_json_lines_and_the_other_name_of_the_id(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
