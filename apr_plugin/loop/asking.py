@@ -79,7 +79,7 @@ class Asking:
         try:
             async with clock:
                 return await call()
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # some engines leave by sys.exit; the run would end as if it were done
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # stopped from outside, whatever the engine made of it
                 raise asyncio.CancelledError from error

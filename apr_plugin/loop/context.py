@@ -26,6 +26,9 @@ LEAST_COMPLETION = 256
 LEAST_SHARE = 8
 """An eighth of the context is kept free for the turn, where `max_new_tokens` asks for as much."""
 
+WELL_FILLED = 0.25
+"""A look that had to be made smaller is not made larger again where the tokens left free are at most this share of its pictures'."""
+
 Count = Callable[[Prompt], Awaitable[PromptSize | None]]
 """Tokens of a prompt, or `None` where the policy can't tell."""
 
@@ -77,18 +80,28 @@ class Context:
         Returns:
             The plans, or why not even the smallest fits.
         """
-        if self.tokens is None:
-            return plans
-        while (measured := await self.over(prompt([p.blank() for p in plans]))) is not None and measured[0] > 0:
+        best: Sequence[LookPlan] | None = None
+        low, high, limit = 0, 0, 0  # limits known to fit and not to fit, and the one that `plans` keep to
+        while (measured := await self.over(prompt([p.blank() for p in plans]))) is not None:
             over, size = measured
             tokens = sum(p.visual_tokens for p in plans)
-            if not tokens:
+            if over <= 0:
+                best, low = plans, limit
+                if not high or -over <= WELL_FILLED * size.visual:
+                    break
+            elif not tokens or (best is None and limit and tokens >= high):
                 return self._too_much(plans, over, size)
-            theirs = size.visual / tokens if size.visual else 1.0  # how the family counts, in units of our rule
-            plans = again(max(1, min(int(tokens * 0.95), tokens - math.ceil(over / theirs))))
-            if sum(p.visual_tokens for p in plans) >= tokens:
-                return self._too_much(plans, over, size)
-        return plans
+            else:
+                high = min(tokens, limit or tokens)
+            if best is None:
+                theirs = size.visual / tokens if size.visual else 1.0  # how the family counts, in units of our rule
+                limit = max(1, min(int(high * 0.95), tokens - math.ceil(over / theirs)))
+            elif high - low > max(1, high // 20):
+                limit = (low + high) // 2  # the words beside the pictures also got fewer: more fits than the guess said
+            else:
+                break
+            plans = again(limit)
+        return plans if best is None else best
 
     async def check(self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]) -> ActionError | None:
         """Why a percept does not fit after all: reading a damaged file can add words to what was planned."""

@@ -19,7 +19,7 @@ from apr_plugin.loop.notebook import Notebook, VideoMeta
 from apr_plugin.loop.parse import ParsedTurn, parse_turn
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
-from apr_plugin.loop.policy import Generation, ImagePart, Part, Policy, PolicyUnavailable, Prompt, TextPart
+from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import OnSpan, Span
@@ -303,23 +303,23 @@ class Episode:
 
     async def _passive_pictures(self, notes: list[str]) -> Prompt | None:
         """What is asked of a question without a video, with its pictures; `None` where they don't fit into the context."""
-        prompt = self._notebook().passive_prompt([])
+        shown = partial(self._notebook().passive_prompt, [])
         if self._pictures is None:
-            return prompt
+            return shown()
         await self._hold(PICTURES_BYTES)
         pictures = await self._read(self._pictures, None, "look")
-        pixels = await self._asking.context.fit_pictures(pictures, partial(_with_pictures, prompt))
+        pixels = await self._asking.context.fit_pictures(pictures, shown)
         if pixels is not None:
             if not pixels:
                 return None
             notes.append(f"pictures scaled down to {pixels} pixels to fit the model's context of {self.policy.context_tokens} tokens")
             pictures = await self._read(self._pictures, pixels, "look")
         if not pictures:
-            return prompt
+            return shown()
         height, width = pictures[0].image.shape[:2]
         remark = f"{len(pictures)} pictures that came with the question"
         self._first_shown = (Shown(kind="images", width=width, height=height, remark=remark),)
-        return _with_pictures(prompt, pictures)
+        return shown(pictures)
 
     def _notebook(self) -> Notebook:
         videos = [VideoMeta(opened.duration_s, opened.video.fps, opened.video.has_audio) for opened in self._environment.videos]
@@ -398,9 +398,3 @@ def _no_answer() -> ActionError:
 def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts: list[Percept]) -> Prompt:
     """The next turn's prompt, if this turn's look brings this percept."""
     return notebook.with_turn(text, percepts[0]).prompt(number, turns)
-
-
-def _with_pictures(prompt: Prompt, pictures: Sequence[ImagePart]) -> Prompt:
-    *head, last = prompt.messages
-    parts: tuple[Part, ...] = (*pictures, TextPart("\n"), *last.parts)
-    return Prompt((*head, replace(last, parts=parts)), prompt.final)

@@ -27,7 +27,7 @@ import numpy as np
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import EVERY_MODALITY, Message, Modality, Part, Prompt, TextPart
+from apr_plugin.loop.policy import EVERY_MODALITY, ImagePart, Message, Modality, Part, Prompt, TextPart
 from apr_plugin.loop.question import Option, Question, QuestionKind
 
 MAX_TURN_CHARS = 20_000
@@ -134,9 +134,11 @@ class Notebook:
         notice = f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the answer, from your notes."
         return Prompt(self._with_latest(notice, media=False, left_out=left_out), final=True)
 
-    def passive_prompt(self, percepts: Sequence[Percept]) -> Prompt:
-        """One prompt with everything the passive arm sees: the frames, the question, the answer's form."""
+    def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
+        """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form."""
         media = tuple(part for percept in percepts for part in (*percept.parts(), TextPart("\n\n")))
+        if pictures:
+            media += (*pictures, TextPart("\n"))
         asked = TextPart(f"{self._opening()}\n{answer_form(self.question)}")
         return Prompt((Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked))), final=True)
 

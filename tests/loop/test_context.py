@@ -138,6 +138,15 @@ def test_what_is_shown_fills_most_of_the_room(shared_videos: Videos) -> None:
         assert 0.6 * free <= second - first <= free
 
 
+def test_of_far_too_many_small_frames_as_many_are_shown_as_fit(shared_videos: Videos) -> None:
+    """Where the words beside each frame weigh as much as the frame, a guess by pictures alone would leave one of 60."""
+    policy = Counting(["a pot"], 1_200)
+    done = play(shared_videos["sound"], policy, arm="passive", passive_frames=500)
+    (shown,) = done.first_shown
+    assert len(shown.times_s) >= 25 and 700 <= policy.sizes[0] <= 1_200 - 256
+    assert policy.counted <= 20
+
+
 def test_a_clip_gets_smaller_but_its_sound_does_not(shared_videos: Videos) -> None:
     policy = Counting([CLIP(6), answer("a pot")], EMPTY + 1_200)
     done = play(shared_videos["sound"], policy, budget=Budget(turns=4, clip_fps=8))

@@ -177,6 +177,7 @@ def test_a_file_that_vanishes_in_mid_episode_ends_in_one_reason(make_video: Call
         (TimeoutError("its own"), "TimeoutError: its own"),
         (asyncio.CancelledError("its own"), "CancelledError"),
         (RuntimeError("a\ud800b"), "a?b"),
+        (SystemExit(0), "SystemExit: 0"),
     ],
 )
 def test_policy_unavailable(shared_videos: Videos, error: BaseException, words: str) -> None:
