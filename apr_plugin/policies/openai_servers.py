@@ -131,8 +131,12 @@ class Servers:
         return self._key is not None
 
     def scrub(self, text: str) -> str:
-        """Text without the key. Words shorter than eight letters (`EMPTY`) are no secret."""
-        return text.replace(self._key, "[key]") if self._key and len(self._key) >= 8 else text
+        """Text without the key, or its first letters where the text was cut off within it. Fewer than eight letters (`EMPTY`) are no secret."""
+        if not self._key or len(self._key) < 8:
+            return text
+        text = text.replace(self._key, "[key]")
+        cut = next((n for n in range(len(self._key) - 1, 7, -1) if text.endswith(self._key[:n])), 0)
+        return f"{text[:-cut]}[key]" if cut else text
 
     def now(self, server: Server, url: str, body: Mapping[str, Any] | None = None) -> Any:
         """Get something, or post something, before any event loop runs; the reply's JSON.

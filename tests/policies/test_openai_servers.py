@@ -86,6 +86,7 @@ def spent(handler: Any) -> None:
         (status(500), "HTTP 500: the engine is unwell (3 tries in 0 s)", 3),
         (no_choices, "the reply holds no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
         (body(f"<p>{KEY}</p>".encode(), "text/html"), "the reply is no JSON object: <p>[key]</p> (3 tries in 0 s)", 3),
+        (status(403, "x" * 490 + KEY), f"HTTP 403: {'x' * 490}[key]", 1),
     ],
 )
 def test_a_turn_that_is_given_up_says_which_server_and_its_words(
