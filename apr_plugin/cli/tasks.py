@@ -53,7 +53,9 @@ def run_list() -> None:
         return
     table = Table(title=title, title_justify="left")
     for name in _Entry._fields:
-        table.add_column(name, justify="right" if name == "n" else "left", overflow="fold", no_wrap=name in ("task", "n"))
+        table.add_column(
+            name, justify="right" if name == "n" else "left", overflow="fold", no_wrap=name in ("task", "n"), max_width=30 if name == "data" else None
+        )
     for entry in entries:
         table.add_row(*map(Text, entry))
     console.print(table)
