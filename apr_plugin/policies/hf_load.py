@@ -125,6 +125,20 @@ class Checkpoint:
             torch.cuda.empty_cache()
 
 
+def checkpoint_source(pretrained: str, policy: str) -> str:
+    """The folder of a checkpoint, or its name on the hub.
+
+    Raises:
+        AprError: it is neither; the message names the policy that wanted it.
+    """
+    folder = Path(pretrained).expanduser()
+    if folder.exists():
+        return str(folder)
+    if pretrained.startswith(("/", ".", "~")) or pretrained.count("/") != 1:
+        raise AprError(f"policy {policy}: there is no folder {pretrained}; pretrained takes a checkpoint's folder or a name on the hub (owner/model)")
+    return pretrained
+
+
 def load_checkpoint(
     pretrained: str,
     *,
@@ -149,9 +163,7 @@ def load_checkpoint(
         raise AprError(f"policy hf: dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if device and device_map:
         raise AprError("policy hf: give device=… or device_map=…, not both")
-    source = str(Path(pretrained).expanduser()) if Path(pretrained).expanduser().exists() else pretrained
-    if source == pretrained and not Path(source).exists() and (pretrained.startswith(("/", ".", "~")) or pretrained.count("/") != 1):
-        raise AprError(f"policy hf: there is no folder {pretrained}; pretrained takes a checkpoint's folder or a name on the hub (owner/model)")
+    source = checkpoint_source(pretrained, "hf")
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(source, **common)

@@ -24,7 +24,7 @@ from typing import Any
 from apr_plugin.errors import require
 from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.policies.families import Family, family_of
-from apr_plugin.policies.hf_load import _digest, _identity
+from apr_plugin.policies.hf_load import _digest, _identity, checkpoint_source
 from apr_plugin.policies.vllm_engine import VllmEngine
 from apr_plugin.policies.vllm_prompt import VllmPrompts
 
@@ -80,8 +80,9 @@ class VllmPolicy:
         require("vllm", "vllm")
         limits = _json("limit_mm_per_prompt", limit_mm_per_prompt)
         self._more, self._sampling = _json("engine_args", engine_args), _json("sampling_args", sampling_args)
-        if entropy_top_k < 0:
-            raise ValueError(f"entropy_top_k must be at least 0, not {entropy_top_k}")
+        if not isinstance(entropy_top_k, int) or entropy_top_k < 0:
+            raise ValueError(f"entropy_top_k must be a whole number of at least 0, not {entropy_top_k!r}")
+        pretrained = checkpoint_source(str(pretrained), self.name)
         _check("sampling_args", self._sampling, _sampling_fields(), _OURS)
         self._top_k = entropy_top_k
         wanted: dict[str, Any] = {

@@ -186,7 +186,8 @@ def test_episodes_over_a_real_video(
         ({"sampling_args": "not json"}, "sampling_args must be a JSON object"),
         ({"limit_mm_per_prompt": "[3]"}, "limit_mm_per_prompt must be a JSON object"),
         ({"adapter": "/nowhere"}, "adapter: /nowhere/adapter_config.json can't be read"),
-        ({"pretrained": "/nowhere"}, "policy vllm: "),
+        ({"pretrained": "/nowhere"}, "policy vllm: there is no folder /nowhere"),
+        ({"entropy_top_k": "many"}, "entropy_top_k must be a whole number"),
     ],
 )
 def test_bad_arguments_get_one_line(given: dict[str, Any], words: str) -> None:
