@@ -1,13 +1,15 @@
-"""A folder of small lmms-eval tasks on real video files, and a way to run several commands of `apr` in one process."""
+"""A folder of small lmms-eval tasks on real video files, and a way to run commands of `apr` without loading lmms-eval for each."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,54 +200,69 @@ def _packaged(bench: Bench) -> None:
         )
 
 
-DRIVER = """
-import json, os, sys
-commands, folder = json.load(open(sys.argv[1])), sys.argv[2]
-from apr_plugin.cli import main
-for number, command in enumerate(commands):
-    sys.stdout.flush(); sys.stderr.flush()
-    for fd, name in ((1, "out"), (2, "err")):
-        file = os.open(f"{folder}/{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, fd)
-        os.close(file)
-    if command[0] == "sh":
-        status = os.system(command[1])
-    else:
-        sys.argv = ["apr", *command]
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            status = 99
-    sys.stdout.flush(); sys.stderr.flush()
-    open(f"{folder}/{number}.status", "w").write(str(status))
-"""
+class Command:
+    """Commands under way in a process of their own.
+
+    Args:
+        folder: Where `warm_commands` puts what they print and how they end.
+        commands: How many.
+    """
+
+    def __init__(self, folder: Path, commands: int) -> None:
+        self._folder, self._commands = folder, commands
+        self.wait_for(lambda: (folder / "pid").exists(), running=False)
+        self.pid = int((folder / "pid").read_text())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return (self._folder / "ended").exists()
+
+    def wait_for(self, condition: Callable[[], bool], *, running: bool = True, timeout_s: float = 500) -> None:
+        """Wait until something is so, while the process runs."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert not (running and self.ended) and time.monotonic() < end, [path.read_text() for path in sorted(self._folder.glob("*.*"))]
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_for(lambda: self.ended, running=False)
+
+    def end(self) -> list[Ended]:
+        """How each command ended, once all have."""
+        self.wait_for(lambda: self.ended, running=False)
+        assert (self._folder / "ended").read_text() == "0", [path.read_text() for path in sorted(self._folder.glob("*.*"))]
+        read = [[(self._folder / f"{n}.{name}").read_text() for name in ("status", "out", "err")] for n in range(self._commands)]
+        return [Ended(int(status), out, err) for status, out, err in read]
 
 
 @pytest.fixture(scope="session")
-def run_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Ended]]:
-    """Run several `apr` commands after each other in one new process: loading lmms-eval takes longer than any of them."""
+def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
+    """Start one or several `apr` commands, run after each other in one new process."""
+    warm = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("warm_commands.py"))],
+        env=bench.environment,
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert warm.stdin is not None
+    orders = warm.stdin
 
-    def run(*commands: Sequence[str | Path], timeout: float = 240, **environment: str) -> list[Ended]:
+    def start(*commands: Sequence[str | Path]) -> Command:
         folder = tmp_path_factory.mktemp("commands")
-        (folder / "commands.json").write_text(json.dumps([[str(word) for word in command] for command in commands]))
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(folder / "commands.json"), str(folder)],
-            cwd=folder,
-            env=bench.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return [
-            Ended(int((folder / f"{n}.status").read_text()), (folder / f"{n}.out").read_text(), (folder / f"{n}.err").read_text())
-            for n in range(len(commands))
-        ]
+        orders.write(json.dumps({"commands": [[str(word) for word in command] for command in commands], "folder": str(folder)}) + "\n")
+        orders.flush()
+        return Command(folder, len(commands))
 
-    return run
+    yield start
+    os.killpg(warm.pid, signal.SIGKILL)  # with commands that a failed test left
+    warm.wait()
+
+
+@pytest.fixture(scope="session")
+def run_apr(start_apr: Callable[..., Command]) -> Callable[..., list[Ended]]:
+    """Run several `apr` commands after each other in one new process, and wait for them."""
+    return lambda *commands: start_apr(*commands).end()

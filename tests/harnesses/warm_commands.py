@@ -1,0 +1,75 @@
+"""`apr` commands without the wait: loads lmms-eval once, then forks for each order. Loading takes longer than most commands.
+
+An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER}`; its commands run after each other in one new process, which
+ends as any other does. FOLDER gets `pid`, for the N-th command `N.out`, `N.err` and `N.status`, and `ended` when the process is gone, however.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import lmms_eval.__main__
+import lmms_eval.evaluator  # noqa: F401 - loaded once, before the forks
+
+import apr_plugin.harnesses.lmms_eval  # noqa: F401
+from apr_plugin.cli import main
+
+
+def _put(path: Path, words: object) -> None:
+    """Whole or not at all: somebody waits for it."""
+    path.with_suffix(".new").write_text(str(words))
+    path.with_suffix(".new").replace(path)
+
+
+def _next_order() -> dict[str, Any] | None:
+    """The order, in a child of its own; `None` in the parent, after the last."""
+    for line in sys.stdin:
+        order: dict[str, Any] = json.loads(line)
+        folder = Path(order["folder"])
+        if os.fork() == 0:  # waits for the command and tells how it ended
+            command = os.fork()
+            if command == 0:
+                return order
+            _put(folder / "pid", command)
+            _put(folder / "ended", os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]))
+            os._exit(0)
+    return None
+
+
+def _run(command: list[str]) -> int:
+    if command[0] == "sh":
+        return os.system(command[1])
+    sys.argv = ["apr", *command]
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:  # noqa: BLE001 - what a user would see
+        traceback.print_exc()
+        return 99
+    return 0
+
+
+def _run_all(commands: list[list[str]], folder: Path) -> None:
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, command in enumerate(commands):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, name in ((1, "out"), (2, "err")):
+            file = os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, fd)
+            os.close(file)
+        status = _run(command)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _put(folder / f"{number}.status", status)
+
+
+if __name__ == "__main__" and (order := _next_order()) is not None:
+    _run_all(order["commands"], Path(order["folder"]))
