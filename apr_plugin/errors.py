@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
+UNANSWERED = 3
+"""Exit status of a command that ended with a question that could not be answered."""
+
 
 class AprError(Exception):
     """Something the user can put right: the message says what was wrong, where, and what to do."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from apr_plugin.cli.trace import print_end, print_question, print_turn
-from apr_plugin.errors import AprError
+from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
@@ -46,7 +46,7 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
         trajectory.write(save)
     if trajectory.stop_reason is StopReason.CANCELLED:
         return 130
-    return 0 if trajectory.answer_valid else 3
+    return 0 if trajectory.answer_valid else UNANSWERED
 
 
 def _check_writable(path: Path) -> None:

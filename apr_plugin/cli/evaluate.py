@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from apr_plugin.errors import AprError, require
+from apr_plugin.errors import UNANSWERED, AprError, require
 from apr_plugin.harnesses.settings import check_arguments
 from apr_plugin.policies import did_you_mean
 
@@ -31,9 +31,6 @@ model_args: policy=NAME, then limits (max_turns=, frames_per_look=, …), sampli
   arm=agent|passive  passive_frames=32  profile=default|paper  system_prompt=FILE  seed=0  concurrency=4  trajectories=DIR  resume=auto|never
 `apr tasks` lists our tasks; `lmms-eval eval --help` lists every option; --verbosity DEBUG shows tracebacks. Stopped, the same command continues.
 """
-
-UNANSWERED = 3
-"""Exit status of a run that finished with questions that could not be answered."""
 
 
 def tasks_dir() -> Path:
@@ -54,9 +51,10 @@ def run_eval(arguments: Sequence[str]) -> int:
     with Console(stderr=True).status("loading lmms-eval …"):
         import lmms_eval.__main__ as lmms_main
 
-        from apr_plugin.harnesses.lmms_eval import FAILURES
+        import apr_plugin.harnesses.lmms_eval as harness
 
-    FAILURES.clear()
+    harness.FAILURES.clear()
+    harness.exit_status_is_set = True
     run_one = lmms_main.cli_evaluate_single
 
     def guarded(args: Any) -> Any:
@@ -81,10 +79,9 @@ def run_eval(arguments: Sequence[str]) -> int:
         lmms_main.cli_evaluate()
     finally:
         lmms_main.cli_evaluate_single = run_one
-    if FAILURES:
+    if failures := harness.FAILURES:
         _complain(
-            f"{len(FAILURES)} questions could not be answered and count as wrong; the first: {FAILURES[0].question.task} doc "
-            f"{FAILURES[0].question.doc_id}: {FAILURES[0].stop_reason}: {FAILURES[0].stop_detail}. The same command asks only those again."
+            f"{len(failures)} questions could not be answered and count as wrong; the first: {failures[0]}. The same command asks only those again."
         )
         return UNANSWERED
     return 0

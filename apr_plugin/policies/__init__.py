@@ -63,8 +63,11 @@ def make_policy(name: str, **arguments: Any) -> Policy:
     check_policy(name, arguments)
     try:
         policy: Policy = policy_class(name)(**arguments)
-    except (TypeError, ValueError, OSError, ImportError, RuntimeError) as error:
-        raise AprError(f"policy {name}: {error}") from error
+    except AprError:
+        raise
+    except Exception as error:  # a checkpoint's files are read here, by libraries that raise whatever they meet
+        kind = "" if isinstance(error, (TypeError, ValueError, OSError, ImportError, RuntimeError)) else f"{type(error).__name__}: "
+        raise AprError(f"policy {name}: {kind}{error}") from error
     return policy
 
 

@@ -185,7 +185,7 @@ def load_checkpoint(
     if told["missing_keys"]:
         missing = sorted(told["missing_keys"])
         raise AprError(f"policy hf: {pretrained} lacks {len(missing)} of the model's weights ({missing[0]}, …); it is not a whole {family.title}")
-    identity = {"pretrained": pretrained, "revision": revision, "model_type": config.model_type, "weights": _identity(source, config)}
+    identity = {"pretrained": pretrained, "revision": revision, "model_type": config.model_type, "weights": weights_identity(source, config)}
     if adapter:
         model, identity["adapter"] = _adapted(model, adapter)
     if not device_map:
@@ -216,20 +216,20 @@ def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise AprError(f"policy hf: adapter {adapter} does not fit the model: {_line(error)}") from error
-    return merged, {"path": adapter, "weights": _digest(folder, ("adapter_config.json", "adapter_model.safetensors"))}
+    return merged, {"path": adapter, "weights": file_digest(folder, ("adapter_config.json", "adapter_model.safetensors"))}
 
 
-def _identity(source: str, config: Any) -> str:
+def weights_identity(source: str, config: Any) -> str:
     """The hub's commit, or a digest of the folder."""
     folder = Path(source)
     if not folder.is_dir():
         return f"commit {config._commit_hash}"
     index = folder / "model.safetensors.index.json"
     files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    return _digest(folder, ("config.json", *([index.name] if index.is_file() else []), *files))
+    return file_digest(folder, ("config.json", *([index.name] if index.is_file() else []), *files))
 
 
-def _digest(folder: Path, names: Sequence[str]) -> str:
+def file_digest(folder: Path, names: Sequence[str]) -> str:
     """16 hex digits over small files as a whole, and over the size and a few stretches of large ones: cheap, and another for other weights."""
     digest = hashlib.sha256()
     for name in names:

@@ -24,7 +24,7 @@ from typing import Any
 from apr_plugin.errors import require
 from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.policies.families import Family, family_of
-from apr_plugin.policies.hf_load import _digest, _identity, checkpoint_source
+from apr_plugin.policies.hf_load import checkpoint_source, file_digest, weights_identity
 from apr_plugin.policies.vllm_engine import VllmEngine
 from apr_plugin.policies.vllm_prompt import VllmPrompts
 
@@ -256,7 +256,7 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
     thinker = getattr(config, "thinker_config", config)
     family = family_of(config.model_type).with_timing(getattr(thinker, "position_id_per_seconds", None), getattr(thinker, "seconds_per_chunk", None))
     processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
-    return family, processor, _identity(pretrained, config)
+    return family, processor, weights_identity(pretrained, config)
 
 
 def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]:
@@ -267,7 +267,7 @@ def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]
 
 def _adapter_weights(adapter: str) -> str:
     try:
-        return _digest(Path(adapter).expanduser(), ("adapter_config.json", "adapter_model.safetensors"))
+        return file_digest(Path(adapter).expanduser(), ("adapter_config.json", "adapter_model.safetensors"))
     except OSError as error:
         raise ValueError(f"adapter: {error.filename} can't be read: {error.strerror}") from error
 

@@ -230,17 +230,17 @@ class Command:
         os.kill(self.pid, signal.SIGKILL)
         self.wait_for(lambda: self.ended, running=False)
 
-    def end(self) -> list[Ended]:
-        """How each command ended, once all have."""
+    def end(self, status: int = 0) -> list[Ended]:
+        """How each command ended, once all have and their process has ended with that status."""
         self.wait_for(lambda: self.ended, running=False)
-        assert (self._folder / "ended").read_text() == "0", [path.read_text() for path in sorted(self._folder.glob("*.*"))]
+        assert (self._folder / "ended").read_text() == str(status), [path.read_text() for path in sorted(self._folder.glob("*.*"))]
         read = [[(self._folder / f"{n}.{name}").read_text() for name in ("status", "out", "err")] for n in range(self._commands)]
         return [Ended(int(status), out, err) for status, out, err in read]
 
 
 @pytest.fixture(scope="session")
 def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
-    """Start one or several `apr` commands, run after each other in one new process."""
+    """Start one or several `apr` or `lmms-eval` commands, run after each other in one new process."""
     warm = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("warm_commands.py"))],
         env=bench.environment,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_bad_videos_among_good_ones(bench: Any, run_apr: RunApr, answers_a: Path
     (samples,) = tmp_path.rglob("*_samples_bench_bad.jsonl")
     scores = {json.loads(line)["doc_id"]: json.loads(line)["score"] for line in samples.read_text().splitlines()}
     assert len(scores) == 8 and all(scores[int(doc)] == 0 for doc in unreadable)
+
+
+def test_plain_lmms_eval_ends_with_3_for_unanswered_questions(bench: Any, start_apr: Callable[..., Any], answers_a: Path, tmp_path: Path) -> None:
+    """Its own command line returns 0 whatever happened. The status is set when the process ends, after all that lmms-eval has to do."""
+    command = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_bad,bench_mcq", "--output_path", tmp_path]
+    command += ["--model_args", f"policy=scripted,script={answers_a},trajectories={tmp_path / 't'}"]
+    (done,) = start_apr(command).end(status=3)
+    assert done.status == 0 and "Traceback" not in done.text, "what lmms-eval itself returned"
+    assert "4 of 14 questions were NOT answered" in done.text
+    assert "|bench_bad|" in (table := done.out.replace(" ", "")) and "|bench_mcq|" in table, "the table is printed whole"
+    assert len(list(tmp_path.rglob("*_results.json"))) == 1
+
+    (again,) = start_apr([*command[:6], "bench_mcq", *command[7:]]).end(status=0)
+    assert "6 resumed" in again.text
 
 
 @pytest.fixture
@@ -171,14 +186,16 @@ def test_plain_lmms_eval_says_a_typo_in_one_line(bench: Any, tmp_path: Path) -> 
 
 
 def test_two_ranks(bench: Any, answers_a: Path, tmp_path: Path) -> None:
-    """Under torchrun every question is asked once, by one rank, and one file of trajectories remains."""
+    """Under torchrun every question is asked once, by one rank, one file of trajectories remains, and rank 0 ends with 3 for the failures of all."""
     command: list[str | Path] = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531", "-m", "apr_plugin.cli", "eval"]
-    command += ["--include_path", bench.tasks, "--tasks", "bench_mcq,bench_text", "--output_path", tmp_path / "out"]
+    command += ["--include_path", bench.tasks, "--tasks", "bench_mcq,bench_text,bench_bad", "--output_path", tmp_path / "out"]
     command += ["--model_args", f"policy=scripted,script={answers_a}"]
     status, text = _run(command, bench.environment | {"OMP_NUM_THREADS": "1"}, tmp_path)
-    assert status == 0 and "Traceback" not in text, text
+    assert text.count("error: 4 questions could not be answered and count as wrong") == 1, text
+    assert "|bench_bad" in text, "rank 0 was not stopped before it printed its table"
+    assert status == 1 and re.findall(r"rank +: (\d).*\n +exitcode +: (-?\d+)", text) == [("0", "3")], text
     (folder,) = (tmp_path / "out" / "trajectories").iterdir()
-    assert sorted(path.name for path in folder.glob("*.jsonl")) == ["bench_mcq.jsonl", "bench_text.jsonl"]
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == ["bench_bad.jsonl", "bench_mcq.jsonl", "bench_text.jsonl"]
     assert sorted(t.question.doc_id for t in Trajectory.iterate(folder / "bench_mcq.jsonl")) == list("012345")
     assert len(Trajectory.read(folder / "bench_text.jsonl")) == 1
     (results,) = [path for path in (tmp_path / "out").rglob("*_results.json")]

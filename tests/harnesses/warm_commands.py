@@ -1,4 +1,4 @@
-"""`apr` commands without the wait: loads lmms-eval once, then forks for each order. Loading takes longer than most commands.
+"""`apr` and `lmms-eval` commands without the wait: loads lmms-eval once, then forks for each order. Loading takes longer than most commands.
 
 An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER}`; its commands run after each other in one new process, which
 ends as any other does. FOLDER gets `pid`, for the N-th command `N.out`, `N.err` and `N.status`, and `ended` when the process is gone, however.
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import lmms_eval.__main__
-import lmms_eval.evaluator  # noqa: F401 - loaded once, before the forks
+import lmms_eval.cli.dispatch
+import lmms_eval.evaluator
 
 import apr_plugin.harnesses.lmms_eval  # noqa: F401
 from apr_plugin.cli import main
@@ -44,9 +45,10 @@ def _next_order() -> dict[str, Any] | None:
 def _run(command: list[str]) -> int:
     if command[0] == "sh":
         return os.system(command[1])
-    sys.argv = ["apr", *command]
+    ours = command[0] != "lmms-eval"
+    sys.argv = ["apr", *command] if ours else command
     try:
-        main()
+        main() if ours else lmms_eval.cli.dispatch.main()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:  # noqa: BLE001 - what a user would see
