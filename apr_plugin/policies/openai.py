@@ -137,6 +137,7 @@ class OpenAIPolicy(PolicyDefaults):
         self._counter = Counter(self._tokenize, self._media, self._for_clip) if self._served.engine == "vllm" else None
         if clip_as == "video" and self._served.engine == "vllm":
             self._check_that_clips_are_taken()
+        self._estimating = False
         self._sizes: dict[int, tuple[weakref.ref[Prompt], PromptSize]] = {}
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -209,17 +210,20 @@ class OpenAIPolicy(PolicyDefaults):
     async def _measure(self, prompt: Prompt) -> PromptSize:
         if self._counter is not None:
             try:
-                return await self._counter.count(prompt)
+                size = await self._counter.count(prompt)
+                self._estimating = False
+                return size
             except Failure as failure:
-                _log.warning("tokens are estimated: %s", failure.words)
+                if not self._estimating:  # once for each time it begins, not for each turn
+                    _log.warning("tokens are estimated while they can't be counted: %s", failure.words)
+                self._estimating = True
                 if failure.status in (404, 405, 501):
                     self._counter = None  # a gateway that passes on the protocol alone
         return estimate(prompt, self._media)
 
     async def _tokenize(self, messages: list[dict[str, Any]], more: Mapping[str, Any]) -> int:
-        server = min(self._servers.servers, key=lambda server: (server.held, server.in_flight))
         extra = _merged(more, {key: self._extra[key] for key in _PROMPT_FIELDS if key in self._extra})
-        told = await self._servers.ask_once(server, server.root + "/tokenize", {"model": self._served.name, "messages": messages} | extra)
+        told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
         count = told.get("count") if isinstance(told, Mapping) else None
         if type(count) is not int:
             raise Failure("/tokenize gives no count", again=False, status=404)

@@ -194,13 +194,28 @@ class Servers:
             failed.add(server)
             await self._give_up_or_pause(server, failure, failed, tries, began)
 
-    async def ask_once(self, server: Server, url: str, body: Mapping[str, Any]) -> Any:
-        """Post a small request to one server, without another try.
+    async def ask_each_once(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Post a small request to the least loaded server; while one can't answer it now, to the next. No server is asked twice.
+
+        Args:
+            path: Below the server's address without the version.
+            body: The request.
 
         Raises:
-            Failure: it came to nothing.
+            Failure: a server refused, or none of them could answer.
         """
-        return await self._post(await self._here(), server, url, body, min(self._timeout_s, 60.0))
+        lines = await self._here()
+        failures: list[Failure] = []
+        for server in sorted(self.servers, key=lambda server: (server.held, server.in_flight)):
+            try:
+                return await self._post(lines, server, server.root + path, body, min(self._timeout_s, 60.0))
+            except Failure as failure:
+                if not failure.again:
+                    raise
+                if failure.unreachable:
+                    server.hold_until = max(server.hold_until, time.monotonic() + FIRST_BACKOFF_S)
+                failures.append(failure)
+        raise failures[-1]
 
     def close(self) -> None:
         """Close the connections of loops that still run; those of a loop that ended were closed with it."""

@@ -101,6 +101,24 @@ def test_a_turn_that_is_given_up_says_which_server_and_its_words(
     assert len(server.chats) == tries
 
 
+def test_tokens_are_counted_by_a_server_that_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    """A dead server has nothing in flight: it would be the least loaded one for ever."""
+
+    def counts(policy: OpenAIPolicy, first: int) -> list[int]:
+        prompts = [notebook(Question(text=f"What is it, {first + n}?", kind="free_form")).prompt(1, 5) for n in range(4)]  # type: ignore[arg-type]
+        sizes = [asyncio.run(policy.count(prompt)) for prompt in prompts]
+        return [size.total for size in sizes if size is not None]
+
+    with ChatServer() as dead, ChatServer() as server:
+        policy, alone = OpenAIPolicy(base_url=f"[{dead.url},{server.url}]"), OpenAIPolicy(base_url=server.url)
+        dead.stop()
+        assert counts(policy, 0) == counts(alone, 0) and not caplog.records
+        server.stop()
+        assert len(counts(policy, 4)) == 4
+    (told,) = caplog.records
+    assert told.getMessage().startswith("tokens are estimated while they can't be counted: the connection failed"), "said once, not for each turn"
+
+
 def test_a_server_that_hangs_is_left_after_the_timeout(server: ChatServer) -> None:
     policy = OpenAIPolicy(base_url=server.url, timeout_s=0.4, retries=1)
     server.always = hang
