@@ -113,10 +113,12 @@ def tokenizer_of(extra: tuple[str, ...], names: dict[str, str]) -> Any:
 
 def _sizes(patch: int, edge: int) -> dict[str, Any]:
     smallest = (2 * patch) ** 2
-    return {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": smallest, "longest_edge": edge * edge}}
+    means: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if patch == 16 else {}  # Qwen3's, for pictures and clips alike
+    return means | {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": smallest, "longest_edge": edge * edge}}
 
 
 def _text(tokenizer: Any, section: list[int], **more: Any) -> dict[str, Any]:
+    mrope = {"mrope_interleaved": True} if "head_dim" in more else {}  # Qwen3's; transformers does it unasked, vLLM wants it said
     return {
         "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
         "hidden_size": HIDDEN,
@@ -126,7 +128,7 @@ def _text(tokenizer: Any, section: list[int], **more: Any) -> dict[str, Any]:
         "num_key_value_heads": KV_HEADS,
         "max_position_embeddings": 32_768,
         "initializer_range": SPREAD,
-        "rope_parameters": {"rope_type": "default", "mrope_section": section, "rope_theta": 10_000.0},
+        "rope_parameters": {"rope_type": "default", "mrope_section": section, "rope_theta": 10_000.0} | mrope,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -293,7 +295,7 @@ def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": HEAD_DIM}
     thinker = Qwen3OmniMoeThinkerConfig(
         text_config=_text(tokenizer, [6, 5, 5], **experts),
-        vision_config=_eye(3),
+        vision_config=_eye(3) | {"image_size": 128, "apply_vit_abs_pos_embed": True},  # as published: transformers does without them, vLLM doesn't
         audio_config=_ear(3),
         position_id_per_seconds=13,
         initializer_range=SPREAD,

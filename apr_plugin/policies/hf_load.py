@@ -57,9 +57,15 @@ class Checkpoint:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
 
     def positions(self, encoded: Encoded) -> Any:
-        """M-RoPE positions of a whole prompt by the model's own rule, shape (3, 1, n), on the CPU."""
+        """M-RoPE positions of a whole prompt by the family's rule, shape (3, 1, n), on the CPU.
+
+        The rule is that of the model's class in transformers, except for Qwen2.5-VL: since transformers 5.3 its class has counted the words after a
+        clip from within the clip, and some releases time clips wrongly (github.com/huggingface/transformers/issues/45381, /pull/48669).
+        """
         import torch
 
+        if self.family.clip == "plain":
+            return torch.from_numpy(_plain_positions(encoded, float(self.model.config.vision_config.tokens_per_second)))[:, None]
         holder = self.model.model if hasattr(getattr(self.model, "model", None), "get_rope_index") else self.model
         ids = torch.from_numpy(encoded.ids)[None]
         images = [medium.grid for medium in encoded.media if isinstance(medium.part, ImagePart)]
@@ -241,6 +247,29 @@ def file_digest(folder: Path, names: Sequence[str]) -> str:
                 file.seek(part * max(0, size - _SAMPLE) // 8)
                 digest.update(file.read(_SAMPLE if size > 16 * _SAMPLE else -1))
     return f"digest {digest.hexdigest()[:16]}"
+
+
+def _plain_positions(encoded: Encoded, per_second: float) -> NDArray[np.int64]:
+    """M-RoPE positions (time, height, width), shape (3, n): Qwen2.5-VL report (arXiv 2502.13923) 2.1.2, as released with the model.
+
+    Words count on in all three. A medium begins where the words before it end and advances by row and column, a clip by time too: `per_second`
+    positions for each second, rounded down. The words after it go on above its highest position.
+    """
+    places = np.empty((3, len(encoded.ids)), np.int64)
+    done = position = 0
+    for medium in encoded.media:
+        words = np.arange(medium.start - done)
+        places[:, done : medium.start] = position + words
+        position += len(words)
+        frames, rows, columns = medium.grid.tolist()
+        grid = np.indices((frames, rows // 2, columns // 2)).reshape(3, -1)
+        if isinstance(medium.part, VideoPart):
+            grid[0] = (grid[0] * (2 / medium.part.fps * per_second)).astype(np.int64)
+        done = medium.start + grid.shape[1]
+        places[:, medium.start : done] = position + grid
+        position += int(grid.max()) + 1
+    places[:, done:] = position + np.arange(len(encoded.ids) - done)
+    return places
 
 
 def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:

@@ -252,7 +252,9 @@ class OpenAIPolicy(PolicyDefaults):
             return {}
         heard = self._media.audio and part.audio is not None
         if self._served.engine == "vllm":
-            processor = {"fps": part.fps, "do_sample_frames": False} | ({"use_audio_in_video": True} if heard else {})
+            processor: dict[str, Any] = {"fps": part.fps, "do_sample_frames": False}
+            if heard:  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
+                processor |= {"use_audio_in_video": True, "second_per_grid_ts": [2 / part.fps]}
             return {"media_io_kwargs": {"video": {"fps": part.fps, "num_frames": -1}}, "mm_processor_kwargs": processor}
         return {"use_audio_in_video": True} if heard and self._served.engine == "sglang" else {}
 

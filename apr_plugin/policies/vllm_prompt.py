@@ -62,7 +62,7 @@ class VllmPrompts(PromptEncoder):
                         if self.family.hears and part.audio is not None:
                             media["audio"].append(self._waveform(part.audio))
                             options["use_audio_in_video"] = True
-                        if self.family.hears and part.fps != 2.0:  # the Omni processors take clips for 2 frames a second unless they are told
+                        if self.family.hears:  # unless told, vLLM takes a clip of Qwen2.5-Omni for 2 frames a second, and one of Qwen3-Omni for 1
                             options |= {"fps": part.fps, "second_per_grid_ts": [2 / part.fps]}
             messages.append({"role": message.role, "content": content})
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):

@@ -77,6 +77,22 @@ def after(kind: str, **wanted: Any) -> Prompt:
     return book.prompt(2, 5)
 
 
+def big_clip(frames: int, fps: float = 2.0, sound: bool = True) -> Prompt:
+    """The second turn, after a clip that no processor has to scale to its own limits."""
+    hum = percept("clip", seconds=frames / fps, sound=sound).waveform
+    images = np.stack([picture(n, 448, 320) for n in range(frames)])
+    book = notebook()
+    book.add(
+        LOOK, Percept("clip", 0, 1.0, 1.0 + frames / fps, images=images, times_s=tuple(1 + n / fps for n in range(frames)), fps=fps, waveform=hum)
+    )
+    return book.prompt(2, 5)
+
+
+def for_both_engines() -> dict[str, Prompt]:
+    """Prompts that transformers and vLLM answer alike."""
+    return {"opening": opening(), "frames": after("frames"), "audio": after("audio"), "clip": big_clip(6, sound=False)}
+
+
 class PolicyConformance:
     """The suite; see the module's docstring."""
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, notebook, opening, percept
+from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, big_clip, notebook, opening, percept
 from real_processor import real
 
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, PolicyUnavailable, Prompt, Sampling, run_episodes
-from apr_plugin.loop.policy import EVERY_MODALITY
+from apr_plugin.loop.policy import EVERY_MODALITY, Message, TextPart, VideoPart
 from apr_plugin.policies.hf import HfPolicy
 
 Tiny = Callable[[str], Path]
@@ -96,7 +96,7 @@ def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPol
     policy = loaded(name)
     model = getattr(transformers, policy.family.model_class).from_pretrained(tiny(name)).eval()
     hears = policy.family.hears
-    prompts = [opening(), after("frames", frames=3), after("clip", frames=5, seconds=2.5, sound=hears), *([after("audio")] if hears else [])]
+    prompts = [opening(), after("frames", frames=3), big_clip(5, sound=hears), *([after("audio")] if hears else [])]
 
     async def together() -> list[Generation]:
         return await asyncio.gather(*(policy.generate(prompt, replace(GREEDY, max_new_tokens=12)) for prompt in prompts))
@@ -106,6 +106,30 @@ def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPol
         clip = hears and "pixel_values_videos" in given
         wanted = model.generate(**given, do_sample=False, max_new_tokens=12, **({"use_audio_in_video": True} if clip else {}))
         assert mine.token_ids == tuple(wanted[0, given["input_ids"].shape[1] :].tolist())
+
+
+@pytest.mark.parametrize(("fps", "times"), [(2.0, [0, 2, 4, 6]), (1.0, [0, 4, 8, 12]), (3.0, [0, 1, 2, 4]), (4.0, [0, 1, 2, 3])])
+def test_positions_of_a_clip_of_qwen2_5_vl(loaded: Callable[..., HfPolicy], fps: float, times: list[int]) -> None:
+    """Pairs of frames at 2 positions a second, rounded down, and words above them all: transformers 5 goes on from the clip's width instead."""
+    policy = loaded("qwen2_5_vl")
+    clip = VideoPart(np.zeros((8, 84, 112, 3), np.uint8), tuple(n / fps for n in range(8)), fps)
+    encoded = policy._encoder.encode(
+        Prompt(
+            (
+                Message(
+                    "user",
+                    (TextPart("What is it?"), clip, TextPart("Tell.")),
+                ),
+            )
+        )
+    )
+    (time, row, column), start = policy._engine.checkpoint.positions(encoded)[:, 0].tolist(), encoded.media[0].start
+    seen = slice(start, start + 4 * 3 * 4)
+    assert time[: start + 1] == row[: start + 1] == column[: start + 1] == list(range(start + 1))
+    assert time[seen] == [start + t for t in times for _ in range(12)]
+    assert row[seen] == [start + r for _ in times for r in range(3) for _ in range(4)] and column[seen] == [start + c for c in range(4)] * 12
+    after_it = start + max(times[-1], 3) + 1
+    assert time[seen.stop :] == row[seen.stop :] == column[seen.stop :] == list(range(after_it, after_it + len(time) - seen.stop))
 
 
 @pytest.mark.parametrize("name", NAMES)

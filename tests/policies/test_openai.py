@@ -129,7 +129,7 @@ def test_a_clip_is_sent_as_frames_or_as_a_film(server: ChatServer) -> None:
         generate(OpenAIPolicy(base_url=server.url, audio=hears, clip_as="video", extra_body=json.dumps(extra)), prompt)
         body = server.chats[-1]
         assert body["media_io_kwargs"] == {"video": {"fps": 2.5, "num_frames": -1}}
-        asked = {"fps": 1, "max_pixels": 9, "do_sample_frames": False} | ({"use_audio_in_video": True} if hears else {})
+        asked = {"fps": 1, "max_pixels": 9, "do_sample_frames": False} | ({"use_audio_in_video": True, "second_per_grid_ts": [0.8]} if hears else {})
         assert body["mm_processor_kwargs"] == asked, "what the user set wins, the rest stays"
         assert asked in [counted.get("mm_processor_kwargs") for counted in server.tokenized], "a clip is counted as it is sent"
         data = base64.b64decode(body["messages"][0]["content"][1]["video_url"]["url"].removeprefix("data:video/mp4;base64,"))

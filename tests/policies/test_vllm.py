@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import json
 import math
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conformance import GREEDY, for_both_engines
 from vllm_server import ROOT, vllm_environment, vllm_python
 
 from apr_plugin.errors import AprError
@@ -51,10 +55,19 @@ def test_the_rank_that_memory_is_reserved_for(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_on_a_real_engine(tiny: Callable[[str], Path]) -> None:
-    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint."""
+    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint, beside what `policy=hf` makes of it."""
     python = vllm_python()
+    model = str(tiny("qwen2_5_omni_full"))
+    transformers = make_policy("hf", pretrained=model, device="cpu", dtype="float32")
+    by_transformers = {kind: asyncio.run(transformers.generate(prompt, GREEDY)).token_ids for kind, prompt in for_both_engines().items()}
+    families = [str(tiny(name)) for name in ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_omni_moe_full")]
+    transformers.close()
     command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__).with_name("vllm_inside.py"))]
-    environment = vllm_environment() | {"TINY_MODEL": str(tiny("qwen2_5_omni_full"))}
+    environment = vllm_environment() | {
+        "TINY_MODEL": model,
+        "BY_TRANSFORMERS": json.dumps(by_transformers),
+        "TINY_FAMILIES": os.pathsep.join(families),
+    }
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False)
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-3000:]
     assert re.search(r"^\d+ passed", ended.stdout, re.MULTILINE), ended.stdout[-2000:]

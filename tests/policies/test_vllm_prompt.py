@@ -96,7 +96,7 @@ def test_a_clip_keeps_its_timing(prompts: dict[str, VllmPrompts]) -> None:
 def test_a_clip_with_sound_is_one_place_in_the_prompt(prompts: dict[str, VllmPrompts]) -> None:
     encoder = prompts["qwen2_5_omni"]
     request = encoder.request(after("clip"))
-    assert request["mm_processor_kwargs"] == {"use_audio_in_video": True}
+    assert request["mm_processor_kwargs"] == {"use_audio_in_video": True, "fps": 2.0, "second_per_grid_ts": [1.0]}
     assert [len(items) for items in request["multi_modal_data"].values()] == [1, 1]
     assert request["prompt_token_ids"].count(encoder.ids_of["audio"]) == 0
     deaf = prompts["qwen2_5_vl"].request(after("clip"))

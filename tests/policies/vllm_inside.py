@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import signal
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, notebook, opening, percept
+from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, big_clip, for_both_engines, notebook, opening, percept
+from vllm_processing import in_vllm
 from vllm_server import choosing
 
 from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Policy, PolicyUnavailable, Sampling, StopReason, run_episodes
 from apr_plugin.policies import make_policy
+from apr_plugin.policies.hf_load import load_checkpoint
+from apr_plugin.policies.hf_prompt import PromptEncoder
 
 MODEL = os.environ.get("TINY_MODEL", "")
 ENGINE: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 16}
@@ -75,6 +79,31 @@ def test_everything_the_engine_tells(engine: Policy) -> None:
     assert generation.logprobs is not None and generation.entropies is not None
     assert len(generation.logprobs) == len(generation.entropies) == 12 and generation.entropy_top_k == 20
     assert None not in (timings.queue_s, timings.prefill_s, timings.decode_s)
+
+
+@pytest.mark.skipif("BY_TRANSFORMERS" not in os.environ, reason="test_vllm.py brings what policy=hf wrote")
+def test_it_writes_what_transformers_writes(engine: Policy) -> None:
+    """The same prompts, greedy: words alone, pictures with their times, sound, a clip."""
+    written = {kind: list(asyncio.run(engine.generate(prompt, GREEDY)).token_ids or ()) for kind, prompt in for_both_engines().items()}
+    assert written == json.loads(os.environ["BY_TRANSFORMERS"])
+
+
+@pytest.mark.parametrize("folder", os.environ.get("TINY_FAMILIES", "").split(os.pathsep), ids=lambda folder: Path(folder).name)
+def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None:
+    """Token ids and M-RoPE positions of clips, by vLLM's own processor and model class, beside those of `policy=hf`."""
+    if not folder:
+        pytest.skip("TINY_FAMILIES=FOLDER:FOLDER names small models")
+    (prompts, limits), ours = in_vllm(folder), load_checkpoint(folder, device="cpu", dtype="float32")
+    encoder = PromptEncoder(ours.processor, ours.family, limits(8), ours.dtype)
+    for fps in (2.0, 1.0):
+        for sound in (False, True) if ours.family.hears else (False,):
+            prompt = big_clip(8, fps, sound)
+            encoded = encoder.encode(prompt)
+            ids, positions = prompts(prompt)
+            assert ids == encoded.ids.tolist(), (fps, sound)
+            if sound and ours.family.clip == "chunked":
+                continue  # in the model's release the two opening brackets share a position, and so do the closing ones; vLLM counts on
+            assert positions.tolist() == ours.positions(encoded)[:, 0].long().tolist(), (fps, sound)
 
 
 def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) -> None:
