@@ -34,6 +34,7 @@ def test_importing_the_package_is_quick() -> None:
         "apr_plugin.scoring.vue_tr",
         "apr_plugin.report.published",
         "apr_plugin.policies.scripted",
+        "apr_plugin.harnesses.ending",
         "apr_plugin.harnesses.settings",
         "apr_plugin.harnesses.readers",
         "apr_plugin.harnesses.lmms_eval_entry",

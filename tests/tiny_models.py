@@ -117,8 +117,8 @@ def _sizes(patch: int, edge: int) -> dict[str, Any]:
     return means | {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": smallest, "longest_edge": edge * edge}}
 
 
-def _text(tokenizer: Any, section: list[int], **more: Any) -> dict[str, Any]:
-    mrope = {"mrope_interleaved": True} if "head_dim" in more else {}  # Qwen3's; transformers does it unasked, vLLM wants it said
+def _text(tokenizer: Any, section: list[int], interleaved: bool = False, **more: Any) -> dict[str, Any]:
+    mrope = {"mrope_interleaved": True} if interleaved else {}  # transformers does it unasked, vLLM wants it said
     return {
         "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
         "hidden_size": HIDDEN,
@@ -257,7 +257,7 @@ def _qwen3_vl(edge: int) -> tuple[Any, Any]:
         chat_template=template(VISION, None),
     )
     config = Qwen3VLConfig(
-        text_config=_text(tokenizer, [6, 5, 5], head_dim=HEAD_DIM),
+        text_config=_text(tokenizer, [6, 5, 5], interleaved=True, head_dim=HEAD_DIM),
         vision_config=_eye(3),
         tie_word_embeddings=False,
         **_ids(
@@ -294,7 +294,7 @@ def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
     )
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": HEAD_DIM}
     thinker = Qwen3OmniMoeThinkerConfig(
-        text_config=_text(tokenizer, [6, 5, 5], **experts),
+        text_config=_text(tokenizer, [6, 5, 5], interleaved=True, **experts),
         vision_config=_eye(3) | {"image_size": 128, "apply_vit_abs_pos_embed": True},  # as published: transformers does without them, vLLM doesn't
         audio_config=_ear(3),
         position_id_per_seconds=13,

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from apr_plugin.errors import UNANSWERED, AprError, require
+from apr_plugin.harnesses import ending
 from apr_plugin.harnesses.settings import check_arguments
 from apr_plugin.policies import did_you_mean
 
@@ -51,10 +52,8 @@ def run_eval(arguments: Sequence[str]) -> int:
     with Console(stderr=True).status("loading lmms-eval …"):
         import lmms_eval.__main__ as lmms_main
 
-        import apr_plugin.harnesses.lmms_eval as harness
-
-    harness.FAILURES.clear()
-    harness.exit_status_is_set = True
+    ending.FAILURES.clear()
+    ending.exit_status_is_set = True
     run_one = lmms_main.cli_evaluate_single
 
     def guarded(args: Any) -> Any:
@@ -79,7 +78,7 @@ def run_eval(arguments: Sequence[str]) -> int:
         lmms_main.cli_evaluate()
     finally:
         lmms_main.cli_evaluate_single = run_one
-    if failures := harness.FAILURES:
+    if failures := ending.FAILURES:
         _complain(
             f"{len(failures)} questions could not be answered and count as wrong; the first: {failures[0]}. The same command asks only those again."
         )

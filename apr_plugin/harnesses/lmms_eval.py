@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -29,10 +26,10 @@ from lmms_eval.protocol import ChatMessages
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from PIL import Image
-from torch import distributed
 from tqdm import tqdm
 
-from apr_plugin.errors import UNANSWERED, AprError
+from apr_plugin.errors import AprError
+from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.decoding import Decoding
@@ -45,17 +42,6 @@ from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
 
 _T = TypeVar("_T")
-
-NO_ANSWER = "(null)"
-"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
-denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
-right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
-
-FAILURES: list[str] = []
-"""The questions that ended without being answered, a line each; after `clean`, rank 0 holds those of all ranks and the others none."""
-
-exit_status_is_set = False
-"""Whether who runs lmms-eval turns `FAILURES` into an exit status (`apr eval` does); otherwise `clean` sees to it."""
 
 
 class ActivePerception(lmms):  # type: ignore[misc]
@@ -148,9 +134,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
                 self._store.merge(self._tasks)  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
             except AprError as error:
                 end_with(error)
-        _gather_failures()
-        if FAILURES and _under_its_command_line() and not exit_status_is_set:
-            _leave_with(UNANSWERED)
+        sum_up()
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """An agent has no likelihood of a given answer."""
@@ -365,45 +349,3 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     if failed:
         raise failed[0]
     return done[0]
-
-
-def _gather_failures() -> None:
-    """Bring the failures of all ranks to rank 0, the only one to end with a status for them: torchrun kills every rank when one ends badly."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    ranks: list[list[str]] = [[]] * distributed.get_world_size()
-    distributed.all_gather_object(ranks, FAILURES)
-    FAILURES[:] = [line for rank in ranks for line in rank] if distributed.get_rank() == 0 else []
-
-
-def _leave_with(status: int) -> None:
-    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed.
-
-    lmms-eval's command line returns 0 whatever happened, and no exit handler of Python's can change that without cutting off those after it. The C
-    library's handlers run last of all, and newest first: what the process still has to print is printed, then it ends. Where the C library has no
-    such handlers (Windows) the status stays what it is.
-    """
-    try:
-        library = ctypes.CDLL(None)
-        at_exit, end, flush = library.__cxa_atexit, library._exit, library.fflush
-    except (OSError, TypeError, AttributeError):
-        return
-    at_exit(ctypes.cast(end, ctypes.c_void_p), ctypes.c_void_p(status), None)
-    at_exit(ctypes.cast(flush, ctypes.c_void_p), None, None)
-
-
-def _under_its_command_line() -> bool:
-    """Whether lmms-eval's command line is what called, rather than a program that uses its evaluator."""
-    frames = (frame for frame, _ in traceback.walk_stack(None))
-    return any(frame.f_code.co_name == "cli_evaluate" and frame.f_globals.get("__package__") == "lmms_eval" for frame in frames)
-
-
-def end_with(error: AprError, status: int = 1) -> NoReturn:
-    """End with one clear message.
-
-    lmms-eval's command line prints a traceback for every exception and then exits with 0; under it, leave the way that it does not catch.
-    """
-    if _under_its_command_line():
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(status) from None
-    raise error

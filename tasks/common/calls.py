@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from apr_plugin.harnesses.ending import NO_ANSWER
 from apr_plugin.tasks.common.source import Row
-
-NO_ANSWER = "(null)"
-"""What the `apr` model hands back for a question that it could not answer."""
 
 
 def doc_to_visual(doc: Row) -> list[str]:

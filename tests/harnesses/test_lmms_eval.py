@@ -129,7 +129,7 @@ def test_repeats_are_questions_of_their_own(evaluate: Evaluate, tmp_path: Path) 
 
 
 def test_what_could_not_be_answered_is_counted_and_asked_again(evaluate: Evaluate, tmp_path: Path) -> None:
-    from apr_plugin.harnesses.lmms_eval import FAILURES, NO_ANSWER
+    from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER
 
     FAILURES.clear()
     results = evaluate("bench_mcq", f"policy=obedient,refuse=number 1,trajectories={tmp_path}")

@@ -1,0 +1,69 @@
+"""How a run under lmms-eval ends: with one message for an error, and a status that says whether every question was answered.
+
+Its command line prints a traceback for every exception, and returns 0 whatever happened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import traceback
+from typing import NoReturn
+
+from apr_plugin.errors import UNANSWERED, AprError
+
+NO_ANSWER = "(null)"
+"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
+denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
+right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
+
+FAILURES: list[str] = []
+"""The questions that ended without being answered, a line each; after `sum_up`, rank 0 holds those of all ranks and the others none."""
+
+exit_status_is_set = False
+"""Whether who runs lmms-eval turns `FAILURES` into an exit status (`apr eval` does); otherwise `sum_up` sees to it."""
+
+
+def end_with(error: AprError, status: int = 1) -> NoReturn:
+    """End with one clear message; under lmms-eval's command line the way that it does not catch, else by raising the error."""
+    if _under_its_command_line():
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(status) from None
+    raise error
+
+
+def sum_up() -> None:
+    """Called by every rank after its last request: see to it that the command ends with `UNANSWERED` if any question of any rank failed.
+
+    Rank 0 alone ends so, since torchrun kills every rank when one ends badly, and rank 0 still has the results to write.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        ranks: list[list[str]] = [[]] * distributed.get_world_size()
+        distributed.all_gather_object(ranks, FAILURES)
+        FAILURES[:] = [line for rank in ranks for line in rank] if distributed.get_rank() == 0 else []
+    if FAILURES and not exit_status_is_set and _under_its_command_line():
+        _leave_with(UNANSWERED)
+
+
+def _leave_with(status: int) -> None:
+    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed.
+
+    No exit handler of Python's can change the status without cutting off those after it. The C library's handlers run last of all, and newest first:
+    what the process still has to print is printed, then it ends. Where the C library has no such handlers (Windows) the status stays what it is.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        at_exit, end, flush = library.__cxa_atexit, library._exit, library.fflush
+    except (OSError, TypeError, AttributeError):
+        return
+    at_exit(ctypes.cast(end, ctypes.c_void_p), ctypes.c_void_p(status), None)
+    at_exit(ctypes.cast(flush, ctypes.c_void_p), None, None)
+
+
+def _under_its_command_line() -> bool:
+    """Whether lmms-eval's command line runs in the main thread, rather than a program that uses its evaluator."""
+    frames = traceback.walk_stack(sys._current_frames().get(threading.main_thread().ident or 0))
+    return any(frame.f_code.co_name == "cli_evaluate" and frame.f_globals.get("__package__") == "lmms_eval" for frame, _ in frames)
