@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from apr_testing import make_video_file
 from vllm_server import tiny_checkpoint, vllm_server  # noqa: F401 - fixtures
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background deaf to Ctrl-C, and every process below inherits it: the tests that press it would wait for nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
