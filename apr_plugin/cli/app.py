@@ -134,11 +134,16 @@ def probe(path: Annotated[Path, typer.Argument(help="A media file.")]) -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Say which versions, extras and devices are here, and what will work."""
+def doctor(
+    fast: Annotated[bool, typer.Option("--fast", help="Only look at what is installed; try nothing.")] = False,
+) -> None:
+    """Try what each command needs, and say which versions, extras and devices are here and what will work.
+
+    Exit status 1: something that is installed does not work; the package that breaks it is named, with the command that mends it.
+    """
     from apr_plugin.cli.doctor import run_doctor
 
-    run_doctor()
+    raise SystemExit(run_doctor(fast))
 
 
 @tasks.callback()

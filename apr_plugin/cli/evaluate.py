@@ -17,6 +17,7 @@ from rich.text import Text
 from apr_plugin.errors import UNANSWERED, AprError, require
 from apr_plugin.harnesses import ending
 from apr_plugin.harnesses.settings import check_arguments
+from apr_plugin.installed import explain, importing, is_import_fault
 from apr_plugin.policies import did_you_mean
 
 HELP = """\
@@ -49,7 +50,7 @@ def run_eval(arguments: Sequence[str]) -> int:
     """
     require("lmms_eval", "lmms")
     sys.argv = ["lmms-eval", *_with_defaults(list(arguments))]
-    with Console(stderr=True).status("loading lmms-eval …"):
+    with Console(stderr=True).status("loading lmms-eval …"), importing("lmms-eval", "lmms"):
         import lmms_eval.__main__ as lmms_main
 
     ending.FAILURES.clear()
@@ -188,6 +189,8 @@ def _explain(error: BaseException, args: Any) -> str:
         return f"there is no task {named}; list them with: apr tasks, or apr eval --tasks list"
     if isinstance(error, AprError):
         return text
+    if is_import_fault(error):
+        return f"lmms-eval can't run: {explain(error, 'lmms')}"
     return f"lmms-eval: {type(error).__name__}: {text or 'no message'} (the traceback is shown with --verbosity DEBUG)"
 
 

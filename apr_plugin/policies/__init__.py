@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from apr_plugin.errors import AprError
+from apr_plugin.installed import BrokenInstall, explain, importing, is_import_fault
 from apr_plugin.loop.policy import Policy
 
 POLICIES: dict[str, str] = {
@@ -34,8 +35,14 @@ def policy_class(name: str) -> type[Any]:
     if name not in POLICIES:
         raise AprError(f"there is no policy {name!r}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
     module, _, attribute = POLICIES[name].partition(":")
-    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    with importing(f"policy {name}", _extra(name)):
+        found: type[Any] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def _extra(policy: str) -> str:
+    """The extra that brings what a policy imports."""
+    return policy if policy in ("hf", "openai", "vllm") else "all"
 
 
 def policy_arguments(name: str) -> tuple[str, ...]:
@@ -66,6 +73,8 @@ def make_policy(name: str, **arguments: Any) -> Policy:
     except AprError:
         raise
     except Exception as error:  # a checkpoint's files are read here, by libraries that raise whatever they meet
+        if is_import_fault(error):
+            raise BrokenInstall(f"policy {name} can't be loaded: {explain(error, _extra(name))}") from error
         kind = "" if isinstance(error, (TypeError, ValueError, OSError, ImportError, RuntimeError)) else f"{type(error).__name__}: "
         raise AprError(f"policy {name}: {kind}{error}") from error
     return policy
