@@ -127,7 +127,9 @@ def explain(error: BaseException, extra: str) -> str:
     reason = f"{type(root).__name__}: {' '.join(str(root).split())[:300] or 'no reason given'}"
     suspect = next(filter(_has_moved, way), None)
     if suspect is None:
-        return f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}. Mend it with: {_reinstall(extra)}"
+        others = ", ".join(f"{package.name} {package.here} (tested: {package.tested})" for package in moved_packages()[:5])
+        hint = f" Not of the tested release here: {others}." if others else ""
+        return f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Mend it with: {_reinstall(extra)}"
     other = next((name for name in way if name != suspect), None)
     pair = f"{_named(other)} does not work with {_named(suspect)}" if other else _named(suspect)
     return f"{pair} ({reason}). Mend it with: pip install {_requirement(suspect)}"

@@ -100,7 +100,7 @@ class Environment:
         """The packages that are not of the release that the constraints name."""
         lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
         tested: dict[str, set[str]] = {}
-        for name, version in re.findall(r"^([a-z0-9.-]+)==([^ ]+)", "\n".join(lines), re.MULTILINE):
+        for name, version in re.findall(r"^([a-z0-9.-]+)==(\S+)", "\n".join(lines), re.MULTILINE):
             tested.setdefault(name, set()).add(version)
         here = self.releases()
         return [
@@ -140,9 +140,7 @@ def try_base(environment: Environment, cwd: Path) -> None:
     doc = next(doc for line in (needle / "needle.jsonl").read_text("utf-8").splitlines() if (doc := json.loads(line))["kind"] == "glyph")
     options = [word for text in doc["options"] for word in ("--option", text)]
     environment.run("apr probe", apr, "probe", needle / doc["video"], cwd=cwd, expect="frames per second")
-    environment.run(
-        "apr ask", apr, "ask", needle / doc["video"], doc["question"], *options, cwd=cwd, expect=f"answer: {doc['answer']}", COLUMNS="160"
-    )
+    environment.run("apr ask", apr, "ask", needle / doc["video"], doc["question"], *options, cwd=cwd, expect=f"answer {doc['answer']}", COLUMNS="160")
 
 
 def try_full(environment: Environment, cwd: Path) -> None:
@@ -192,9 +190,8 @@ def main() -> None:
                 continue
             if environment.make(interpreter, work):
                 (try_full if extras else try_base)(environment, work)
-                report.append(
-                    f"{environment.name}: moved: {', '.join(environment.moved()) or 'nothing'}; held back: {', '.join(environment.held_back()) or 'nothing'}"
-                )
+                moved, held = (", ".join(found) or "nothing" for found in (environment.moved(), environment.held_back()))
+                report.append(f"{environment.name}: moved: {moved}; held back: {held}")
             for step, well, seconds in environment.results:
                 report.append(f"    {'ok   ' if well else 'BROKE'} {step} ({seconds:.0f} s)")
                 broke |= not well
