@@ -177,6 +177,11 @@ def load_docs(out_dir: Path | str) -> list[Doc]:
     return docs
 
 
+def planned_docs(spec: NeedleSpec) -> list[Doc]:
+    """The documents that a set of this spec holds, video paths as in its file; nothing is made."""
+    return [json.loads(line) for line in _docs_text(spec, _plan(spec)).splitlines()]
+
+
 def _plan(spec: NeedleSpec) -> list[_Job]:
     """Every video of a spec."""
     jobs = []
