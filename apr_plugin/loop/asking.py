@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import TypeVar
 
+from apr_plugin.loop.action import ACTIONS
 from apr_plugin.loop.context import Context
+from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.parse import ParsedTurn, parse_turn
 from apr_plugin.loop.policy import Generation, GenerationTimings, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.loop.text import printable
 
@@ -90,6 +93,14 @@ class Asking:
             raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
 
 
+def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
+    """`parse_turn` of what was generated. Where there are no words, the error says what came instead of them."""
+    parsed = parse_turn(generation.text, answer_only=answer_only, offered=offered)
+    if generation.remark and not generation.text.strip():
+        return replace(parsed, error=ActionError(ErrorCode.MALFORMED_JSON, generation.remark))
+    return parsed
+
+
 def _plain(generation: object) -> Generation:
     """What an engine returned, in values that any file and any later prompt takes.
 
@@ -105,6 +116,7 @@ def _plain(generation: object) -> Generation:
         text=printable(generation.text),
         usage=Usage(**{key: None if n is None else int(n) for key, n in vars(usage).items()}),
         finish_reason=str(generation.finish_reason),
+        remark=printable(str(generation.remark)),
         token_ids=None if generation.token_ids is None else tuple(map(int, generation.token_ids)),
         logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         entropies=None if entropies is None else tuple(map(float, entropies)),

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from apr_plugin.loop.action import Answer, Look, offered_actions
-from apr_plugin.loop.asking import Asking, ContextFull, WallClock
+from apr_plugin.loop.asking import Asking, ContextFull, WallClock, read_turn
 from apr_plugin.loop.config import EpisodeConfig, package_versions
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook, VideoMeta
-from apr_plugin.loop.parse import ParsedTurn, parse_turn
+from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
 from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
@@ -122,7 +122,7 @@ class Episode:
                 return await self._force(notebook, StopReason.TOKENS, self._asking.context.full)
             notebook.forget_media()
             self._let_go()
-            parsed = parse_turn(generation.text, offered=offered)
+            parsed = read_turn(generation, offered=offered)
             last = number == turns
             outcome: Percept | ActionError | None = parsed.error
             media_s = 0.0
@@ -238,7 +238,7 @@ class Episode:
         if left_out:
             why += f" The notes of the first {left_out} turns did not fit and were left out."
         generation, model_s = await self._generate(prompt, len(self._turns) + 1)
-        parsed = parse_turn(generation.text, answer_only=True)
+        parsed = read_turn(generation, answer_only=True)
         content = parsed.action.content if isinstance(parsed.action, Answer) else ""
         bare = generation.text.strip()
         if "{" not in bare and isinstance(self._environment.check_answer(bare), str):
@@ -270,9 +270,9 @@ class Episode:
         except ContextFull:
             return self._end(StopReason.TOKENS, detail="; ".join([*notes, f"{self._asking.context.full} The question does not fit into it."]))
         self._let_go()
-        parsed = parse_turn(generation.text, answer_only=True)
+        parsed = read_turn(generation, answer_only=True)
         content = parsed.action.content if isinstance(parsed.action, Answer) else generation.text.strip()
-        checked = self._environment.check_answer(content) if content else _no_answer()
+        checked = self._environment.check_answer(content) if content else parsed.error if generation.remark and parsed.error else _no_answer()
         error = checked if isinstance(checked, ActionError) else None
         self._note(replace(parsed, error=None), generation, model_s, error, media_s)
         if isinstance(checked, str):

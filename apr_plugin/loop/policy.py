@@ -185,6 +185,9 @@ class Generation:
     timings: GenerationTimings = field(default_factory=GenerationTimings)
     """Where the time went."""
 
+    remark: str = ""
+    """What an empty text stands for, where the engine tells: thought that was cut off, a call of a tool. The policy reads it as the turn's error."""
+
 
 Modality = Literal["frames", "audio", "clip"]
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.policies.families import HOP, MIN_SOUND, SOUND_RATE, Family, Piece, Pixels, Run
+from apr_plugin.policies.special_tokens import broken_up, pattern
 
 MediaPart = ImagePart | AudioPart | VideoPart
 
@@ -88,7 +89,7 @@ class PromptEncoder:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+        self._special = pattern(special)
         clip = re.escape(marks.vision_start + marks.video + marks.vision_end)
         image = re.escape(marks.vision_start + marks.image + marks.vision_end)
         sound = re.escape(marks.audio_start + marks.audio + marks.audio_end)
@@ -147,8 +148,8 @@ class PromptEncoder:
         return Encoded(np.repeat(ids, times), laid, turns=sum(message.role == "assistant" for message in prompt.messages))
 
     def _harmless(self, text: str) -> str:
-        """Words in which no special token hides: `<|im_end|>` becomes `< |im_end|>`. A model's notes and a question are a stranger's text."""
-        return self._special.sub(lambda found: found[0][0] + " " + found[0][1:], text)
+        """Words in which no special token hides: a model's notes and a question are a stranger's text."""
+        return broken_up(text, self._special)
 
     def _written(self, piece: Piece) -> str:
         return piece if isinstance(piece, str) else self.family.marks.of(piece.kind)
