@@ -82,11 +82,12 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
             raw += piece[: most + 1 - len(raw)]
             if len(raw) > most:
                 break
-        if coding in _CODINGS:
-            raw = await asyncio.to_thread(_inflated, raw, coding, most + 1, part=bad)
-        if len(raw) > most and not bad:
+        body = bytes(raw) if coding not in _CODINGS else await asyncio.to_thread(_inflated, raw, coding, most + 1, part=bad)
+        if len(body) <= most:
+            return body
+        if not bad:
             raise Refused(f"the reply is longer than {most / _MIB:g} MiB; where that is right, raise max_reply_mib")
-        return bytes(raw[:most])
+        return body[:most]
 
 
 class Connections:
@@ -179,7 +180,7 @@ def _followed(response: Any) -> Any:
     raise Refused(words, status=status)
 
 
-def _inflated(raw: bytearray, coding: str, most: int, *, part: bool) -> bytearray:
+def _inflated(raw: bytearray, coding: str, most: int, *, part: bool) -> bytes:
     """The first `most` bytes of a body; `part` says that what is cut off will do."""
     for bits in (_CODINGS[coding], -zlib.MAX_WBITS) if coding == "deflate" else (_CODINGS[coding],):  # some servers leave out deflate's header
         inflater = zlib.decompressobj(bits)
@@ -189,9 +190,9 @@ def _inflated(raw: bytearray, coding: str, most: int, *, part: bool) -> bytearra
             continue
         if len(body) < most and not inflater.eof and not part:
             raise Refused(f"the reply breaks off ({coding})", again=True)
-        return bytearray(body)
+        return body
     if part:
-        return bytearray()
+        return b""
     raise Refused(f"the reply is not {coding}, as its Content-Encoding says", again=True)
 
 
