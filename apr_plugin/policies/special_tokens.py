@@ -33,13 +33,13 @@ _SHAPES = (
 
 
 def pattern(tokens: Iterable[str] = ()) -> re.Pattern[str]:
-    """What is broken up.
+    """Finds the first character of each special token, also of one that begins within another.
 
     Args:
-        tokens: Special tokens of the checkpoint, where it is known; the longest of several that begin at one place counts.
+        tokens: Special tokens of the checkpoint, where it is known.
     """
-    own = [re.escape(token) for token in sorted(tokens, key=len, reverse=True) if len(token) > 1]
-    return re.compile("|".join([*own, *_SHAPES]))
+    own = [re.escape(token) for token in tokens if len(token) > 1]
+    return re.compile(f"(?=(?:{'|'.join([*own, *_SHAPES])}))(.)", re.DOTALL)
 
 
 KNOWN = pattern()
@@ -48,4 +48,4 @@ KNOWN = pattern()
 
 def broken_up(text: str, special: re.Pattern[str] = KNOWN) -> str:
     """The text with a space in every special token, and with lone surrogates, which no tokenizer and no connection takes, as `?`."""
-    return special.sub(lambda found: found[0][0] + " " + found[0][1:], printable(text))
+    return special.sub(r"\1 ", printable(text))
