@@ -2,8 +2,8 @@
 
     apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-What is sent stands in `openai_media`, what comes back in `openai_reply`, retries and several servers in `openai_servers`, what a server says of its
-model in `openai_models`, counting in `openai_count`.
+What is sent stands in `openai_media`, what comes back in `openai_reply`, one server's connections in `openai_http`, retries and several servers in
+`openai_servers`, what a server says of its model in `openai_models`, counting in `openai_count`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .openai_count import Counter, estimate
 from .openai_failure import Failure
 from .openai_media import MediaSettings, chat_messages, has_media
 from .openai_models import look_up
-from .openai_reply import MOST_TOKENS, read_reply
+from .openai_reply import MOST_TOKENS, BadReply, read_reply
 from .openai_servers import Server, Servers
 
 _log = logging.getLogger(__name__)
@@ -160,7 +160,8 @@ class OpenAIPolicy(PolicyDefaults):
             lambda waited, data: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
             _episode(prompt),
         )
-        return replace(generation, text=self._servers.scrub(generation.text), finish_reason=self._servers.scrub(generation.finish_reason))
+        scrub = self._servers.scrub
+        return replace(generation, text=scrub(generation.text), finish_reason=scrub(generation.finish_reason), remark=scrub(generation.remark))
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens of the prompt.
@@ -223,7 +224,10 @@ class OpenAIPolicy(PolicyDefaults):
 
     async def _tokenize(self, messages: list[dict[str, Any]], more: Mapping[str, Any]) -> int:
         extra = _merged(more, {key: self._extra[key] for key in _PROMPT_FIELDS if key in self._extra})
-        told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
+        try:
+            told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
+        except BadReply as error:
+            raise Failure(f"/tokenize gives no count: {error}", again=False, status=404) from None
         count = told.get("count") if isinstance(told, Mapping) else None
         if type(count) is not int or not 0 < count <= MOST_TOKENS:
             raise Failure("/tokenize gives no count", again=False, status=404)

@@ -213,6 +213,7 @@ class Servers:
 
         Raises:
             Failure: a server refused, or none of them could answer.
+            BadReply: what it sent is no JSON.
         """
         lines = await self._here()
         failures: list[Failure] = []
@@ -220,7 +221,7 @@ class Servers:
             try:
                 return await lines.connections[server].ask(server.root + path, body, lambda data: data, min(self._timeout_s, 60.0))
             except BadReply as error:
-                raise Failure(self._line(str(error)), again=False) from None
+                raise BadReply(self._line(str(error))) from None
             except Failure as failure:
                 if not failure.again:
                     raise

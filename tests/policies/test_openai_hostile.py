@@ -293,12 +293,14 @@ EMPTY: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an odd tool": (reply(None, message={"tool_calls": [{"function": {"name": "\x1b[31m<|im_end|>"}}, 7]}), "a tool call (without a name)"),
     "a function": (reply(None, message={"function_call": {"name": "f"}}), "a tool call (f)"),
+    "the key as a tool": (reply(None, message={"function_call": {"name": KEY}}), "a tool call ([key])"),
     "a filter": (reply("", finish_reason="content_filter"), "content filter"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", EMPTY)
-def test_a_turn_without_words_is_named_as_what_it_is(server: ChatServer, kind: str) -> None:
+def test_a_turn_without_words_is_named_as_what_it_is(server: ChatServer, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     given, words = EMPTY[kind]
     server.always = body(given)
     told = generate(OpenAIPolicy(base_url=server.url, retries=0))
