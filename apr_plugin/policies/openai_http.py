@@ -171,8 +171,10 @@ def _followed(response: Any) -> Any:
     before, after = response.request, response.next_request
     status, target = response.status_code, after.url
     shown = _short(str(target.copy_with(username=None, password=None, query=None, fragment=None)))
-    if (before.url.scheme, before.url.host, before.url.port) != (target.scheme, target.host, target.port) or target.userinfo:
-        words = f"HTTP {status}: it points to {shown}, which is another server; the key goes to none but base_url (correct it where that is right)"
+    if (before.url.scheme, before.url.host, before.url.port) != (target.scheme, target.host, target.port):
+        words = f"HTTP {status}: it points to {shown}, another server, where nothing is sent; if that is the right one, give it as base_url="
+    elif target.userinfo:
+        words = f"HTTP {status}: it points to {shown} with a user or password, which is not followed"
     elif before.method != after.method:
         words = f"HTTP {status}: it points to {shown} without the request; correct base_url"
     else:
