@@ -76,18 +76,20 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         most = ERROR_BYTES if bad else self._most
         coding = response.headers.get("content-encoding", "").strip().lower().removeprefix("x-")
         if coding not in ("", "identity", *_CODINGS):
+            if bad:
+                return b""  # its status says enough
             raise Refused(f"the reply is written as {_short(coding)} (Content-Encoding), which it was not asked for")
         raw = bytearray()
         async for piece in response.aiter_raw():
             raw += piece[: most + 1 - len(raw)]
             if len(raw) > most:
                 break
-        body = bytes(raw) if coding not in _CODINGS else await asyncio.to_thread(_inflated, raw, coding, most + 1, part=bad)
-        if len(body) <= most:
-            return body
-        if not bad:
+        body: bytes | bytearray = raw
+        if coding in _CODINGS:
+            body = await asyncio.to_thread(_inflated, raw, coding, most + 1, part=bad)
+        if len(body) > most and not bad:
             raise Refused(f"the reply is longer than {most / _MIB:g} MiB; where that is right, raise max_reply_mib")
-        return body[:most]
+        return bytes(body[:most] if len(body) > most else body)
 
 
 class Connections:

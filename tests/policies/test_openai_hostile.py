@@ -149,6 +149,7 @@ NO_TURN: dict[str, tuple[Mishap, str]] = {
     "an error without end": (raw(head(500), b"x" * 65_536), f"HTTP 500: {'x' * 300}"),
     "an error that is a bomb": (body(gzip.compress(b"x" * (1 << 24)), status=400, content_encoding="gzip"), f"HTTP 400: {'x' * 300}"),
     "an error that is no gzip": (body(b"x", status=400, content_encoding="gzip"), "HTTP 400: "),
+    "an error in an unasked coding": (body(b"x", status=400, content_encoding="br"), "HTTP 400: "),
     "a deep error": (body(b'{"error":' + b"[" * 20_000, status=400), "HTTP 400: {"),
     "an error with escapes": (status(400, "\x1b[31mred\r\n\x07 \u202e"), "HTTP 400: ?[31mred ? ?"),
     "the key, and its beginning": (status(401, f"{KEY} {KEY[:15]} {KEY[:9]}..."), "HTTP 401: [key] [key] [key]..."),
