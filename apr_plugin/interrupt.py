@@ -42,6 +42,7 @@ class _State:
     stop: Callable[[], None] | None = None
     """Stops the event loop's work; without it `KeyboardInterrupt` is raised."""
     on_first: Callable[[], None] | None = None
+    hook: Callable[[Any], Any] = sys.__unraisablehook__
 
 
 def asked() -> bool:
@@ -73,25 +74,17 @@ def install(on_first: Callable[[], None] | None = None) -> bool:
         return False
     signal.signal(signal.SIGINT, _heard)
     _State.installed = True
-    told = sys.unraisablehook
-
-    def vanished(unraisable: Any) -> None:
-        """A `KeyboardInterrupt` can't leave a finaliser or a callback; it is raised again just after."""
-        if asked() and unraisable.exc_type is KeyboardInterrupt:
-            with contextlib.suppress(RuntimeError):  # no thread starts once Python is closing
-                threading.Thread(target=_raise_again, name="apr-interrupt", daemon=True).start()
-        else:
-            told(unraisable)
-
-    sys.unraisablehook = vanished
+    _State.hook, sys.unraisablehook = sys.unraisablehook, _vanished
     return True
 
 
 def uninstall() -> None:
     """Python's own handler again, and nothing remembered."""
     if _State.installed:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = sys.__unraisablehook__
+        if signal.getsignal(signal.SIGINT) is _heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if sys.unraisablehook is _vanished:
+            sys.unraisablehook = _State.hook
     _State.installed, _State.first, _State.raise_again, _State.stop, _State.on_first = False, None, False, None, None
 
 
@@ -156,6 +149,15 @@ async def _stoppable(work: Coroutine[Any, Any, _T]) -> _T:
         await asyncio.wait([task], timeout=_TICK_S)
     _State.stop = None
     return task.result()
+
+
+def _vanished(unraisable: Any) -> None:
+    """A `KeyboardInterrupt` can't leave a finaliser or a callback; it is raised again just after."""
+    if asked() and unraisable.exc_type is KeyboardInterrupt:
+        with contextlib.suppress(RuntimeError):  # no thread starts once Python is closing
+            threading.Thread(target=_raise_again, name="apr-interrupt", daemon=True).start()
+    else:
+        _State.hook(unraisable)
 
 
 def _raise_again() -> None:
