@@ -447,8 +447,7 @@ def test_a_line_appended_while_files_are_merged_is_kept(tmp_path: Path) -> None:
     """The merged file takes the place of the one that a writer has opened already."""
     store = TrajectoryStore(tmp_path, "c", {})
     with store:
-        for doc in range(2):
-            store.save(done("0", StopReason.CANCELLED))
+        store.save(done("0", StopReason.CANCELLED))
 
     def write() -> None:
         for doc in range(100, 140):
