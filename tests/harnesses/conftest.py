@@ -257,9 +257,9 @@ class Command:
         self.wait_for(lambda: self.ended, running=False)
 
     @property
-    def exit_status(self) -> int:
-        """How the process ended, negative for a signal."""
-        return int((self._folder / "ended").read_text())
+    def status(self) -> int:
+        """What a shell would see of the one command, once its process has ended: the status it returned, or that its process made of it."""
+        return int((self._folder / "ended").read_text()) or int((self._folder / "0.status").read_text())
 
     def end(self, status: int = 0) -> list[Ended]:
         """How each command ended, once all have and their process has ended with that status."""
