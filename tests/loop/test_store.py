@@ -350,15 +350,23 @@ def test_damaged_lines_of_ranks_are_kept_when_they_are_merged(tmp_path: Path) ->
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
-    """A number that JSON readers refuse, such as a server's count of tokens, must not make a file that ends every resumed run."""
+    """A number that JSON readers refuse must not make a file that ends every resumed run."""
     with TrajectoryStore(tmp_path, "c", {}) as store:
         for doc, number in enumerate((2**70, 10**400, 10**5000)):
-            kept = store.save(done(str(doc), turns=(Turn(text="t", usage=Usage(number, None, 1)),)))
+            kept = store.save(done(str(doc), turns=(Turn(text="t", action=GetFrames(start=0, end=1, num=number)),)))
             assert kept.stop_reason is (StopReason.ERROR if number > 10**4300 else StopReason.ANSWERED)
     assert kept.stop_detail.startswith("its trajectory can't be kept: ")
     assert Trajectory.read(tmp_path / "c" / "t.jsonl")[-1] == kept
     with TrajectoryStore(tmp_path, "c", {}) as store:
         assert [doc for doc in "012" if store.finished(question(doc))] == ["0", "1"]
+
+
+def test_a_count_of_tokens_that_no_generation_has_is_none() -> None:
+    """From a server or an old file; the sums, averages and prices that harnesses make of it would fail."""
+    turn = Turn(text="t", usage=Usage(123456, None, 1))
+    assert Usage(10**400, -1, 2**53) == Usage(None, None, 2**53)
+    line = done(turns=(turn,)).to_json()
+    assert Trajectory.from_json(line.replace("123456", "9" * 400)).turns[0].usage == Usage(None, None, 1)
 
 
 STRANGE = ("a\0b", "\ud800", "x" * 5000, "😀" * 300, "a/b", "../../etc/passwd", "\x1b[31m", "t.rank1", ".", "", "con")
