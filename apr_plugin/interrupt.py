@@ -176,6 +176,7 @@ def _heard(number: int, frame: FrameType | None) -> None:
             _State.on_first()
     elif now - _State.first > SAME_PRESS_S:
         _say("ended at once")
+        _end_children()
         os._exit(STATUS)
     else:
         return
@@ -183,6 +184,14 @@ def _heard(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     _say("stopping; Ctrl-C again ends at once")
     _State.stop()
+
+
+def _end_children() -> None:
+    """Processes that an engine started and that only Python's exit handlers would end; those that read media end with their connection."""
+    processes = sys.modules.get("multiprocessing")
+    for child in processes.active_children() if processes is not None else ():
+        with contextlib.suppress(OSError, ValueError):
+            child.terminate()
 
 
 def _say(words: str) -> None:
