@@ -10,6 +10,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +86,7 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         with path.open("rb") as file:
             end, start = _whole(file), 0
             for number, line in enumerate(file, 1):
-                if start + len(line) > end:
+                if start + len(line) > end or not line.endswith(b"\n"):
                     return
                 if line.strip():
                     yield number, start, line
@@ -123,6 +125,8 @@ def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) 
 def _whole(file: BinaryIO) -> int:
     """Bytes up to the end of the last whole line. What is before stays as it is for good; what comes after may be another process's half line."""
     fd, until = file.fileno(), time.monotonic() + PATIENCE_S
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return sys.maxsize  # a pipe, which has no size
     with _where_locks_exist():
         while True:
             try:

@@ -369,6 +369,15 @@ def test_a_count_of_tokens_that_no_generation_has_is_none() -> None:
     assert Trajectory.from_json(line.replace("123456", "9" * 400)).turns[0].usage == Usage(None, None, 1)
 
 
+def test_lines_come_from_a_pipe_too() -> None:
+    """`apr show <(zcat old.jsonl.gz)`: a pipe has no size."""
+    reading, writing = os.pipe()
+    os.write(writing, f"{done('0').to_json()}\n{done('1').to_json()}\n{{torn".encode())
+    os.close(writing)
+    assert [t.question.doc_id for t in Trajectory.read(f"/dev/fd/{reading}")] == ["0", "1"]
+    os.close(reading)
+
+
 STRANGE = ("a\0b", "\ud800", "x" * 5000, "😀" * 300, "a/b", "../../etc/passwd", "\x1b[31m", "t.rank1", ".", "", "con")
 
 
