@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from apr_plugin import __version__
+from apr_plugin import __version__, interrupt
 from apr_plugin.errors import AprError
 
 
@@ -17,10 +17,11 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C ends it here, since typer's own answer to it differs between releases."""
         try:
-            return super().invoke(ctx)
+            with interrupt.heard():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             print("stopped; the same command continues where it was", file=sys.stderr)  # noqa: T201
-            raise SystemExit(130) from None
+            raise SystemExit(interrupt.STATUS) from None
 
 
 app = typer.Typer(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from apr_plugin import interrupt
 from apr_plugin.cli.trace import print_end, print_question, print_turn
 from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.harnesses.settings import read_settings
@@ -36,7 +36,7 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
     print_question(console, question)
     episode = Episode(question, settings.policy, settings.config, on_turn=lambda number, turn: print_turn(console, number, turn))
     try:
-        trajectory = asyncio.run(episode.run())
+        trajectory = interrupt.run(episode.run())
     except KeyboardInterrupt:
         trajectory = episode.cancelled()
     finally:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,11 @@ def run_eval(arguments: Sequence[str]) -> int:
     run_one = lmms_main.cli_evaluate_single
 
     def guarded(args: Any) -> Any:
-        began = time.time()
         try:
             _prepare(args)
             results = run_one(args)
             if args.output_path and results[0] is not None:
-                _check_results(Path(args.output_path), began)
+                _check_results(Path(args.output_path), results[0])
         except _WrongUsage as error:
             _complain(str(error))
             raise SystemExit(2) from None
@@ -163,15 +162,13 @@ def _check_paths(args: Any) -> None:
         raise AprError(f"--output_path {path}: cannot write there: {error.strerror}. Choose a folder you can write to.") from error
 
 
-def _check_results(folder: Path, began: float) -> None:
-    """lmms-eval only logs it when its results can't be written, and exits with 0."""
-    for path in folder.rglob("*_results.json"):
-        if path.stat().st_mtime > began - 2:  # file systems round
-            try:
-                json.loads(path.read_bytes())
-            except ValueError:
-                continue
-            return
+def _check_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """lmms-eval only logs it when its results can't be written, and exits with 0. Its file has the run's date in its name and these scores in it."""
+    for path in folder.rglob(f"{str(results.get('date', '*')).replace(':', '-')}_results.json"):
+        with contextlib.suppress(ValueError, OSError):
+            written = json.loads(path.read_bytes())
+            if isinstance(written, dict) and list(written.get("results", ())) == list(results.get("results", ())):
+                return
     raise AprError(f"--output_path {folder}: lmms-eval could not write its results there. Make room and run the same command again.")
 
 

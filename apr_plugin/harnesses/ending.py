@@ -5,12 +5,15 @@ Its command line prints a traceback for every exception, and returns 0 whatever 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
 import traceback
+from types import TracebackType
 from typing import NoReturn
 
+from apr_plugin import interrupt
 from apr_plugin.errors import UNANSWERED, AprError
 
 NO_ANSWER = "(null)"
@@ -33,6 +36,44 @@ def end_with(error: AprError, status: int = 1) -> NoReturn:
     raise error
 
 
+def watch() -> None:
+    """Called when the model is created: under lmms-eval's own command line, have whatever goes wrong from now on end in a status that says so.
+
+    It catches every exception, logs it and goes on to return 0; and a Ctrl-C can vanish in code that is not ours (see `interrupt`).
+    """
+    if exit_status_is_set or not _under_its_command_line():
+        return
+    interrupt.install(_stopped)
+    import loguru
+
+    while _watching:
+        with contextlib.suppress(ValueError):  # gone where lmms-eval has set up its logger again
+            loguru.logger.remove(_watching.pop())
+    _watching.append(loguru.logger.add(_logged, level="ERROR", format="{message}"))
+
+
+_watching: list[int] = []
+"""Our listener's number at the logger, once there is one."""
+
+
+def _logged(message: str) -> None:
+    if message.startswith("Error during evaluation"):
+        leave_with(1)
+
+
+def _stopped() -> None:
+    leave_with(interrupt.STATUS)
+    excepthook = sys.excepthook
+
+    def in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("stopped; the same command continues where it was", file=sys.stderr)  # noqa: T201
+        else:
+            excepthook(kind, error, trace)
+
+    sys.excepthook = in_one_line
+
+
 def sum_up() -> None:
     """Called by every rank after its last request: see to it that the command ends with `UNANSWERED` if any question of any rank failed.
 
@@ -45,11 +86,11 @@ def sum_up() -> None:
         distributed.all_gather_object(ranks, FAILURES)
         FAILURES[:] = [line for rank in ranks for line in rank] if distributed.get_rank() == 0 else []
     if FAILURES and not exit_status_is_set and _under_its_command_line():
-        _leave_with(UNANSWERED)
+        leave_with(UNANSWERED)
 
 
-def _leave_with(status: int) -> None:
-    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed.
+def leave_with(status: int) -> None:
+    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed. The last call counts.
 
     No exit handler of Python's can change the status without cutting off those after it. The C library's handlers run last of all, and newest first:
     what the process still has to print is printed, then it ends. Where the C library has no such handlers (Windows) the status stays what it is.

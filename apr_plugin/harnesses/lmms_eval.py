@@ -28,16 +28,18 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
-from apr_plugin.errors import AprError
-from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up
+from apr_plugin import interrupt
+from apr_plugin.errors import AprError, told
+from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up, watch
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Pictures
 from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
-from apr_plugin.loop.question import MediaRef, Question
+from apr_plugin.loop.question import MediaRef, Question, QuestionKind
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
+from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
 
@@ -58,6 +60,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         super().__init__()
+        watch()
         self.device = device or "cpu"
         self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
         try:
@@ -128,6 +131,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
     def clean(self) -> None:
         """After the last request of this rank: give back what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
         super().clean()
+        interrupt.check()
         self.settings.policy.close()
         if hasattr(self, "_store"):
             try:
@@ -182,29 +186,46 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
     seen: Counter[tuple[str, str, str]] = Counter()
     jobs: list[_Job | None] = []
     for request in requests:
+        interrupt.check()
         if (request.metadata or {}).get("__padding_only__"):
             jobs.append(None)
             continue
-        context, doc_to_messages, _, doc_id, task, split = request.args
-        doc = task_dict[task][split][doc_id]
-        prompt, videos, pictures = _messages(str(context), doc_to_messages, task_dict[task][split], doc_id)
-        name, reading = read(task, doc, prompt)
+        _, _, _, doc_id, task, split = request.args
         key = (task, split, str(doc_id))
-        question = Question(
-            text=reading.text,
-            kind=reading.kind,
-            options=reading.options,
-            answer_hint=reading.answer_hint,
-            videos=videos,
-            task=task,
-            split=split,
-            doc_id=str(doc_id),
-            repeat=seen[key],
-            reader=name,
-        )
+        try:
+            jobs.append(_job(request, task_dict[task][split], seen[key]))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
+            reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
+            question = Question(
+                text=reading.text, kind=reading.kind, videos=(_nothing("question", error),), task=task, split=split, doc_id=key[2], repeat=seen[key]
+            )
+            jobs.append(_Job(question, reading, None))
         seen[key] += 1
-        jobs.append(_Job(question, reading, pictures))
     return jobs
+
+
+def _job(request: Instance, docs: Any, repeat: int) -> _Job:
+    context, doc_to_messages, _, doc_id, task, split = request.args
+    prompt, videos, pictures = _messages(str(context), doc_to_messages, docs, doc_id)
+    name, reading = read(task, docs[doc_id], prompt)
+    question = Question(
+        text=reading.text,
+        kind=reading.kind,
+        options=reading.options,
+        answer_hint=reading.answer_hint,
+        videos=videos,
+        task=task,
+        split=split,
+        doc_id=str(doc_id),
+        repeat=repeat,
+        reader=name,
+    )
+    return _Job(question, reading, pictures)
+
+
+def _nothing(what: str, error: BaseException) -> MediaRef:
+    """In place of a file: opening it fails, and the question says why."""
+    return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
 
 
 def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
@@ -229,7 +250,7 @@ def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, do
         refs = tuple(_media_ref(item) for item in [*videos, *audios])
         return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id)
     except (Exception, SystemExit) as error:  # noqa: BLE001
-        return context, (MediaRef(path=f"<no media: {type(error).__name__}: {error}>"),), None
+        return context, (_nothing("media", error),), None
 
 
 def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, pixels: int | None) -> list[ImagePart]:
@@ -261,8 +282,12 @@ def _picture(image: Any, pixels: int | None) -> ImagePart:
 
 
 def _result(job: _Job, trajectory: Trajectory) -> GenerationResult:
-    answer = trajectory.answer or ""
-    text = job.reading.write(answer) if trajectory.answer_valid else answer
+    answer = text = trajectory.answer or ""
+    if trajectory.answer_valid:
+        try:
+            text = job.reading.write(answer)
+        except Exception as error:  # noqa: BLE001 - the answers of all the others must reach their scorer
+            logger.error("apr: {} doc {}: the answer goes back unchanged: {}", trajectory.question.task, trajectory.question.doc_id, told(error))
     return GenerationResult(text if text.strip() else NO_ANSWER, _tokens(trajectory))
 
 
@@ -333,7 +358,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return interrupt.run(work)
     done: list[_T] = []
     failed: list[BaseException] = []
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import TypeVar
 
+from apr_plugin.errors import told
 from apr_plugin.loop.action import ACTIONS
 from apr_plugin.loop.context import Context
 from apr_plugin.loop.feedback import ActionError, ErrorCode
@@ -90,7 +91,7 @@ class Asking:
                 raise WallClock from error
             if isinstance(error, PolicyUnavailable):
                 raise
-            raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
+            raise PolicyUnavailable(f"the policy {self.policy.name} failed: {told(error)}") from error
 
 
 def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:

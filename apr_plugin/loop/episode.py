@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeVar
 
+from apr_plugin.errors import told
 from apr_plugin.loop.action import Answer, Look, offered_actions
 from apr_plugin.loop.asking import Asking, ContextFull, WallClock, read_turn
 from apr_plugin.loop.config import EpisodeConfig, package_versions
@@ -21,8 +22,9 @@ from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
 from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.record import turn_of
 from apr_plugin.loop.text import printable
-from apr_plugin.loop.timeline import OnSpan, Span
+from apr_plugin.loop.timeline import Callers, OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
 from apr_plugin.media import MediaError
 
@@ -79,12 +81,14 @@ class Episode:
         self._allowed = 1
         self._started = time.perf_counter()
         self._opened_s = 0.0
+        self._callers = Callers()
 
     async def run(self) -> Trajectory:
         """Run the episode to its end.
 
-        Whatever the policy writes and whatever the file holds, this returns a trajectory; only cancelling the task raises
-        (`asyncio.CancelledError`; `cancelled()` then tells how far it came).
+        Whatever the policy writes, the file holds or the code of others raises (also lack of memory, and the panics of libraries in Rust), this
+        returns a trajectory. What it raises is: cancelling the task (`asyncio.CancelledError`; `cancelled()` then tells how far it came), what asks
+        the process to end (`KeyboardInterrupt`, `SystemExit`), and what the caller's own `on_turn` or `on_span` raised.
         """
         self._started = time.perf_counter()
         try:
@@ -100,6 +104,12 @@ class Episode:
             return self._end(StopReason.MEDIA_UNREADABLE, detail=str(error))
         except PolicyUnavailable as error:
             return self._end(StopReason.POLICY_UNAVAILABLE, detail=str(error))
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # one question's failure, not the run's
+            if error is self._callers.raised:
+                raise
+            return self._end(StopReason.ERROR, detail=told(error))
         finally:
             self._environment.cancelled.set()  # a read still under way in its thread ends at once
             self._environment.close()
@@ -189,7 +199,7 @@ class Episode:
             if clock.expired():
                 raise WallClock from error
             where = ", ".join(v.path for v in self.question.videos) or "the pictures of the question"
-            raise MediaError(where, "read", f"{type(error).__name__}: {error}") from error
+            raise MediaError(where, "read", told(error)) from error
         self._spent("wait", asked, began)
         self._spent(what, began)
         return result
@@ -213,7 +223,7 @@ class Episode:
     def _spent(self, what: Literal["open", "wait", "look", "generate"], began: float, ended: float | None = None) -> None:
         if self._on_span is not None:
             turn = 0 if what == "open" else len(self._turns) + (what in ("generate", "wait", "look"))
-            self._on_span(Span(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
+            self._callers(self._on_span, Span(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
 
     def _seconds_left(self) -> float | None:
         limit = self.config.budget.wall_clock_s
@@ -342,29 +352,10 @@ class Episode:
         *,
         forced: bool = False,
     ) -> None:
-        turn = Turn(
-            text=generation.text,
-            observation=parsed.observation,
-            think=parsed.think,
-            confidence=parsed.confidence,
-            action=parsed.action,
-            error=outcome if isinstance(outcome, ActionError) else None,
-            shown=outcome.shown() if isinstance(outcome, Percept) else None,
-            repairs=parsed.repairs,
-            forced=forced,
-            finish_reason=generation.finish_reason,
-            usage=generation.usage,
-            token_ids=generation.token_ids,
-            logprobs=generation.logprobs,
-            entropies=generation.entropies,
-            entropy_top_k=generation.entropy_top_k,
-            timings=generation.timings,
-            model_s=round(model_s, 6),
-            media_s=round(media_s, 6),
-        )
+        turn = turn_of(parsed, generation, outcome, model_s=model_s, media_s=media_s, forced=forced)
         self._turns.append(turn)
         if self._on_turn is not None:
-            self._on_turn(len(self._turns), turn)
+            self._callers(self._on_turn, len(self._turns), turn)
 
     def _end(self, reason: StopReason, *, answer: str | None = None, valid: bool = False, detail: str = "") -> Trajectory:
         total = time.perf_counter() - self._started

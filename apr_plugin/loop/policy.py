@@ -123,9 +123,13 @@ class Sampling:
     """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
 
 
+MOST_TOKENS = 2**53
+"""The largest count that is kept; JSON readers and averages take no larger whole number exactly."""
+
+
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess."""
+    """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess; so is one that no generation can have."""
 
     prompt_tokens: int | None = None
     """The whole prompt, media included."""
@@ -141,6 +145,11 @@ class Usage:
 
     audio_tokens: int | None = None
     """Those of the prompt that stand for sound."""
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count is not None and not 0 <= count <= MOST_TOKENS:  # 400 digits from a server, or in a file: sums and averages would fail
+                object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)
