@@ -16,8 +16,8 @@ import numpy as np
 
 from apr_plugin.errors import require
 from apr_plugin.media.errors import MediaDecodeError, words
-from apr_plugin.media.info import open_container
 from apr_plugin.media.local import LocalFile, Mode, Pictures, fit
+from apr_plugin.media.opening import open_container
 from apr_plugin.media.reader import Effort
 
 _SIZES = 2  # readers kept open, one for each size of frames: decord scales while it decodes

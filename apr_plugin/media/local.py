@@ -19,8 +19,9 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
-from apr_plugin.media.info import open_container, read_info
+from apr_plugin.media.info import read_info
 from apr_plugin.media.lending import Lending
+from apr_plugin.media.opening import open_container
 from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
 from apr_plugin.media.reader import Reader
 from apr_plugin.media.sound import read_sound
