@@ -25,6 +25,10 @@ class MediaOpenError(MediaError):
     """The file is missing, empty, no media file, or holds neither picture nor sound."""
 
 
+class MediaTooLarge(MediaOpenError):
+    """Its pictures have more pixels than may be decoded where it was opened."""
+
+
 class MediaDecodeError(MediaError):
     """The file opened, but the part asked for can't be decoded."""
 
