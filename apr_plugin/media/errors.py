@@ -38,7 +38,7 @@ class MediaTimeout(MediaError):
 
 
 class MediaWorkerKilled(MediaError):
-    """The process that read the file crashed, hung or swelled, and was ended; the next read gets a new one."""
+    """The process that read the file hung and was ended, or died twice, each time with another process; the next read gets a new one."""
 
 
 class WindowError(ValueError):

@@ -120,7 +120,8 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
             size = (first.width, first.height)
             warnings += _picture_warnings(first, video)
         if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
-            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels")
+            unknown = "its pictures have no size, or one far too large"
+            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels" if all(size) else unknown)
         if rotation in (90, 270):
             size = (size[1], size[0])
         if rotation:

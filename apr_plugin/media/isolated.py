@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -233,7 +234,7 @@ class IsolatedFile:
 
     Raises:
         MediaOpenError: the file can't be used.
-        MediaWorkerKilled: the worker died or had to be killed; the next read gets a new one.
+        MediaWorkerKilled: two workers died one after the other, or one had to be killed; the next read gets a new one.
     """
 
     def __init__(self, path: str, workers: int, deadline: float | None = None) -> None:
@@ -282,13 +283,15 @@ class IsolatedFile:
     def _ask(
         self, request: dict[str, Any], deadline: float, cancelled: threading.Event | None, at_most_s: float = math.inf
     ) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Have a worker carry out a request until the deadline, and for `at_most_s` of work.
+        """Have a worker carry out a request until the deadline, and for `at_most_s` of work; once more where that worker dies, with another.
 
         Raises:
             TimeoutError: no worker had started by then, or the read was cancelled.
             MediaError: what the worker says of the file, or that it is gone.
         """
+        global KILLS
         request = request | {"path": self.path, "workers": self.workers, "version": self._version}
+        first = ""  # how the first worker died
         while True:
             stop_if_due(deadline, cancelled)
             try:
@@ -307,14 +310,19 @@ class IsolatedFile:
                 how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
                 if used and isinstance(error, _Died) and not worker.heard:
                     continue  # it was gone before it could look at the request
-                raise self._ended(error, how, str(request["do"]), allowed_s, cancelled) from error
+                if isinstance(error, _Died) and not first:  # the system may have picked it when memory was short
+                    first = how
+                    with _lock:
+                        KILLS += 1
+                    continue
+                raise self._ended(error, how, first, str(request["do"]), allowed_s, cancelled) from error
             worker.path = self.path
             _give_back(worker)
             if "error" in reply:
                 raise _ERRORS.get(str(reply["error"]), MediaDecodeError)(self.path, str(reply.get("stage")), str(reply.get("reason")))
             return reply, blobs
 
-    def _ended(self, error: BaseException, how: str, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
+    def _ended(self, error: BaseException, how: str, first: str, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
         """What to raise for a read whose worker is gone."""
         global KILLS
         if cancelled is not None and cancelled.is_set():
@@ -325,5 +333,7 @@ class IsolatedFile:
             KILLS += 1
         stage = {"frames": "decode frames", "audio": "decode audio"}.get(do, do)
         late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.1f} s"
-        why = late if isinstance(error, TimeoutError) else "it crashed"
-        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}: {why}")
+        killed = "it was killed, as the system does when memory is short" if how == f"with signal {signal.SIGKILL.value}" else "it crashed"
+        why = late if isinstance(error, TimeoutError) else killed
+        before = f", the one before it {first}" if first else ""
+        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}{before}: {why}")

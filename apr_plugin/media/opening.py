@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ _FILMS = (
 )
 _RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"  # pictures without any time stamps
 
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Names and titles in a broken encoding are no reason to refuse a file; from release 19 on PyAV never does.
 
@@ -48,7 +50,8 @@ def check_file(path: str) -> Version:
     try:
         return _plain(path, os.stat(path))  # noqa: PTH116 - any name, also an impossible one
     except (OSError, ValueError) as error:
-        raise MediaOpenError(path, "open", _why(error)) from error
+        address = _ADDRESS.match(path) and "it is an address, and only local files are opened"
+        raise MediaOpenError(path, "open", address or _why(error)) from error
 
 
 @contextlib.contextmanager
@@ -67,9 +70,9 @@ def descriptor(path: str, version: Version | None = None) -> Iterator[int]:
     except OSError as error:
         raise MediaOpenError(path, "open", _why(error)) from error
     try:
-        if version is not None and _plain(path, os.fstat(fd)) != version:
+        now = _plain(path, os.fstat(fd))
+        if version is not None and now != version:
             raise MediaOpenError(path, "open", "the file has changed since it was opened")
-        _plain(path, os.fstat(fd))
         yield fd
     finally:
         os.close(fd)

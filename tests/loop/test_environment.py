@@ -46,7 +46,7 @@ def frames(start: float, end: float, num: int = 2, video: int = 0) -> GetFrames:
         ("sound", frames(0, 1, 9), ErrorCode.TOO_MANY_FRAMES, ("9", "8")),
         ("sound", frames(0, 1, 0), ErrorCode.TOO_FEW_FRAMES, ("0", "1")),
         ("sound", GetAudio(start=0, end=5), ErrorCode.TOO_LONG, ("5.00", "4s")),
-        ("sound", GetAudio(start=1, end=1.05), ErrorCode.TOO_SHORT, ("0.05", "0.1s")),
+        ("sound", GetAudio(start=1, end=1.05), ErrorCode.TOO_SHORT, ("0.05", "0.10s")),
         ("sound", GetClip(start=0, end=3.5), ErrorCode.TOO_LONG, ("3.50", "3s")),
         ("sound", GetClip(start=0, end=0.3), ErrorCode.TOO_SHORT, ("0.30", "0.40", "4 frames")),
         ("silent", GetAudio(start=0, end=1), ErrorCode.NO_AUDIO, ("get_frames",)),
