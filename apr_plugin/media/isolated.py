@@ -49,6 +49,8 @@ OPEN_TIMEOUT_S = 8.0
 """Longest time for opening, once the worker has started."""
 
 _GRACE_S = 1.0  # a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
+_DEATHS = 2  # workers that died over a request: the file is at fault, or there is no memory
+_DEATHS_UNSEEN = 4  # workers that died, also while they started
 _ERRORS: dict[str, type[MediaError]] = {kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)}
 _LARGEST_HEAD = 16 << 20
 _LARGEST_BLOB = 64 << 30
@@ -291,7 +293,7 @@ class IsolatedFile:
         """
         global KILLS
         request = request | {"path": self.path, "workers": self.workers, "version": self._version}
-        first = ""  # how the first worker died
+        deaths, seen = 0, 0
         while True:
             stop_if_due(deadline, cancelled)
             try:
@@ -310,19 +312,20 @@ class IsolatedFile:
                 how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
                 if used and isinstance(error, _Died) and not worker.heard:
                     continue  # it was gone before it could look at the request
-                if isinstance(error, _Died) and not first:  # the system may have picked it when memory was short
-                    first = how
-                    with _lock:
-                        KILLS += 1
-                    continue
-                raise self._ended(error, how, first, str(request["do"]), allowed_s, cancelled) from error
+                if isinstance(error, _Died):  # by the file, or because the system ends processes when memory is short
+                    deaths, seen = deaths + 1, seen + worker.heard
+                    if seen < _DEATHS and deaths < _DEATHS_UNSEEN:
+                        with _lock:
+                            KILLS += 1
+                        continue
+                raise self._ended(error, how, deaths, str(request["do"]), allowed_s, cancelled) from error
             worker.path = self.path
             _give_back(worker)
             if "error" in reply:
                 raise _ERRORS.get(str(reply["error"]), MediaDecodeError)(self.path, str(reply.get("stage")), str(reply.get("reason")))
             return reply, blobs
 
-    def _ended(self, error: BaseException, how: str, first: str, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
+    def _ended(self, error: BaseException, how: str, deaths: int, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
         """What to raise for a read whose worker is gone."""
         global KILLS
         if cancelled is not None and cancelled.is_set():
@@ -335,5 +338,5 @@ class IsolatedFile:
         late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.1f} s"
         killed = "it was killed, as the system does when memory is short" if how == f"with signal {signal.SIGKILL.value}" else "it crashed"
         why = late if isinstance(error, TimeoutError) else killed
-        before = f", the one before it {first}" if first else ""
-        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}{before}: {why}")
+        again = f", as {deaths - 1} before it died" if deaths > 1 else ""
+        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}{again}: {why}")

@@ -110,7 +110,8 @@ def no_content(fd: int, head: bytes, size: int, container: Any) -> str | None:
     """What to say of a file that libav opens, where it holds nothing that can be shown; `None` where nothing speaks against it."""
     format_name = container.format.name
     if "mp4" in format_name:
-        return _film_in_boxes(fd, size)
+        tracks = [*container.streams.video, *container.streams.audio]
+        return _film_in_boxes(fd, size) if tracks else _without_index(fd, size)
     hidden = (
         ("matroska" in format_name and _all_tracks_hidden(container))
         or (format_name.startswith("asf") and any(mark in head for mark in _ASF_HIDDEN))

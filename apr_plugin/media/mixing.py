@@ -42,5 +42,7 @@ def _one_channel(frame: av.AudioFrame) -> av.AudioFrame:
     channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
     samples = channels[:, 0] if frame.layout.name.startswith("ambisonic") else channels.mean(axis=1)
     single = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
-    single.sample_rate, single.pts, single.time_base = frame.sample_rate, frame.pts, frame.time_base
+    single.sample_rate, single.pts = frame.sample_rate, frame.pts
+    if frame.time_base is not None:
+        single.time_base = frame.time_base
     return single
