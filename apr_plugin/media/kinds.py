@@ -201,7 +201,8 @@ def _all_tracks_hidden(container: Any) -> bool:
 
 
 def _scrambled(head: bytes) -> bool:
-    marks = [head[at + 3] >> 6 for at in range(0, len(head) - _TS_PACKET, _TS_PACKET) if head[at] == 0x47]
+    places = range(0, min(len(head), 64 * _TS_PACKET) - _TS_PACKET, _TS_PACKET)
+    marks = [head[at + 3] >> 6 for at in places if head[at] == 0x47]
     return len(marks) > 20 and sum(mark > 1 for mark in marks) > len(marks) / 2
 
 
