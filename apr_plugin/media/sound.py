@@ -52,7 +52,7 @@ def read_sound(
     out = _Track(length)
     packets = 0
     fault: BaseException | None = None
-    aim = start_s - _PREROLL_S  # may lie before the first packet: the one that primes an AAC decoder does, too
+    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else max(start_s - _PREROLL_S, 0.0)
     try:
         seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
         _seek(container, stream, math.floor((Fraction(aim) + zero) / stream.time_base) if seekable else stream.start_time or 0)
