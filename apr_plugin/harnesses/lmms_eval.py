@@ -42,6 +42,7 @@ from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
+from apr_plugin.media.opening import descriptor
 
 _T = TypeVar("_T")
 
@@ -276,7 +277,8 @@ def _media_ref(item: Any) -> MediaRef:
 
 def _picture(image: Any, pixels: int | None) -> ImagePart:
     if isinstance(image, str):
-        image = Image.open(image)
+        with descriptor(image) as fd, open(fd, "rb", closefd=False) as file:
+            return _picture(Image.open(file), pixels)
     image = image.convert("RGB")
     return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
 

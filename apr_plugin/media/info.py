@@ -24,7 +24,6 @@ MAX_SIDE_PX = 16_384
 
 _FAR = 2**53  # microseconds: later than any file
 _LEAD_S = 0.1  # sound may begin this much before the picture (codec priming) without moving second 0
-_RAW_FORMATS = {"cavsvideo", "dirac", "h261", "h263", "h264", "hevc", "m4v", "mpegvideo", "vc1", "vvc"}  # pictures without any time stamps
 _DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
 
 
@@ -88,25 +87,6 @@ class MediaInfo:
         return cls(**data | lists | {"size": tuple(data["size"]) if data["size"] else None})
 
 
-def open_container(path: str) -> InputContainer:
-    """Open a file with libav.
-
-    Raises:
-        MediaOpenError: libav refuses it, or it would render a text file as a film.
-    """
-    try:
-        container = av.open(path, mode="r", metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaOpenError(path, "open", words(error)) from error
-    if container.format.name == "tty":
-        container.close()
-        raise MediaOpenError(path, "open", "it is a text file")
-    if container.format.name in _RAW_FORMATS:
-        container.close()
-        raise MediaOpenError(path, "open", "it is a bare stream without time stamps; `ffmpeg -i IN -c copy OUT.mkv` puts it into a container")
-    return container
-
-
 def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction, int | None]:
     """Look at the headers and the first picture.
 
@@ -140,7 +120,8 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
             size = (first.width, first.height)
             warnings += _picture_warnings(first, video)
         if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
-            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels")
+            unknown = "its pictures have no size, or one far too large"
+            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels" if all(size) else unknown)
         if rotation in (90, 270):
             size = (size[1], size[0])
         if rotation:
