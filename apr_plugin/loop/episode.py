@@ -21,6 +21,7 @@ from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
 from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.reply import AnswerReply, read_answer
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
@@ -122,7 +123,7 @@ class Episode:
                 return await self._force(notebook, StopReason.TOKENS, self._asking.context.full)
             notebook.forget_media()
             self._let_go()
-            parsed = parse_turn(generation.text, offered=offered)
+            parsed = parse_turn(generation.text, offered=offered, cut=generation.cut)
             last = number == turns
             outcome: Percept | ActionError | None = parsed.error
             media_s = 0.0
@@ -175,6 +176,9 @@ class Episode:
         if number == 1 < turns and self.config.budget.refuse_blind_answer:
             return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
         return self._environment.check_answer(action.content)
+
+    def _checked(self, reply: AnswerReply) -> str | ActionError:
+        return reply.fault or self._environment.check_answer(reply.content)
 
     async def _read(self, read: Callable[[_In], _Out], argument: _In, what: Literal["open", "look"]) -> _Out:
         """Read media in a thread; whatever a decoder raises becomes a `MediaError`."""
@@ -238,14 +242,12 @@ class Episode:
         if left_out:
             why += f" The notes of the first {left_out} turns did not fit and were left out."
         generation, model_s = await self._generate(prompt, len(self._turns) + 1)
-        parsed = parse_turn(generation.text, answer_only=True)
-        content = parsed.action.content if isinstance(parsed.action, Answer) else ""
-        bare = generation.text.strip()
-        if "{" not in bare and isinstance(self._environment.check_answer(bare), str):
-            content = bare  # the answer itself, without the object around it
-        checked = self._environment.check_answer(content) if content else parsed.error or _no_answer()
+        reply = read_answer(generation, self.question)
+        checked, content = self._checked(reply), reply.content
         error = checked if isinstance(checked, ActionError) else None
-        self._note(parsed, generation, model_s, error, forced=True)
+        if error is not None and reply.bare and reply.fault is None:  # words, and not the answer itself
+            content, checked = "", reply.parsed.error or error
+        self._note(reply.parsed, generation, model_s, error, forced=True)
         if isinstance(checked, str):
             return self._end(StopReason.FORCED, answer=checked, valid=True, detail=why)
         if content:
@@ -270,11 +272,10 @@ class Episode:
         except ContextFull:
             return self._end(StopReason.TOKENS, detail="; ".join([*notes, f"{self._asking.context.full} The question does not fit into it."]))
         self._let_go()
-        parsed = parse_turn(generation.text, answer_only=True)
-        content = parsed.action.content if isinstance(parsed.action, Answer) else generation.text.strip()
-        checked = self._environment.check_answer(content) if content else _no_answer()
+        reply = read_answer(generation, self.question)
+        checked, content = self._checked(reply), reply.content
         error = checked if isinstance(checked, ActionError) else None
-        self._note(replace(parsed, error=None), generation, model_s, error, media_s)
+        self._note(replace(reply.parsed, error=None), generation, model_s, error, media_s)
         if isinstance(checked, str):
             return self._end(StopReason.ANSWERED, answer=checked, valid=True, detail="; ".join(notes))
         notes.append(checked.message)
@@ -389,10 +390,6 @@ class Episode:
             question_hash=self.question.content_hash(),
             versions=package_versions(),
         )
-
-
-def _no_answer() -> ActionError:
-    return ActionError(ErrorCode.ANSWER_EXPECTED, "the reply held no answer.")
 
 
 def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts: list[Percept]) -> Prompt:

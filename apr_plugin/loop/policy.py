@@ -168,7 +168,7 @@ class Generation:
     """Tokens in and out."""
 
     finish_reason: str = "stop"
-    """`stop`, or `length` where the turn was cut off at `max_new_tokens`."""
+    """`stop`, or `length` (some servers: `max_tokens`) where the turn was cut off at `max_new_tokens`."""
 
     token_ids: tuple[int, ...] | None = None
     """The sampled tokens, where the engine gives them."""
@@ -184,6 +184,11 @@ class Generation:
 
     timings: GenerationTimings = field(default_factory=GenerationTimings)
     """Where the time went."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the turn was cut off at its length limit."""
+        return self.finish_reason.casefold() in ("length", "max_tokens")
 
 
 Modality = Literal["frames", "audio", "clip"]

@@ -276,6 +276,9 @@ def label_of(match: re.Match[str]) -> str:
 _OPTION = re.compile(rf"\s*(?:[-*•]\s+)?{label_pattern('[A-Z0-9Ａ-Ｚ０-９]')}\s*")  # noqa: RUF001
 
 
+_BLANK = re.compile(r"\s*([A-Z])\s+(.*)\Z", re.DOTALL)
+
+
 def split_label(text: str) -> tuple[str, str] | None:
     """(label, words) of an option that carries its label ("A. red", "(A) red", "**A.** red"), or `None` where it carries none."""
     match = _OPTION.match(text)
@@ -283,7 +286,9 @@ def split_label(text: str) -> tuple[str, str] | None:
 
 
 def without_labels(texts: Iterable[str]) -> list[str]:
-    """The words of options; unchanged unless each carries a label."""
+    """The words of options that carry their labels ("A. red", "A red"); unchanged unless each carries one, in rising order."""
     plain = [str(text) for text in texts]
-    split = [split_label(text) for text in plain]
-    return [words for _, words in filter(None, split)] if all(split) else plain
+    split = [split_label(text) or ((blank[1], blank[2]) if (blank := _BLANK.match(text)) else None) for text in plain]
+    labels = [label for label, _ in filter(None, split)]
+    carried = len(labels) == len(plain) and all(before < after for before, after in zip(labels, labels[1:], strict=False))
+    return [words.strip() for _, words in filter(None, split)] if carried else plain
