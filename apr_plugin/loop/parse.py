@@ -92,9 +92,15 @@ def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] 
     if reply.thought:
         repairs.append("left out a block of thought")
     if reply.unclosed:
-        return _malformed("the thought before the JSON object is never closed, so there is no turn; think less, close it and write the object after it.")
+        return _malformed(
+            "the thought before the JSON object is never closed, so there is no turn; think less, close it and write the object after it."
+        )
     if not said:
-        return _malformed("there is no JSON object after the thought; write it after the thought's end." if reply.thought else "the turn is empty; write one JSON object.")
+        return _malformed(
+            "there is no JSON object after the thought; write it after the thought's end."
+            if reply.thought
+            else "the turn is empty; write one JSON object."
+        )
     return _search(said, repairs, opening_only=cut and not reply.thought)
 
 

@@ -37,8 +37,9 @@ class AnswerReply:
 def read_answer(generation: Generation, question: Question) -> AnswerReply:
     """The answer that a completion states: that of its JSON object, else its words outside thought.
 
-    No answer is a reply within whose thought it ends, a turn that is no answer, and of a reply that was cut off without a mark of thought all but what
-    it begins with: it may be thought that the chat template opened. Words of a free-form answer that was cut off are kept, with the fault named.
+    A reply that ends within its thought is no answer, and neither is a turn that is none. A reply that was cut off without a mark of thought may be
+    thought that the chat template opened: only what it begins with counts. Words of a free-form answer that was cut off are kept, with the
+    fault named.
     """
     parsed = parse_turn(generation.text, answer_only=True, cut=generation.cut)
     if isinstance(parsed.action, Answer):

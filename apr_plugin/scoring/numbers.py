@@ -4,6 +4,8 @@ A text is cut into numbers and words. Words in a row that belong to one number a
 ("twenty-first", "two and a half", "1/2", "2:30") makes the whole text one that names no number.
 """
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import math
@@ -11,18 +13,71 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-)
+_UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
 _TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fourty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
-_SMALL = {**{word: value for value, word in enumerate(_UNITS)}, **_TENS}
+_SMALL = {
+    **{word: value for value, word in enumerate(_UNITS)},
+    **_TENS,
+    **{tens + _UNITS[unit]: value + unit for tens, value in _TENS.items() for unit in range(1, 10)},  # "twentyone"
+}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _BIG = {"hundred": 100, "dozen": 12, **_SCALES}
 _VAGUE = {"hundreds", "dozens", "thousands", "millions", "billions"}
 _FRACTIONS = {"half", "halves", "third", "thirds", "quarter", "quarters", "point", "percentile"}
 _ORDINALS = set(
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth "
-    "nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth millionth".split()
+    [
+        "first",
+        "second",
+        "third",
+        "fourth",
+        "fifth",
+        "sixth",
+        "seventh",
+        "eighth",
+        "ninth",
+        "tenth",
+        "eleventh",
+        "twelfth",
+        "thirteenth",
+        "fourteenth",
+        "fifteenth",
+        "sixteenth",
+        "seventeenth",
+        "eighteenth",
+        "nineteenth",
+        "twentieth",
+        "thirtieth",
+        "fortieth",
+        "fiftieth",
+        "sixtieth",
+        "seventieth",
+        "eightieth",
+        "ninetieth",
+        "hundredth",
+        "thousandth",
+        "millionth",
+    ]
 )
 _POINTERS = {"the", "this", "that", "these", "those", "no", "any", "every", "each", "which", "another", "a", "an", "some", "last", "first", "other"}
 """Words before "one" that make it a pronoun: "no one", "the red one"."""
@@ -34,10 +89,18 @@ _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d{1,30})?|\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}
 _NUMBER = re.compile(rf"(?:{_DIGITS})(?:[eE][-+]?\d{{1,3}})?")
 _SIGNS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\uff0b": "+", "\u00a0": " "})
 _TOKEN = re.compile(
-    r"(?P<digits>(?:\d[\d,.]{0,400}+(?<=\d)|\d[\d,.]{0,400}(?<=\d)|\.\d{1,400})(?:[eE][-+]?\d{1,9})?)|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)|(?P<mark>[^\s])"  # noqa: RUF001
+    r"(?P<digits>(?:\d[\d,.]{0,400}+(?<=\d)|\d[\d,.]{0,400}(?<=\d)|\.\d{1,400})(?:[eE][-+]?\d{1,9})?)|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)|(?P<mark>[^\s])"
 )
-_BROKEN = re.compile(r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])|\d \d{3}(?!\d)")
+_BROKEN = re.compile(
+    r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])|\d \d{3}(?!\d)"
+)
 """Digits that are a part of something else: a clock, a fraction, a power, thousands set apart by blanks, a Chinese multiple."""
+
+_DERIVED = re.compile(rf"(?:{'|'.join([*_SMALL, *_BIG])})(?:ths?|ish|fold|s|some)")
+"""Words made of a number word: "twenty oneish" is no twenty."""
+
+_GLUED = re.compile(rf"(?>{'|'.join(sorted([*_SMALL, *_BIG, 'and'], key=len, reverse=True))}){{2,}}+")
+"""Number words written as one: "twohundred" can't be read."""
 
 MAX_NUMBER_CHARS = 2000
 """A number is looked for in the sentences within the first so many characters."""
@@ -110,11 +173,13 @@ def _numbers(tokens: list[_Token]) -> Iterator[float]:
     Raises:
         _Unreadable: a number that can't be read.
     """
-    at = 0
+    at, named_to = 0, -1
     digits = any(token.number is not None for token in tokens)
     while at < len(tokens):
         token = tokens[at]
         if token.number is None and token.word not in _SMALL and not _begins_with_scale(tokens, at):
+            if _GLUED.fullmatch(token.word):
+                raise _Unreadable
             if token.word == "half" and _word(tokens, at + 1) in ("a", "dozen") and _word(tokens, at + 2) in ("dozen", "of", ""):
                 raise _Unreadable
             at += 1
@@ -122,16 +187,23 @@ def _numbers(tokens: list[_Token]) -> Iterator[float]:
         begin = at
         phrase, at = _phrase(tokens, at)
         if _foreign(tokens, begin, at):
+            if named_to >= 0 and not any(token.word.isalpha() and token.word != "and" for token in tokens[named_to:begin]):
+                raise _Unreadable  # "twenty, one-plus"
             continue  # "two-storey", "one-way": an adjective
         if phrase == ["one"] and _is_pronoun(tokens, begin, digits=digits):
             continue
         value = token.number if len(phrase) == 1 and token.number is not None else _value(phrase, token.number)
         if math.isnan(value):
             raise _Unreadable
+        if at < len(tokens) and tokens[at].joined and _DERIVED.fullmatch(tokens[at].word):
+            raise _Unreadable
         if _word(tokens, at) in _FRACTIONS | _ORDINALS and tokens[at].joined and not (_word(tokens, at) == "second" and not tokens[at].glued):
             raise _Unreadable
-        if _word(tokens, at) == "and" and (_word(tokens, at + 1) in ("half", "quarter") or (_word(tokens, at + 1) == "a" and _word(tokens, at + 2) in _FRACTIONS)):
+        if _word(tokens, at) == "and" and (
+            _word(tokens, at + 1) in ("half", "quarter") or (_word(tokens, at + 1) == "a" and _word(tokens, at + 2) in _FRACTIONS)
+        ):
             raise _Unreadable
+        named_to = at
         yield -value if _word(tokens, begin - 1) in ("minus", "negative") else value
 
 
@@ -154,7 +226,7 @@ def _phrase(tokens: list[_Token], at: int) -> tuple[list[str], int]:
                 break
             if tokens[at + 1].word in ("a", "an"):
                 raise _Unreadable
-        elif tokens[at].number is not None or word in _VAGUE or (word in _SMALL and words[-1] == "#"):
+        elif tokens[at].number is not None or word in _VAGUE or _GLUED.fullmatch(word) or (word in _SMALL and words[-1] == "#"):
             raise _Unreadable  # "two 5", "ten thousands": no number that is written so
         else:
             break
@@ -173,6 +245,8 @@ def _is_pronoun(tokens: list[_Token], at: int, *, digits: bool) -> bool:
     """Whether "one" here stands for a noun: after "no", "the", "the red"; beside digits wherever it is not "one of"."""
     if digits and _word(tokens, at + 1) != "of":
         return True
+    if _word(tokens, at - 1) in _SMALL:
+        return False
     for back in (1, 2, 3):
         word = _word(tokens, at - back)
         if word in _POINTERS:
@@ -202,7 +276,7 @@ def _value(words: list[str], first: float | None) -> float:
     room = math.inf  # the next word of the group must be below it
     for word in words:
         if word in _SCALES or word == "dozen":
-            if group < 0 or _BIG[word] >= last:
+            if group < 0 or _BIG[word] >= last or (word == "dozen" and total):
                 return math.nan
             total, group, last, room = total + group * _BIG[word], -1, 1 if word == "dozen" else _BIG[word], math.inf
         elif word == "hundred":

@@ -1,9 +1,11 @@
 r"""Which option a reply names, and how the labels of options are written: the one rule for both. Pure functions.
 
-An option is named by its label alone (`B`, `(B)`, `**B**`), by its label with words after it (`B. the red one`, `B - the red one`), by its words, or by a
-statement of the answer (`the answer is B`, `I choose B`, `\boxed{B}`, a last line `B`). A sentence that merely begins with a capital letter
+An option is named by its label alone (`B`, `(B)`, `**B**`), by its label with words after it (`B. the red one`, `B - the red one`), by its words, or
+by a statement of the answer (`the answer is B`, `I choose B`, `\boxed{B}`, a last line `B`). A sentence that merely begins with a capital letter
 ("A man walks"), several labels ("B or C"), a label that is denied ("not B", "A. wrong") and a list that judges every option name nothing.
 """
+
+# ruff: noqa: RUF001 - full-width and other signs that models write
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
-_OPEN, _CLOSE = r"[(\[{<'\"“‘«【「『〔]", r"[)\]}>'\"”’»】」』〕]"  # noqa: RUF001
+_OPEN, _CLOSE = r"[(\[{<'\"“‘«【「『〔]", r"[)\]}>'\"”’»】」』〕]"
 _LETTER = r"0-9A-Za-z_\u00c0-\u024f"
 _ANSWER = (
     r"(?:answers?|(?:correct|right|best|final|correct\sanswer)\s(?:option|choice|letter|one)|r[ée]ponse|respuesta|resposta|antwort|risposta|ответ"
@@ -21,34 +24,34 @@ _ANSWER = (
 )
 _IS = (
     r"(?:\s{0,3}\(s\))?\s{0,3}(?:(?:is|was|would\sbe|should\sbe|must\sbe|has\sto\sbe|will\sbe|seems\sto\sbe|appears\sto\sbe|est|es|é|ist|è)\b"
-    r"|应该是|應該是|应该为|应为|應為|[是为為はは은는]|=|->|→|:|\s[-–—]\s)?"  # noqa: RUF001
+    r"|应该是|應該是|应该为|应为|應為|[是为為はは은는]|=|->|→|:|\s[-–—]\s)?"
 )
 _HEDGE = r"(?:(?:most\s)?(?:likely|probably|clearly|definitely|indeed|therefore|thus|simply|obviously)\s{1,3})?"
 _NOUN = r"(?:(?:the\s{1,3})?(?:option|choice|letter)\s{0,3}|选项|選項)?"
 _REASON = r"(?:because|since|as|given|due\sto|based\son)\b"
 _CHOOSE = (
-    r"(?:(?:\b(?:i|we)(?:['’](?:d|ll|m)|\s(?:would|will|am|shall))?\s(?:also\s)?(?:choose|chose|pick|select|go\swith|going\swith|opt\sfor|say|answer))\s{1,3}"  # noqa: RUF001
+    r"(?:(?:\b(?:i|we)(?:['’](?:d|ll|m)|\s(?:would|will|am|shall))?\s(?:also\s)?(?:choose|chose|pick|select|go\swith|going\swith|opt\sfor|say|answer))\s{1,3}"
     r"|\A(?:choose|pick|select)\s{1,3}|(?<![不没別别])(?:选择|選擇|故选|故選|应选|應選|选|選)\s{0,3}(?:了|:)?\s{0,3})"
 )
 _RIGHT = r"\s{1,3}is\s{1,3}(?:the\s{1,3}|my\s{1,3})?(?:only\s{1,3}|most\s{1,3})?(?:correct|right|best|answer|final|accurate)\b(?!\?)"
 _RIGHT_CJK = r"\s{0,2}(?:选项|選項|项|項)?\s{0,2}(?:是|为|為)?\s{0,2}(?:正确|正確|对的|對的)"
 _THEREFORE = r"(?:^|[.\n]\s{0,3})(?:so|therefore|thus|hence|因此|所以|故)\s{0,2}[,:]?\s{0,3}"
-_AND = r"(?:,|、|/|&|\+|\bor\b|\band\b|\bnor\b|或者|还是|以及|或|和|与|與|及|跟|[-–—]\s)"  # noqa: RUF001
+_AND = r"(?:,|、|/|&|\+|\bor\b|\band\b|\bnor\b|或者|还是|以及|或|和|与|與|及|跟|[-–—]\s)"
 _DENIED = re.compile(
-    r"(?:\bnot|n['’]t|\bnever)(?:\s+(?:think|believe|say|sure|certain|that|the|be|clear|mean|agree|if|whether|likely|necessarily|option|choice|answer|is|an?))*\s*\Z"  # noqa: RUF001
+    r"(?:\bnot|n['’]t|\bnever)(?:\s+(?:think|believe|say|sure|certain|that|the|be|clear|mean|agree|if|whether|likely|necessarily|option|choice|answer|is|an?))*\s*\Z"
     r"|\b(?:if|unless|whether|suppose|assuming|why|neither|either)(?:\s+(?:that|the|option|choice|correct|right|is))*\s*\Z",
     re.IGNORECASE,
 )
 _WRONG = re.compile(
     r"(?:(?:this|it|that)\s{1,3})?(?:(?:is|was|are|can\sbe|seems|looks)\s{1,3}|[:=]\s{0,3})?"
-    r"(?:wrong|incorrect|false|not|no|cannot|can['’]?t|isn['’]?t|doesn['’]?t|eliminated|ruled|excluded|unlikely|impossible|irrelevant|不|错|錯)(?![a-z])",  # noqa: RUF001
+    r"(?:wrong|incorrect|false|not|no|cannot|can['’]?t|isn['’]?t|doesn['’]?t|eliminated|ruled|excluded|unlikely|impossible|irrelevant|不|错|錯)(?![a-z])",
     re.IGNORECASE,
 )
 _HEDGED = r"\b(?:or|maybe|perhaps|possibly|either|both|and\salso)\s{1,3}(?:option\s{1,3}|choice\s{1,3})?"
 _MARKED = re.compile(r"(\*{1,3}|_{2}|`)\s{0,2}[(\[]?([^\W_]{1,3})[)\]]?\s{0,2}([.:)]?)\s{0,2}\1")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|bf|rm)\s{0,2}\{([^{}]{0,500})\}")
 _BOXED = re.compile(r"\\f?boxed\s{0,2}\{([^{}]{0,500})\}")
-_PUNCTUATION = "()[]{}<>.:,;!*#\"'`“”‘’«»【】「」『』〔〕。、，；！ \t\r\n"  # noqa: RUF001
+_PUNCTUATION = "()[]{}<>.:,;!*#\"'`“”‘’«»【】「」『』〔〕。、，；！ \t\r\n"
 
 MAX_OPTION_CHARS = 20_000
 """A label is looked for in the last so many characters: an answer stands at the end of a long reply."""
@@ -95,32 +98,38 @@ def _rules(labels: tuple[str, ...]) -> _Rules:
 
     def token(name: str, *, exact: bool) -> str:
         case = "(?-i:" if exact else "(?:"
-        return rf"(?<![{_LETTER}]){_OPEN}{{0,2}}\s?{case}(?P<{name}>{one}))\s?{_CLOSE}{{0,2}}(?!['’]?[{_LETTER}])"  # noqa: RUF001
+        return rf"(?<![{_LETTER}]){_OPEN}{{0,2}}\s?{case}(?P<{name}>{one}))\s?{_CLOSE}{{0,2}}(?!['’]?[{_LETTER}])"
 
     plain = rf"{_OPEN}{{0,2}}\s?(?:{one})\s?{_CLOSE}{{0,2}}(?![{_LETTER}])"
     beside = rf"\s{{0,3}}(?:{_AND}\s{{0,3}}){{1,2}}(?:(?:also|maybe|perhaps|possibly|option|choice|选项)\s{{0,3}}){{0,2}}(?-i:{plain})"
     alone = rf"(?!\s{{0,3}}\n\s{{0,3}}(?-i:{plain})[.:)]?\s{{0,3}}(?:\n|\Z))(?!{beside})"
     stop = rf"(?=\s{{0,9}}\Z|\s{{0,3}}\n|\s{{0,3}}[.:)](?!\d|[A-Za-z]\.)|\s{{0,3}}[。;!]|\s{{0,3}},?\s{{1,3}}{_REASON}|{_RIGHT})"
-    loose = rf"(?=\s{{0,3}}\((?!\s{{0,3}}(?:or|and|maybe|possibly|not)\b)|,\s{{1,3}}(?!or\b|and\b|maybe\b|perhaps\b|possibly\b)\w|\s{{1,3}}[-–—]{{1,2}}\s)"  # noqa: RUF001
+    loose = r"(?=\s{0,3}\((?!\s{0,3}(?:or|and|maybe|possibly|not)\b)|,\s{1,3}(?!or\b|and\b|maybe\b|perhaps\b|possibly\b)\w|\s{1,3}[-–—]{1,2}\s)"
     cjk = r"(?=\s{0,3},?\s{0,3}[\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af])"
     head = rf"(?:{_ANSWER}{_IS}\s{{0,3}}:?\s{{0,3}}{_HEDGE}{_NOUN}:?\s{{0,3}}|{_CHOOSE}{_NOUN}:?\s{{0,3}}|{_THEREFORE}{_NOUN})"
     noun = r"(?:(?:the\s{1,3})?(?:option|choice|answer|选项|選項)\s{0,3}(?:is\b|:)?\s{0,3})"
     part = (
         rf"\s{{0,3}}[.:)](?!\d|[A-Za-z]\.)\s{{0,3}}|\s{{0,3}}[、。;]\s{{0,3}}|\s{{0,3}}\n\s{{0,9}}|\s{{0,9}}\Z|\s{{1,3}}(?={_REASON})"
-        rf"|(?-i:(?<=[A-Z0-9)\]])(?:\s{{1,3}}[-–—]{{1,2}}\s{{1,3}}|,\s{{1,3}}(?={_REASON}|the\b|it\b|this\b|as\b|for\b|which\b)))"  # noqa: RUF001
+        rf"|(?-i:(?<=[A-Z0-9)\]])(?:\s{{1,3}}[-–—]{{1,2}}\s{{1,3}}|,\s{{1,3}}(?={_REASON}|the\b|it\b|this\b|as\b|for\b|which\b)))"
     )
     flags = re.IGNORECASE
     return _Rules(
         leading=re.compile(
-            rf"\A(?:[-*•#>]{{1,3}}\s{{1,3}})?(?P<noun>{noun})?(?:{token('label', exact=False)}(?P<part>{part})|{token('marked', exact=True)}(?P<gap>\s{{1,3}}))", flags
+            rf"\A(?:[-*•#>]{{1,3}}\s{{1,3}})?(?P<noun>{noun})?"
+            rf"(?:{token('label', exact=False)}(?P<part>{part})|{token('marked', exact=True)}(?P<gap>\s{{1,3}}))",
+            flags,
         ),
         stated=re.compile(rf"{head}(?:{token('strict', exact=False)}{alone}{stop}|{token('loose', exact=True)}{alone}(?:{loose}|{cjk}))", flags),
         right=re.compile(rf"{token('right', exact=False)}(?:{_RIGHT}|{_RIGHT_CJK})", flags),
         said_in_words=re.compile(rf"{_ANSWER}{_IS}\s{{0,3}}:?\s{{0,3}}{_NOUN}:?\s{{0,3}}(?P<words>[^\n]{{1,400}})", flags),
         joined=re.compile(rf"{beside}|(?:or|and)\s{{1,3}}(?-i:{plain})", flags),
-        joined_before=re.compile(rf"(?:\bor|\band|\bnor|\bnot|或|和|与|及|不|不是|不选|[/&])\s{{0,3}}(?:option\s|choice\s)?\Z|(?-i:{plain})\s{{0,3}},\s{{0,3}}\Z", flags),
+        joined_before=re.compile(
+            rf"(?:\bor|\band|\bnor|\bnot|或|和|与|及|不|不是|不选|[/&])\s{{0,3}}(?:option\s|choice\s)?\Z|(?-i:{plain})\s{{0,3}},\s{{0,3}}\Z", flags
+        ),
         hedged=re.compile(rf"{_HEDGED}(?-i:{plain})(?!\s{{1,3}}[a-z])", flags),
-        others=re.compile(rf"(?:^[ \t]{{0,9}}(?:[-*•]\s)?(?:option\s|choice\s|选项)?|(?<=\s))(?:\((?P<a>{one})\)|(?P<b>{one})[.:)](?=\s))", re.MULTILINE),
+        others=re.compile(
+            rf"(?:^[ \t]{{0,9}}(?:[-*•]\s)?(?:option\s|choice\s|选项)?|(?<=\s))(?:\((?P<a>{one})\)|(?P<b>{one})[.:)](?=\s))", re.MULTILINE
+        ),
         ends_with_label=re.compile(rf"(?<![{_LETTER}])(?:{one})\s?{_CLOSE}{{0,2}}[.:)]?\s{{0,9}}\Z"),
         label_line=re.compile(rf"\n[^\S\n]{{0,9}}(?:{noun})?{_OPEN}{{0,2}}(?P<line>{one}){_CLOSE}{{0,2}}[.。!]?\Z"),
     )
@@ -172,7 +181,11 @@ def _leading(text: str, rules: _Rules, options: Sequence[tuple[str, str]], by_la
     said_right = rules.right.match(text)
     if not said_right and (_WRONG.match(rest) and not _begins_with(rest, words)):
         return None
-    if rules.joined.match(rest) or rules.joined.match(text, match.end("label") if match["label"] else match.end("marked")) or rules.hedged.search(rest):
+    if (
+        rules.joined.match(rest)
+        or rules.joined.match(text, match.end("label") if match["label"] else match.end("marked"))
+        or rules.hedged.search(rest)
+    ):
         return None
     listed = {_folded(other[1] or other[2]) for other in rules.others.finditer(rest)} - {_folded(label)}
     listed |= {line for line in (line.strip(_PUNCTUATION).casefold() for line in rest.split("\n")[:1]) if line in by_label}
@@ -247,10 +260,12 @@ def _plain_marks(text: str) -> str:
     """The text without marks of Markdown and LaTeX; a label in bold or code is put in parentheses."""
     text = _LATEX.sub(r"\1", _normal(text))
     text = _MARKED.sub(r"(\2)\3", text)
-    return text.replace("**", "").replace("__", "").replace("`", "").replace("$", "").replace("\\(", "").replace("\\)", "").strip().strip("\"'").strip()
+    return (
+        text.replace("**", "").replace("__", "").replace("`", "").replace("$", "").replace("\\(", "").replace("\\)", "").strip().strip("\"'").strip()
+    )
 
 
-_MARK = r"[.．。:：)）、]"  # noqa: RUF001
+_MARK = r"[.．。:：)）、]"
 
 
 def label_pattern(one: str, marks: str = _MARK) -> str:
@@ -263,8 +278,8 @@ def label_pattern(one: str, marks: str = _MARK) -> str:
         marks: A pattern of the sign after a plain label.
     """
     return (
-        rf"(?:(?P<stars>\*{{1,3}}|__)\s?[(（\[【]?(?P<bold>{one})[)）\]】]?{_MARK}?\s?(?P=stars){_MARK}?"  # noqa: RUF001
-        rf"|[(（](?P<round>{one})[)）]|[\[【](?P<square>{one})[\]】]|(?P<label>{one})[ \t]?(?P<mark>{marks}))"  # noqa: RUF001
+        rf"(?:(?P<stars>\*{{1,3}}|__)\s?[(（\[【]?(?P<bold>{one})[)）\]】]?{_MARK}?\s?(?P=stars){_MARK}?"
+        rf"|[(（](?P<round>{one})[)）]|[\[【](?P<square>{one})[\]】]|(?P<label>{one})[ \t]?(?P<mark>{marks}))"
     )
 
 
@@ -273,7 +288,7 @@ def label_of(match: re.Match[str]) -> str:
     return _normal(match["bold"] or match["round"] or match["square"] or match["label"])
 
 
-_OPTION = re.compile(rf"\s*(?:[-*•]\s+)?{label_pattern('[A-Z0-9Ａ-Ｚ０-９]')}\s*")  # noqa: RUF001
+_OPTION = re.compile(rf"\s*(?:[-*•]\s+)?{label_pattern('[A-Z0-9Ａ-Ｚ０-９]')}\s*")
 
 
 _BLANK = re.compile(r"\s*([A-Z])\s+(.*)\Z", re.DOTALL)
@@ -290,5 +305,5 @@ def without_labels(texts: Iterable[str]) -> list[str]:
     plain = [str(text) for text in texts]
     split = [split_label(text) or ((blank[1], blank[2]) if (blank := _BLANK.match(text)) else None) for text in plain]
     labels = [label for label, _ in filter(None, split)]
-    carried = len(labels) == len(plain) and all(before < after for before, after in zip(labels, labels[1:], strict=False))
+    carried = len(labels) == len(plain) and all(before < after for before, after in pairwise(labels))
     return [words.strip() for _, words in filter(None, split)] if carried else plain

@@ -1,5 +1,7 @@
 """Where in a reply the answer stands. Pure functions."""
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,20 @@ from typing import Any
 
 from apr_plugin.scoring.thought import split_thought
 
-ANSWER_KEYS = ("final_answer", "answer", "prediction", "result", "choice", "option", "label", "letter", "selected_option", "content", "response", "value")
+ANSWER_KEYS = (
+    "final_answer",
+    "answer",
+    "prediction",
+    "result",
+    "choice",
+    "option",
+    "label",
+    "letter",
+    "selected_option",
+    "content",
+    "response",
+    "value",
+)
 """Keys of a JSON object that hold an answer; the first that an object has counts."""
 
 _ANSWER_MARKS = (
@@ -22,7 +37,7 @@ _ANSWER_MARKS = (
 )
 """What models write around an answer: R1-like fine-tunes, GLM-V, OpenThinker, Command A, Kimi K3, LLaVA-CoT."""
 
-_TURN_MARK = r"<[|｜][A-Za-z_▁]{1,40}[|｜]>|</?s>|<(?:eos|bos|end_of_turn|start_of_turn|end_of_utterance|turn\||\|turn)>|<seed:[a-z]{2,4}>|\[/?INST\]"  # noqa: RUF001
+_TURN_MARK = r"<[|｜][A-Za-z_▁]{1,40}[|｜]>|</?s>|<(?:eos|bos|end_of_turn|start_of_turn|end_of_utterance|turn\||\|turn)>|<seed:[a-z]{2,4}>|\[/?INST\]"
 _LEADING_MARKS = re.compile(rf"(?:\s|{_TURN_MARK})*+")
 _LAST_MARK = re.compile(rf"(?:{_TURN_MARK})\Z")
 _FENCE = re.compile(r"\A```[a-zA-Z0-9]{0,12}[ \t]{0,9}\n?(.*?)\n?[ \t]{0,9}```\Z", re.DOTALL)
@@ -55,7 +70,7 @@ def without_turn_marks(text: str) -> str:
 def json_value(text: str) -> Any:
     """The JSON value that is the whole text, in a code fence or bare; `None` where it is none."""
     bare = fenced[1] if (fenced := _FENCE.match(text)) else text
-    if not bare.strip()[:1] in tuple('[{"'):
+    if bare.strip()[:1] not in tuple('[{"'):
         return None
     try:
         return json.loads(bare)
@@ -64,14 +79,16 @@ def json_value(text: str) -> Any:
 
 
 def named_answer(text: str) -> str:
-    """What a reply that is a JSON object names as its answer (`{"answer": "B"}`, a list of one), else the text itself."""
+    """What a reply that is JSON names as its answer (`{"answer": "B"}`, `{"count": 5}`, a list of one), or nothing; any other reply unchanged."""
     value = json_value(text)
+    if value is None:
+        return text
     for _ in range(3):
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 else None
         elif isinstance(value, dict):
             lower = {str(key).casefold().replace(" ", "_"): item for key, item in value.items()}
-            value = next((lower[key] for key in ANSWER_KEYS if key in lower), None)
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) and len(text) < 5000 else text
+            value = next((lower[key] for key in ANSWER_KEYS if key in lower), next(iter(lower.values())) if len(lower) == 1 else None)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100:
+        return str(value)
+    return value if isinstance(value, str) else ""

@@ -1,51 +1,49 @@
 """How models mark their thought, and what a reply says outside it: the one place that knows. Pure functions.
 
-A reply is what stands outside thought. Thought that is never closed leaves no reply; a closing mark without an opening one (the chat template wrote the
-opening one into the prompt) makes all before it thought; of several pieces outside thought the last counts.
+A reply is what stands outside thought. Thought that is never closed leaves no reply; a closing mark without an opening one (the chat template
+wrote that into the prompt) makes all before it thought; of several pieces outside thought the last counts.
 
 The marks are those of released models, by the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the models' own chat templates:
 
-| marks | models |
-|---|---|
-| `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like, with a prefix, suffix or attribute | Qwen, GLM, DeepSeek, InternVL, MiMo, MiniCPM-V, Step, Nemotron, EXAONE (`<thought>`), Hunyuan (`<think:…>`), LongCat (`<longcat_think>`), Seed (`<seed:think>`), MiniMax (`<mm:think>`), K2 (`<ifm|think>`), fine-tunes |
-| `[THINK]` | Magistral, Ministral |
-| `◁think▷` | Kimi-VL, Kimi-Dev |
-| `<|open|>think<|sep|>`, `<|close|>think<|sep|>` | Kimi K3 |
-| `<|channel|>analysis<|message|>`, `<|channel|>final<|message|>`; `analysis…assistantfinal…` where a decoder drops special tokens | gpt-oss |
-| `<|channel>thought`, `<channel|>` | Gemma 4 |
-| `<unused94>`, `<unused95>` | MedGemma |
-| `<|START_THINKING|>`, `<|END_THINKING|>` | Command A |
-| `<|inner_prefix|>`, `<|inner_suffix|>` | Apertus |
-| `<|begin_of_thought|>`, `<|end_of_thought|>` | OpenThinker, Sky-T1 |
-| `Here is my thought process:`, `Here is my response:` | Granite 3.2 |
-"""  # noqa: E501, RUF002 - a table; the marks are as they are
+- `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like, with a prefix, a suffix or an attribute: Qwen, GLM, DeepSeek, InternVL, MiMo,
+  MiniCPM-V, Step, Nemotron, EXAONE, Hunyuan (`<think:…>`), LongCat (`<longcat_think>`), Seed (`<seed:think>`), MiniMax (`<mm:think>`), K2
+  (`<ifm|think>`), many fine-tunes;
+- `[THINK]`: Magistral, Ministral;
+- `◁think▷`: Kimi-VL; `<|open|>think<|sep|>`: Kimi K3;
+- `<|channel|>analysis<|message|>` and `<|channel|>final<|message|>`, or `analysis…assistantfinal…` where a decoder drops special tokens: gpt-oss;
+- `<|channel>thought` and `<channel|>`: Gemma 4; `<unused94>`: MedGemma;
+- `<|START_THINKING|>`: Command A; `<|inner_prefix|>`: Apertus; `<|begin_of_thought|>`: OpenThinker, Sky-T1;
+- `Here is my thought process:` and `Here is my response:`: Granite 3.2.
+"""
+
+# ruff: noqa: RUF001 - full-width and other signs that models write
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from apr_plugin.scoring.objects import MAX_OBJECTS, MAX_SCANNED_CHARS, closing_brace
 
 _NAMES = r"(?:think(?:ing)?|thoughts?|reasoning|reason|analysis|reflection|scratchpad|inner_?monologue)"
 _TAG = rf"(?:[a-z]{{1,12}}[:_|])?{_NAMES}(?:_[a-z]{{1,10}}|:[0-9a-z]{{1,20}})?(?:\s[^<>]{{0,60}})?"
+_HEADER = r"[^<]{0,80}(?:<\|constrain\|>[^<]{0,40})?<\|message\|>"
 
 _PAIRS = {
     "tag": (rf"<{_TAG}>", rf"</{_TAG}>"),
     "square": (r"\[THINK\]", r"\[/THINK\]"),
     "triangle": (r"◁think▷", r"◁/think▷"),
     "sep": (r"<\|open\|>\s{0,2}think\s{0,2}<\|sep\|>", r"<\|close\|>\s{0,2}think\s{0,2}<\|sep\|>"),
-    "channel": (r"<\|channel\|>\s{0,2}(?:analysis|commentary)\b[^<]{0,80}<\|message\|>", r"<\|channel\|>\s{0,2}final\b[^<]{0,80}<\|message\|>"),
+    "channel": (rf"<\|channel\|>\s{{0,2}}(?:analysis|commentary)\b{_HEADER}", rf"<\|channel\|>\s{{0,2}}final\b{_HEADER}"),
     "gemma": (r"<\|channel>\s{0,2}(?:thought|analysis)\b", r"<channel\|>|<\|channel>\s{0,2}(?:content|final|response)\b"),
     "unused": (r"<unused94>", r"<unused95>"),
     "token": (
         r"<\|(?:start_thinking|inner_prefix|begin_of_th(?:ought|ink)|think(?:ing)?)\|>",
         r"<\|(?:end_thinking|inner_suffix|end_of_th(?:ought|ink)|/think(?:ing)?)\|>",
     ),
-    "words": (r"\A\s{0,9}here(?:['’]s|\sis)\smy\sthought\sprocess:", r"here(?:['’]s|\sis)\smy\sresponse:"),  # noqa: RUF001
-    "plain": (r"(?-i:\A\s{0,9}(?:assistant)?analysis(?=[A-Z]))", r"(?-i:assistant\s{0,2}final(?![a-z]))"),
+    "words": (r"here(?:['’]s|\sis)\smy\sthought\sprocess:", r"here(?:['’]s|\sis)\smy\sresponse:"),
+    "plain": (r"(?-i:(?:assistant)?analysis(?=[A-Z]))", r"(?-i:assistant\s{0,2}final)"),
 }
 """Family -> its opening and its closing mark."""
 
@@ -56,15 +54,17 @@ _WORDS = frozenset(("words", "plain"))
 """Families marked by ordinary words: they count in a reply that begins with their opening mark."""
 
 
-def _marks(families: Iterable[str]) -> re.Pattern[str]:
+def _pattern(first: str) -> str:
+    """The marks of the families whose opening mark begins so."""
+    families = [family for family, (opening, _) in _PAIRS.items() if opening.startswith(first)]
     patterns = [f"(?P<open_{family}>{_PAIRS[family][0]})|(?P<close_{family}>{_PAIRS[family][1]})" for family in families]
-    patterns += [f"(?P<end_{family}>{pattern})" for family, pattern in _ENDS_BLOCK_ONLY.items()]
-    return re.compile("|".join(patterns), re.IGNORECASE)
+    patterns += [f"(?P<end_{family}>{pattern})" for family, pattern in _ENDS_BLOCK_ONLY.items() if family in families]
+    return "|".join(patterns)
 
 
-_EVERY = _marks(_PAIRS)
-_SYMBOLS = re.compile(rf"(?=[<\[◁])(?:{_marks(family for family in _PAIRS if family not in _WORDS).pattern})", re.IGNORECASE)
-_BEGINS_WITH_WORDS = re.compile("|".join(_PAIRS[family][0] for family in sorted(_WORDS)), re.IGNORECASE)
+_SYMBOLS = re.compile("|".join(f"(?={first})(?:{_pattern(first)})" for first in ("<", r"\[", "◁")), re.IGNORECASE)
+_EVERY = re.compile(f"{_SYMBOLS.pattern}|{_pattern('here')}|{_pattern('(?-i:')}", re.IGNORECASE)
+_BEGINS_WITH_WORDS = re.compile(rf"\s{{0,9}}(?:{'|'.join(_PAIRS[family][0] for family in sorted(_WORDS))})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

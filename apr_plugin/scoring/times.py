@@ -3,11 +3,14 @@
 Every pattern here repeats a bounded number of times, so that reading takes time in proportion to the text, whatever the text is.
 """
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from apr_plugin.scoring.text import ANSWER_KEYS, answer_part, json_value
 
@@ -57,9 +60,10 @@ _IN_PARENTHESES_OR_BARE = re.compile(rf"\({_PAIR}\)|\A{_LIST_TIME}\s{{0,9}},\s{{
 _LONE_TIME = re.compile(rf"-?{_time(_PLAIN)}", re.IGNORECASE)
 
 _ABOUT = r"(?:(?:about|around|approximately|approx\.|roughly|the|seconds?|timestamp|time|t=|第|大?约)\s{0,3}){0,3}[\"'“‘(]?"
-_ENDED = r"[\"'”’)]?"  # noqa: RUF001
+_ENDED = r"[\"'”’)]?"
 _TO = re.compile(
-    rf"{_ENDED}\s{{0,4}}(?:--?>|[-–—−~～→]|(?:up\s)?to(?![a-z])|until|till|through|到|至|から|부터|에서)\s{{0,4}}{_ABOUT}-?\Z", re.IGNORECASE  # noqa: RUF001
+    rf"{_ENDED}\s{{0,4}}(?:--?>|[-–—−~～→]|(?:up\s)?to(?![a-z])|until|till|through|到|至|から|부터|에서)\s{{0,4}}{_ABOUT}-?\Z",
+    re.IGNORECASE,
 )
 _AND = re.compile(rf"{_ENDED}\s{{0,4}}(?:,\s)?(?:and|&|和|与|與)\s{{0,4}}{_ABOUT}-?\Z", re.IGNORECASE)
 _BETWEEN = re.compile(rf"(?:between\s{{1,4}}|在\s{{0,4}}){_ABOUT}-?\Z", re.IGNORECASE)
@@ -79,14 +83,36 @@ _NO_TIME_AFTER = re.compile(
 )
 _PART = re.compile(rf"({_THOUSANDS}|{_PLAIN})(?:\s{{0,3}}-?({'|'.join(f'(?:{unit})(?![a-z])' for unit in _UNITS.values())}))?", re.IGNORECASE)
 _UNIT_OF = re.compile("|".join(f"(?P<{name}>{unit})" for name, unit in _UNITS.items()), re.IGNORECASE)
-_SIGNS = str.maketrans({"\u2212": "-", "\uff0d": "-", "\uff1a": ":", "\u00a0": " ", **{0xFF10 + digit: str(digit) for digit in range(10)}})
+_SIGNS = str.maketrans("\u2212\uff0d\uff1a\u00a0" + "".join(map(chr, range(0xFF10, 0xFF1A))), "--: 0123456789")
 _LOOK_BACK = 60
 
 _START_KEYS = frozenset(("start", "begin", "from", "onset", "t0"))
 _END_KEYS = frozenset(("end", "stop", "to", "finish", "offset", "t1"))
 _KEY_WORDS = re.compile(r"(?:[_\- ]?(?:time|timestamp|seconds?|secs?|s|at))*\Z|\A(?:time|timestamp|t)[_\- ]", re.IGNORECASE)
-_LIST_KEYS = ("spans", "span", "timestamps", "timestamp", "segments", "segment", "intervals", "interval", "windows", "window", "time_spans", "time_span", "times",
-              "time", "time_range", "time_ranges", "ranges", "range", "events", "moments", "answers", *ANSWER_KEYS)  # fmt: skip
+_LIST_KEYS = (
+    "spans",
+    "span",
+    "timestamps",
+    "timestamp",
+    "segments",
+    "segment",
+    "intervals",
+    "interval",
+    "windows",
+    "window",
+    "time_spans",
+    "time_span",
+    "times",
+    "time",
+    "time_range",
+    "time_ranges",
+    "ranges",
+    "range",
+    "events",
+    "moments",
+    "answers",
+    *ANSWER_KEYS,
+)
 
 
 @dataclass(frozen=True)
@@ -111,10 +137,10 @@ def parse_time(text: str) -> float:
 def parse_spans(text: str) -> list[Span]:
     """Read the time spans an answer names.
 
-    Read are, and the first of these kinds that the text has counts: JSON that is the whole answer, bare or in a code fence (`[[1.5, 4]]`, `[1.5, 4]`,
-    `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs in brackets among words (`The event is at
-    [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `from 1 minute and 5 seconds to 1 minute and
-    20 seconds`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number without a unit takes
+    Read are, and the first of these kinds that the text has counts: JSON that is the whole answer, bare or in a code fence (`[[1.5, 4]]`,
+    `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs in brackets among words (`The event
+    is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1
+    minute and 20 seconds`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number without a unit takes
     that of the other end, else seconds. Percentages, frame numbers and counts are no times, and where it can't be told which times belong together
     ("1 to 2 to 3") there is no span.
 
@@ -172,7 +198,7 @@ def _key(key: str) -> str:
 
 def _json_time(value: object) -> float | None:
     if isinstance(value, str):
-        value = value.translate(_SIGNS).strip()
+        value = _plain(value).strip()
         return _seconds(value, "s") if _LONE_TIME.fullmatch(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -183,8 +209,13 @@ def _json_time(value: object) -> float | None:
 
 
 def _from_words(text: str) -> list[Span]:
-    text = text.translate(_SIGNS).replace("**", "").replace("__", "").replace("`", "")
+    text = _plain(text)
     return _listed(text, _IN_BRACKETS) or _told(text) or _listed(text, _IN_PARENTHESES_OR_BARE)
+
+
+def _plain(text: str) -> str:
+    """The text without marks of Markdown, with ASCII digits and minus signs."""
+    return text.translate(_SIGNS).replace("**", "").replace("__", "").replace("`", "")
 
 
 def _listed(text: str, pattern: re.Pattern[str]) -> list[Span]:
@@ -201,11 +232,10 @@ def _told(text: str) -> list[Span]:
     """Pairs of times in words; none at all where it can't be told which times belong together."""
     times = [_Time(match.start(), match.end(), match[0]) for match in _WORD_TIME.finditer(text)]
     spans: list[Span] = []
+    paired: set[int] = set()
     last_of_pair = -1
-    for at, (first, second) in enumerate(zip(times, times[1:], strict=False)):
-        gap = text[first.end : second.start]
-        if len(gap) > _LOOK_BACK + 40:
-            continue
+    for at, (first, second) in enumerate(pairwise(times)):
+        gap = text[first.end : min(second.start, first.end + 2 * _LOOK_BACK)]
         ranged = _TO.match(gap)
         if not ranged and not _pairs_up(text, first, gap):
             continue
@@ -224,6 +254,10 @@ def _told(text: str) -> list[Span]:
         start, end = _span(first.text, second.text)
         spans.append((-start if negative[0] else start, -end if negative[1] else end))
         last_of_pair = at + 1
+        paired |= {at, at + 1}
+    lone = (time for at, time in enumerate(times) if at not in paired) if "between" in text.casefold() else ()
+    if any(_BETWEEN.search(text, max(0, time.start - _LOOK_BACK), time.start) for time in lone):
+        return []  # "between 1 minute and 30 seconds": one time, and the other is not there
     return spans
 
 
@@ -238,7 +272,7 @@ def _cut_off(text: str, times: list[_Time], at: int, last_of_pair: int) -> bool:
     first, second = times[at], times[at + 1]
     if at > 0 and at - 1 != last_of_pair and _units(times[at - 1].text) and _BESIDE.match(text[times[at - 1].end : first.start]):
         return True
-    if at + 2 < len(times) and _units(second.text) and not _units(second.text)[-1] == "s":
+    if at + 2 < len(times) and _units(second.text) and _units(second.text)[-1] != "s":
         third = times[at + 2]
         beside = _BESIDE.match(text[second.end : third.start])
         begins_pair = at + 3 < len(times) and _TO.match(text[third.end : times[at + 3].start])

@@ -4,6 +4,8 @@ Every pattern here starts from a fixed phrase or a line start and has bounded re
 (a film's subtitles) is read in linear time.
 """
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import re
@@ -18,13 +20,13 @@ from apr_plugin.harnesses.readers.reading import Reading
 from apr_plugin.loop.question import Option, QuestionKind
 from apr_plugin.scoring.options import label_of, label_pattern
 
-_CAPITAL = "[A-ZＡ-Ｚ]"  # noqa: RUF001
+_CAPITAL = "[A-ZＡ-Ｚ]"
 _CJK = r"\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"
 
 _LINE_MARKER = re.compile(rf"^[ \t]*(?:[-•][ \t]*|\*[ \t]+)?(?:(?i:option|choice|选项|選項)[ \t]*)?{label_pattern(_CAPITAL)}[ \t]*", re.MULTILINE)
-"""A label that begins a line: "A. ", "(A) ", "A) ", "A: ", "- A) ", "[A] ", "**A.** ", "A、", "（A）", "Option A: "."""  # noqa: RUF001
+"""A label that begins a line: "A. ", "(A) ", "A) ", "A: ", "- A) ", "[A] ", "**A.** ", "A、", "（A）", "Option A: "."""
 
-_INLINE_MARK = rf"(?:[.)](?=[{_CJK}]|\s)|[．）、])"  # noqa: RUF001
+_INLINE_MARK = rf"(?:[.)](?=[{_CJK}]|\s)|[．）、])"
 
 _INLINE_MARKER = re.compile(rf"(?:(?<!\S)|(?<=[{_CJK}])){label_pattern(_CAPITAL, _INLINE_MARK)}[ \t]*")
 """A label within a line. "A:" is left out: within a line it is a speaker more often than an option."""
@@ -115,7 +117,7 @@ def split_options(text: str) -> Split:
     stops = [marker.start for marker in run[1:]] + [end]
     texts = [text[marker.end : stop].strip() for marker, stop in zip(run, stops, strict=True)]
     if inline:
-        texts = [option.rstrip(",;，； ") for option in texts]  # noqa: RUF001
+        texts = [option.rstrip(",;，； ") for option in texts]
         texts[-1] = strip_instructions(texts[-1])
     options = tuple(Option(label=marker.label, text=option) for marker, option in zip(run, texts, strict=True))
     return Split(text[: run[0].start], options, text[end:])
@@ -147,7 +149,7 @@ def _markers(text: str, pattern: re.Pattern[str], style_of: Callable[[re.Match[s
 
 def _line_style(match: re.Match[str]) -> str:
     """Labels that begin lines make one list however they are written; only "A:" is a style of its own, as it may be a speaker's."""
-    return ":" if match["mark"] in (":", "：") else "line"  # noqa: RUF001
+    return ":" if match["mark"] in (":", "：") else "line"
 
 
 def _inline_style(match: re.Match[str]) -> str:
@@ -160,7 +162,7 @@ def _may_open(text: str, marker: _Marker) -> bool:
     if marker.style not in (".", "、") or marker.label != "A":
         return True
     before = text[max(0, marker.start - 20) : marker.start].rstrip()
-    return not before or before[-1] in ".?!:;,)\"'？。！：；，）"  # noqa: RUF001
+    return not before or before[-1] in ".?!:;,)\"'？。！：；，）"
 
 
 def _last_run(markers: Iterable[_Marker], *, recent: bool) -> list[_Marker] | None:
