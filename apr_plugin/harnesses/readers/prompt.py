@@ -31,8 +31,8 @@ _INLINE_MARK = rf"(?:[.)](?=[{_CJK}]|\s)|[．）、])"
 _INLINE_MARKER = re.compile(rf"(?:(?<!\S)|(?<=[{_CJK}])){label_pattern(_CAPITAL, _INLINE_MARK)}[ \t]*")
 """A label within a line. "A:" is left out: within a line it is a speaker more often than an option."""
 
-MAX_GAP = 3
-"""How many labels a list of options may leave out in a row (A, B, D)."""
+MAX_STEP = 3
+"""The next label of a list is at most so many letters further on: two labels in a row may be missing (A, B, D)."""
 
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>[ \t]*")
 """Media tokens of another model's template; a policy that has such tokens itself would count them as media."""
@@ -182,7 +182,7 @@ def _last_run(markers: Iterable[_Marker], *, recent: bool) -> list[_Marker] | No
             run = [marker]
             runs.append(run)
         else:
-            stacks = [stack for gap in range(1, MAX_GAP + 1) if (stack := ending.get((marker.style, letter - gap)))]
+            stacks = [stack for step in range(1, MAX_STEP + 1) if (stack := ending.get((marker.style, letter - step)))]
             if not stacks:
                 continue
             run = (max(stacks, key=lambda stack: stack[-1][-1].start) if recent else stacks[0]).pop()
