@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
 from apr_plugin.errors import told
-from apr_plugin.loop.action import ACTIONS
 from apr_plugin.loop.context import Context
-from apr_plugin.loop.feedback import ActionError, ErrorCode
-from apr_plugin.loop.parse import ParsedTurn, parse_turn
 from apr_plugin.loop.policy import Generation, GenerationTimings, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.loop.text import printable
 
@@ -92,14 +89,6 @@ class Asking:
             if isinstance(error, PolicyUnavailable):
                 raise
             raise PolicyUnavailable(f"the policy {self.policy.name} failed: {told(error)}") from error
-
-
-def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
-    """`parse_turn` of what was generated. Where there are no words, the error says what came instead of them."""
-    parsed = parse_turn(generation.text, answer_only=answer_only, offered=offered)
-    if generation.remark and not generation.text.strip():
-        return replace(parsed, error=ActionError(ErrorCode.MALFORMED_JSON, generation.remark))
-    return parsed
 
 
 def _plain(generation: object) -> Generation:

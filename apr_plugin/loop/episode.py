@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from apr_plugin.errors import told
 from apr_plugin.loop.action import Answer, Look, offered_actions
-from apr_plugin.loop.asking import Asking, ContextFull, WallClock, read_turn
+from apr_plugin.loop.asking import Asking, ContextFull, WallClock
 from apr_plugin.loop.config import EpisodeConfig, package_versions
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
@@ -23,6 +23,7 @@ from apr_plugin.loop.plan import LookPlan
 from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
+from apr_plugin.loop.reply import AnswerReply, read_answer, read_turn
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import Callers, OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
@@ -186,6 +187,9 @@ class Episode:
             return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
         return self._environment.check_answer(action.content)
 
+    def _checked(self, reply: AnswerReply) -> str | ActionError:
+        return reply.fault or self._environment.check_answer(reply.content)
+
     async def _read(self, read: Callable[[_In], _Out], argument: _In, what: Literal["open", "look"]) -> _Out:
         """Read media in a thread; whatever a decoder raises becomes a `MediaError`."""
         clock = asyncio.timeout(self._seconds_left())
@@ -248,14 +252,12 @@ class Episode:
         if left_out:
             why += f" The notes of the first {left_out} turns did not fit and were left out."
         generation, model_s = await self._generate(prompt, len(self._turns) + 1)
-        parsed = read_turn(generation, answer_only=True)
-        content = parsed.action.content if isinstance(parsed.action, Answer) else ""
-        bare = generation.text.strip()
-        if "{" not in bare and isinstance(self._environment.check_answer(bare), str):
-            content = bare  # the answer itself, without the object around it
-        checked = self._environment.check_answer(content) if content else parsed.error or _no_answer()
+        reply = read_answer(generation, self.question)
+        checked, content = self._checked(reply), reply.content
         error = checked if isinstance(checked, ActionError) else None
-        self._note(parsed, generation, model_s, error, forced=True)
+        if error is not None and reply.bare and reply.fault is None:  # words, and not the answer itself
+            content, checked = "", reply.parsed.error or error
+        self._note(reply.parsed, generation, model_s, error, forced=True)
         if isinstance(checked, str):
             return self._end(StopReason.FORCED, answer=checked, valid=True, detail=why)
         if content:
@@ -280,11 +282,10 @@ class Episode:
         except ContextFull:
             return self._end(StopReason.TOKENS, detail="; ".join([*notes, f"{self._asking.context.full} The question does not fit into it."]))
         self._let_go()
-        parsed = read_turn(generation, answer_only=True)
-        content = parsed.action.content if isinstance(parsed.action, Answer) else generation.text.strip()
-        checked = self._environment.check_answer(content) if content else parsed.error if generation.remark and parsed.error else _no_answer()
+        reply = read_answer(generation, self.question)
+        checked, content = self._checked(reply), reply.content
         error = checked if isinstance(checked, ActionError) else None
-        self._note(replace(parsed, error=None), generation, model_s, error, media_s)
+        self._note(replace(reply.parsed, error=None), generation, model_s, error, media_s)
         if isinstance(checked, str):
             return self._end(StopReason.ANSWERED, answer=checked, valid=True, detail="; ".join(notes))
         notes.append(checked.message)
@@ -380,10 +381,6 @@ class Episode:
             question_hash=self.question.content_hash(),
             versions=package_versions(),
         )
-
-
-def _no_answer() -> ActionError:
-    return ActionError(ErrorCode.ANSWER_EXPECTED, "the reply held no answer.")
 
 
 def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts: list[Percept]) -> Prompt:

@@ -177,7 +177,7 @@ class Generation:
     """Tokens in and out."""
 
     finish_reason: str = "stop"
-    """`stop`, or `length` where the turn was cut off at `max_new_tokens`."""
+    """`stop`, or `length` (some servers: `max_tokens`) where the turn was cut off at `max_new_tokens`."""
 
     token_ids: tuple[int, ...] | None = None
     """The sampled tokens, where the engine gives them."""
@@ -196,6 +196,11 @@ class Generation:
 
     remark: str = ""
     """What an empty text stands for, where the engine tells: thought that was cut off, a call of a tool. The policy reads it as the turn's error."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the turn was cut off at its length limit."""
+        return self.finish_reason.casefold() in ("length", "max_tokens")
 
 
 Modality = Literal["frames", "audio", "clip"]
