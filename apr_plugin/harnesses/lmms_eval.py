@@ -29,7 +29,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from apr_plugin.errors import AprError
-from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up
+from apr_plugin.harnesses.arguments import check_once
+from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line
+from apr_plugin.harnesses.options import check_evaluation
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.decoding import Decoding
@@ -40,6 +42,7 @@ from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
+from apr_plugin.terminal import guard_logs, one_line
 
 _T = TypeVar("_T")
 
@@ -60,7 +63,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
         super().__init__()
         self.device = device or "cpu"
         self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        if under_its_command_line():
+            guard_logs()
         try:
+            check_evaluation()
             self.settings = read_settings({**arguments, **(policy_args or {})})
         except AprError as error:
             end_with(error, status=2)
@@ -69,6 +75,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ActivePerception:
         """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
+        try:
+            check_once(arg_string)
+        except AprError as error:
+            end_with(error, status=2)
         own = simple_parse_args_string(arg_string)
         flags = {key: value for key, value in (additional_config or {}).items() if value is not None}
         policy_args = {key: own.pop(key) for key in ("batch_size", "device") if key in own}
@@ -162,7 +172,11 @@ class ActivePerception(lmms):  # type: ignore[misc]
         metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
         log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
         logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
-        failed = [f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}" for t in trajectories if t.stop_reason.failed]
+        failed = [
+            one_line(f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}", 600)
+            for t in trajectories
+            if t.stop_reason.failed
+        ]
         FAILURES.extend(failed)
         for line in failed[:5]:
             logger.error("apr: {}", line)
