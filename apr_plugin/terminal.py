@@ -57,8 +57,12 @@ def shortened(text: str, longest: int = 200) -> str:
 
 def quoted(value: object, longest: int = 200) -> str:
     """A value as Python writes it, for a message; without its middle where it is long."""
-    text = repr(shortened(value, longest)) if isinstance(value, str) else repr(value)
-    return shortened(text, longest + 2)
+    if isinstance(value, str):
+        return repr(shortened(value, longest))
+    try:
+        return shortened(repr(value), longest)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a number of {value.bit_length() if isinstance(value, int) else 'very many'} bits"
 
 
 def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
