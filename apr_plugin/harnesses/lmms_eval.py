@@ -42,6 +42,7 @@ from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
+from apr_plugin.media.confine import confine
 from apr_plugin.terminal import guard_logs, one_line
 
 _T = TypeVar("_T")
@@ -87,7 +88,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request; the list has their order and length."""
         _keep_out_of_cache(requests)
-        jobs = _jobs(requests, self.task_dict)
+        jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         self._tasks |= {job.question.task for job in asked}
         config_hash = settings.config.hash(settings.policy)
@@ -191,7 +192,7 @@ class _Job:
         self.question, self.reading, self.pictures = question, reading, pictures
 
 
-def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
+def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) -> list[_Job | None]:
     """A job for each request; `None` for the clones that pad the ranks to equal length."""
     seen: Counter[tuple[str, str, str]] = Counter()
     jobs: list[_Job | None] = []
@@ -201,7 +202,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
             continue
         context, doc_to_messages, _, doc_id, task, split = request.args
         doc = task_dict[task][split][doc_id]
-        prompt, videos, pictures = _messages(str(context), doc_to_messages, task_dict[task][split], doc_id)
+        prompt, videos, pictures = _messages(str(context), doc_to_messages, task_dict[task][split], doc_id, media_root)
         name, reading = read(task, doc, prompt)
         key = (task, split, str(doc_id))
         question = Question(
@@ -230,7 +231,9 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
         request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
 
 
-def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+def _messages(
+    context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
+) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
     """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
@@ -241,16 +244,16 @@ def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, do
         images, videos, audios = messages.extract_media()
         prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
         refs = tuple(_media_ref(item) for item in [*videos, *audios])
-        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id)
+        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return context, (MediaRef(path=f"<no media: {type(error).__name__}: {error}>"),), None
 
 
-def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, pixels: int | None) -> list[ImagePart]:
+def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None) -> list[ImagePart]:
     """A doc's pictures, each with at most so many pixels. Holding those of a whole task would take more memory than there is."""
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
-        return [_picture(image, pixels) for image in images]
+        return [_picture(image, media_root, pixels) for image in images]
     except SystemExit as error:  # a task's way of saying that a file is missing
         raise RuntimeError(str(error)) from error
 
@@ -267,8 +270,9 @@ def _media_ref(item: Any) -> MediaRef:
     return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
 
 
-def _picture(image: Any, pixels: int | None) -> ImagePart:
+def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePart:
     if isinstance(image, str):
+        confine(image, media_root)
         image = Image.open(image)
     image = image.convert("RGB")
     return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
