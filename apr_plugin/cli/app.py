@@ -21,6 +21,8 @@ class _Commands(TyperGroup):
             return super().main(*arguments, standalone_mode=False, **more)  # type: ignore[misc]
         try:
             status = super().main(*arguments, standalone_mode=False, **more)  # type: ignore[misc]
+        except typer.Abort:
+            raise SystemExit(130) from None
         except Exception as error:
             if not hasattr(error, "format_message"):  # typer has click's exceptions, or its own copies of them
                 raise

@@ -19,7 +19,7 @@ from apr_plugin.harnesses.options import check_options, say_unused
 from apr_plugin.harnesses.settings import check_arguments
 from apr_plugin.installed import explain, importing, is_import_fault
 from apr_plugin.policies import did_you_mean
-from apr_plugin.terminal import complain, console, guard_logs, print_traceback, quoted, shortened
+from apr_plugin.terminal import complain, console, guard_logs, plain, print_traceback, quoted, shortened
 
 HELP = """\
 Usage: apr eval [OPTIONS OF LMMS-EVAL]
@@ -158,7 +158,7 @@ def _print_list(args: Any) -> None:
 
     manager = TaskManager("ERROR", include_path=args.include_path)
     left_out = {f"list_{kind}": False for kind in _LISTS[args.tasks]}
-    print(manager.list_all_tasks(**left_out) if left_out else "\n".join(sorted(manager.all_tasks)))  # noqa: T201
+    print(plain(manager.list_all_tasks(**left_out) if left_out else "\n".join(sorted(manager.all_tasks))))  # noqa: T201
 
 
 def _check_model_args(text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
@@ -54,7 +53,7 @@ def _plainly(number: float) -> str:
     return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
-def limits_of(model: type[BaseModel], field: str) -> Any:
+def limits_of(model: type[BaseModel], field: str) -> Limits | None:
     """The limits that a field of a model has; `None` where it is no number with a range."""
     info = model.model_fields[field]
     found = {type(bound): bound for bound in info.metadata}

@@ -24,8 +24,7 @@ from apr_plugin.terminal import quoted, shortened
 _SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
 _BUDGET = tuple(Budget.model_fields)
 _LIMITS: dict[str, Limits] = {
-    "passive_frames": limits_of(EpisodeConfig, "passive_frames"),
-    "seed": limits_of(EpisodeConfig, "seed"),
+    **{key: limits for key in ("passive_frames", "seed") if (limits := limits_of(EpisodeConfig, key)) is not None},
     "concurrency": Limits(1, 10_000, whole=True),
     "decode_threads": Limits(1, 1024, whole=True),
     "decoded_gib": Limits(0.001, 65_536),
