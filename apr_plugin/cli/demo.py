@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from apr_plugin import terminal
 from apr_plugin.cli.ask import parse_model_args
 from apr_plugin.cli.needle import run_make
 from apr_plugin.errors import AprError, require
@@ -63,15 +64,15 @@ def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
         SystemExit: an evaluation failed, with its status; it has said why.
     """
     require("lmms_eval", "lmms")
-    console = Console()
+    console = terminal.console()
     began = time.perf_counter()
     out = out.expanduser().resolve()
-    console.print(f"[bold]1. real videos[/] of 1 to 120 minutes with sound, made from a seed into {out / 'needle'}")
+    console.print(Text("1. real videos", "bold"), f"of 1 to 120 minutes with sound, made from a seed into {out / 'needle'}")
     made = run_make(out / "needle", None, videos_per_bucket=videos_per_bucket)
     made_s = time.perf_counter() - began
     scored: dict[str, dict[tuple[str, str], Scored]] = {}
     for number, (arm, arguments) in enumerate(ARMS.items(), 2):
-        console.print(f"[bold]{number}. {arm}[/] through lmms-eval: --model apr --model_args {arguments}")
+        console.print(Text(f"{number}. {arm}", "bold"), f"through lmms-eval: --model apr --model_args {arguments}")
         scored[arm] = _evaluate(out / arm.replace(" ", "-"), made, f"{arguments},concurrency={concurrency}")
     print_tables(console, scored)
     console.print(f"made in {made_s:.0f} s, everything in {time.perf_counter() - began:.0f} s")
@@ -132,7 +133,7 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode != 0:  # its error is on the screen already
-        Console(stderr=True).print(f"lmms-eval's output is in {log}; the same command continues where it was", soft_wrap=True, markup=False)
+        terminal.console(stderr=True, soft_wrap=True).print(f"lmms-eval's output is in {log}; the same command continues where it was")
         raise SystemExit(done.returncode)
     settings = read_settings(parse_model_args(arguments))
     store = TrajectoryStore(folder / "trajectories", settings.config.hash(settings.policy), {})

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin import __version__, installed
+from apr_plugin import __version__, installed, terminal
 from apr_plugin.config import api_key, cache_dir, needle_dir
 from apr_plugin.installed import TRY_S, Tried, try_import
 from apr_plugin.loop.text import printable
@@ -74,7 +74,7 @@ def run_doctor(fast: bool = False) -> int:
     Args:
         fast: Look at what is installed and try nothing.
     """
-    console = Console()
+    console = terminal.console()
     absent = {name: [module for module in extra.modules if not _is_there(module)] for name, extra in EXTRAS.items()}
     console.print(_facts(console))
     tried = {} if fast else _try({"reader": READER} | {name: extra.tried for name, extra in EXTRAS.items() if not absent[name]})
@@ -84,10 +84,11 @@ def run_doctor(fast: bool = False) -> int:
     for name, extra in EXTRAS.items():
         missing = absent[name]
         state = _version(extra.modules[0]) if not missing else "no" if missing == list(extra.modules) else f"no {', '.join(missing)}"
-        add = f"pip install 'apr-plugin\\[{name}]'" if missing else ""
+        add = f"pip install 'apr-plugin[{name}]'" if missing else ""
+        how = Text()
         if name in tried:
-            state += ", works" if tried[name].works else ", [bold red]BROKEN[/]"
-        table.add_row(name, state, extra.purpose, add)
+            how = Text(", works") if tried[name].works else Text(", ") + Text("BROKEN", "bold red")
+        table.add_row(name, Text(state) + how, extra.purpose, add)
     console.print(table)
     _print_releases(console)
     broken = {name: found for name, found in tried.items() if not found.works}
@@ -126,7 +127,7 @@ def _try(wanted: dict[str, tuple[str, ...]]) -> dict[str, Tried]:
     """Try everything, two at once, each in a process of its own."""
     found: dict[str, Tried] = {}
     columns = (TextColumn("trying what is installed"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress, ThreadPoolExecutor(2) as pool:
+    with Progress(*columns, console=terminal.console(stderr=True), transient=True) as progress, ThreadPoolExecutor(2) as pool:
         task = progress.add_task("", total=len(wanted))
 
         def run(name: str) -> None:

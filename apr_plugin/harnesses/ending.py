@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from apr_plugin import interrupt
 from apr_plugin.errors import UNANSWERED, AprError
+from apr_plugin.terminal import complain
 
 NO_ANSWER = "(null)"
 """What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
@@ -30,8 +31,8 @@ exit_status_is_set = False
 
 def end_with(error: AprError, status: int = 1) -> NoReturn:
     """End with one clear message; under lmms-eval's command line the way that it does not catch, else by raising the error."""
-    if _under_its_command_line():
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    if under_its_command_line():
+        complain(str(error))
         raise SystemExit(status) from None
     raise error
 
@@ -41,7 +42,7 @@ def watch() -> None:
 
     It catches every exception, logs it and goes on to return 0; and a Ctrl-C can vanish in code that is not ours (see `interrupt`).
     """
-    if exit_status_is_set or not _under_its_command_line():
+    if exit_status_is_set or not under_its_command_line():
         return
     interrupt.install(_stopped)
     import loguru
@@ -85,7 +86,7 @@ def sum_up() -> None:
         ranks: list[list[str]] = [[]] * distributed.get_world_size()
         distributed.all_gather_object(ranks, FAILURES)
         FAILURES[:] = [line for rank in ranks for line in rank] if distributed.get_rank() == 0 else []
-    if FAILURES and not exit_status_is_set and _under_its_command_line():
+    if FAILURES and not exit_status_is_set and under_its_command_line():
         leave_with(UNANSWERED)
 
 
@@ -104,7 +105,7 @@ def leave_with(status: int) -> None:
     at_exit(ctypes.cast(flush, ctypes.c_void_p), None, None)
 
 
-def _under_its_command_line() -> bool:
+def under_its_command_line() -> bool:
     """Whether lmms-eval's command line runs in the main thread, rather than a program that uses its evaluator."""
     frames = traceback.walk_stack(sys._current_frames().get(threading.main_thread().ident or 0))
     return any(frame.f_code.co_name == "cli_evaluate" and frame.f_globals.get("__package__") == "lmms_eval" for frame, _ in frames)

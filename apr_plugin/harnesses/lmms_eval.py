@@ -30,7 +30,9 @@ from tqdm import tqdm
 
 from apr_plugin import interrupt
 from apr_plugin.errors import AprError, told
-from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up, watch
+from apr_plugin.harnesses.arguments import check_once
+from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line, watch
+from apr_plugin.harnesses.options import check_evaluation
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.decoding import Decoding
@@ -42,7 +44,9 @@ from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
+from apr_plugin.media.confine import confine
 from apr_plugin.media.opening import descriptor
+from apr_plugin.terminal import guard_logs, one_line
 
 _T = TypeVar("_T")
 
@@ -64,7 +68,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
         watch()
         self.device = device or "cpu"
         self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        if under_its_command_line():
+            guard_logs()
         try:
+            check_evaluation()
             self.settings = read_settings({**arguments, **(policy_args or {})})
         except AprError as error:
             end_with(error, status=2)
@@ -73,6 +80,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ActivePerception:
         """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
+        try:
+            check_once(arg_string)
+        except AprError as error:
+            end_with(error, status=2)
         own = simple_parse_args_string(arg_string)
         flags = {key: value for key, value in (additional_config or {}).items() if value is not None}
         policy_args = {key: own.pop(key) for key in ("batch_size", "device") if key in own}
@@ -81,7 +92,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request; the list has their order and length."""
         _keep_out_of_cache(requests)
-        jobs = _jobs(requests, self.task_dict)
+        jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         self._tasks |= {job.question.task for job in asked}
         config_hash = settings.config.hash(settings.policy)
@@ -167,7 +178,11 @@ class ActivePerception(lmms):  # type: ignore[misc]
         metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
         log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
         logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
-        failed = [f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}" for t in trajectories if t.stop_reason.failed]
+        failed = [
+            one_line(f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}", 600)
+            for t in trajectories
+            if t.stop_reason.failed
+        ]
         FAILURES.extend(failed)
         for line in failed[:5]:
             logger.error("apr: {}", line)
@@ -182,7 +197,7 @@ class _Job:
         self.question, self.reading, self.pictures = question, reading, pictures
 
 
-def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
+def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) -> list[_Job | None]:
     """A job for each request; `None` for the clones that pad the ranks to equal length."""
     seen: Counter[tuple[str, str, str]] = Counter()
     jobs: list[_Job | None] = []
@@ -194,7 +209,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
         _, _, _, doc_id, task, split = request.args
         key = (task, split, str(doc_id))
         try:
-            jobs.append(_job(request, task_dict[task][split], seen[key]))
+            jobs.append(_job(request, task_dict[task][split], seen[key], media_root))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
             reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
             question = Question(
@@ -205,9 +220,9 @@ def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
     return jobs
 
 
-def _job(request: Instance, docs: Any, repeat: int) -> _Job:
+def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _Job:
     context, doc_to_messages, _, doc_id, task, split = request.args
-    prompt, videos, pictures = _messages(str(context), doc_to_messages, docs, doc_id)
+    prompt, videos, pictures = _messages(str(context), doc_to_messages, docs, doc_id, media_root)
     name, reading = read(task, docs[doc_id], prompt)
     question = Question(
         text=reading.text,
@@ -238,7 +253,9 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
         request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
 
 
-def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+def _messages(
+    context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
+) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
     """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
@@ -249,16 +266,16 @@ def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, do
         images, videos, audios = messages.extract_media()
         prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
         refs = tuple(_media_ref(item) for item in [*videos, *audios])
-        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id)
+        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return context, (_nothing("media", error),), None
 
 
-def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, pixels: int | None) -> list[ImagePart]:
+def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None) -> list[ImagePart]:
     """A doc's pictures, each with at most so many pixels. Holding those of a whole task would take more memory than there is."""
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
-        return [_picture(image, pixels) for image in images]
+        return [_picture(image, media_root, pixels) for image in images]
     except SystemExit as error:  # a task's way of saying that a file is missing
         raise RuntimeError(str(error)) from error
 
@@ -275,10 +292,11 @@ def _media_ref(item: Any) -> MediaRef:
     return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
 
 
-def _picture(image: Any, pixels: int | None) -> ImagePart:
+def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePart:
     if isinstance(image, str):
+        confine(image, media_root)
         with descriptor(image) as fd, open(fd, "rb", closefd=False) as file:
-            return _picture(Image.open(file), pixels)
+            return _picture(Image.open(file), None, pixels)
     image = image.convert("RGB")
     return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
 

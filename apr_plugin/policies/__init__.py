@@ -14,6 +14,7 @@ from typing import Any
 from apr_plugin.errors import AprError
 from apr_plugin.installed import BrokenInstall, explain, importing, is_import_fault
 from apr_plugin.loop.policy import Policy
+from apr_plugin.terminal import quoted
 
 POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
@@ -33,7 +34,7 @@ def policy_class(name: str) -> type[Any]:
         AprError: there is no policy of that name.
     """
     if name not in POLICIES:
-        raise AprError(f"there is no policy {name!r}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
+        raise AprError(f"there is no policy {quoted(name, 60)}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
     module, _, attribute = POLICIES[name].partition(":")
     with importing(f"policy {name}", _extra(name)):
         found: type[Any] = getattr(importlib.import_module(module), attribute)

@@ -169,7 +169,7 @@ def load_docs(out_dir: Path | str) -> list[Doc]:
         FileNotFoundError: the folder holds no finished set.
     """
     out = Path(out_dir).expanduser().resolve()
-    if not (out / SPEC_NAME).exists() or not (out / DOCS_NAME).exists():
+    if not (out / SPEC_NAME).is_file() or not (out / DOCS_NAME).is_file():
         raise FileNotFoundError(f"no finished needle set in {out}: make it with `apr needle make --out {out}`")
     docs: list[Doc] = [json.loads(line) for line in (out / DOCS_NAME).read_text(encoding="utf-8").splitlines()]
     for doc in docs:
