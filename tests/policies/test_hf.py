@@ -22,7 +22,7 @@ from apr_plugin.loop.policy import EVERY_MODALITY, Message, TextPart, VideoPart
 from apr_plugin.policies.hf import HfPolicy
 
 Tiny = Callable[[str], Path]
-NAMES = ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_omni_moe_full")
+NAMES = ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_full")
 
 
 @pytest.fixture(scope="module")
