@@ -3,7 +3,7 @@
     python tests/tiny_models.py qwen2_5_vl /tmp/tiny      # any name of FAMILIES
 
 They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE, attention heads of 32 (vLLM's
-CPU backend has none smaller). Under a million weights, a byte-level tokenizer of about 1,000 tokens.
+CPU backend has none smaller; of linear attention it has none but 128). About a million weights, a byte-level tokenizer of about 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -102,12 +102,13 @@ def _merges(special: tuple[str, ...]) -> str:
 
 def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str, ...] = ()) -> Any:
     """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for, `plain` tokens that are decoded."""
+    import transformers
     from tokenizers import AddedToken, Tokenizer
-    from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer.from_str(_merges(SPECIAL + extra))
     made.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
-    return PreTrainedTokenizerFast(
+    kind = "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"  # the processors of 4.57 take no other
+    return getattr(transformers, kind)(
         tokenizer_object=made,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -124,7 +125,11 @@ def _sizes(patch: int, edge: int) -> dict[str, Any]:
 
 
 def _text(tokenizer: Any, section: list[int], interleaved: bool = False, **more: Any) -> dict[str, Any]:
+    import transformers
+
     mrope = {"mrope_interleaved": True} if interleaved else {}  # transformers does it unasked, vLLM wants it said
+    if transformers.__version__ < "5":  # where positions are described otherwise
+        more |= {"rope_theta": 10_000.0, "rope_scaling": {"rope_type": "default", "mrope_section": section}}
     return {
         "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
         "hidden_size": HIDDEN,
@@ -296,7 +301,7 @@ def _qwen3_5(edge: int, moe: bool = False) -> tuple[Any, Any]:
         video_processor=Qwen3VLVideoProcessor(**_sizes(16, edge)),
         chat_template=template(VISION, None, thinks=True),
     )
-    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+    linear = {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64}
     text = _text(tokenizer, [3, 3, 2], interleaved=True, head_dim=64, **linear, **(experts if moe else {}))
     text["rope_parameters"]["partial_rotary_factor"] = 0.25  # a quarter of each head turns: 8 pairs

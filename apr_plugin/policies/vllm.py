@@ -123,7 +123,8 @@ class VllmPolicy:
         } | ({"chat_template_kwargs": template} if template else {})
         arguments = {key: value for key, value in wanted.items() if value is not None}
         # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw logits.
-        # No two requests share processed media: its cache is kept twice, here and in the engine, and the two have come apart in some releases.
+        # vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two caches come apart: the engine looks for
+        # what only the other holds, and every later request waits for ever (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
         arguments["mm_processor_cache_gb"] = 0
         arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, entropy_top_k), "disable_log_stats": False}
         if quantization != "bitsandbytes":  # which has a loader of its own

@@ -159,8 +159,8 @@ async def _cancel_others() -> None:
 def _safe(arguments: Mapping[str, Any], linear: bool) -> dict[str, Any]:
     """The arguments, and on the CPU without prefill in chunks.
 
-    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset", vLLM 0.32). The prefix cache of
-    linear attention needs such chunks, so on the CPU it is off.
+    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset", vLLM 0.32). The prefix cache
+    of linear attention needs such chunks, so on the CPU it is off.
     """
     from vllm.platforms import current_platform
 
