@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apr_plugin.errors import AprError
@@ -85,3 +86,21 @@ def did_you_mean(word: str, known: Any) -> str:
     """`" (did you mean 'x'?)"` where a known word is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def json_object(name: str, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """An argument that is a mapping, or the JSON of one; empty where it was not given.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if given is None or given == "":
+        return {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise ValueError(f"{name} must be a JSON object: {error}") from error
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} must be a JSON object, not {given!r:.80}")
+    return dict(given)
