@@ -60,7 +60,7 @@ def test_on_a_real_engine(tiny: Callable[[str], Path]) -> None:
     model = str(tiny("qwen2_5_omni_full"))
     transformers = make_policy("hf", pretrained=model, device="cpu", dtype="float32")
     by_transformers = {kind: asyncio.run(transformers.generate(prompt, GREEDY)).token_ids for kind, prompt in for_both_engines().items()}
-    families = [str(tiny(name)) for name in ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_omni_moe_full")]
+    families = [str(tiny(name)) for name in ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_omni_moe_full")]
     transformers.close()
     command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__).with_name("vllm_inside.py"))]
     environment = vllm_environment() | {
