@@ -306,14 +306,14 @@ def test_whatever_fails_inside_an_episode_is_its_questions_reason(
     """Neither the policy nor the video: a fault of the loop itself."""
     from apr_plugin.loop import episode
 
-    real = episode.parse_turn
+    real = episode.turn_of
 
-    def parse(text: str, **more: Any) -> Any:
-        if "poison" in text:
+    def turn_of(parsed: Any, generation: Generation, *more: Any, **named: Any) -> Any:
+        if "poison" in generation.text:
             raise fault
-        return real(text, **more)
+        return real(parsed, generation, *more, **named)
 
-    monkeypatch.setattr(episode, "parse_turn", parse)
+    monkeypatch.setattr(episode, "turn_of", turn_of)
 
     class Poisoned(Busy):
         async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -332,10 +332,10 @@ def test_whatever_fails_inside_an_episode_is_its_questions_reason(
 def test_what_asks_the_process_to_end_is_no_questions_reason(end: BaseException, shared_videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
     from apr_plugin.loop import episode
 
-    def parse(text: str, **more: Any) -> Any:
+    def turn_of(*more: Any, **named: Any) -> Any:
         raise end
 
-    monkeypatch.setattr(episode, "parse_turn", parse)
+    monkeypatch.setattr(episode, "turn_of", turn_of)
     with pytest.raises(type(end)):
         asyncio.run(run_episodes(ask(1, shared_videos["silent"]), Busy(seconds=0), CONFIG))
 
