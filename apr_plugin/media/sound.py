@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, words
+from apr_plugin.media.index import Track
+from apr_plugin.media.indexed import sound_packets
 from apr_plugin.media.pick import Effort
 from apr_plugin.media.reader import demux
 
@@ -36,6 +39,7 @@ def read_sound(
     deadline: float,
     cancelled: threading.Event | None,
     progress: Effort,
+    track: Track | None = None,
 ) -> tuple[NDArray[np.float32], float, int]:
     """The sound of a window.
 
@@ -53,9 +57,14 @@ def read_sound(
     fault: BaseException | None = None
     aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else max(start_s - _PREROLL_S, 0.0)
     try:
-        seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
-        _seek(container, stream, math.floor((Fraction(aim) + zero) / stream.time_base) if seekable else stream.start_time or 0)
-        for packet in demux(container, stream):
+        ticks = math.floor((Fraction(aim) + zero) / stream.time_base)
+        if track is not None:  # its times are known from reading the file through
+            following: Iterator[Packet] = sound_packets(container, stream, track, ticks)
+        else:
+            seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
+            _seek(container, stream, ticks if seekable else stream.start_time or 0)
+            following = demux(container, stream)
+        for packet in following:
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
             packets += 1

@@ -1,0 +1,265 @@
+"""Every packet of a file, in the order of the file, for containers whose times can't be trusted after a seek.
+
+MPEG program streams, ASF and others give most packets no time of their own; libav makes the times up from what it has read since the last seek, and
+makes up others than when it reads from the beginning. Such a file is read through once (nothing is decoded); after a seek each packet is recognised by
+its place, size and check sum, and gets the time it has when read from the beginning.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from apr_plugin.media.clock import Stamp, offsets, runs_steadily
+
+_TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf", "mxf")
+"""Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `Reader` knows how to do."""
+
+_BY_BYTES = ("mpegts", "mpeg", "mpegvideo")  # where a byte is a better aim than a time, since clocks may start again
+_BACK_BYTES = (0, 1 << 16, 1 << 20, 1 << 24)
+_BACK_S = (0.0, 1.0, 5.0, 30.0)
+_SEARCH = 20_000  # packets looked at after a seek
+_KEPT = 4  # indexes kept of files opened before
+
+Source = VideoStream | AudioStream
+
+
+class Astray(OSError):
+    """After a seek, packets came that are not those of the index."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """The packets of one stream, in decoding order."""
+
+    times: NDArray[np.int64]
+    """Presentation time of each on one continuous timeline, in the stream's ticks."""
+    dts: NDArray[np.int64]
+    """Decoding time of each, likewise."""
+    raw: NDArray[np.int64]
+    """Decoding time by the file, for seeking."""
+    places: NDArray[np.int64]
+    """Where each begins in the file, or -1."""
+    sums: NDArray[np.int64]
+    """Size and check sum of each."""
+    keys: NDArray[np.int64]
+    """Numbers of the keyframes."""
+    key_times: list[int]
+    """Their times, rising."""
+    end: int
+    """When the last presented packet ends, in ticks."""
+
+    @property
+    def rising(self) -> bool:
+        """Whether presentation times only rise in decoding order: no reordering, or no presentation times."""
+        return bool((np.diff(self.times) > 0).all())
+
+    def key_before(self, limit: int) -> int | None:
+        """Number of the last keyframe not after `limit`."""
+        at = bisect_right(self.key_times, limit)
+        return int(self.keys[at - 1]) if at else None
+
+    def key_after(self, limit: int) -> int | None:
+        """Number of the first keyframe not before `limit`."""
+        at = bisect_left(self.key_times, limit)
+        return int(self.keys[at]) if at < len(self.keys) else None
+
+
+@dataclass(frozen=True)
+class Index:
+    """What reading a file through brought."""
+
+    tracks: dict[int, Track]
+    """By the number of the stream."""
+    restarts_s: tuple[float, ...]
+    """Where the clock of the file starts again, on the continuous timeline (before second 0 is taken off)."""
+
+
+_cache: OrderedDict[tuple[object, ...], Index] = OrderedDict()
+_lock = threading.Lock()
+
+
+def needs_index(path: str, container: InputContainer, video: VideoStream | None, audio: AudioStream | None) -> bool:
+    """Whether this file has to be read through before its times can be told."""
+    name = container.format.name
+    leader = video if video is not None else audio
+    if leader is None:
+        return False
+    if name == "mpegts":
+        return not runs_steadily(path, leader.id)
+    return video is not None and not name.startswith(_TRUSTED)
+
+
+def read_index(path: str, container: InputContainer, streams: Sequence[Source]) -> Index:
+    """Read a file through, or remember having done so.
+
+    Args:
+        path: The file.
+        container: Just opened, at its beginning.
+        streams: Which packets are wanted; the first leads (see `clock.offsets`).
+    """
+    facts = Path(path).stat()
+    key = (path, facts.st_size, facts.st_mtime_ns, tuple(stream.index for stream in streams))
+    with _lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    index = _read(container, streams)
+    with _lock:
+        _cache[key] = index
+        while len(_cache) > _KEPT:
+            _cache.popitem(last=False)
+    return index
+
+
+def _read(container: InputContainer, streams: Sequence[Source]) -> Index:
+    rows: dict[int, list[tuple[int, int, int, int, int, bool]]] = {stream.index: [] for stream in streams}
+    order: list[tuple[int, int, int]] = []  # place in the file, stream, number of the packet
+    place = 0
+    try:
+        for packet in packets_of(container, streams):
+            own = rows[packet.stream.index]
+            last = own[-1] if own else None
+            dts = packet.dts if packet.dts is not None else packet.pts if packet.pts is not None else last[1] + last[2] if last else 0
+            pts = packet.pts if packet.pts is not None else dts
+            known = packet.pos if packet.pos is not None else -1
+            place = known if known >= 0 else place
+            order.append((place, packet.stream.index, len(own)))
+            own.append((pts, dts, packet.duration or 0, known, summed(packet), packet.is_keyframe))
+    except (av.FFmpegError, OSError):
+        pass  # what lies beyond can't be read from the beginning either
+    if container.format.name in _BY_BYTES:  # packets come out when they are whole, which is later than where they began
+        order.sort()
+    bases = {stream.index: float(stream.time_base or 1) for stream in streams}
+    stamps = []
+    for _, stream_index, number in order:
+        _, dts, duration, *_ = rows[stream_index][number]
+        stamps.append(Stamp(stream_index, dts * bases[stream_index], duration * bases[stream_index]))
+    added, jumps = offsets(stamps, streams[0].index)
+    shift = {index: np.zeros(len(own), np.int64) for index, own in rows.items()}
+    for (_, stream_index, number), more in zip(order, added, strict=True):
+        shift[stream_index][number] = round(more / bases[stream_index])
+    return Index({index: _track(own, shift[index]) for index, own in rows.items() if own}, tuple(jumps))
+
+
+def _track(own: list[tuple[int, int, int, int, int, bool]], shift: NDArray[np.int64]) -> Track:
+    pts, raw, durations, places, sums, marks = (np.asarray(column, np.int64) for column in zip(*own, strict=True))
+    times = pts + shift
+    keys = np.flatnonzero(marks)
+    key_times = times[keys]
+    rising = np.concatenate([[True], key_times[1:] > np.maximum.accumulate(key_times)[:-1]]) if len(keys) else np.zeros(0, np.bool_)
+    keys = keys[rising]
+    return Track(times, raw + shift, raw, places, sums, keys, times[keys].tolist(), int((times + durations).max()))
+
+
+def packets_of(container: InputContainer, streams: Sequence[Source]) -> Iterator[Packet]:
+    """Packets with something in them, from here to the end."""
+    while True:
+        try:
+            yield from (packet for packet in container.demux(list(streams)) if packet.size)
+            return
+        except IndexError:  # PyAV stumbles over a packet of a stream that appeared later than the headers
+            continue
+
+
+def summed(packet: Packet) -> int:
+    """Size and check sum as one number."""
+    data: Any = packet
+    return packet.size << 32 | zlib.crc32(data)
+
+
+class Cursor:
+    """Goes to any packet of a track and reads on from there, each packet under the time it has when the file is read from the beginning.
+
+    Args:
+        container: Open, and nobody else's.
+        stream: The stream.
+        track: Its packets.
+    """
+
+    def __init__(self, container: InputContainer, stream: Source, track: Track) -> None:
+        self._container, self._stream, self.track = container, stream, track
+        self._from_start = False
+        self.number = 0
+        """Number of the packet that comes next."""
+
+    def distrust(self) -> None:
+        """Read from the beginning of the file from now on: seeking led astray."""
+        self._from_start = True
+
+    def packets_from(self, number: int) -> Iterator[Packet]:
+        """The packets from this number on.
+
+        Raises:
+            Astray: others come than those of the index.
+            av.FFmpegError: the file can't be read there.
+        """
+        known = number
+        while known > 0 and self.track.places[known] < 0:
+            known -= 1
+        found = self._find(known) if not self._from_start and known > 0 else None
+        if found is None:
+            self._go(0, 0.0)
+            packets, self.number = packets_of(self._container, [self._stream]), 0
+        else:
+            first, packets = found
+            self.number = known + 1
+            if known >= number:
+                yield self._timed(first, known)
+        for packet in packets:
+            at = self.number
+            if at >= len(self.track.sums):
+                return
+            if summed(packet) != self.track.sums[at]:
+                raise Astray("its packets are not the same when they are read again")
+            self.number = at + 1
+            if at >= number:
+                yield self._timed(packet, at)
+
+    def _timed(self, packet: Packet, number: int) -> Packet:
+        packet.pts, packet.dts = int(self.track.times[number]), int(self.track.dts[number])
+        return packet
+
+    def _find(self, number: int) -> tuple[Packet, Iterator[Packet]] | None:
+        place, wanted = int(self.track.places[number]), self.track.sums[number]
+        bytewise = self._container.format.name in _BY_BYTES
+        for back_bytes, back_s in zip(_BACK_BYTES, _BACK_S, strict=True):
+            try:
+                self._go(max(0, place - back_bytes) if bytewise else number, back_s)
+                packets = packets_of(self._container, [self._stream])
+                for count, packet in enumerate(packets):
+                    if packet.pos == place and summed(packet) == wanted:
+                        return packet, packets
+                    if count > _SEARCH or (packet.pos is not None and packet.pos > place):
+                        break
+            except (av.FFmpegError, OSError):
+                continue
+        return None
+
+    def _go(self, aim: int, back_s: float) -> None:
+        """Seek to a byte, or to the time of a packet, whichever this container is better at."""
+        if self._container.format.name in _BY_BYTES:
+            self._container.seek(aim, unsupported_byte_offset=True)
+            return
+        time = int(self.track.raw[aim]) - round(back_s / float(self._stream.time_base or 1))
+        for offset in (time, max(time, self._stream.start_time or 0)):
+            try:
+                self._container.seek(offset, stream=self._stream, backward=True)
+                return
+            except av.FFmpegError:
+                continue
+        raise Astray("it can't be sought in")
