@@ -1,7 +1,7 @@
 """From a decoded frame to RGB: by the matrix and the range that the frame itself names, as ffmpeg's `scale` filter does it.
 
-A frame that names no matrix is taken for BT.601, whatever its size, which is ffmpeg's rule too. The transfer function is left alone: HDR (PQ, HLG) is not
-tone mapped, and neither primaries nor gamma are converted.
+A frame that names no matrix is taken for BT.601, whatever its size, which is ffmpeg's rule too. The transfer function is left alone: HDR (PQ, HLG) is
+not tone mapped, and neither primaries nor gamma are converted.
 
 What PyAV does by itself differs from release to release: up to 16 it ignores the matrix of a frame unless source and destination differ, 17 passes on
 whatever the frame says. Here both are always given.
@@ -30,7 +30,7 @@ _ONE_THREAD: dict[str, Any] = (
 
 
 def matrix_of(frame: VideoFrame) -> int:
-    """libswscale's number of the matrix that takes this frame to RGB."""
+    """Libswscale's number of the matrix that takes this frame to RGB."""
     return _MATRIX.get(int(frame.colorspace), BT601)
 
 

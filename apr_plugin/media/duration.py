@@ -83,7 +83,7 @@ def _decide(path: str, timed: Source, claims: Sequence[tuple[float, str]], seen:
     rate = timed.average_rate if isinstance(timed, VideoStream) else None
     step = float(1 / rate) if rate else 0.0
     ends = f"{kind} {'ends' if kind == 'sound' else 'end'} at {seen:.2f} s"
-    denied = []
+    denied: list[str] = []
     for claimed, source in claims:
         if -max(_EARLY_S, 1.5 * step) <= claimed - seen <= max(LATE_S, 2 * step):
             return Length(claimed, source, warnings=denied)
@@ -131,7 +131,8 @@ def _ends(container: InputContainer, streams: Sequence[Source], zero: Fraction, 
             break
         if aim is None:
             until = max([claimed_s, *ends.values()])
-            aims = [math.floor((Fraction(until - back) + zero) / base) for back in _BACK_S if until > back] + [timed.start_time or 0]
+            aims += [math.floor((Fraction(until - back) + zero) / base) for back in _BACK_S if until > back]
+            aims.append(timed.start_time or 0)
     return ends, fault
 
 

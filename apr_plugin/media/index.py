@@ -1,8 +1,8 @@
 """Every packet of a file, in the order of the file, for containers whose times can't be trusted after a seek.
 
 MPEG program streams, ASF and others give most packets no time of their own; libav makes the times up from what it has read since the last seek, and
-makes up others than when it reads from the beginning. Such a file is read through once (nothing is decoded); after a seek each packet is recognised by
-its place, size and check sum, and gets the time it has when read from the beginning.
+makes up others than when it reads from the beginning. Such a file is read through once (nothing is decoded). After a seek each packet is recognised
+by its place, size and check sum, and gets the time it has when read from the beginning.
 """
 
 from __future__ import annotations

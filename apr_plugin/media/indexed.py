@@ -27,8 +27,7 @@ class IndexedReader(Reader):
         container: Open, and nobody else's.
         stream_index: The stream.
         track: Its packets.
-        delay: For files without presentation times: by how many packets a picture comes out later than the packet it is in. `None` where they have such
-            times.
+        delay: For files without presentation times: by how many packets a picture comes out later than its packet. `None` where there are such times.
         progress: See `Reader`.
     """
 

@@ -103,7 +103,7 @@ def open_container(path: str) -> InputContainer:
         MediaOpenError: libav refuses it, or it would render a text file as a film.
     """
     try:
-        container = av.open(path, mode="r", **_ERRORS)
+        container: InputContainer = av.open(path, mode="r", **_ERRORS)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaOpenError(path, "open", words(error)) from error
     if container.format.name == "tty":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -36,8 +37,11 @@ class Orientation:
     @property
     def warning(self) -> str | None:
         """What is done about it, in a sentence; `None` where the picture is shown as coded."""
-        done = [f"turned by {self.turns * 90} degrees counter-clockwise"] if self.turns else []
-        done += ["mirrored left to right"] if self.mirrored else []
+        if self.mirrored and self.turns == 2:
+            done = ["mirrored top to bottom"]
+        else:
+            done = [f"turned by {self.turns * 90} degrees counter-clockwise"] if self.turns else []
+            done += ["mirrored left to right"] if self.mirrored else []
         text = " and ".join(done)
         if abs(self.off_degrees) > _STRAIGHT_DEGREES:
             rest = f"the file asks for {self.off_degrees:+.1f} degrees more (counter-clockwise), which is not done"
@@ -54,15 +58,18 @@ class Orientation:
 
 def orientation_of(frame: VideoFrame) -> Orientation:
     """What the display matrix of a frame asks for; upright where it has none, or one that makes no sense."""
-    data = next((bytes(part) for part in frame.side_data if part.type == Type.DISPLAYMATRIX), None)
-    return from_matrix(struct.unpack("=9i", data)) if data is not None and len(data) == 36 else Orientation()
+    parts: Any = frame.side_data
+    part = parts.get(Type.DISPLAYMATRIX)
+    data = bytes(part) if part is not None else b""
+    return from_matrix(struct.unpack("=9i", data)) if len(data) == 36 else Orientation()
 
 
 def from_matrix(matrix: tuple[int, ...]) -> Orientation:
     """What a display matrix asks for.
 
     Args:
-        matrix: Nine numbers as libav keeps them: a point (x, y) of the coded picture, y downward, is shown at (x*m[0] + y*m[3], x*m[1] + y*m[4]) and moved.
+        matrix: Nine numbers as libav keeps them: a point (x, y) of the coded picture, y downward, is shown at
+            (x * m[0] + y * m[3], x * m[1] + y * m[4]), moved back into view.
     """
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     mirrored = a * d - b * c < 0
