@@ -20,7 +20,8 @@ from apr_plugin.media.index import Index, packets_of
 LATE_S = 1.0
 """A stream may end this much before the duration it claims: the last picture stands until then."""
 
-_EARLY_S = 0.1  # and this much after it
+_ROUNDING_S = 0.002  # claims are rounded to milliseconds
+_EARLY_S = 0.1  # a claim short by less than this is not worth a word
 _FAR = 2**53  # microseconds: later than any file
 _BACK_S = (10.0, 60.0, 300.0, 1200.0)  # looked for the last picture this much before the end, then from the beginning
 _TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
@@ -85,8 +86,10 @@ def _decide(path: str, timed: Source, claims: Sequence[tuple[float, str]], seen:
     ends = f"{kind} {'ends' if kind == 'sound' else 'end'} at {seen:.2f} s"
     denied: list[str] = []
     for claimed, source in claims:
-        if -max(_EARLY_S, 1.5 * step) <= claimed - seen <= max(LATE_S, 2 * step):
+        if -0.5 * step - _ROUNDING_S <= claimed - seen <= max(LATE_S, 2 * step):
             return Length(claimed, source, warnings=denied)
+        if -_EARLY_S - step <= claimed - seen < 0:
+            return Length(seen, "time stamps of the last packets", warnings=denied)
         denied.append(f"the {source} says {claimed:.2f} s, the {ends}")
     if claims[0][0] > seen and is_cut_short(path):
         return Length(*claims[0], warnings=[f"the file is cut short: by its {claims[0][1]} it lasts {claims[0][0]:.2f} s, the {ends}"])

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,19 @@ from numpy.typing import NDArray
 
 from apr_plugin.media.clock import Stamp, offsets, runs_steadily
 
-_TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf", "mxf")
+_TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf")
 """Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `Reader` knows how to do."""
 
 _BY_BYTES = ("mpegts", "mpeg", "mpegvideo")  # where a byte is a better aim than a time, since clocks may start again
 _BACK_BYTES = (0, 1 << 16, 1 << 20, 1 << 24)
 _BACK_S = (0.0, 1.0, 5.0, 30.0)
 _SEARCH = 20_000  # packets looked at after a seek
+_UNTIMED = 0.1  # with a larger share of packets that have no time, pictures are counted
+_BESIDE = (-2, -1, 0, 1, 2)  # of the last packet before a joint
 _KEPT = 4  # indexes kept of files opened before
 
 Source = VideoStream | AudioStream
+_Row = tuple[int | None, int | None, int, int, int, bool]  # presentation and decoding time, duration, place, sum, whether a keyframe
 
 
 class Astray(OSError):
@@ -62,6 +66,10 @@ class Track:
     """Their times, rising."""
     end: int
     """When the last presented packet ends, in ticks."""
+    counted: bool = False
+    """Whether the file gives most packets no time, so that they were counted at the frame rate."""
+    joints: frozenset[int] = frozenset()
+    """Numbers of the packets beside a place where the clock starts again: libav takes the joint for a loss and marks them as damaged."""
 
     @property
     def rising(self) -> bool:
@@ -127,43 +135,76 @@ def read_index(path: str, container: InputContainer, streams: Sequence[Source]) 
 
 
 def _read(container: InputContainer, streams: Sequence[Source]) -> Index:
-    rows: dict[int, list[tuple[int, int, int, int, int, bool]]] = {stream.index: [] for stream in streams}
+    rows: dict[int, list[_Row]] = {stream.index: [] for stream in streams}
     order: list[tuple[int, int, int]] = []  # place in the file, stream, number of the packet
     place = 0
     try:
         for packet in packets_of(container, streams):
             own = rows[packet.stream.index]
-            last = own[-1] if own else None
-            dts = packet.dts if packet.dts is not None else packet.pts if packet.pts is not None else last[1] + last[2] if last else 0
-            pts = packet.pts if packet.pts is not None else dts
             known = packet.pos if packet.pos is not None else -1
             place = known if known >= 0 else place
             order.append((place, packet.stream.index, len(own)))
-            own.append((pts, dts, packet.duration or 0, known, summed(packet), packet.is_keyframe))
+            own.append((packet.pts, packet.dts, packet.duration or 0, known, summed(packet), packet.is_keyframe))
     except (av.FFmpegError, OSError):
         pass  # what lies beyond can't be read from the beginning either
     if container.format.name in _BY_BYTES:  # packets come out when they are whole, which is later than where they began
         order.sort()
     bases = {stream.index: float(stream.time_base or 1) for stream in streams}
+    decoding = {index: _filled(own) for index, own in rows.items()}
     stamps = []
     for _, stream_index, number in order:
-        _, dts, duration, *_ = rows[stream_index][number]
-        stamps.append(Stamp(stream_index, dts * bases[stream_index], duration * bases[stream_index]))
+        base = bases[stream_index]
+        stamps.append(Stamp(stream_index, decoding[stream_index][number] * base, rows[stream_index][number][2] * base))
     added, jumps = offsets(stamps, streams[0].index)
     shift = {index: np.zeros(len(own), np.int64) for index, own in rows.items()}
     for (_, stream_index, number), more in zip(order, added, strict=True):
         shift[stream_index][number] = round(more / bases[stream_index])
-    return Index({index: _track(own, shift[index]) for index, own in rows.items() if own}, tuple(jumps))
+    tracks = {}
+    for stream in streams:
+        own = rows[stream.index]
+        if own:
+            even = _tick(stream) if sum(row[0] is None for row in own) > _UNTIMED * len(own) else None
+            tracks[stream.index] = _track(own, decoding[stream.index], shift[stream.index], even)
+    leader = tracks.get(streams[0].index)
+    late = float(leader.times[0] - leader.dts[0]) * bases[streams[0].index] if leader is not None else 0.0
+    return Index(tracks, tuple(jump + late for jump in jumps))
 
 
-def _track(own: list[tuple[int, int, int, int, int, bool]], shift: NDArray[np.int64]) -> Track:
-    pts, raw, durations, places, sums, marks = (np.asarray(column, np.int64) for column in zip(*own, strict=True))
-    times = pts + shift
+def _filled(own: Sequence[_Row]) -> list[int]:
+    """Decoding times; where the file gives none, the packet follows the one before it."""
+    first = next((number for number, row in enumerate(own) if row[1] is not None), 0)
+    start = own[first][1] or 0 if own else 0
+    found: list[int] = []
+    for number in range(first - 1, -1, -1):
+        start -= own[number][2]
+        found.insert(0, start)
+    for row in own[first:]:
+        found.append(row[1] if row[1] is not None else found[-1] + (own[len(found) - 1][2] or 1) if found else 0)
+    return found
+
+
+def _tick(stream: Source) -> Fraction | None:
+    """Ticks from one picture to the next, where the file gives a rate."""
+    rate = (stream.average_rate or stream.guessed_rate) if isinstance(stream, VideoStream) else None
+    return 1 / (rate * stream.time_base) if rate and stream.time_base else None
+
+
+def _track(own: Sequence[_Row], decoding: Sequence[int], shift: NDArray[np.int64], even: Fraction | None) -> Track:
+    """A track; `even` ticks from one picture to the next where the file does not give the times of most."""
+    raw = np.asarray(decoding, np.int64)
+    durations, places, sums, marks = (np.asarray([row[column] for row in own], np.int64) for column in (2, 3, 4, 5))
+    if even is not None:
+        start = next((row[0] for row in own if row[0] is not None), decoding[0])
+        times = np.asarray([start + round(number * even) for number in range(len(own))], np.int64)
+    else:
+        times = np.asarray([row[0] if row[0] is not None else dts for row, dts in zip(own, decoding, strict=True)], np.int64) + shift
+    turned = np.flatnonzero(np.diff(shift)).tolist()
+    joints = frozenset(number + beside for number in turned for beside in _BESIDE)
     keys = np.flatnonzero(marks)
     key_times = times[keys]
     rising = np.concatenate([[True], key_times[1:] > np.maximum.accumulate(key_times)[:-1]]) if len(keys) else np.zeros(0, np.bool_)
     keys = keys[rising]
-    return Track(times, raw + shift, raw, places, sums, keys, times[keys].tolist(), int((times + durations).max()))
+    return Track(times, raw + shift, raw, places, sums, keys, times[keys].tolist(), int((times + durations).max()), even is not None, joints)
 
 
 def packets_of(container: InputContainer, streams: Sequence[Source]) -> Iterator[Packet]:
@@ -231,6 +272,9 @@ class Cursor:
                 yield self._timed(packet, at)
 
     def _timed(self, packet: Packet, number: int) -> Packet:
+        if packet.is_corrupt and number in self.track.joints:
+            whole = Packet(bytes(packet))
+            whole.time_base, whole.is_keyframe, packet = packet.time_base, packet.is_keyframe, whole
         packet.pts, packet.dts = int(self.track.times[number]), int(self.track.dts[number])
         return packet
 

@@ -145,18 +145,22 @@ def read_info(path: str, container: InputContainer) -> Opened:
     index: Index | None = None
     if needs_index(path, container, video, audio):
         index = read_index(path, container, [stream for stream in (video, audio) if stream is not None])
-    zero = _second_zero(video, audio, index)
+    first, reorder = None, None
+    if video is not None:
+        track = index.tracks.get(video.index) if index is not None else None
+        first, reorder = _first_picture(container, video) if track is None else first_picture(container, video, track)
+        if track is not None and track.counted:
+            warnings.append("most of its pictures have no time stamp; they are counted at the frame rate")
+    zero = _second_zero(video, audio, index, first)
     length = read_length(path, container, video, audio, zero, index)
     duration = length.seconds
     warnings += length.warnings
     if index is not None and index.restarts_s:
         warnings.append(_restarts(index.restarts_s, zero))
-    size, reorder, orientation = None, None, Orientation()
+    size, orientation = None, Orientation()
     if video is not None:
         context = video.codec_context
         size = (context.width, context.height)
-        track = index.tracks.get(video.index) if index is not None else None
-        first, reorder = _first_picture(container, video) if track is None else first_picture(container, video, track)
         if first is None:
             warnings.append("the first picture can't be decoded")
         else:
@@ -237,7 +241,7 @@ def _choose_audio(container: InputContainer) -> tuple[AudioStream | None, str]:
     return pool[0], f"the first of {len(usable)}"
 
 
-def _second_zero(video: VideoStream | None, audio: AudioStream | None, index: Index | None) -> Fraction:
+def _second_zero(video: VideoStream | None, audio: AudioStream | None, index: Index | None, first: VideoFrame | None) -> Fraction:
     """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by priming alone does not count."""
     picture, sound = _start(video, index), _start(audio, index)
     if sound is not None and -_LEAD_S < sound < 0:
@@ -245,7 +249,9 @@ def _second_zero(video: VideoStream | None, audio: AudioStream | None, index: In
     if video is None:
         return sound or Fraction(0)
     if picture is None:
-        return Fraction(0)
+        if first is None or first.pts is None or first.time_base is None:
+            return Fraction(0)
+        picture = first.pts * first.time_base
     if sound is not None and float(picture - sound) > _LEAD_S:
         return sound
     return picture
