@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 from apr_plugin.media.duration import read_length
 from apr_plugin.media.errors import MediaOpenError, words
-from apr_plugin.media.index import Index, needs_index, read_index
+from apr_plugin.media.index import Index, needs_index, packets_of, read_index
 from apr_plugin.media.indexed import first_picture
 from apr_plugin.media.orientation import Orientation, orientation_of
 from apr_plugin.media.reader import demux, rewind
@@ -152,6 +152,8 @@ def read_info(path: str, container: InputContainer) -> Opened:
         if track is not None and track.counted:
             warnings.append("most of its pictures have no time stamp; they are counted at the frame rate")
     zero = _second_zero(video, audio, index, first)
+    if video is None and audio is not None and 0 < zero < _LEAD_S and _begins_before_zero(container, audio):
+        zero = Fraction(0)  # PyAV 18 counts priming from 0 on
     length = read_length(path, container, video, audio, zero, index)
     duration = length.seconds
     warnings += length.warnings
@@ -255,6 +257,15 @@ def _second_zero(video: VideoStream | None, audio: AudioStream | None, index: In
     if sound is not None and float(picture - sound) > _LEAD_S:
         return sound
     return picture
+
+
+def _begins_before_zero(container: InputContainer, audio: AudioStream) -> bool:
+    """Whether the first packet of the sound lies before time stamp 0: what comes before that is priming."""
+    try:
+        first = next(packets_of(container, [audio]), None)
+    except (av.FFmpegError, OSError):
+        return False
+    return first is not None and first.pts is not None and first.pts < 0
 
 
 def _start(stream: VideoStream | AudioStream | None, index: Index | None) -> Fraction | None:

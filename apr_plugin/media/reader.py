@@ -154,7 +154,7 @@ class Reader:
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
             found.effort.packets += 1
             self._progress.packets += 1
-            pick.sent(at, must_come=maybe and context.name in _SILENT)
+            pick.sent(at, maybe and context.name in _SILENT, packet.duration or 0)
             if packet.is_corrupt:
                 pick.fault("a packet is damaged")
             try:

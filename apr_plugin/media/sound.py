@@ -11,6 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.codec.context import Flags2
 from av.container import InputContainer
 from av.packet import Packet
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ SAMPLE_RATE = 16_000
 
 _PREROLL_S = 0.25  # decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
 _SEEK_WRONG = {("ogg", "flac")}  # libav's time stamps are wrong after a seek; these are read from the beginning
+_SKIPS_AGAIN = av.library_versions["libavformat"] >= (63,)  # PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too
 _GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
 
 
@@ -64,6 +66,8 @@ def read_sound(
             seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
             _seek(container, stream, ticks if seekable else stream.start_time or 0)
             following = demux(container, stream)
+        if _SKIPS_AGAIN:  # every sample has its time, so that nothing need be cut off
+            stream.codec_context.flags2 |= Flags2.skip_manual
         for packet in following:
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
