@@ -36,6 +36,7 @@ _BACK_S = (0.0, 1.0, 5.0, 30.0)
 _SEARCH = 20_000  # packets looked at after a seek
 _UNTIMED = 0.1  # with a larger share of packets that have no time, pictures are counted
 _BESIDE = (-2, -1, 0, 1, 2)  # of the last packet before a joint
+_SLOWEST = 20e6  # bytes in a second
 _KEPT = 4  # indexes kept of files opened before
 
 Source = VideoStream | AudioStream
@@ -110,6 +111,17 @@ def needs_index(path: str, container: InputContainer, video: VideoStream | None,
     if name == "mpegts":
         return not runs_steadily(path, leader.id)
     return video is not None and not name.startswith(_TRUSTED)
+
+
+def reading_through_s(path: str) -> float:
+    """How many seconds longer opening may take, because the file may have to be read through."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(8)
+            size = file.seek(0, 2)
+    except OSError:
+        return 0.0
+    return size / _SLOWEST if not head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) and head[4:8] not in (b"ftyp", b"moov", b"mdat") else 0.0
 
 
 def read_index(path: str, container: InputContainer, streams: Sequence[Source]) -> Index:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, WindowError
+from apr_plugin.media.index import reading_through_s
 from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.isolated import OPEN_TIMEOUT_S, IsolatedFile
 from apr_plugin.media.local import LocalFile, Mode, Pictures, Sound
@@ -113,7 +114,7 @@ class Video:
         if isolation == "always":
             self._file = IsolatedFile(path, workers)
         else:
-            self._file = _guard(lambda: self._open_local(), OPEN_TIMEOUT_S, path, "open")
+            self._file = _guard(lambda: self._open_local(), OPEN_TIMEOUT_S + reading_through_s(path), path, "open")
         self.info: MediaInfo = self._file.info
 
     @classmethod
