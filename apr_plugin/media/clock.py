@@ -52,11 +52,20 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
         at = place[stamp.stream]
         place[stamp.stream] = at + 1
         now, before = stamp.dts_s + offset, last.get(stamp.stream)
+        if before is not None and now > before + stamp.step_s:
+            following = [stamps[number].dts_s + offset for number in own[at + 1 : at + 1 + _CONFIRM]]
+            if len(following) == _CONFIRM and all(before <= later < now for later in following):  # the others go on as if it had not been
+                found.append(before + stamp.step_s - stamp.dts_s)
+                continue
         if before is not None:
             back = now < before - (1e-6 if stamp.stream == leader else _BACK_S)
             if back or now > max(last.values()) + FORWARD_S:
                 following = [stamps[number].dts_s - stamp.dts_s for number in own[at + 1 : at + 1 + _CONFIRM]]
-                if len(following) == _CONFIRM and all(0 <= later <= FORWARD_S for later in following) and (not back or now + following[-1] < before):
+                if (
+                    len(following) == _CONFIRM
+                    and all(0 <= later <= FORWARD_S for later in following)
+                    and not (back and now + following[0] >= before + stamp.step_s - 1e-6)
+                ):
                     offset += before + stamp.step_s - now
                     now = before + stamp.step_s
                     jumps.append(now)

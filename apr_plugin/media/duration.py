@@ -88,9 +88,9 @@ def _decide(path: str, timed: Source, claims: Sequence[tuple[float, str]], seen:
     for claimed, source in claims:
         if -0.5 * step - _ROUNDING_S <= claimed - seen <= max(LATE_S, 2 * step):
             return Length(claimed, source, warnings=denied)
-        if -_EARLY_S - step <= claimed - seen < 0:
-            return Length(seen, "time stamps of the last packets", warnings=denied)
         denied.append(f"the {source} says {claimed:.2f} s, the {ends}")
+    if -_EARLY_S - step <= claims[0][0] - seen < 0:
+        return Length(seen, "time stamps of the last packets")
     if claims[0][0] > seen and is_cut_short(path):
         return Length(*claims[0], warnings=[f"the file is cut short: by its {claims[0][1]} it lasts {claims[0][0]:.2f} s, the {ends}"])
     return Length(seen, "time stamps of the last packets", warnings=denied)

@@ -26,7 +26,7 @@ def test_a_stale_tag_is_not_believed(tmp_path: Path, says: str) -> None:
     with Video.open(_tagged(tmp_path / "stale.mkv", says), isolation="never") as video:
         assert video.duration_s == pytest.approx(4.0, abs=0.002)
         assert [number_of(image) for image in video.frames([0.0, video.duration_s / 2, video.duration_s]).images] == [0, 48, 95]
-        assert any("DURATION tag says" in warning for warning in video.info.warnings) or says.startswith("00:00:03.9")  # too little to say
+        assert any("DURATION tag says" in warning for warning in video.info.warnings)
         with pytest.raises(WindowError, match=r"lasts 4\.000s"):
             video.frames([4.5])
 
@@ -49,7 +49,7 @@ def test_headers_that_all_lie(tmp_path: Path, factor: float) -> None:
         assert [number_of(image) for image in video.frames([1.0, 3.99]).images] == [24, 95]
 
 
-@pytest.mark.parametrize(("name", "codec"), [("long.flv", "aac"), ("long.mkv", "flac"), ("long.mp4", "aac"), ("long.ts", "mp2"), ("long.avi", "mp3")])
+@pytest.mark.parametrize(("name", "codec"), [("long.flv", "aac"), ("long.mkv", "flac"), ("long.mp4", "aac"), ("long.ts", "mp2")])
 def test_sound_that_outlasts_the_pictures_is_heard_to_its_end(tmp_path: Path, name: str, codec: str) -> None:
     path = write_sound(tmp_path / name, codec, seconds=14.0, picture_from_s=0.0, picture_s=4.0)
     with Video.open(path, isolation="never") as video:
@@ -61,7 +61,7 @@ def test_sound_that_outlasts_the_pictures_is_heard_to_its_end(tmp_path: Path, na
         with pytest.raises(WindowError):
             video.clip(8.0, 10.0, 1.0)
         heard = video.audio(11.0, 12.5)
-        assert heard.padded_s == 0.0 and abs(lag_ms(heard.samples, 11.0)) <= 30  # MP3 in AVI counts its priming
+        assert heard.padded_s == 0.0 and abs(lag_ms(heard.samples, 11.0)) <= 30
         with pytest.raises(WindowError):
             video.audio(13.0, 15.0)
 
@@ -103,7 +103,9 @@ def test_a_whole_file_is_not_taken_for_a_cut_one(tmp_path: Path, name: str) -> N
     assert not is_cut_short(str(write_film(tmp_path / name, "vp8" if name.endswith("webm") else "gop12", frames=24)))
 
 
-@pytest.mark.parametrize("head", [b"", b"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3\xff", b"\0\0\0\x08ftyp", b"RIFF", b"FLV", b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "head", [b"", b"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3\xff", b"\0\0\0\x08ftyp", b"RIFF", b"FLV", b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff"]
+)
 def test_any_head_is_whole_or_cut_and_no_error(tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "head"
     path.write_bytes(head)
