@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,8 +178,8 @@ def test_time_never_goes_back_and_no_piece_is_stretched(pieces: list[tuple[float
     stamps = _stamps(pieces)
     added, jumps = offsets(stamps, 0)
     times = [stamp.dts_s + more for stamp, more in zip(stamps, added, strict=True)]
-    assert all(later - earlier > 0 for earlier, later in zip(times, times[1:], strict=False))
-    assert all(later - earlier <= 10.041 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier > 0 for earlier, later in itertools.pairwise(times))
+    assert all(later - earlier <= 10.041 for earlier, later in itertools.pairwise(times))
     assert len(jumps) < len(pieces)
     at = 0
     for _, count in pieces:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def by_libav(frame: av.VideoFrame) -> np.ndarray[Any, Any]:
     about = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
     chain = [graph.add("buffer", f"{about}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}")]
     chain += [graph.add("scale", "flags=bilinear"), graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
-    for one, other in zip(chain, chain[1:], strict=False):
+    for one, other in itertools.pairwise(chain):
         one.link_to(other)
     graph.configure()
     graph.push(frame)
