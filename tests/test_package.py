@@ -28,7 +28,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("package")
     source = root / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "constraints-vllm.txt"):
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, source)
     for name in ("apr_plugin", "results", "tasks", "training"):
@@ -45,7 +45,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install: list[str | Path] = (
         [uv, "pip", "install", "--python", venv / "bin" / "python"] if uv else [venv / "bin" / "python", "-m", "pip", "install"]
     )
-    installed = _run(*install, wheel, cwd=root)
+    installed = _run(*install, "--constraint", REPOSITORY / "constraints.txt", wheel, cwd=root)
     assert installed.returncode == 0, installed.stderr
     return venv / "bin"
 
@@ -70,7 +70,9 @@ def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
     version = _run(fresh / "apr", "--version", cwd=tmp_path)
     assert version.returncode == 0 and version.stdout.startswith("apr-plugin ")
     doctor = _run(fresh / "apr", "doctor", cwd=tmp_path)
-    assert doctor.returncode == 0 and "Traceback" not in doctor.stderr
+    assert doctor.returncode == 0 and "Traceback" not in doctor.stderr, doctor.stdout
+    assert "Every package is of the release that was tested" in doctor.stdout.replace("\n", " ")
+    assert str(fresh.parent / "share" / "apr-plugin" / "constraints.txt") in doctor.stdout.replace("\n", "")
     assert "FFmpeg" in doctor.stdout and "pip install 'apr-plugin[lmms]'" in doctor.stdout.replace("\n", " ")
     tasks = _run(fresh / "apr", "tasks", "--path", cwd=tmp_path)
     assert tasks.returncode == 0 and (Path(tasks.stdout.strip()) / "needle" / "apr_needle.yaml").is_file()

@@ -3,7 +3,7 @@
     python tests/tiny_models.py qwen2_5_vl /tmp/tiny      # any name of FAMILIES
 
 They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE, attention heads of 32 (vLLM's
-CPU backend has none smaller). Under a million weights, a byte-level tokenizer of about 1,000 tokens.
+CPU backend has none smaller; of linear attention it has none but 128). About a million weights, a byte-level tokenizer of about 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_full", "qwen3_vl", "qwen3_omni_moe", "qwen3_omni_moe_full")
+FAMILIES = ("qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_full")
 """`_full`: the layout of a whole checkpoint, whose weights are called `thinker.…`; without it a Thinker by itself."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -56,6 +56,8 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
         "qwen2_5_omni": _qwen2_5_omni,
         "qwen2_5_omni_full": lambda edge: _qwen2_5_omni(edge, full=True),
         "qwen3_vl": _qwen3_vl,
+        "qwen3_5": _qwen3_5,
+        "qwen3_5_moe": lambda edge: _qwen3_5(edge, moe=True),
         "qwen3_omni_moe": _qwen3_omni_moe,
         "qwen3_omni_moe_full": lambda edge: _qwen3_omni_moe(edge, full=True),
     }
@@ -65,8 +67,8 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
     return folder
 
 
-def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | None) -> str:
-    """A ChatML template: `vision` is start, end, image and video; `audio` is start, end, sound."""
+def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | None, thinks: bool = False) -> str:
+    """A ChatML template: `vision` is start, end, image and video; `audio` is start, end, sound; `thinks`: it opens a thought, unless told."""
     start, end, image, video = vision
     kinds = {"image": start + image + end, "video": start + video + end}
     if audio is not None:
@@ -79,7 +81,9 @@ def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | No
         "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
         + branches
-        + "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        + "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+        + ("<think>\n{% if enable_thinking is defined and enable_thinking is false %}\n</think>\n\n{% endif %}" if thinks else "")
+        + "{% endif %}"
     )
 
 
@@ -96,13 +100,16 @@ def _merges(special: tuple[str, ...]) -> str:
     return tokenizer.to_str()
 
 
-def tokenizer_of(extra: tuple[str, ...], names: dict[str, str]) -> Any:
-    """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str, ...] = ()) -> Any:
+    """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for, `plain` tokens that are decoded."""
+    import transformers
+    from tokenizers import AddedToken, Tokenizer
 
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_merges(SPECIAL + extra)),
+    made = Tokenizer.from_str(_merges(SPECIAL + extra))
+    made.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
+    kind = "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"  # the processors of 4.57 take no other
+    return getattr(transformers, kind)(
+        tokenizer_object=made,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side="left",
@@ -118,7 +125,11 @@ def _sizes(patch: int, edge: int) -> dict[str, Any]:
 
 
 def _text(tokenizer: Any, section: list[int], interleaved: bool = False, **more: Any) -> dict[str, Any]:
+    import transformers
+
     mrope = {"mrope_interleaved": True} if interleaved else {}  # transformers does it unasked, vLLM wants it said
+    if transformers.__version__ < "5":  # where positions are described otherwise
+        more |= {"rope_theta": 10_000.0, "rope_scaling": {"rope_type": "default", "mrope_section": section}}
     return {
         "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
         "hidden_size": HIDDEN,
@@ -269,6 +280,42 @@ def _qwen3_vl(edge: int) -> tuple[Any, Any]:
         ),
     )
     return _finish(Qwen3VLForConditionalGeneration(config), tokenizer), processor
+
+
+def _qwen3_5(edge: int, moe: bool = False) -> tuple[Any, Any]:
+    """Four layers, as published: three of linear attention, one of attention."""
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3_5Config,
+        Qwen3_5ForConditionalGeneration,
+        Qwen3_5MoeConfig,
+        Qwen3_5MoeForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    tokenizer = tokenizer_of(VISION, {}, ("<think>", "</think>"))
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**_sizes(16, edge)),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**_sizes(16, edge)),
+        chat_template=template(VISION, None, thinks=True),
+    )
+    linear = {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64}
+    text = _text(tokenizer, [3, 3, 2], interleaved=True, head_dim=64, **linear, **(experts if moe else {}))
+    text["rope_parameters"]["partial_rotary_factor"] = 0.25  # a quarter of each head turns: 8 pairs
+    eye = {key: value for key, value in _eye(3).items() if key != "deepstack_visual_indexes"}
+    ids = _ids(
+        tokenizer,
+        image_token_id="<|image_pad|>",
+        video_token_id="<|video_pad|>",
+        vision_start_token_id="<|vision_start|>",
+        vision_end_token_id="<|vision_end|>",
+    )
+    config, model = (Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration) if moe else (Qwen3_5Config, Qwen3_5ForConditionalGeneration)
+    given = config(text_config=text | {"num_hidden_layers": 4}, vision_config=eye, tie_word_embeddings=False, **ids)
+    return _finish(model(given), tokenizer), processor
 
 
 def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:

@@ -9,18 +9,40 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from apr_plugin import __version__
+from apr_plugin import __version__, interrupt
 from apr_plugin.errors import AprError
+from apr_plugin.terminal import complain, guard_logs, guarded_streams, print_traceback
 
 
 class _Commands(TyperGroup):
+    def main(self, *arguments: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        """Run the command line; wrong usage is told in one line, since typer's own form prints what was typed as it is."""
+        if not standalone_mode:
+            return super().main(*arguments, standalone_mode=False, **more)  # type: ignore[misc]
+        try:
+            status = super().main(*arguments, standalone_mode=False, **more)  # type: ignore[misc]
+        except typer.Abort:
+            raise SystemExit(130) from None
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # typer has click's exceptions, or its own copies of them
+                raise
+            complain(f"{error.format_message()}{_where_help_is(error)}")
+            raise SystemExit(getattr(error, "exit_code", 2)) from None
+        raise SystemExit(status if isinstance(status, int) else 0)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C ends it here, since typer's own answer to it differs between releases."""
         try:
-            return super().invoke(ctx)
+            with interrupt.heard():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             print("stopped; the same command continues where it was", file=sys.stderr)  # noqa: T201
-            raise SystemExit(130) from None
+            raise SystemExit(interrupt.STATUS) from None
+
+
+def _where_help_is(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see: {context.command_path} --help)" if context is not None else ""
 
 
 app = typer.Typer(
@@ -41,14 +63,16 @@ DEFAULT_MODEL_ARGS = "policy=needle"
 
 def main() -> None:
     """Run the command line; errors that a user can act on are printed as one message."""
-    from rich.console import Console
-    from rich.text import Text
-
-    try:
-        app()
-    except AprError as error:
-        Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
-        raise SystemExit(1) from None
+    with guarded_streams():
+        guard_logs()
+        try:
+            app()
+        except AprError as error:
+            complain(str(error))
+            raise SystemExit(1) from None
+        except Exception:  # noqa: BLE001 - a mistake of ours: its traceback holds what others wrote
+            print_traceback()
+            raise SystemExit(1) from None
 
 
 def _version(asked: bool) -> None:
@@ -126,19 +150,27 @@ def show(
 
 
 @app.command()
-def probe(path: Annotated[Path, typer.Argument(help="A media file.")]) -> None:
+def probe(
+    path: Annotated[Path, typer.Argument(help="A media file.")],
+    media_root: Annotated[Path | None, typer.Option(help="Folder in which the file must lie, links followed.")] = None,
+) -> None:
     """Print what the reader sees of a file, with a warning for each oddity."""
     from apr_plugin.cli.probe import run_probe
 
-    run_probe(path)
+    run_probe(path, media_root)
 
 
 @app.command()
-def doctor() -> None:
-    """Say which versions, extras and devices are here, and what will work."""
+def doctor(
+    fast: Annotated[bool, typer.Option("--fast", help="Only look at what is installed; try nothing.")] = False,
+) -> None:
+    """Try what each command needs, and say which versions, extras and devices are here and what will work.
+
+    Exit status 1: something that is installed does not work; the package that breaks it is named, with the command that mends it.
+    """
     from apr_plugin.cli.doctor import run_doctor
 
-    run_doctor()
+    raise SystemExit(run_doctor(fast))
 
 
 @tasks.callback()
@@ -167,11 +199,12 @@ def tasks_check(
     videos: Annotated[Path | None, typer.Option(help="Folder of its videos; without it where the task looks for them.")] = None,
     hashes: Annotated[bool, typer.Option(help="Compute SHA-256 of every video, which reads all of it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Where the manifest goes; without it the cache.")] = None,
+    media_root: Annotated[Path | None, typer.Option(help="Folder in which every video must lie, links followed; others count as unreadable.")] = None,
 ) -> None:
     """Open every video of a task; name those that are missing, unreadable or of another length; write a manifest. Exit status 1: some are missing."""
     from apr_plugin.cli.tasks import run_check
 
-    raise SystemExit(run_check(task, videos, hashes, out))
+    raise SystemExit(run_check(task, videos, hashes, out, media_root))
 
 
 @app.command()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from apr_plugin import interrupt
 from apr_plugin.cli.trace import print_end, print_question, print_turn
 from apr_plugin.errors import UNANSWERED, AprError
+from apr_plugin.files import check_regular
+from apr_plugin.harnesses.arguments import parse_model_args as parse_model_args
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import StopReason
+from apr_plugin.terminal import console, quoted
 
 _OPTION = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\)?\s+(.+)", re.DOTALL)
 """A label is one letter or a number: "Dr. No" is an option without one."""
@@ -26,24 +27,28 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
     Raises:
         AprError: a bad option, kind or model_arg, or a trajectory that could not be saved.
     """
-    if Path(text).is_file() and not any(Path(path).exists() for path in videos):
-        raise AprError(f"the question comes last, after the video: apr ask {text} {videos[0]!r}")
+    if _is_file(text) and not any(_is_file(path) for path in videos):
+        raise AprError(f"the question comes last, after the video: apr ask {text} {quoted(videos[0])}")
     if save is not None:
         _check_writable(save)
     question = Question(text=text, kind=_kind(kind, options), options=_options(options), videos=tuple(MediaRef(path=path) for path in videos))
     settings = read_settings(parse_model_args(model_args))
-    console = Console(highlight=False)
-    print_question(console, question)
-    episode = Episode(question, settings.policy, settings.config, on_turn=lambda number, turn: print_turn(console, number, turn))
+    out = console()
+    print_question(out, question)
+    episode = Episode(question, settings.policy, settings.config, on_turn=lambda number, turn: print_turn(out, number, turn))
     try:
-        trajectory = asyncio.run(episode.run())
+        trajectory = interrupt.run(episode.run())
     except KeyboardInterrupt:
         trajectory = episode.cancelled()
+    except SystemExit:  # nobody reads what is printed any more, or it can't be written
+        if save is not None:
+            episode.cancelled().write(save)
+        raise
     finally:
         settings.policy.close()
-    print_end(console, trajectory)
     if save is not None:
-        trajectory.write(save)
+        trajectory.write(save)  # before its end is printed, which may fail
+    print_end(out, trajectory)
     if trajectory.stop_reason is StopReason.CANCELLED:
         return 130
     return 0 if trajectory.answer_valid else UNANSWERED
@@ -51,57 +56,25 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
 
 def _check_writable(path: Path) -> None:
     try:
+        if path.exists():
+            check_regular(path)
         path.open("ab").close()
-    except OSError as error:
-        raise AprError(f"--save {path}: cannot write: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a name with a null character
+        raise AprError(f"--save {path}: cannot write: {getattr(error, 'strerror', None) or error}") from error
 
 
-def parse_model_args(text: str) -> dict[str, object]:
-    """`key=value,key=value` as lmms-eval reads it, so that one text works for both.
-
-    A comma inside brackets, braces or quotes belongs to the value; `true`, `false` and numbers become values of their own.
-
-    Raises:
-        AprError: a part is not `key=value`.
-    """
-    found: dict[str, object] = {}
-    for part in _split_at_commas(text):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise AprError(f"--model-args: {part!r} is not key=value (a value with commas stands in brackets: base_url=[URL,URL])")
-        found[key] = _value(value)
-    return found
-
-
-def _split_at_commas(text: str) -> list[str]:
-    parts, depth, quote, start = [], 0, "", 0
-    for at, char in enumerate(text):
-        if char in "\"'" and text[at - 1 : at] != "\\":
-            quote = "" if char == quote else quote or char
-        elif not quote and char in "{[":
-            depth += 1
-        elif not quote and char in "}]":
-            depth -= 1
-        elif not quote and depth == 0 and char == ",":
-            parts.append(text[start:at])
-            start = at + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
-def _value(text: str) -> object:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+def _is_file(name: str) -> bool:
     try:
-        return int(text) if text.isnumeric() else float(text)
-    except ValueError:
-        return text
+        return Path(name).is_file()
+    except OSError:  # a question is longer than a name may be
+        return False
 
 
 def _kind(kind: str | None, options: Sequence[str]) -> QuestionKind:
     if kind is None:
         return QuestionKind.MCQ if options else QuestionKind.FREE_FORM
     if kind not in list(QuestionKind):
-        raise AprError(f"--kind must be one of {', '.join(QuestionKind)}, not {kind!r}")
+        raise AprError(f"--kind must be one of {', '.join(QuestionKind)}, not {quoted(kind)}")
     if kind == QuestionKind.MCQ and not options:
         raise AprError('a question of kind mcq needs options: --option "A. …" --option "B. …"')
     return QuestionKind(kind)

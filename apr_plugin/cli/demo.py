@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from apr_plugin import terminal
 from apr_plugin.cli.ask import parse_model_args
 from apr_plugin.cli.needle import run_make
 from apr_plugin.errors import AprError, require
@@ -22,6 +27,7 @@ from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.scoring.statistics import mcnemar, wilson_interval
+from apr_plugin.tasks.needle.make import load_docs
 
 ARMS = {
     "agent": "policy=needle",
@@ -46,28 +52,74 @@ class Scored:
         return self.score >= 0.5
 
 
+_SAMPLES = "*_samples_apr_needle_*.jsonl"
+"""What lmms-eval calls the files of scored questions, with a time before it."""
+
+
 def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
     """Make the set, evaluate every arm, print the comparison.
 
     Raises:
-        AprError: lmms-eval is missing, the folder can't be written, or an evaluation failed.
+        AprError: lmms-eval is missing, or the folder can't be written.
+        SystemExit: an evaluation failed, with its status; it has said why.
     """
     require("lmms_eval", "lmms")
-    console = Console()
+    console = terminal.console()
     began = time.perf_counter()
     out = out.expanduser().resolve()
-    console.print(f"[bold]1. real videos[/] of 1 to 120 minutes with sound, made from a seed into {out / 'needle'}")
+    console.print(Text("1. real videos", "bold"), f"of 1 to 120 minutes with sound, made from a seed into {out / 'needle'}")
     made = run_make(out / "needle", None, videos_per_bucket=videos_per_bucket)
     made_s = time.perf_counter() - began
     scored: dict[str, dict[tuple[str, str], Scored]] = {}
     for number, (arm, arguments) in enumerate(ARMS.items(), 2):
-        console.print(f"[bold]{number}. {arm}[/] through lmms-eval: --model apr --model_args {arguments}")
+        console.print(Text(f"{number}. {arm}", "bold"), f"through lmms-eval: --model apr --model_args {arguments}")
         scored[arm] = _evaluate(out / arm.replace(" ", "-"), made, f"{arguments},concurrency={concurrency}")
     print_tables(console, scored)
-    console.print(
-        f"made in {made_s:.0f} s, everything in {time.perf_counter() - began:.0f} s. Look closer: apr show {out / 'agent' / 'trajectories'}",
-        soft_wrap=True,
-    )
+    console.print(f"made in {made_s:.0f} s, everything in {time.perf_counter() - began:.0f} s")
+    console.print("\nLook at what it did, or ask for yourself:\n")
+    for command, remark in closing_commands(program(), out, load_docs(made)):
+        console.print(Text(f"    {command}") + Text(f"  # {remark}" if remark else "", "dim"), soft_wrap=True)
+
+
+def closing_commands(apr: str, out: Path, docs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Commands to paste after the demo: its own first question with options and its first one without, as it was answered and to be asked again.
+
+    Args:
+        apr: How the program is called.
+        out: The demo's folder.
+        docs: The needle set's questions, with absolute video paths.
+
+    Returns:
+        Each command and a remark, which is the right answer where the command asks.
+    """
+    agent = out / "agent" / "trajectories"
+    choice = next(doc for doc in docs if doc["options"])
+    number = next(doc for doc in docs if doc["kind"] == "count")
+    row = sum(doc["kind"] == choice["kind"] for doc in docs[: docs.index(choice)])
+    options = " ".join(f"-o {shlex.quote(option)}" for option in choice["options"])
+    right = choice["options"][ord(choice["answer"]) - ord("A")]
+    return [
+        (f"{apr} show {_path(agent)}", ""),
+        (f"{apr} show {_path(agent)} --task apr_needle_{choice['kind']} --id {row}", ""),
+        (f"{apr} ask {_path(choice['video'])} {shlex.quote(choice['question'])} {options}", f"{choice['answer']}, {right}"),
+        (f"{apr} ask {_path(number['video'])} {shlex.quote(number['question'])} --kind number", str(number["answer"])),
+        (f"{apr} probe {_path(choice['video'])}", ""),
+        (f"{apr} doctor", ""),
+    ]
+
+
+def program() -> str:
+    """How this program was called, so that a line can be pasted: `apr`, `.venv/bin/apr`, or the module."""
+    called = Path(sys.argv[0])
+    if called.name != "apr":
+        return f"{shlex.quote(sys.executable)} -m apr_plugin.cli"
+    return "apr" if shutil.which("apr") == str(called) else _path(called)
+
+
+def _path(path: Path | str) -> str:
+    """The path as it is shortest from here, quoted for a shell."""
+    whole = Path(path).absolute()
+    return shlex.quote(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole))
 
 
 def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str], Scored]:
@@ -75,19 +127,20 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     command = [sys.executable, "-m", "apr_plugin.cli", "eval", "--tasks", "apr_needle", "--model_args", arguments]
     command += ["--output_path", str(folder), "--log_samples"]
     log = folder / "lmms-eval.log"
-    started = time.time()
+    before = {path: _state(path) for path in folder.rglob(_SAMPLES)}
     with log.open("w") as file:
         done = subprocess.run(command, stdout=file, env=os.environ | {"APR_NEEDLE_DIR": str(needle)}, check=False)
     if done.returncode == 130:
         raise KeyboardInterrupt
-    if done.returncode != 0:
-        raise AprError(f"the evaluation ended with status {done.returncode}; its output is in {log}. The same command continues where it was.")
+    if done.returncode != 0:  # its error is on the screen already
+        terminal.console(stderr=True, soft_wrap=True).print(f"lmms-eval's output is in {log}; the same command continues where it was")
+        raise SystemExit(done.returncode)
     settings = read_settings(parse_model_args(arguments))
     store = TrajectoryStore(folder / "trajectories", settings.config.hash(settings.policy), {})
     scored: dict[tuple[str, str], Scored] = {}
-    for sample_file in sorted(folder.rglob("*_samples_apr_needle_*.jsonl")):
-        if sample_file.stat().st_mtime < started:
-            continue
+    for sample_file in sorted(folder.rglob(_SAMPLES)):
+        if before.get(sample_file) == _state(sample_file):
+            continue  # an earlier run's
         task = sample_file.stem.partition("_samples_")[2]
         trajectories = {t.question.doc_id: t for t in Trajectory.iterate(store.path(task))}
         for line in sample_file.read_text("utf-8").splitlines():
@@ -98,6 +151,12 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     if not scored:
         raise AprError(f"lmms-eval wrote no samples into {folder}; its output is in {log}")
     return scored
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Changes when the file is written again."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str], Scored]]) -> None:

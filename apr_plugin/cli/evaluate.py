@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-import time
-import traceback
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from apr_plugin.errors import UNANSWERED, AprError, require
+from apr_plugin.files import check_regular
 from apr_plugin.harnesses import ending
+from apr_plugin.harnesses.arguments import check_once
+from apr_plugin.harnesses.options import check_options, say_unused
 from apr_plugin.harnesses.settings import check_arguments
+from apr_plugin.installed import explain, importing, is_import_fault
 from apr_plugin.policies import did_you_mean
+from apr_plugin.terminal import complain, console, guard_logs, plain, print_traceback, quoted, shortened
 
 HELP = """\
 Usage: apr eval [OPTIONS OF LMMS-EVAL]
@@ -47,29 +49,34 @@ def run_eval(arguments: Sequence[str]) -> int:
     Raises:
         MissingExtra: lmms-eval is not installed.
     """
+    try:
+        _check_words(arguments)
+    except _WrongUsage as error:
+        complain(str(error))
+        return 2
     require("lmms_eval", "lmms")
     sys.argv = ["lmms-eval", *_with_defaults(list(arguments))]
-    with Console(stderr=True).status("loading lmms-eval …"):
+    with console(stderr=True).status("loading lmms-eval …"), importing("lmms-eval", "lmms"):
         import lmms_eval.__main__ as lmms_main
+    guard_logs()  # lmms-eval has brought loguru
 
     ending.FAILURES.clear()
     ending.exit_status_is_set = True
     run_one = lmms_main.cli_evaluate_single
 
     def guarded(args: Any) -> Any:
-        began = time.time()
         try:
             _prepare(args)
             results = run_one(args)
             if args.output_path and results[0] is not None:
-                _check_results(Path(args.output_path), began)
+                _check_results(Path(args.output_path), results[0])
         except _WrongUsage as error:
-            _complain(str(error))
+            complain(str(error))
             raise SystemExit(2) from None
         except Exception as error:  # noqa: BLE001 - whatever lmms-eval raises becomes one message
             if args.verbosity == "DEBUG":
-                traceback.print_exc()
-            _complain(_explain(error, args))
+                print_traceback()
+            complain(_explain(error, args))
             raise SystemExit(1) from None  # lmms-eval's loop catches exceptions, prints a traceback and exits with 0
         return results
 
@@ -79,11 +86,25 @@ def run_eval(arguments: Sequence[str]) -> int:
     finally:
         lmms_main.cli_evaluate_single = run_one
     if failures := ending.FAILURES:
-        _complain(
+        complain(
             f"{len(failures)} questions could not be answered and count as wrong; the first: {failures[0]}. The same command asks only those again."
         )
         return UNANSWERED
     return 0
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """What the command line itself can tell: an option given twice, of which lmms-eval takes the last, and a configuration that is no file."""
+    words = [word.partition("=") for word in arguments]
+    for name, count in Counter(name for name, _, _ in words if name.startswith("--")).items():
+        if count > 1:
+            raise _WrongUsage(f"{shortened(name, 60)} is given {count} times; give it once")
+    for number, (name, _, value) in enumerate(words):
+        if name == "--config" and (value or len(words) > number + 1):
+            try:
+                check_regular(value or arguments[number + 1])
+            except (OSError, ValueError) as error:
+                raise _WrongUsage(f"--config {value or arguments[number + 1]}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _with_defaults(arguments: list[str]) -> list[str]:
@@ -120,6 +141,13 @@ def _prepare(args: Any) -> None:
     _check_paths(args)
     if args.model == "apr":
         _check_model_args(args.model_args)
+        try:
+            check_options(vars(args))
+        except AprError as error:
+            raise _WrongUsage(str(error)) from None
+        if args.gen_kwargs:
+            say_unused(args.gen_kwargs)
+            args.gen_kwargs = ""
         if args.output_path and "trajectories=" not in args.model_args:
             args.model_args = ",".join(filter(None, [args.model_args, f"trajectories={Path(args.output_path) / 'trajectories'}"]))
 
@@ -129,7 +157,7 @@ def _print_list(args: Any) -> None:
 
     manager = TaskManager("ERROR", include_path=args.include_path)
     left_out = {f"list_{kind}": False for kind in _LISTS[args.tasks]}
-    print(manager.list_all_tasks(**left_out) if left_out else "\n".join(sorted(manager.all_tasks)))  # noqa: T201
+    print(plain(manager.list_all_tasks(**left_out) if left_out else "\n".join(sorted(manager.all_tasks))))  # noqa: T201
 
 
 def _check_model_args(text: str) -> None:
@@ -137,6 +165,7 @@ def _check_model_args(text: str) -> None:
     from lmms_eval.utils import simple_parse_args_string
 
     try:
+        check_once(text)
         check_arguments(simple_parse_args_string(text))
     except ValueError:
         raise _WrongUsage(f"--model_args {text}: every part must be key=value") from None
@@ -162,15 +191,13 @@ def _check_paths(args: Any) -> None:
         raise AprError(f"--output_path {path}: cannot write there: {error.strerror}. Choose a folder you can write to.") from error
 
 
-def _check_results(folder: Path, began: float) -> None:
-    """lmms-eval only logs it when its results can't be written, and exits with 0."""
-    for path in folder.rglob("*_results.json"):
-        if path.stat().st_mtime > began - 2:  # file systems round
-            try:
-                json.loads(path.read_bytes())
-            except ValueError:
-                continue
-            return
+def _check_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """lmms-eval only logs it when its results can't be written, and exits with 0. Its file has the run's date in its name and these scores in it."""
+    for path in folder.rglob(f"{str(results.get('date', '*')).replace(':', '-')}_results.json"):
+        with contextlib.suppress(ValueError, OSError):
+            written = json.loads(path.read_bytes())
+            if isinstance(written, dict) and list(written.get("results", ())) == list(results.get("results", ())):
+                return
     raise AprError(f"--output_path {folder}: lmms-eval could not write its results there. Make room and run the same command again.")
 
 
@@ -184,12 +211,10 @@ def _explain(error: BaseException, args: Any) -> str:
 
         missing = text.removeprefix("Tasks not found: ").split(". Try ")[0]
         known = TaskManager("ERROR", include_path=args.include_path).all_tasks
-        named = ", ".join(f"{task!r}{did_you_mean(task, known)}" for task in missing.split(", "))
+        named = ", ".join(f"{quoted(task)}{did_you_mean(task, known)}" for task in missing.split(", "))
         return f"there is no task {named}; list them with: apr tasks, or apr eval --tasks list"
     if isinstance(error, AprError):
         return text
+    if is_import_fault(error):
+        return f"lmms-eval can't run: {explain(error, 'lmms')}"
     return f"lmms-eval: {type(error).__name__}: {text or 'no message'} (the traceback is shown with --verbosity DEBUG)"
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True).print(Text("error: ", "bold red") + Text(message), soft_wrap=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from apr_plugin.config import needle_dir
 from apr_plugin.errors import AprError
+from apr_plugin.terminal import console
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -41,10 +41,10 @@ def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
     except OSError as error:
         raise AprError(f"needle make: {error.filename or out}: {error.strerror or error}") from error
     docs = load_docs(made)
-    console = Console(stderr=True)
-    console.print(f"{len({doc['video'] for doc in docs})} videos and {len(docs)} questions in {made}", soft_wrap=True)
+    told = console(stderr=True)
+    told.print(f"{len({doc['video'] for doc in docs})} videos and {len(docs)} questions in {made}", soft_wrap=True)
     if out is not None:
-        console.print(f"use them with: APR_NEEDLE_DIR={made} apr eval --tasks apr_needle --model_args policy=needle", soft_wrap=True)
+        told.print(f"use them with: APR_NEEDLE_DIR={made} apr eval --tasks apr_needle --model_args policy=needle", soft_wrap=True)
     return Path(made)
 
 

@@ -5,26 +5,27 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin.cli.trace import plain
 from apr_plugin.media import OUTLASTS_S, Video
+from apr_plugin.media.confine import confine
+from apr_plugin.terminal import console
 
 
-def run_probe(path: Path) -> None:
+def run_probe(path: Path, media_root: Path | None = None) -> None:
     """Print the facts of a file and a warning for each oddity.
 
     Raises:
-        MediaOpenError: the file can't be used.
+        MediaOpenError: the file can't be used, or lies outside `media_root`.
     """
+    confine(str(path), None if media_root is None else str(media_root))
     began = time.perf_counter()
     with Video.open(path) as video:
         opened_s = time.perf_counter() - began
         info = video.info
-    console = Console(highlight=False)
-    facts = Table(title=plain(str(path)), title_justify="left", show_header=False)
+    out = console()
+    facts = Table(title=str(path), title_justify="left", show_header=False)
     facts.add_row("format", info.format)
     facts.add_row("duration", f"{info.duration_s:.3f} s, by the {info.duration_from}")
     if info.sound_s is not None and info.sound_s > info.duration_s + OUTLASTS_S:
@@ -41,8 +42,8 @@ def run_probe(path: Path) -> None:
         facts.add_row("picture", "none")
     facts.add_row("sound", f"stream {info.audio_stream} ({info.audio_why}): {info.audio_codec}" if info.has_audio else "none")
     for number, stream in enumerate(info.streams):
-        facts.add_row("streams" if number == 0 else "", Text(plain(stream)))
+        facts.add_row("streams" if number == 0 else "", stream)
     facts.add_row("opened in", f"{opened_s * 1000:.0f} ms")
-    console.print(facts)
+    out.print(facts)
     for warning in info.warnings:
-        console.print(Text("warning: ", "bold yellow") + Text(plain(warning)))
+        out.print(Text("warning: ", "bold yellow") + Text(warning))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from itertools import groupby
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from apr_plugin.report.published import PublishedScore, benchmarks, published
+from apr_plugin.terminal import console
 
 
 def run_published(benchmark: str | None, as_json: bool) -> None:
@@ -28,15 +28,15 @@ def run_published(benchmark: str | None, as_json: bool) -> None:
         table.add_column("figures", justify="right")
         for name, count in counts.items():
             table.add_row(name, str(count))
-        Console().print(table)
+        console().print(table)
         return
     scores = published(benchmark)
     if as_json:
-        print(json.dumps([score.model_dump() for score in scores], indent=1, ensure_ascii=False))  # noqa: T201
+        print(json.dumps([score.model_dump() for score in scores], indent=1))  # noqa: T201
         return
-    console = Console()
+    out = console()
     for metric, rows in groupby(scores, key=lambda score: score.metric):
-        console.print(_table(f"{scores[0].benchmark}, {metric}: published, not measured here", list(rows)))
+        out.print(_table(f"{scores[0].benchmark}, {metric}: published, not measured here", list(rows)))
 
 
 def _table(title: str, scores: list[PublishedScore]) -> Table:

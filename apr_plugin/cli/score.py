@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from apr_plugin.errors import AprError
+from apr_plugin.files import read_regular
 from apr_plugin.scoring import vue_tr
 from apr_plugin.scoring.intervals import Span
+from apr_plugin.terminal import console, quoted
 
 BENCHMARKS = {"vue_tr": 1, "vue_tr_v2": 2}
 """What can be scored: VUE-TR in its two versions."""
@@ -60,7 +61,7 @@ def run_score(benchmark: str, ground_truth: Path, predictions: Path, as_json: bo
     name = benchmark.strip().lower().replace("-", "_").removeprefix("apr_")
     if name not in BENCHMARKS:
         close = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        raise AprError(f"can't score '{benchmark}'{f'; did you mean {close[0]}?' if close else '.'} There are: {', '.join(BENCHMARKS)}")
+        raise AprError(f"can't score {quoted(benchmark)}{f'; did you mean {close[0]}?' if close else '.'} There are: {', '.join(BENCHMARKS)}")
     queries = read_queries(ground_truth)
     answers = read_answers(predictions, queries, ground_truth)
     table = vue_tr.score(queries, answers, BENCHMARKS[name])
@@ -81,7 +82,7 @@ def read_queries(path: Path) -> list[vue_tr.Query]:
     for index, row in enumerate(rows):
         for column, values in vue_tr.ATTRIBUTES.items():
             if (value := getattr(row, column)) not in values:
-                raise AprError(f"{path}: row {index}: {column} is '{value}', not one of {', '.join(values)}")
+                raise AprError(f"{path}: row {index}: {column} is {quoted(value)}, not one of {', '.join(values)}")
         if row.query_id in queries:
             raise AprError(f"{path}: row {index}: query_id {row.query_id} stands there twice")
         queries[row.query_id] = vue_tr.Query(row.query_id, row.gt, row.duration_category, row.query_format, row.query_modality)
@@ -112,7 +113,7 @@ def read_answers(path: Path, queries: list[vue_tr.Query], ground_truth: Path) ->
 
 def _read(path: Path, row: type[Row], what: str) -> list[Row]:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise AprError(f"can't read {what}: {path}: {error.strerror or error}") from error
     if path.suffix == ".jsonl":
@@ -149,12 +150,12 @@ def _print_table(name: str, table: dict[str, vue_tr.Cell], predictions: Path) ->
             shares = (cell.precision, cell.recall, cell.iou, cell.miou, cell.recall_all, cell.iou_all, cell.miou_all)
             answered = f"{cell.answered}/{cell.queries}"
             out.add_row(label, answered, *("-" if share is None else f"{100 * share:.2f}" for share in shares), end_section=label == group[-1])
-    console = Console()
-    console.print(out)
+    printer = console()
+    printer.print(out)
     none = f"the {missing} queries without a prediction count" if missing > 1 else "the 1 query without a prediction counts"
     for line in (
         "In percent. precision, recall, IoU: the official table's, areas under curves over the answered queries.",
         "mIoU: plain mean of the IoU of the spans as predicted, which OmniAgent's Table 3 gives for its own rows.",
         f"all: {none} as 0." if missing else "all: no query is missing, so nothing changes.",
     ):
-        console.print(Text(line))
+        printer.print(Text(line))

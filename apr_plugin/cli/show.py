@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin.cli.trace import describe_shown, plain, print_end, print_question, print_turn
+from apr_plugin.cli.trace import LONGEST, describe_shown, print_end, print_question, print_turn
 from apr_plugin.errors import AprError
+from apr_plugin.files import check_regular
 from apr_plugin.loop.trajectory import SCHEMA, Trajectory
+from apr_plugin.terminal import console, plain
 
 
 def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> None:
@@ -30,22 +32,26 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
     ]
     if not chosen:
         raise AprError(f"{path} holds {len(found)} trajectories; none matches" if found else f"{path} holds no finished trajectories")
-    console = Console(highlight=False)
+    out = console()
     if doc_id is not None or len(chosen) == 1:
         for trajectory in chosen:
-            _print_whole(console, trajectory)
+            _print_whole(out, trajectory)
     else:
-        _print_table(console, chosen)
+        _print_table(out, chosen)
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*.jsonl")) if not _foreign(file)]
+        files = [file for file in sorted(path.rglob("*.jsonl")) if file.is_file() and not _foreign(file)]
         if not files:
             raise AprError(f"{path} holds no trajectory files (*.jsonl)")
         return files
-    if not path.exists():
-        raise AprError(f"{path}: no such file or folder")
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise AprError(f"{path}: no such file or folder") from None
+    except (OSError, ValueError) as error:  # a name with a null character
+        raise AprError(f"{path}: cannot read it: {getattr(error, 'strerror', None) or error}") from error
     return [path]
 
 
@@ -61,10 +67,10 @@ def _foreign(file: Path) -> bool:
 
 def _print_whole(console: Console, trajectory: Trajectory) -> None:
     question = trajectory.question
-    console.rule(Text(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}")))
+    console.rule(Text(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}", LONGEST)))
     print_question(console, question)
     for shown in trajectory.first_shown:
-        console.print(Text("  shown   ", "green") + Text(describe_shown(shown)))
+        console.print(Text("  shown   ", "green") + Text(plain(describe_shown(shown), LONGEST)))
     for number, turn in enumerate(trajectory.turns, 1):
         print_turn(console, number, turn)
     print_end(console, trajectory)
@@ -76,7 +82,9 @@ def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
     for trajectory in trajectories:
         by_run.setdefault((trajectory.arm, trajectory.config_hash), []).append(trajectory)
     for (arm, config_hash), run in by_run.items():
-        table = Table(title=Text(plain(f"{arm}, configuration {config_hash}: {len(run)} trajectories")), title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=Text(plain(f"{arm}, configuration {config_hash}: {len(run)} trajectories", LONGEST)), title_justify="left", box=box.SIMPLE_HEAD
+        )
         for name in ("task", "doc", "question", "answer", "stop"):
             table.add_column(
                 name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "question" else None, max_width=18 if name == "answer" else None

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from apr_plugin.config import cache_dir, data_dir, needle_dir
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.readers import known_tasks
 from apr_plugin.policies import did_you_mean
+from apr_plugin.terminal import console, one_line, print_exact, quoted
 
 _SHOWN = 20
 """Videos of one kind that `check` names; the manifest has all."""
@@ -28,7 +28,7 @@ _WIDE = 140
 def run_tasks(only_path: bool) -> None:
     """Print the list and the readers, or only the folder."""
     if only_path:
-        print(tasks_dir())  # noqa: T201
+        print_exact(str(tasks_dir()))
         return
     run_list()
     readers = Table(title="lmms-eval tasks with a reader of their own (all others are read from the prompt)", title_justify="left")
@@ -36,20 +36,20 @@ def run_tasks(only_path: bool) -> None:
     readers.add_column("reader")
     for pattern, reader in known_tasks():
         readers.add_row(pattern, reader)
-    Console().print(readers)
+    console().print(readers)
 
 
 def run_list() -> None:
     """Print every task: what it asks, how it is scored, what of its data is here."""
-    with Console(stderr=True).status("looking for annotations and videos …"):
+    with console(stderr=True).status("looking for annotations and videos …"):
         entries = sorted(_entries())
-    console = Console()
+    out = console()
     title = Text(f"tasks of this package, in {tasks_dir()}; data in {data_dir()} (APR_DATA)")
-    if console.width < _WIDE:
-        console.print(title)
+    if out.width < _WIDE:
+        out.print(title)
         for task, kind, n, buckets, metric, data, ready in entries:
-            console.print(Text(f"{task:<28} {n:>6}  {metric:<7}  {ready}", "bold"), soft_wrap=True)
-            console.print(Text("  " + "; ".join(filter(None, (kind, buckets and f"buckets {buckets}", data)))), soft_wrap=True)
+            out.print(Text(f"{task:<28} {n:>6}  {metric:<7}  {ready}", "bold"), soft_wrap=True)
+            out.print(Text("  " + "; ".join(filter(None, (kind, buckets and f"buckets {buckets}", data)))), soft_wrap=True)
         return
     table = Table(title=title, title_justify="left")
     for name in _Entry._fields:
@@ -58,7 +58,7 @@ def run_list() -> None:
         )
     for entry in entries:
         table.add_row(*map(Text, entry))
-    console.print(table)
+    out.print(table)
 
 
 class _Entry(NamedTuple):
@@ -123,7 +123,7 @@ def _readiness(source: Any) -> str:
     return _ready(*counted)
 
 
-def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None) -> int:
+def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None, media_root: Path | None = None) -> int:
     """Open every video of a task and say what is missing; returns the exit status.
 
     Raises:
@@ -135,20 +135,22 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None) ->
     if task.startswith("apr_needle"):
         raise AprError(f"the videos of {task} are made on this machine, by: apr needle make")
     if task not in known:
-        raise AprError(f"there is no task {task!r} with videos to check{did_you_mean(task, known)}; list them with: apr tasks list")
+        raise AprError(f"there is no task {quoted(task)} with videos to check{did_you_mean(task, known)}; list them with: apr tasks list")
     if videos is not None and not videos.is_dir():
         raise AprError(f"--videos {videos}: no such folder")
+    if media_root is not None and not media_root.is_dir():
+        raise AprError(f"--media-root {media_root}: no such folder")
     source = known[task]
-    report = check(source, () if videos is None else (videos,), hashes)
+    report = check(source, () if videos is None else (videos,), hashes, media_root)
     out = out or cache_dir() / "manifests" / f"{task}.json"
     try:
         report.write(out)
     except OSError as error:
         raise AprError(f"--out {out}: cannot write there: {error.strerror}") from error
-    console = Console(soft_wrap=True)
+    printer = console(soft_wrap=True)
     present, missing, unreadable = (report.of(state) for state in ("present", "missing", "unreadable"))
-    console.print(Text(f"{source.title}: {len(present)} videos present, {len(missing)} missing, {len(unreadable)} unreadable"))
-    console.print(
+    printer.print(Text(f"{source.title}: {len(present)} videos present, {len(missing)} missing, {len(unreadable)} unreadable"))
+    printer.print(
         Text(
             f"{report.answerable} of {report.questions} questions can be asked; the benchmark has {source.n}"
             + ("" if report.complete else f": a score is one of n={report.answerable} of N={source.n}")
@@ -162,9 +164,9 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None) ->
         ],
     }.items():
         if lines:
-            console.print(Text(f"{title}:", "bold"))
-            console.print(Text("\n".join(f"  {line}" for line in lines[:_SHOWN])))
+            printer.print(Text(f"{title}:", "bold"))
+            printer.print(Text("\n".join(f"  {one_line(line)}" for line in lines[:_SHOWN])))
             if len(lines) > _SHOWN:
-                console.print(Text(f"  … and {len(lines) - _SHOWN} more"))
-    console.print(Text(f"manifest: {out}"))
+                printer.print(Text(f"  … and {len(lines) - _SHOWN} more"))
+    printer.print(Text(f"manifest: {out}"))
     return 1 if missing or unreadable else 0

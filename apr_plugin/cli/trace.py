@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
-
 from rich.console import Console
 from rich.text import Text
 
 from apr_plugin.loop.action import describe
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
+from apr_plugin.terminal import plain as _plain
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # the last ones turn the direction of writing
-_LONGEST = 600
+LONGEST = 600
+"""Characters shown of one text."""
 
 
-def plain(text: str, longest: int = _LONGEST) -> str:
-    """The text without control characters (a terminal would obey them) and lone surrogates (it could not print them), cut to `longest`."""
-    text = _CONTROL.sub("�", text.encode("utf-8", "replace").decode("utf-8"))
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def plain(text: str) -> str:
+    """As `terminal.plain`, cut to `LONGEST`."""
+    return _plain(text, LONGEST)
 
 
 def print_question(console: Console, question: Question) -> None:
@@ -51,7 +49,7 @@ def print_turn(console: Console, number: int, turn: Turn) -> None:
     if turn.error is not None:
         console.print(Text("  error   ", "red") + Text(plain(f"{turn.error.code}: {turn.error.message}")))
     if turn.shown is not None:
-        console.print(Text("  saw     ", "green") + Text(describe_shown(turn.shown)))
+        console.print(Text("  saw     ", "green") + Text(plain(describe_shown(turn.shown))))
     if turn.repairs:
         console.print(Text("  repair  ", "yellow") + Text(plain("; ".join(turn.repairs))))
     tokens = f", {turn.usage.completion_tokens} tokens written" if turn.usage.completion_tokens is not None else ""

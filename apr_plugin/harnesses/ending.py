@@ -5,13 +5,17 @@ Its command line prints a traceback for every exception, and returns 0 whatever 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
 import traceback
+from types import TracebackType
 from typing import NoReturn
 
+from apr_plugin import interrupt
 from apr_plugin.errors import UNANSWERED, AprError
+from apr_plugin.terminal import complain
 
 NO_ANSWER = "(null)"
 """What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
@@ -27,10 +31,48 @@ exit_status_is_set = False
 
 def end_with(error: AprError, status: int = 1) -> NoReturn:
     """End with one clear message; under lmms-eval's command line the way that it does not catch, else by raising the error."""
-    if _under_its_command_line():
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    if under_its_command_line():
+        complain(str(error))
         raise SystemExit(status) from None
     raise error
+
+
+def watch() -> None:
+    """Called when the model is created: under lmms-eval's own command line, have whatever goes wrong from now on end in a status that says so.
+
+    It catches every exception, logs it and goes on to return 0; and a Ctrl-C can vanish in code that is not ours (see `interrupt`).
+    """
+    if exit_status_is_set or not under_its_command_line():
+        return
+    interrupt.install(_stopped)
+    import loguru
+
+    while _watching:
+        with contextlib.suppress(ValueError):  # gone where lmms-eval has set up its logger again
+            loguru.logger.remove(_watching.pop())
+    _watching.append(loguru.logger.add(_logged, level="ERROR", format="{message}"))
+
+
+_watching: list[int] = []
+"""Our listener's number at the logger, once there is one."""
+
+
+def _logged(message: str) -> None:
+    if message.startswith("Error during evaluation"):
+        leave_with(1)
+
+
+def _stopped() -> None:
+    leave_with(interrupt.STATUS)
+    excepthook = sys.excepthook
+
+    def in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("stopped; the same command continues where it was", file=sys.stderr)  # noqa: T201
+        else:
+            excepthook(kind, error, trace)
+
+    sys.excepthook = in_one_line
 
 
 def sum_up() -> None:
@@ -44,12 +86,12 @@ def sum_up() -> None:
         ranks: list[list[str]] = [[]] * distributed.get_world_size()
         distributed.all_gather_object(ranks, FAILURES)
         FAILURES[:] = [line for rank in ranks for line in rank] if distributed.get_rank() == 0 else []
-    if FAILURES and not exit_status_is_set and _under_its_command_line():
-        _leave_with(UNANSWERED)
+    if FAILURES and not exit_status_is_set and under_its_command_line():
+        leave_with(UNANSWERED)
 
 
-def _leave_with(status: int) -> None:
-    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed.
+def leave_with(status: int) -> None:
+    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed. The last call counts.
 
     No exit handler of Python's can change the status without cutting off those after it. The C library's handlers run last of all, and newest first:
     what the process still has to print is printed, then it ends. Where the C library has no such handlers (Windows) the status stays what it is.
@@ -63,7 +105,7 @@ def _leave_with(status: int) -> None:
     at_exit(ctypes.cast(flush, ctypes.c_void_p), None, None)
 
 
-def _under_its_command_line() -> bool:
+def under_its_command_line() -> bool:
     """Whether lmms-eval's command line runs in the main thread, rather than a program that uses its evaluator."""
     frames = traceback.walk_stack(sys._current_frames().get(threading.main_thread().ident or 0))
     return any(frame.f_code.co_name == "cli_evaluate" and frame.f_globals.get("__package__") == "lmms_eval" for frame, _ in frames)

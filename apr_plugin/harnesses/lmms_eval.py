@@ -28,18 +28,25 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
-from apr_plugin.errors import AprError
-from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up
+from apr_plugin import interrupt
+from apr_plugin.errors import AprError, told
+from apr_plugin.harnesses.arguments import check_once
+from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line, watch
+from apr_plugin.harnesses.options import check_evaluation
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Pictures
 from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
-from apr_plugin.loop.question import MediaRef, Question
+from apr_plugin.loop.question import MediaRef, Question, QuestionKind
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
+from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import fit
+from apr_plugin.media.confine import confine
+from apr_plugin.media.opening import descriptor
+from apr_plugin.terminal import guard_logs, one_line
 
 _T = TypeVar("_T")
 
@@ -58,9 +65,13 @@ class ActivePerception(lmms):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         super().__init__()
+        watch()
         self.device = device or "cpu"
         self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        if under_its_command_line():
+            guard_logs()
         try:
+            check_evaluation()
             self.settings = read_settings({**arguments, **(policy_args or {})})
         except AprError as error:
             end_with(error, status=2)
@@ -69,6 +80,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ActivePerception:
         """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
+        try:
+            check_once(arg_string)
+        except AprError as error:
+            end_with(error, status=2)
         own = simple_parse_args_string(arg_string)
         flags = {key: value for key, value in (additional_config or {}).items() if value is not None}
         policy_args = {key: own.pop(key) for key in ("batch_size", "device") if key in own}
@@ -77,7 +92,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request; the list has their order and length."""
         _keep_out_of_cache(requests)
-        jobs = _jobs(requests, self.task_dict)
+        jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         self._tasks |= {job.question.task for job in asked}
         config_hash = settings.config.hash(settings.policy)
@@ -128,6 +143,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
     def clean(self) -> None:
         """After the last request of this rank: give back what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
         super().clean()
+        interrupt.check()
         self.settings.policy.close()
         if hasattr(self, "_store"):
             try:
@@ -162,7 +178,11 @@ class ActivePerception(lmms):  # type: ignore[misc]
         metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
         log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
         logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
-        failed = [f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}" for t in trajectories if t.stop_reason.failed]
+        failed = [
+            one_line(f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}", 600)
+            for t in trajectories
+            if t.stop_reason.failed
+        ]
         FAILURES.extend(failed)
         for line in failed[:5]:
             logger.error("apr: {}", line)
@@ -177,34 +197,51 @@ class _Job:
         self.question, self.reading, self.pictures = question, reading, pictures
 
 
-def _jobs(requests: Sequence[Instance], task_dict: Any) -> list[_Job | None]:
+def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) -> list[_Job | None]:
     """A job for each request; `None` for the clones that pad the ranks to equal length."""
     seen: Counter[tuple[str, str, str]] = Counter()
     jobs: list[_Job | None] = []
     for request in requests:
+        interrupt.check()
         if (request.metadata or {}).get("__padding_only__"):
             jobs.append(None)
             continue
-        context, doc_to_messages, _, doc_id, task, split = request.args
-        doc = task_dict[task][split][doc_id]
-        prompt, videos, pictures = _messages(str(context), doc_to_messages, task_dict[task][split], doc_id)
-        name, reading = read(task, doc, prompt)
+        _, _, _, doc_id, task, split = request.args
         key = (task, split, str(doc_id))
-        question = Question(
-            text=reading.text,
-            kind=reading.kind,
-            options=reading.options,
-            answer_hint=reading.answer_hint,
-            videos=videos,
-            task=task,
-            split=split,
-            doc_id=str(doc_id),
-            repeat=seen[key],
-            reader=name,
-        )
+        try:
+            jobs.append(_job(request, task_dict[task][split], seen[key], media_root))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
+            reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
+            question = Question(
+                text=reading.text, kind=reading.kind, videos=(_nothing("question", error),), task=task, split=split, doc_id=key[2], repeat=seen[key]
+            )
+            jobs.append(_Job(question, reading, None))
         seen[key] += 1
-        jobs.append(_Job(question, reading, pictures))
     return jobs
+
+
+def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _Job:
+    context, doc_to_messages, _, doc_id, task, split = request.args
+    prompt, videos, pictures = _messages(str(context), doc_to_messages, docs, doc_id, media_root)
+    name, reading = read(task, docs[doc_id], prompt)
+    question = Question(
+        text=reading.text,
+        kind=reading.kind,
+        options=reading.options,
+        answer_hint=reading.answer_hint,
+        videos=videos,
+        task=task,
+        split=split,
+        doc_id=str(doc_id),
+        repeat=repeat,
+        reader=name,
+    )
+    return _Job(question, reading, pictures)
+
+
+def _nothing(what: str, error: BaseException) -> MediaRef:
+    """In place of a file: opening it fails, and the question says why."""
+    return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
 
 
 def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
@@ -216,7 +253,9 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
         request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
 
 
-def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+def _messages(
+    context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
+) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
     """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
@@ -227,16 +266,16 @@ def _messages(context: str, doc_to_messages: Callable[[Any], Any], docs: Any, do
         images, videos, audios = messages.extract_media()
         prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
         refs = tuple(_media_ref(item) for item in [*videos, *audios])
-        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id)
+        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root)
     except (Exception, SystemExit) as error:  # noqa: BLE001
-        return context, (MediaRef(path=f"<no media: {type(error).__name__}: {error}>"),), None
+        return context, (_nothing("media", error),), None
 
 
-def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, pixels: int | None) -> list[ImagePart]:
+def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None) -> list[ImagePart]:
     """A doc's pictures, each with at most so many pixels. Holding those of a whole task would take more memory than there is."""
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
-        return [_picture(image, pixels) for image in images]
+        return [_picture(image, media_root, pixels) for image in images]
     except SystemExit as error:  # a task's way of saying that a file is missing
         raise RuntimeError(str(error)) from error
 
@@ -253,16 +292,22 @@ def _media_ref(item: Any) -> MediaRef:
     return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
 
 
-def _picture(image: Any, pixels: int | None) -> ImagePart:
+def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePart:
     if isinstance(image, str):
-        image = Image.open(image)
+        confine(image, media_root)
+        with descriptor(image) as fd, open(fd, "rb", closefd=False) as file:
+            return _picture(Image.open(file), None, pixels)
     image = image.convert("RGB")
     return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
 
 
 def _result(job: _Job, trajectory: Trajectory) -> GenerationResult:
-    answer = trajectory.answer or ""
-    text = job.reading.write(answer) if trajectory.answer_valid else answer
+    answer = text = trajectory.answer or ""
+    if trajectory.answer_valid:
+        try:
+            text = job.reading.write(answer)
+        except Exception as error:  # noqa: BLE001 - the answers of all the others must reach their scorer
+            logger.error("apr: {} doc {}: the answer goes back unchanged: {}", trajectory.question.task, trajectory.question.doc_id, told(error))
     return GenerationResult(text if text.strip() else NO_ANSWER, _tokens(trajectory))
 
 
@@ -333,7 +378,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return interrupt.run(work)
     done: list[_T] = []
     failed: list[BaseException] = []
 

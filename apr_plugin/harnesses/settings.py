@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from apr_plugin.errors import AprError
+from apr_plugin.errors import AprError, require
+from apr_plugin.harnesses.limits import Limits, limits_of
 from apr_plugin.loop.budget import PROFILES, Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import HELD_BYTES
@@ -19,15 +19,23 @@ from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.store import Resume
 from apr_plugin.media import MediaSettings
 from apr_plugin.policies import check_policy, did_you_mean, make_policy, policy_arguments
+from apr_plugin.terminal import quoted, shortened
 
 _SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
-_SAMPLING_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "temperature": (lambda value: 0 <= value < math.inf, "at least 0"),
-    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "top_k": (lambda value: value == -1 or value >= 1, "at least 1, or -1 for every token"),
-    "max_new_tokens": (lambda value: value >= 1, "at least 1"),
-}
 _BUDGET = tuple(Budget.model_fields)
+_LIMITS: dict[str, Limits] = {
+    **{key: limits for key in ("passive_frames", "seed") if (limits := limits_of(EpisodeConfig, key)) is not None},
+    "concurrency": Limits(1, 10_000, whole=True),
+    "decode_threads": Limits(1, 1024, whole=True),
+    "decoded_gib": Limits(0.001, 65_536),
+    "temperature": Limits(0, 100),
+    "top_p": Limits(0, 1, above=True),
+    "top_k": Limits(1, 10_000_000, whole=True, also=(-1,), words="or -1 for every token"),
+    "max_new_tokens": Limits(1, 2**20, whole=True),
+}
+"""Numbers beside the budget's, whose limits stand at its fields."""
+
+_FASTEST_FPS = 60
 _MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
 _OWN = (
     "policy",
@@ -41,6 +49,7 @@ _OWN = (
     "decoded_gib",
     "trajectories",
     "resume",
+    "media_root",
 )
 
 
@@ -86,6 +95,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The policy's name, its arguments, and every field of `Settings` besides the policy."""
     given = dict(arguments)
+    for key, value in given.items():
+        if value == "":
+            raise AprError(f"model_arg {quoted(key, 60)} is empty: write {shortened(key, 60)}=VALUE, or leave it out")
     if given.get("policy") is None:
         from apr_plugin.policies import POLICIES
 
@@ -97,20 +109,20 @@ def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, 
     for key in given:
         if key not in known:
             raise AprError(
-                f"unknown model_arg {key!r}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
+                f"unknown model_arg {quoted(key, 60)}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
                 f"media: {', '.join(_MEDIA)}; sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
             )
     resume = str(given.get("resume", "auto"))
     if resume not in ("auto", "never"):
-        raise AprError(f"model_arg resume must be 'auto' or 'never', not {resume!r}")
+        raise AprError(f"model_arg resume must be 'auto' or 'never', not {quoted(resume)}")
     return (
         name,
         {key: given[key] for key in for_policy if key in given},
         {
             "config": _read_config(given),
-            "concurrency": _whole(given, "concurrency", 4),
-            "decode_threads": _whole(given, "decode_threads", 0) if given.get("decode_threads") is not None else None,
-            "decoded_bytes": _gib(given, "decoded_gib"),
+            "concurrency": _number(given, "concurrency", 4),
+            "decode_threads": _number(given, "decode_threads", 1) if given.get("decode_threads") is not None else None,
+            "decoded_bytes": int(_number(given, "decoded_gib", HELD_BYTES / 2**30) * 2**30),
             "trajectories": Path(str(given.get("trajectories", "apr_runs"))).expanduser(),
             "resume": cast(Resume, resume),
         },
@@ -120,69 +132,92 @@ def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, 
 def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     profile = str(given.get("profile", "default"))
     if profile not in PROFILES:
-        raise AprError(f"there is no profile {profile!r}; the profiles are {', '.join(PROFILES)}")
+        raise AprError(f"there is no profile {quoted(profile)}; the profiles are {', '.join(PROFILES)}")
     arm = str(given.get("arm", "agent"))
     if arm not in ("agent", "passive"):
-        raise AprError(f"model_arg arm must be 'agent' or 'passive', not {arm!r}")
+        raise AprError(f"model_arg arm must be 'agent' or 'passive', not {quoted(arm)}")
     prompt: str | None = None
     if given.get("system_prompt"):
         try:
             prompt = load_system_prompt(str(given["system_prompt"]))
-        except (OSError, UnicodeDecodeError) as error:
-            raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {error}") from error
+        except (OSError, ValueError) as error:  # no text, or a name with a null character
+            why = getattr(error, "strerror", None) or error
+            raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {why}") from error
     try:
+        for key in _BUDGET:
+            if (limits := limits_of(Budget, key)) is not None and key in given and not limits.hold(_none(given[key])):
+                raise AprError(f"model_arg {key}={_shown(given[key])}: it must be {limits}")
         budget = Budget.model_validate(PROFILES[profile].model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
+        _check_together(budget, given)
         return EpisodeConfig(
             arm=cast(Literal["agent", "passive"], arm),
-            passive_frames=_whole(given, "passive_frames", 32, least=0),
+            passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
             sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}),
             system_prompt=prompt,
-            seed=_whole(given, "seed", 0, least=0),
+            seed=_number(given, "seed", 0),
         )
     except ValidationError as error:
         fault = error.errors()[0]
-        raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={fault['input']!r}: {fault['msg']}") from error
+        raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}") from error
+
+
+def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
+    """Refuse limits that contradict each other. A `max_turns` below the default of `min_turns` does not: it is the limit."""
+    if "min_turns" in given and budget.turns is None and budget.min_turns > budget.max_turns:
+        raise AprError(f"model_arg min_turns={budget.min_turns} is above max_turns={budget.max_turns}: no video gets that many turns")
+    if budget.min_audio_s > budget.audio_s:
+        raise AprError(f"model_arg min_audio_s={budget.min_audio_s:g} is above audio_s={budget.audio_s:g}: no sound could be asked for")
+    if budget.clip_s < budget.min_clip_frames / _FASTEST_FPS:
+        raise AprError(
+            f"model_arg clip_s={budget.clip_s:g} is shorter than min_clip_frames={budget.min_clip_frames} last, even at {_FASTEST_FPS} frames "
+            "a second: no clip could be asked for"
+        )
 
 
 def _read_sampling(given: Mapping[str, Any]) -> Sampling:
-    sampling = TypeAdapter(Sampling).validate_python(dict(given))  # a dataclass checks nothing by itself: "0.5" would stay a string
-    for key, (fits, limits) in _SAMPLING_LIMITS.items():
-        if not fits(getattr(sampling, key)):
-            raise AprError(f"model_arg {key} must be {limits}, not {given[key]!r}")
-    return sampling
+    for key in given:
+        _number(given, key, 0)
+    return TypeAdapter(Sampling).validate_python(dict(given))  # a dataclass checks nothing by itself: "0.5" would stay a string
 
 
 def _read_media(given: Mapping[str, Any]) -> MediaSettings:
     try:
-        return MediaSettings.model_validate({field: given[key] for key, field in _MEDIA.items() if key in given})
+        settings = MediaSettings.model_validate({field: given[key] for key, field in _MEDIA.items() if key in given})
     except ValidationError as error:
         fault = error.errors()[0]
         key = next(key for key, field in _MEDIA.items() if field == fault["loc"][0])
-        raise AprError(f"model_arg {key}={fault['input']!r}: {fault['msg']}") from error
+        raise AprError(f"model_arg {key}={_shown(fault['input'])}: {fault['msg']}") from error
+    if settings.decoder == "decord":
+        _check_decord()
+    if given.get("media_root") is None:
+        return settings
+    root = Path(str(given["media_root"])).expanduser()
+    if "\0" in str(root) or not root.is_dir():
+        raise AprError(f"model_arg media_root={_shown(given['media_root'])}: no such folder")
+    return settings.model_copy(update={"root": str(root.resolve())})
 
 
-def _whole(given: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:
-    value = given.get(key, default)
+def _check_decord() -> None:
+    """Import it, since a decord that is found may still not load; without it every question would fail."""
+    require("decord", "decord")
     try:
-        number = int(str(value))
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise AprError(f"model_arg {key} must be a whole number of at least {least}, not {value!r}")
-    return number
+        import decord  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise AprError(f"model_arg decoder=decord: decord is installed but can't be loaded: {error}") from error
 
 
-def _gib(given: Mapping[str, Any], key: str) -> int:
-    value = given.get(key, HELD_BYTES / 2**30)
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise AprError(f"model_arg {key} must be a number above 0, not {value!r}")
-    return int(number * 2**30)
+def _number(given: Mapping[str, Any], key: str, default: float) -> Any:
+    value, limits = given.get(key, default), _LIMITS[key]
+    if not limits.hold(value):
+        raise AprError(f"model_arg {key}={_shown(value)}: it must be {limits}")
+    return limits.read(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as it was typed: lmms-eval makes numbers of all but whole ones above 0 fractions."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else quoted(value)
 
 
 def _none(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Whether an answer has the form its question asks for, and its canonical form.
 
 Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted; `number` a plain decimal;
-`free_form` the text itself, stripped.
+`free_form` the text itself, without thought and stripped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.question import Question, QuestionKind
 from apr_plugin.scoring.answers import match_option, parse_number
 from apr_plugin.scoring.intervals import merge, parse_spans, valid_span
+from apr_plugin.scoring.text import answer_part
+from apr_plugin.scoring.thought import split_thought
 
 SLACK_S = 0.5
 """How far past the end of the video an answered span may reach, for rounding; it is cut to the end."""
@@ -26,6 +28,8 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
         content: What the model answered.
         duration_s: Length of the video, against which spans are checked; `None` leaves the check out.
     """
+    if split_thought(content).unclosed:
+        return ActionError(ErrorCode.ANSWER_FORM, "the answer ends within a thought that is never closed; write the answer alone.")
     match question.kind:
         case QuestionKind.MCQ:
             label = match_option(content, [(option.label, option.text) for option in question.options])
@@ -41,9 +45,8 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
                 return ActionError(ErrorCode.ANSWER_FORM, f"the answer must be one number; {_clip(content)} is not.")
             return f"{Decimal(repr(number + 0.0)):f}".removesuffix(".0")
         case QuestionKind.FREE_FORM:
-            if not content.strip():
-                return ActionError(ErrorCode.ANSWER_FORM, "the answer is empty.")
-            return content.strip()
+            words = answer_part(content)
+            return words or ActionError(ErrorCode.ANSWER_FORM, "the answer is empty.")
 
 
 def _canonical_spans(content: str, duration_s: float | None) -> str | ActionError:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from apr_plugin.errors import told
 from apr_plugin.loop.context import Context
 from apr_plugin.loop.policy import Generation, GenerationTimings, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.loop.text import printable
@@ -87,7 +88,7 @@ class Asking:
                 raise WallClock from error
             if isinstance(error, PolicyUnavailable):
                 raise
-            raise PolicyUnavailable(f"the policy {self.policy.name} failed: {type(error).__name__}: {error}") from error
+            raise PolicyUnavailable(f"the policy {self.policy.name} failed: {told(error)}") from error
 
 
 def _plain(generation: object) -> Generation:
@@ -105,6 +106,7 @@ def _plain(generation: object) -> Generation:
         text=printable(generation.text),
         usage=Usage(**{key: None if n is None else int(n) for key, n in vars(usage).items()}),
         finish_reason=str(generation.finish_reason),
+        remark=printable(str(generation.remark)),
         token_ids=None if generation.token_ids is None else tuple(map(int, generation.token_ids)),
         logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         entropies=None if entropies is None else tuple(map(float, entropies)),

@@ -12,6 +12,15 @@ PATCH_PX = 28
 
 PATCH_PIXELS = PATCH_PX * PATCH_PX
 
+DAY_S = 86_400
+"""The longest window of any look, in seconds."""
+
+MOST_PIXELS = 2**26
+"""The largest picture that a look may show (8192 x 8192)."""
+
+MOST_TOKENS = 10**9
+"""The largest limit on tokens; `None` is no limit."""
+
 
 def visual_tokens(width: int, height: int) -> int:
     """Visual tokens of one picture: one per 28x28 square, sides rounded to whole squares, at least one each way.
@@ -26,49 +35,49 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    turns: int | None = Field(default=None, ge=1)
+    turns: int | None = Field(default=None, ge=1, le=10_000)
     """A fixed number of turns; `None` lets the number grow with the video's length up to `max_turns`."""
 
-    min_turns: int = Field(default=5, ge=1)
+    min_turns: int = Field(default=5, ge=1, le=10_000)
     """Turns for a video of no length."""
 
-    max_turns: int = Field(default=32, ge=1)
+    max_turns: int = Field(default=32, ge=1, le=10_000)
     """Turns at most."""
 
-    frames_per_look: int = Field(default=60, ge=1)
+    frames_per_look: int = Field(default=60, ge=1, le=100_000)
     """Frames one `get_frames` may ask for."""
 
-    audio_s: float = Field(default=300.0, gt=0)
+    audio_s: float = Field(default=300.0, gt=0, le=DAY_S)
     """Seconds one `get_audio` may ask for."""
 
-    min_audio_s: float = Field(default=0.1, ge=0)
+    min_audio_s: float = Field(default=0.1, ge=0, le=DAY_S)
     """Seconds one `get_audio` must ask for."""
 
-    clip_s: float = Field(default=60.0, gt=0)
+    clip_s: float = Field(default=60.0, gt=0, le=DAY_S)
     """Seconds one `get_clip` may ask for; also what the number of turns is counted in."""
 
-    min_clip_frames: int = Field(default=4, ge=1)
+    min_clip_frames: int = Field(default=4, ge=1, le=10_000)
     """Frames of the file that one `get_clip` must span."""
 
-    clip_fps: float = Field(default=2.0, gt=0)
+    clip_fps: float = Field(default=2.0, gt=0, le=1000)
     """Frames per second that a clip is sampled at."""
 
-    frame_pixels: int = Field(default=448 * 448, ge=4 * PATCH_PIXELS)
+    frame_pixels: int = Field(default=448 * 448, ge=4 * PATCH_PIXELS, le=MOST_PIXELS)
     """Pixels of one frame; larger ones are scaled down."""
 
-    clip_pixels: int = Field(default=336 * 336, ge=4 * PATCH_PIXELS)
+    clip_pixels: int = Field(default=336 * 336, ge=4 * PATCH_PIXELS, le=MOST_PIXELS)
     """Pixels of one frame of a clip."""
 
-    visual_tokens_per_look: int | None = Field(default=16_384, ge=4)
+    visual_tokens_per_look: int | None = Field(default=16_384, ge=4, le=MOST_TOKENS)
     """A look that would cost more is shown with fewer pixels, then with fewer frames, and the model is told."""
 
-    visual_tokens_per_episode: int | None = Field(default=None, ge=4)
+    visual_tokens_per_episode: int | None = Field(default=None, ge=4, le=MOST_TOKENS)
     """All looks together; a look beyond it is refused."""
 
-    tokens_per_episode: int | None = Field(default=None, ge=1)
+    tokens_per_episode: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     """Prompt and completion tokens of all turns together, as the policy counts them; beyond it only an answer is asked for."""
 
-    wall_clock_s: float | None = Field(default=None, gt=0)
+    wall_clock_s: float | None = Field(default=None, ge=0.1, le=366 * DAY_S)
     """Seconds an episode may take; a generation still running then is stopped."""
 
     refuse_blind_answer: bool = True

@@ -25,7 +25,7 @@ class EpisodeConfig(BaseModel):
 
     arm: Literal["agent", "passive"] = "agent"
     """`agent` looks for itself; `passive` gets `passive_frames` uniform frames and one turn."""
-    passive_frames: int = Field(default=32, ge=0)
+    passive_frames: int = Field(default=32, ge=0, le=100_000)
     """Frames of the passive arm; 0 asks blind."""
     budget: Budget = Budget()
     """Limits of the episode."""
@@ -35,12 +35,12 @@ class EpisodeConfig(BaseModel):
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
     """Instructions to use instead of ours."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the run."""
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration of a run as JSON values, with the policy's own."""
-        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation"}})
+        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
         described = {"name": policy.name, "modalities": sorted(policy.modalities), "context_tokens": policy.context_tokens} | policy.describe()
         return config | {"policy": described, "prompt_hash": prompt_hash(self.system_prompt, policy.modalities)}
 

@@ -15,17 +15,14 @@ from apr_plugin.loop.answer import canonical_answer
 from apr_plugin.loop.budget import PATCH_PIXELS, Budget, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.plan import LookPlan
+from apr_plugin.loop.plan import EDGE_S, LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.media import OUTLASTS_S, Frames, MediaOpenError, MediaSettings, fit
+from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, fit
 from apr_plugin.media.pool import POOL
 
 MIN_FRAME_PIXELS = 4 * PATCH_PIXELS
 """Frames are not shrunk below this to fit a budget; fewer are shown instead."""
-
-EDGE_S = 0.01
-"""How far past the end a window may reach: durations are told to two decimals, so the model can't know better."""
 
 
 class OpenVideo:
@@ -147,7 +144,13 @@ class Environment:
         Raises:
             MediaError: as `step`.
         """
-        percept = self.show(plan)
+        try:
+            percept = self.show(plan)
+        except MediaDecodeError as error:
+            if plan.kind != "audio":
+                raise
+            window = f"the sound from {plan.start_s:.2f}s to {plan.end_s:.2f}s"
+            return ActionError(ErrorCode.UNREADABLE, f"{window} can't be decoded ({error.reason}); {self._instead('get_frames')}.")
         left = self._tokens_left()
         if left is not None and percept.visual_tokens > left:
             message = f"this look costs {percept.visual_tokens} visual tokens and {left} are left; ask for fewer frames or a shorter clip, or answer."
@@ -223,22 +226,18 @@ class Environment:
             case GetAudio():
                 if not opened.video.has_audio:
                     return ActionError(ErrorCode.NO_AUDIO, f"the video has no audio track; {self._instead('get_frames')}.")
-                if end - start > limits.audio_s + EDGE_S:
-                    return ActionError(ErrorCode.TOO_LONG, f"{end - start:.2f}s of audio were asked for; one look plays at most {limits.audio_s:g}s.")
-                if end - start < max(limits.min_audio_s, 0.001):
-                    return ActionError(ErrorCode.TOO_SHORT, f"{end - start:.2f}s of audio were asked for; ask for at least {limits.min_audio_s:g}s.")
+                least = (max(limits.min_audio_s, 0.001), "")
+                error = refuse_length("audio", end - start, least, limits.audio_s, duration, self._instead("get_frames"))
+                if error is not None:
+                    return error
             case GetClip():
                 if not opened.video.has_video:
                     return ActionError(ErrorCode.NO_PICTURE, f"the file has sound only; {self._instead('get_audio')}.")
-                if end - start > limits.clip_s + EDGE_S:
-                    return ActionError(ErrorCode.TOO_LONG, f"a clip of {end - start:.2f}s was asked for; one look plays at most {limits.clip_s:g}s.")
                 fps = opened.video.fps
-                shortest = limits.min_clip_frames / fps if fps else 0.001
-                if end - start < shortest:
-                    return ActionError(
-                        ErrorCode.TOO_SHORT,
-                        f"a clip of {end - start:.2f}s was asked for; it must last at least {shortest:.2f}s ({limits.min_clip_frames} frames).",
-                    )
+                least = (limits.min_clip_frames / fps if fps else 0.001, f" ({limits.min_clip_frames} frames)")
+                error = refuse_length("clip", end - start, least, limits.clip_s, duration, self._instead("get_frames"))
+                if error is not None:
+                    return error
         if (action.num if isinstance(action, GetFrames) else 1) <= self._taken.get(_identity(action), 0):
             return ActionError(
                 ErrorCode.REPEATED_LOOK, f"{action.type} on [{start:.2f}, {end:.2f}] was already taken; use your notes, or look elsewhere or closer."
@@ -267,7 +266,12 @@ class Environment:
             images = shown.images if len(kept) == len(shown.times_s) else shown.images[kept]
             percept = replace(percept, images=images, times_s=own, mode=shown.mode, packets=shown.packets, decode_s=shown.decode_s)
         if plan.sound:
-            heard = opened.video.audio(*self._file_window(opened, plan.start_s, plan.end_s), cancelled=self.cancelled)
+            try:
+                heard = opened.video.audio(*self._file_window(opened, plan.start_s, plan.end_s), cancelled=self.cancelled)
+            except MediaDecodeError:
+                if plan.kind == "audio":
+                    raise
+                return replace(percept, remark=" ".join([*remarks, "(Its sound can't be decoded.)"]))
             if plan.kind == "audio" and heard.padded_s > 0.05:
                 remarks.append(f"({heard.padded_s:.1f}s of it have no sound in the file.)")
             packets, decode_s = percept.packets + heard.packets, percept.decode_s + heard.decode_s

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeVar
 
+from apr_plugin.errors import told
 from apr_plugin.loop.action import Answer, Look, offered_actions
 from apr_plugin.loop.asking import Asking, ContextFull, WallClock
 from apr_plugin.loop.config import EpisodeConfig, package_versions
@@ -16,13 +17,15 @@ from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook, VideoMeta
-from apr_plugin.loop.parse import ParsedTurn, parse_turn
+from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
 from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.record import turn_of
+from apr_plugin.loop.reply import AnswerReply, read_answer, read_turn
 from apr_plugin.loop.text import printable
-from apr_plugin.loop.timeline import OnSpan, Span
+from apr_plugin.loop.timeline import Callers, OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
 from apr_plugin.media import MediaError
 
@@ -79,12 +82,14 @@ class Episode:
         self._allowed = 1
         self._started = time.perf_counter()
         self._opened_s = 0.0
+        self._callers = Callers()
 
     async def run(self) -> Trajectory:
         """Run the episode to its end.
 
-        Whatever the policy writes and whatever the file holds, this returns a trajectory; only cancelling the task raises
-        (`asyncio.CancelledError`; `cancelled()` then tells how far it came).
+        Whatever the policy writes, the file holds or the code of others raises (also lack of memory, and the panics of libraries in Rust), this
+        returns a trajectory. What it raises is: cancelling the task (`asyncio.CancelledError`; `cancelled()` then tells how far it came), what asks
+        the process to end (`KeyboardInterrupt`, `SystemExit`), and what the caller's own `on_turn` or `on_span` raised.
         """
         self._started = time.perf_counter()
         try:
@@ -100,6 +105,12 @@ class Episode:
             return self._end(StopReason.MEDIA_UNREADABLE, detail=str(error))
         except PolicyUnavailable as error:
             return self._end(StopReason.POLICY_UNAVAILABLE, detail=str(error))
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # one question's failure, not the run's
+            if error is self._callers.raised:
+                raise
+            return self._end(StopReason.ERROR, detail=told(error))
         finally:
             self._environment.cancelled.set()  # a read still under way in its thread ends at once
             self._environment.close()
@@ -122,7 +133,7 @@ class Episode:
                 return await self._force(notebook, StopReason.TOKENS, self._asking.context.full)
             notebook.forget_media()
             self._let_go()
-            parsed = parse_turn(generation.text, offered=offered)
+            parsed = read_turn(generation, offered=offered)
             last = number == turns
             outcome: Percept | ActionError | None = parsed.error
             media_s = 0.0
@@ -176,6 +187,9 @@ class Episode:
             return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
         return self._environment.check_answer(action.content)
 
+    def _checked(self, reply: AnswerReply) -> str | ActionError:
+        return reply.fault or self._environment.check_answer(reply.content)
+
     async def _read(self, read: Callable[[_In], _Out], argument: _In, what: Literal["open", "look"]) -> _Out:
         """Read media in a thread; whatever a decoder raises becomes a `MediaError`."""
         clock = asyncio.timeout(self._seconds_left())
@@ -189,7 +203,7 @@ class Episode:
             if clock.expired():
                 raise WallClock from error
             where = ", ".join(v.path for v in self.question.videos) or "the pictures of the question"
-            raise MediaError(where, "read", f"{type(error).__name__}: {error}") from error
+            raise MediaError(where, "read", told(error)) from error
         self._spent("wait", asked, began)
         self._spent(what, began)
         return result
@@ -213,7 +227,7 @@ class Episode:
     def _spent(self, what: Literal["open", "wait", "look", "generate"], began: float, ended: float | None = None) -> None:
         if self._on_span is not None:
             turn = 0 if what == "open" else len(self._turns) + (what in ("generate", "wait", "look"))
-            self._on_span(Span(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
+            self._callers(self._on_span, Span(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
 
     def _seconds_left(self) -> float | None:
         limit = self.config.budget.wall_clock_s
@@ -238,14 +252,12 @@ class Episode:
         if left_out:
             why += f" The notes of the first {left_out} turns did not fit and were left out."
         generation, model_s = await self._generate(prompt, len(self._turns) + 1)
-        parsed = parse_turn(generation.text, answer_only=True)
-        content = parsed.action.content if isinstance(parsed.action, Answer) else ""
-        bare = generation.text.strip()
-        if "{" not in bare and isinstance(self._environment.check_answer(bare), str):
-            content = bare  # the answer itself, without the object around it
-        checked = self._environment.check_answer(content) if content else parsed.error or _no_answer()
+        reply = read_answer(generation, self.question)
+        checked, content = self._checked(reply), reply.content
         error = checked if isinstance(checked, ActionError) else None
-        self._note(parsed, generation, model_s, error, forced=True)
+        if error is not None and reply.bare and reply.fault is None:  # words, and not the answer itself
+            content, checked = "", reply.parsed.error or error
+        self._note(reply.parsed, generation, model_s, error, forced=True)
         if isinstance(checked, str):
             return self._end(StopReason.FORCED, answer=checked, valid=True, detail=why)
         if content:
@@ -270,11 +282,10 @@ class Episode:
         except ContextFull:
             return self._end(StopReason.TOKENS, detail="; ".join([*notes, f"{self._asking.context.full} The question does not fit into it."]))
         self._let_go()
-        parsed = parse_turn(generation.text, answer_only=True)
-        content = parsed.action.content if isinstance(parsed.action, Answer) else generation.text.strip()
-        checked = self._environment.check_answer(content) if content else _no_answer()
+        reply = read_answer(generation, self.question)
+        checked, content = self._checked(reply), reply.content
         error = checked if isinstance(checked, ActionError) else None
-        self._note(replace(parsed, error=None), generation, model_s, error, media_s)
+        self._note(replace(reply.parsed, error=None), generation, model_s, error, media_s)
         if isinstance(checked, str):
             return self._end(StopReason.ANSWERED, answer=checked, valid=True, detail="; ".join(notes))
         notes.append(checked.message)
@@ -342,29 +353,10 @@ class Episode:
         *,
         forced: bool = False,
     ) -> None:
-        turn = Turn(
-            text=generation.text,
-            observation=parsed.observation,
-            think=parsed.think,
-            confidence=parsed.confidence,
-            action=parsed.action,
-            error=outcome if isinstance(outcome, ActionError) else None,
-            shown=outcome.shown() if isinstance(outcome, Percept) else None,
-            repairs=parsed.repairs,
-            forced=forced,
-            finish_reason=generation.finish_reason,
-            usage=generation.usage,
-            token_ids=generation.token_ids,
-            logprobs=generation.logprobs,
-            entropies=generation.entropies,
-            entropy_top_k=generation.entropy_top_k,
-            timings=generation.timings,
-            model_s=round(model_s, 6),
-            media_s=round(media_s, 6),
-        )
+        turn = turn_of(parsed, generation, outcome, model_s=model_s, media_s=media_s, forced=forced)
         self._turns.append(turn)
         if self._on_turn is not None:
-            self._on_turn(len(self._turns), turn)
+            self._callers(self._on_turn, len(self._turns), turn)
 
     def _end(self, reason: StopReason, *, answer: str | None = None, valid: bool = False, detail: str = "") -> Trajectory:
         total = time.perf_counter() - self._started
@@ -389,10 +381,6 @@ class Episode:
             question_hash=self.question.content_hash(),
             versions=package_versions(),
         )
-
-
-def _no_answer() -> ActionError:
-    return ActionError(ErrorCode.ANSWER_EXPECTED, "the reply held no answer.")
 
 
 def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts: list[Percept]) -> Prompt:

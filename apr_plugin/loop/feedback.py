@@ -51,6 +51,9 @@ class ErrorCode(StrEnum):
     NO_PICTURE = "NO_PICTURE"
     """The file has sound only."""
 
+    UNREADABLE = "UNREADABLE"
+    """The sound of the window can't be decoded."""
+
     REPEATED_LOOK = "REPEATED_LOOK"
     """The same action on the same window was taken before."""
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
@@ -211,7 +212,7 @@ def load_system_prompt(path: str | Path) -> str:
     Raises:
         OSError: the file can't be read.
     """
-    return Path(path).expanduser().read_text("utf-8").strip()
+    return read_regular(Path(path).expanduser()).decode("utf-8").strip()
 
 
 @cache

@@ -1,8 +1,10 @@
 """From the text a policy wrote to a validated turn: the one parser for the wire format.
 
 Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the slips that models
-make: code fences, words around the object, a trailing comma, numbers written as strings, a missing `confidence`. Every repair is named on the
-turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads.
+make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as strings, a missing `confidence`. Every repair
+is named on the turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads.
+
+What stands in a block of thought (`apr_plugin.scoring.thought`) is no turn: a draft there is never carried out.
 """
 
 from __future__ import annotations
@@ -18,15 +20,12 @@ from pydantic import ValidationError
 from apr_plugin.loop.action import ACTIONS, Answer, Look
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.text import printable
+from apr_plugin.scoring.objects import MAX_OBJECTS, MAX_SCANNED_CHARS, closing_brace, lacks_one_brace
+from apr_plugin.scoring.text import without_turn_marks
+from apr_plugin.scoring.thought import split_thought
 
 MAX_TEXT_CHARS = 200_000
 """Longer turns are cut before parsing; no turn of 4,096 tokens comes near."""
-
-MAX_OBJECTS = 64
-"""How many opening braces are tried as the beginning of the turn's object."""
-
-MAX_SCANNED_CHARS = 1_000_000
-"""How many characters are looked at in all while searching for that object, so that no text takes longer than a fraction of a second."""
 
 _NUMBER_KEYS = {"start": float, "end": float, "num": int, "video": int}
 
@@ -54,16 +53,18 @@ class ParsedTurn:
     """What had to be repaired, in words."""
 
 
-def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
+def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS), cut: bool = False) -> ParsedTurn:
     """Read one turn. Never raises, whatever the text.
 
     Args:
         text: What the policy wrote.
         answer_only: Whether a missing observation or thought is forgiven, as where only the answer counts.
         offered: The actions that the policy may take; any other is unknown.
+        cut: Whether the turn was cut off at its length limit. Then an object after other words may be a draft in a thought that the chat template
+            opened, and is not carried out unless a block of thought is closed before it.
     """
     repairs: list[str] = []
-    found = _find_object(text, repairs)
+    found = _find_object(text, repairs, cut=cut)
     if isinstance(found, ActionError):
         return ParsedTurn(error=found)
     observation = _as_text(found, "observation", repairs)
@@ -81,13 +82,41 @@ def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str]
     return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs))
 
 
-def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
+def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] | ActionError:
     text = printable(text[:MAX_TEXT_CHARS]).strip()
     strict = _loads(text)
     if isinstance(strict, dict):
         return strict
+    reply = split_thought(text)
+    said = without_turn_marks(reply.said)
+    if reply.thought:
+        repairs.append("left out a block of thought")
+    if reply.unclosed:
+        return _malformed(
+            "the thought before the JSON object is never closed, so there is no turn; think less, close it and write the object after it."
+        )
+    if not said:
+        return _malformed(
+            "there is no JSON object after the thought; write it after the thought's end."
+            if reply.thought
+            else "the turn is empty; write one JSON object."
+        )
+    return _search(said, repairs, opening_only=cut and not reply.thought)
+
+
+def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, Any] | ActionError:
+    """The turn's object in what the reply says."""
     best: dict[str, Any] | None = None
     closed, unreadable_to = False, 0
+    first = text.find("{")
+    unclosed = first >= 0 and closing_brace(text, first) is None
+    if opening_only and first > 0 and text[:first].strip("`\n ").removeprefix("json").strip():
+        return _malformed("the turn was cut off at its length limit, and its JSON object is not what it begins with; write the object alone.")
+    if unclosed and not opening_only and lacks_one_brace(bare := text.removesuffix("```").rstrip(), first):
+        value, notes = _repaired(bare[first:] + "}")
+        if isinstance(value, dict) and isinstance(value.get("action"), dict):
+            repairs += [*notes, "closed the object"]
+            return value
     for start, end in _object_spans(text):
         closed = True
         value, notes = _repaired(text[start:end])
@@ -103,18 +132,18 @@ def _find_object(text: str, repairs: list[str]) -> dict[str, Any] | ActionError:
         if "action" in value:
             repairs += notes
             return value
-        if start >= unreadable_to:  # else it is a piece of an object that can't be read
+        if start >= unreadable_to and not unclosed:  # else it is a piece of an object that can't be read
             best = best or value
     if best is not None:
         return best  # an object without an action: the missing key is the better message
-    if not text:
-        message = "the turn is empty; write one JSON object."
-    elif "{" not in text:
-        message = f"the turn holds no JSON object; it begins with {_clip(text)}."
-    elif not closed:
-        message = "the JSON object is never closed; keep the turn shorter and end it with '}'."
-    else:
-        message = f"the JSON object can't be read: {_json_fault(text)}."
+    if first < 0:
+        return _malformed(f"the turn holds no JSON object; it begins with {_clip(text)}.")
+    if not closed or unclosed:
+        return _malformed("the JSON object is never closed; keep the turn shorter and end it with '}'.")
+    return _malformed(f"the JSON object can't be read: {_json_fault(text)}.")
+
+
+def _malformed(message: str) -> ActionError:
     return ActionError(ErrorCode.MALFORMED_JSON, message)
 
 
@@ -155,33 +184,11 @@ def _object_spans(text: str) -> Iterator[tuple[int, int]]:
         start = text.find("{", position)
         if start < 0 or scanned > MAX_SCANNED_CHARS:
             return
-        end = _closing_brace(text, start)
+        end = closing_brace(text, start)
         scanned += (end or len(text)) - start
         if end is not None:
             yield start, end
         position = start + 1
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth, in_string, escaped = 0, False, False
-    for index in range(start, len(text)):
-        char = text[index]
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return index + 1
-    return None
 
 
 def _without_trailing_commas(text: str) -> str:

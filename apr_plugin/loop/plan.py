@@ -6,16 +6,23 @@ So the tokens and the bytes that it will take are known beforehand: a look that 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from apr_plugin.loop.action import Look
+from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
 
 SAMPLE_RATE = 16_000
 """Samples per second of all sound."""
+
+EDGE_S = 0.01
+"""How far past a limit a window may reach: durations are told to two decimals, so the model can't know better."""
+
+_ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,29 @@ class LookPlan:
     @property
     def _samples(self) -> int:
         return max(1, round((self.end_s - self.start_s) * SAMPLE_RATE))
+
+
+def refuse_length(
+    what: Literal["audio", "clip"], asked_s: float, least: tuple[float, str], most_s: float, duration_s: float, instead: str
+) -> ActionError | None:
+    """What is wrong with the length of a window, if anything; where no window of the video is right, the model is told so.
+
+    Args:
+        what: Which action.
+        asked_s: Length of the window, in seconds.
+        least: Seconds that it must last, and a remark on them.
+        most_s: Seconds that it may last.
+        duration_s: Length of the video.
+        instead: What else the model can do.
+    """
+    least_s, remark = least
+    shortest = f"{math.ceil(round(least_s * 100, 6)) / 100:.2f}s{remark}"  # as much as the model must ask for, in two decimals
+    name = "audio" if what == "audio" else "a clip"
+    if least_s > min(most_s + EDGE_S, duration_s) + _ROUNDING_S:
+        limits = f"{name} must last at least {shortest} and at most {most_s:g}s, and the video lasts {duration_s:.2f}s"
+        return ActionError(ErrorCode.TOO_SHORT, f"get_{what} is not possible for this video: {limits}; {instead}.")
+    if asked_s > most_s + EDGE_S:
+        return ActionError(ErrorCode.TOO_LONG, f"{name} of {asked_s:.2f}s was asked for; one look plays at most {most_s:g}s.")
+    if asked_s < least_s - _ROUNDING_S:
+        return ActionError(ErrorCode.TOO_SHORT, f"{name} of {asked_s:.2f}s was asked for; it must last at least {shortest}.")
+    return None

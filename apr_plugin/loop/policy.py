@@ -123,9 +123,13 @@ class Sampling:
     """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
 
 
+MOST_TOKENS = 2**53
+"""The largest count that is kept; JSON readers and averages take no larger whole number exactly."""
+
+
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess."""
+    """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess; so is one that no generation can have."""
 
     prompt_tokens: int | None = None
     """The whole prompt, media included."""
@@ -141,6 +145,11 @@ class Usage:
 
     audio_tokens: int | None = None
     """Those of the prompt that stand for sound."""
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count is not None and not 0 <= count <= MOST_TOKENS:  # 400 digits from a server, or in a file: sums and averages would fail
+                object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ class Generation:
     """Tokens in and out."""
 
     finish_reason: str = "stop"
-    """`stop`, or `length` where the turn was cut off at `max_new_tokens`."""
+    """`stop`, or `length` (some servers: `max_tokens`) where the turn was cut off at `max_new_tokens`."""
 
     token_ids: tuple[int, ...] | None = None
     """The sampled tokens, where the engine gives them."""
@@ -184,6 +193,14 @@ class Generation:
 
     timings: GenerationTimings = field(default_factory=GenerationTimings)
     """Where the time went."""
+
+    remark: str = ""
+    """What an empty text stands for, where the engine tells: thought that was cut off, a call of a tool. The policy reads it as the turn's error."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the turn was cut off at its length limit."""
+        return self.finish_reason.casefold() in ("length", "max_tokens")
 
 
 Modality = Literal["frames", "audio", "clip"]

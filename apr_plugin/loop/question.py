@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apr_plugin.loop.text import printable
+
 
 class QuestionKind(StrEnum):
     """The four ways a question can be answered."""
@@ -94,7 +96,7 @@ class Question(BaseModel):
     @property
     def key(self) -> tuple[str, str, str, int]:
         """What names this question within a run."""
-        return (self.task, self.split, self.doc_id, self.repeat)
+        return (printable(self.task), printable(self.split), printable(self.doc_id), self.repeat)  # as it is read back from a file
 
     def content_hash(self) -> str:
         """16 hex digits over everything a policy can see of the question and each video's name and size, but not its folder.
@@ -109,5 +111,5 @@ class Question(BaseModel):
 def _size(path: str) -> int | None:
     try:
         return Path(path).stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have: a NUL byte, a lone surrogate
         return None

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from apr_plugin import interrupt
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Episode, Pictures
@@ -38,7 +39,9 @@ async def run_episodes(
     `decoding`: a look waits until there is room for what it will show.
 
     A question that the store already holds is not asked again. When the task is cancelled, episodes under way are saved as `cancelled` and
-    asked again by a later run.
+    asked again by a later run. So they are after a Ctrl-C that `interrupt` heard, even where an engine swallowed the cancellation.
+
+    Whatever else fails inside one episode is that question's reason (`Episode.run`).
 
     Args:
         questions: What is asked.
@@ -78,13 +81,15 @@ async def run_episodes(
             raise
         if store is not None:
             began = time.perf_counter()
-            await _to_the_end(store.save, trajectory)
+            trajectory = await _to_the_end(store.save, trajectory)
             if on_span is not None:
                 on_span(Span(question.key, 0, "save", began, time.perf_counter()))
         finished(index, trajectory, False)
 
     async def work() -> None:
         for index in waiting:
+            if interrupt.asked():  # an engine may have swallowed the cancellation
+                raise asyncio.CancelledError
             saved = store.finished(questions[index]) if store is not None else None
             if saved is None:
                 await answer(index)
@@ -106,11 +111,11 @@ async def run_episodes(
     return [result for result in results if result is not None]
 
 
-async def _to_the_end(save: Callable[[Trajectory], None], trajectory: Trajectory) -> None:
+async def _to_the_end(save: Callable[[Trajectory], Trajectory], trajectory: Trajectory) -> Trajectory:
     """Save in a thread; a cancelled task still waits, so that nobody closes the store under a write."""
     saving = asyncio.ensure_future(asyncio.to_thread(save, trajectory))
     try:
-        await asyncio.shield(saving)
+        return await asyncio.shield(saving)
     except asyncio.CancelledError:
         await saving
         raise

@@ -1,15 +1,17 @@
 """Trajectory files of a run: appended durably, read back to resume, never mixed between configurations.
 
 Layout: `<folder>/<config hash>/config.json` and, beside it, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; the last
-one to end merges them). Locks (`flock`, so that a killed process leaves none behind): `.lock.rank<r>` is held while that rank writes, `.lock.merge`
-while a rank begins (shared) or merges (exclusive).
+one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks (`flock`, so that a killed process leaves none behind):
+`.lock.rank<r>` is held while that rank writes, `.lock.merge` while a rank begins (shared) or merges (exclusive); lines are appended as in `files`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -17,52 +19,21 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
+from apr_plugin.loop.files import append_line, cut_torn_tail, held, sync_folder
 from apr_plugin.loop.question import Question
-from apr_plugin.loop.trajectory import Trajectory, TrajectoryError
+from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError
 
 Resume = Literal["auto", "never"]
 
+_Key = tuple[str, str, str, int]
+_Place = tuple[Path, int, int]
+"""A line: its file, and where it begins and ends there, in bytes."""
+_LONGEST_NAME = 200
+"""Bytes of a task's name in a file name; file systems take 255, with what we add."""
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line and wait until it is on disk. On failure the file is cut back to what it held before.
-
-    Raises:
-        TrajectoryError: the disk is full, or the file can't be written.
-    """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError as error:
-        raise TrajectoryError(f"{path}: cannot write trajectories: {error.strerror or error}. Choose a folder you can write to.") from error
-    before = os.fstat(fd).st_size
-    try:
-        if before and os.pread(fd, 1, before - 1) != b"\n":
-            _cut_torn_tail(path)
-            before = os.fstat(fd).st_size
-        data = line.encode() + b"\n"
-        while data:
-            data = data[os.write(fd, data) :]
-        os.fsync(fd)
-        if not before:
-            _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, before)
-        raise TrajectoryError(
-            f"{path}: cannot write trajectories: {error.strerror or error}. What was finished is safe; make room and run the same command again."
-        ) from error
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a new file's name on disk, as `fsync` does with its content."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+_log = logging.getLogger(__name__)
 
 
 class TrajectoryStore:
@@ -79,7 +50,7 @@ class TrajectoryStore:
         resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under another name.
 
     Raises:
-        TrajectoryError: the folder can't be written, another run holds it, or a file in it is damaged.
+        TrajectoryError: the folder can't be written, another run holds it, or a newer release wrote a file in it.
     """
 
     def __init__(
@@ -90,7 +61,7 @@ class TrajectoryStore:
         self.rank, self.world_size, self.resume = rank, world_size, resume
         self._lock_fd: int | None = None
         self._writing = threading.Lock()
-        self._finished: dict[tuple[str, str, str, int], Trajectory] = {}
+        self._finished: dict[_Key, Trajectory] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -124,13 +95,18 @@ class TrajectoryStore:
         saved = self._finished.get(question.key)
         return saved if saved is not None and saved.question_hash == question.content_hash() else None
 
-    def save(self, trajectory: Trajectory) -> None:
-        """Put one finished question on disk; returns when it is there. Several threads may call it."""
-        line = trajectory.to_json()
+    def save(self, trajectory: Trajectory) -> Trajectory:
+        """Put one finished question on disk; returns when it is there. Several threads may call it.
+
+        Returns:
+            What is on disk: the trajectory, or one that ends with the reason why this one can't be kept.
+        """
+        kept, line = trajectory.loadable()
         with self._writing:
-            append_line(self._path(trajectory.question.task), line)
-        if not trajectory.stop_reason.failed:
-            self._finished[trajectory.question.key] = trajectory.without_token_values()
+            append_line(self._path(kept.question.task), line)
+        if not kept.stop_reason.failed:
+            self._finished[kept.question.key] = kept.without_token_values()
+        return kept
 
     def merge(self, tasks: Iterable[str]) -> None:
         """Bring the files of all ranks and the attempts of all runs together, each question once.
@@ -142,8 +118,8 @@ class TrajectoryStore:
             TrajectoryError: a file can't be read or written; what it held before is unharmed.
         """
         try:
-            with self._folder_lock(fcntl.LOCK_EX), contextlib.ExitStack() as held:
-                ended = {0: self._claim(0, held)}
+            with self._folder_lock(fcntl.LOCK_EX), contextlib.ExitStack() as claims:
+                ended = {0: self._claim(0, claims)}
                 if not ended[0]:
                     return  # rank 0 is still running, and comes here when it ends
                 for task in sorted(set(tasks)):
@@ -151,35 +127,31 @@ class TrajectoryStore:
                     for part in self._parts(task):
                         rank = _rank_of(part) or 0
                         if rank not in ended:
-                            ended[rank] = self._claim(rank, held)
+                            ended[rank] = self._claim(rank, claims)
                         parts += [part] if ended[rank] else []
-                    self._merge_parts(parts, self.path(task))
+                    with contextlib.ExitStack() as kept_still:
+                        for part in parts:
+                            kept_still.enter_context(held(part))
+                        self._merge_parts(parts, self.path(task))
         except OSError as error:
             raise TrajectoryError(f"{self.folder}: cannot merge the ranks' files: {error.strerror or error}; they are left as they are") from error
 
     def _merge_parts(self, parts: Sequence[Path], merged: Path) -> None:
-        best: dict[tuple[str, str, str, int], tuple[Path, int, int]] = {}
-        failed: set[tuple[str, str, str, int]] = set()
+        best: dict[_Key, _Place] = {}
+        failed: set[_Key] = set()
+        damaged: list[_Place] = []
         read = 0
         for part in parts:
-            for start, end, trajectory in Trajectory.iterate_with_places(part):
+            for start, end, trajectory in _readable(part, damaged):
                 read += 1
                 key = trajectory.question.key
                 if key not in best or key in failed or not trajectory.stop_reason.failed:
                     best[key] = (part, start, end)
                     failed = failed | {key} if trajectory.stop_reason.failed else failed - {key}
-        if not best or (parts == [merged] and read == len(best)):
+        if not best or (parts == [merged] and read == len(best) and not damaged):
             return
-        fresh = merged.with_suffix(".merging")
-        with contextlib.ExitStack() as files, fresh.open("wb") as out:
-            opened = {part: files.enter_context(part.open("rb")) for part in parts}
-            for part, start, end in best.values():
-                opened[part].seek(start)
-                out.write(opened[part].read(end - start))
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.replace(merged)
-        _sync_folder(self.folder)
+        _set_aside(damaged, merged)
+        _replace(merged, best.values())
         for part in parts:
             if part != merged:
                 part.unlink()
@@ -206,7 +178,7 @@ class TrajectoryStore:
         finally:
             os.close(fd)
 
-    def _claim(self, rank: int, held: contextlib.ExitStack) -> bool:
+    def _claim(self, rank: int, claims: contextlib.ExitStack) -> bool:
         """Take the lock of a rank that has ended; false where it is still writing."""
         if rank == self.rank and self._lock_fd is not None:
             return True
@@ -216,7 +188,7 @@ class TrajectoryStore:
         except BlockingIOError:
             os.close(fd)
             return False
-        held.callback(os.close, fd)
+        claims.callback(os.close, fd)
         return True
 
     def _take_lock(self) -> None:
@@ -255,30 +227,22 @@ class TrajectoryStore:
     def _load(self) -> None:
         for path in sorted(self.folder.glob("*.jsonl")):
             if self.world_size == 1 or path.name.endswith(f".rank{self.rank}.jsonl"):
-                _cut_torn_tail(path)
-            for trajectory in Trajectory.iterate(path):
-                if trajectory.config_hash == self.config_hash and not trajectory.stop_reason.failed:
-                    self._finished[trajectory.question.key] = trajectory.without_token_values()
+                cut_torn_tail(path)
+                with held(path):
+                    self._load_file(path, ours=True)
+            else:
+                self._load_file(path, ours=False)
 
-
-def _cut_torn_tail(path: Path) -> None:
-    """Remove an unfinished last line, as a kill in mid-write leaves one; that question was never reported done."""
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        position = size
-        while position > 0:
-            step = min(65_536, position)
-            file.seek(position - step)
-            chunk = file.read(step)
-            newline = chunk.rfind(b"\n")
-            if newline >= 0:
-                keep = position - step + newline + 1
-                break
-            position -= step
-        else:
-            keep = 0
-        if keep < size:
-            file.truncate(keep)
+    def _load_file(self, path: Path, *, ours: bool) -> None:
+        whole: list[_Place] = []
+        damaged: list[_Place] = []
+        for start, end, trajectory in _readable(path, damaged):
+            whole.append((path, start, end))
+            if trajectory.config_hash == self.config_hash and not trajectory.stop_reason.failed:
+                self._finished[trajectory.question.key] = trajectory.without_token_values()
+        if damaged and ours:
+            _set_aside(damaged, path)
+            _replace(path, whole)
 
 
 def _rank_of(path: Path) -> int | None:
@@ -287,4 +251,50 @@ def _rank_of(path: Path) -> int | None:
 
 
 def _file_name(task: str) -> str:
-    return re.sub(r"[^\w.-]", "_", task) or "task"
+    """A name that any file system takes, and that says no rank."""
+    name = re.sub(r"\.(?=rank\d+$)", "_", re.sub(r"[^\w.-]", "_", task)) or "task"
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(task.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{name.encode()[: _LONGEST_NAME - 17].decode('utf-8', 'ignore')}-{digest}"
+
+
+def _readable(path: Path, damaged: list[_Place] | None = None) -> Iterator[tuple[int, int, Trajectory]]:
+    """The trajectories of a file with their places; damaged lines are named and left out, so that their questions are asked again."""
+
+    def name(start: int, end: int, error: DamagedLine) -> None:
+        _log.warning("%s. Its question counts as not answered", error)
+        if damaged is not None:
+            damaged.append((path, start, end))
+
+    return Trajectory.iterate_with_places(path, name)
+
+
+def _set_aside(damaged: Sequence[_Place], path: Path) -> None:
+    """Keep lines that can't be read in `<file>.damaged`, where they stop nobody."""
+    if damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        with aside.open("ab") as kept:
+            _copy(damaged, kept)
+        _log.warning("%s: lines that can't be read: %d, moved to %s", path, len(damaged), aside.name)
+
+
+def _replace(target: Path, places: Iterable[_Place]) -> None:
+    """Have a file hold these lines, its own or others': it is replaced as a whole, or stays what it is."""
+    fresh = target.with_suffix(".merging")
+    with fresh.open("wb") as out:
+        _copy(places, out)
+    fresh.replace(target)
+    sync_folder(target.parent)
+
+
+def _copy(places: Iterable[_Place], out: BinaryIO) -> None:
+    with contextlib.ExitStack() as files:
+        opened: dict[Path, BinaryIO] = {}
+        for path, start, end in places:
+            if path not in opened:
+                opened[path] = files.enter_context(path.open("rb"))
+            opened[path].seek(start)
+            out.write(opened[path].read(end - start))
+        out.flush()
+        os.fsync(out.fileno())

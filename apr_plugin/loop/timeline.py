@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,19 @@ class Span:
 
 OnSpan = Callable[[Span], None]
 """Called in the event loop when a stretch ends."""
+
+
+class Callers:
+    """Calls functions of the caller's. What one raises is the caller's own, and no failure of the question."""
+
+    def __init__(self) -> None:
+        self.raised: BaseException | None = None
+        """What a call raised."""
+
+    def __call__(self, call: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Call, and remember what is raised."""
+        try:
+            call(*arguments, **named)
+        except BaseException as error:
+            self.raised = error
+            raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from apr_plugin.errors import AprError
+from apr_plugin.errors import AprError, told
 from apr_plugin.loop.action import Action
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.policy import GenerationTimings, Usage
@@ -54,14 +54,25 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
     """The run was stopped from outside before the question was answered."""
 
+    ERROR = "error"
+    """Something else failed: what the data set's row holds, a task's code, this program. The question was not answered."""
+
     @property
     def failed(self) -> bool:
         """Whether nothing is known about how the policy would have answered; a resumed run asks again."""
-        return self in (StopReason.MEDIA_UNREADABLE, StopReason.POLICY_UNAVAILABLE, StopReason.CANCELLED)
+        return self in (StopReason.MEDIA_UNREADABLE, StopReason.POLICY_UNAVAILABLE, StopReason.CANCELLED, StopReason.ERROR)
+
+
+OnDamaged = Callable[[int, int, "DamagedLine"], None]
+"""Called with where a damaged line begins and ends in its file, in bytes, and what is wrong with it."""
 
 
 class TrajectoryError(AprError):
     """A trajectory file can't be read or written; names the file, the line and the way out."""
+
+
+class DamagedLine(TrajectoryError):
+    """A line of a file is no trajectory that can be read."""
 
 
 def _finite(value: Any) -> Any:
@@ -214,6 +225,20 @@ class Trajectory(_Record):
             data = _without_nan({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"))
             return printable(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
+    def loadable(self) -> tuple[Self, str]:
+        """This trajectory and its line; where it could not be read back, one that ends with the reason, and that one's line."""
+        try:
+            line = self.to_json()
+            type(self).from_json(line, "what happened")
+        except Exception as error:  # noqa: BLE001 - values that a policy or a row brought; they must not end the run, nor every resume
+            reason = printable(f"its trajectory can't be kept: {told(error)}"[:1000])
+            failed = self.model_copy(
+                update={"turns": (), "first_shown": (), "answer": None, "answer_valid": False, "video_durations_s": ()}
+                | {"stop_reason": StopReason.ERROR, "stop_detail": reason}
+            )
+            return failed, failed.to_json()
+        return self, line
+
     def without_token_values(self) -> Self:
         """The same without token ids, log-probs and entropies, which are most of its memory."""
         if all(turn.token_ids is None and turn.logprobs is None and turn.entropies is None for turn in self.turns):
@@ -238,19 +263,21 @@ class Trajectory(_Record):
         try:
             data: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise TrajectoryError(f"{where}: not JSON ({error}); the line is damaged") from error
+            raise DamagedLine(f"{where}: not JSON ({error}); the line is damaged") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise TrajectoryError(f"{where}: this is no {SCHEMA} line")
+            raise DamagedLine(f"{where}: this is no {SCHEMA} line")
         version = data.get("version")
         if not isinstance(version, int):
-            raise TrajectoryError(f"{where}: the line names no version of {SCHEMA}; it is damaged")
+            raise DamagedLine(f"{where}: the line names no version of {SCHEMA}; it is damaged")
         if version > VERSION:
             raise TrajectoryError(f"{where}: trajectory version {version} is newer than {VERSION}, which this release reads; upgrade apr-plugin")
         try:
             return cls.model_validate_json(json.dumps({k: v for k, v in data.items() if k not in ("schema", "version")}))
         except ValidationError as error:
-            fault = error.errors()[0]
-            raise TrajectoryError(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+            fault = error.errors(include_input=False, include_context=False, include_url=False)[0]
+            raise DamagedLine(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        except (ValueError, RecursionError) as error:  # numbers and nesting beyond what JSON is read and written with
+            raise DamagedLine(f"{where}: {error}") from error
 
     def write(self, path: str | Path) -> None:
         """Append this trajectory to a file and wait until it is on disk.
@@ -258,7 +285,7 @@ class Trajectory(_Record):
         Raises:
             TrajectoryError: the disk is full or the file can't be written; nothing written before is harmed.
         """
-        from apr_plugin.loop.store import append_line
+        from apr_plugin.loop.files import append_line
 
         append_line(Path(path), self.to_json())
 
@@ -277,19 +304,25 @@ class Trajectory(_Record):
         return (trajectory for _, _, trajectory in cls.iterate_with_places(path))
 
     @classmethod
-    def iterate_with_places(cls, path: str | Path) -> Iterator[tuple[int, int, Self]]:
-        """Like `iterate`, each with where its line begins and ends in the file, in bytes."""
-        file, end = Path(path), 0
-        try:
-            with file.open("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    start, end = end, end + len(line)
-                    if not line.endswith(b"\n"):
-                        return  # torn by a kill in mid-write: that question was never reported done
-                    if line.strip():
-                        yield start, end, cls.from_json(line.decode("utf-8", "replace"), f"{file}, line {number}")
-        except OSError as error:
-            raise TrajectoryError(f"{file}: cannot read trajectories: {error.strerror or error}") from error
+    def iterate_with_places(cls, path: str | Path, damaged: OnDamaged | None = None) -> Iterator[tuple[int, int, Self]]:
+        """Like `iterate`, each with where its line begins and ends in the file, in bytes.
+
+        Args:
+            path: The file. What other processes append from now on is not read.
+            damaged: Takes a damaged line; without it one is an error.
+        """
+        from apr_plugin.loop.files import lines
+
+        file = Path(path)
+        for number, start, line in lines(file):
+            try:
+                trajectory = cls.from_json(line.decode("utf-8", "replace"), f"{file}, line {number}")
+            except DamagedLine as error:
+                if damaged is None:
+                    raise
+                damaged(start, start + len(line), error)
+            else:
+                yield start, start + len(line), trajectory
 
 
 def _without_nan(value: Any) -> Any:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from apr_plugin.media.opening import descriptor
 
 FORWARD_S = 10.0
 """A clock that jumps ahead by more than this, in all streams at once, has started again (ffmpeg's `dts_delta_threshold`)."""
@@ -83,7 +84,7 @@ def runs_steadily(path: str, pid: int) -> bool:
     `False` also where the file is not in step, so that this can't be told.
     """
     stamps: list[NDArray[np.int64]] = []
-    with Path(path).open("rb") as file:
+    with descriptor(path) as fd, open(fd, "rb", closefd=False) as file:
         shape = _packets(file.read(4 * 204 + 8))
         if shape is None:
             return False

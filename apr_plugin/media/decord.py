@@ -16,8 +16,8 @@ import numpy as np
 
 from apr_plugin.errors import require
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
-from apr_plugin.media.info import open_container
 from apr_plugin.media.local import LocalFile, Mode, Pictures, fit
+from apr_plugin.media.opening import PIXELS_HERE, descriptor
 from apr_plugin.media.reader import Effort
 
 _SIZES = 2  # readers kept open, one for each size of frames: decord scales while it decodes
@@ -33,7 +33,7 @@ class DecordFile(LocalFile):
 
     def __init__(self, path: str) -> None:
         require("decord", "decord")
-        super().__init__(path, workers=1)
+        super().__init__(path, workers=1, max_pixels=PIXELS_HERE)  # decord knows no limits
         if self.info.mirrored:
             raise MediaOpenError(path, "open", "its pictures have to be mirrored, which decord can't do; read it with decoder=pyav")
         self._turn = threading.Lock()
@@ -42,12 +42,17 @@ class DecordFile(LocalFile):
 
     def _first_picture_s(self) -> float:
         """When the first picture comes, in seconds of the video: 0 but where the sound begins earlier."""
-        container = open_container(self.path)
+        container = self._container()
         try:
             stream = container.streams[self.info.video_stream or 0]
             return float((stream.start_time or 0) * (stream.time_base or 0)) - self.info.start_s
         finally:
             container.close()
+
+    def _open_with(self, decord: Any, size: tuple[int, int]) -> Any:
+        """Open the very file that was checked; under its own name decord could find another, or take the name for an address."""
+        with descriptor(self.path, self.version) as fd:
+            return decord.VideoReader(f"/dev/fd/{fd}", ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1)
 
     def close(self) -> None:
         """Give the file back."""
@@ -66,7 +71,7 @@ class DecordFile(LocalFile):
         size = fit(*self.info.size, max_pixels)
         try:
             with self._turn:
-                reader = self._by_size.get(size) or decord.VideoReader(self.path, ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1)
+                reader = self._by_size.get(size) or self._open_with(decord, size)
                 self._by_size[size] = reader
                 self._by_size.move_to_end(size)
                 if len(self._by_size) > _SIZES:

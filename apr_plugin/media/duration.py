@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import av
 from av.audio.stream import AudioStream
@@ -16,6 +15,7 @@ from av.video.stream import VideoStream
 
 from apr_plugin.media.errors import MediaOpenError, words
 from apr_plugin.media.index import Index, packets_of
+from apr_plugin.media.opening import descriptor
 
 LATE_S = 1.0
 """A stream may end this much before the duration it claims: the last picture stands until then."""
@@ -145,8 +145,9 @@ def _base(container: InputContainer, number: int) -> Fraction:
 
 def is_cut_short(path: str) -> bool:
     """Whether a file ends before the end that its own container gives: MP4 and MOV, Matroska, AVI, FLV; `False` where this can't be told."""
-    size = Path(path).stat().st_size
-    with Path(path).open("rb") as file:
+    with descriptor(path) as fd, open(fd, "rb", closefd=False) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
         head = file.read(64)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip", b"styp"):
             at = 0

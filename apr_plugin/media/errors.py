@@ -25,6 +25,10 @@ class MediaOpenError(MediaError):
     """The file is missing, empty, no media file, or holds neither picture nor sound."""
 
 
+class MediaTooLarge(MediaOpenError):
+    """Its pictures have more pixels than may be decoded where it was opened."""
+
+
 class MediaDecodeError(MediaError):
     """The file opened, but the part asked for can't be decoded."""
 
@@ -34,7 +38,7 @@ class MediaTimeout(MediaError):
 
 
 class MediaWorkerKilled(MediaError):
-    """The process that read the file crashed, hung or swelled, and was ended; the next read gets a new one."""
+    """The process that read the file hung and was ended, or died twice, each time with another process; the next read gets a new one."""
 
 
 class WindowError(ValueError):

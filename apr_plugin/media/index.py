@@ -7,6 +7,7 @@ by its place, size and check sum, and gets the time it has when read from the be
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
 from bisect import bisect_left, bisect_right
@@ -26,6 +27,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from apr_plugin.media.clock import Stamp, offsets, runs_steadily
+from apr_plugin.media.errors import MediaOpenError
+from apr_plugin.media.opening import descriptor
 
 _TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf")
 """Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `Reader` knows how to do."""
@@ -116,10 +119,9 @@ def needs_index(path: str, container: InputContainer, video: VideoStream | None,
 def reading_through_s(path: str) -> float:
     """How many seconds longer opening may take, because the file may have to be read through."""
     try:
-        with Path(path).open("rb") as file:
-            head = file.read(8)
-            size = file.seek(0, 2)
-    except OSError:
+        with descriptor(path) as fd:
+            head, size = os.pread(fd, 8, 0), os.fstat(fd).st_size
+    except (MediaOpenError, OSError):
         return 0.0
     return size / _SLOWEST if not head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) and head[4:8] not in (b"ftyp", b"moov", b"mdat") else 0.0
 

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from apr_plugin.media.duration import read_length
-from apr_plugin.media.errors import MediaOpenError, words
+from apr_plugin.media.errors import MediaOpenError
 from apr_plugin.media.index import Index, needs_index, packets_of, read_index
 from apr_plugin.media.indexed import first_picture
 from apr_plugin.media.orientation import Orientation, orientation_of
@@ -28,8 +28,6 @@ OUTLASTS_S = 1.0
 """Sound that ends later than this after the last picture is worth a word."""
 
 _LEAD_S = 0.1  # sound may begin this much before the picture (codec priming) without moving second 0
-_RAW_FORMATS = {"cavsvideo", "dirac", "h261", "h263", "h264", "hevc", "m4v", "mpegvideo", "vc1", "vvc"}  # pictures without any time stamps
-_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if "metadata_errors" in (av.open.__doc__ or "") else {}  # gone in PyAV 19
 
 
 @dataclass(frozen=True)
@@ -96,25 +94,6 @@ class MediaInfo:
         return cls(**data | lists | {"size": tuple(data["size"]) if data["size"] else None})
 
 
-def open_container(path: str) -> InputContainer:
-    """Open a file with libav.
-
-    Raises:
-        MediaOpenError: libav refuses it, or it would render a text file as a film.
-    """
-    try:
-        container: InputContainer = av.open(path, mode="r", **_ERRORS)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaOpenError(path, "open", words(error)) from error
-    if container.format.name == "tty":
-        container.close()
-        raise MediaOpenError(path, "open", "it is a text file")
-    if container.format.name in _RAW_FORMATS:
-        container.close()
-        raise MediaOpenError(path, "open", "it is a bare stream without time stamps; `ffmpeg -i IN -c copy OUT.mkv` puts it into a container")
-    return container
-
-
 @dataclass(frozen=True)
 class Opened:
     """What is known of a file once it was opened."""
@@ -170,7 +149,8 @@ def read_info(path: str, container: InputContainer) -> Opened:
             size = (first.width, first.height)
             warnings += _picture_warnings(first, video)
         if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
-            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels")
+            unknown = "its pictures have no size, or one far too large"
+            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels" if all(size) else unknown)
         if orientation.sideways:
             size = (size[1], size[0])
         if orientation.warning:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -49,6 +50,8 @@ OPEN_TIMEOUT_S = 8.0
 """Longest time for opening, once the worker has started."""
 
 _GRACE_S = 1.0  # a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
+_DEATHS = 2  # workers that died over a request: the file is at fault, or there is no memory
+_DEATHS_UNSEEN = 4  # workers that died, also while they started
 _ERRORS: dict[str, type[MediaError]] = {kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)}
 _LARGEST_HEAD = 16 << 20
 _LARGEST_BLOB = 64 << 30
@@ -234,7 +237,7 @@ class IsolatedFile:
 
     Raises:
         MediaOpenError: the file can't be used.
-        MediaWorkerKilled: the worker died or had to be killed; the next read gets a new one.
+        MediaWorkerKilled: two workers died one after the other, or one had to be killed; the next read gets a new one.
     """
 
     def __init__(self, path: str, workers: int, deadline: float | None = None) -> None:
@@ -284,13 +287,15 @@ class IsolatedFile:
     def _ask(
         self, request: dict[str, Any], deadline: float, cancelled: threading.Event | None, at_most_s: float = math.inf
     ) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Have a worker carry out a request until the deadline, and for `at_most_s` of work.
+        """Have a worker carry out a request until the deadline, and for `at_most_s` of work; once more where that worker dies, with another.
 
         Raises:
             TimeoutError: no worker had started by then, or the read was cancelled.
             MediaError: what the worker says of the file, or that it is gone.
         """
+        global KILLS
         request = request | {"path": self.path, "workers": self.workers, "version": self._version}
+        deaths, seen = 0, 0
         while True:
             stop_if_due(deadline, cancelled)
             try:
@@ -309,14 +314,20 @@ class IsolatedFile:
                 how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
                 if used and isinstance(error, _Died) and not worker.heard:
                     continue  # it was gone before it could look at the request
-                raise self._ended(error, how, str(request["do"]), allowed_s, cancelled) from error
+                if isinstance(error, _Died):  # by the file, or because the system ends processes when memory is short
+                    deaths, seen = deaths + 1, seen + worker.heard
+                    if seen < _DEATHS and deaths < _DEATHS_UNSEEN:
+                        with _lock:
+                            KILLS += 1
+                        continue
+                raise self._ended(error, how, deaths, str(request["do"]), allowed_s, cancelled) from error
             worker.path = self.path
             _give_back(worker)
             if "error" in reply:
                 raise _ERRORS.get(str(reply["error"]), MediaDecodeError)(self.path, str(reply.get("stage")), str(reply.get("reason")))
             return reply, blobs
 
-    def _ended(self, error: BaseException, how: str, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
+    def _ended(self, error: BaseException, how: str, deaths: int, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
         """What to raise for a read whose worker is gone."""
         global KILLS
         if cancelled is not None and cancelled.is_set():
@@ -327,5 +338,7 @@ class IsolatedFile:
             KILLS += 1
         stage = {"frames": "decode frames", "audio": "decode audio"}.get(do, do)
         late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.1f} s"
-        why = late if isinstance(error, TimeoutError) else "it crashed"
-        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}: {why}")
+        killed = "it was killed, as the system does when memory is short" if how == f"with signal {signal.SIGKILL.value}" else "it crashed"
+        why = late if isinstance(error, TimeoutError) else killed
+        again = f", as {deaths - 1} before it died" if deaths > 1 else ""
+        return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}{again}: {why}")

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -22,8 +23,9 @@ from apr_plugin.media.colour import Converter
 from apr_plugin.media.duration import LATE_S
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
 from apr_plugin.media.indexed import IndexedReader
-from apr_plugin.media.info import open_container, read_info
+from apr_plugin.media.info import read_info
 from apr_plugin.media.lending import Lending
+from apr_plugin.media.opening import MAX_PIXELS, check_file, open_container
 from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
 from apr_plugin.media.reader import Reader
 from apr_plugin.media.sound import read_sound
@@ -33,6 +35,7 @@ Mode = Literal["exact", "keyframe"]
 
 _RETRIES = 3  # keyframes tried behind a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
+_BYTES_A_PIXEL = 60  # of a decoder that keeps 20 pictures of 10 bits
 _FORGETFUL = ("pcm_", "flac", "alac", "mp3", "vorbis")  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
 
 
@@ -68,8 +71,8 @@ _R = TypeVar("_R")
 class _SoundReader:
     """An open container for the sound."""
 
-    def __init__(self, path: str, index: int) -> None:
-        self.container = open_container(path)
+    def __init__(self, container: InputContainer, index: int) -> None:
+        self.container = container
         stream = self.container.streams[index]
         assert isinstance(stream, AudioStream)
         self.stream = stream
@@ -84,16 +87,19 @@ class LocalFile:
     Args:
         path: The file.
         workers: Runs decoded at once.
+        max_pixels: No picture with more pixels is decoded.
+        memory: Bytes that decoding may take, which large pictures leave fewer runs at once; 0 for no limit.
 
     Raises:
+        MediaTooLarge: its pictures have more pixels than that.
         MediaOpenError: the file can't be used.
     """
 
-    def __init__(self, path: str, workers: int) -> None:
+    def __init__(self, path: str, workers: int, max_pixels: int = MAX_PIXELS, memory: int = 0) -> None:
         self.version = check_file(path)
-        self.path, self.workers = path, max(1, workers)
+        self.path, self.workers, self._max_pixels = path, max(1, workers), max_pixels
         self.progress = Effort()
-        container = open_container(path)
+        container = self._container()
         try:
             self._opened = read_info(path, container)
         except MediaOpenError:
@@ -106,6 +112,8 @@ class LocalFile:
             self._time_base: Fraction = stream.time_base or Fraction(1, 1000)
         finally:
             container.close()
+        if memory and self.info.size is not None:
+            self.workers = max(1, min(self.workers, memory // (_BYTES_A_PIXEL * self.info.size[0] * self.info.size[1])))
         self._lock = threading.Lock()
         self._readers = Lending(self._new_reader, self.workers)
         self._sound = Lending(self._new_sound, 1, reuse=self.info.audio_codec.startswith(_FORGETFUL))
@@ -282,12 +290,15 @@ class LocalFile:
     def _open_reader(self) -> Reader:
         number, reorder, index = self.info.video_stream or 0, self._opened.reorder, self._opened.index
         if index is not None and number in index.tracks:
-            return IndexedReader(open_container(self.path), number, index.tracks[number], reorder, self.progress)
-        return Reader(open_container(self.path), number, reorder, self.progress)
+            return IndexedReader(self._container(), number, index.tracks[number], reorder, self.progress)
+        return Reader(self._container(), number, reorder, self.progress)
 
     def _new_sound(self) -> _SoundReader:
         assert self.info.audio_stream is not None
-        return self._fresh(lambda: _SoundReader(self.path, self.info.audio_stream or 0))
+        return self._fresh(lambda: _SoundReader(self._container(), self.info.audio_stream or 0))
+
+    def _container(self) -> InputContainer:
+        return open_container(self.path, self.version, self._max_pixels)
 
     def _fresh(self, make: Callable[[], _R]) -> _R:
         """Open the file once more; what its headers promised may be gone by now."""
@@ -322,30 +333,3 @@ def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
         return width, height
     scale = math.sqrt(max_pixels / (width * height))
     return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
-
-
-def check_file(path: str) -> tuple[int, int]:
-    """Refuse what is no file with anything in it, before libav sees it.
-
-    Returns:
-        What tells this file from one that takes its name: size and time of change.
-
-    Raises:
-        MediaOpenError: missing, a folder, a device, empty.
-    """
-    file = Path(path)
-    try:
-        if not file.exists():
-            raise MediaOpenError(path, "open", "no such file")
-        if file.is_dir():
-            raise MediaOpenError(path, "open", "it is a folder, not a file")
-        if not file.is_file():
-            raise MediaOpenError(path, "open", "it is a device or a pipe, not a file")
-        facts = file.stat()
-        if facts.st_size == 0:
-            raise MediaOpenError(path, "open", "the file is empty")
-        return facts.st_size, facts.st_mtime_ns
-    except OSError as error:
-        raise MediaOpenError(path, "open", error.strerror or str(error)) from error
-    except ValueError as error:  # a path with a null character
-        raise MediaOpenError(path, "open", str(error)) from error

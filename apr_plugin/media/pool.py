@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
+from apr_plugin.media.confine import confine
 from apr_plugin.media.settings import MediaSettings
 from apr_plugin.media.video import Video
 
@@ -29,6 +30,7 @@ class VideoPool:
         Raises:
             MediaOpenError: the file can't be used.
         """
+        confine(path, settings.root)
         key = (str(path), _stamp(path), settings.isolation, settings.decoder)
         with self._lock:
             video = self._videos.get(key)

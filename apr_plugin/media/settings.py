@@ -19,5 +19,8 @@ class MediaSettings(BaseModel):
     decoder: Decoder = "pyav"
     """`pyav`, or `decord` for parity with harnesses that use it."""
 
+    root: str | None = None
+    """A folder in which every file must lie, links followed; others are not opened. `None` is no limit. It decides no pixels."""
+
     isolation: Isolation = "auto"
     """Whether files are read in a process of their own: `auto` once they misbehave, `always`, or `never`."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from apr_plugin.media.errors import MediaDecodeError, words
 from apr_plugin.media.index import Track
 from apr_plugin.media.indexed import sound_packets
+from apr_plugin.media.mixing import MonoResampler
 from apr_plugin.media.pick import Effort
 from apr_plugin.media.reader import demux
 
@@ -117,7 +118,7 @@ class _Track:
     def __init__(self, length: int) -> None:
         self.samples = np.zeros(length, np.float32)
         self.filled = np.zeros(length, np.bool_)
-        self._resampler: av.AudioResampler | None = None
+        self._resampler: MonoResampler | None = None
         self._shape: tuple[object, ...] = ()
         self._position = 0.0  # where the next resampled sample belongs, in samples of the window
         self._expected = 0.0
@@ -126,7 +127,7 @@ class _Track:
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._resampler is None or abs(at_s - self._expected) > _GAP_S or shape != self._shape:
             self.flush()
-            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._resampler = MonoResampler(SAMPLE_RATE)
             self._shape, self._position, self._expected = shape, at_s * SAMPLE_RATE, at_s
         self._expected += frame.samples / frame.sample_rate
         self._place(self._resampler.resample(frame))

@@ -22,11 +22,12 @@ from typing import Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, WindowError
+from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, MediaTooLarge, WindowError
 from apr_plugin.media.index import reading_through_s
 from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.isolated import OPEN_TIMEOUT_S, IsolatedFile
 from apr_plugin.media.local import LocalFile, Mode, Pictures, Sound
+from apr_plugin.media.opening import MAX_PIXELS, PIXELS_HERE
 from apr_plugin.media.reader import Effort
 from apr_plugin.media.threads import start
 
@@ -111,10 +112,7 @@ class Video:
         self._lock = threading.Lock()
         self._distrusted = False  # it got stuck here: whatever is read next, a worker reads
         self._file: LocalFile | IsolatedFile
-        if isolation == "always":
-            self._file = IsolatedFile(path, workers)
-        else:
-            self._file = _guard(lambda: self._open_local(), OPEN_TIMEOUT_S + reading_through_s(path), path, "open")
+        self._file = self._open_here() or IsolatedFile(path, workers)
         self.info: MediaInfo = self._file.info
 
     @classmethod
@@ -132,12 +130,23 @@ class Video:
         """
         return cls(str(path), workers or os.cpu_count() or 1, isolation, decoder)
 
+    def _open_here(self) -> LocalFile | None:
+        """The file, opened in this process; `None` where a worker has to do it."""
+        if self._isolation == "always":
+            return None
+        try:
+            return _guard(self._open_local, OPEN_TIMEOUT_S + reading_through_s(self.path), self.path, "open")
+        except MediaTooLarge:
+            if self._isolation == "never" or self._decoder != "pyav":
+                raise
+            return None
+
     def _open_local(self) -> LocalFile:
         if self._decoder == "decord":
             from apr_plugin.media.decord import DecordFile
 
             return DecordFile(self.path)
-        return LocalFile(self.path, self._workers)
+        return LocalFile(self.path, self._workers, MAX_PIXELS if self._isolation == "never" else PIXELS_HERE)
 
     def close(self) -> None:
         """Give the file back; harmless when done twice."""

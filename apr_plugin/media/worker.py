@@ -135,7 +135,7 @@ class Server:
             self._file = None
             if file is not None:
                 file.close()
-            file = self._file = LocalFile(request["path"], workers=request["workers"])
+            file = self._file = LocalFile(request["path"], workers=request["workers"], memory=self._memory)
             if version is not None and version != file.version:
                 raise MediaOpenError(file.path, "open", "the file has changed since it was opened")
         return file

@@ -8,11 +8,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apr_plugin.errors import AprError
+from apr_plugin.installed import BrokenInstall, explain, importing, is_import_fault
 from apr_plugin.loop.policy import Policy
+from apr_plugin.terminal import quoted
 
 POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
@@ -32,10 +35,16 @@ def policy_class(name: str) -> type[Any]:
         AprError: there is no policy of that name.
     """
     if name not in POLICIES:
-        raise AprError(f"there is no policy {name!r}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
+        raise AprError(f"there is no policy {quoted(name, 60)}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
     module, _, attribute = POLICIES[name].partition(":")
-    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    with importing(f"policy {name}", _extra(name)):
+        found: type[Any] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def _extra(policy: str) -> str:
+    """The extra that brings what a policy imports."""
+    return policy if policy in ("hf", "openai", "vllm") else "all"
 
 
 def policy_arguments(name: str) -> tuple[str, ...]:
@@ -66,6 +75,8 @@ def make_policy(name: str, **arguments: Any) -> Policy:
     except AprError:
         raise
     except Exception as error:  # a checkpoint's files are read here, by libraries that raise whatever they meet
+        if is_import_fault(error):
+            raise BrokenInstall(f"policy {name} can't be loaded: {explain(error, _extra(name))}") from error
         kind = "" if isinstance(error, (TypeError, ValueError, OSError, ImportError, RuntimeError)) else f"{type(error).__name__}: "
         raise AprError(f"policy {name}: {kind}{error}") from error
     return policy
@@ -75,3 +86,21 @@ def did_you_mean(word: str, known: Any) -> str:
     """`" (did you mean 'x'?)"` where a known word is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def json_object(name: str, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """An argument that is a mapping, or the JSON of one; empty where it was not given.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if given is None or given == "":
+        return {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise ValueError(f"{name} must be a JSON object: {error}") from error
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} must be a JSON object, not {given!r:.80}")
+    return dict(given)

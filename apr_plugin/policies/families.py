@@ -60,6 +60,7 @@ class Marks:
     audio_start: str = "<|audio_start|>"
     audio_end: str = "<|audio_end|>"
     audio: str = "<|audio_pad|>"
+    turn: str = "<|im_start|>"
 
     def of(self, kind: Literal["image", "video", "audio"]) -> str:
         """The placeholder of a medium."""
@@ -240,6 +241,8 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
     "qwen3_vl": Family("Qwen3-VL", "Qwen3VLForConditionalGeneration", 16, "timed"),
     "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoeForConditionalGeneration", 16, "timed"),
+    "qwen3_5": Family("Qwen3.5", "Qwen3_5ForConditionalGeneration", 16, "timed"),
+    "qwen3_5_moe": Family("Qwen3.5-MoE", "Qwen3_5MoeForConditionalGeneration", 16, "timed"),
     "qwen3_omni_moe": _QWEN3_OMNI,
     "qwen3_omni_moe_thinker": _QWEN3_OMNI,
 }

@@ -6,10 +6,12 @@ lmms-eval --model apr --model_args policy=hf,pretrained=harryhsing/OmniAgent-RL-
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, Modality, Prompt, PromptSize, Sampling
+from apr_plugin.policies import json_object
 from apr_plugin.policies.families import Pixels
 from apr_plugin.policies.hf_cache import PrefixStore
 from apr_plugin.policies.hf_engine import Engine
@@ -18,7 +20,7 @@ from apr_plugin.policies.hf_prompt import PromptEncoder
 
 
 class HfPolicy:
-    """Runs Qwen2.5-VL, Qwen3-VL, and the Thinkers of Qwen2.5-Omni and Qwen3-Omni.
+    """Runs Qwen2.5-VL, Qwen3-VL, Qwen3.5, and the Thinkers of Qwen2.5-Omni and Qwen3-Omni.
 
     Frames go in as images, with their times as words before them; clips as videos, with their sound where the family hears; sound as sound. Pictures
     arrive scaled by the budget (`frame_pixels`, `clip_pixels`); the processor only rounds their sides to whole tokens (28 or 32 pixels), whatever
@@ -42,6 +44,7 @@ class HfPolicy:
         max_pixels: Larger ones are scaled down to it.
         context_tokens: Most tokens of prompt and turn together; the positions that the checkpoint was made for by default.
         repetition_penalty: Above 1, words already used become less likely.
+        chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
 
     Raises:
         AprError: the checkpoint can't be loaded, or an argument has a bad value.
@@ -65,6 +68,7 @@ class HfPolicy:
         max_pixels: int | None = None,
         context_tokens: int | None = None,
         repetition_penalty: float = 1.0,
+        chat_template_kwargs: str | Mapping[str, Any] | None = None,
     ) -> None:
         batch_size = _whole("batch_size", batch_size)
         least, most = (None if value is None else _whole(key, value) for key, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)))
@@ -72,6 +76,7 @@ class HfPolicy:
             raise AprError(f"policy hf: min_pixels ({least}) is above max_pixels ({most})")
         gigabytes, penalty = _number("kv_cache_gb", kv_cache_gb), _number("repetition_penalty", repetition_penalty)
         cached = _flag("kv_cache", kv_cache)
+        template = json_object("chat_template_kwargs", chat_template_kwargs)
         checkpoint = load_checkpoint(
             str(pretrained),
             revision=revision,
@@ -85,7 +90,7 @@ class HfPolicy:
         self.modalities: frozenset[Modality] = self.family.modalities
         self.context_tokens: int | None = _whole("context_tokens", context_tokens) if context_tokens is not None else checkpoint.context_tokens
         try:
-            self._encoder = PromptEncoder(checkpoint.processor, self.family, Pixels(least, most), checkpoint.dtype)
+            self._encoder = PromptEncoder(checkpoint.processor, self.family, Pixels(least, most), checkpoint.dtype, template)
         except ValueError as error:
             raise AprError(f"policy hf: cannot use {pretrained}: {error}") from error
         self._described = {
@@ -96,12 +101,12 @@ class HfPolicy:
             "max_pixels": most,
             "context_tokens": self.context_tokens,
             "repetition_penalty": penalty,
-        }
+        } | ({"chat_template_kwargs": template} if template else {})
         self._engine = Engine(
             checkpoint,
             self._encoder,
             batch_size=batch_size,
-            store=PrefixStore(int(gigabytes * 2**30)) if cached else None,
+            store=PrefixStore(int(gigabytes * 2**30), whole=checkpoint.cache_config is not None) if cached else None,
             context_tokens=self.context_tokens,
             repetition_penalty=penalty,
         )

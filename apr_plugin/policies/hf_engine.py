@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.loop.policy import Generation, GenerationTimings, PolicyUnavailable, Prompt, Sampling, Usage
-from apr_plugin.policies.hf_cache import PrefixStore, cache_of, layers_of
+from apr_plugin.policies.hf_cache import PrefixStore, cache_of, joined, layers_of, rows_of
 from apr_plugin.policies.hf_load import Checkpoint
 from apr_plugin.policies.hf_prompt import Encoded, PromptEncoder
 from apr_plugin.policies.hf_sample import Draws, choose
@@ -191,15 +191,19 @@ class Engine:
         positions = self.checkpoint.positions(encoded)
         places: NDArray[np.float64] = positions[:, 0].double().numpy()
         known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
-        cache = cache_of(layers)
-        fresh = [medium for medium in encoded.media if medium.start >= known]
-        logits = self.checkpoint.forward(encoded.ids[None, known:], positions[:, :, known:], cache, media=fresh)
+        cache = cache_of(layers, self.checkpoint.cache_config)
         job.cached, job.position = known, float(places.max()) + 1
-        layers = layers_of(cache)
-        if self.store is not None:
-            # Media behind turns is words in the next prompt, so only what stands before it comes back; a first prompt may come back whole.
-            keep = encoded.media[0].start if encoded.turns and encoded.media else n
-            self.store.keep(encoded.keys[:keep], places[:, :keep], layers)
+        # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may come back whole.
+        keep = encoded.media[0].start if encoded.turns and encoded.media else n
+        if self.store is not None and self.store.whole:  # states can't be cut back: stop where the next prompt still begins in the same way
+            keep = encoded.history
+            if known < keep:
+                self._go_through(encoded, positions, known, keep, cache)
+                self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+                known = keep
+        logits = self._go_through(encoded, positions, known, n, cache)
+        if self.store is not None and not self.store.whole:
+            self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
         if job.draws.repetition_penalty != 1.0:
             job.draws.prompt = self.checkpoint.tensor(encoded.ids)
         choose(logits, [job.draws])
@@ -208,6 +212,11 @@ class Engine:
             medium.pixels = medium.mel = None
         if not self._finished(job):
             self._join(job, cache, n)
+
+    def _go_through(self, encoded: Encoded, positions: Any, first: int, end: int, cache: Any) -> Any:
+        """Read a stretch of a prompt, which the cache grows by; logits of its last token."""
+        media = [medium for medium in encoded.media if first <= medium.start < end]
+        return self.checkpoint.forward(encoded.ids[None, first:end], positions[:, :, first:end], cache, media=media)
 
     def _write(self) -> None:
         """One more token for each row."""
@@ -226,13 +235,9 @@ class Engine:
 
     def _join(self, job: _Job, cache: Any, length: int) -> None:
         """Put a row into the batch; shorter rows are filled up on the left."""
-        import torch
-
         if self._rows:
-            longest = max([length, *self._lengths])
-            both = zip(layers_of(self._cache), layers_of(cache), strict=True)
-            joined = [[torch.cat([_filled(a, longest), _filled(b, longest)]) for a, b in zip(rows, row, strict=True)] for rows, row in both]
-            cache = cache_of([(keys, values) for keys, values in joined])
+            both = joined(layers_of(self._cache), layers_of(cache), max([length, *self._lengths]))
+            cache = cache_of(both, self.checkpoint.cache_config)
         self._cache = cache
         self._rows.append(job)
         self._lengths.append(length)
@@ -243,11 +248,11 @@ class Engine:
             return
         stay = [number for number in range(len(self._rows)) if number not in gone]
         self._rows, self._lengths = [self._rows[n] for n in stay], [self._lengths[n] for n in stay]
-        longest = max(self._lengths, default=0)
-        left = [
-            (keys[stay][:, :, keys.shape[2] - longest :], values[stay][:, :, values.shape[2] - longest :]) for keys, values in layers_of(self._cache)
-        ]
-        self._cache = cache_of(left) if stay else None
+        if stay:
+            left = rows_of(layers_of(self._cache), stay, max(self._lengths))
+            self._cache = cache_of(left, self.checkpoint.cache_config)
+        else:
+            self._cache = None
 
     def _finished(self, job: _Job) -> bool:
         """Whether the row is done, in which case its turn has been handed over."""
@@ -268,7 +273,7 @@ class Engine:
         size, draws, now = job.encoded.size, job.draws, time.perf_counter()
         first = job.first or now
         generation = Generation(
-            self.encoder.tokenizer.decode(draws.tokens, skip_special_tokens=True),
+            job.encoded.opened + self.encoder.tokenizer.decode(draws.tokens, skip_special_tokens=True),
             Usage(size.total, job.cached, len(draws.tokens), size.visual, size.audio),
             reason,
             tuple(draws.tokens),
@@ -278,10 +283,3 @@ class Engine:
         )
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
             job.future.set_result(generation)
-
-
-def _filled(tensor: Any, length: int) -> Any:
-    """Keys or values of shape (rows, heads, tokens, size), filled up on the left to `length` tokens."""
-    import torch
-
-    return torch.nn.functional.pad(tensor, (0, 0, length - tensor.shape[2], 0))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.policy import ImagePart, VideoPart
 from apr_plugin.policies.families import Family, family_of
+from apr_plugin.policies.hf_compat import LINEAR_ATTENTION_SINCE, cache_argument, has_linear_attention, release, rope_holder, taken
 from apr_plugin.policies.hf_prompt import Encoded, Medium
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -50,6 +50,11 @@ class Checkpoint:
         """For people: `bfloat16`."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def cache_config(self) -> Any:
+        """The configuration that its caches are made by, where layers are not all alike (linear attention beside attention); else `None`."""
+        return self.model.config if has_linear_attention(self.model.config) else None
+
     def tensor(self, array: NDArray[Any]) -> Any:
         """An array on the device that the model's input goes to."""
         import torch
@@ -66,7 +71,6 @@ class Checkpoint:
 
         if self.family.clip == "plain":
             return torch.from_numpy(_plain_positions(encoded, float(self.model.config.vision_config.tokens_per_second)))[:, None]
-        holder = self.model.model if hasattr(getattr(self.model, "model", None), "get_rope_index") else self.model
         ids = torch.from_numpy(encoded.ids)[None]
         images = [medium.grid for medium in encoded.media if isinstance(medium.part, ImagePart)]
         clips = [(medium, medium.part) for medium in encoded.media if isinstance(medium.part, VideoPart)]
@@ -85,8 +89,8 @@ class Checkpoint:
             "use_audio_in_video": any(medium.mel is not None for medium, _ in clips),
             "audio_seqlens": torch.tensor(sounds) if sounds else None,
         }
-        taken = inspect.signature(holder.get_rope_index).parameters
-        positions, _ = holder.get_rope_index(**{key: value for key, value in offered.items() if key in taken})
+        rule = rope_holder(self.model).get_rope_index
+        positions, _ = rule(**taken(rule, offered))
         return positions
 
     def forward(
@@ -115,8 +119,8 @@ class Checkpoint:
             input_ids=self.tensor(ids),
             position_ids=positions.to(device),
             attention_mask=None if mask is None else self.tensor(mask).long(),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(model): cache},
             **given,
         )
         return out.logits[:, -1]
@@ -176,6 +180,12 @@ def load_checkpoint(
         family = family_of(config.model_type)
         if not hasattr(transformers, family.model_class):
             raise AprError(f"policy hf: transformers {transformers.__version__} has no {family.model_class}; upgrade it")
+        if has_linear_attention(config) and release() < LINEAR_ATTENTION_SINCE:
+            since = ".".join(map(str, LINEAR_ATTENTION_SINCE))
+            raise AprError(
+                f"policy hf: {family.title} needs transformers {since} or later: the linear attention of {transformers.__version__} does not go on "
+                "from what it has read; upgrade it"
+            )
         model, told = getattr(transformers, family.model_class).from_pretrained(
             source,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),

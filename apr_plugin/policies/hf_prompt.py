@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.policies.families import HOP, MIN_SOUND, SOUND_RATE, Family, Piece, Pixels, Run
+from apr_plugin.policies.hf_compat import chat_template, whole_frames
+from apr_plugin.policies.special_tokens import broken_up, pattern
 
 MediaPart = ImagePart | AudioPart | VideoPart
 
@@ -51,6 +53,10 @@ class Encoded:
     """Shape (n,): the ids, but for placeholders a negative number made of what they stand for. Equal beginnings are equal prompts."""
     turns: int = 0
     """Turns that the prompt already holds."""
+    history: int = 0
+    """Tokens before the last message: those that the next prompt of the episode begins with too."""
+    opened: str = ""
+    """What the chat template has begun to write in the model's place: `<think>` and a line break, for a model that thinks first."""
 
     @property
     def size(self) -> PromptSize:
@@ -69,12 +75,13 @@ class PromptEncoder:
         family: Its family.
         limits: Of one picture or frame.
         dtype: Torch type of the media's tensors.
+        template: Further variables of the chat template: `{"enable_thinking": False}`.
 
     Raises:
         ValueError: the tokenizer lacks one of the family's special tokens, or there is no chat template.
     """
 
-    def __init__(self, processor: Any, family: Family, limits: Pixels, dtype: Any) -> None:
+    def __init__(self, processor: Any, family: Family, limits: Pixels, dtype: Any, template: Mapping[str, Any] | None = None) -> None:
         self.processor, self.family, self.limits, self.dtype = processor, family, limits, dtype
         self.tokenizer = processor.tokenizer
         marks = family.marks
@@ -83,12 +90,13 @@ class PromptEncoder:
         known = self.tokenizer.get_vocab()
         if missing := [token for token in wanted if token not in known]:
             raise ValueError(f"its tokenizer lacks {', '.join(missing)}, which prompts of {family.title} are made of")
-        self._template = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
+        self._template, self._variables = chat_template(processor), dict(template or {})
         if not self._template:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
+        self._turn = known.get(marks.turn, -1)
         self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+        self._special = pattern(special)
         clip = re.escape(marks.vision_start + marks.video + marks.vision_end)
         image = re.escape(marks.vision_start + marks.image + marks.vision_end)
         sound = re.escape(marks.audio_start + marks.audio + marks.audio_end)
@@ -130,7 +138,7 @@ class PromptEncoder:
                     media.append((part, self._pieces(part)))
                     content.append({"type": _kind(part)})
             messages.append({"role": message.role, "content": content})
-        text = self.processor.apply_chat_template(messages, chat_template=self._template, add_generation_prompt=True, tokenize=False)
+        text = self.rendered(messages)
         pieces = iter([pieces for _, pieces in media])
         found = len(self._places.findall(text))
         if found != len(media):
@@ -144,11 +152,27 @@ class PromptEncoder:
         starts = (np.cumsum(times) - times)[places]
         first = np.cumsum([0, *(len(of_one) for of_one in runs)])
         laid = [Medium(part, of_one, int(starts[first[n]])) for n, ((part, _), of_one) in enumerate(zip(media, runs, strict=True))]
-        return Encoded(np.repeat(ids, times), laid, turns=sum(message.role == "assistant" for message in prompt.messages))
+        whole, roles = np.repeat(ids, times), [message.role for message in prompt.messages]
+        begins = np.flatnonzero(whole == self._turn)  # of each message, and of the one that is to be written
+        newest = next((n for n, role in enumerate(reversed(roles)) if role != "user"), len(roles))
+        history = int(begins[-newest - 1]) if len(begins) > newest else 0
+        return Encoded(whole, laid, turns=roles.count("assistant"), history=history, opened=self.opened(text))
+
+    def rendered(self, messages: list[dict[str, Any]]) -> str:
+        """Messages as the chat template writes them, up to where the model goes on."""
+        options = {"chat_template": self._template, "add_generation_prompt": True, "tokenize": False, **self._variables}
+        text: str = self.processor.apply_chat_template(messages, **options)
+        return text
+
+    def opened(self, rendered: str) -> str:
+        """The thought that the template has opened for the model to go on with, so that it stands in no token the model writes."""
+        begun = rendered.rpartition(self.family.marks.turn)[2]  # in a stranger's text this token is broken up
+        _, mark, after = begun.partition("<think>")
+        return mark + after if mark and "</think>" not in after else ""
 
     def _harmless(self, text: str) -> str:
-        """Words in which no special token hides: `<|im_end|>` becomes `< |im_end|>`. A model's notes and a question are a stranger's text."""
-        return self._special.sub(lambda found: found[0][0] + " " + found[0][1:], text)
+        """Words in which no special token hides: a model's notes and a question are a stranger's text."""
+        return broken_up(text, self._special)
 
     def _written(self, piece: Piece) -> str:
         return piece if isinstance(piece, str) else self.family.marks.of(piece.kind)
@@ -187,9 +211,9 @@ class PromptEncoder:
     def _watch(self, medium: Medium, clip: VideoPart) -> None:
         frames = clip.frames if len(clip.frames) % 2 == 0 else np.concatenate([clip.frames, clip.frames[-1:]])
         processor = self.processor.video_processor
-        more: dict[str, Any] = {"cap_pixels_per_frame": False} if hasattr(processor, "cap_pixels_per_frame") else {}
         size = self._size(len(frames) if self.family.clip == "timed" else 1)
-        made = processor(videos=[frames], size=size, do_sample_frames=False, input_data_format="channels_last", return_tensors="pt", **more)
+        options = {"size": size, "do_sample_frames": False, "input_data_format": "channels_last", **whole_frames(processor)}
+        made = processor(videos=[frames], return_tensors="pt", **options)
         medium.pixels, medium.grid = made["pixel_values_videos"].to(self.dtype), made["video_grid_thw"][0]
 
     def _listen(self, sound: AudioPart) -> Any:

@@ -2,8 +2,8 @@
 
     apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-What is sent stands in `openai_media`, what comes back in `openai_reply`, retries and several servers in `openai_servers`, what a server says of its
-model in `openai_models`, counting in `openai_count`.
+What is sent stands in `openai_media`, what comes back in `openai_reply`, one server's connections in `openai_http`, retries and several servers in
+`openai_servers`, what a server says of its model in `openai_models`, counting in `openai_count`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ from apr_plugin.loop.policy import (
 )
 
 from .openai_count import Counter, estimate
+from .openai_failure import Failure
 from .openai_media import MediaSettings, chat_messages, has_media
 from .openai_models import look_up
-from .openai_reply import read_reply
-from .openai_servers import Failure, Server, Servers
+from .openai_reply import MOST_TOKENS, BadReply, read_reply
+from .openai_servers import Server, Servers
 
 _log = logging.getLogger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
+MOST_REPLY_MIB = 4096
 _RESERVED = ("messages", "model", "n", "stream", "stream_options")
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "max_completion_tokens")
 _PROMPT_FIELDS = ("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs")
@@ -67,6 +69,7 @@ class OpenAIPolicy(PolicyDefaults):
         max_connections: Requests in flight to one server.
         timeout_s: Seconds one request may take.
         retries: Tries after the first, with growing pauses (8 wait about a minute in all); with several servers, rounds over them.
+        max_reply_mib: Longest reply, inflated, in MiB; a longer one ends its question.
         top_logprobs: Ask for log-probabilities, and for the entropy over this many tokens at each place; 0 asks for log-probabilities alone.
         max_tokens_field: What the longest turn is called; `auto` is `max_completion_tokens` for OpenAI's own API, else `max_tokens`.
         omit: Fields that the model refuses and that are left out, separated like the servers: `temperature;seed`.
@@ -88,6 +91,7 @@ class OpenAIPolicy(PolicyDefaults):
         max_connections: int = 64,
         timeout_s: float = 600.0,
         retries: int = 8,
+        max_reply_mib: float = 32.0,
         top_logprobs: int | None = None,
         max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto",
         omit: str = "",
@@ -95,14 +99,7 @@ class OpenAIPolicy(PolicyDefaults):
         api_key_env: str = "OPENAI_API_KEY",
     ) -> None:
         require("openai", "openai")
-        urls = _split(base_url)
-        for url in urls:
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-                raise ValueError(f"base_url must be like http://127.0.0.1:8000/v1, not {Server(url).name!r}")
-            if "@" in urlsplit(url).netloc:
-                raise ValueError(f"base_url {Server(url).name} holds a user or password, which logs would show; put the key into {api_key_env}")
-        if not urls:
-            raise ValueError("base_url is empty")
+        urls = _urls(base_url, api_key_env)
         _one_of("clip_as", clip_as, ("frames", "video"))
         _one_of("max_tokens_field", max_tokens_field, ("auto", "max_tokens", "max_completion_tokens"))
         if image_detail is not None:
@@ -117,15 +114,18 @@ class OpenAIPolicy(PolicyDefaults):
         given = None if context_tokens is None else _whole("context_tokens", context_tokens, 1)
         quality: int | Literal["png"] = "png" if image_quality == "png" else _whole("image_quality", image_quality, 1, 100)
         hears = _flag("audio", audio)
-        seconds = float(timeout_s)
+        seconds, mib = float(timeout_s), float(max_reply_mib)
         if not 0 < seconds < math.inf:
             raise ValueError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
+        if not 0 < mib <= MOST_REPLY_MIB:
+            raise ValueError(f"max_reply_mib must be a number above 0 and at most {MOST_REPLY_MIB}, not {max_reply_mib!r}")
         self._servers = Servers(
             urls,
             _key(urls, api_key_env),
             timeout_s=seconds,
             retries=_whole("retries", retries, 0),
             max_connections=_whole("max_connections", max_connections, 1),
+            reply_bytes=round(mib * 1024 * 1024),
         )
         self._served = look_up(self._servers, None if model is None else str(model), api_key_env)
         hosted = any(by_openai(server) for server in self._servers.servers)
@@ -157,10 +157,11 @@ class OpenAIPolicy(PolicyDefaults):
         generation = await self._servers.ask(
             "/chat/completions",
             body,
-            lambda data, waited: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
+            lambda waited, data: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
             _episode(prompt),
         )
-        return replace(generation, text=self._servers.scrub(generation.text))
+        scrub = self._servers.scrub
+        return replace(generation, text=scrub(generation.text), finish_reason=scrub(generation.finish_reason), remark=scrub(generation.remark))
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens of the prompt.
@@ -223,9 +224,12 @@ class OpenAIPolicy(PolicyDefaults):
 
     async def _tokenize(self, messages: list[dict[str, Any]], more: Mapping[str, Any]) -> int:
         extra = _merged(more, {key: self._extra[key] for key in _PROMPT_FIELDS if key in self._extra})
-        told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
+        try:
+            told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
+        except BadReply as error:
+            raise Failure(f"/tokenize gives no count: {error}", again=False, status=404) from None
         count = told.get("count") if isinstance(told, Mapping) else None
-        if type(count) is not int:
+        if type(count) is not int or not 0 < count <= MOST_TOKENS:
             raise Failure("/tokenize gives no count", again=False, status=404)
         return count
 
@@ -285,6 +289,26 @@ def _key(urls: list[str], variable: str) -> str | None:
             f"policy openai: {far[0].name} wants a key: set the environment variable {variable} (to any word where the server checks none)"
         )
     return key
+
+
+def _urls(text: str, variable: str) -> list[str]:
+    """The addresses in `base_url`. Messages show nothing that could be a secret: no user, no query, and nothing after them."""
+    urls = _split(text)
+    if secret := [url for url in urls if "@" in url]:
+        raise ValueError(f"base_url {Server(secret[0]).name} holds a user or password, which logs would show; put the key into {variable}")
+    if secret := [url for url in urls if "?" in url or "#" in url]:
+        raise ValueError(f"base_url {Server(secret[0]).name} holds a query, which logs would show; leave it out, and put a key into {variable}")
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"base_url must be like http://127.0.0.1:8000/v1, not {Server(url).name!r}")
+    if not urls:
+        raise ValueError("base_url is empty")
+    return urls
 
 
 def _split(text: str) -> list[str]:

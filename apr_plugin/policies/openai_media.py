@@ -1,4 +1,4 @@
-"""Prompts as messages of the chat-completions protocol: words as they are, pictures, sound and clips as data URIs.
+"""Prompts as messages of the chat-completions protocol: words (special tokens broken up), pictures, sound and clips as data URIs.
 
 The same part always gives the same bytes, so that a prompt's prefix stays the same JSON from turn to turn and a server's prefix cache is hit.
 """
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, TextPart, VideoPart
+
+from .special_tokens import broken_up
 
 FULL_CHROMA_QUALITY = 90
 """From this JPEG quality on, colour is kept at full resolution, so that small coloured things stay apart."""
@@ -79,6 +81,9 @@ def _message(message: Message, settings: MediaSettings) -> dict[str, Any]:
             content[-1]["text"] += part.text
         elif not isinstance(part, TextPart) or part.text:
             content.append(_content(part, settings))
+    for piece in content:
+        if piece["type"] == "text":  # joined, so that no token hides in two halves
+            piece["text"] = broken_up(piece["text"])
     if all(piece["type"] == "text" for piece in content):
         return {"role": message.role, "content": "".join(piece["text"] for piece in content)}
     return {"role": message.role, "content": content}

@@ -10,11 +10,16 @@ from typing import Any
 
 from apr_plugin.errors import AprError
 
-from .openai_servers import Failure, Server, Servers
+from .openai_failure import Failure
+from .openai_reply import MOST_TOKENS
+from .openai_servers import Server, Servers
 
 _log = logging.getLogger(__name__)
 
 _Cards = list[Mapping[str, Any]]
+
+LONGEST_NAME = 500
+"""Characters of a model's name; a longer one is none."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
         if failure.status in (401, 403):
             told = f"refuses the key in {variable}" if servers.has_key else f"wants a key: set the environment variable {variable}"
             raise AprError(f"policy openai: {server.name} {told} ({failure.words})")
+        if failure.status is not None and failure.status < 400:
+            raise AprError(f"policy openai: {server.name}: {failure.words}")
         if server in away and len(away) < len(found):
             _log.warning("%s does not answer yet: %s", server.name, failure.words)
     if len(away) == len(found):
         words = "; ".join(f"{server.name}: {failures[server].words}" for server in away)
         raise AprError(f"policy openai: no server answers ({words}); start it, or correct base_url=")
-    served = [_served(model, _cards(told), server) for server, told in found.items() if not isinstance(told, Failure)]
+    served = [_served(model, _cards(told, servers), server) for server, told in found.items() if not isinstance(told, Failure)]
     if not served:
         if model is None:
             raise AprError("policy openai: the server does not say which models it has; name one with model=")
@@ -74,9 +81,16 @@ def _ask(servers: Servers, server: Server) -> Any:
         return failure
 
 
-def _cards(told: Any) -> _Cards:
+def _cards(told: Any, servers: Servers) -> _Cards:
+    """The models that have a name, and what is said of them; text that is no name counts as absent."""
     data = told.get("data") if isinstance(told, Mapping) else None
-    return [card for card in data if isinstance(card, Mapping) and isinstance(card.get("id"), str)] if isinstance(data, list) else []
+    cards = [dict(card) for card in data if isinstance(card, Mapping)] if isinstance(data, list) else []
+    for card in cards:
+        for key in ("id", "root"):
+            text = card.get(key)
+            named = isinstance(text, str) and text.isprintable() and 0 < len(text) <= LONGEST_NAME
+            card[key] = servers.scrub(str(text)) if named else None
+    return [card for card in cards if card["id"] is not None]
 
 
 def _served(model: str | None, cards: _Cards, server: Server) -> Served:
@@ -95,5 +109,5 @@ def _served(model: str | None, cards: _Cards, server: Server) -> Served:
         model,
         engine=str(owner) if owner in ("vllm", "sglang") else "",
         weights=weights if isinstance(weights, str) and weights != model else None,
-        context_tokens=most if type(most) is int and most > 0 else None,
+        context_tokens=most if type(most) is int and 0 < most <= MOST_TOKENS else None,
     )

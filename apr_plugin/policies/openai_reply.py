@@ -2,12 +2,18 @@
 
 Beside the protocol's own fields these are read where they are present: `cached_tokens` and `audio_tokens` (OpenAI), `multimodal_tokens`, `token_ids`
 and `metrics` (vLLM with --enable-prompt-tokens-details, `return_token_ids` and --enable-per-request-metrics), `image_tokens` and `video_tokens`
-(SGLang). A count that no field gives stays `None`.
+(SGLang). A count that no field gives stays `None`, and so does a number that no server means: negative, not finite, or beyond all bounds.
+
+A reply without words is named as what it is (`Generation.remark`): a server that tells thought from text gives a turn that was cut off while thinking
+as an empty one with its thought beside it.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +25,47 @@ FLOOR = -9999.0
 GAVE_UP = ("abort", "error")
 """Finish reasons with which an engine gives a request up (SGLang, vLLM)."""
 
+MOST_TOKENS = 1_000_000_000
+"""A larger count, or number of a token, is none."""
+
+LONGEST_S = 7 * 86_400.0
+"""A longer time is none."""
+
+_CUT_OFF = ("length", "max_tokens", "max_output_tokens")
+_FINISH = re.compile(r"[A-Za-z][\w.-]{0,39}")
+_THOUGHT = ("reasoning_content", "reasoning", "thinking")
+"""Where servers keep a model's thought, beside `content`."""
+_DIGITS = 18
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxdict, _repr.maxlist, _repr.maxstring, _repr.maxother = 4, 8, 8, 2000, 200
+
 
 class BadReply(ValueError):
     """The server answered, but not with a turn; asking again may help."""
+
+
+def decode(content: bytes, kind: str) -> Any:
+    """JSON as servers write it. A whole number of more than 18 digits counts as `null`, bytes that are no text as U+FFFD.
+
+    Args:
+        content: The body.
+        kind: Its Content-Type, which is named where the body is something else; JSON is read whatever it says.
+
+    Raises:
+        BadReply: it is no JSON.
+    """
+    text = content.decode(json.detect_encoding(content), "replace").strip()
+    if not text:
+        raise BadReply("the reply is empty")
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else None)
+    except RecursionError:
+        raise BadReply("the reply is no JSON (nested too deeply)") from None
+    except ValueError as error:
+        kind = kind.partition(";")[0].strip().lower()
+        if kind and not kind.endswith("json"):
+            raise BadReply(f"the reply is no JSON but {kind[:60]}: {text[:100]}") from None
+        raise BadReply(f"the reply is no JSON ({error})") from None
 
 
 def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue_s: float) -> Generation:
@@ -37,25 +81,27 @@ def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue
         BadReply: there is no turn in it.
     """
     if not isinstance(data, Mapping):
-        raise BadReply(f"the reply is no JSON object: {data!s:.100}")
+        raise BadReply(f"the reply is no JSON object: {_shown(data):.100}")
     choices = data.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping) or not isinstance(choices[0].get("message"), Mapping):
-        raise BadReply(f"the reply holds no choice: {dict(data)!s:.200}")
+        raise BadReply(f"the reply holds no choice: {_shown(data):.200}")
     choice = choices[0]
-    finish = choice.get("finish_reason")
+    finish = _finish(choice.get("finish_reason"))
     if finish in GAVE_UP:
         raise BadReply(f"the engine gave the request up (finish_reason {finish})")
     tokens = _tokens(choice) if top_logprobs is not None else None
     logprobs = _logprobs(tokens)
     entropies = _entropies(tokens, top_logprobs, temperature) if top_logprobs and logprobs is not None else None
     ids = choice.get("token_ids")
-    written = ids if isinstance(ids, list) and all(type(token) is int for token in ids) else None
+    written = ids if isinstance(ids, list) and None not in map(_count, ids) else None
     if written is not None and logprobs is not None and len(written) != len(logprobs):
         written = None
+    text = _text(choice["message"])
     return Generation(
-        text=_text(choice["message"]),
+        text=text,
+        remark="" if text.strip() else _remark(choice["message"], finish, data.get("usage")),
         usage=_usage(data.get("usage")),
-        finish_reason=finish if isinstance(finish, str) and finish else "stop",
+        finish_reason=finish,
         token_ids=None if written is None else tuple(written),
         logprobs=logprobs,
         entropies=entropies,
@@ -64,14 +110,59 @@ def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue
     )
 
 
+def _shown(value: Any) -> str:
+    """A value for a message: of what is long or deep, the beginning."""
+    return value if isinstance(value, str) else _repr.repr(dict(value) if isinstance(value, Mapping) else value)
+
+
+def _finish(given: Any) -> str:
+    """Why the turn ended, in the protocol's words; what is no word counts as absent."""
+    if not isinstance(given, str) or not _FINISH.fullmatch(given):
+        return "stop"
+    return "length" if given.lower() in _CUT_OFF else given
+
+
 def _text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
+    if isinstance(content, Mapping):
+        content = [content]
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        texts = (part.get("text") for part in content if isinstance(part, Mapping))  # parts that hold thought have no `text`
+        return "".join(text for text in texts if isinstance(text, str))
+    if content is not None:
+        raise BadReply(f"the reply's content is no text: {_shown(content):.100}")
     refusal = message.get("refusal")
     return refusal if isinstance(refusal, str) else ""
+
+
+def _remark(message: Mapping[str, Any], finish: str, usage: Any) -> str:
+    """What a reply without words is, for whoever wrote it and whoever reads the trajectory; empty where it is just empty."""
+    thought = next((text for key in _THOUGHT if isinstance(text := message.get(key), str) and text.strip()), "")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    tokens = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    thinks = bool(thought or tokens or any(isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts))
+    if finish == "length":
+        thinking = " while thinking" if thinks else ""
+        return f"the reply was cut off{thinking}, at its length limit (max_new_tokens), before the turn began; think less, then write the turn."
+    if names := _tool_calls(message):
+        return f"the reply holds no text but a tool call ({names}); there are no tools here: write the turn as one JSON object."
+    if finish == "content_filter":
+        return "the server's content filter took the reply away."
+    return "the reply is thought alone; write the turn after it." if thinks else ""
+
+
+def _tool_calls(message: Mapping[str, Any]) -> str:
+    """The names of what was called."""
+    given = message.get("tool_calls")
+    calls = [call.get("function") for call in given if isinstance(call, Mapping)] if isinstance(given, list) else []
+    calls.append(message.get("function_call"))
+    found = [call for call in calls if isinstance(call, Mapping)]
+    names = [name if isinstance(name := call.get("name"), str) and _FINISH.fullmatch(name) else "without a name" for call in found]
+    return ", ".join(names[:3])
 
 
 def _usage(given: Any) -> Usage:
@@ -91,7 +182,7 @@ def _usage(given: Any) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -107,9 +198,9 @@ def _logprobs(tokens: list[Mapping[str, Any]] | None) -> tuple[float, ...] | Non
 
 
 def _finite(value: Any) -> float | None:
-    if not isinstance(value, int | float) or math.isnan(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
         return None
-    return min(max(float(value), FLOOR), 0.0)
+    return float(min(max(value, FLOOR), 0.0))
 
 
 def _entropies(tokens: list[Mapping[str, Any]] | None, k: int, temperature: float) -> tuple[float, ...] | None:
@@ -139,7 +230,7 @@ def _timings(metrics: Any, queue_s: float) -> GenerationTimings:
 
     def seconds(key: str) -> float | None:
         value = told.get(key)
-        return value / 1000 if isinstance(value, int | float) and 0 <= value < math.inf else None
+        return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_S * 1000 else None
 
     waited = queue_s + (seconds("queue_time_ms") or 0.0)
     return GenerationTimings(queue_s=waited, prefill_s=seconds("time_to_first_token_ms"), decode_s=seconds("generation_time_ms"))

@@ -2,7 +2,7 @@
 
 A request is tried again on 408, 409, 429 and 5xx, on a broken connection, when no answer came in time, and when the reply can't be read. The wait
 doubles from half a second to `LONGEST_BACKOFF_S`, with jitter; `Retry-After` (seconds or a date, up to `LONGEST_RETRY_AFTER_S`) is obeyed for
-everything that goes to that server. With several servers the next try goes to another one at once.
+everything that goes to that server, and shortens no wait. With several servers the next try goes to another one at once.
 
 Requests of one episode stay with one server, which has the episode's prefix in its cache; new episodes go to the least loaded one.
 """
@@ -10,21 +10,26 @@ Requests of one episode stay with one server, which has the episode's prefix in 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import logging
 import random
+import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
-from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from apr_plugin.loop.policy import PolicyUnavailable
-from apr_plugin.loop.text import printable
 
+from .openai_failure import Failure
 from .openai_reply import BadReply
+
+if TYPE_CHECKING:
+    from .openai_http import Connections
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -33,8 +38,10 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 LONGEST_RETRY_AFTER_S = 300.0
 """A server that asks for a longer pause is asked again after this one; it counts as a try."""
-CONNECT_S = 10.0
-"""Seconds a connection may take to be made."""
+LOOK_UP_S = 20.0
+"""Seconds a request before the first question may take."""
+SECRET_CHARS = 8
+"""A shorter key (`EMPTY`) is no secret."""
 EPISODES_REMEMBERED = 10_000
 """How many episodes' servers are remembered."""
 
@@ -55,8 +62,8 @@ class Server:
     @property
     def name(self) -> str:
         """The address as messages show it: without user, password or query."""
-        parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        scheme, mark, rest = re.split(r"[?#]", self.url, maxsplit=1)[0].rpartition("://")
+        return scheme + mark + rest.rpartition("@")[2]
 
     @property
     def host(self) -> str:
@@ -82,27 +89,11 @@ class Server:
             return self.host == "localhost" or self.host.endswith(".localhost")
 
 
-@dataclass(eq=False)
-class Failure(Exception):
-    """One try that came to nothing."""
-
-    words: str
-    """What happened, in the server's words where it said any."""
-    again: bool
-    """Whether another try may help."""
-    unreachable: bool = False
-    """Whether no server answered at all."""
-    status: int | None = None
-    """HTTP status, where there was one."""
-    wait_s: float | None = None
-    """What `Retry-After` asks for."""
-
-
 @dataclass
 class _Lines:
     """What belongs to one event loop."""
 
-    clients: dict[Server, Any] = field(default_factory=dict)
+    connections: dict[Server, Connections] = field(default_factory=dict)
     slots: dict[Server, asyncio.Semaphore] = field(default_factory=dict)
     closer: AsyncGenerator[None, None] | None = None
 
@@ -116,11 +107,13 @@ class Servers:
         timeout_s: Seconds one try may take.
         retries: Tries after the first.
         max_connections: Requests in flight to one server; the others wait.
+        reply_bytes: Longest reply, inflated.
     """
 
-    def __init__(self, urls: Sequence[str], key: str | None, *, timeout_s: float, retries: int, max_connections: int) -> None:
+    def __init__(self, urls: Sequence[str], key: str | None, *, timeout_s: float, retries: int, max_connections: int, reply_bytes: int) -> None:
         self.servers = [Server(url) for url in urls]
         self._key, self._timeout_s, self._retries, self._max_connections = key, timeout_s, retries, max_connections
+        self._reply_bytes = reply_bytes
         self._homes: OrderedDict[Hashable, Server] = OrderedDict()
         self._all_down = False
         self._lines: dict[asyncio.AbstractEventLoop, _Lines] = {}
@@ -131,38 +124,54 @@ class Servers:
         return self._key is not None
 
     def scrub(self, text: str) -> str:
-        """Text without the key, or its first letters where the text was cut off within it. Fewer than eight letters (`EMPTY`) are no secret."""
-        if not self._key or len(self._key) < 8:
+        """Text without the key, and without its beginning where that is all there is. Fewer than `SECRET_CHARS` letters are no secret."""
+        key = self._key or ""
+        if len(key) < SECRET_CHARS:
             return text
-        text = text.replace(self._key, "[key]")
-        cut = next((n for n in range(len(self._key) - 1, 7, -1) if text.endswith(self._key[:n])), 0)
-        return f"{text[:-cut]}[key]" if cut else text
+        pieces, at = [], 0
+        while (found := text.find(key[:SECRET_CHARS], at)) >= 0:
+            pieces += [text[at:found], "[key]"]
+            at = found + next(n for n in range(len(key), 0, -1) if text.startswith(key[:n], found))
+        return "".join([*pieces, text[at:]])
 
     def now(self, server: Server, url: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Get something, or post something, before any event loop runs; the reply's JSON.
+        """Get something, or post something, before the first question; the reply's JSON.
+
+        Args:
+            server: Whom to ask; a second time where that may help.
+            url: The whole address.
+            body: The request.
 
         Raises:
             Failure: the server can't be reached, or refuses.
         """
-        import openai
+        seconds = min(LOOK_UP_S, self._timeout_s)
 
-        seconds = min(20.0, self._timeout_s)
-        client = openai.OpenAI(base_url=server.url, api_key=self._key or "EMPTY", max_retries=1, timeout=openai.Timeout(seconds, connect=CONNECT_S))
-        with client:
+        async def asked() -> Any:
+            connections = self._connect(server)
             try:
-                return client.get(url, cast_to=object) if body is None else client.post(url, body=dict(body), cast_to=object)
-            except openai.OpenAIError as error:
-                raise self._failure(error, seconds) from None
-            except ValueError as error:
-                raise Failure(self._line(f"it sent no JSON ({error})"), again=False) from None
+                for pause in (FIRST_BACKOFF_S, None):
+                    try:
+                        return await connections.ask(url, body, lambda data: data, seconds)
+                    except BadReply as error:
+                        raise Failure(self._line(str(error)), again=False) from None
+                    except Failure as failure:
+                        if pause is None or not failure.again:
+                            raise
+                        await asyncio.sleep(pause)
+            finally:
+                await connections.close()
 
-    async def ask(self, path: str, body: Mapping[str, Any], read: Callable[[Any, float], _T], episode: Hashable = None) -> _T:
+        with ThreadPoolExecutor(1) as pool:  # the caller may run in an event loop
+            return pool.submit(lambda: asyncio.run(asked())).result()
+
+    async def ask(self, path: str, body: Mapping[str, Any], read: Callable[[float, Any], _T], episode: Hashable = None) -> _T:
         """Post a request until a readable reply comes.
 
         Args:
             path: Below the server's address.
             body: The request.
-            read: Makes the result from the reply's JSON and the seconds it waited here; raises `BadReply` for one that is no use.
+            read: Makes the result from the seconds it waited here and the reply's JSON; raises `BadReply` for one that is no use.
             episode: What it belongs to; requests of one episode stay with one server.
 
         Raises:
@@ -182,7 +191,8 @@ class Servers:
                     await self._wait(server)
                     waited = time.monotonic() - began
                     tries += 1
-                    result = read(await self._post(lines, server, server.url.rstrip("/") + path, body, self._timeout_s), waited)
+                    url = server.url.rstrip("/") + path
+                    result = await lines.connections[server].ask(url, body, partial(read, waited), self._timeout_s)
                     self._all_down = False
                     return result
             except BadReply as error:
@@ -203,12 +213,15 @@ class Servers:
 
         Raises:
             Failure: a server refused, or none of them could answer.
+            BadReply: what it sent is no JSON.
         """
         lines = await self._here()
         failures: list[Failure] = []
         for server in sorted(self.servers, key=lambda server: (server.held, server.in_flight)):
             try:
-                return await self._post(lines, server, server.root + path, body, min(self._timeout_s, 60.0))
+                return await lines.connections[server].ask(server.root + path, body, lambda data: data, min(self._timeout_s, 60.0))
+            except BadReply as error:
+                raise BadReply(self._line(str(error))) from None
             except Failure as failure:
                 if not failure.again:
                     raise
@@ -233,14 +246,13 @@ class Servers:
             after = f" ({tries} tries in {time.monotonic() - began:.0f} s)" if tries > 1 else ""
             raise PolicyUnavailable(f"{server.name}: {failure.words}{after}") from None
         pause = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)
-        if failure.wait_s is not None:
-            pause = min(LONGEST_RETRY_AFTER_S, failure.wait_s)
         _log.info("%s: %s; trying again", server.name, failure.words)
         if failure.unreachable or failure.wait_s is not None:
-            server.hold_until = max(server.hold_until, time.monotonic() + pause)
-        elif len(failed) == len(self.servers):
-            await asyncio.sleep(pause)
+            hold = pause if failure.wait_s is None else min(LONGEST_RETRY_AFTER_S, failure.wait_s)
+            server.hold_until = max(server.hold_until, time.monotonic() + hold)
         if len(failed) == len(self.servers):
+            if not failure.unreachable:
+                await asyncio.sleep(pause)  # whatever the server asks for: pauses of 0 s would use up every try at once
             failed.clear()
 
     def _choose(self, episode: Hashable, failed: set[Server]) -> Server:
@@ -262,42 +274,15 @@ class Servers:
         while not self._all_down and (left := server.hold_until - time.monotonic()) > 0:
             await asyncio.sleep(left + random.uniform(0, min(1.0, 0.25 * left)))
 
-    async def _post(self, lines: _Lines, server: Server, url: str, body: Mapping[str, Any], timeout_s: float) -> Any:
-        """One request and its JSON, or a `Failure`."""
-        import openai
+    def _connect(self, server: Server) -> Connections:
+        from .openai_http import Connections
 
-        clock = asyncio.timeout(timeout_s)  # the client's own limit is for each read alone
-        try:
-            async with clock:
-                return await lines.clients[server].post(url, body=dict(body), cast_to=object)
-        except openai.OpenAIError as error:
-            raise self._failure(error, timeout_s) from None  # not chained: the original's words may hold the key
-        except TimeoutError:
-            raise Failure(f"no answer within {timeout_s:g} s", again=True) from None
-        except ValueError as error:
-            raise Failure(self._line(f"the reply is no JSON ({error})"), again=True) from None
-
-    def _failure(self, error: Exception, timeout_s: float) -> Failure:
-        import openai
-
-        match error:
-            case openai.APITimeoutError():
-                return Failure(f"no answer within {timeout_s:g} s", again=True)
-            case openai.APIConnectionError():
-                why = error.__cause__
-                told = "" if why is None else f" ({type(why).__name__}{f': {why}' if str(why) else ''})"
-                return Failure(self._line(f"the connection failed{told}"), again=True, unreachable=True)
-            case openai.APIStatusError():
-                status = error.status_code
-                words = _words(error.body) or error.response.reason_phrase
-                spent = error.code == "insufficient_quota"  # a 429 that no pause helps
-                again = (status in (408, 409, 429) or status >= 500) and not spent
-                return Failure(self._line(f"HTTP {status}: {words}"), again=again, status=status, wait_s=retry_after(error.response.headers))
-        return Failure(self._line(f"{type(error).__name__}: {error}"), again=False)
+        return Connections(server.url, self._key, self._timeout_s, self._reply_bytes, self.scrub)
 
     def _line(self, text: str) -> str:
-        """What a server or a library said, as one line that can be shown: no key, no control characters."""
-        return "".join(char if char.isprintable() else "?" for char in " ".join(printable(self.scrub(text)).split()))
+        from .openai_http import one_line
+
+        return one_line(self.scrub(text))
 
     async def _here(self) -> _Lines:
         """Clients and slots of the running loop; a harness may run every task in a loop of its own.
@@ -306,12 +291,9 @@ class Servers:
         """
         loop = asyncio.get_running_loop()
         if (lines := self._lines.get(loop)) is None:
-            import openai
-
             lines = self._lines[loop] = _Lines()
             for server in self.servers:
-                timeout = openai.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s))
-                lines.clients[server] = openai.AsyncOpenAI(base_url=server.url, api_key=self._key or "EMPTY", max_retries=0, timeout=timeout)
+                lines.connections[server] = self._connect(server)
                 lines.slots[server] = asyncio.Semaphore(self._max_connections)
             lines.closer = self._closing(loop, lines)
             await anext(lines.closer)
@@ -322,28 +304,5 @@ class Servers:
             yield
         finally:
             self._lines.pop(loop, None)
-            for client in lines.clients.values():
-                await client.close()
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds a server asks to wait (`Retry-After` as seconds or an HTTP date, or `retry-after-ms`); `None` where it says nothing usable."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * unit
-        except ValueError:
-            continue
-        return seconds if 0 <= seconds < float("inf") else None
-    try:
-        moment = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, moment.timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _words(body: object) -> str:
-    """What an error's body says, in one line."""
-    if isinstance(body, Mapping):
-        told = body.get("message") or body.get("detail") or body.get("error") or dict(body)
-        return " ".join(str(told).split())[:500]
-    return " ".join(str(body or "").split())[:300]
+            for connections in lines.connections.values():
+                await connections.close()

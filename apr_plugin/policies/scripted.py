@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_plugin.errors import AprError
+from apr_plugin.files import read_regular
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.trajectory import Trajectory
 
@@ -29,9 +30,9 @@ class ScriptedPolicy(PolicyDefaults):
     def __init__(self, script: str) -> None:
         path = Path(script).expanduser()
         try:
-            text = path.read_text("utf-8")
-        except OSError as error:
-            raise AprError(f"policy scripted: cannot read script {path}: {error.strerror}") from error
+            text = read_regular(path).decode("utf-8")
+        except (OSError, ValueError) as error:
+            raise AprError(f"policy scripted: cannot read script {path}: {getattr(error, 'strerror', None) or error}") from error
         self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._turns: list[str] = []
         self._recorded: dict[tuple[str, ...], list[str]] = {}

@@ -23,7 +23,9 @@ from typing import Any
 
 from apr_plugin.errors import require
 from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.policies import did_you_mean, json_object
 from apr_plugin.policies.families import Family, family_of
+from apr_plugin.policies.hf_compat import has_linear_attention
 from apr_plugin.policies.hf_load import checkpoint_source, file_digest, weights_identity
 from apr_plugin.policies.vllm_engine import VllmEngine
 from apr_plugin.policies.vllm_prompt import VllmPrompts
@@ -51,6 +53,8 @@ class VllmPolicy:
         entropy_top_k: Entropies are over this many of the likeliest tokens; 0 leaves entropies out.
         engine_args: JSON, any further field of vLLM's `AsyncEngineArgs`: `{"enforce_eager": true}`.
         sampling_args: JSON, any further field of vLLM's `SamplingParams`: `{"repetition_penalty": 1.05}`.
+        chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
+        stall_s: Seconds after which a turn of which no token has come, or no further one, ends as `policy_unavailable`.
 
     Raises:
         MissingExtra: vLLM is not installed.
@@ -76,10 +80,14 @@ class VllmPolicy:
         entropy_top_k: int = 20,
         engine_args: str | Mapping[str, Any] | None = None,
         sampling_args: str | Mapping[str, Any] | None = None,
+        chat_template_kwargs: str | Mapping[str, Any] | None = None,
+        stall_s: float = 1800.0,
     ) -> None:
         require("vllm", "vllm")
-        limits = _json("limit_mm_per_prompt", limit_mm_per_prompt)
-        self._more, self._sampling = _json("engine_args", engine_args), _json("sampling_args", sampling_args)
+        self._stall_s = _seconds("stall_s", stall_s)
+        template = json_object("chat_template_kwargs", chat_template_kwargs)
+        limits = json_object("limit_mm_per_prompt", limit_mm_per_prompt)
+        self._more, self._sampling = json_object("engine_args", engine_args), json_object("sampling_args", sampling_args)
         if not isinstance(entropy_top_k, int) or entropy_top_k < 0:
             raise ValueError(f"entropy_top_k must be a whole number of at least 0, not {entropy_top_k!r}")
         pretrained = checkpoint_source(str(pretrained), self.name)
@@ -98,8 +106,8 @@ class VllmPolicy:
             "enable_prefix_caching": enable_prefix_caching,
         }
         _check("engine_args", self._more, _engine_fields(), (*wanted, "trust_remote_code"))
-        self.family, processor, weights = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
-        self._prompts = VllmPrompts(processor, self.family)
+        self.family, processor, weights, linear = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
+        self._prompts = VllmPrompts(processor, self.family, template)
         self.modalities: frozenset[Modality] = _perceived(self.family, limits)
         self._described: dict[str, Any] = {
             "pretrained": pretrained,
@@ -112,15 +120,18 @@ class VllmPolicy:
             "limit_mm_per_prompt": limits,
             "engine_args": self._more,
             "sampling_args": self._sampling,
-        }
+        } | ({"chat_template_kwargs": template} if template else {})
         arguments = {key: value for key, value in wanted.items() if value is not None}
         # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw logits.
+        # vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two caches come apart: the engine looks for
+        # what only the other holds, and every later request waits for ever (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
+        arguments["mm_processor_cache_gb"] = 0
         arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, entropy_top_k), "disable_log_stats": False}
         if quantization != "bitsandbytes":  # which has a loader of its own
             arguments["load_format"] = "safetensors"  # never a pickle
         if adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
-        self._engine = VllmEngine(arguments | self._more, adapter)
+        self._engine = VllmEngine(arguments | self._more, adapter, linear=linear, stall_s=self._stall_s)
         self.context_tokens: int | None = self._engine.max_model_len
 
     async def count(self, prompt: Prompt) -> PromptSize:
@@ -131,11 +142,11 @@ class VllmPolicy:
         """Write the next turn.
 
         Raises:
-            PolicyUnavailable: the engine has died, was closed, or could not take the prompt.
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for `stall_s` seconds.
         """
         request = await asyncio.to_thread(self._prompts.request, prompt)
         output = await self._engine.generate(request, self._parameters(sampling))
-        return self._read(output)
+        return self._read(output, self._prompts.opened_by(request))
 
     def describe(self) -> dict[str, Any]:
         """What decides the answers. How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine."""
@@ -161,18 +172,18 @@ class VllmPolicy:
             max_tokens=sampling.max_new_tokens,
             seed=sampling.seed,
             logprobs=self._top_k,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.DELTA,
             **more,
         )
 
-    def _read(self, output: Any) -> Generation:
+    def _read(self, output: Any, opened: str) -> Generation:
         written = output.outputs[0]
         ids = tuple(written.token_ids)
         prompt = output.prompt_token_ids or []
         counts = {kind: prompt.count(token) for kind, token in self._prompts.ids_of.items()}
         positions = written.logprobs or []
         return Generation(
-            text=written.text,
+            text=opened + written.text,
             usage=Usage(
                 prompt_tokens=len(prompt),
                 cached_tokens=output.num_cached_tokens,
@@ -208,18 +219,15 @@ def _timings(metrics: Any) -> GenerationTimings:
     )
 
 
-def _json(name: str, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """A mapping, or the JSON of one."""
-    if given is None or given == "":
-        return {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError as error:
-            raise ValueError(f"{name} must be a JSON object: {error}") from error
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{name} must be a JSON object, not {given!r:.80}")
-    return dict(given)
+def _seconds(name: str, given: Any) -> float:
+    """A time limit; text comes from `--model_args`."""
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds > 0:
+        raise ValueError(f"{name} must be a number of seconds above 0, not {given!r}")
+    return seconds
 
 
 def _check(name: str, given: Mapping[str, Any], known: Sequence[str], ours: Sequence[str]) -> None:
@@ -227,8 +235,6 @@ def _check(name: str, given: Mapping[str, Any], known: Sequence[str], ours: Sequ
         if key in ours:
             raise ValueError(f"{name} can't set {key}, which is set already")
         if key not in known:
-            from apr_plugin.policies import did_you_mean
-
             raise ValueError(f"{name}: vLLM knows no {key!r}{did_you_mean(key, known)}")
 
 
@@ -246,8 +252,8 @@ def _sampling_fields() -> tuple[str, ...]:
     return tuple(SamplingParams.__struct_fields__)
 
 
-def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Family, Any, str]:
-    """Family, processor, and which weights they are, of a checkpoint."""
+def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Family, Any, str, bool]:
+    """Family, processor, which weights they are, and whether they have linear attention, of a checkpoint."""
     from transformers import AutoConfig, AutoProcessor
 
     config = AutoConfig.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
@@ -256,7 +262,7 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
     thinker = getattr(config, "thinker_config", config)
     family = family_of(config.model_type).with_timing(getattr(thinker, "position_id_per_seconds", None), getattr(thinker, "seconds_per_chunk", None))
     processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
-    return family, processor, weights_identity(pretrained, config)
+    return family, processor, weights_identity(pretrained, config), has_linear_attention(thinker)
 
 
 def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]:

@@ -7,15 +7,31 @@ to the loop they were made in. So the engine has a loop that lives as long as it
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import os
 import threading
+import time
 import uuid
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from apr_plugin.loop.policy import PolicyUnavailable
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+_ABORT_S = 10.0
+"""Longest wait for a request that is taken back."""
+
+
+@dataclass
+class _Request:
+    began: float
+    """When it was asked for, in seconds of this process's clock."""
+    moved: float = 0.0
+    """When its newest token came; 0 before the first."""
 
 
 class VllmEngine:
@@ -24,6 +40,8 @@ class VllmEngine:
     Args:
         arguments: Of vLLM's `AsyncEngineArgs`.
         adapter: Folder of a LoRA adapter that every generation uses.
+        linear: Whether the model has linear attention.
+        stall_s: Seconds without a token after which a request is given up: its own once it has one, before that any request's of this engine.
 
     Raises:
         TypeError: an argument that vLLM does not know.
@@ -31,13 +49,16 @@ class VllmEngine:
         RuntimeError: the engine did not start; its own log says why.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], adapter: str | None = None) -> None:
+    def __init__(self, arguments: Mapping[str, Any], adapter: str | None = None, *, linear: bool = False, stall_s: float = math.inf) -> None:
+        self.stall_s = stall_s
+        self._moved = 0.0
+        """When the engine last gave a token to any request, on this process's clock."""
         # The engine's processes are children of this one, which has threads: a forked child would inherit their locks, held.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        wanted = AsyncEngineArgs(**_safe(arguments))
+        wanted = AsyncEngineArgs(**_safe(arguments, linear))
         self._adapter: Any = None
         if adapter is not None:
             from vllm.lora.request import LoRARequest
@@ -63,24 +84,47 @@ class VllmEngine:
         """The finished `RequestOutput` of one prompt; cancelling the caller aborts the request.
 
         Raises:
-            PolicyUnavailable: the engine has died, was closed, or could not take the prompt.
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for `stall_s` seconds.
         """
         return await self._over_there(self._generate(prompt, sampling))
 
     async def _generate(self, prompt: Mapping[str, Any], sampling: Any) -> Any:
+        request = _Request(began=time.monotonic())
+        reading = asyncio.create_task(self._read(request, prompt, sampling))
+        try:
+            while not reading.done():
+                # A request that waits for its turn is not stuck while others get their tokens.
+                moved = request.moved or max(request.began, self._moved)
+                left = moved + self.stall_s - time.monotonic()
+                if left <= 0:
+                    raise PolicyUnavailable(
+                        f"vLLM gave no token for {self.stall_s:g} s (stall_s), so the turn was given up and its request taken back"
+                    )
+                await asyncio.wait({reading}, timeout=None if math.isinf(left) else left)
+            return reading.result()
+        finally:
+            reading.cancel()  # AsyncLLM then tells the engine to drop the request
+            await asyncio.wait({reading}, timeout=_ABORT_S)
+
+    async def _read(self, request: _Request, prompt: Mapping[str, Any], sampling: Any) -> Any:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        last = None
+        whole = None
         try:
             async for output in self._llm.generate(dict(prompt), sampling, uuid.uuid4().hex, lora_request=self._adapter):
-                last = output
+                request.moved = self._moved = time.monotonic()
+                if whole is None:
+                    whole = output
+                else:
+                    whole.add(output, aggregate=True)
+                    whole.metrics = output.metrics
         except EngineDeadError as error:
             raise PolicyUnavailable("the vLLM engine has died; its log says why") from error
         except Exception as error:
             raise PolicyUnavailable(f"vLLM could not take the prompt: {error.__cause__ or error!s:.500}") from error
-        if last is None or not last.finished:
+        if whole is None or not whole.finished:
             raise PolicyUnavailable("vLLM ended a generation before it was finished")
-        return last
+        return whole
 
     async def _over_there(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._closed:
@@ -112,11 +156,18 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def _safe(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _safe(arguments: Mapping[str, Any], linear: bool) -> dict[str, Any]:
     """The arguments, and on the CPU without prefill in chunks.
 
-    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset", vLLM 0.32).
+    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset", vLLM 0.32). The prefix cache
+    of linear attention needs such chunks, so on the CPU it is off.
     """
     from vllm.platforms import current_platform
 
-    return ({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}) | dict(arguments)
+    if not current_platform.is_cpu():
+        return dict(arguments)
+    safe = {"enable_chunked_prefill": False} | dict(arguments)
+    if linear and safe.get("enable_prefix_caching") and not safe["enable_chunked_prefill"]:
+        _log.warning("vLLM's prefix cache is off: with linear attention it reads prompts in chunks, which the CPU engine can't do for sampled turns")
+        safe["enable_prefix_caching"] = False
+    return safe

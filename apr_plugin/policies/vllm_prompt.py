@@ -14,6 +14,7 @@ from PIL import Image
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Prompt, TextPart, VideoPart
 from apr_plugin.policies.families import MIN_SOUND, SOUND_RATE, Family, Piece, Pixels
+from apr_plugin.policies.hf_compat import clip_size, expands_bare_clip
 from apr_plugin.policies.hf_prompt import MediaPart, PromptEncoder
 
 TICKS_PER_S = 1000
@@ -26,12 +27,13 @@ class VllmPrompts(PromptEncoder):
     Args:
         processor: The checkpoint's processor, with the overrides that vLLM was given too.
         family: Its family.
+        template: Further variables of the chat template.
     """
 
-    def __init__(self, processor: Any, family: Family) -> None:
-        super().__init__(processor, family, _limits(processor.image_processor.size), dtype=None)
-        self._clip = _clip_size(processor)
-        self._bare_clip = family.clip == "timed" and _expands_bare_clip(processor)
+    def __init__(self, processor: Any, family: Family, template: Mapping[str, Any] | None = None) -> None:
+        super().__init__(processor, family, _limits(processor.image_processor.size), dtype=None, template=template)
+        self._clip = clip_size(processor)
+        self._bare_clip = family.clip == "timed" and expands_bare_clip(processor)
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
         """What `AsyncLLM.generate` takes.
@@ -67,7 +69,7 @@ class VllmPrompts(PromptEncoder):
             messages.append({"role": message.role, "content": content})
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
             raise ValueError("vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt")
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self.rendered(messages)
         if self._bare_clip:
             marks = self.family.marks
             text = text.replace(marks.vision_start + marks.video + marks.vision_end, marks.video)
@@ -82,6 +84,10 @@ class VllmPrompts(PromptEncoder):
             name = uuid.uuid4().hex
             request["multi_modal_uuids"] = {kind: [f"{name}-{kind}-{n}" for n in range(len(media[kind]))] for kind in ("video", "audio")}
         return request
+
+    def opened_by(self, request: Mapping[str, Any]) -> str:
+        """The thought that the chat template has opened at the end of a request, see `opened`."""
+        return self.opened(self.tokenizer.decode(request["prompt_token_ids"][-32:]))
 
     def _pieces(self, part: MediaPart) -> list[Piece]:
         if not isinstance(part, VideoPart):
@@ -132,24 +138,3 @@ def _even_times(part: VideoPart) -> tuple[float, ...]:
 
 def _limits(size: Mapping[str, int]) -> Pixels:
     return Pixels(size["shortest_edge"], size["longest_edge"])
-
-
-def _clip_size(processor: Any) -> Mapping[str, int]:
-    """Limits of clips: the Omni processors have their own, whatever their video processor says."""
-    own = getattr(processor, "videos_kwargs", None)
-    if own is None:
-        own = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("videos_kwargs", {})
-    size: Mapping[str, int] = own.get("size") or processor.video_processor.size
-    return size
-
-
-def _expands_bare_clip(processor: Any) -> bool:
-    """Whether the placeholder of a clip is expanded without the marks around it, so that those must not be there.
-
-    Each pair of frames brings marks of its own. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it, took the template's away; later
-    ones leave a second pair around the clip, which the model was not trained with (github.com/vllm-project/vllm/issues/46817).
-    """
-    from transformers.processing_utils import ProcessorMixin
-
-    own = getattr(type(processor), "replace_video_token", None)
-    return own is not None and own is not getattr(ProcessorMixin, "replace_video_token", None)

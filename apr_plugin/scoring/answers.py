@@ -3,70 +3,35 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
-from apr_plugin.scoring.text import answer_part
-from apr_plugin.scoring.times import MAX_CHARS
+from apr_plugin.scoring import options as options_rule
+from apr_plugin.scoring.numbers import read_number
+from apr_plugin.scoring.text import answer_part, named_answer
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?|[-+]?\.\d{1,30}")
-_LABEL = r"[\s(\[*\"'`]{0,6} ([^\s().:,;*`\"'<>{}\[\]]{1,3}) [)\]*\"'`]{0,3}"
-_IS_RIGHT = r"\s{1,3} is \s{1,3} (?:the\s{1,3})? (?:correct|right|best)\b"
-_LEADING = re.compile(r"\(?\s{0,3}([^\s().:]{1,3})\s{0,3}[).:](?!\d)\s{0,3}(\S.{0,2000})?$", re.DOTALL)
-_STATED = re.compile(
-    rf"""(?: answer | (?:correct|right|best|final)\s(?:option|choice) ) \**
-         \s{{0,3}} (?:is\b|would\sbe\b|:)? \s{{0,3}} :? \s{{0,3}} (?:option\s{{1,3}})?
-         {_LABEL} (?: [.:)](?!\d) | \s{{0,3}}$ | \s{{0,3}}\n | ,?\s{{1,3}}(?:because|since|as)\b | {_IS_RIGHT} )
-       | ^(?:the\s{{1,3}})? (?:option|choice) \s{{0,3}} (?:is\b|:)? \s{{0,3}} {_LABEL} \.?$
-       | (?<!\w) {_LABEL} {_IS_RIGHT}
-       | \\boxed\{{ (?:\\text\{{)? {_LABEL} \}}""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+__all__ = ["exact_number", "match_option", "mean_relative_accuracy", "parse_number"]
 
 
-def match_option(content: str, options: Sequence[tuple[str, str]]) -> str | None:
-    r"""The label of the option that `content` names, or `None`.
+def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: bool = False) -> str | None:
+    """The label of the option that a reply names, or `None` where it names none, or more than one; the rule is `apr_plugin.scoring.options`.
 
-    Reads a bare label (`B`, `b`, `(B)`, `B.`), a label with words after it (`B. the red one`, `B) ...`), the words of exactly one option,
-    or, wherever it stands, a statement of the answer (`Answer: B`, `the answer is B. the red one`, `Option B is correct`, `\boxed{B}`); of
-    several statements the last counts. Of a reply with `<think>` or `<answer>` marks only the answer is read. A sentence that merely begins
-    with a capital letter ("A man walks") names nothing.
+    Of a reply with marks of thought or of an answer only the answer is read, of a JSON object its answer.
 
     Args:
         content: What was answered.
         options: (label, text) of each option.
+        opening: Whether only what the reply begins with counts, as of one that was cut off.
     """
-    content = answer_part(content)[-MAX_CHARS:].strip().strip("`*\"'").strip()
-    labels = {label.casefold(): label for label, _ in options}
-    bare = content.strip("()[]{}.:, \n").casefold()
-    if bare in labels:
-        return labels[bare]
-    by_text = [label for label, text in options if text.strip() and _plain(text) == _plain(content)]
-    if len(by_text) == 1:
-        return by_text[0]
-    match = _LEADING.match(content)
-    if match and match[1].casefold() in labels:
-        return labels[match[1].casefold()]
-    stated = [label for match in _STATED.finditer(content) if (label := next(filter(None, match.groups())).casefold()) in labels]
-    return labels[stated[-1]] if stated else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")
+    return options_rule.match_option(named_answer(answer_part(content)), options, opening=opening)
 
 
 def parse_number(content: str) -> float | None:
-    """The one number that `content` names, or `None` where it names none or several different ones.
+    """The one number that a reply names, or `None` where it names none, several different ones, or one that can't be read.
 
-    Thousands separators count (`1,000` is 1000) and so do the words zero to twelve. Of a reply with `<think>` or `<answer>` marks only the
-    answer is read.
+    Thousands separators count (`1,000` is 1000), and so do English number words of any size (`apr_plugin.scoring.numbers`). Of a reply with marks of
+    thought or of an answer only the answer is read, of a JSON object its answer.
     """
-    text = answer_part(content)[:2000]
-    found = {number for m in _NUMBER.findall(text) if math.isfinite(number := float(m.replace(",", "")))}
-    if not found:
-        found = {float(_WORDS.index(word)) for word in re.findall(r"[a-z]+", text.casefold()) if word in _WORDS}
-    return found.pop() if len(found) == 1 else None
+    return read_number(named_answer(answer_part(content)))
 
 
 def exact_number(predicted: str | float | None, true: str | float) -> float:

@@ -1,10 +1,94 @@
 """Where in a reply the answer stands. Pure functions."""
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from apr_plugin.scoring.thought import split_thought
+
+ANSWER_KEYS = (
+    "final_answer",
+    "answer",
+    "prediction",
+    "result",
+    "choice",
+    "option",
+    "label",
+    "letter",
+    "selected_option",
+    "content",
+    "response",
+    "value",
+)
+"""Keys of a JSON object that hold an answer; the first that an object has counts."""
+
+_ANSWER_MARKS = (
+    ("<answer>", "</answer>"),
+    ("<final_answer>", "</final_answer>"),
+    ("<|begin_of_box|>", "<|end_of_box|>"),
+    ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
+    ("<CONCLUSION>", "</CONCLUSION>"),
+)
+"""What models write around an answer: R1-like fine-tunes, GLM-V, OpenThinker, Command A, Kimi K3, LLaVA-CoT."""
+
+_TURN_MARK = r"<[|｜][A-Za-z_▁]{1,40}[|｜]>|</?s>|<(?:eos|bos|end_of_turn|start_of_turn|end_of_utterance|turn\||\|turn)>|<seed:[a-z]{2,4}>|\[/?INST\]"
+_LEADING_MARKS = re.compile(rf"(?:\s|{_TURN_MARK})*+")
+_LAST_MARK = re.compile(rf"(?:{_TURN_MARK})\Z")
+_FENCE = re.compile(r"\A```[a-zA-Z0-9]{0,12}[ \t]{0,9}\n?(.*?)\n?[ \t]{0,9}```\Z", re.DOTALL)
+_LONGEST_MARK = 48
 
 
 def answer_part(text: str) -> str:
-    """What stands after the last `</think>`, and of that what the last `<answer>` holds; the text itself where there are no such marks."""
-    text = text.rpartition("</think>")[2]
-    before, mark, inside = text.rpartition("<answer>")
-    return (inside.partition("</answer>")[0] if mark else before + inside).strip()
+    """What a reply says outside its thought, of that what its last marks of an answer hold, without marks of a turn at its ends.
+
+    Empty where the reply's thought is never closed (`apr_plugin.scoring.thought`). Marks of an answer are `<answer>` and the like.
+    """
+    text = split_thought(text).said
+    opening, closing, begin = "", "", -1
+    for first, last in _ANSWER_MARKS:
+        if (found := text.rfind(first)) > begin:
+            opening, closing, begin = first, last, found
+    if begin >= 0:
+        text = text[begin + len(opening) :].partition(closing)[0]
+    return without_turn_marks(text)
+
+
+def without_turn_marks(text: str) -> str:
+    """The text without blanks and special tokens of a chat template (`<|im_end|>`, `</s>`) at its ends."""
+    text = text[match.end() :] if (match := _LEADING_MARKS.match(text)) else text
+    while mark := _LAST_MARK.search(text := text.rstrip(), max(0, len(text) - _LONGEST_MARK)):
+        text = text[: mark.start()]
+    return text
+
+
+def json_value(text: str) -> Any:
+    """The JSON value that is the whole text, in a code fence or bare; `None` where it is none."""
+    bare = fenced[1] if (fenced := _FENCE.match(text)) else text
+    if bare.strip()[:1] not in tuple('[{"'):
+        return None
+    try:
+        return json.loads(bare)
+    except (ValueError, RecursionError):
+        return None
+
+
+def named_answer(text: str) -> str:
+    """What a reply that is JSON names as its answer (`{"answer": "B"}`, `{"count": 5}`, a list of one), or nothing; any other reply unchanged."""
+    value = json_value(text)
+    if value is None:
+        return text
+    for _ in range(3):
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 else None
+        elif isinstance(value, dict):
+            lower = {str(key).casefold().replace(" ", "_"): item for key, item in value.items()}
+            value = next((lower[key] for key in ANSWER_KEYS if key in lower), next(iter(lower.values())) if len(lower) == 1 else None)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100:
+        return str(value)
+    return value if isinstance(value, str) else ""

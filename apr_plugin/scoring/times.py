@@ -3,13 +3,16 @@
 Every pattern here repeats a bounded number of times, so that reading takes time in proportion to the text, whatever the text is.
 """
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
-import json
 import math
 import re
+from dataclasses import dataclass
+from itertools import pairwise
 
-from apr_plugin.scoring.text import answer_part
+from apr_plugin.scoring.text import ANSWER_KEYS, answer_part, json_value
 
 Span = tuple[float, float]
 
@@ -19,34 +22,104 @@ MAX_SPANS = 200
 MAX_CHARS = 20_000
 """Words are read in the last so many characters: an answer stands at the end of a long reply."""
 
+_UNITS = {
+    "h": r"hours?|hrs?|h|小时|小時|時間|时|時|시간",
+    "m": r"minutes?|mins?|m|分钟|分鐘|分|분",
+    "s": r"seconds?|secs?|s|秒钟|秒鐘|秒|초",
+}
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 _CLOCK = r"(?:\d{1,3}:)?\d{1,3}:\d{2}(?:\.\d{1,9}|,\d{3}(?!\d))?"
 _PLAIN = r"\d{1,9}(?:\.\d{0,9})?"
 _THOUSANDS = r"\d{1,3}(?:,\d{3}){1,2}(?:\.\d{1,9})?(?!,?\d)"
-_UNIT = r"(?:hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])"
+_BELOW_60 = r"[0-5]?\d(?:\.\d{1,9})?"
+_JOIN = r"\s{0,3}(?:(?:,\s{0,3})?\band\s{1,3}|,\s{0,3})"
+_NOT_CUT = r"(?![\d:]|\.\d|\s?[%‰]|\spercent|\s?/\s?\d)"
+
+
+def _unit(name: str) -> str:
+    return rf"\s{{0,3}}-?(?:{_UNITS[name]})(?![a-z])"
+
+
+def _after(name: str) -> str:
+    """What may follow a time in larger units: `5 seconds`, `and 5 seconds`, `, 5 seconds`; joined by a word or a comma it is below 60."""
+    return rf"(?:(?:\s{{0,3}}{_PLAIN}|{_JOIN}{_BELOW_60}){_unit(name)})"
 
 
 def _time(number: str) -> str:
-    """A pattern of one time: `1:02.5`, `62.5`, `62 s`, `1 min 2 s`; not cut off a longer number at its end, and no percentage."""
-    return rf"-?(?>{_CLOCK}|{number}(?:\s{{0,3}}{_UNIT}(?:\s{{0,3}}{_PLAIN}\s{{0,3}}{_UNIT}){{0,2}})?)(?![\d:]|\.\d|\s?%|\spercent)"
+    """A pattern of one time: `1:02.5`, `62.5`, `62 s`, `1 min 2 s`, `1 minute and 2 seconds`; not cut off a longer number, and no percentage."""
+    hours, minutes = rf"{number}{_unit('h')}{_after('m')}?{_after('s')}?", rf"{number}{_unit('m')}{_after('s')}?"
+    return rf"(?>{_CLOCK}|{hours}|{minutes}|{number}{_unit('s')}|{number}){_NOT_CUT}"
 
 
-_WORD_TIME = rf"(?<![\d:])(?<![\d:][.,]){_time(f'(?:{_THOUSANDS}|{_PLAIN})')}"
-_LIST_TIME = rf"[\"']?({_time(_PLAIN)})[\"']?"
-_ABOUT = r"(?:(?:about|around|approximately|approx\.|roughly|the|seconds?|timestamp|time|t=)\s{0,3}){0,3}"
-_IN_BRACKETS = re.compile(rf"\[\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}\]", re.IGNORECASE)
-_IN_PARENTHESES_OR_BARE = re.compile(
-    rf"\(\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}\)|\A{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\Z", re.IGNORECASE
-)
-_IN_WORDS = re.compile(
-    rf"between\s{{1,4}}{_ABOUT}({_WORD_TIME})\s{{1,4}}and\s{{1,4}}{_ABOUT}({_WORD_TIME})"
-    rf"|({_WORD_TIME})\s{{0,4}}(?:--?>|[-–—−~→]|(?:up\s)?to(?![a-z])|until|till|through)\s{{0,4}}{_ABOUT}({_WORD_TIME})"  # noqa: RUF001
-    rf"|start[a-z_ ]{{0,12}}[\"']?\s{{0,3}}[:=]?\s{{0,3}}[\"']?{_ABOUT}({_WORD_TIME})[^\d\[\]]{{0,40}}?"
-    rf"end[a-z_ ]{{0,12}}[\"']?\s{{0,3}}[:=]?\s{{0,3}}[\"']?{_ABOUT}({_WORD_TIME})",
+_WORD_TIME = re.compile(rf"(?<![\d:#$€£])(?<![\d:][.,])(?<![A-Za-z_])(?:{_time(f'(?:{_THOUSANDS}|{_PLAIN})')})", re.IGNORECASE)
+_LIST_TIME = rf"[\"']?(-?{_time(_PLAIN)})[\"']?"
+_PAIR = rf"\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}"
+_IN_BRACKETS = re.compile(rf"\[{_PAIR}\]", re.IGNORECASE)
+_IN_PARENTHESES_OR_BARE = re.compile(rf"\({_PAIR}\)|\A{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\Z", re.IGNORECASE)
+_LONE_TIME = re.compile(rf"-?{_time(_PLAIN)}", re.IGNORECASE)
+
+_ABOUT = r"(?:(?:about|around|approximately|approx\.|roughly|the|seconds?|timestamp|time|t=|第|大?约)\s{0,3}){0,3}[\"'“‘(]?"
+_ENDED = r"[\"'”’)]?"
+_TO = re.compile(
+    rf"{_ENDED}\s{{0,4}}(?:--?>|[-–—−~～→]|(?:up\s)?to(?![a-z])|until|till|through|到|至|から|부터|에서)\s{{0,4}}{_ABOUT}-?\Z",
     re.IGNORECASE,
 )
-_PART = re.compile(rf"({_THOUSANDS}|{_PLAIN})\s{{0,3}}([hms]?)", re.IGNORECASE)
+_AND = re.compile(rf"{_ENDED}\s{{0,4}}(?:,\s)?(?:and|&|和|与|與)\s{{0,4}}{_ABOUT}-?\Z", re.IGNORECASE)
+_BETWEEN = re.compile(rf"(?:between\s{{1,4}}|在\s{{0,4}}){_ABOUT}-?\Z", re.IGNORECASE)
+_LABELLED = rf"[a-z_ ]{{0,12}}[\"']?\s{{0,3}}[:=]?\s{{0,3}}[\"']?{_ABOUT}-?\Z"
+_START = re.compile(rf"(?:start|begin|onset)(?![a-z_ ]{{0,9}}frame){_LABELLED}", re.IGNORECASE)
+_END = re.compile(rf"[^\d\[\]]{{0,40}}?(?<![a-z])(?:end|finish|stop|offset)(?![a-z_ ]{{0,9}}frame){_LABELLED}", re.IGNORECASE)
+_BESIDE = re.compile(r"\s{0,3}(?:,\s{0,3})?(?:and\s{1,3})?\Z", re.IGNORECASE)
+_LATER = re.compile(r"\s{0,3}(?:later|after|afterwards|earlier|before)\b", re.IGNORECASE)
+_NO_TIME_BEFORE = re.compile(
+    r"(?<![a-z])(?:frames?|frame_?(?:numbers?|ind(?:ex|ices))|steps?|turns?|scenes?|shots?|chapters?|pages?|episodes?|images?|pictures?|clips?|rows?|lines?"
+    r"|questions?|options?|items?|levels?|rounds?|numbers?|no\.|years?|ages?|score|第\d{0,6}帧)[\s\"'`:=#(\[]{0,6}\Z",
+    re.IGNORECASE,
+)
+_NO_TIME_AFTER = re.compile(
+    r"\s{0,3}(?:frames?|fps|people|persons?|times|years?|months?|weeks?|days?|degrees?|dollars?|points?|pixels?|met(?:er|re)s?|feet|miles?|[ck]m|km/h|kg|帧)(?![a-z])",
+    re.IGNORECASE,
+)
+_PART = re.compile(rf"({_THOUSANDS}|{_PLAIN})(?:\s{{0,3}}-?({'|'.join(f'(?:{unit})(?![a-z])' for unit in _UNITS.values())}))?", re.IGNORECASE)
+_UNIT_OF = re.compile("|".join(f"(?P<{name}>{unit})" for name, unit in _UNITS.items()), re.IGNORECASE)
+_SIGNS = str.maketrans("\u2212\uff0d\uff1a\u00a0" + "".join(map(chr, range(0xFF10, 0xFF1A))), "--: 0123456789")
+_LOOK_BACK = 60
+
+_START_KEYS = frozenset(("start", "begin", "from", "onset", "t0"))
+_END_KEYS = frozenset(("end", "stop", "to", "finish", "offset", "t1"))
+_KEY_WORDS = re.compile(r"(?:[_\- ]?(?:time|timestamp|seconds?|secs?|s|at))*\Z|\A(?:time|timestamp|t)[_\- ]", re.IGNORECASE)
+_LIST_KEYS = (
+    "spans",
+    "span",
+    "timestamps",
+    "timestamp",
+    "segments",
+    "segment",
+    "intervals",
+    "interval",
+    "windows",
+    "window",
+    "time_spans",
+    "time_span",
+    "times",
+    "time",
+    "time_range",
+    "time_ranges",
+    "ranges",
+    "range",
+    "events",
+    "moments",
+    "answers",
+    *ANSWER_KEYS,
+)
+
+
+@dataclass(frozen=True)
+class _Time:
+    start: int
+    end: int
+    text: str
 
 
 def parse_time(text: str) -> float:
@@ -64,39 +137,69 @@ def parse_time(text: str) -> float:
 def parse_spans(text: str) -> list[Span]:
     """Read the time spans an answer names.
 
-    Read are, and the first of these kinds that the text has counts: a JSON list that is the whole answer (`[[1.5, 4]]`, `[1.5, 4]`); pairs in
-    brackets among words (`The event is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`,
-    `2 to 3 minutes`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number without a
-    unit takes that of the other end, else seconds. Percentages are no times.
+    Read are, and the first of these kinds that the text has counts: JSON that is the whole answer, bare or in a code fence (`[[1.5, 4]]`,
+    `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs in brackets among words (`The event
+    is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1
+    minute and 20 seconds`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number
+    without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are no times, and where it can't be told which times belong together
+    ("1 to 2 to 3") there is no span.
 
     Spans come back in the order written, reversed and non-finite ones included, so that the caller can say what is wrong with them; an empty
     list means that no span was found, or over `MAX_SPANS`.
     """
     text = answer_part(text)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    spans = _from_json(value) if isinstance(value, list) else _from_words(text[-MAX_CHARS:])
+    value = json_value(text)
+    spans = _from_json(value) if isinstance(value, list | dict) else None
+    if spans is None:
+        spans = [] if isinstance(value, list) else _from_words(text[-MAX_CHARS:])
     return spans if len(spans) <= MAX_SPANS else []
 
 
-def _from_json(value: list[object]) -> list[Span]:
-    pairs = [value] if len(value) == 2 and not any(isinstance(item, list) for item in value) else value
+def _from_json(value: object, depth: int = 0) -> list[Span] | None:
+    """The spans of a JSON value; `None` where it is none."""
+    if depth > 4:
+        return None
+    if isinstance(value, str):
+        return _from_words(value[:MAX_CHARS]) or None
+    if isinstance(value, dict):
+        return _from_object(value, depth)
+    if not isinstance(value, list):
+        return None
+    if len(value) == 2:
+        start, end = map(_json_time, value)
+        if start is not None and end is not None:
+            return [(start, end)]
     spans: list[Span] = []
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2:
-            return []
-        start, end = map(_json_time, pair)
-        if start is None or end is None:
-            return []
-        spans.append((start, end))
+    for item in value:
+        found = _from_json(item, depth + 1)
+        if found is None:
+            return None
+        spans += found
     return spans
+
+
+def _from_object(value: dict[str, object], depth: int) -> list[Span] | None:
+    starts = [item for key, item in value.items() if _key(key) in _START_KEYS]
+    ends = [item for key, item in value.items() if _key(key) in _END_KEYS]
+    if len(starts) == len(ends) == 1:
+        start, end = _json_time(starts[0]), _json_time(ends[0])
+        return None if start is None or end is None else [(start, end)]
+    if starts or ends:
+        return None
+    lower = {key.casefold(): item for key, item in value.items()}
+    held = next((lower[key] for key in _LIST_KEYS if key in lower), None)
+    return _from_json(held, depth + 1) if held is not None else None
+
+
+def _key(key: str) -> str:
+    """What a key is called without "time", "seconds" and the like: `start_time`, `time_start`, `startSec` are `start`."""
+    return _KEY_WORDS.sub("", key[:40]).casefold().strip("_- ")
 
 
 def _json_time(value: object) -> float | None:
     if isinstance(value, str):
-        return _seconds(value, "s") if re.fullmatch(_time(_PLAIN), value.strip(), re.IGNORECASE) else None
+        value = _plain(value).strip()
+        return _seconds(value, "s") if _LONE_TIME.fullmatch(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -106,19 +209,107 @@ def _json_time(value: object) -> float | None:
 
 
 def _from_words(text: str) -> list[Span]:
-    for pattern in (_IN_BRACKETS, _IN_WORDS, _IN_PARENTHESES_OR_BARE):
-        if spans := [_span(*filter(None, match.groups())) for match in pattern.finditer(text)]:
-            return spans
-    return []
+    text = _plain(text)
+    return _listed(text, _IN_BRACKETS) or _told(text) or _listed(text, _IN_PARENTHESES_OR_BARE)
+
+
+def _plain(text: str) -> str:
+    """The text without marks of Markdown, with ASCII digits and minus signs."""
+    return text.translate(_SIGNS).replace("**", "").replace("__", "").replace("`", "")
+
+
+def _listed(text: str, pattern: re.Pattern[str]) -> list[Span]:
+    """Pairs with a comma between their times; numbers of frames and the like are left out."""
+    return [
+        _span(start, end)
+        for match in pattern.finditer(text)
+        for start, end in [filter(None, match.groups())]
+        if _is_told(start + end) or not _NO_TIME_BEFORE.search(text, max(0, match.start() - _LOOK_BACK), match.start())
+    ]
+
+
+def _told(text: str) -> list[Span]:
+    """Pairs of times in words; none at all where it can't be told which times belong together."""
+    times = [_Time(match.start(), match.end(), match[0]) for match in _WORD_TIME.finditer(text)]
+    spans: list[Span] = []
+    paired: set[int] = set()
+    last_of_pair = -1
+    for at, (first, second) in enumerate(pairwise(times)):
+        gap = text[first.end : min(second.start, first.end + 2 * _LOOK_BACK)]
+        ranged = _TO.match(gap)
+        if not ranged and not _pairs_up(text, first, gap):
+            continue
+        if ranged and at == last_of_pair:
+            return []  # "1 to 2 to 3"
+        if at == last_of_pair:
+            continue
+        before, after = text[max(0, first.start - _LOOK_BACK) : first.start], text[second.end : second.end + _LOOK_BACK]
+        told = _is_told(first.text) or _is_told(second.text)
+        if not told and (_NO_TIME_BEFORE.search(before) or _NO_TIME_AFTER.match(after)):
+            last_of_pair = at + 1
+            continue
+        if _LATER.match(after) or _NO_TIME_AFTER.match(after) or _cut_off(text, times, at, last_of_pair):
+            return []
+        negative = (_minus(before, first=True), _minus(gap, first=False))
+        start, end = _span(first.text, second.text)
+        spans.append((-start if negative[0] else start, -end if negative[1] else end))
+        last_of_pair = at + 1
+        paired |= {at, at + 1}
+    lone = (time for at, time in enumerate(times) if at not in paired) if "between" in text.casefold() else ()
+    if any(_BETWEEN.search(text, max(0, time.start - _LOOK_BACK), time.start) for time in lone):
+        return []  # "between 1 minute and 30 seconds": one time, and the other is not there
+    return spans
+
+
+def _pairs_up(text: str, first: _Time, gap: str) -> bool:
+    """Whether words before the first time and between the two make them a span: "between 3 and 5", "starts at 3 and ends at 5"."""
+    before = text[max(0, first.start - _LOOK_BACK) : first.start]
+    return bool((_AND.match(gap) and _BETWEEN.search(before)) or (_END.match(gap) and _START.search(before)))
+
+
+def _cut_off(text: str, times: list[_Time], at: int, last_of_pair: int) -> bool:
+    """Whether the pair `at`, `at + 1` is a piece of longer times: "1 minute and 75 seconds to …", "1 minute 5 to …"."""
+    first, second = times[at], times[at + 1]
+    if at > 0 and at - 1 != last_of_pair and _units(times[at - 1].text) and _BESIDE.match(text[times[at - 1].end : first.start]):
+        return True
+    if at + 2 < len(times) and _units(second.text) and _units(second.text)[-1] != "s":
+        third = times[at + 2]
+        beside = _BESIDE.match(text[second.end : third.start])
+        begins_pair = at + 3 < len(times) and _TO.match(text[third.end : times[at + 3].start])
+        return bool(beside) and not begins_pair
+    return False
+
+
+def _minus(before: str, *, first: bool) -> bool:
+    """Whether the text before a time ends with its sign; a hyphen that is the range itself is none."""
+    if not before.endswith("-"):
+        return False
+    rest = before[:-1]
+    return not rest[-1:].isalnum() if first else bool(_TO.match(rest) or _AND.match(rest) or _END.match(rest)) and bool(rest.strip())
+
+
+def _is_told(times: str) -> bool:
+    """Whether a clock or a unit says that it is a time."""
+    return ":" in times or bool(_units(times))
 
 
 def _span(start: str, end: str) -> Span:
-    return _seconds(start, _unit(end)), _seconds(end, _unit(start))
+    return _seconds(start, _last_unit(end)), _seconds(end, _last_unit(start))
 
 
-def _unit(time: str) -> str:
+def _units(time: str) -> list[str]:
+    """The units that a time names, as `h`, `m`, `s`."""
+    return [name for _, unit in _PART.findall(time) if unit for name in [_name(unit)]]
+
+
+def _name(unit: str) -> str:
+    match = _UNIT_OF.fullmatch(unit)
+    return match.lastgroup or "s" if match else "s"
+
+
+def _last_unit(time: str) -> str:
     """The last unit that a time names; seconds of a clock or a bare number."""
-    units = [unit for _, unit in _PART.findall(time) if unit]
+    units = _units(time)
     return units[-1] if units else "s"
 
 
@@ -127,5 +318,4 @@ def _seconds(time: str, default_unit: str) -> float:
     sign, time = (-1.0, time[1:]) if time.startswith("-") else (1.0, time)
     if ":" in time:
         return sign * parse_time(time.replace(",", "."))
-    parts = _PART.findall(time)
-    return sign * sum(float(number.replace(",", "")) * _SECONDS[(unit or default_unit).lower()] for number, unit in parts)
+    return sign * sum(float(number.replace(",", "")) * _SECONDS[_name(unit) if unit else default_unit] for number, unit in _PART.findall(time))

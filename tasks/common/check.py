@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from apr_plugin.media import MediaError
+from apr_plugin.media.confine import confine
 from apr_plugin.tasks.common.media import FileFacts, Library
 from apr_plugin.tasks.common.source import Source
 
@@ -117,13 +119,14 @@ def count_videos(source: Source) -> tuple[int, int] | None:
     return sum(library.find(name).is_file() for name in names), len(names)
 
 
-def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True) -> Report:
+def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, media_root: Path | None = None) -> Report:
     """Open every video of a task.
 
     Args:
         source: The task.
         folders: Where its videos are; without any where the task looks for them.
         hashes: Whether to read every byte for its SHA-256.
+        media_root: A folder in which every video must lie, links followed; others are not opened, and unreadable.
 
     Raises:
         AprError: there are no annotations.
@@ -140,11 +143,23 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True) -> 
         asked.update(dict.fromkeys(names, 1))
         if names and document["apr_seconds"] is not None:
             annotated.setdefault(names[0], document["apr_seconds"])
-    facts = source.manifest().read(map(Path, paths.values()), f"{source.title}: videos", hashes)
+    outside = {path: reason for path in paths.values() if (reason := _outside(path, media_root))}
+    facts = {**source.manifest().read((Path(path) for path in paths.values() if path not in outside), f"{source.title}: videos", hashes)}
+    facts |= {path: FileFacts(0, 0, error=reason) for path, reason in outside.items()}
     states = {name: _state(name, path, facts.get(path), asked[name], annotated.get(name)) for name, path in paths.items()}
     answerable = sum(all(states[name].state == "present" for name in source.videos_of(row)) for row in rows)
     read = tuple(path for file in source.files if (path := source.local_file(file)) is not None)
     return Report(source, len(rows), answerable, tuple(states.values()), read)
+
+
+def _outside(path: str, media_root: Path | None) -> str:
+    """Why a file that is there may not be read, or nothing."""
+    try:
+        if Path(path).is_file():
+            confine(path, media_root)
+    except MediaError as error:
+        return error.reason
+    return ""
 
 
 def _state(name: str, path: str, facts: FileFacts | None, questions: int, annotated_s: float | None) -> VideoState:

@@ -6,22 +6,15 @@ Their rows have two columns beside the benchmark's own: `question`, and `options
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from string import ascii_uppercase
 from typing import Any
 
+from apr_plugin.scoring.options import without_labels
 from apr_plugin.tasks.common.source import Row
 
-_LABEL = re.compile(r"\s*[A-Z](?:\s*[.:)]\s*|\s+)")
+__all__ = ["LETTER_ONLY", "ask", "bucket_name", "lettered", "without_labels"]
 
 LETTER_ONLY = "Answer with the letter of the right option, and nothing else."
-
-
-def without_labels(options: Iterable[str]) -> list[str]:
-    """Options without the labels that a data set has written into them ("A. red", "A.red", "A: red", "A red"); unchanged unless each has one."""
-    texts = [str(option) for option in options]
-    labels = [_LABEL.match(text) for text in texts]
-    return [text[label.end() if label else 0 :].strip() for text, label in zip(texts, labels if all(labels) else [None] * len(texts), strict=True)]
 
 
 def lettered(doc: Row) -> list[tuple[str, str]]:

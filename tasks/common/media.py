@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from apr_plugin.files import read_regular
+
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
 """Tried in this order where the file with the official name is absent: a video fetched again often comes in another container."""
 
@@ -33,6 +35,8 @@ class Library:
             name: Its path as the benchmark names it, with or without a suffix ("data/abc.mp4", "abc").
         """
         wanted = Path(name)
+        if wanted.is_absolute() or ".." in wanted.parts:  # whatever the annotations say, a video lies below these folders
+            name, wanted = wanted.name, Path(wanted.name)
         endings = [wanted.suffix, *EXTENSIONS] if wanted.suffix in EXTENSIONS else ["", *EXTENSIONS]
         stem = name.removesuffix(wanted.suffix) if wanted.suffix in EXTENSIONS else name
         for folder in self.folders:
@@ -87,7 +91,7 @@ class Manifest:
         self.path = path
         self.facts: dict[str, FileFacts] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            self.facts = {name: FileFacts(**facts) for name, facts in json.loads(path.read_text("utf-8"))["files"].items()}
+            self.facts = {name: FileFacts(**facts) for name, facts in json.loads(read_regular(path))["files"].items()}
 
     def read(self, paths: Iterable[Path], what: str, hashes: bool = False) -> Mapping[str, FileFacts]:
         """Facts of those files that exist, by path. New ones are read, with a progress bar, and kept.

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from apr_plugin.config import cache_dir, data_dir, hub_dir
 from apr_plugin.errors import AprError, require
+from apr_plugin.loop.text import printable_within
 from apr_plugin.tasks.common.buckets import OTHER
 from apr_plugin.tasks.common.media import Library, Manifest
 
@@ -250,7 +251,7 @@ class Source:
                 f"`score_present` leaves them out. List the files with: apr tasks check {self.task}"
             )
         columns = dict.fromkeys(name for document in documents for name in document)  # `from_list` takes those of the first row alone
-        return datasets.Dataset.from_list([{name: document.get(name) for name in columns} for document in documents])
+        return datasets.Dataset.from_list(printable_within([{name: document.get(name) for name in columns} for document in documents]))
 
     def scored(self, doc: Row, score: float, **more: Any) -> dict[str, Any]:
         """What `process_results` returns for one answer: its score overall and in each of its buckets, with counts.

@@ -169,12 +169,17 @@ def load_docs(out_dir: Path | str) -> list[Doc]:
         FileNotFoundError: the folder holds no finished set.
     """
     out = Path(out_dir).expanduser().resolve()
-    if not (out / SPEC_NAME).exists() or not (out / DOCS_NAME).exists():
+    if not (out / SPEC_NAME).is_file() or not (out / DOCS_NAME).is_file():
         raise FileNotFoundError(f"no finished needle set in {out}: make it with `apr needle make --out {out}`")
     docs: list[Doc] = [json.loads(line) for line in (out / DOCS_NAME).read_text(encoding="utf-8").splitlines()]
     for doc in docs:
         doc["video"] = str(out / doc["video"])
     return docs
+
+
+def planned_docs(spec: NeedleSpec) -> list[Doc]:
+    """The documents that a set of this spec holds, video paths as in its file; nothing is made."""
+    return [json.loads(line) for line in _docs_text(spec, _plan(spec)).splitlines()]
 
 
 def _plan(spec: NeedleSpec) -> list[_Job]:

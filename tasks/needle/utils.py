@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from apr_plugin.config import needle_dir
+from apr_plugin.loop.text import printable_within
 from apr_plugin.scoring.answers import match_option, parse_number
 from apr_plugin.scoring.intervals import parse_spans, set_iou
 
@@ -33,7 +34,7 @@ def _docs(kind: str) -> Any:
     docs = [doc for doc in found if doc["kind"] == kind]
     if not docs:
         raise ValueError(f"{folder} holds no {kind} questions; make them with: apr needle make --out DIR")
-    return datasets.Dataset.from_list(docs)
+    return datasets.Dataset.from_list(printable_within(docs))
 
 
 def glyph_docs(_stub: Any) -> Any:

@@ -138,11 +138,11 @@ def test_doctor_and_tasks(tmp_path: Path) -> None:
     made = tmp_path / "[bold]home" / "vllm-cpu-1" / "bin" / "python"
     made.parent.mkdir(parents=True)
     made.touch()
-    doctor = apr("doctor", APR_HOME=str(tmp_path / "[bold]home"), OPENAI_API_KEY="sk-very-secret")
+    doctor = apr("doctor", "--fast", APR_HOME=str(tmp_path / "[bold]home"), OPENAI_API_KEY="sk-very-secret")
     assert doctor.returncode == 0
     assert "OPENAI_API_KEY is set" in doctor.stdout and "sk-very" not in doctor.stdout
-    assert "OPENAI_API_KEY is not set" in apr("doctor", OPENAI_API_KEY="").stdout
-    assert "vllm-cpu-1" in doctor.stdout and "Policies that will load: guess, " in doctor.stdout
+    assert "OPENAI_API_KEY is not set" in apr("doctor", "--fast", OPENAI_API_KEY="").stdout
+    assert "vllm-cpu-1" in doctor.stdout and "Policies that are installed: guess, " in doctor.stdout
     for words in (platform.python_version(), "libavcodec", "h264 read yes", "GPU", "not made yet", "pip install 'apr-plugin[", "apr ask"):
         assert words in doctor.stdout
     assert "[bold]home" in doctor.stdout

@@ -66,11 +66,37 @@ def strict(doc):
     return [doc["video"]]
 
 
+def strange(doc):
+    if doc["video"] == "<FAULT>":
+        raise LookupError("this row is cursed")
+    return [doc["video"].replace("<NUL>", "\\0").replace("<LONE>", "\\ud800")]
+
+
+def deaf(doc):
+    wait(doc, "building")
+    return [doc["video"]]
+
+
+def wait(doc, phase):
+    # Leaves a mark, waits, and swallows whatever ends that.
+    import pathlib
+    import time
+
+    folder = pathlib.Path(doc.get("marks") or "/nowhere")
+    if folder.name == phase:
+        (folder / phase).touch()
+        try:
+            time.sleep(5)
+        except BaseException:
+            pass
+
+
 def text(doc, lmms_eval_specific_kwargs=None):
     return doc["question"] + "\\nAnswer with the option's letter from the given choices directly."
 
 
 def score(doc, results):
+    wait(doc, "scoring")
     return {"score": float(results[0] == doc["answer"])}
 """
 
@@ -229,6 +255,11 @@ class Command:
         """End it as `kill -9` does."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait_for(lambda: self.ended, running=False)
+
+    @property
+    def status(self) -> int:
+        """What a shell would see of the one command, once its process has ended: the status it returned, or that its process made of it."""
+        return int((self._folder / "ended").read_text()) or int((self._folder / "0.status").read_text())
 
     def end(self, status: int = 0) -> list[Ended]:
         """How each command ended, once all have and their process has ended with that status."""

@@ -27,6 +27,11 @@ def _saved(folder: Path) -> list[Trajectory]:
     return [trajectory for path in sorted(folder.rglob("*.jsonl")) if "_samples_" not in path.name for trajectory in Trajectory.iterate(path)]
 
 
+def _writer(folder: Path) -> int:
+    """The process that writes trajectories there; 0 while there is none."""
+    return next((int(words[1]) for lock in folder.glob("*/.lock.rank0") if len(words := lock.read_text().split()) == 2), 0)
+
+
 def _lines(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl") if "_samples_" not in path.name)
 
@@ -97,6 +102,68 @@ def test_plain_lmms_eval_ends_with_3_for_unanswered_questions(bench: Any, start_
     assert "6 resumed" in again.text
 
 
+def _strange(bench: Any) -> str:
+    """A task whose second and third row name no file that can be, and whose fourth is read by code that fails."""
+    names = [bench.videos["sound"], "a<NUL>b.mp4", "<LONE>.mp4", "<FAULT>", "x" * 5000, bench.videos["sound"]]
+    docs = [{"question": f"Say A, number {n}.\nA. red\nB. blue", "answer": "A", "video": str(name)} for n, name in enumerate(names)]
+    return str(bench.task("bench_strange", docs, visual="strange"))
+
+
+def test_a_row_that_nobody_can_handle_costs_its_own_question(bench: Any, start_apr: Callable[..., Any], answers_a: Path, tmp_path: Path) -> None:
+    """One NUL byte in a file's name used to end the run, each resumed one too, and plain lmms-eval told of success."""
+    command = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", _strange(bench), "--output_path", tmp_path]
+    command += ["--model_args", f"policy=scripted,script={answers_a},trajectories={tmp_path / 't'}"]
+    for resumed in (False, True):
+        (done,) = start_apr(command).end(status=3)
+        assert done.status == 0 and "Traceback" not in done.text, done.text
+        assert "4 of 6 questions were NOT answered" in done.text and ("2 resumed" in done.text) == resumed
+        stops = {t.question.doc_id: t for t in _saved(tmp_path / "t")}
+        assert [doc for doc, t in sorted(stops.items()) if t.stop_reason is StopReason.ANSWERED] == ["0", "5"]
+        assert all(t.stop_reason is StopReason.MEDIA_UNREADABLE and t.stop_detail for doc, t in stops.items() if doc in "1234")
+        assert "this row is cursed" in stops["3"].stop_detail
+    results = [json.loads(path.read_text())["results"]["bench_strange"]["score,none"] for path in tmp_path.rglob("*_results.json")]
+    assert results == pytest.approx([2 / 6] * len(results)) and results
+
+
+def test_a_scorer_that_fails_ends_in_a_status(bench: Any, start_apr: Callable[..., Any], answers_a: Path, tmp_path: Path) -> None:
+    """lmms-eval's command line catches it, logs it and returns 0."""
+    yaml = (bench.tasks / "bench_text.yaml").read_text().replace("task: bench_text", "task: bench_unscored")
+    (bench.tasks / "bench_unscored.yaml").write_text(yaml.replace("aggregation: mean", "aggregation: !function bench_utils.text"))
+    command = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_unscored"]
+    (done,) = start_apr([*command, "--model_args", f"policy=scripted,script={answers_a},trajectories={tmp_path}"]).end(status=1)
+    assert done.status == 0 and "Error during evaluation" in done.out
+    assert len(_saved(tmp_path)) == 1, "what was answered is kept"
+
+
+def test_ctrl_c_stops_in_any_phase(bench: Any, start_apr: Callable[..., Any], tmp_path: Path) -> None:
+    """A phase is known by the file it leaves. While requests are read, a task's code swallows what Ctrl-C raises."""
+    script = bench.script("slowly", *(bench.look(n / 10, n / 10 + 4, 40) for n in range(12)), bench.answer("A"))
+    runs = {}
+    for number, (command, phase) in enumerate((("apr", "building"), ("apr", "scoring"), ("lmms-eval", "running"), ("lmms-eval", "scoring"))):
+        folder = tmp_path / str(number) / phase
+        folder.mkdir(parents=True)
+        doc = {"answer": "A", "video": str(bench.videos["sound"]), "marks": str(folder)}
+        docs = [{**doc, "question": f"Say A, number {n}.\nA. red\nB. blue"} for n in range(40 if phase == "running" else 2)]
+        task = bench.task(f"bench_phase_{number}", docs, visual="deaf")
+        args = f"policy=scripted,script={script},turns=14,concurrency=2,trajectories={folder / 't'}"
+        start = ["eval"] if command == "apr" else ["lmms-eval", "--model", "apr"]
+        runs[folder] = start_apr([*start, "--include_path", bench.tasks, "--tasks", task, "--model_args", args, "--output_path", folder])
+    waiting = dict(runs)
+    while waiting:
+        for folder, run in list(waiting.items()):
+            assert not run.ended, folder
+            if (_lines(folder) >= 3) if folder.name == "running" else (folder / folder.name).exists():
+                os.kill(run.pid, signal.SIGINT)
+                del waiting[folder]
+        time.sleep(0.02)
+    for folder, run in runs.items():
+        run.wait_for(lambda run=run: run.ended, running=False)
+        assert run.status == 130, folder
+        assert not list(folder.rglob("*_results.json"))
+        kept = [t for t in _saved(folder) if not t.stop_reason.failed]
+        assert len(kept) == {"building": 0, "scoring": 2}.get(folder.name, len(kept)) and len(kept) < 40
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
@@ -148,13 +215,14 @@ def test_two_at_once_ctrl_c_and_kill(bench: Any, start_apr: Callable[..., Any], 
     command = ["eval", "--include_path", bench.tasks, "--tasks", "bench_many", "--output_path", out, "--model_args", model_args]
 
     runs = [start_apr(command), start_apr(command)]
-    while not any(run.ended for run in runs):
-        time.sleep(0.05)
-    winner, loser = sorted(runs, key=lambda run: run.ended)
+    runs[0].wait_for(lambda: bool(_writer(trajectories)))
+    winner, loser = sorted(runs, key=lambda run: run.pid != _writer(trajectories))
+    os.kill(winner.pid, signal.SIGSTOP)  # on a busy machine it would answer all 40 before the other comes to be refused
     (refused,) = loser.end()
     assert refused.status == 1 and "Traceback" not in refused.text, refused.text
     assert f"process {winner.pid} is writing trajectories there" in refused.text and str(trajectories) in refused.text
 
+    os.kill(winner.pid, signal.SIGCONT)
     winner.wait_for(lambda: _lines(trajectories) >= 3)
     os.kill(winner.pid, signal.SIGINT)
     (stopped,) = winner.end()

@@ -3,6 +3,8 @@
 No data set is loaded; the docs are invented, with the columns the task's own code reads.
 """
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import copy
@@ -25,6 +27,7 @@ from hypothesis import strategies as st
 
 from apr_plugin.harnesses.readers import find_reader, known_tasks, read, read_prompt, register_reader
 from apr_plugin.harnesses.readers.answers import write_longest_span, write_number
+from apr_plugin.harnesses.readers.choices import by_prefix
 from apr_plugin.harnesses.readers.prompt import split_options
 from apr_plugin.loop.question import QuestionKind
 
@@ -676,8 +679,59 @@ def test_what_is_a_list_of_options(prompt: str, texts: list[str]) -> None:
     assert [option.text for option in read_prompt({}, prompt).options] == texts
 
 
+FORMS = ["{}. {}", "{}) {}", "({}) {}", "{}: {}", "[{}] {}", "**{}.** {}", "**{}** {}", "**({})** {}", "**{}**: {}", "__{}.__ {}", "- **{}.** {}",
+         "* {}. {}", "{}、{}", "{}．{}", "（{}）{}", "{}：{}", "{}）{}", "【{}】{}", "Option {}: {}", "选项{}：{}", "{} . {}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("labels", ["AB", "ABCDEFGH", "ABD", "ACDG"])
+def test_no_option_falls_away_however_its_label_is_written(form: str, labels: str) -> None:
+    listed = "\n".join(form.format(label, f"thing {label.lower()}") for label in labels)
+    reading = read_prompt({}, f"What is it?\n{listed}\nAnswer with the option's letter from the given choices directly.")
+    assert [(option.label, option.text) for option in reading.options] == [(label, f"thing {label.lower()}") for label in labels]
+    assert reading.kind is MCQ and reading.text == "What is it?"
+    assert [option.label for option in by_prefix(listed.split("\n"))] == list(labels) or form.startswith(("Option", "选项"))
+
+
 @pytest.mark.parametrize(
-    "unit", ["(A) ", "A. ", "A: x\n", "\n", " ", "(A)(", "question:", "answer the question with the option", "select the best ", "<image>\n", "- "]
+    ("prompt", "labels"),
+    [
+        ("什么颜色？\nＡ．红\nＢ．蓝", "AB"),
+        ("什么颜色？A、红 B、蓝 C、绿", "ABC"),
+        ("什么颜色？A.红B.蓝C.绿", "ABC"),
+        ("维生素A、维生素B、哪个好？", ""),
+        ("What? [A] red [B] blue", "AB"),
+        ("What? (A) red (B) blue (D) green", "ABD"),
+        ("What?\nA. red\nB) blue\n(C) green", "ABC"),
+        ("Earlier:\nA. p\nB. q\nC. r\nNow?\nA. x\nB. y\nD. z", "ABD"),
+        ("I. Intro\nV. Out", ""),
+        ("A man walks.\nBoth leave.", ""),
+    ],
+)  # fmt: skip
+def test_labels_of_a_list(prompt: str, labels: str) -> None:
+    assert "".join(option.label for option in read_prompt({}, prompt).options) == labels
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "(A) ",
+        "A. ",
+        "A: x\n",
+        "\n",
+        " ",
+        "(A)(",
+        "question:",
+        "answer the question with the option",
+        "select the best ",
+        "<image>\n",
+        "- ",
+        "**A.** ",
+        "[A] ",
+        "A、",
+        "**",
+        "A. x\nD. y\n",
+    ],
 )
 @pytest.mark.timeout(5)
 def test_a_long_prompt_is_read_in_linear_time(unit: str) -> None:

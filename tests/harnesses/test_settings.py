@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apr_plugin.errors import AprError
-from apr_plugin.harnesses.settings import read_settings
+from apr_plugin.harnesses.arguments import check_once, parse_model_args
+from apr_plugin.harnesses.settings import check_arguments, read_settings
 from apr_plugin.loop.budget import PROFILES, Budget
 from apr_plugin.loop.policy import Sampling
 
@@ -74,25 +78,25 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "how": "last"}, "policy guess: how must be 'random' or 'first', not 'last'"),
         ({"policy": "scripted"}, "policy scripted: "),
         ({"policy": "scripted", "script": "/nowhere/x"}, "cannot read script /nowhere/x: No such file"),
-        ({"policy": "guess", "concurrency": 0}, "concurrency must be a whole number of at least 1, not 0"),
-        ({"policy": "guess", "concurrency": "many"}, "concurrency must be a whole number of at least 1, not 'many'"),
-        ({"policy": "guess", "passive_frames": -1}, "passive_frames must be a whole number of at least 0, not -1"),
-        ({"policy": "guess", "decode_threads": 0}, "decode_threads must be a whole number of at least 1, not 0"),
-        ({"policy": "guess", "decoded_gib": "much"}, "decoded_gib must be a number above 0, not 'much'"),
-        ({"policy": "guess", "seed": 1.5}, "seed must be a whole number"),
+        ({"policy": "guess", "concurrency": 0}, "concurrency=0: it must be a whole number from 1 to 10,000"),
+        ({"policy": "guess", "concurrency": "many"}, "concurrency='many': it must be a whole number from 1"),
+        ({"policy": "guess", "passive_frames": -1}, "passive_frames=-1: it must be a whole number from 0 to 100,000"),
+        ({"policy": "guess", "decode_threads": 0}, "decode_threads=0: it must be a whole number from 1 to 1,024"),
+        ({"policy": "guess", "decoded_gib": "much"}, "decoded_gib='much': it must be a number from 0.001 to 65,536"),
+        ({"policy": "guess", "seed": 1.5}, "seed=1.5: it must be a whole number from 0"),
         ({"policy": "guess", "frames_per_look": -1}, "frames_per_look=-1: "),
-        ({"policy": "guess", "max_turns": "none"}, "max_turns=None: "),
+        ({"policy": "guess", "max_turns": "none"}, "max_turns='none': it must be a whole number from 1 to 10,000"),
         ({"policy": "guess", "clip_s": "nan"}, "clip_s"),
         ({"policy": "guess", "on_last_turn": "maybe"}, "on_last_turn='maybe': "),
         ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, paper"),
         ({"policy": "guess", "arm": "both"}, "arm must be 'agent' or 'passive', not 'both'"),
         ({"policy": "guess", "resume": "maybe"}, "resume must be 'auto' or 'never', not 'maybe'"),
         ({"policy": "guess", "temperature": "abc"}, "temperature='abc': "),
-        ({"policy": "guess", "temperature": -1}, "temperature must be at least 0, not -1"),
-        ({"policy": "guess", "temperature": "nan"}, "temperature must be at least 0, not 'nan'"),
-        ({"policy": "guess", "top_p": 7}, "top_p must be above 0 and at most 1, not 7"),
-        ({"policy": "guess", "top_k": 0}, "top_k must be at least 1, or -1 for every token, not 0"),
-        ({"policy": "guess", "max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+        ({"policy": "guess", "temperature": -1}, "temperature=-1: it must be a number from 0 to 100"),
+        ({"policy": "guess", "temperature": "nan"}, "temperature='nan': it must be a number from 0 to 100"),
+        ({"policy": "guess", "top_p": 7}, "top_p=7: it must be a number above 0 and at most 1"),
+        ({"policy": "guess", "top_k": 0}, "top_k=0: it must be a whole number from 1 to 10,000,000, or -1 for every token"),
+        ({"policy": "guess", "max_new_tokens": 0}, "max_new_tokens=0: it must be a whole number from 1 to 1,048,576"),
         ({"policy": "guess", "system_prompt": "/nowhere/p"}, "system_prompt: cannot read /nowhere/p: "),
     ],
 )  # fmt: skip
@@ -116,3 +120,89 @@ def test_isolation_does_not_change_a_configuration() -> None:
     assert one.config.hash(one.policy) == other.config.hash(other.policy)
     keyframe = read_settings({"policy": "guess", "frame_mode": "keyframe"})
     assert keyframe.config.hash(keyframe.policy) != one.config.hash(one.policy)
+
+
+_NUMERIC = (int, float, int | None, float | None)
+NUMBERS = [name for name, field in Budget.model_fields.items() if field.annotation in _NUMERIC]
+NUMBERS += ["passive_frames", "seed", "concurrency", "decode_threads", "decoded_gib", "temperature", "top_p", "top_k", "max_new_tokens"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-5", "1e300", "99999999999999999999999", "true", "x", "0x10", "1 2", "\u0663\u0664x"])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_what_is_no_number_of_sane_size_is_refused(key: str, value: str) -> None:
+    """As typed, and as lmms-eval hands it over."""
+    for read in (value, parse_model_args(f"{key}={value}")[key]):
+        with pytest.raises(AprError) as raised:
+            check_arguments({"policy": "guess", key: read})
+        message = str(raised.value)
+        assert message.startswith(f"model_arg {key}=") and ": it must be a " in message and "\n" not in message
+
+
+@given(st.sampled_from(NUMBERS), st.one_of(st.integers(), st.floats(), st.booleans(), st.text()))
+def test_no_value_gets_past_as_something_else(key: str, value: Any) -> None:
+    """Whatever is given for a number is taken as that number, or named."""
+    try:
+        settings = read_settings({"policy": "guess", key: value})
+    except AprError as error:
+        assert str(error).startswith(f"model_arg {key!r} is empty" if value == "" else "model_arg ")
+        assert len(str(error)) < 600
+        return
+    config = settings.config
+    for place in (config.budget, config.sampling, config, settings):
+        if key in vars(place):
+            assert vars(place)[key] == (None if str(value).lower() == "none" else pytest.approx(float(value)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_turns=2,min_turns=9", "min_turns=9 is above max_turns=2"),
+        ("min_turns=33", "min_turns=33 is above max_turns=32"),
+        ("audio_s=0.05", "min_audio_s=0.1 is above audio_s=0.05"),
+        ("clip_s=0.01", "clip_s=0.01 is shorter than min_clip_frames=4 last"),
+        ("frames_per_look=0", "frames_per_look=0: it must be a whole number from 1 to 100,000"),
+        ("frame_pixels=1e9", "frame_pixels=1000000000: it must be a whole number from 3,136 to 67,108,864"),
+        ("wall_clock_s=1e-9", "wall_clock_s=1e-09: it must be a number from 0.1 to 31,622,400, or none"),
+        ("trajectories=", "'trajectories' is empty"),
+        ("media_root=/nowhere", "media_root='/nowhere': no such folder"),
+        ("media_root=/dev/null", "media_root='/dev/null': no such folder"),
+        ("media_root=a\0b", "no such folder"),
+        ("system_prompt=/dev/zero", "system_prompt: cannot read /dev/zero: it is a device, not a file"),
+        ("seed=1,seed=2", "'seed' is given 2 times: '1' and '2'; give it once"),
+        ("policy=needle", "'policy' is given 2 times: 'guess' and 'needle'"),
+        ('seed=1,seed={"a":1,"b":2}', "'seed' is given 2 times"),
+        ("x" * 5000 + "=1", "unknown model_arg 'xxx"),
+        ("profile=" + "x" * 5000, "there is no profile 'xxx"),
+        ("max_turns=" + "9" * 5000, "max_turns='99"),
+        ("on_last_turn=" + "x" * 5000, "on_last_turn='xxx"),
+        ("x\x1b[31m=1", "unknown model_arg 'x\\x1b[31m'"),
+    ],
+    ids=lambda text: ascii(text[:40]),
+)
+def test_contradictions_and_nonsense(text: str, words: str) -> None:
+    with pytest.raises(AprError) as raised:
+        check_arguments(parse_model_args(f"policy=guess,{text}"))
+    assert words in str(raised.value) and len(str(raised.value)) < 1200 and "\n" not in str(raised.value)
+
+
+def test_arguments_that_are_given_once() -> None:
+    check_once('policy=openai,extra_body={"a":1,"policy":2},base_url=[http://a/v1?seed=1,http://b/v1],seed=1')
+    assert read_settings(parse_model_args("policy=guess,max_turns=2")).config.budget.turns_for(600) == 2  # below the default of min_turns: a limit
+
+
+def test_decord_that_is_missing_or_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said at the start, not by every question."""
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(AprError, match="decord"):
+        check_arguments({"policy": "guess", "decoder": "decord"})
+    monkeypatch.delitem(sys.modules, "decord")
+    (tmp_path / "decord.py").write_text("raise OSError('libav.so: no such file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AprError, match=r"decoder=decord: decord is installed but can't be loaded: libav.so"):
+        check_arguments({"policy": "guess", "decoder": "decord"})
+
+
+def test_a_folder_for_all_media_decides_nothing_else(tmp_path: Path) -> None:
+    one, other = read_settings({"policy": "guess"}), read_settings({"policy": "guess", "media_root": str(tmp_path)})
+    assert other.config.media.root == str(tmp_path.resolve())
+    assert one.config.hash(one.policy) == other.config.hash(other.policy)

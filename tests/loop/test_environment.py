@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from apr_testing import number_of
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from apr_plugin.loop import ActionError, Budget, Environment, ErrorCode, GetAudio, GetClip, GetFrames, Look, MediaRef, Option, Percept, Question
 from apr_plugin.loop.budget import PROFILES, visual_tokens
+from apr_plugin.loop.plan import refuse_length
 from apr_plugin.media import MediaOpenError, MediaSettings
 
 Videos = dict[str, Path]
@@ -46,7 +48,7 @@ def frames(start: float, end: float, num: int = 2, video: int = 0) -> GetFrames:
         ("sound", frames(0, 1, 9), ErrorCode.TOO_MANY_FRAMES, ("9", "8")),
         ("sound", frames(0, 1, 0), ErrorCode.TOO_FEW_FRAMES, ("0", "1")),
         ("sound", GetAudio(start=0, end=5), ErrorCode.TOO_LONG, ("5.00", "4s")),
-        ("sound", GetAudio(start=1, end=1.05), ErrorCode.TOO_SHORT, ("0.05", "0.1s")),
+        ("sound", GetAudio(start=1, end=1.05), ErrorCode.TOO_SHORT, ("0.05", "0.10s")),
         ("sound", GetClip(start=0, end=3.5), ErrorCode.TOO_LONG, ("3.50", "3s")),
         ("sound", GetClip(start=0, end=0.3), ErrorCode.TOO_SHORT, ("0.30", "0.40", "4 frames")),
         ("silent", GetAudio(start=0, end=1), ErrorCode.NO_AUDIO, ("get_frames",)),
@@ -61,6 +63,56 @@ def test_each_refusal_names_the_value_and_the_limit(shared_videos: Videos, name:
         assert all(word in error.message for word in words), error.message
         assert error.feedback().startswith(f"[ERROR] {code}: ")
         assert environment.visual_tokens_spent == 0
+
+
+def test_limits_that_no_window_meets_are_said_to_be_so(make_video: Callable[..., Path]) -> None:
+    slides = make_video("slides.mp4", frames=8, fps=1, pts=[30 * number for number in range(8)], last_duration=30)  # one in 30 s
+    blink = make_video("blink.mp4", frames=3, sound_s=0.3)
+    with opened(Budget(), slides, blink) as environment:
+        for end in (30.0, 60.0, 119.0, 120.0, 230.0):
+            error = environment.plan(GetClip(start=0.0, end=end))
+            assert isinstance(error, ActionError) and "not possible" in error.message and "get_frames" in error.message
+        error = environment.plan(GetClip(start=0.0, end=0.29, video=1))
+        assert isinstance(error, ActionError) and "not possible" in error.message
+    with opened(Budget(min_audio_s=2.0), blink) as environment:
+        error = environment.plan(GetAudio(start=0.0, end=0.29))
+        assert isinstance(error, ActionError) and "not possible" in error.message and "get_frames" in error.message
+    with opened(Budget(clip_s=120.0), slides) as environment:
+        assert not isinstance(environment.plan(GetClip(start=10.0, end=130.0)), ActionError)
+
+
+@given(least=st.floats(0.001, 500), most=st.floats(0.01, 500), duration=st.floats(0.01, 1000), start=st.floats(0, 900), asked=st.floats(0, 1000))
+def test_a_window_as_long_as_the_refusal_asks_for_is_taken(least: float, most: float, duration: float, start: float, asked: float) -> None:
+    def refused(length: float) -> ActionError | None:
+        return refuse_length("clip", length, (least, " (4 frames)"), most, duration, "use get_frames")
+
+    error = refused(asked)
+    if error is None or "not possible" in error.message:
+        assert error is None or all(refused(length) is not None for length in (least, most, min(most, duration), asked))
+    elif error.code == ErrorCode.TOO_LONG:
+        assert asked > most
+    else:
+        told = float(error.message.partition("at least ")[2].partition("s")[0])
+        if told <= min(most, duration):
+            end = round(start, 2) + told  # as a model writes it, with the rounding of floats
+            assert refused(end - round(start, 2)) is None
+
+
+def test_sound_that_can_not_be_decoded_fails_that_look_and_not_the_question(make_video: Callable[..., Path]) -> None:
+    path = make_video("film.mkv", sound_s=6.0, audio_codec="flac")
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
+    for at, size in places:
+        block = data.index(data[at : at + 4], at)
+        data[block + 8 : block + size] = bytes(size - 8)
+    path.write_bytes(data)
+    with opened(Budget(), path) as environment:
+        error = environment.step(GetAudio(start=1, end=3))
+        assert isinstance(error, ActionError) and error.code == ErrorCode.UNREADABLE and "get_frames" in error.message
+        clip = environment.step(GetClip(start=1, end=3))
+        assert isinstance(clip, Percept) and clip.waveform is None and "sound can't be decoded" in clip.remark and len(clip.times_s) == 4
+        assert isinstance(environment.step(frames(1, 3)), Percept)
 
 
 def test_a_repeated_look_is_refused_and_more_frames_are_a_new_look(shared_videos: Videos) -> None:

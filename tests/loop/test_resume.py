@@ -16,7 +16,7 @@ import pytest
 from apr_testing import answer, look
 
 from apr_plugin.loop import Question, StopReason, Trajectory, TrajectoryError, TrajectoryStore
-from apr_plugin.loop.store import append_line
+from apr_plugin.loop.files import append_line
 from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
 
 KILLS = 20

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
+import signal
 import threading
 import time
 import weakref
@@ -16,9 +18,11 @@ from typing import Any
 import pytest
 from apr_testing import Playback, answer, look
 
+from apr_plugin import interrupt
 from apr_plugin.loop import (
     Budget,
     Decoding,
+    Episode,
     EpisodeConfig,
     Generation,
     MediaRef,
@@ -32,6 +36,7 @@ from apr_plugin.loop import (
     run_episodes,
 )
 from apr_plugin.loop.policy import ImagePart
+from apr_plugin.loop.trajectory import Turn
 
 Videos = dict[str, Path]
 CONFIG = EpisodeConfig(budget=Budget(turns=6))
@@ -268,3 +273,99 @@ def test_neither_concurrency_nor_order_changes_an_answer(shared_videos: Videos) 
             first = first or found
             assert found == first
     assert first is not None and len({texts[-1] for texts in first.values()}) == 16
+
+
+class Panic(BaseException):
+    """As libraries written in Rust raise it: no `Exception`."""
+
+
+class Speechless(Exception):
+    """Its own words fail."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "\ud800.mp4", "x" * 5000, "/root/" + "y/" * 3000, "/etc/passwd/x", "", "\x1b[31m.mp4"], ids=ascii)
+def test_no_name_of_a_video_ends_the_run(name: str, shared_videos: Videos, tmp_path: Path) -> None:
+    asked = [*ask(2, shared_videos["silent"]), *ask(1, Path("x"), first=2), *ask(2, shared_videos["silent"], first=3)]
+    asked[2] = asked[2].model_copy(update={"videos": (MediaRef(path=name),), "text": f"number 2? {name}"})
+    for again in range(2):
+        policy = Busy(seconds=0)
+        resumed: list[bool] = []
+        with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
+            done = asyncio.run(run_episodes(asked, policy, CONFIG, 2, store=store, on_done=lambda _, earlier, told=resumed: told.append(earlier)))
+        assert [t.stop_reason for t in done] == [*[StopReason.ANSWERED] * 2, StopReason.MEDIA_UNREADABLE, *[StopReason.ANSWERED] * 2]
+        assert done[2].stop_detail and sum(resumed) == 4 * again
+
+
+@pytest.mark.parametrize("fault", [LookupError("cursed"), MemoryError(), RecursionError("deep"), Panic("rust"), Speechless()], ids=repr)
+def test_whatever_fails_inside_an_episode_is_its_questions_reason(
+    fault: BaseException, shared_videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the policy nor the video: a fault of the loop itself."""
+    from apr_plugin.loop import episode
+
+    real = episode.parse_turn
+
+    def parse(text: str, **more: Any) -> Any:
+        if "poison" in text:
+            raise fault
+        return real(text, **more)
+
+    monkeypatch.setattr(episode, "parse_turn", parse)
+
+    class Poisoned(Busy):
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+            return Generation("poison") if doc_of(prompt) == "1" else await super().generate(prompt, sampling)
+
+    policy = Poisoned(seconds=0)
+    with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
+        done = asyncio.run(run_episodes(ask(3, shared_videos["silent"]), policy, CONFIG, 2, store=store))
+    assert [t.stop_reason for t in done] == [StopReason.ANSWERED, StopReason.ERROR, StopReason.ANSWERED]
+    assert done[1].stop_detail.startswith(type(fault).__name__)
+    with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
+        assert [store.finished(q) is not None for q in ask(3, shared_videos["silent"])] == [True, False, True]
+
+
+@pytest.mark.parametrize("end", [SystemExit(1), KeyboardInterrupt()], ids=repr)
+def test_what_asks_the_process_to_end_is_no_questions_reason(end: BaseException, shared_videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
+    from apr_plugin.loop import episode
+
+    def parse(text: str, **more: Any) -> Any:
+        raise end
+
+    monkeypatch.setattr(episode, "parse_turn", parse)
+    with pytest.raises(type(end)):
+        asyncio.run(run_episodes(ask(1, shared_videos["silent"]), Busy(seconds=0), CONFIG))
+
+
+def test_what_the_callers_own_function_raises_is_the_callers(shared_videos: Videos) -> None:
+    def on_turn(number: int, turn: Turn) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        asyncio.run(Episode(ask(1, shared_videos["silent"])[0], Busy(seconds=0), CONFIG, on_turn=on_turn).run())
+
+
+def test_a_ctrl_c_stops_the_run_though_the_engine_swallows_it(shared_videos: Videos, tmp_path: Path) -> None:
+    class Deaf(Busy):
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+            if doc_of(prompt) == "2" and not interrupt.asked():
+                signal.raise_signal(signal.SIGINT)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(60)
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+            return await super().generate(prompt, sampling)
+
+    policy, asked = Deaf(seconds=0), ask(6, shared_videos["silent"])
+    try:
+        with interrupt.heard(), TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store, pytest.raises(KeyboardInterrupt):
+            interrupt.run(run_episodes(asked, policy, CONFIG, 1, store=store))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        interrupt.uninstall()
+    assert [t.question.doc_id for t in Trajectory.read(store.path("ask"))] == ["0", "1", "2"]

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from apr_plugin.loop import (
     Usage,
     run_episodes,
 )
-from apr_plugin.loop.store import append_line
+from apr_plugin.loop.files import append_line, cut_torn_tail, lines
 from apr_plugin.loop.trajectory import Shown
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -307,16 +308,176 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         append_line(tmp_path, "a folder is no file")
 
 
-def test_a_damaged_line_stops_a_resumed_run_and_names_it(tmp_path: Path) -> None:
+def test_a_damaged_line_is_named_and_set_aside_and_its_question_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It used to end each resumed run, and only `resume=never` helped, which asks everything again."""
     with TrajectoryStore(tmp_path, "c", {}) as store:
-        store.save(done("0"))
-        store.save(done("1"))
+        for doc in "0123":
+            store.save(done(doc))
     path = tmp_path / "c" / "t.jsonl"
-    path.write_text("{broken\n" + path.read_text())
-    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 1"):
+    lines = path.read_text().splitlines(keepends=True)
+    digits = lines[3].replace('"repeat":0', '"repeat":' + "9" * 5000)
+    assert digits != lines[3]
+    damaged = ["{broken\n", lines[1].replace("answered", "anwsered"), digits]
+    path.write_text(damaged[0] + lines[0] + damaged[1] + lines[2] + damaged[2])
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        assert [doc for doc in "0123" if store.finished(question(doc))] == ["0", "2"]
+        store.save(done("1"))
+    for number in (1, 3, 5):
+        assert f"{path}, line {number}: " in caplog.text
+    assert path.with_name("t.jsonl.damaged").read_text() == "".join(damaged)
+    assert [t.question.doc_id for t in Trajectory.read(path)] == ["0", "2", "1"], "who reads the file is not stopped"
+    caplog.clear()
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        assert [doc for doc in "0123" if store.finished(question(doc))] == ["0", "1", "2"]
+    assert not caplog.records
+
+    path.write_text(lines[0].replace('"version":1', '"version":2'))
+    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 1: .*version 2 is newer than 1.*upgrade"):
         TrajectoryStore(tmp_path, "c", {}).__enter__()
-    with TrajectoryStore(tmp_path, "c", {}, resume="never") as store:
-        assert store.finished(question("0")) is None
+
+
+def test_damaged_lines_of_ranks_are_kept_when_they_are_merged(tmp_path: Path) -> None:
+    for rank in range(2):
+        with TrajectoryStore(tmp_path, "c", {}, rank=rank, world_size=2) as store:
+            store.save(done(str(rank)))
+    with (tmp_path / "c" / "t.rank1.jsonl").open("a") as file:
+        file.write("{broken\n")
+    with TrajectoryStore(tmp_path, "c", {}, rank=0, world_size=2) as store:
+        store.merge(["t"])
+    assert [t.question.doc_id for t in Trajectory.read(tmp_path / "c" / "t.jsonl")] == ["0", "1"]
+    assert (tmp_path / "c" / "t.jsonl.damaged").read_text() == "{broken\n"
+    assert not (tmp_path / "c" / "t.rank1.jsonl").exists()
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    """A number that JSON readers refuse must not make a file that ends every resumed run."""
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        for doc, number in enumerate((2**70, 10**400, 10**5000)):
+            kept = store.save(done(str(doc), turns=(Turn(text="t", action=GetFrames(start=0, end=1, num=number)),)))
+            assert kept.stop_reason is (StopReason.ERROR if number > 10**4300 else StopReason.ANSWERED)
+    assert kept.stop_detail.startswith("its trajectory can't be kept: ")
+    assert Trajectory.read(tmp_path / "c" / "t.jsonl")[-1] == kept
+    with TrajectoryStore(tmp_path, "c", {}) as store:
+        assert [doc for doc in "012" if store.finished(question(doc))] == ["0", "1"]
+
+
+def test_a_count_of_tokens_that_no_generation_has_is_none() -> None:
+    """From a server or an old file; the sums, averages and prices that harnesses make of it would fail."""
+    turn = Turn(text="t", usage=Usage(123456, None, 1))
+    assert Usage(10**400, -1, 2**53) == Usage(None, None, 2**53)
+    line = done(turns=(turn,)).to_json()
+    assert Trajectory.from_json(line.replace("123456", "9" * 400)).turns[0].usage == Usage(None, None, 1)
+
+
+def test_lines_come_from_a_pipe_too() -> None:
+    """`apr show <(zcat old.jsonl.gz)`: a pipe has no size."""
+    reading, writing = os.pipe()
+    os.write(writing, f"{done('0').to_json()}\n{done('1').to_json()}\n{{torn".encode())
+    os.close(writing)
+    assert [t.question.doc_id for t in Trajectory.read(f"/dev/fd/{reading}")] == ["0", "1"]
+    os.close(reading)
+
+
+STRANGE = ("a\0b", "\ud800", "x" * 5000, "😀" * 300, "a/b", "../../etc/passwd", "\x1b[31m", "t.rank1", ".", "", "con")
+
+
+def test_any_name_of_task_and_doc_is_saved_and_resumed(tmp_path: Path) -> None:
+    asked = [Question(text="what?", kind="free_form", task=name, split=name, doc_id=name) for name in STRANGE]  # type: ignore[arg-type]
+    for again in range(2):
+        with TrajectoryStore(tmp_path, "c", {}) as store:
+            for each in asked:
+                assert (store.finished(each) is None) == (again == 0), ascii(each.task[:20])
+                store.save(done(question=each))
+        store.merge(STRANGE)
+    files = sorted((tmp_path / "c").glob("*.jsonl"))
+    assert len({path.name for path in files}) == len(STRANGE) - 1, "a/b and others have files of their own"
+    assert sum(len(Trajectory.read(path)) for path in files) == len(STRANGE)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def _forked(*works: Callable[[], None]) -> None:
+    """Run each in a process of its own, all at once."""
+    pids = []
+    for work in works:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                work()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * len(works)
+
+
+def test_lines_appended_by_several_processes_are_all_kept(tmp_path: Path) -> None:
+    """One process used to take another's half-written line for a torn one, and to cut it off."""
+    path = tmp_path / "lines"
+    path.write_bytes(b"torn")
+
+    def write(name: int) -> None:
+        for number in range(60):
+            append_line(path, json.dumps([name, number, "x" * 20_000]))
+
+    def read() -> None:
+        seen = 0
+        while seen < 240:
+            now = [json.loads(line) for _, _, line in lines(path)]
+            assert len(now) >= seen, "a line that was there is gone"
+            seen = len(now)
+
+    _forked(*(partial(write, name) for name in range(4)), read)
+    kept = [tuple(json.loads(line)[:2]) for line in path.read_text().splitlines()]
+    assert sorted(kept) == [(name, number) for name in range(4) for number in range(60)]
+
+
+def test_a_half_line_of_a_living_process_is_not_torn(tmp_path: Path) -> None:
+    """Only what no living process is writing is cut off: its writer holds the lock, and a reader reads what was there before."""
+    path = tmp_path / "lines"
+    append_line(path, "1")
+    release, asleep = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        write = os.write
+
+        def slowly(fd: int, data: bytes) -> int:
+            if len(data) > 1:
+                done = write(fd, data[:1])
+                write(asleep, b".")
+                time.sleep(0.3)
+                return done
+            return write(fd, data)
+
+        os.write = slowly  # type: ignore[assignment]
+        append_line(path, "234")
+        os._exit(0)
+    os.read(release, 1)
+    assert path.read_bytes() == b"1\n2"
+    assert [line for _, _, line in lines(path)] == [b"1\n"] or path.read_bytes() == b"1\n234\n"
+    cut_torn_tail(path)
+    append_line(path, "5")
+    os.waitpid(pid, 0)
+    assert path.read_text() == "1\n234\n5\n"
+
+
+def test_a_line_appended_while_files_are_merged_is_kept(tmp_path: Path) -> None:
+    """The merged file takes the place of the one that a writer has opened already."""
+    store = TrajectoryStore(tmp_path, "c", {})
+    with store:
+        store.save(done("0", StopReason.CANCELLED))
+
+    def write() -> None:
+        for doc in range(100, 140):
+            done(str(doc)).write(store.path("t"))
+
+    def merge() -> None:
+        for _ in range(15):
+            done("0", StopReason.CANCELLED).write(store.path("t"))
+            store.merge(["t"])
+
+    _forked(write, merge)
+    store.merge(["t"])
+    assert sorted(t.question.doc_id for t in Trajectory.read(store.path("t"))) == ["0", *map(str, range(100, 140))]
 
 
 def test_ranks_are_merged_each_question_once_and_resumed(tmp_path: Path) -> None:

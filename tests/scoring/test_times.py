@@ -1,5 +1,7 @@
 """Time spans in JSON, clocks and words, read by one parser; hostile text costs no more than its length."""
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import json
@@ -42,7 +44,7 @@ from apr_plugin.scoring.times import MAX_CHARS
         ('{"spans": [[10, 20], [30, 40]]}', [(10, 20), (30, 40)]),
         ('```json\n[{"start_time": "00:01:02,500", "end_time": "00:01:15"}]\n```', [(62.5, 75)]),
         ('{"start": 10, "end": 20.5}', [(10, 20.5)]),
-        ('[{"start": 1, "end": 2}, {"start": 3, "end": 4}]', []),  # a JSON list that holds no pairs
+        ('[{"start": 1, "end": 2}, {"start": 3, "end": 4}]', [(1, 2), (3, 4)]),
         ("<think>maybe [[1, 2]]</think><answer>[[3, 4]]</answer>", [(3, 4)]),
         # words
         ("from 1:02 to 1:15.5", [(62, 75.5)]),
@@ -50,7 +52,7 @@ from apr_plugin.scoring.times import MAX_CHARS
         ("From 10 to 20 seconds", [(10, 20)]),
         ("62.5 seconds to 75 seconds", [(62.5, 75)]),
         ("The event happens in the 3.2 - 7.9 seconds.", [(3.2, 7.9)]),
-        ("10 – 20 and then 30 until 40", [(10, 20), (30, 40)]),  # noqa: RUF001
+        ("10 – 20 and then 30 until 40", [(10, 20), (30, 40)]),
         ("10 to 20 and 30 to 40", [(10, 20), (30, 40)]),
         ("0-5s, 10-15s", [(0, 5), (10, 15)]),
         ("10 -> 20", [(10, 20)]),
@@ -151,3 +153,110 @@ def test_parse_time() -> None:
     assert parse_time("83.5") == 83.5 and parse_time("1:23.5") == 83.5 and parse_time("1:01:23.5") == 3683.5
     with pytest.raises(ValueError):
         parse_time("soon")
+
+
+def compound(second: float, style: int) -> str:
+    """A time in words, whole seconds: `1 hour, 2 minutes and 3 seconds`."""
+    units = [("hour", second // 3600), ("minute", second // 60 % 60), ("second", second % 60)]
+    named = [(name, int(n)) for name, n in units if n] or [("second", 0)]
+    if style == 0:
+        return " and ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in named)
+    if style == 1:
+        return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in named)
+    if style == 2:
+        return ", and ".join(f"{n} {name}s" for name, n in named)
+    if style == 3:
+        return " ".join(f"{n} { {'hour': 'hr', 'minute': 'min', 'second': 'sec'}[name] }" for name, n in named)
+    if style == 4:
+        return "".join(f"{n}{name[0]}" for name, n in named)
+    if style == 5:
+        *first, last = [f"{n} {name}s" for name, n in named]
+        return f"{', '.join(first)} and {last}" if first else last
+    if style == 6:
+        return "".join(f"{n}{ {'hour': '小时', 'minute': '分', 'second': '秒'}[name] }" for name, n in named)
+    if style == 7:
+        return " and ".join(f"**{n}** {name}s" for name, n in named)
+    return f"`{int(second) // 60}:{int(second) % 60:02}`"
+
+
+SECONDS = st.integers(0, 7300) | st.integers(0, 120).map(lambda minutes: minutes * 60)
+RANGES = ["from {} to {}", "{} - {}", "{} – {}", "{} until {}", "starts at {} and ends at {}", "Start: {}, end: {}",
+          "It begins at {} and stops at {}.",
+          '["{} to {}"]', '{{"start": "{}", "end": "{}"}}', '[{{"start_time": "{}", "end_time": "{}"}}]', "从{}到{}"]  # fmt: skip
+
+
+@given(SECONDS, SECONDS, st.integers(0, 8), st.sampled_from(RANGES))
+def test_compound_times_are_the_span(start: int, end: int, style: int, template: str) -> None:
+    """A comma within a time may be misread in a list of strings, so that there is no span; never another one."""
+    found = parse_spans(template.format(compound(start, style), compound(end, style)))
+    assert found == [(start, end)]
+
+
+@given(SECONDS, SECONDS, SECONDS, SECONDS, st.integers(0, 8), st.integers(0, 8),
+       st.sampled_from([*RANGES, "between {} and {}", "[{}, {}]", "({}, {})", "{}, {}"]),
+       st.sampled_from([", ", " and ", "; ", ". ", "\n", " to ", " "]))  # fmt: skip
+def test_compound_times_are_the_spans_or_none(a: int, b: int, c: int, d: int, one: int, other: int, template: str, between: str) -> None:
+    first, second = template.format(compound(a, one), compound(b, other)), template.format(compound(c, other), compound(d, one))
+    assert parse_spans(first) in ([(a, b)], [])
+    if "{}, {}" not in template:  # "[1 minute, 5 seconds]" may be one time, so that it is left out
+        assert parse_spans(first + between + second) in ([(a, b), (c, d)], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("from 1 minute and 5 seconds to 1 minute and 20 seconds", [(65, 80)]),
+        ("from 1 minute, 5 seconds to 1 minute, 20 seconds", [(65, 80)]),
+        ("1 hour, 2 minutes and 3 seconds to 1 hour, 2 minutes and 5 seconds", [(3723, 3725)]),
+        ("between 1 minute and 90 seconds", [(60, 90)]),
+        ("between 1 minute and 30 seconds", []),
+        ("between 1 minute and 2 minutes and 5 seconds", [(60, 125)]),
+        ("from 1 to 2 minutes and 3 to 4 minutes", [(60, 120), (180, 240)]),
+        ("from 1 minute to 2 minutes and 30 seconds to 3 minutes", []),
+        ("1 minute and 75 seconds to 2 minutes", []),
+        ("from 1 minute to 1 minute and 75 seconds", []),
+        ("1 minute 5 to 1 minute 20", []),
+        ("one minute 5 seconds to one minute 20 seconds", []),
+        ("1 to 2 to 3", []),
+        ("2024-05-01", []),
+        ("from 1 day 2 hours to 1 day 3 hours", []),
+        ("from 1½ to 2 minutes", []),
+        ("1500 ms to 2000 ms", []),
+        ("frames 10 to 20", []),
+        ("10 to 20 frames", []),
+        ("frames [10, 20]", []),
+        ("at frame numbers 10-20", []),
+        ('{"start_frame": 10, "end_frame": 20}', []),
+        ('{"frames": [[10, 20]]}', []),
+        ("Frames 10.00s-12.00s (num=5)", [(10, 12)]),
+        ("frames 0:10 to 0:20", [(10, 20)]),
+        ("10 to 20 people", []),
+        ("$10 to $20", []),
+        ("Q1 to Q3", []),
+        ("starts at 10s and ends 5 seconds later", []),
+        ("begins at 1:05 and ends at 1:20", [(65, 80)]),
+        ("from **1:05** to **1:20**", [(65, 80)]),
+        ('from "1:05" to "1:20"', [(65, 80)]),
+        ("`1:05` - `1:20`", [(65, 80)]),
+        ("10\u221220", [(10, 20)]),
+        ("5 to \u22123", [(5, -3)]),
+        ("从65秒到80秒", [(65, 80)]),
+        ("1分5秒至1分20秒", [(65, 80)]),
+        ("在65秒和80秒之间", [(65, 80)]),
+        ("65秒から80秒まで", [(65, 80)]),
+        ("65초부터 80초까지", [(65, 80)]),
+        ("１:05～１:20", [(65, 80)]),
+        ('[{"start": "01:05", "end": "01:20", "label": "runs"}]', [(65, 80)]),
+        ('["from 65.0s to 80.0s"]', [(65, 80)]),
+        ('["0:10-0:20", "0:30-0:40"]', [(10, 20), (30, 40)]),
+        ('[{"timestamp": [1, 2]}, {"time": "0:30 - 0:40"}]', [(1, 2), (30, 40)]),
+        ('{"events": [{"start_s": 1, "end_s": 2}]}', [(1, 2)]),
+        ('{"answer": [[1, 2]], "confidence": 0.9}', [(1, 2)]),
+        ('[{"start": 1}]', []),
+        ('[{"start_ms": 1000, "end_ms": 2000}]', []),
+        ('["soon", "1 to 2"]', []),
+        ("<think>from 1 to 2", []),
+    ],
+)  # fmt: skip
+def test_the_span_or_none(text: str, spans: list[tuple[float, float]]) -> None:
+    assert parse_spans(text) == spans

@@ -13,8 +13,8 @@ from apr_plugin.harnesses.readers.answers import write_label
 from apr_plugin.harnesses.readers.prompt import paragraphs, split_options, strip_instructions
 from apr_plugin.harnesses.readers.reading import DocError, Reading
 from apr_plugin.loop.question import Option, QuestionKind
+from apr_plugin.scoring.options import split_label
 
-_PREFIX = re.compile(r"\s*(?:\(([A-Z0-9])\)|([A-Z0-9])[.):])\s*")
 _NO_SUBTITLES = re.compile(r"this video's subtitles are listed below:\s*no subtitles available\.?", re.IGNORECASE)
 
 
@@ -24,16 +24,12 @@ def by_position(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple
 
 
 def by_prefix(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[Option, ...]:
-    """Options that carry their label ("A. …", "(A) …"), as the task's prompt shows them unchanged; by position where one carries none.
+    """Options that carry their label ("A. …", "(A) …", "**A.** …"), as the task's prompt shows them unchanged; by position where one carries none.
 
     A label can be missing (some MMR-V questions go A, B, D): what is printed counts.
     """
     plain = [str(text) for text in texts]
-    options = [
-        Option(label=match[1] or match[2], text=text[match.end() :].strip())
-        for match, text in zip(map(_PREFIX.match, plain), plain, strict=True)
-        if match
-    ]
+    options = [Option(label=label, text=words) for label, words in filter(None, map(split_label, plain))]
     carried = {option.label for option in options}
     return _at_least_two(options) if len(carried) == len(plain) and carried <= set(labels) else by_position(plain, labels)
 

@@ -4,10 +4,13 @@ Every pattern here starts from a fixed phrase or a line start and has bounded re
 (a film's subtitles) is read in linear time.
 """
 
+# ruff: noqa: RUF001 - full-width and other signs that models write
+
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,12 +18,21 @@ from typing import Any
 from apr_plugin.harnesses.readers.answers import write_label
 from apr_plugin.harnesses.readers.reading import Reading
 from apr_plugin.loop.question import Option, QuestionKind
+from apr_plugin.scoring.options import label_of, label_pattern
 
-_LINE_MARKER = re.compile(r"^[ \t]*(?:[-*•][ \t]*)?(?:\((?P<round>[A-Z])\)|(?P<label>[A-Z])(?P<mark>[.):]))[ \t]*", re.MULTILINE)
-"""A label that begins a line: "A. ", "(A) ", "A) ", "A: ", "- A) "."""
+_CAPITAL = "[A-ZＡ-Ｚ]"
+_CJK = r"\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"
 
-_INLINE_MARKER = re.compile(r"(?<!\S)(?:\((?P<round>[A-Z])\)|(?P<label>[A-Z])(?P<mark>[.)])(?=\s))[ \t]*")
+_LINE_MARKER = re.compile(rf"^[ \t]*(?:[-•][ \t]*|\*[ \t]+)?(?:(?i:option|choice|选项|選項)[ \t]*)?{label_pattern(_CAPITAL)}[ \t]*", re.MULTILINE)
+"""A label that begins a line: "A. ", "(A) ", "A) ", "A: ", "- A) ", "[A] ", "**A.** ", "A、", "（A）", "Option A: "."""
+
+_INLINE_MARK = rf"(?:[.)](?=[{_CJK}]|\s)|[．）、])"
+
+_INLINE_MARKER = re.compile(rf"(?:(?<!\S)|(?<=[{_CJK}])){label_pattern(_CAPITAL, _INLINE_MARK)}[ \t]*")
 """A label within a line. "A:" is left out: within a line it is a speaker more often than an option."""
+
+MAX_STEP = 3
+"""The next label of a list is at most so many letters further on: two labels in a row may be missing (A, B, D)."""
 
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>[ \t]*")
 """Media tokens of another model's template; a policy that has such tokens itself would count them as media."""
@@ -57,7 +69,7 @@ class Split:
     """What stands before the options."""
 
     options: tuple[Option, ...]
-    """The options, or none where fewer than two consecutive labels from A on were found."""
+    """The options, or none where fewer than two labels from A on were found."""
 
     tail: str
     """What stands after them."""
@@ -94,10 +106,10 @@ def split_options(text: str) -> Split:
 
     Options at line starts are preferred to options within a line. The last option ends with its line.
     """
-    run = _last_run(_markers(text, _LINE_MARKER))
+    run = _last_run(_markers(text, _LINE_MARKER, _line_style), recent=True)
     inline = run is None
     if run is None:
-        run = _last_run(marker for marker in _markers(text, _INLINE_MARKER) if _may_open(text, marker))
+        run = _last_run((marker for marker in _markers(text, _INLINE_MARKER, _inline_style) if _may_open(text, marker)), recent=False)
     if run is None:
         return Split(text, (), "")
     line_end = text.find("\n", run[-1].end)
@@ -105,7 +117,7 @@ def split_options(text: str) -> Split:
     stops = [marker.start for marker in run[1:]] + [end]
     texts = [text[marker.end : stop].strip() for marker, stop in zip(run, stops, strict=True)]
     if inline:
-        texts = [option.rstrip(",; ") for option in texts]
+        texts = [option.rstrip(",;，； ") for option in texts]
         texts[-1] = strip_instructions(texts[-1])
     options = tuple(Option(label=marker.label, text=option) for marker, option in zip(run, texts, strict=True))
     return Split(text[: run[0].start], options, text[end:])
@@ -128,41 +140,53 @@ def paragraphs(*parts: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _markers(text: str, pattern: re.Pattern[str]) -> list[_Marker]:
-    found = [
-        _Marker(label=match["round"] or match["label"], style="()" if match["round"] else match["mark"], start=match.start(), end=match.end())
-        for match in pattern.finditer(text)
-    ]
+def _markers(text: str, pattern: re.Pattern[str], style_of: Callable[[re.Match[str]], str]) -> list[_Marker]:
+    found = [_Marker(label=label_of(match), style=style_of(match), start=match.start(), end=match.end()) for match in pattern.finditer(text)]
     # "A: …" twice is two people talking, not two lists of options.
     speakers = [marker.label for marker in found if marker.style == ":"]
     return [marker for marker in found if marker.style != ":"] if len(speakers) > len(set(speakers)) else found
 
 
+def _line_style(match: re.Match[str]) -> str:
+    """Labels that begin lines make one list however they are written; only "A:" is a style of its own, as it may be a speaker's."""
+    return ":" if match["mark"] in (":", "：") else "line"
+
+
+def _inline_style(match: re.Match[str]) -> str:
+    held = next(group for group in ("bold", "round", "square", "label") if match[group])
+    return held if held != "label" else unicodedata.normalize("NFKC", match["mark"])
+
+
 def _may_open(text: str, marker: _Marker) -> bool:
     """Whether "A." within a line can open a list: after the end of a sentence it does, in "vitamin A. or B." it does not."""
-    if marker.style != "." or marker.label != "A":
+    if marker.style not in (".", "、") or marker.label != "A":
         return True
     before = text[max(0, marker.start - 20) : marker.start].rstrip()
-    return not before or before[-1] in ".?!:;,)\"'"
+    return not before or before[-1] in ".?!:;,)\"'？。！：；，）"
 
 
-def _last_run(markers: Iterable[_Marker]) -> list[_Marker] | None:
-    """Of all runs A, B, … in one style, at least two long, the one that begins last.
+def _last_run(markers: Iterable[_Marker], *, recent: bool) -> list[_Marker] | None:
+    """Of all runs A, B, … in one style, at least two long, the one that begins last. Labels may be left out (A, B, D).
 
     A label belongs to the latest run that waits for it, so that "(B) both (A) and more (C) none" is A, B, C.
+
+    Args:
+        markers: In order of the text.
+        recent: Whether a run that lacks a label but was added to later goes before one that waits for just this label.
     """
-    waiting: dict[tuple[str, str], list[list[_Marker]]] = {}
+    ending: dict[tuple[str, int], list[list[_Marker]]] = {}
     runs: list[list[_Marker]] = []
     for marker in markers:
+        letter = ord(marker.label)
         if marker.label == "A":
             run = [marker]
             runs.append(run)
         else:
-            stack = waiting.get((marker.style, marker.label))
-            if not stack:
+            stacks = [stack for step in range(1, MAX_STEP + 1) if (stack := ending.get((marker.style, letter - step)))]
+            if not stacks:
                 continue
-            run = stack.pop()
+            run = (max(stacks, key=lambda stack: stack[-1][-1].start) if recent else stacks[0]).pop()
             run.append(marker)
-        waiting.setdefault((marker.style, chr(ord(marker.label) + 1)), []).append(run)
+        ending.setdefault((marker.style, letter), []).append(run)
     long_enough = [run for run in runs if len(run) > 1]
     return long_enough[-1] if long_enough else None

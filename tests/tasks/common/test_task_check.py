@@ -170,3 +170,38 @@ def test_every_source_is_whole(source: Any) -> None:
     for part in ("| source |", "| licence |", "| videos |", "## Data", "## What is measured", "## Published scores", "ublished, not measured here"):
         assert part in readme, part
     assert f"apr tasks check apr_{source.folder}" in readme and "apr eval --tasks apr_" in readme and f"{source.n:,}" in readme
+
+
+def test_names_in_annotations_lead_nowhere_else(home: Path, shared_videos: dict[str, Path]) -> None:
+    """A row may name any path; only what lies below the folders is found, by its last part."""
+    from apr_plugin.tasks.common.media import Library
+
+    for name in ("outside.mp4", "videos/inside.mp4", "videos/sub/deep.mp4"):
+        write(home / name, shared_videos["silent"].read_bytes())
+    library = Library([home / "videos"])
+    for name in (str(home / "outside.mp4"), "../outside.mp4", "sub/../../outside.mp4", "../videos/../outside", "/etc/passwd", "..", "/", "a\0b"):
+        found = library.find(name)
+        assert not found.is_file() and found.is_relative_to(home / "videos") and ".." not in found.parts, name
+    assert library.find("/data/of/someone/inside.mp4") == home / "videos/inside.mp4"
+    assert library.find("../../deep") == home / "videos/sub/deep.mp4"
+
+
+def test_check_inside_a_folder(home: Path) -> None:
+    """A link out of it is not followed, and not hashed."""
+    folder = home / "data/vsibench/videos/scannet"
+    (home / "elsewhere.mp4").write_bytes((folder / "good.mp4").read_bytes())
+    (folder / "gone.mp4").symlink_to(home / "elsewhere.mp4")
+    done = _apr("tasks", "check", "apr_vsibench", "--media-root", home / "data")
+    assert done.exit_code == 1 and "1 videos present, 0 missing, 2 unreadable" in done.output, done.output
+    assert f"gone.mp4  it lies outside media_root={home / 'data'}" in done.output
+    gone = json.loads((home / "home/manifests/apr_vsibench.json").read_text())["videos"][1]
+    assert (gone["state"], gone["sha256"], gone["seconds"]) == ("unreadable", "", None)
+    assert "2 videos present, 0 missing, 1 unreadable" in _apr("tasks", "check", "apr_vsibench").output
+    assert isinstance(_apr("tasks", "check", "apr_vsibench", "--media-root", home / "no").exception, AprError)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(home: Path) -> None:
+    import os
+
+    os.mkfifo(home / "m.json")
+    assert Manifest(home / "m.json").facts == {}

@@ -1,0 +1,70 @@
+"""Options of lmms-eval's command line that an agent can't obey: refused, or said and kept out of what the results claim."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from apr_plugin.errors import AprError
+from apr_plugin.terminal import quoted, warn
+
+_REFUSED = {
+    "num_fewshot": "the loop asks each question by itself, without examples",
+    "apply_chat_template": "each policy writes its own prompts",
+    "fewshot_as_multiturn": "the loop asks each question by itself, without examples",
+    "system_instruction": "give instructions with the model_arg system_prompt=FILE",
+    "force_simple": "it has no simple form",
+}
+"""Option -> why it can't apply to model apr, or what does."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what can't apply.
+
+    Args:
+        options: By lmms-eval's own names; those that are absent, `None` or off are not asked for.
+
+    Raises:
+        AprError: one can't apply; the message names it and its value.
+    """
+    for name, why in _REFUSED.items():
+        if value := options.get(name):
+            told = f"--{name}" if value is True else f"--{name} {value if isinstance(value, int) else quoted(value)}"
+            raise AprError(f"{told} can't apply to model apr: {why}; leave it out")
+    limit = options.get("limit")
+    if limit is not None and not (limit == -1 or 0 < limit < math.inf):
+        raise AprError(f"--limit {limit:g}: it must be a number above 0, or -1 for every question")
+
+
+def say_unused(gen_kwargs: str) -> None:
+    """Say which generation settings the loop does not use: all of them, since they are made for one short reply."""
+    warn(
+        f"--gen_kwargs {gen_kwargs}: model apr uses none of it, and results.json leaves it out; "
+        "the model_args temperature, top_p, top_k, max_new_tokens set how turns are sampled"
+    )
+
+
+def check_evaluation() -> None:
+    """Do the same for the evaluation that is making this model, whoever started it: `lmms-eval`, `apr eval`, or a program.
+
+    lmms-eval tells a model nothing of these options, and writes those it was given into its results. So the values are looked up in the call of
+    its evaluator, and the generation settings, which that call holds in a mapping and in the parsed command line, are emptied there.
+
+    Raises:
+        AprError: as `check_options`.
+    """
+    frame: Any = sys._getframe()
+    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("simple_evaluate", "lmms_eval.evaluator"):
+        frame = frame.f_back
+    if frame is None:
+        return
+    values: Mapping[str, Any] = frame.f_locals
+    check_options(values)
+    given = values.get("gen_kwargs")
+    if isinstance(given, dict) and given:
+        say_unused(str(getattr(values.get("cli_args"), "gen_kwargs", "") or ",".join(f"{key}={value}" for key, value in given.items())))
+        given.clear()
+        if values.get("cli_args") is not None:
+            values["cli_args"].gen_kwargs = ""

@@ -1,0 +1,172 @@
+"""Files of lines that several processes append to: whole lines, on disk when the call returns, and a torn one only where its writer died.
+
+Who writes holds a lock on the file itself (`flock`), so a killed process leaves none behind. On Linux and macOS, local or over NFS, it holds between
+all processes; on a file system without locks one process at a time may write. Windows has no `flock` and is not supported (WSL is).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from apr_plugin.loop.trajectory import TrajectoryError
+
+PATIENCE_S = 5.0
+"""How long a reader waits for a writer, which holds the lock for one line; then it reads what there is."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and wait until it is on disk. On failure the file is cut back to what it held before.
+
+    Raises:
+        TrajectoryError: the disk is full, or the file can't be written.
+    """
+    try:
+        fd = _open_locked(path)
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot write trajectories: {error.strerror or error}. Choose a folder you can write to.") from error
+    before = os.fstat(fd).st_size
+    try:
+        before = _cut_torn_tail(fd, before)
+        data = line.encode() + b"\n"
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+        if not before:
+            sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, before)
+        raise TrajectoryError(
+            f"{path}: cannot write trajectories: {error.strerror or error}. What was finished is safe; make room and run the same command again."
+        ) from error
+    finally:
+        os.close(fd)
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Remove an unfinished last line, as a kill in mid-write leaves one; that question was never reported done.
+
+    A line that a living process is still writing is no torn one: its writer holds the lock, and is waited for.
+    """
+    fd = _open_locked(path, create=False)
+    try:
+        _cut_torn_tail(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep every process from writing to a file, also while another takes its place; it can be read."""
+    fd = _open_locked(path, fcntl.LOCK_SH, create=False)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Each whole line of a file: its number from 1, where it begins in bytes, and the line with its newline. Empty ones are left out.
+
+    Raises:
+        TrajectoryError: the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            end, start = _whole(file), 0
+            for number, line in enumerate(file, 1):
+                if start + len(line) > end or not line.endswith(b"\n"):
+                    return
+                if line.strip():
+                    yield number, start, line
+                start += len(line)
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot read trajectories: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a new file's name on disk, as `fsync` does with its content."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) -> int:
+    """The file that has this name once nobody else holds it: while waiting, a merged one may have taken its place."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o644)
+        try:
+            with _where_locks_exist():
+                fcntl.flock(fd, kind)
+            ours = os.fstat(fd)
+            with contextlib.suppress(FileNotFoundError):
+                named = os.stat(path)  # noqa: PTH116
+                if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _whole(file: BinaryIO) -> int:
+    """Bytes up to the end of the last whole line. What is before stays as it is for good; what comes after may be another process's half line."""
+    fd, until = file.fileno(), time.monotonic() + PATIENCE_S
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return sys.maxsize  # a pipe, which has no size
+    with _where_locks_exist():
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.005)
+    try:
+        return _last_newline(fd, os.fstat(fd).st_size) + 1
+    finally:
+        with _where_locks_exist():
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _where_locks_exist() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _cut_torn_tail(fd: int, size: int) -> int:
+    """The size that is left."""
+    keep = _last_newline(fd, size) + 1
+    if keep < size:
+        os.ftruncate(fd, keep)
+    return keep
+
+
+def _last_newline(fd: int, size: int) -> int:
+    """Where the last newline is; -1 where there is none."""
+    position = size
+    while position > 0:
+        step = min(65_536, position)
+        position -= step
+        found = os.pread(fd, step, position).rfind(b"\n")
+        if found >= 0:
+            return position + found
+    return -1

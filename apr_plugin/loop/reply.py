@@ -1,0 +1,83 @@
+"""What a completion says: as a turn, and where an answer is expected (in the passive turn, and where an answer is forced)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from apr_plugin.loop.action import ACTIONS, Answer
+from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.parse import ParsedTurn, parse_turn
+from apr_plugin.loop.policy import Generation
+from apr_plugin.loop.question import Question, QuestionKind
+from apr_plugin.scoring.answers import match_option
+from apr_plugin.scoring.text import without_turn_marks
+from apr_plugin.scoring.thought import split_thought
+
+_TURN_KEYS = re.compile(r'"(?:observation|action)"\s{0,9}:')
+
+
+@dataclass(frozen=True)
+class AnswerReply:
+    """A reply, read as an answer."""
+
+    parsed: ParsedTurn
+    """The reply as a turn, for the record."""
+
+    content: str = ""
+    """What was answered; empty where nothing was."""
+
+    fault: ActionError | None = None
+    """Why there is no answer, or why the one there is can't be relied on."""
+
+    bare: bool = False
+    """Whether the answer was written without the object around it."""
+
+
+def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
+    """`parse_turn` of what was generated. Where there are no words, the error says what came instead of them."""
+    parsed = parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut)
+    if generation.remark and not generation.text.strip():
+        return replace(parsed, error=ActionError(ErrorCode.MALFORMED_JSON, generation.remark))
+    return parsed
+
+
+def read_answer(generation: Generation, question: Question) -> AnswerReply:
+    """The answer that a completion states: that of its JSON object, else its words outside thought.
+
+    A reply that ends within its thought is no answer, and neither is a turn that is none. A reply that was cut off without a mark of thought may be
+    thought that the chat template opened: only what it begins with counts. Words of a free-form answer that was cut off are kept, with the
+    fault named.
+    """
+    parsed = read_turn(generation, answer_only=True)
+    if isinstance(parsed.action, Answer):
+        content = split_thought(parsed.action.content).said
+        return AnswerReply(parsed, content, None if content else _no_answer())
+    if parsed.action is not None:
+        return AnswerReply(parsed, fault=_missing("the reply asks for a look, and only an answer counts."))
+    reply = split_thought(generation.text)
+    said = without_turn_marks(reply.said)
+    if reply.unclosed:
+        return AnswerReply(parsed, fault=_missing("the reply held no answer: it ends within its thought, which is never closed."))
+    if not said and generation.remark:
+        return AnswerReply(parsed, fault=parsed.error)
+    if not said:
+        return AnswerReply(parsed, fault=_missing("the reply held no answer after its thought.") if reply.thought else _no_answer())
+    if _TURN_KEYS.search(said):
+        return AnswerReply(parsed, fault=parsed.error)
+    if not generation.cut or reply.thought:
+        return AnswerReply(parsed, said, bare=True)
+    cut_off = _missing("the reply was cut off at its length limit and may be thought; allow it more new tokens.")
+    if question.kind is QuestionKind.MCQ:
+        label = match_option(said, [(option.label, option.text) for option in question.options], opening=True)
+        return AnswerReply(parsed, label, bare=True) if label else AnswerReply(parsed, fault=cut_off)
+    return AnswerReply(parsed, said if question.kind is QuestionKind.FREE_FORM else "", cut_off, bare=True)
+
+
+def _missing(message: str) -> ActionError:
+    return ActionError(ErrorCode.ANSWER_EXPECTED, message)
+
+
+def _no_answer() -> ActionError:
+    return _missing("the reply held no answer.")

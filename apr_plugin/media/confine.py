@@ -1,0 +1,23 @@
+"""Keeping the files that a data set names inside one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apr_plugin.media.errors import MediaOpenError
+
+
+def confine(path: str | Path, root: str | Path | None) -> None:
+    """See that a file lies inside a folder, once every link on the way is followed. Without a folder every file may be read.
+
+    Raises:
+        MediaOpenError: it lies elsewhere.
+    """
+    if root is None:
+        return
+    try:
+        inside = Path(path).resolve().is_relative_to(Path(root).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links (a RuntimeError before Python 3.13), a null character
+        raise MediaOpenError(path, "open", f"where it lies can't be found out ({error}); only files inside media_root={root} may be read") from error
+    if not inside:
+        raise MediaOpenError(path, "open", f"it lies outside media_root={root}; only files inside may be read")

@@ -1,0 +1,183 @@
+"""The one place where a file is given to libav: a local file, checked by its descriptor, in one of the formats that video data sets come in.
+
+libav never sees a name. It gets the descriptor of a file that was found to be a plain one, and may open nothing else: no address, no playlist and
+no other file that this one names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from apr_plugin.media import kinds
+from apr_plugin.media.errors import MediaOpenError, MediaTooLarge, words
+
+Version = tuple[int, int]
+"""What tells a file from one that takes its name: size in bytes and time of change in nanoseconds."""
+
+MAX_PIXELS = 8192 * 8192
+"""Larger pictures are decoded nowhere: room for 8K and for two 8K halves of a 360-degree film."""
+
+PIXELS_HERE = 4096 * 4096
+"""Larger pictures are decoded only by a worker process, whose memory is limited."""
+
+_FILMS = (
+    "mov,matroska,webm,avi,flv,live_flv,kux,mpegts,mpeg,asf,asf_o,ogg,rm,wtv,mxf,nut,dv,ivf,gxf,gif,apng,nsv,nuv,pva,dhav,yuv4mpegpipe,mtv,"
+    "wav,w64,mp3,flac,aac,loas,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,tta,wv,ape,mpc,mpc8,voc,tak,shn,oma,ircam"
+)
+_RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"  # pictures without any time stamps
+
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+# Names and titles in a broken encoding are no reason to refuse a file; from release 19 on PyAV never does.
+
+
+def check_file(path: str) -> Version:
+    """Refuse what is no plain file with anything in it, without opening it.
+
+    Raises:
+        MediaOpenError: missing, a folder, a device, a pipe, a socket, empty.
+    """
+    try:
+        return _plain(path, os.stat(path))  # noqa: PTH116 - any name, also an impossible one
+    except (OSError, ValueError) as error:
+        address = _ADDRESS.match(path) and "it is an address, and only local files are opened"
+        raise MediaOpenError(path, "open", address or _why(error)) from error
+
+
+@contextlib.contextmanager
+def descriptor(path: str, version: Version | None = None) -> Iterator[int]:
+    """A plain file, open for reading; closed when the context ends.
+
+    It is looked at before it is opened, since opening a device can do something, and again after, since it may be another file by then. Opening
+    never waits, as it would for a pipe that nobody writes into.
+
+    Raises:
+        MediaOpenError: as `check_file`; or it is not the file of that `version`.
+    """
+    check_file(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MediaOpenError(path, "open", _why(error)) from error
+    try:
+        now = _plain(path, os.fstat(fd))
+        if version is not None and now != version:
+            raise MediaOpenError(path, "open", "the file has changed since it was opened")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _why(error: OSError | ValueError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else words(error)
+
+
+def _plain(path: str, facts: os.stat_result) -> Version:
+    if stat.S_ISDIR(facts.st_mode):
+        raise MediaOpenError(path, "open", "it is a folder, not a file")
+    if not stat.S_ISREG(facts.st_mode):
+        raise MediaOpenError(path, "open", "it is a device or a pipe, not a file")
+    if facts.st_size == 0:
+        raise MediaOpenError(path, "open", "the file is empty")
+    return facts.st_size, facts.st_mtime_ns
+
+
+def open_container(path: str, version: Version | None = None, max_pixels: int = MAX_PIXELS) -> InputContainer:
+    """Open a file with libav.
+
+    Args:
+        path: The file.
+        version: What `check_file` said of it before, where it must be the same file.
+        max_pixels: No picture with more pixels is decoded, neither now nor later.
+
+    Raises:
+        MediaTooLarge: its pictures have more pixels than that.
+        MediaOpenError: it is no film and no sound, or one that can't be read.
+    """
+    with descriptor(path, version) as fd:
+        try:
+            head = os.pread(fd, kinds.HEAD_BYTES, 0)
+            size = os.fstat(fd).st_size
+            known = kinds.picture(fd, head, size)
+            if known is not None:
+                raise MediaOpenError(path, "open", known)
+            container = _detect(path, fd, head, size, max_pixels)
+        except OSError as error:
+            raise MediaOpenError(path, "open", words(error)) from error
+        try:
+            _check(path, fd, head, size, container, max_pixels)
+        except BaseException:
+            container.close()
+            raise
+        return container
+
+
+def _detect(path: str, fd: int, head: bytes, size: int, max_pixels: int) -> InputContainer:
+    """Open by content, and by the name's ending where the content does not tell (MP3 after a large cover)."""
+    try:
+        return _open(fd, max_pixels)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        told = kinds.no_film(fd, head, size, path)
+        if told is None and isinstance(error, av.InvalidDataError):
+            named = _format_of(Path(path).suffix[1:].lower())
+            if named is not None:
+                with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+                    return _open(fd, max_pixels, named)
+        if told is None and error.args and error.args[0] == 22:  # how libav says that the format is none of those it may open
+            told = "it is damaged, or in a format that is not opened; `ffmpeg -i IN OUT.mkv` makes a film of one"
+        raise MediaOpenError(path, "open", told or words(error)) from error
+
+
+def _open(fd: int, max_pixels: int, named: str | None = None) -> InputContainer:
+    os.lseek(fd, 0, os.SEEK_SET)
+    container: InputContainer = av.open(
+        "fd:",
+        mode="r",
+        format=named,
+        options={"max_pixels": str(max_pixels)},
+        container_options={"fd": str(fd), "protocol_whitelist": "fd", "format_whitelist": f"{_FILMS},{_RAW}"},
+        **_TOLERANT,
+    )
+    return container
+
+
+def _format_of(suffix: str) -> str | None:
+    """The format that files with such a name usually are in."""
+    for name in _FILMS.split(",") if suffix else ():
+        with contextlib.suppress(ValueError):  # not every build of libav has each
+            if suffix in av.format.ContainerFormat(name, "r").extensions:
+                return name
+    return None
+
+
+def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer, max_pixels: int) -> None:
+    """Refuse what libav opens and can't read, and what would take too much memory."""
+    if container.format.name in _RAW.split(","):
+        raise MediaOpenError(path, "open", "it is a bare stream without time stamps; `ffmpeg -i IN -c copy OUT.mkv` puts it into a container")
+    told = kinds.no_content(fd, head, size, container)
+    if told is not None:
+        raise MediaOpenError(path, "open", told)
+    for stream in container.streams.video:
+        context = stream.codec_context
+        if context is None:
+            continue
+        context.options = {**context.options, "max_pixels": str(max_pixels)}
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        pixels = context.width * context.height  # 0 where libav found more than `max_pixels`, or no size at all
+        if pixels > MAX_PIXELS:
+            limit = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
+            raise MediaTooLarge(path, "open", f"its pictures would be {context.width}x{context.height} pixels; {limit}")
+        if pixels > max_pixels or (not pixels and max_pixels < MAX_PIXELS):
+            size_px = f"{context.width}x{context.height} pixels" if pixels else "of an unknown size"
+            raise MediaTooLarge(path, "open", f"its pictures are {size_px}, which is decoded in a process of its own only")

@@ -1,0 +1,100 @@
+"""Every difference between releases of transformers (4.57 and later) that the policies meet, in one place.
+
+Each function says which releases differ. What a release calls something is read from its signatures and classes, not from its version number, except
+where only the results differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LINEAR_ATTENTION_SINCE = (5, 10)
+"""The first release whose linear attention layers go on from a cached state when they read several tokens; before, they forgot it without a word."""
+
+
+def release() -> tuple[int, ...]:
+    """Major and minor number of the transformers that is installed."""
+    import transformers
+
+    return tuple(int(number) for number in transformers.__version__.split(".")[:2])
+
+
+def taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function of this release has."""
+    known = inspect.signature(function).parameters
+    return {key: value for key, value in offered.items() if key in known}
+
+
+def cache_argument(model: Any) -> str:
+    """What a model's `forward` calls its cache: `past_key_values`, or `cache` (5.24 and later, where the old name goes in 5.40).
+
+    Raises:
+        ValueError: it has neither.
+    """
+    known = inspect.signature(type(model).forward).parameters  # of the class: accelerate puts a function of its own on the instance
+    for name in ("cache", "past_key_values"):
+        if name in known:
+            return name
+    raise ValueError(f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)")
+
+
+def rope_holder(model: Any) -> Any:
+    """The part of a model that computes M-RoPE positions: the Omni Thinkers themselves, else the model inside."""
+    inner = getattr(model, "model", None)
+    return inner if hasattr(inner, "get_rope_index") else model
+
+
+def has_linear_attention(config: Any) -> bool:
+    """Whether some layers of a model keep a state in place of keys and values (Qwen3.5: three of four)."""
+    return "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
+
+
+def new_cache(config: Any = None) -> Any:
+    """An empty cache; a configuration is needed where layers are not all alike."""
+    from transformers import DynamicCache
+
+    return DynamicCache() if config is None else DynamicCache(config=config)
+
+
+def states_of(layer: Any) -> tuple[Any, Any] | None:
+    """The states (convolution, recurrence) of a linear attention layer's cache, `None` for another layer.
+
+    They are held by number since 5.14, by themselves before.
+    """
+    if not hasattr(layer, "recurrent_states"):
+        return None
+    return tuple(held[0] if isinstance(held, dict) else held for held in (layer.conv_states, layer.recurrent_states))
+
+
+def chat_template(processor: Any) -> str | None:
+    """A checkpoint's chat template: the processor's, or in older checkpoints the tokenizer's."""
+    template: str | None = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    return template
+
+
+def whole_frames(video_processor: Any) -> dict[str, Any]:
+    """Options with which a video processor keeps to the limits it is given (some releases of Qwen3-VL's put a limit of their own on each frame)."""
+    return {"cap_pixels_per_frame": False} if hasattr(video_processor, "cap_pixels_per_frame") else {}
+
+
+def clip_size(processor: Any) -> Mapping[str, int]:
+    """Limits of clips: the Omni processors have their own, whatever their video processor says; where they are kept differs."""
+    own = getattr(processor, "videos_kwargs", None)
+    if own is None:
+        own = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("videos_kwargs", {})
+    size: Mapping[str, int] = own.get("size") or processor.video_processor.size
+    return size
+
+
+def expands_bare_clip(processor: Any) -> bool:
+    """Whether the placeholder of a clip is expanded without the marks around it, so that those must not be there.
+
+    Each pair of frames brings marks of its own. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it, took the template's away; later
+    ones leave a second pair around the clip, which the model was not trained with (github.com/vllm-project/vllm/issues/46817).
+    """
+    from transformers.processing_utils import ProcessorMixin
+
+    own = getattr(type(processor), "replace_video_token", None)
+    return own is not None and own is not getattr(ProcessorMixin, "replace_video_token", None)
