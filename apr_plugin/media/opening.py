@@ -7,6 +7,7 @@ no other file that this one names.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import stat
@@ -37,6 +38,13 @@ _FILMS = (
 _RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"  # pictures without any time stamps
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_PROBED = (
+    "h264,hevc,vvc,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,h261,h263,h263i,h263p,flv,"
+    "rv10,rv20,rv30,rv40,vp6,vp6a,vp6f"
+)
+# Decoders of pictures that libav may use to find out what a file holds, before anybody can tell it how large a picture may be: those that it needs
+# for the order or the size of pictures. What the others decode is what this package asks of them, under that limit.
+
 _TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Names and titles in a broken encoding are no reason to refuse a file; from release 19 on PyAV never does.
 
@@ -111,7 +119,7 @@ def open_container(path: str, version: Version | None = None, max_pixels: int = 
             known = kinds.picture(fd, head, size)
             if known is not None:
                 raise MediaOpenError(path, "open", known)
-            container = _detect(path, fd, head, size, max_pixels)
+            container = _detect(path, fd, head, size)
         except OSError as error:
             raise MediaOpenError(path, "open", words(error)) from error
         try:
@@ -122,33 +130,48 @@ def open_container(path: str, version: Version | None = None, max_pixels: int = 
         return container
 
 
-def _detect(path: str, fd: int, head: bytes, size: int, max_pixels: int) -> InputContainer:
+def _detect(path: str, fd: int, head: bytes, size: int) -> InputContainer:
     """Open by content, and by the name's ending where the content does not tell (MP3 after a large cover)."""
     try:
-        return _open(fd, max_pixels)
+        return _open(fd)
     except (av.FFmpegError, OSError, ValueError) as error:
         told = kinds.no_film(fd, head, size, path)
         if told is None and isinstance(error, av.InvalidDataError):
             named = _format_of(Path(path).suffix[1:].lower())
             if named is not None:
                 with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-                    return _open(fd, max_pixels, named)
+                    return _open(fd, named)
         if told is None and error.args and error.args[0] == 22:  # how libav says that the format is none of those it may open
             told = "it is damaged, or in a format that is not opened; `ffmpeg -i IN OUT.mkv` makes a film of one"
         raise MediaOpenError(path, "open", told or words(error)) from error
 
 
-def _open(fd: int, max_pixels: int, named: str | None = None) -> InputContainer:
+def _open(fd: int, named: str | None = None) -> InputContainer:
     os.lseek(fd, 0, os.SEEK_SET)
     container: InputContainer = av.open(
         "fd:",
         mode="r",
         format=named,
-        options={"max_pixels": str(max_pixels)},
-        container_options={"fd": str(fd), "protocol_whitelist": "fd", "format_whitelist": f"{_FILMS},{_RAW}"},
-        **_TOLERANT,
+        container_options={
+            "fd": str(fd),
+            "protocol_whitelist": "fd",
+            "format_whitelist": f"{_FILMS},{_RAW}",
+            "codec_whitelist": _probed(),
+        },
+        **_TOLERANT,  # no `options`: PyAV writes past the end of a list of them where streams appear later than the headers (FLV, MPEG-TS)
     )
     return container
+
+
+@functools.cache
+def _probed() -> str:
+    """Decoders that libav may use while it opens a file: those of sound and subtitles, and `_PROBED`."""
+    others = []
+    for name in av.codecs_available:
+        with contextlib.suppress(ValueError):  # encoders
+            if av.Codec(name, "r").type != "video":
+                others.append(name)
+    return ",".join([_PROBED, *sorted(others)])
 
 
 def _format_of(suffix: str) -> str | None:
@@ -174,10 +197,10 @@ def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer
         context.options = {**context.options, "max_pixels": str(max_pixels)}
         if stream.disposition & Disposition.attached_pic:
             continue
-        pixels = context.width * context.height  # 0 where libav found more than `max_pixels`, or no size at all
+        pixels = context.width * context.height  # 0 where nothing tells before a picture is decoded
         if pixels > MAX_PIXELS:
             limit = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
-            raise MediaTooLarge(path, "open", f"its pictures would be {context.width}x{context.height} pixels; {limit}")
+            raise MediaOpenError(path, "open", f"its pictures would be {context.width}x{context.height} pixels; {limit}")
         if pixels > max_pixels or (not pixels and max_pixels < MAX_PIXELS):
             size_px = f"{context.width}x{context.height} pixels" if pixels else "of an unknown size"
             raise MediaTooLarge(path, "open", f"its pictures are {size_px}, which is decoded in a process of its own only")

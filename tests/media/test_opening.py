@@ -22,6 +22,7 @@ from films import write_film
 
 from apr_plugin.media import MediaError, MediaOpenError, Video, isolated, local, opening
 from apr_plugin.media.errors import MediaTooLarge
+from apr_plugin.media.isolated import IsolatedFile
 from apr_plugin.media.local import LocalFile
 
 Maker = Callable[..., Path]
@@ -243,11 +244,13 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(tmp_path: Path, monke
     path = _png_film(tmp_path / "bomb.mov", 16_000, whole=False)
     with monkeypatch.context() as changed:
         changed.setattr(local, "read_info", lambda *_: pytest.fail("it was read"))
-        with pytest.raises(MediaTooLarge):
-            LocalFile(str(path), 1, opening.PIXELS_HERE)
-    for isolation in ("auto", "always", "never"):
-        reason = _refusal(path, isolation=isolation)
-        assert "far too large" in reason or "16000x16000" in reason
+        changed.setattr(IsolatedFile, "__init__", lambda *_: pytest.fail("a worker was asked"))
+        for isolation in ("auto", "never"):
+            assert "16000x16000" in _refusal(path, isolation=isolation)
+        large = _png_film(tmp_path / "large.mov", 4200, whole=False)
+        with pytest.raises(MediaTooLarge, match="4200x4200"):
+            LocalFile(str(large), 1, opening.PIXELS_HERE)
+    assert "16000x16000" in _refusal(path, isolation="always")
 
 
 def test_large_pictures_take_the_memory_of_a_worker_only(tmp_path: Path) -> None:
@@ -264,6 +267,17 @@ with Video.open(sys.argv[1]) as video:
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert done.stdout.startswith("True (1, 56, 56, 3)"), done.stderr
     assert int(done.stdout.split()[-1]) < 70
+
+
+@pytest.mark.parametrize("name", ["film.flv", "film.ts", "film.mpg"])
+def test_streams_that_appear_later_than_the_headers_do_no_harm(make_video: Maker, name: str) -> None:
+    """PyAV writes past the end of a list where it was given options for streams that are not there yet, and the process may crash."""
+    codec, sound = ("mpeg2video", "mp2") if name.endswith("mpg") else ("libx264", "aac")
+    path = make_video(name, sound_s=2.0, frames=50, codec=codec, fps=25, audio_codec=sound)
+    for _ in range(20):
+        container = opening.open_container(str(path), None, opening.PIXELS_HERE)
+        assert [stream.type for stream in container.streams.get(video=0, audio=0)] == ["video", "audio"]
+        container.close()
 
 
 def test_a_picture_that_grows_too_large_later_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,8 +327,8 @@ def test_every_open_of_the_package_goes_through_one_function() -> None:
         lines = [line for line in path.read_text().splitlines() if "av.open(" in line or "VideoReader(" in line or "Image.open(" in line]
         if lines:
             found[str(path.relative_to(REPOSITORY / "apr_plugin"))] = lines
-    assert set(found) <= {"media/opening.py", "media/decord.py", "policies/openai_media.py", "harnesses/lmms_eval.py"}, found
-    assert all('"w"' in line for line in found.get("policies/openai_media.py", []))
+    assert set(found) <= {"media/opening.py", "media/decord.py", "policies/openai_media.py", "harnesses/lmms_eval.py", "cli/doctor.py"}, found
+    assert all('"w"' in line for name in ("policies/openai_media.py", "cli/doctor.py") for line in found.get(name, []))
     assert all("/dev/fd/" in line for line in found["media/decord.py"])
 
 
