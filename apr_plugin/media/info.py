@@ -169,7 +169,7 @@ def read_info(path: str, container: InputContainer) -> Opened:
         size=size,
         rotation=orientation.turns * 90,
         mirrored=orientation.mirrored,
-        pixel_format=_pixel_format(video.codec_context) if video is not None else "",
+        pixel_format=first.format.name if first is not None else _pixel_format(video.codec_context) if video is not None else "",
         video_stream=video.index if video is not None else None,
         video_codec=video.codec_context.name if video is not None else "",
         video_why=video_why,
