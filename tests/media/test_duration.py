@@ -104,7 +104,7 @@ def test_a_whole_file_is_not_taken_for_a_cut_one(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3\xff", b"\0\0\0\x08ftyp", b"RIFF", b"FLV", b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff"]
+    "head", [b"\0", b"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3\xff", b"\0\0\0\x08ftyp", b"RIFF", b"FLV", b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff"]
 )
 def test_any_head_is_whole_or_cut_and_no_error(tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "head"
