@@ -7,7 +7,7 @@ import re
 MAX_OBJECTS = 64
 """How many opening braces of a text are tried as the beginning of an object."""
 
-MAX_SCANNED_CHARS = 1_000_000
+MAX_SCANNED_CHARS = 500_000
 """How many characters are looked at in all while searching for objects, so that no text takes longer than a fraction of a second."""
 
 _STEP = re.compile(r'"(?:[^"\\]|\\.)*+"|"|\{+|\}+', re.DOTALL)

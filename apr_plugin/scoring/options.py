@@ -47,6 +47,9 @@ _WRONG = re.compile(
     r"(?:wrong|incorrect|false|not|no|cannot|can['’]?t|isn['’]?t|doesn['’]?t|eliminated|ruled|excluded|unlikely|impossible|irrelevant|不|错|錯)(?![a-z])",
     re.IGNORECASE,
 )
+_SAID_RIGHT = re.compile(
+    r"\s{0,3}(?:(?:this|it|that)\s)?(?:is\s{1,3})?(?:the\s)?(?:right|correct|yes|true|best|answer|\u6b63\u786e|\u5bf9)\b", re.IGNORECASE
+)
 _HEDGED = r"\b(?:or|maybe|perhaps|possibly|either|both|and\salso)\s{1,3}(?:option\s{1,3}|choice\s{1,3})?"
 _MARKED = re.compile(r"(\*{1,3}|_{2}|`)\s{0,2}[(\[]?([^\W_]{1,3})[)\]]?\s{0,2}([.:)]?)\s{0,2}\1")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|bf|rm)\s{0,2}\{([^{}]{0,500})\}")
@@ -187,7 +190,11 @@ def _leading(text: str, rules: _Rules, options: Sequence[tuple[str, str]], by_la
         or rules.hedged.search(rest)
     ):
         return None
-    listed = {_folded(other[1] or other[2]) for other in rules.others.finditer(rest)} - {_folded(label)}
+    others = [(_folded(other[1] or other[2]), other.end()) for other in rules.others.finditer(rest)]
+    listed = {other for other, _ in others} - {_folded(label)}
+    order = list(by_label)
+    if listed and min(map(order.index, listed)) < order.index(_folded(label)) and not any(_SAID_RIGHT.match(rest, end) for _, end in others):
+        listed = set()  # the answer, and after it why the others are wrong; a list that judges every option begins with the first
     listed |= {line for line in (line.strip(_PUNCTUATION).casefold() for line in rest.split("\n")[:1]) if line in by_label}
     return None if listed else label
 

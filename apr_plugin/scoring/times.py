@@ -141,8 +141,8 @@ def parse_spans(text: str) -> list[Span]:
     `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs in brackets among words (`The event
     is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1
     minute and 20 seconds`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number
-    without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are no times, and where it can't be told which times belong together
-    ("1 to 2 to 3") there is no span.
+    without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are no times, and where it can't be told
+    which times belong together ("1 to 2 to 3") there is no span.
 
     Spans come back in the order written, reversed and non-finite ones included, so that the caller can say what is wrong with them; an empty
     list means that no span was found, or over `MAX_SPANS`.

@@ -66,13 +66,14 @@ def test_every_action_round_trips_without_repairs(action: Any, words: str, confi
         '{"a":' * 40_000, '{"a":' * 30_000 + "}" * 30_000, "{" * 100 + "," * 100_000 + "}" * 100, "{" * 200_000, '{"' * 100_000, "[" * 200_000,
         "{" * 64 + " " * 190_000 + "}" * 64, '{"action":1,' * 60 + '"x":"' + "y" * 190_000 + '"' + "}," * 60, "x" * MAX_TEXT_CHARS * 3,
         '{"observation":"' + "\\" * 199_000, "{}" * 100_000, '{"action":{"type":"answer","content":' + "9" * 100_000 + "}}", "\ud800" * 200_000,
+        "{<think>" * 25_000, "{a" * 90_000 + "<think>", '{"a":"<think>' * 15_000, "</think>" * 25_000 + "{", "<|channel|>analysis" * 10_000,
     ],
-    ids=range(13),
+    ids=range(18),
 )  # fmt: skip
 def test_attacks_finish_fast(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert parse_turn(text).error is not None
-    assert time.perf_counter() - began < 2.0  # about 0.3 s on an idle machine
+    assert time.process_time() - began < 2.0  # of the processor, not of the clock: a busy machine doesn't fail it
 
 
 @pytest.mark.parametrize("depth", [100, 900, 960, 985, 990, 995, 1000, 5000])

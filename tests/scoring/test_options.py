@@ -217,6 +217,8 @@ def test_what_names_no_option(content: str) -> None:
         ("Answer: the blue one", "B"),
         ("B The blue one", "B"),
         ("The man in A is red.\nSo B is correct.", "B"),
+        ("B. The blue one\n\nA. is wrong: it is not red.\nC. is wrong: somebody is there.", "B"),
+        ("C. maybe\nB. right", None),
         ("A. red: no.\nB. blue: yes.\n\nSo the answer is B.", "B"),
         ("\uff22", "B"),
         ("(B", "B"),
