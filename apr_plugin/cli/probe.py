@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin.media import Video
+from apr_plugin.media import OUTLASTS_S, Video
 from apr_plugin.media.confine import confine
 from apr_plugin.terminal import console
 
@@ -28,12 +28,14 @@ def run_probe(path: Path, media_root: Path | None = None) -> None:
     facts = Table(title=str(path), title_justify="left", show_header=False)
     facts.add_row("format", info.format)
     facts.add_row("duration", f"{info.duration_s:.3f} s, by the {info.duration_from}")
+    if info.sound_s is not None and info.sound_s > info.duration_s + OUTLASTS_S:
+        facts.add_row("", f"{info.sound_s:.3f} s with its sound")
     facts.add_row("second 0", f"time stamp {info.start_s:.3f} s of the file")
     if info.has_video:
         width, height = info.size or (0, 0)
         rate = f"{info.fps:.3f} frames per second" if info.fps else "no frame rate"
         count = f", {info.frame_count} frames by the header" if info.frame_count else ""
-        turned = f", turned by {info.rotation} degrees" if info.rotation else ""
+        turned = (f", turned by {info.rotation} degrees" if info.rotation else "") + (", mirrored" if info.mirrored else "")
         facts.add_row("picture", f"stream {info.video_stream} ({info.video_why}): {info.video_codec} {width}x{height}{turned} {info.pixel_format}")
         facts.add_row("", f"{rate}{count}")
     else:

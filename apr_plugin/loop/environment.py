@@ -18,7 +18,7 @@ from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import EDGE_S, LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.media import Frames, MediaDecodeError, MediaOpenError, MediaSettings, fit
+from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, fit
 from apr_plugin.media.pool import POOL
 
 MIN_FRAME_PIXELS = 4 * PATCH_PIXELS
@@ -33,6 +33,12 @@ class OpenVideo:
         self.offset_s = min(max(ref.start_s or 0.0, 0.0), self.video.duration_s)
         end_s = self.video.duration_s if ref.end_s is None else min(ref.end_s, self.video.duration_s)
         self.duration_s = max(end_s - self.offset_s, 0.0)
+        sound_end_s = self.video.sound_s if ref.end_s is None else min(ref.end_s, self.video.sound_s)
+        self.sound_s = max(sound_end_s - self.offset_s, self.duration_s)
+        """Up to where sound can be heard: further than the pictures, where the sound outlasts them by more than a second."""
+        if self.sound_s - self.duration_s < OUTLASTS_S:
+            self.sound_s = self.duration_s
+        self.longer_sound_s = self.sound_s if self.sound_s > self.duration_s else None
         if not self.duration_s > 0:
             self.close()
             part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
@@ -122,7 +128,7 @@ class Environment:
         if error is not None:
             return error
         opened = self.videos[action.video]
-        end = min(action.end, opened.duration_s)
+        end = min(action.end, opened.sound_s if isinstance(action, GetAudio) else opened.duration_s)
         start = min(action.start, end)
         match action:
             case GetFrames(num=num):
@@ -198,13 +204,15 @@ class Environment:
             known = "no videos" if not self.videos else "only video 0" if len(self.videos) == 1 else f"videos 0 to {len(self.videos) - 1}"
             return ActionError(ErrorCode.UNKNOWN_VIDEO, f"there is no video {action.video}; the question has {known}.")
         opened = self.videos[action.video]
-        start, end, duration = action.start, action.end, opened.duration_s
+        start, end = action.start, action.end
+        duration = opened.sound_s if isinstance(action, GetAudio) else opened.duration_s
         if end < start:
             return ActionError(ErrorCode.REVERSED_WINDOW, f"the window ends at {end:.2f}s, before it begins at {start:.2f}s.")
         if start < 0 or end > duration + EDGE_S:
-            return ActionError(
-                ErrorCode.OUT_OF_RANGE, f"the window [{start:.2f}, {end:.2f}] lies outside the video, which lasts from 0 to {_floor2(duration):.2f}s."
-            )
+            lasts = f"which lasts from 0 to {_floor2(duration):.2f}s"
+            if opened.sound_s > opened.duration_s:
+                lasts = f"whose pictures last from 0 to {_floor2(opened.duration_s):.2f}s and whose sound lasts to {_floor2(opened.sound_s):.2f}s"
+            return ActionError(ErrorCode.OUT_OF_RANGE, f"the window [{start:.2f}, {end:.2f}] lies outside the video, {lasts}.")
         end = min(end, duration)
         start = min(start, end)
         match action:
@@ -359,7 +367,7 @@ class Environment:
 
     @staticmethod
     def _file_window(opened: OpenVideo, start: float, end: float) -> tuple[float, float]:
-        return start + opened.offset_s, min(end + opened.offset_s, opened.video.duration_s)
+        return start + opened.offset_s, min(end + opened.offset_s, opened.video.sound_s)
 
     @staticmethod
     def _own_times(opened: OpenVideo, times: tuple[float, ...]) -> tuple[float, ...]:

@@ -333,7 +333,7 @@ class Episode:
         return shown(pictures)
 
     def _notebook(self) -> Notebook:
-        videos = [VideoMeta(opened.duration_s, opened.video.fps, opened.video.has_audio) for opened in self._environment.videos]
+        videos = [VideoMeta(each.duration_s, each.video.fps, each.video.has_audio, each.longer_sound_s) for each in self._environment.videos]
         return Notebook(self.question, videos, self.config.budget, self.config.system_prompt, self.policy.modalities)
 
     async def _generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:

@@ -45,6 +45,8 @@ class VideoMeta:
     duration_s: float
     fps: float | None
     has_audio: bool
+    audio_s: float | None = None
+    """Up to where there is sound, where that outlasts the pictures."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class Notebook:
             lines = [name, f"- duration_seconds: {int(video.duration_s * 100) / 100:.2f}", f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}"]
             if "audio" in self.modalities:  # to a policy that can't hear it would be a trap
                 lines.append(f"- has_audio: {str(video.has_audio).lower()}")
+                if video.audio_s is not None:
+                    lines.append(f"- audio_seconds: {int(video.audio_s * 100) / 100:.2f}")
             blocks.append("\n".join(lines))
         lines = [f"Question: {self.question.text}"]
         if self.question.options:

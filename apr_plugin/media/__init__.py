@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, WindowError
-from apr_plugin.media.info import MediaInfo
+from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.local import fit
 from apr_plugin.media.sound import SAMPLE_RATE
 from apr_plugin.media.video import Clip, Frames, Video, Waveform
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from apr_plugin.media.settings import MediaSettings
 
 __all__ = [
+    "OUTLASTS_S",
     "SAMPLE_RATE",
     "Clip",
     "Frames",

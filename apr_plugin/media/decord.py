@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.errors import require
-from apr_plugin.media.errors import MediaDecodeError, words
+from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
 from apr_plugin.media.local import LocalFile, Mode, Pictures, fit
 from apr_plugin.media.opening import PIXELS_HERE, descriptor
 from apr_plugin.media.reader import Effort
@@ -34,6 +34,8 @@ class DecordFile(LocalFile):
     def __init__(self, path: str) -> None:
         require("decord", "decord")
         super().__init__(path, workers=1, max_pixels=PIXELS_HERE)  # decord knows no limits
+        if self.info.mirrored:
+            raise MediaOpenError(path, "open", "its pictures have to be mirrored, which decord can't do; read it with decoder=pyav")
         self._turn = threading.Lock()
         self._lead_s = self._first_picture_s() if self.info.has_video else 0.0
         self._by_size: OrderedDict[tuple[int, int], Any] = OrderedDict()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import re
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Self
@@ -16,15 +14,20 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from apr_plugin.media.errors import MediaOpenError, words
+from apr_plugin.media.duration import read_length
+from apr_plugin.media.errors import MediaOpenError
+from apr_plugin.media.index import Index, needs_index, packets_of, read_index
+from apr_plugin.media.indexed import first_picture
+from apr_plugin.media.orientation import Orientation, orientation_of
 from apr_plugin.media.reader import demux, rewind
 
 MAX_SIDE_PX = 16_384
 """Pictures wider or higher than this are taken for a lie in the header."""
 
-_FAR = 2**53  # microseconds: later than any file
+OUTLASTS_S = 1.0
+"""Sound that ends later than this after the last picture is worth a word."""
+
 _LEAD_S = 0.1  # sound may begin this much before the picture (codec priming) without moving second 0
-_DURATION_TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class MediaInfo:
     size: tuple[int, int] | None
     """(width, height) as shown, after rotation; `None` without a picture."""
     rotation: int
-    """Quarter turns counter-clockwise, in degrees, that the file asks for."""
+    """Quarter turns counter-clockwise, in degrees, that the file asks for; `mirrored` comes after them."""
     pixel_format: str
     """libav's name, such as `yuv420p`; empty without a picture."""
     video_stream: int | None
@@ -65,6 +68,10 @@ class MediaInfo:
     """Every stream in a line."""
     warnings: tuple[str, ...]
     """What is odd, in sentences."""
+    mirrored: bool = False
+    """Whether left and right change places after those turns, because the file asks for it."""
+    sound_s: float | None = None
+    """Seconds from second 0 to the end of the sound, where it outlasts the picture; sound may be read up to there."""
 
     @property
     def has_video(self) -> bool:
@@ -87,11 +94,24 @@ class MediaInfo:
         return cls(**data | lists | {"size": tuple(data["size"]) if data["size"] else None})
 
 
-def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction, int | None]:
-    """Look at the headers and the first picture.
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a file once it was opened."""
 
-    Returns:
-        The facts; second 0 as an exact time stamp; and what `Reader` calls `reorder`.
+    info: MediaInfo
+    """Its facts."""
+    zero: Fraction
+    """Second 0 as an exact time stamp."""
+    reorder: int | None
+    """What `Reader` (or `IndexedReader`) is told about presentation times."""
+    orientation: Orientation
+    """How its pictures are laid."""
+    index: Index | None
+    """Its packets, where it had to be read through."""
+
+
+def read_info(path: str, container: InputContainer) -> Opened:
+    """Look at the headers, the first picture and the last packets.
 
     Raises:
         MediaOpenError: nothing in the file can be used.
@@ -101,42 +121,55 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
     audio, audio_why = _choose_audio(container)
     if video is None and audio is None:
         raise MediaOpenError(path, "open", "; ".join(warnings) or "it holds neither picture nor sound")
-    timed: VideoStream | AudioStream = video if video is not None else audio  # type: ignore[assignment]
-    zero = _second_zero(video, audio)
-    duration, source = _duration(path, container, timed, zero)
-    if container.duration and source != "container":
-        whole = container.duration / 1e6
-        if min(abs(whole - duration), abs(whole - float(zero) - duration)) > max(1.0, 0.02 * duration):
-            warnings.append(f"the container says {whole:.2f} s, the chosen {timed.type} stream {duration:.2f} s")
-    rotation, size, reorder = 0, None, None
+    index: Index | None = None
+    if needs_index(path, container, video, audio):
+        index = read_index(path, container, [stream for stream in (video, audio) if stream is not None])
+    first, reorder = None, None
+    if video is not None:
+        track = index.tracks.get(video.index) if index is not None else None
+        first, reorder = _first_picture(container, video) if track is None else first_picture(container, video, track)
+        if track is not None and track.counted:
+            warnings.append("most of its pictures have no time stamp; they are counted at the frame rate")
+    zero = _second_zero(video, audio, index, first)
+    if video is None and audio is not None and 0 < zero < _LEAD_S and _begins_before_zero(container, audio):
+        zero = Fraction(0)  # PyAV 18 counts priming from 0 on
+    length = read_length(path, container, video, audio, zero, index)
+    duration = length.seconds
+    warnings += length.warnings
+    if index is not None and index.restarts_s:
+        warnings.append(_restarts(index.restarts_s, zero))
+    size, orientation = None, Orientation()
     if video is not None:
         context = video.codec_context
         size = (context.width, context.height)
-        first, reorder = _first_picture(container, video)
         if first is None:
             warnings.append("the first picture can't be decoded")
         else:
-            rotation = round(first.rotation / 90) % 4 * 90
+            orientation = orientation_of(first)
             size = (first.width, first.height)
             warnings += _picture_warnings(first, video)
         if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
             unknown = "its pictures have no size, or one far too large"
             raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels" if all(size) else unknown)
-        if rotation in (90, 270):
+        if orientation.sideways:
             size = (size[1], size[0])
-        if rotation:
-            warnings.append(f"the picture is turned by {rotation} degrees; frames are shown upright")
+        if orientation.warning:
+            warnings.append(orientation.warning)
+    sound_s = length.sound_end_s if video is not None and length.sound_end_s is not None and length.sound_end_s > duration else None
+    if sound_s is not None and sound_s > duration + OUTLASTS_S:
+        warnings.append(f"the pictures end at {duration:.2f} s, the sound at {sound_s:.2f} s")
     rate = (video.average_rate or video.guessed_rate) if video is not None else None
     info = MediaInfo(
         format=container.format.name,
         duration_s=duration,
-        duration_from=source,
+        duration_from=length.source,
         start_s=float(zero),
         fps=float(rate) if rate else None,
         frame_count=video.frames or None if video is not None else None,
         size=size,
-        rotation=rotation,
-        pixel_format=_pixel_format(video.codec_context) if video is not None else "",
+        rotation=orientation.turns * 90,
+        mirrored=orientation.mirrored,
+        pixel_format=first.format.name if first is not None else _pixel_format(video.codec_context) if video is not None else "",
         video_stream=video.index if video is not None else None,
         video_codec=video.codec_context.name if video is not None else "",
         video_why=video_why,
@@ -145,8 +178,15 @@ def read_info(path: str, container: InputContainer) -> tuple[MediaInfo, Fraction
         audio_why=audio_why,
         streams=tuple(_describe(stream) for stream in container.streams),
         warnings=tuple(warnings),
+        sound_s=sound_s,
     )
-    return info, zero, reorder
+    return Opened(info, zero, reorder, orientation, index)
+
+
+def _restarts(at_s: tuple[float, ...], zero: Fraction) -> str:
+    """A sentence about a clock that starts again."""
+    times = ", ".join(f"{at - float(zero):.2f} s" for at in at_s[:5]) + (", ..." if len(at_s) > 5 else "")
+    return f"its clock starts again at {times}; the pieces are shown one after the other"
 
 
 def _choose_video(path: str, container: InputContainer, warnings: list[str]) -> tuple[VideoStream | None, str]:
@@ -183,55 +223,39 @@ def _choose_audio(container: InputContainer) -> tuple[AudioStream | None, str]:
     return pool[0], f"the first of {len(usable)}"
 
 
-def _second_zero(video: VideoStream | None, audio: AudioStream | None) -> Fraction:
+def _second_zero(video: VideoStream | None, audio: AudioStream | None, index: Index | None, first: VideoFrame | None) -> Fraction:
     """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by priming alone does not count."""
-    starts = [Fraction(s.start_time) * s.time_base if s is not None and s.start_time is not None and s.time_base else None for s in (video, audio)]
-    picture, sound = starts
+    picture, sound = _start(video, index), _start(audio, index)
     if sound is not None and -_LEAD_S < sound < 0:
         sound = Fraction(0)
     if video is None:
         return sound or Fraction(0)
     if picture is None:
-        return Fraction(0)
+        if first is None or first.pts is None or first.time_base is None:
+            return Fraction(0)
+        picture = first.pts * first.time_base
     if sound is not None and float(picture - sound) > _LEAD_S:
         return sound
     return picture
 
 
-def _duration(path: str, container: InputContainer, stream: VideoStream | AudioStream, zero: Fraction) -> tuple[float, str]:
-    assert stream.time_base is not None
-    start = Fraction(stream.start_time or 0) * stream.time_base
-    if stream.duration and stream.duration > 0:
-        seconds, source = float(start + stream.duration * stream.time_base - zero), f"{stream.type} stream"
-    elif tag := _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska: when the stream ends
-        seconds, source = float(int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3]) - zero), "DURATION tag"
-    elif container.duration and container.duration > 0:
-        origin = Fraction(container.start_time or 0, 1_000_000)
-        seconds, source = float(Fraction(container.duration, 1_000_000) + origin - zero), "container"
-    else:
-        seconds, source = _measure(path, container, stream, zero), "time stamps of all packets"
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise MediaOpenError(path, "open", "the file has no length")
-    return seconds, source
+def _begins_before_zero(container: InputContainer, audio: AudioStream) -> bool:
+    """Whether the first packet of the sound lies before time stamp 0: what comes before that is priming."""
+    try:
+        first = next(packets_of(container, [audio]), None)
+    except (av.FFmpegError, OSError):
+        return False
+    return first is not None and first.pts is not None and first.pts < 0
 
 
-def _measure(path: str, container: InputContainer, stream: VideoStream | AudioStream, zero: Fraction) -> float:
-    """Read the time stamps at the end, or of every packet where one can't go there, for files whose headers give no duration."""
-    fault: Exception | None = None
-    for aim in (_FAR, 0):
-        end = Fraction(0)
-        try:
-            container.seek(aim, backward=True)
-            for packet in demux(container, stream):
-                if packet.pts is not None and packet.time_base is not None:
-                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base - zero)
-        except (av.FFmpegError, OSError) as error:
-            fault = error
-        if end > 0:
-            return float(end)
-    if fault is not None:
-        raise MediaOpenError(path, "open", f"no duration in the header, and reading it through failed: {words(fault)}") from fault
-    return 0.0
+def _start(stream: VideoStream | AudioStream | None, index: Index | None) -> Fraction | None:
+    """Time stamp of the first packet, by the header or by the packets."""
+    if stream is None or not stream.time_base:
+        return None
+    if stream.start_time is not None:
+        return Fraction(stream.start_time) * stream.time_base
+    track = index.tracks.get(stream.index) if index is not None else None
+    return int(track.times.min()) * stream.time_base if track is not None else None
 
 
 def _first_picture(container: InputContainer, video: VideoStream) -> tuple[VideoFrame | None, int | None]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, words
+from apr_plugin.media.index import reading_through_s
 from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.lending import stop_if_due
 from apr_plugin.media.local import Mode, Pictures, Sound
@@ -242,9 +243,10 @@ class IsolatedFile:
     def __init__(self, path: str, workers: int, deadline: float | None = None) -> None:
         self.path, self.workers = path, workers
         self._version: list[int] | None = None
+        at_most_s = OPEN_TIMEOUT_S + reading_through_s(path)
         if deadline is None:
-            deadline = time.monotonic() + START_S + OPEN_TIMEOUT_S
-        reply, _ = self._ask({"do": "open"}, deadline, None, at_most_s=OPEN_TIMEOUT_S)
+            deadline = time.monotonic() + START_S + at_most_s
+        reply, _ = self._ask({"do": "open"}, deadline, None, at_most_s=at_most_s)
         try:
             self.info, self._version = MediaInfo.from_json(reply["info"]), reply["version"]
         except (KeyError, TypeError, ValueError) as error:

@@ -19,7 +19,10 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from apr_plugin.media.colour import Converter
+from apr_plugin.media.duration import LATE_S
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
+from apr_plugin.media.indexed import IndexedReader
 from apr_plugin.media.info import read_info
 from apr_plugin.media.lending import Lending
 from apr_plugin.media.opening import MAX_PIXELS, check_file, open_container
@@ -30,7 +33,6 @@ from apr_plugin.media.threads import spread
 
 Mode = Literal["exact", "keyframe"]
 
-_LATE_S = 1.0  # a stream may end this much before the duration it claims
 _RETRIES = 3  # keyframes tried behind a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
 _BYTES_A_PIXEL = 60  # of a decoder that keeps 20 pictures of 10 bits
@@ -99,12 +101,13 @@ class LocalFile:
         self.progress = Effort()
         container = self._container()
         try:
-            self.info, self._zero, self._reorder = read_info(path, container)
+            self._opened = read_info(path, container)
         except MediaOpenError:
             raise
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
             raise MediaOpenError(path, "open", words(error)) from error
         else:
+            self.info, self._zero = self._opened.info, self._opened.zero
             stream = container.streams[self.info.video_stream if self.info.video_stream is not None else self.info.audio_stream or 0]
             self._time_base: Fraction = stream.time_base or Fraction(1, 1000)
         finally:
@@ -139,7 +142,7 @@ class LocalFile:
             nearest = self._nearest_keys(reader, wanted) if mode == "keyframe" else {}
             runs = self._runs(reader, sorted({nearest.get(limit, limit) for limit in wanted}))
         effort.decode_s += time.perf_counter() - began
-        late = math.ceil(max(_LATE_S, 2 / (self.info.fps or 1)) / self._time_base)
+        late = math.ceil(max(LATE_S, 2 / (self.info.fps or 1)) / self._time_base)
         found = self._decode(runs, render, late, deadline, cancelled)
         for part in found:
             effort += part.effort
@@ -166,8 +169,10 @@ class LocalFile:
         self._check_version()
         began = time.perf_counter()
         with self._sound.lend(deadline, cancelled) as reader:
+            index, number = self._opened.index, self.info.audio_stream or 0
+            track = index.tracks.get(number) if index is not None else None
             samples, padded_s, packets = read_sound(
-                self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled, self.progress
+                self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled, self.progress, track
             )
         return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
 
@@ -271,21 +276,22 @@ class LocalFile:
         return effort
 
     def _renderer(self, max_pixels: int | None) -> Callable[[VideoFrame], Image]:
-        """Scaling and turning, inside libswscale; every picture gets the same size, also where the file changes its own."""
+        """Colours and scaling, inside libswscale, then turning; every picture gets the same size, also where the file changes its own."""
         assert self.info.size is not None
         width, height = fit(*self.info.size, max_pixels)
-        turns = self.info.rotation // 90
-        coded = (height, width) if turns % 2 else (width, height)
-
-        def render(frame: VideoFrame) -> Image:
-            image: Image = np.asarray(frame.reformat(width=coded[0], height=coded[1], format="rgb24").to_ndarray(), np.uint8)
-            return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-
-        return render
+        orientation = self._opened.orientation
+        convert = Converter(height, width) if orientation.sideways else Converter(width, height)
+        return lambda frame: orientation.apply(convert(frame))
 
     def _new_reader(self) -> Reader:
         assert self.info.video_stream is not None
-        return self._fresh(lambda: Reader(self._container(), self.info.video_stream or 0, self._reorder, self.progress))
+        return self._fresh(self._open_reader)
+
+    def _open_reader(self) -> Reader:
+        number, reorder, index = self.info.video_stream or 0, self._opened.reorder, self._opened.index
+        if index is not None and number in index.tracks:
+            return IndexedReader(self._container(), number, index.tracks[number], reorder, self.progress)
+        return Reader(self._container(), number, reorder, self.progress)
 
     def _new_sound(self) -> _SoundReader:
         assert self.info.audio_stream is not None

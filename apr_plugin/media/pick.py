@@ -99,6 +99,7 @@ class Pick:
         self._shown: list[tuple[int, int]] = []  # limit and packet of what was shown
         self._fault: int | None = None  # the first damaged packet since decoding began at a keyframe
         self._words = ""
+        self._last = (BEGINNING, 0)  # the packet shown last: when, and for how long, which PyAV 14 does not hand on to its picture
         self._awaited: set[int] = set()  # times of packets whose picture has to come out, for decoders that drop what they can't read without a word
 
     @property
@@ -116,9 +117,10 @@ class Pick:
         """Time of the packet sent last."""
         return self._packets[-1] if self._packets else None
 
-    def sent(self, at: int | None, must_come: bool = False) -> None:
-        """A packet with this time goes to the decoder now; `must_come` where its picture has to come out."""
+    def sent(self, at: int | None, must_come: bool = False, lasts: int = 0) -> None:
+        """A packet with this time goes to the decoder now, for a picture that lasts so many ticks; `must_come` where its picture has to come out."""
         if at is not None:
+            self._last = max(self._last, (at, lasts))
             self._turns[at] = len(self._packets)
             if must_come and at >= self._key:
                 self._awaited.add(at)
@@ -170,7 +172,7 @@ class Pick:
     def finish(self, at_end: bool) -> None:
         """No more frames come. At the end of the file the last one stays on screen for as long as it lasts, and a little longer."""
         if self._frame is not None and at_end:
-            self._settle(self._at + max(self._late, getattr(self._frame, "duration", 0) or 0) + 1)
+            self._settle(self._at + max(self._late, self._last[1]) + 1)
             self._frame = None
             self._words = self._words or "the pictures end before it"
         self._settle(2**62)

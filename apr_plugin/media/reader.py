@@ -45,6 +45,9 @@ class Reader:
         progress: Counts packets as they are decoded, so that a watcher sees whether they are.
     """
 
+    numbered = False
+    """Whether every packet is known by its number, so that counting is never off after a seek."""
+
     def __init__(self, container: InputContainer, stream_index: int, reorder: int | None = None, progress: Effort | None = None) -> None:
         self.container = container
         stream = self.container.streams[stream_index]
@@ -130,15 +133,12 @@ class Reader:
         first = self._seek(run.aim if run.aim is not None else run.limits[0]) if run.key != BEGINNING else None
         key = max(run.key, self._time(first) or run.key) if first is not None else BEGINNING
         self._shift = 0
-        sought = (first.pos, first.dts) if first is not None else None
+        sought = (first.pos, first.dts) if first is not None and not self.numbered else None
         if self._reorder and first is not None:  # here nothing tells which pictures behind a keyframe are built on what lies before it
             first = self._seek(key - 1)
-        if first is None:  # before the first keyframe, or a file without any mark of keyframes
-            rewind(self.container, self.stream)
-            packets: Iterator[Packet] = iter(demux(self.container, self.stream))
-        else:
-            packets = chain([first], demux(self.container, self.stream))
-        slack = math.ceil((self._reorder or 0) / self._tick())
+        # before the first keyframe, or a file without any mark of keyframes
+        packets = self._from_beginning() if first is None else chain([first], self._following())
+        slack = self._slack()
         pick = Pick(run.limits, key, found, render, late, slack, trusted=run.trusted or bool(self._reorder))
         for packet, maybe in self._needed(packets, run.limits):
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
@@ -154,7 +154,7 @@ class Reader:
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
             found.effort.packets += 1
             self._progress.packets += 1
-            pick.sent(at, must_come=maybe and context.name in _SILENT)
+            pick.sent(at, maybe and context.name in _SILENT, packet.duration or 0)
             if packet.is_corrupt:
                 pick.fault("a packet is damaged")
             try:
@@ -165,6 +165,19 @@ class Reader:
                 break
         self._drain(pick)
         pick.finish(self._at_end)
+
+    def _from_beginning(self) -> Iterator[Packet]:
+        """All packets."""
+        rewind(self.container, self.stream)
+        return demux(self.container, self.stream)
+
+    def _following(self) -> Iterator[Packet]:
+        """The packets after the one that `_seek` returned."""
+        return demux(self.container, self.stream)
+
+    def _slack(self) -> int:
+        """By how many packets a picture may come later than its packet, where times do not tell."""
+        return math.ceil((self._reorder or 0) / self._tick())
 
     def _take(self, pick: Pick, frames: list[VideoFrame]) -> None:
         for number, frame in enumerate(frames):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.codec.context import Flags2
 from av.container import InputContainer
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, words
+from apr_plugin.media.index import Track
+from apr_plugin.media.indexed import sound_packets
 from apr_plugin.media.mixing import MonoResampler
 from apr_plugin.media.pick import Effort
 from apr_plugin.media.reader import demux
@@ -24,6 +28,7 @@ SAMPLE_RATE = 16_000
 
 _PREROLL_S = 0.25  # decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
 _SEEK_WRONG = {("ogg", "flac")}  # libav's time stamps are wrong after a seek; these are read from the beginning
+_SKIPS_AGAIN = av.library_versions["libavformat"] >= (63,)  # PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too
 _GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
 
 
@@ -37,6 +42,7 @@ def read_sound(
     deadline: float,
     cancelled: threading.Event | None,
     progress: Effort,
+    track: Track | None = None,
 ) -> tuple[NDArray[np.float32], float, int]:
     """The sound of a window.
 
@@ -54,9 +60,16 @@ def read_sound(
     fault: BaseException | None = None
     aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else max(start_s - _PREROLL_S, 0.0)
     try:
-        seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
-        _seek(container, stream, math.floor((Fraction(aim) + zero) / stream.time_base) if seekable else stream.start_time or 0)
-        for packet in demux(container, stream):
+        ticks = math.floor((Fraction(aim) + zero) / stream.time_base)
+        if track is not None:  # its times are known from reading the file through
+            following: Iterator[Packet] = sound_packets(container, stream, track, ticks)
+        else:
+            seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
+            _seek(container, stream, ticks if seekable else stream.start_time or 0)
+            following = demux(container, stream)
+        if _SKIPS_AGAIN:  # every sample has its time, so that nothing need be cut off
+            stream.codec_context.flags2 |= Flags2.skip_manual
+        for packet in following:
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
                 raise TimeoutError
             packets += 1

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, MediaTooLarge, WindowError
-from apr_plugin.media.info import MediaInfo
+from apr_plugin.media.index import reading_through_s
+from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.isolated import OPEN_TIMEOUT_S, IsolatedFile
 from apr_plugin.media.local import LocalFile, Mode, Pictures, Sound
 from apr_plugin.media.opening import MAX_PIXELS, PIXELS_HERE
@@ -134,7 +135,7 @@ class Video:
         if self._isolation == "always":
             return None
         try:
-            return _guard(self._open_local, OPEN_TIMEOUT_S, self.path, "open")
+            return _guard(self._open_local, OPEN_TIMEOUT_S + reading_through_s(self.path), self.path, "open")
         except MediaTooLarge:
             if self._isolation == "never" or self._decoder != "pyav":
                 raise
@@ -159,8 +160,13 @@ class Video:
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Length in seconds: to the end of the pictures."""
         return self.info.duration_s
+
+    @property
+    def sound_s(self) -> float:
+        """Seconds up to which sound may be read: the length, or to the end of the sound where that outlasts the picture."""
+        return max(self.info.duration_s, self.info.sound_s or 0.0)
 
     @property
     def has_video(self) -> bool:
@@ -230,8 +236,8 @@ class Video:
         """The sound from `start_s` to `end_s`, exactly that long; where the track has nothing it is padded with silence, and says so."""
         if not self.has_audio:
             raise WindowError(f"{self.path} has no audio track")
-        self._check(start_s)
-        self._check(end_s)
+        self._check(start_s, self.sound_s)
+        self._check(end_s, self.sound_s)
         if not end_s > start_s:
             raise WindowError(f"the window {start_s}s-{end_s}s is empty or reversed")
         until = time.monotonic() + timeout_s
@@ -264,9 +270,12 @@ class Video:
         left = until - time.monotonic()
         return Clip(frames, fps, self.audio(start_s, end_s, timeout_s=left, cancelled=cancelled) if self.has_audio else None)
 
-    def _check(self, t: float) -> None:
-        if not 0 <= t <= self.duration_s:
-            raise WindowError(f"{t:g}s lies outside {self.path}, which lasts {self.duration_s:.3f}s")
+    def _check(self, t: float, until_s: float | None = None) -> None:
+        if not 0 <= t <= (self.duration_s if until_s is None else until_s):
+            lasts = f"which lasts {self.duration_s:.3f}s"
+            if self.info.sound_s is not None and self.info.sound_s > self.duration_s + OUTLASTS_S:
+                lasts = f"whose pictures end at {self.duration_s:.3f}s and whose sound ends at {self.info.sound_s:.3f}s"
+            raise WindowError(f"{t:g}s lies outside {self.path}, {lasts}")
 
     def _read(
         self,

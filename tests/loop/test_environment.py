@@ -319,3 +319,14 @@ def test_a_damaged_stretch_is_told_to_the_model(make_video: Callable[..., Path])
         percept = environment.step(frames(0, 9.9, 60))
         assert isinstance(percept, Percept) and "damaged at" in percept.remark and len(percept.times_s) < 60
         assert all(number_of(image) == round(t * 10) for t, image in zip(percept.times_s, percept.images, strict=True))  # type: ignore[arg-type]
+
+
+def test_sound_that_outlasts_the_pictures_can_be_heard_and_pictures_there_are_refused(make_video: Callable[..., Path]) -> None:
+    with opened(Budget(), make_video("tail.mkv", frames=20, sound_s=6.0)) as environment:
+        error = environment.step(frames(1, 5))
+        assert isinstance(error, ActionError) and error.code is ErrorCode.OUT_OF_RANGE
+        assert "pictures last from 0 to 2.00s" in error.message and "sound lasts to 6.0" in error.message
+        assert isinstance(environment.step(GetClip(start=1.0, end=4.0)), ActionError)
+        heard = environment.step(GetAudio(start=4.0, end=5.5))
+        assert isinstance(heard, Percept) and heard.waveform is not None and float(abs(heard.waveform).max()) > 0.01
+        assert isinstance(environment.step(GetAudio(start=4.0, end=6.5)), ActionError)

@@ -49,6 +49,7 @@ CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "av1-pyramid": ("libsvtav1", {"preset": "12", "g": "24", "svtav1-params": "lp=1"}),
     "mpeg4": ("mpeg4", {"g": "24"}),
     "mpeg4-b": ("mpeg4", {"g": "24", "bf": "2"}),
+    "mpeg1-b": ("mpeg1video", {"g": "15", "bf": "2"}),
     "mpeg2-b": ("mpeg2video", {"g": "15", "bf": "2"}),
     "mjpeg": ("mjpeg", {}),
 }
@@ -90,7 +91,7 @@ def write_film(
         stream.pix_fmt = pixel_format or ("yuvj420p" if codec == "mjpeg" else "yuv420p")
         stream.codec_context.time_base = base
         stream.codec_context.thread_count = 1
-        if codec in ("mpeg4", "mpeg2video", "mjpeg"):
+        if codec in ("mpeg4", "mpeg1video", "mpeg2video", "mjpeg"):
             stream.bit_rate = 4_000_000
         stream.codec_context.gop_size = int(wanted.get("g", "12"))
         if "bf" in wanted:

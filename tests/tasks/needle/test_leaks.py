@@ -315,7 +315,7 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {doc["video"]: doc["duration_s"] for doc in rows()[0]}
 
     def borrow(path: str, _settings: object) -> SimpleNamespace:
-        return SimpleNamespace(duration_s=lengths[path], fps=10.0, has_video=True, has_audio=True, size=(112, 112))
+        return SimpleNamespace(duration_s=lengths[path], sound_s=lengths[path], fps=10.0, has_video=True, has_audio=True, size=(112, 112))
 
     monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=borrow, give_back=lambda video: None))
     docs = rows()[0][:1500]

@@ -1,0 +1,77 @@
+"""From a decoded frame to RGB: by the matrix and the range that the frame itself names, as ffmpeg's `scale` filter does it.
+
+A frame that names no matrix is taken for BT.601, whatever its size, which is ffmpeg's rule too. The transfer function is left alone: HDR (PQ, HLG) is
+not tone mapped, and neither primaries nor gamma are converted.
+
+What PyAV does by itself differs from release to release: up to 16 it ignores the matrix of a frame unless source and destination differ, 17 passes on
+whatever the frame says. Here both are always given.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, VideoReformatter
+from numpy.typing import NDArray
+
+BT709, FCC, BT601, SMPTE240M, BT2020 = 1, 4, 5, 7, 9
+"""Matrices by libswscale's numbers."""
+
+_MATRIX = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
+"""libav's `AVColorSpace` to libswscale's number; every other value is BT.601, as in ffmpeg."""
+_BT2020_CL = 10
+
+_ONE_THREAD: dict[str, Any] = (
+    {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+)  # pictures are spread over threads already
+
+
+def matrix_of(frame: VideoFrame) -> int:
+    """Libswscale's number of the matrix that takes this frame to RGB."""
+    return _MATRIX.get(int(frame.colorspace), BT601)
+
+
+def full_range(frame: VideoFrame) -> bool:
+    """Whether black is 0 and white 255 (`pc`, JPEG), and not 16 and 235 (`tv`, MPEG)."""
+    if frame.format.name.startswith("yuvj"):
+        return True
+    if int(frame.color_range) == int(ColorRange.UNSPECIFIED):
+        return frame.format.name.startswith("gray")  # libswscale's rule
+    return int(frame.color_range) == int(ColorRange.JPEG)
+
+
+class Converter:
+    """Makes RGB pictures of one size out of frames. May be shared between threads: each has a scaler of its own, kept from picture to picture.
+
+    Args:
+        width: Of the result, in pixels.
+        height: Of the result, in pixels.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self._own = threading.local()
+
+    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """The picture, shape (height, width, 3)."""
+        matrix, full = matrix_of(frame), full_range(frame)
+        kind = (matrix, full, frame.format.name)
+        if getattr(self._own, "kind", None) != kind:  # up to PyAV 16 a scaler keeps the matrix it was given first
+            self._own.kind, self._own.scaler = kind, VideoReformatter()
+        if int(frame.colorspace) == _BT2020_CL:  # libswscale has no constant luminance; PyAV 17 would pass it on all the same
+            frame.colorspace = BT2020
+        shown = self._own.scaler.reformat(
+            frame,
+            width=self._width,
+            height=self._height,
+            format="rgb24",
+            src_colorspace=matrix,
+            dst_colorspace=BT709 if matrix == BT601 else BT601,  # RGB has no matrix; up to PyAV 16 two equal ones would be ignored
+            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG,
+            **_ONE_THREAD,
+        )
+        return np.asarray(shown.to_ndarray(), np.uint8)
