@@ -4,7 +4,7 @@ Strict form first (one raw JSON object with the keys `observation`, `think`, `co
 make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as strings, a missing `confidence`. Every repair
 is named on the turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads.
 
-What stands in a block of thought (`apr_plugin.scoring.thought`) is no turn: a draft there is never carried out.
+What is in a block of thought (`apr_plugin.scoring.thought`) is no turn: a draft there is never carried out.
 """
 
 from __future__ import annotations

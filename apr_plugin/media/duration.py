@@ -18,7 +18,7 @@ from apr_plugin.media.index import Index, packets_of
 from apr_plugin.media.opening import descriptor
 
 LATE_S = 1.0
-"""A stream may end this much before the duration it claims: the last picture stands until then."""
+"""A stream may end this much before the duration it claims: the last picture is shown until then."""
 
 _ROUNDING_S = 0.002  # claims are rounded to milliseconds
 _EARLY_S = 0.1  # a claim short by less than this is not worth a word

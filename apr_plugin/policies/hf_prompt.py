@@ -165,7 +165,7 @@ class PromptEncoder:
         return text
 
     def opened(self, rendered: str) -> str:
-        """The thought that the template has opened for the model to go on with, so that it stands in no token the model writes."""
+        """The thought that the template has opened for the model to go on with, so that it is in no token the model writes."""
         begun = rendered.rpartition(self.family.marks.turn)[2]  # in a stranger's text this token is broken up
         _, mark, after = begun.partition("<think>")
         return mark + after if mark and "</think>" not in after else ""

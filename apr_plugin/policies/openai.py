@@ -2,7 +2,7 @@
 
     apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-What is sent stands in `openai_media`, what comes back in `openai_reply`, one server's connections in `openai_http`, retries and several servers in
+What is sent is in `openai_media`, what comes back in `openai_reply`, one server's connections in `openai_http`, retries and several servers in
 `openai_servers`, what a server says of its model in `openai_models`, counting in `openai_count`.
 """
 

@@ -83,7 +83,7 @@ _POINTERS = {"the", "this", "that", "these", "those", "no", "any", "every", "eac
 """Words before "one" that make it a pronoun: "no one", "the red one"."""
 
 _NAMING = {"is", "are", "was", "were", "be", "equals", "number", "answer", "count", "total", "only", "just", "exactly", "about", "of", "there"}
-"""Words that lead to a number: after them "one" is one, whatever stands before."""
+"""Words that lead to a number: after them "one" is one, whatever comes before."""
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d{1,30})?|\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}"
 _NUMBER = re.compile(rf"(?:{_DIGITS})(?:[eE][-+]?\d{{1,3}})?")
@@ -115,7 +115,7 @@ class _Token:
     """Of digits their value; NaN where they are none."""
 
     joined: bool
-    """Whether nothing but a blank or a hyphen stands between it and the token before."""
+    """Whether nothing but a blank or a hyphen is between it and the token before."""
 
     glued: bool
     """Whether a hyphen does."""
@@ -272,7 +272,7 @@ def _value(words: list[str], first: float | None) -> float:
         for scale in words[1:]:
             value *= _BIG.get(scale, math.nan)
         return value
-    total, group, last = 0, -1, math.inf  # group: what stands below the next scale so far, -1 where nothing does
+    total, group, last = 0, -1, math.inf  # group: what is below the next scale so far, -1 where nothing does
     room = math.inf  # the next word of the group must be below it
     for word in words:
         if word in _SCALES or word == "dozen":

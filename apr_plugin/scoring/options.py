@@ -57,7 +57,7 @@ _BOXED = re.compile(r"\\f?boxed\s{0,2}\{([^{}]{0,500})\}")
 _PUNCTUATION = "()[]{}<>.:,;!*#\"'`“”‘’«»【】「」『』〔〕。、，；！ \t\r\n"
 
 MAX_OPTION_CHARS = 20_000
-"""A label is looked for in the last so many characters: an answer stands at the end of a long reply."""
+"""A label is looked for in the last so many characters: an answer is at the end of a long reply."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,16 @@ class _Rules:
     """At the beginning of what follows a label: another one beside it."""
 
     joined_before: re.Pattern[str]
-    """At the end of what stands before a label: another one beside it."""
+    """At the end of what comes before a label: another one beside it."""
 
     hedged: re.Pattern[str]
     """Another label that may be meant as well."""
 
     others: re.Pattern[str]
-    """Labels that begin a line, or stand within one as labels of a list do."""
+    """Labels that begin a line, or are within one as labels of a list do."""
 
     ends_with_label: re.Pattern[str]
-    """At the end of what stands before a last line: another label."""
+    """At the end of what comes before a last line: another label."""
 
     label_line: re.Pattern[str]
     """A last line that is a label alone."""

@@ -1,6 +1,6 @@
 """How models mark their thought, and what a reply says outside it: the one place that knows. Pure functions.
 
-A reply is what stands outside thought. Thought that is never closed leaves no reply; a closing mark without an opening one (the chat template
+A reply is what is outside thought. Thought that is never closed leaves no reply; a closing mark without an opening one (the chat template
 wrote that into the prompt) makes all before it thought; of several pieces outside thought the last counts.
 
 The marks are those of released models, by the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the models' own chat templates:
@@ -72,7 +72,7 @@ class Reply:
     """A reply, parted from the thought in it."""
 
     said: str
-    """What stands outside thought; empty where thought is never closed, or nothing follows it."""
+    """What is outside thought; empty where thought is never closed, or nothing follows it."""
 
     thought: bool = False
     """Whether the reply holds thought."""
