@@ -226,7 +226,7 @@ def test_pictures_are_read_when_their_question_is_asked() -> None:
         return [{"role": "user", "content": [{"type": "image", "url": doc}, {"type": "text", "text": "what?"}]}]
 
     docs = Docs([Image.new("RGB", (60, 40))])
-    text, videos, pictures = _messages("", to_messages, docs, 0)
+    text, videos, pictures = _messages("", to_messages, docs, 0, None)
     assert (text, videos, Docs.read) == ("what?", (), 1) and pictures is not None
     assert [p.image.shape for p in (*pictures(None), *pictures(600))] == [(40, 60, 3), (20, 30, 3)] and Docs.read == 3
     docs[0] = None

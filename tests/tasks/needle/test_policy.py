@@ -36,7 +36,7 @@ class WorldVideo:
     has_video, has_audio, size = True, True, (128, 128)
 
     def __init__(self, world: World, fps: float = 10.0) -> None:
-        self.world, self.fps, self.duration_s = world, fps, world.duration_s
+        self.world, self.fps, self.duration_s, self.sound_s = world, fps, world.duration_s, world.duration_s
         self.segments = list(world.segments())
         self.ends = [segment.end_s for segment in self.segments]
 
