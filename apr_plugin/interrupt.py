@@ -9,7 +9,6 @@ Nothing is installed where a program that uses this package has a handler of its
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import contextlib
 import os
@@ -163,7 +162,7 @@ def _vanished(unraisable: Any) -> None:
 def _raise_again() -> None:
     time.sleep(_TICK_S / 10)
     _State.raise_again = True
-    _thread.interrupt_main()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # a real one, since a call that waits must end
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
