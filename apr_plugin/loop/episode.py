@@ -16,7 +16,7 @@ from apr_plugin.loop.config import EpisodeConfig, package_versions
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
 from apr_plugin.loop.feedback import ActionError, ErrorCode
-from apr_plugin.loop.notebook import Notebook, VideoMeta
+from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
@@ -27,6 +27,7 @@ from apr_plugin.loop.reply import AnswerReply, read_answer, read_turn
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import Callers, OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
+from apr_plugin.loop.wires import WIRES, VideoMeta
 from apr_plugin.media import MediaError
 
 _In = TypeVar("_In")
@@ -74,9 +75,9 @@ class Episode:
         self._held = 0
         self._config_hash = config_hash or config.hash(policy)
         self._seed = config.seed_for(question)
-        self._asking = Asking(policy, config.sampling, self._seed, self._seconds_left)
+        self._asking = Asking(policy, config.sampling, self._seed, self._seconds_left, config.budget.prompt_tokens)
         self._turns: list[Turn] = []
-        self._environment = Environment(config.budget, config.media, policy.modalities)
+        self._environment = Environment(config.budget, config.media, policy.modalities, WIRES[config.wire])
         self._first_shown: tuple[Shown, ...] = ()
         self._durations: tuple[float, ...] = ()
         self._allowed = 1
@@ -334,7 +335,7 @@ class Episode:
 
     def _notebook(self) -> Notebook:
         videos = [VideoMeta(each.duration_s, each.video.fps, each.video.has_audio, each.longer_sound_s) for each in self._environment.videos]
-        return Notebook(self.question, videos, self.config.budget, self.config.system_prompt, self.policy.modalities)
+        return Notebook(self.question, videos, self.config.budget, self.config.system_prompt, self.policy.modalities, self._environment.wire)
 
     async def _generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
         began = time.perf_counter()

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.arguments import check_once, parse_model_args
 from apr_plugin.harnesses.settings import check_arguments, read_settings
-from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
+from apr_plugin.loop.profiles import PROFILES
 
 
 def test_defaults() -> None:
@@ -56,9 +57,9 @@ def test_words_and_numbers_give_the_same_configuration() -> None:
 
 
 def test_a_profile_and_what_overrides_it() -> None:
-    assert read_settings({"policy": "guess", "profile": "paper"}).config.budget == PROFILES["paper"]
+    assert read_settings({"policy": "guess", "profile": "paper"}).config.budget == PROFILES["paper"].budget
     budget = read_settings({"policy": "guess", "profile": "paper", "max_turns": 22, "on_last_turn": "force"}).config.budget
-    assert budget == PROFILES["paper"].model_copy(update={"max_turns": 22, "on_last_turn": "force"})
+    assert budget == PROFILES["paper"].budget.model_copy(update={"max_turns": 22, "on_last_turn": "force"})
 
 
 def test_none_lifts_a_limit() -> None:
@@ -88,7 +89,8 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "max_turns": "none"}, "max_turns='none': it must be a whole number from 1 to 10,000"),
         ({"policy": "guess", "clip_s": "nan"}, "clip_s"),
         ({"policy": "guess", "on_last_turn": "maybe"}, "on_last_turn='maybe': "),
-        ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, paper"),
+        ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, omniagent, paper"),
+        ({"policy": "guess", "wire": "x"}, "there is no wire 'x'; the wires are apr, omniagent"),
         ({"policy": "guess", "arm": "both"}, "arm must be 'agent' or 'passive', not 'both'"),
         ({"policy": "guess", "resume": "maybe"}, "resume must be 'auto' or 'never', not 'maybe'"),
         ({"policy": "guess", "temperature": "abc"}, "temperature='abc': "),

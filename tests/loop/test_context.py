@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, ErrorCode, Generation, MediaRef, Prompt, PromptSize, Question, Sampling, StopReason
-from apr_plugin.loop.notebook import Notebook, VideoMeta
+from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.policy import AudioPart, ImagePart, TextPart, VideoPart
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.loop.wires import VideoMeta
 
 Videos = dict[str, Path]
 
