@@ -119,11 +119,11 @@ class Sampling:
     max_new_tokens: int = 4096
     """Longest turn, in tokens (the published value)."""
 
-    stop: tuple[str, ...] = ()
-    """Texts that end a turn, and are left out of it, beside the model's own end."""
-
     seed: int = 0
     """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
+
+    stop: tuple[str, ...] = ()
+    """Texts that end a turn, and are left out of it, beside the model's own end."""
 
 
 MOST_TOKENS = 2**53

@@ -117,10 +117,10 @@ class Wire:
         A processor rounds sides to whole 28-pixel squares, up too, so the tokens are counted after rounding.
         """
         size = fit(width, height, max_pixels)
-        most, wide = max(1, max_pixels // PATCH_PIXELS), size[0]
-        while visual_tokens(*size) > most and wide > 1:
-            wide = min(wide - 1, math.ceil((most + 0.5) * PATCH_PX))
-            size = wide, max(1, wide * height // width)
+        most, longer = max(1, max_pixels // PATCH_PIXELS), max(size)
+        while visual_tokens(*size) > most and longer > 1:
+            longer = min(longer - 1, math.ceil((most + 0.5) * PATCH_PX))
+            size = max(1, width * longer // max(width, height)), max(1, height * longer // max(width, height))
         return size
 
     def clip_size(self, width: int, height: int, max_pixels: int, frames: int) -> Size:
