@@ -42,6 +42,7 @@ _OWN = (
     "arm",
     "passive_frames",
     "profile",
+    "parsing",
     "system_prompt",
     "seed",
     "concurrency",
@@ -136,6 +137,9 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     arm = str(given.get("arm", "agent"))
     if arm not in ("agent", "passive"):
         raise AprError(f"model_arg arm must be 'agent' or 'passive', not {quoted(arm)}")
+    parsing = str(given.get("parsing", "repair"))
+    if parsing not in ("repair", "strict"):
+        raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
     prompt: str | None = None
     if given.get("system_prompt"):
         try:
@@ -154,6 +158,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
+            parsing=cast(Literal["repair", "strict"], parsing),
             sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}),
             system_prompt=prompt,
             seed=_number(given, "seed", 0),

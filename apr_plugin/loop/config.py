@@ -31,6 +31,9 @@ class EpisodeConfig(BaseModel):
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()
     """How files are read: exact frames or keyframes, which decoder."""
+    parsing: Literal["repair", "strict"] = "repair"
+    """How turns and answers are read: `repair` mends what can be mended, `strict` takes what OmniAgent's environment takes (docs/scoring.md). It has
+    no say in the passive arm, whose one reply is read the same way with both."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None

@@ -31,7 +31,7 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
         {
             "policy": "guess", "how": "first",
             "decode_threads": "3", "decoded_gib": 0.5,
-            "arm": "passive", "passive_frames": 8, "seed": 7, "concurrency": 2, "trajectories": str(tmp_path), "resume": "never",
+            "arm": "passive", "parsing": "strict", "passive_frames": 8, "seed": 7, "concurrency": 2, "trajectories": str(tmp_path), "resume": "never",
             "system_prompt": str(prompt),
             "max_turns": 9, "frames_per_look": 12, "clip_s": 4.5, "wall_clock_s": 30,
             "temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_new_tokens": 100,
@@ -40,6 +40,7 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
     config = settings.config
     assert settings.policy.describe() == {"how": "first"}
     assert (config.arm, config.passive_frames, config.seed, config.system_prompt) == ("passive", 8, 7, "Look closely.")
+    assert config.parsing == "strict" and read_settings({"policy": "guess"}).config.parsing == "repair"
     assert (settings.concurrency, settings.trajectories, settings.resume) == (2, tmp_path, "never")
     assert (settings.decode_threads, settings.decoded_bytes) == (3, 2**29)
     assert (config.budget.max_turns, config.budget.frames_per_look, config.budget.clip_s, config.budget.wall_clock_s) == (9, 12, 4.5, 30.0)
@@ -76,6 +77,7 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "hwo": "first"}, "(did you mean 'how'?)"),
         ({"policy": "guess", "script": "x"}, "unknown model_arg 'script'"),
         ({"policy": "guess", "how": "last"}, "policy guess: how must be 'random' or 'first', not 'last'"),
+        ({"policy": "guess", "parsing": "strickt"}, "model_arg parsing must be 'repair' or 'strict', not 'strickt'"),
         ({"policy": "scripted"}, "policy scripted: "),
         ({"policy": "scripted", "script": "/nowhere/x"}, "cannot read script /nowhere/x: No such file"),
         ({"policy": "guess", "concurrency": 0}, "concurrency=0: it must be a whole number from 1 to 10,000"),
