@@ -45,6 +45,7 @@ _OWN = (
     "passive_frames",
     "profile",
     "wire",
+    "parsing",
     "system_prompt",
     "seed",
     "concurrency",
@@ -142,6 +143,9 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     arm = str(given.get("arm", "agent"))
     if arm not in ("agent", "passive"):
         raise AprError(f"model_arg arm must be 'agent' or 'passive', not {quoted(arm)}")
+    parsing = str(given.get("parsing", PROFILES[profile].parsing))
+    if parsing not in ("repair", "strict"):
+        raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
     prompt: str | None = None
     if given.get("system_prompt"):
         try:
@@ -162,6 +166,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             media=_read_media(given),
             wire=cast(Literal["apr", "omniagent"], wire),
             sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}, WIRES[wire].sampling if arm == "agent" else Sampling()),
+            parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
             seed=_number(given, "seed", 0),
         )

@@ -33,6 +33,9 @@ class EpisodeConfig(BaseModel):
     """How files are read: exact frames or keyframes, which decoder."""
     wire: Literal["apr", "omniagent"] = "apr"
     """The form of everything but the instructions, and which pictures a look is made of; a name of `WIRES`."""
+    parsing: Literal["repair", "strict"] = "repair"
+    """How turns and answers are read: `repair` mends what can be mended, `strict` takes what OmniAgent's environment takes (docs/scoring.md), and
+    a prompt that is too long ends the episode. It has no say in the passive arm, whose one reply is read the same way with both."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
