@@ -206,7 +206,7 @@ def test_a_limit_on_the_prompt_alone_holds_whatever_the_context_and_takes_nothin
         done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000))
         assert done.stop_reason is StopReason.ANSWERED and max(policy.sizes) <= EMPTY + 1_000
         shown = done.turns[0].shown
-        assert shown is not None and "Scaled down" in shown.remark
+        assert shown is not None and "fit the token limit" in shown.remark
         if context != EMPTY + 800:
             assert {s.max_new_tokens for s in policy.samplings} == {300}
     policy = Counting([look(0, 5.9, 20)], None)
