@@ -2,7 +2,7 @@
 
 Source: HarryHsing/OmniAgent at 18725bc, `agent_system/environments/env_package/video_env.py` (short: V) and its `qwen-vl-utils`; its released example
 rows (`data/example_train_sft.jsonl`) have the same form. What a model reads there is a fact of the format; `benchmarks/omniagent_parity.py` lays both
-sides beside each other. The table of differences to our own form, with reasons, is in docs/models.md.
+sides beside each other. The table of differences to our own form, with reasons, is in docs/wires.md.
 """
 
 from __future__ import annotations
