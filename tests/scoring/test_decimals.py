@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from apr_plugin.loop.answer import canonical_answer
 from apr_plugin.loop.question import Question, QuestionKind
-from apr_plugin.scoring.answers import exact_number, mean_relative_accuracy, parse_number
+from apr_plugin.scoring.answers import exact_number, match_option, mean_relative_accuracy, parse_number
 from apr_plugin.scoring.intervals import parse_spans
 
 SECONDS = st.floats(0, allow_nan=False, allow_infinity=False) | st.floats(0, 10_000)
@@ -113,3 +113,16 @@ def test_very_long_digits_are_cheap(text: str) -> None:
         parse_spans(hostile)
         parse_number(hostile)
     assert time.process_time() - began < 3.0
+
+
+@given(
+    NUMBERS,
+    NUMBERS,
+    st.sampled_from(WRITTEN),
+    st.sampled_from(["{}", "{}.", "The answer is {}.", "**{}**", "B. {}", "(B) {}", '{{"answer": "{}"}}']),
+)
+@example(33.730000000000004, 33.73, repr, "The answer is {}.")
+@example(0.0, 1.0, exact, "**{}**")
+def test_an_option_that_is_a_number_is_named_by_it(number: float, other: float, write: Callable[[float], str], template: str) -> None:
+    if len(write(number)) < 380 and write(number) != write(other):  # a statement of an answer is read up to 400 characters
+        assert match_option(template.format(write(number)), [("A", write(other)), ("B", write(number))]) == "B"
