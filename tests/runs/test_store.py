@@ -512,6 +512,7 @@ def test_resume_never_under_several_ranks_takes_nothing_from_before(tmp_path: Pa
 RUN = textwrap.dedent("""
     import asyncio, resource, signal, sys, time
     from apr_plugin.loop import *
+    from apr_plugin.runs import *
     from apr_plugin.loop.policy import PolicyDefaults
     folder, limit = sys.argv[1], int(sys.argv[2])
     if limit:
@@ -574,6 +575,7 @@ RANK = textwrap.dedent("""
     import sys, time
     from pathlib import Path
     from apr_plugin.loop import *
+    from apr_plugin.runs import *
     folder, rank, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
     def wait(name):
         while not (folder / name).exists():
