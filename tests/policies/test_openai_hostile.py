@@ -21,8 +21,8 @@ from conformance import GREEDY, after, opening
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, Generation, MediaRef, Option, PolicyUnavailable, Question, StopReason, Trajectory
-from apr_plugin.policies.openai.policy import OpenAIPolicy
 from apr_plugin.policies.openai import servers as openai_servers
+from apr_plugin.policies.openai.policy import OpenAIPolicy
 from apr_plugin.runs import TrajectoryStore, run_episodes
 
 pytest.importorskip("openai")

@@ -19,9 +19,9 @@ from conformance import GREEDY, after, notebook, opening
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, MediaRef, Option, PolicyUnavailable, Question, StopReason, Trajectory
+from apr_plugin.policies.openai import servers as openai_servers
 from apr_plugin.policies.openai.failure import retry_after
 from apr_plugin.policies.openai.policy import OpenAIPolicy
-from apr_plugin.policies.openai import servers as openai_servers
 from apr_plugin.policies.openai.servers import Server
 from apr_plugin.runs import TrajectoryStore, run_episodes
 
