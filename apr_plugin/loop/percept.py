@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import visual_tokens
+from apr_plugin.loop.budget import frame_pairs, visual_tokens
 from apr_plugin.loop.trajectory import Shown
+from apr_plugin.media import SAMPLE_RATE
 
 OMITTED = "[MEDIA OMITTED - Refer to your Observation]"
 """Ends every placeholder; the form released checkpoints were trained with (arXiv 2606.19341, appendix B)."""
@@ -36,7 +37,7 @@ class Percept:
     """Frames per second of a clip."""
     waveform: NDArray[np.float32] | None = None
     """Sound, shape (samples,), mono."""
-    sample_rate: int = 16_000
+    sample_rate: int = SAMPLE_RATE
     """Samples per second of the sound."""
     remark: str = ""
     """What differs from what was asked for (fewer pixels, padded sound), told to the model."""
@@ -55,7 +56,7 @@ class Percept:
         if self.images is None:
             return 0
         n, height, width = (int(side) for side in self.images.shape[:3])
-        return visual_tokens(width, height) * (n if self.kind == "frames" else -(-n // 2))
+        return visual_tokens(width, height) * (n if self.kind == "frames" else frame_pairs(n))
 
     def shown(self) -> Shown:
         """What the trajectory keeps of it: times and sizes, never pixels or samples."""

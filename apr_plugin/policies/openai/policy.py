@@ -23,6 +23,7 @@ import numpy as np
 
 from apr_plugin import config
 from apr_plugin.errors import AprError, require
+from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import (
     EVERY_MODALITY,
     Generation,
@@ -259,7 +260,7 @@ class OpenAIPolicy(PolicyDefaults):
         if self._served.engine == "vllm":
             processor: dict[str, Any] = {"fps": part.fps, "do_sample_frames": False}
             if heard:  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
-                processor |= {"use_audio_in_video": True, "second_per_grid_ts": [2 / part.fps]}
+                processor |= {"use_audio_in_video": True, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             return {"media_io_kwargs": {"video": {"fps": part.fps, "num_frames": -1}}, "mm_processor_kwargs": processor}
         return {"use_audio_in_video": True} if heard and self._served.engine == "sglang" else {}
 
