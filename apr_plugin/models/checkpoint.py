@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.policy import ImagePart, VideoPart
-from apr_plugin.models.compat import LINEAR_ATTENTION_SINCE, cache_argument, has_linear_attention, release, rope_holder, taken
+from apr_plugin.models.compat import LINEAR_ATTENTION_SINCE, cache_argument, has_linear_attention, release
 from apr_plugin.models.families import Family, family_of
-from apr_plugin.models.prompt import Encoded, Medium
+from apr_plugin.models.prompt import Medium
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _SAMPLE = 1 << 16  # bytes read at each place of a weight file, to tell one training run's weights from another's
@@ -61,46 +61,14 @@ class Checkpoint:
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
 
-    def positions(self, encoded: Encoded) -> Any:
-        """M-RoPE positions of a whole prompt by the family's rule, shape (3, 1, n), on the CPU.
-
-        The rule is that of the model's class in transformers, except for Qwen2.5-VL: since transformers 5.3 its class has counted the words after a
-        clip from within the clip, and some releases time clips wrongly (github.com/huggingface/transformers/issues/45381, /pull/48669).
-        """
-        import torch
-
-        if self.family.clip == "plain":
-            return torch.from_numpy(_plain_positions(encoded, float(self.model.config.vision_config.tokens_per_second)))[:, None]
-        ids = torch.from_numpy(encoded.ids)[None]
-        images = [medium.grid for medium in encoded.media if isinstance(medium.part, ImagePart)]
-        clips = [(medium, medium.part) for medium in encoded.media if isinstance(medium.part, VideoPart)]
-        config = self.model.config
-        types = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
-        between = torch.tensor([2 / part.fps for _, part in clips]) if clips else None
-        sounds = [medium.mel.shape[1] for medium in encoded.media if medium.mel is not None]
-        offered = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "mm_token_type_ids": types,
-            "image_grid_thw": torch.stack(images) if images else None,
-            "video_grid_thw": torch.stack([medium.grid for medium, _ in clips]) if clips else None,
-            "second_per_grid_ts": between,
-            "second_per_grids": between,
-            "use_audio_in_video": any(medium.mel is not None for medium, _ in clips),
-            "audio_seqlens": torch.tensor(sounds) if sounds else None,
-        }
-        rule = rope_holder(self.model).get_rope_index
-        positions, _ = rule(**taken(rule, offered))
-        return positions
-
     def forward(
-        self, ids: NDArray[np.int64], positions: Any, cache: Any, *, media: Sequence[Medium] = (), mask: NDArray[np.bool_] | None = None
+        self, ids: NDArray[np.int64], positions: NDArray[Any], cache: Any, *, media: Sequence[Medium] = (), mask: NDArray[np.bool_] | None = None
     ) -> Any:
         """Logits of the last token of each row, shape (rows, vocabulary); the cache grows by the tokens given.
 
         Args:
             ids: Shape (rows, tokens).
-            positions: Shape (3, rows, tokens).
+            positions: Shape (3, rows, tokens), see `models.positions`.
             cache: Keys and values of what stands before them.
             media: What their placeholders stand for.
             mask: False for filling, shape (rows, tokens before and now); `None` where there is none.
@@ -117,7 +85,7 @@ class Checkpoint:
             given["input_features"], given["feature_attention_mask"] = (each.to(device) for each in _side_by_side(sounds))
         out = model(
             input_ids=self.tensor(ids),
-            position_ids=positions.to(device),
+            position_ids=self.tensor(positions),
             attention_mask=None if mask is None else self.tensor(mask).long(),
             use_cache=True,
             **{cache_argument(model): cache},
@@ -212,8 +180,7 @@ def load_checkpoint(
     ends = model.generation_config.eos_token_id
     eos = {*(ends if isinstance(ends, list) else [ends]), processor.tokenizer.eos_token_id} - {None}
     text = model.config.get_text_config()
-    timed = family.with_timing(getattr(model.config, "position_id_per_seconds", None), getattr(model.config, "seconds_per_chunk", None))
-    return Checkpoint(model, processor, timed, frozenset(eos), int(text.max_position_embeddings), identity)
+    return Checkpoint(model, processor, family.of_config(model.config), frozenset(eos), int(text.max_position_embeddings), identity)
 
 
 def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
@@ -257,29 +224,6 @@ def file_digest(folder: Path, names: Sequence[str]) -> str:
                 file.seek(part * max(0, size - _SAMPLE) // 8)
                 digest.update(file.read(_SAMPLE if size > 16 * _SAMPLE else -1))
     return f"digest {digest.hexdigest()[:16]}"
-
-
-def _plain_positions(encoded: Encoded, per_second: float) -> NDArray[np.int64]:
-    """M-RoPE positions (time, height, width), shape (3, n): Qwen2.5-VL report (arXiv 2502.13923) 2.1.2, as released with the model.
-
-    Words count on in all three. A medium begins where the words before it end and advances by row and column, a clip by time too: `per_second`
-    positions for each second, rounded down. The words after it go on above its highest position.
-    """
-    places = np.empty((3, len(encoded.ids)), np.int64)
-    done = position = 0
-    for medium in encoded.media:
-        words = np.arange(medium.start - done)
-        places[:, done : medium.start] = position + words
-        position += len(words)
-        frames, rows, columns = medium.grid.tolist()
-        grid = np.indices((frames, rows // 2, columns // 2)).reshape(3, -1)
-        if isinstance(medium.part, VideoPart):
-            grid[0] = (grid[0] * (2 / medium.part.fps * per_second)).astype(np.int64)
-        done = medium.start + grid.shape[1]
-        places[:, medium.start : done] = position + grid
-        position += int(grid.max()) + 1
-    places[:, done:] = position + np.arange(len(encoded.ids) - done)
-    return places
 
 
 def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:

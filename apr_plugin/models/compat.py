@@ -7,7 +7,7 @@ where only the results differ.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 LINEAR_ATTENTION_SINCE = (5, 10)
@@ -21,12 +21,6 @@ def release() -> tuple[int, ...]:
     return tuple(int(number) for number in transformers.__version__.split(".")[:2])
 
 
-def taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function of this release has."""
-    known = inspect.signature(function).parameters
-    return {key: value for key, value in offered.items() if key in known}
-
-
 def cache_argument(model: Any) -> str:
     """What a model's `forward` calls its cache: `past_key_values`, or `cache` (5.24 and later, where the old name goes in 5.40).
 
@@ -38,12 +32,6 @@ def cache_argument(model: Any) -> str:
         if name in known:
             return name
     raise ValueError(f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)")
-
-
-def rope_holder(model: Any) -> Any:
-    """The part of a model that computes M-RoPE positions: the Omni Thinkers themselves, else the model inside."""
-    inner = getattr(model, "model", None)
-    return inner if hasattr(inner, "get_rope_index") else model
 
 
 def has_linear_attention(config: Any) -> bool:

@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 
 from apr_plugin.errors import AprError  # noqa: E402 - after the libraries it needs
 from apr_plugin.models.checkpoint import load_checkpoint  # noqa: E402
-from apr_plugin.models.compat import cache_argument, has_linear_attention, release, taken  # noqa: E402
+from apr_plugin.models.compat import cache_argument, has_linear_attention, release  # noqa: E402
+from apr_plugin.models.positions import positions  # noqa: E402
 from apr_plugin.policies.hf.policy import HfPolicy  # noqa: E402
 
 Tiny = Callable[[str], Path]
@@ -75,12 +76,8 @@ def test_no_release_warns_of_an_old_name(tiny: Tiny, name: str) -> None:
     policy.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        positions = checkpoint.positions(encoded)
-        checkpoint.forward(encoded.ids[None], positions, transformers.DynamicCache(), media=encoded.media)
-
-
-def test_only_what_a_function_has_is_given() -> None:
-    assert taken(lambda a, b=1: None, {"a": 1, "c": 2}) == {"a": 1}
+        where = positions(encoded, checkpoint.family)[:, None]
+        checkpoint.forward(encoded.ids[None], where, transformers.DynamicCache(), media=encoded.media)
 
 
 def test_a_release_whose_linear_attention_forgets_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from real_processor import real
 
 from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.policy import EVERY_MODALITY, Message, TextPart, VideoPart
+from apr_plugin.models.positions import positions
 from apr_plugin.policies.hf.policy import HfPolicy
 from apr_plugin.runs import run_episodes
 from apr_plugin.runs.settings import read_settings
@@ -128,7 +129,7 @@ def test_positions_of_a_clip_of_qwen2_5_vl(loaded: Callable[..., HfPolicy], fps:
             )
         )
     )
-    (time, row, column), start = policy._engine.checkpoint.positions(encoded)[:, 0].tolist(), encoded.media[0].start
+    (time, row, column), start = positions(encoded, policy.family).tolist(), encoded.media[0].start
     seen = slice(start, start + 4 * 3 * 4)
     assert time[: start + 1] == row[: start + 1] == column[: start + 1] == list(range(start + 1))
     assert time[seen] == [start + t for t in times for _ in range(12)]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from apr_plugin.loop.policy import Generation, GenerationTimings, PolicyUnavailable, Prompt, Sampling, Usage
 from apr_plugin.models.checkpoint import Checkpoint
+from apr_plugin.models.positions import positions
 from apr_plugin.models.prompt import Encoded, PromptEncoder
 from apr_plugin.policies.hf.cache import PrefixStore, cache_of, joined, layers_of, rows_of
 from apr_plugin.policies.hf.sample import Draws, choose
@@ -192,8 +193,7 @@ class Engine:
         if n >= self.context_tokens:
             self._done(job, "length")
             return
-        positions = self.checkpoint.positions(encoded)
-        places: NDArray[np.float64] = positions[:, 0].double().numpy()
+        places = positions(encoded, self.checkpoint.family)
         known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
         cache = cache_of(layers, self.checkpoint.cache_config)
         job.cached, job.position = known, float(places.max()) + 1
@@ -202,10 +202,10 @@ class Engine:
         if self.store is not None and self.store.whole:  # states can't be cut back: stop where the next prompt still begins in the same way
             keep = encoded.history
             if known < keep:
-                self._go_through(encoded, positions, known, keep, cache)
+                self._go_through(encoded, places, known, keep, cache)
                 self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
                 known = keep
-        logits = self._go_through(encoded, positions, known, n, cache)
+        logits = self._go_through(encoded, places, known, n, cache)
         if self.store is not None and not self.store.whole:
             self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
         if job.draws.repetition_penalty != 1.0:
@@ -217,22 +217,20 @@ class Engine:
         if not self._finished(job):
             self._join(job, cache, n)
 
-    def _go_through(self, encoded: Encoded, positions: Any, first: int, end: int, cache: Any) -> Any:
+    def _go_through(self, encoded: Encoded, places: NDArray[Any], first: int, end: int, cache: Any) -> Any:
         """Read a stretch of a prompt, which the cache grows by; logits of its last token."""
         media = [medium for medium in encoded.media if first <= medium.start < end]
-        return self.checkpoint.forward(encoded.ids[None, first:end], positions[:, :, first:end], cache, media=media)
+        return self.checkpoint.forward(encoded.ids[None, first:end], places[:, None, first:end], cache, media=media)
 
     def _write(self) -> None:
         """One more token for each row."""
-        import torch
-
         tokens = np.array([[job.draws.tokens[-1]] for job in self._rows])
-        places = torch.tensor([job.position + len(job.draws.tokens) - 1 for job in self._rows])
+        places = np.array([job.position + len(job.draws.tokens) - 1 for job in self._rows], np.float32)
         longest = max(self._lengths)
         mask = None
         if min(self._lengths) < longest:
             mask = np.arange(longest + 1)[None] >= longest - np.array(self._lengths)[:, None]
-        logits = self.checkpoint.forward(tokens, places[None, :, None].expand(3, -1, 1), self._cache, mask=mask)
+        logits = self.checkpoint.forward(tokens, np.tile(places[:, None], (3, 1, 1)), self._cache, mask=mask)
         self._lengths = [length + 1 for length in self._lengths]
         choose(logits, [job.draws for job in self._rows])
         self._leave([number for number, job in enumerate(self._rows) if job.future.cancelled() or self._finished(job)])

@@ -262,7 +262,7 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
     if config.model_type.endswith("_thinker"):
         raise ValueError(f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)")
     thinker = getattr(config, "thinker_config", config)
-    family = family_of(config.model_type).with_timing(getattr(thinker, "position_id_per_seconds", None), getattr(thinker, "seconds_per_chunk", None))
+    family = family_of(config.model_type).of_config(thinker)
     processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
     return family, processor, weights_identity(pretrained, config), has_linear_attention(thinker)
 
