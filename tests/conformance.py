@@ -30,7 +30,7 @@ from apr_plugin.loop import Budget, Episode, EpisodeConfig, Generation, MediaRef
 from apr_plugin.loop.policy import EVERY_MODALITY, AudioPart, Prompt, TextPart, VideoPart
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.loop.wires import VideoMeta
-from apr_plugin.policies import POLICIES
+from apr_plugin.policies import known_policies
 
 Make = Callable[[], Policy]
 
@@ -133,7 +133,7 @@ class PolicyConformance:
         return after(kind, sound="audio" in policy.modalities, **wanted)
 
     def test_it_says_what_it_is(self, policy: Policy) -> None:
-        assert isinstance(policy, Policy) and policy.name in POLICIES
+        assert isinstance(policy, Policy) and policy.name in known_policies()
         assert isinstance(policy.modalities, frozenset) and policy.modalities <= EVERY_MODALITY
         assert policy.context_tokens is None or policy.context_tokens > 0
 

@@ -103,9 +103,10 @@ def _stretches(medium: Medium, family: Family) -> Iterator[tuple[NDArray[Any], i
 def _times(frames: int, fps: float, family: Family) -> NDArray[Any]:
     """Positions in time of the pairs of frames of a clip, from its beginning; the Omni families compute in single precision."""
     if family.clip == "plain":
-        return np.floor(np.arange(frames) * (FRAME_PAIR / fps * family.positions_per_s))
-    times: NDArray[Any] = np.arange(frames, dtype=np.float32) * np.float32(FRAME_PAIR / fps) * np.float32(family.positions_per_s)
-    return times if family.clip == "merged" else np.asarray(np.floor(times))
+        times: NDArray[Any] = np.arange(frames) * (FRAME_PAIR / fps * family.positions_per_s)
+    else:
+        times = np.arange(frames, dtype=np.float32) * np.float32(FRAME_PAIR / fps) * np.float32(family.positions_per_s)
+    return times if family.clip == "merged" else times.astype(np.int64)
 
 
 def _laid(times: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import random
 import re
 from typing import Any, Literal
 
+from apr_plugin import options
 from apr_plugin.loop.policy import Generation, PolicyDefaults, Prompt, Sampling, TextPart
 
 _OPTION = re.compile(r"^(\S{1,8})\. ", re.MULTILINE)
@@ -25,9 +26,7 @@ class GuessPolicy(PolicyDefaults):
     name = "guess"
 
     def __init__(self, how: Literal["random", "first"] = "random") -> None:
-        if how not in ("random", "first"):
-            raise ValueError(f"how must be 'random' or 'first', not {how!r}")
-        self.how = how
+        self.how = options.one_of("how", how, ("random", "first"))
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Look at one frame, since an answer before any look is refused, then guess."""

@@ -91,7 +91,7 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(copied: Path) -> None:
         ("dtype", "int8", "auto, bfloat16, float16, float32"),
         ("batch_size", 0, "batch_size"),
         ("batch_size", "many", "whole number"),
-        ("kv_cache", "maybe", "True or False"),
+        ("kv_cache", "maybe", "true or false"),
         ("kv_cache_gb", -1, "above 0"),
         ("repetition_penalty", "nan", "above 0"),
         ("min_pixels", 0, "min_pixels"),

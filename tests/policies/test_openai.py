@@ -239,7 +239,7 @@ def test_words_are_estimated_on_the_high_side() -> None:
         ({"image_quality": 101}, "image_quality must be a whole number from 1 to 100"),
         ({"image_quality": "jpg"}, "image_quality must be"),
         ({"image_detail": "medium"}, "image_detail must be low, high or auto"),
-        ({"audio": "yes"}, "audio must be true or false"),
+        ({"audio": "maybe"}, "audio must be true or false"),
         ({"timeout_s": 0}, "timeout_s must be"),
         ({"timeout_s": float("nan")}, "timeout_s must be"),
         ({"timeout_s": "soon"}, "soon"),

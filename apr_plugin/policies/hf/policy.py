@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from apr_plugin import options
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, Modality, Prompt, PromptSize, Sampling
 from apr_plugin.models.checkpoint import load_checkpoint
 from apr_plugin.models.families import Pixels
 from apr_plugin.models.prompt import PromptEncoder
-from apr_plugin.policies import json_object
 from apr_plugin.policies.hf.cache import PrefixStore
 from apr_plugin.policies.hf.engine import Engine
 
@@ -70,13 +70,14 @@ class HfPolicy:
         repetition_penalty: float = 1.0,
         chat_template_kwargs: str | Mapping[str, Any] | None = None,
     ) -> None:
-        batch_size = _whole("batch_size", batch_size)
-        least, most = (None if value is None else _whole(key, value) for key, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)))
+        batch_size = options.whole("batch_size", batch_size, 1)
+        limits = {"min_pixels": options.given(min_pixels), "max_pixels": options.given(max_pixels), "context_tokens": options.given(context_tokens)}
+        least, most, longest = (None if value is None else options.whole(key, value, 1) for key, value in limits.items())
         if least is not None and most is not None and least > most:
-            raise AprError(f"policy hf: min_pixels ({least}) is above max_pixels ({most})")
-        gigabytes, penalty = _number("kv_cache_gb", kv_cache_gb), _number("repetition_penalty", repetition_penalty)
-        cached = _flag("kv_cache", kv_cache)
-        template = json_object("chat_template_kwargs", chat_template_kwargs)
+            raise ValueError(f"min_pixels ({least}) is above max_pixels ({most})")
+        gigabytes, penalty = options.number("kv_cache_gb", kv_cache_gb, 0), options.number("repetition_penalty", repetition_penalty, 0)
+        cached = options.flag("kv_cache", kv_cache)
+        template = options.json_object("chat_template_kwargs", chat_template_kwargs)
         checkpoint = load_checkpoint(
             str(pretrained),
             revision=revision,
@@ -88,7 +89,7 @@ class HfPolicy:
         )
         self.family = checkpoint.family
         self.modalities: frozenset[Modality] = self.family.modalities
-        self.context_tokens: int | None = _whole("context_tokens", context_tokens) if context_tokens is not None else checkpoint.context_tokens
+        self.context_tokens: int | None = longest or checkpoint.context_tokens
         try:
             self._encoder = PromptEncoder(checkpoint.processor, self.family, Pixels(least, most), checkpoint.dtype, template)
         except ValueError as error:
@@ -131,30 +132,3 @@ class HfPolicy:
     def close(self) -> None:
         """Stop the threads and free the model's memory."""
         self._engine.close()
-
-
-def _whole(key: str, value: Any) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise AprError(f"policy hf: {key} must be a whole number of at least 1, not {value!r}")
-    return number
-
-
-def _number(key: str, value: Any) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise AprError(f"policy hf: {key} must be a number above 0, not {value!r}")
-    return number
-
-
-def _flag(key: str, value: Any) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if str(value).lower() not in known:
-        raise AprError(f"policy hf: {key} must be True or False, not {value!r}")
-    return known[str(value).lower()]

@@ -21,12 +21,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apr_plugin import options
 from apr_plugin.errors import require
 from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.models.checkpoint import checkpoint_source, file_digest, weights_identity
 from apr_plugin.models.compat import has_linear_attention
 from apr_plugin.models.families import Family, family_of
-from apr_plugin.policies import did_you_mean, json_object
+from apr_plugin.policies import did_you_mean
 from apr_plugin.policies.vllm.engine import VllmEngine
 from apr_plugin.policies.vllm.prompt import VllmPrompts
 
@@ -84,26 +85,28 @@ class VllmPolicy:
         stall_s: float = 1800.0,
     ) -> None:
         require("vllm", "vllm")
-        self._stall_s = _seconds("stall_s", stall_s)
-        template = json_object("chat_template_kwargs", chat_template_kwargs)
-        limits = json_object("limit_mm_per_prompt", limit_mm_per_prompt)
-        self._more, self._sampling = json_object("engine_args", engine_args), json_object("sampling_args", sampling_args)
-        if not isinstance(entropy_top_k, int) or entropy_top_k < 0:
-            raise ValueError(f"entropy_top_k must be a whole number of at least 0, not {entropy_top_k!r}")
+        self._stall_s = options.number("stall_s", stall_s, 0, unit="seconds")
+        template = options.json_object("chat_template_kwargs", chat_template_kwargs)
+        limits = options.json_object("limit_mm_per_prompt", limit_mm_per_prompt)
+        self._more = options.json_object("engine_args", engine_args)
+        self._sampling = options.json_object("sampling_args", sampling_args)
+        self._top_k = options.whole("entropy_top_k", entropy_top_k, 0)
+        revision, dtype, quantization, adapter = (options.given(value) for value in (revision, dtype, quantization, adapter))
+        share, longest = options.given(gpu_memory_utilization), options.given(max_model_len)
+        longest = None if longest is None else options.whole("max_model_len", longest, 1)
         pretrained = checkpoint_source(str(pretrained), self.name)
         _check("sampling_args", self._sampling, _sampling_fields(), _OURS)
-        self._top_k = entropy_top_k
         wanted: dict[str, Any] = {
             "model": pretrained,
             "revision": revision,
             "dtype": dtype,
             "quantization": quantization,
-            "tensor_parallel_size": tensor_parallel_size,
-            "data_parallel_size": data_parallel_size,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "max_model_len": max_model_len,
+            "tensor_parallel_size": options.whole("tensor_parallel_size", tensor_parallel_size, 1),
+            "data_parallel_size": options.whole("data_parallel_size", data_parallel_size, 1),
+            "gpu_memory_utilization": None if share is None else options.number("gpu_memory_utilization", share, 0, 1),
+            "max_model_len": longest,
             "limit_mm_per_prompt": limits or None,
-            "enable_prefix_caching": enable_prefix_caching,
+            "enable_prefix_caching": options.flag("enable_prefix_caching", enable_prefix_caching),
         }
         _check("engine_args", self._more, _engine_fields(), (*wanted, "trust_remote_code"))
         self.family, processor, weights, linear = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
@@ -116,7 +119,7 @@ class VllmPolicy:
             "dtype": dtype,
             "quantization": quantization,
             "adapter": None if adapter is None else {"path": adapter, "weights": _adapter_weights(adapter)},
-            "max_model_len": max_model_len,
+            "max_model_len": longest,
             "limit_mm_per_prompt": limits,
             "engine_args": self._more,
             "sampling_args": self._sampling,
@@ -126,7 +129,7 @@ class VllmPolicy:
         # vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two caches come apart: the engine looks for
         # what only the other holds, and every later request waits for ever (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
         arguments["mm_processor_cache_gb"] = 0
-        arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, entropy_top_k), "disable_log_stats": False}
+        arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, self._top_k), "disable_log_stats": False}
         if quantization != "bitsandbytes":  # which has a loader of its own
             arguments["load_format"] = "safetensors"  # never a pickle
         if adapter is not None:
@@ -219,17 +222,6 @@ def _timings(metrics: Any) -> GenerationTimings:
         prefill_s=max(0.0, metrics.first_token_ts - metrics.scheduled_ts),
         decode_s=max(0.0, metrics.last_token_ts - metrics.first_token_ts),
     )
-
-
-def _seconds(name: str, given: Any) -> float:
-    """A time limit; text comes from `--model_args`."""
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not seconds > 0:
-        raise ValueError(f"{name} must be a number of seconds above 0, not {given!r}")
-    return seconds
 
 
 def _check(name: str, given: Mapping[str, Any], known: Sequence[str], ours: Sequence[str]) -> None:
