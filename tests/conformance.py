@@ -248,6 +248,9 @@ def check_generation(generation: Generation, sampling: Sampling, *, limit: bool 
     if generation.entropy_top_k is not None:
         bound = math.log(generation.entropy_top_k) + 1e-4
         assert generation.entropy_top_k >= 1 and generation.entropies is not None and all(value <= bound for value in generation.entropies)
+    assert generation.logprobs_of in ((None,) if generation.logprobs is None else (None, "raw", "scaled", "truncated"))
+    if (prompt := generation.prompt_token_ids) is not None:
+        assert all(type(token) is int and token >= 0 for token in prompt) and usage.prompt_tokens == len(prompt)
     for seconds in vars(generation.timings).values():
         assert seconds is None or seconds >= 0
 

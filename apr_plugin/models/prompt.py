@@ -101,6 +101,8 @@ class PromptEncoder:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self._turn = known.get(marks.turn, -1)
         self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
+        self.never_written = tuple(sorted({known[token] for token in (*wanted, marks.audio_start, marks.audio_end, marks.audio) if token in known}))
+        """Tokens that stand for media, or around them. A turn that held one could not be read again: there is nothing that it would stand for."""
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
         self._special = pattern(special)
         clip = re.escape(marks.vision_start + marks.video + marks.vision_end)

@@ -110,7 +110,8 @@ def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPol
     for prompt, mine in zip(prompts, asyncio.run(together()), strict=True):
         given = real(policy._encoder, prompt)
         clip = hears and "pixel_values_videos" in given
-        wanted = model.generate(**given, do_sample=False, max_new_tokens=12, **({"use_audio_in_video": True} if clip else {}))
+        banned = list(policy._encoder.never_written)
+        wanted = model.generate(**given, do_sample=False, max_new_tokens=12, suppress_tokens=banned, **({"use_audio_in_video": True} if clip else {}))
         assert mine.token_ids == tuple(wanted[0, given["input_ids"].shape[1] :].tolist())
 
 
@@ -223,15 +224,39 @@ def test_entropies_and_log_probabilities_are_of_the_whole_vocabulary(loaded: Cal
 
     policy = loaded("qwen2_5_vl")
     model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny("qwen2_5_vl")).eval()
-    for sampling in (GREEDY, Sampling(temperature=0.7, top_p=0.5, seed=3, max_new_tokens=8)):
+    for sampling, what in ((GREEDY, "raw"), (Sampling(temperature=0.7, top_p=0.5, seed=3, max_new_tokens=8), "scaled")):
         mine = one(policy, opening(), sampling)
-        assert mine.token_ids is not None and mine.entropy_top_k is None
+        assert mine.token_ids is not None and mine.entropy_top_k is None and mine.logprobs_of == what
+        assert mine.prompt_token_ids == tuple(policy._encoder.encode(opening()).ids.tolist())
         ids = torch.tensor([[*policy._encoder.encode(opening()).ids, *mine.token_ids]])
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(input_ids=ids).logits[0, -1 - len(mine.token_ids) : -1].double()
+        logits[:, list(policy._encoder.never_written)] = -1e9
         logprobs = torch.log_softmax(logits / (sampling.temperature or 1.0), -1)
         np.testing.assert_allclose(mine.logprobs, logprobs.gather(1, ids[0, -len(mine.token_ids) :, None])[:, 0], atol=1e-4)  # type: ignore[arg-type]
         np.testing.assert_allclose(mine.entropies, -(logprobs.exp() * logprobs).sum(-1), atol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_that_stand_for_media_are_never_written(loaded: Callable[..., HfPolicy], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the model wants nothing else: its head is made to like them best."""
+    policy = loaded(name)
+    banned = set(policy._encoder.never_written)
+    known = policy._encoder.tokenizer.get_vocab()
+    marks = policy.family.marks
+    assert banned == {known[token] for token in vars(marks).values() if token != marks.turn and token in known} and len(banned) >= 4
+    assert set(policy._encoder.ids_of.values()) < banned
+    raw = policy._engine.checkpoint.forward
+
+    def wanting(*given: Any, **more: Any) -> Any:
+        logits = raw(*given, **more).clone()
+        logits[:, list(banned)] += 100
+        return logits
+
+    monkeypatch.setattr(policy._engine.checkpoint, "forward", wanting)
+    for sampling in (GREEDY, Sampling(temperature=1.5, seed=2, max_new_tokens=20), Sampling(temperature=1.0, top_k=2, max_new_tokens=8)):
+        made = one(policy, opening(), sampling)
+        assert made.token_ids and not banned & set(made.token_ids) and all(math.isfinite(value) for value in made.logprobs or ())
 
 
 def test_a_seed_fixes_a_turn_and_another_changes_it(loaded: Callable[..., HfPolicy]) -> None:

@@ -210,7 +210,7 @@ class Engine:
             self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
         if job.draws.repetition_penalty != 1.0:
             job.draws.prompt = self.checkpoint.tensor(encoded.ids)
-        choose(logits, [job.draws])
+        choose(logits, [job.draws], self.encoder.never_written)
         job.first = time.perf_counter()
         for medium in encoded.media:
             medium.pixels = medium.mel = None
@@ -232,7 +232,7 @@ class Engine:
             mask = np.arange(longest + 1)[None] >= longest - np.array(self._lengths)[:, None]
         logits = self.checkpoint.forward(tokens, np.tile(places[:, None], (3, 1, 1)), self._cache, mask=mask)
         self._lengths = [length + 1 for length in self._lengths]
-        choose(logits, [job.draws for job in self._rows])
+        choose(logits, [job.draws for job in self._rows], self.encoder.never_written)
         self._leave([number for number, job in enumerate(self._rows) if job.future.cancelled() or self._finished(job)])
 
     def _join(self, job: _Job, cache: Any, length: int) -> None:
@@ -286,9 +286,11 @@ class Engine:
             job.encoded.opened + text[: _first_of(draws.sampling.stop, text)],
             Usage(size.total, job.cached, len(draws.tokens), size.visual, size.audio),
             reason,
-            tuple(draws.tokens),
-            tuple(draws.logprobs),
-            tuple(draws.entropies),
+            token_ids=tuple(draws.tokens),
+            logprobs=tuple(draws.logprobs),
+            logprobs_of="scaled" if draws.sampling.temperature > 0 else "raw",
+            prompt_token_ids=tuple(job.encoded.ids.tolist()),
+            entropies=tuple(draws.entropies),
             timings=GenerationTimings(job.began - job.asked, first - job.began, now - first),
         )
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile

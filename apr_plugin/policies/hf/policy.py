@@ -27,7 +27,8 @@ class HfPolicy:
     limits the checkpoint's own processor has, unless `min_pixels` or `max_pixels` say otherwise.
 
     Entropies and log-probabilities are of the distribution scaled by the temperature (at 0: unscaled) over the whole vocabulary, before `top_p` and
-    `top_k`. The checkpoint's own generation settings (a repetition penalty, say) are not applied; only its end-of-turn tokens are taken.
+    `top_k`, but for the tokens that stand for media or around them, which are never sampled (`PromptEncoder.never_written`). The checkpoint's own
+    generation settings (a repetition penalty, say) are not applied; only its end-of-turn tokens are taken.
 
     Args:
         pretrained: A checkpoint's folder, or its name on the hub (owner/model). Whole Omni checkpoints are read for their Thinker alone.

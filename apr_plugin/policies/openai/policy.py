@@ -24,6 +24,7 @@ from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import (
     EVERY_MODALITY,
     Generation,
+    LogprobsOf,
     Modality,
     Part,
     PolicyDefaults,
@@ -146,10 +147,13 @@ class OpenAIPolicy(PolicyDefaults):
         media = has_media(prompt)
         messages = await asyncio.to_thread(chat_messages, prompt, self._media) if media else chat_messages(prompt, self._media)
         body = self._body(messages, sampling, limit, prompt)
+        temperature = body.get("temperature", 1.0)
         generation = await self._servers.ask(
             "/chat/completions",
             body,
-            lambda waited, data: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
+            lambda waited, data: read_reply(
+                data, top_logprobs=self._top_logprobs, temperature=temperature, queue_s=waited, logprobs_of=self._logprobs_of(temperature)
+            ),
             _episode(prompt),
         )
         scrub = self._servers.scrub
@@ -243,6 +247,15 @@ class OpenAIPolicy(PolicyDefaults):
         for part in (part for message in prompt.messages for part in message.parts):
             body = _merged(body, self._for_clip(part))
         return _merged({key: value for key, value in body.items() if key not in self._omit}, self._extra)
+
+    def _logprobs_of(self, temperature: float) -> LogprobsOf | None:
+        """VLLM gives them before the temperature, SGLang after it, each unless its server was told otherwise (`--logprobs-mode`,
+        `SGLANG_RETURN_ORIGINAL_LOGPROB`); the protocol says nothing, and neither do the others.
+        """
+        if temperature <= 0 and self._served.engine:
+            return "raw"
+        known: dict[str, LogprobsOf] = {"vllm": "raw", "sglang": "scaled"}
+        return known.get(self._served.engine)
 
     def _for_clip(self, part: Part) -> dict[str, Any]:
         """What a server must be told to show every frame of a clip at its own rate, and to play its sound with it."""

@@ -2,6 +2,9 @@
 
     lmms-eval --model apr --model_args policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
 
+Log-probabilities are of what a token was drawn from: after the temperature, `top_k`, `top_p` and `min_p` (`Generation.logprobs_of`), and without the
+tokens that stand for media or around them, which are never sampled.
+
 Pictures, clips with their timing and sound go to the model's own inputs; the prefix cache is on, and the loop's prompts are made for it. Needs
 `pip install 'apr-plugin[vllm]'`. A server (`vllm serve`) is used through `policy=openai` instead; `docs/models.md` has both.
 
@@ -23,7 +26,7 @@ from typing import Any
 
 from apr_plugin import options
 from apr_plugin.errors import require
-from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Modality, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.models.checkpoint import checkpoint_source, file_digest, weights_identity
 from apr_plugin.models.compat import has_linear_attention
 from apr_plugin.models.families import Family, family_of
@@ -149,7 +152,7 @@ class VllmPolicy:
         """
         request = await asyncio.to_thread(self._prompts.request, prompt)
         output = await self._engine.generate(request, self._parameters(sampling))
-        return self._read(output, self._prompts.opened_by(request))
+        return self._read(output, self._prompts.opened_by(request), self._logprobs_of(sampling))
 
     def describe(self) -> dict[str, Any]:
         """What decides the answers. How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine."""
@@ -170,6 +173,8 @@ class VllmPolicy:
             more["structured_outputs"] = StructuredOutputsParams(**held)
         if sampling.stop:
             more.setdefault("stop", list(sampling.stop))
+        biased = {int(token): bias for token, bias in more.pop("logit_bias", {}).items()}
+        more["logit_bias"] = biased | dict.fromkeys(self._prompts.never_written, -math.inf)  # one addition for all requests of a step, and exact
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -181,7 +186,14 @@ class VllmPolicy:
             **more,
         )
 
-    def _read(self, output: Any, opened: str) -> Generation:
+    def _logprobs_of(self, sampling: Sampling) -> LogprobsOf:
+        """VLLM gives them after everything that it does to the logits (`logprobs_mode=processed_logprobs`)."""
+        if sampling.temperature <= 0:
+            return "raw"
+        cut = sampling.top_p < 1 or sampling.top_k > 0 or self._sampling.get("min_p", 0) > 0
+        return "truncated" if cut else "scaled"
+
+    def _read(self, output: Any, opened: str, logprobs_of: LogprobsOf) -> Generation:
         written = output.outputs[0]
         ids = tuple(written.token_ids)
         prompt = output.prompt_token_ids or []
@@ -199,6 +211,8 @@ class VllmPolicy:
             finish_reason=written.finish_reason or "stop",
             token_ids=ids,
             logprobs=tuple(min(0.0, at[token].logprob) for at, token in zip(positions, ids, strict=True)) if positions else None,
+            logprobs_of=logprobs_of if positions else None,
+            prompt_token_ids=tuple(prompt),
             entropies=tuple(_entropy(at, self._top_k) for at in positions) if positions and self._top_k else None,
             entropy_top_k=self._top_k if positions and self._top_k else None,
             timings=_timings(output.metrics),
