@@ -174,7 +174,8 @@ LogprobsOf = Literal["raw", "scaled", "truncated"]
 
 `raw`: the model's own, before the temperature. `scaled`: divided by the temperature, over the whole vocabulary, before `top_k` and `top_p`.
 `truncated`: what the token was drawn from, after `top_k` and `top_p` too, so that every other token has probability 0. At temperature 0, where
-nothing is scaled, they are `raw`. Penalties and banned tokens come before all three in an engine of this process; what a server does is its own affair.
+nothing is scaled, they are `raw`. Penalties and banned tokens come before all three in an engine of this process; what a server does is its own
+affair.
 """
 
 

@@ -61,7 +61,7 @@ TURNS = st.builds(
     Turn, text=TEXT, observation=TEXT, think=TEXT, confidence=st.none() | st.floats(0, 1), action=ACTIONS, shown=st.none() | SHOWN,
     error=st.none() | st.builds(ActionError, st.sampled_from(ErrorCode), TEXT), repairs=st.lists(TEXT, max_size=2).map(tuple), forced=st.booleans(),
     usage=st.builds(Usage, st.none() | st.integers(0), st.none() | st.integers(0), st.none() | st.integers(0)),
-    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple), logprobs_of=st.sampled_from([None, "raw", "scaled", "truncated"]),
+    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple), logprobs_of=st.sampled_from([None, "raw", "scaled"]),
     entropies=st.none() | st.lists(st.floats(0, 20), max_size=3).map(tuple), entropy_top_k=st.none() | st.integers(1, 100),
     timings=st.builds(GenerationTimings, *[st.none() | st.floats(0, 1e5)] * 3),
 )  # fmt: skip
