@@ -21,7 +21,7 @@ from apr_plugin.terminal import quoted
 
 POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
-    "hf": "apr_plugin.policies.hf.policy:HfPolicy",
+    "hf": "apr_plugin.policies.hf.policy:HfPolicy.from_pretrained",
     "openai": "apr_plugin.policies.openai.policy:OpenAIPolicy",
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
     "vllm": "apr_plugin.policies.vllm.policy:VllmPolicy",

@@ -35,7 +35,7 @@ def loaded(tiny: Tiny) -> Iterator[Callable[..., HfPolicy]]:
     def make(name: str, **arguments: Any) -> HfPolicy:
         key = (name, *sorted(arguments.items()))
         if key not in made:
-            made[key] = HfPolicy(str(tiny(name)), device="cpu", **arguments)
+            made[key] = HfPolicy.from_pretrained(str(tiny(name)), device="cpu", **arguments)
         return made[key]
 
     yield make
@@ -49,7 +49,7 @@ class _Conformance(PolicyConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, tiny: Tiny) -> Iterator[Make]:
-        yield lambda: HfPolicy(str(tiny(cls.model)), device="cpu", batch_size=4)
+        yield lambda: HfPolicy.from_pretrained(str(tiny(cls.model)), device="cpu", batch_size=4)
 
 
 class TestQwen25VL(_Conformance):
@@ -178,7 +178,7 @@ def test_a_thought_that_the_template_opens_belongs_to_the_turn(tiny: Tiny, loade
     thinking = loaded("qwen3_5")
     free = one(thinking, opening())
     assert free.text == "<think>\n" + thinking._encoder.tokenizer.decode(free.token_ids, skip_special_tokens=True)
-    plain = HfPolicy(str(tiny("qwen3_5")), device="cpu", chat_template_kwargs='{"enable_thinking": false}')
+    plain = HfPolicy.from_pretrained(str(tiny("qwen3_5")), device="cpu", chat_template_kwargs='{"enable_thinking": false}')
     told = one(plain, notebook(QUESTION.model_copy(update={"text": "What does <think> mean?"})).prompt(1, 5))
     plain.close()
     assert "<think>" not in told.text
@@ -287,13 +287,13 @@ def test_a_turn_ends_at_its_stop_token_or_its_limit(tiny: Tiny, tmp_path: Path, 
     folder = shutil.copytree(tiny("qwen2_5_vl"), tmp_path / "stops")
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [settings["eos_token_id"], free.token_ids[3]]}))
-    policy = HfPolicy(str(folder), device="cpu", repetition_penalty=1.0)
+    policy = HfPolicy.from_pretrained(str(folder), device="cpu", repetition_penalty=1.0)
     stopped = one(policy, opening(), Sampling(max_new_tokens=6))
     policy.close()
     assert stopped.finish_reason == "stop" and stopped.token_ids == free.token_ids[:4]
     size = len(loaded("qwen2_5_vl")._encoder.encode(opening()).ids)
     for room, tokens in ((size + 2, 2), (size, 0)):
-        tight = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", context_tokens=room)
+        tight = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", context_tokens=room)
         cut = one(tight, opening(), Sampling(max_new_tokens=6))
         tight.close()
         assert cut.finish_reason == "length" and cut.usage.completion_tokens == tokens and cut.token_ids == free.token_ids[:tokens]
@@ -322,7 +322,7 @@ def test_a_whole_checkpoint_and_its_thinker_answer_alike(loaded: Callable[..., H
 
 
 def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -> None:
-    policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", batch_size=1)
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", batch_size=1)
     policy._engine.checkpoint.eos = frozenset()  # whatever a random model writes, no turn is over before its limit
 
     async def crowd() -> tuple[bool, int, float]:
@@ -347,7 +347,7 @@ def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -
 
 
 def test_closing_ends_what_is_under_way(tiny: Tiny) -> None:
-    policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", batch_size=2)
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", batch_size=2)
     policy._engine.checkpoint.eos = frozenset()
 
     async def run() -> list[BaseException | Generation]:
@@ -372,7 +372,7 @@ def test_one_bad_prompt_harms_no_other(loaded: Callable[..., HfPolicy]) -> None:
 
 
 def test_output_that_is_not_finite_is_no_answer(tiny: Tiny) -> None:
-    policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu")
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu")
     policy._engine.checkpoint.model.lm_head.weight.data.fill_(math.nan)
     with pytest.raises(PolicyUnavailable, match="not finite in float32"):
         one(policy, opening())
@@ -402,7 +402,7 @@ def test_episodes_answer_the_same_however_many_run_at_once(tiny: Tiny, shared_vi
 
 def test_a_real_look_reaches_the_model(tiny: Tiny, shared_videos: dict[str, Path]) -> None:
     """An episode whose turns are put into the model's mouth, so that frames, a clip and sound of a real file go through it."""
-    policy = HfPolicy(str(tiny("qwen2_5_omni_full")), device="cpu")
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_omni_full")), device="cpu")
     looks = ['{"type": "get_frames", "start": 0, "end": 5, "num": 4}', '{"type": "get_clip", "start": 1, "end": 3}']
     looks += ['{"type": "get_audio", "start": 2, "end": 5}', '{"type": "answer", "content": "A"}']
     said = iter([f'{{"observation": "seen", "think": "t", "confidence": 0.5, "action": {look}}}' for look in looks])

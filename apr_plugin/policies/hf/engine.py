@@ -42,6 +42,8 @@ class _Job:
     cached: int = 0
     position: float = 0.0
     """Position of the next token, the same in all three dimensions."""
+    weights: int = 0
+    """The weights it was read with."""
 
     def fail(self, error: Exception) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
@@ -70,8 +72,16 @@ class Engine:
         context_tokens: int,
         repetition_penalty: float = 1.0,
     ) -> None:
-        self.checkpoint, self.encoder, self.batch_size, self.store = checkpoint, encoder, batch_size, store
-        self.context_tokens, self.repetition_penalty = context_tokens, repetition_penalty
+        self.checkpoint = checkpoint
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.store = store
+        self.context_tokens = context_tokens
+        self.repetition_penalty = repetition_penalty
+        self._weights = 0
+        """How often the weights changed; a turn begun with others is given up."""
+        self._keeping = threading.Lock()
+        """Held while kept prompts are used, and while they are dropped."""
         self._asked: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._ready: queue.Queue[_Job | None] = queue.Queue(maxsize=max(2, batch_size))
         self._closed = False
@@ -94,8 +104,15 @@ class Engine:
         self._asked.put(job)
         return job.future
 
+    def weights_changed(self) -> None:
+        """Forget what was computed with the weights of before. Turns that are being written fail (`PolicyUnavailable`)."""
+        with self._keeping:
+            self._weights += 1
+            if self.store is not None:
+                self.store.clear()
+
     def close(self) -> None:
-        """Stop both threads and let go of the model. Prompts still waiting fail."""
+        """Stop both threads. Prompts still waiting fail."""
         if self._closed:
             return
         self._closed = True
@@ -104,7 +121,6 @@ class Engine:
             thread.join()
         if self.store is not None:
             self.store.clear()
-        self.checkpoint.free()
 
     def _prepare(self) -> None:
         """First thread: words to tokens, pictures to patches. It waits while enough is ready, which bounds the memory of prepared media."""
@@ -127,7 +143,7 @@ class Engine:
         if self.checkpoint.model.device.type == "cuda":
             torch.cuda.set_device(self.checkpoint.model.device)  # each thread has its own
         closing = False
-        with torch.inference_mode():
+        with self.checkpoint.without_gradients():
             while True:
                 while not closing and len(self._rows) < self.batch_size:
                     try:
@@ -182,7 +198,9 @@ class Engine:
     def _fail_rows(self, error: Exception) -> None:
         for job in self._rows:
             job.fail(error)
-        self._rows, self._lengths, self._cache = [], [], None
+        self._rows = []
+        self._lengths = []
+        self._cache = None
 
     def _read(self, job: _Job) -> None:
         """Compute the prompt's keys and values and its first token, then let it join the batch."""
@@ -194,7 +212,9 @@ class Engine:
             self._done(job, "length")
             return
         places = positions(encoded, self.checkpoint.family)
-        known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
+        with self._keeping:
+            job.weights = self._weights
+            known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
         cache = cache_of(layers, self.checkpoint.cache_config)
         job.cached, job.position = known, float(places.max()) + 1
         # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may come back whole.
@@ -203,11 +223,11 @@ class Engine:
             keep = encoded.history
             if known < keep:
                 self._go_through(encoded, places, known, keep, cache)
-                self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+                self._keep(job, keep, places, cache)
                 known = keep
         logits = self._go_through(encoded, places, known, n, cache)
         if self.store is not None and not self.store.whole:
-            self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+            self._keep(job, keep, places, cache)
         if job.draws.repetition_penalty != 1.0:
             job.draws.prompt = self.checkpoint.tensor(encoded.ids)
         choose(logits, [job.draws], self.encoder.never_written)
@@ -216,6 +236,13 @@ class Engine:
             medium.pixels = medium.mel = None
         if not self._finished(job):
             self._join(job, cache, n)
+
+    def _keep(self, job: _Job, length: int, places: NDArray[Any], cache: Any) -> None:
+        """Keep the beginning of a prompt for the next one, unless the weights changed meanwhile."""
+        assert job.encoded is not None and self.store is not None
+        with self._keeping:
+            if job.weights == self._weights:
+                self.store.keep(job.encoded.keys[:length], places[:, :length], layers_of(cache))
 
     def _go_through(self, encoded: Encoded, places: NDArray[Any], first: int, end: int, cache: Any) -> Any:
         """Read a stretch of a prompt, which the cache grows by; logits of its last token."""
@@ -249,7 +276,8 @@ class Engine:
         if not gone:
             return
         stay = [number for number in range(len(self._rows)) if number not in gone]
-        self._rows, self._lengths = [self._rows[n] for n in stay], [self._lengths[n] for n in stay]
+        self._rows = [self._rows[n] for n in stay]
+        self._lengths = [self._lengths[n] for n in stay]
         if stay:
             left = rows_of(layers_of(self._cache), stay, max(self._lengths))
             self._cache = cache_of(left, self.checkpoint.cache_config)
@@ -260,7 +288,9 @@ class Engine:
         """Whether the row is done, in which case its turn has been handed over."""
         assert job.encoded is not None
         draws = job.draws
-        if draws.broken:
+        if job.weights != self._weights:
+            job.fail(PolicyUnavailable("the model's weights changed while the turn was written"))
+        elif draws.broken:
             job.fail(PolicyUnavailable(f"the model's output is not finite in {self.checkpoint.dtype_name}; dtype=bfloat16 or float32 may help"))
         elif draws.tokens[-1] in self.checkpoint.eos or self._stopped(draws):
             self._done(job, "stop")

@@ -249,8 +249,9 @@ class OpenAIPolicy(PolicyDefaults):
         return _merged({key: value for key, value in body.items() if key not in self._omit}, self._extra)
 
     def _logprobs_of(self, temperature: float) -> LogprobsOf | None:
-        """VLLM gives them before the temperature, SGLang after it, each unless its server was told otherwise (`--logprobs-mode`,
-        `SGLANG_RETURN_ORIGINAL_LOGPROB`); the protocol says nothing, and neither do the others.
+        """What servers give unless they were told otherwise, as far as it is known; the protocol itself says nothing.
+
+        vLLM: before the temperature (`--logprobs-mode`). SGLang: after it (`SGLANG_RETURN_ORIGINAL_LOGPROB`).
         """
         if temperature <= 0 and self._served.engine:
             return "raw"
