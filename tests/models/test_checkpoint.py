@@ -162,7 +162,8 @@ def test_an_adapter_is_merged(tiny: Tiny, tmp_path: Path) -> None:
     plain, adapted = (HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", adapter=adapter) for adapter in (None, str(tmp_path / "lora")))
     ids = torch.from_numpy(plain._encoder.encode(opening()).ids)[None]
     with torch.inference_mode():
-        wanted = torch.log_softmax(tuned(input_ids=ids).logits[0, -1].double(), -1)
+        logits = tuned(input_ids=ids).logits[0, -1].double().index_fill(0, torch.tensor(plain._encoder.never_written), -torch.inf)
+        wanted = torch.log_softmax(logits, -1)
     before, after_it = (asyncio.run(policy.generate(opening(), GREEDY)) for policy in (plain, adapted))
     assert after_it.logprobs is not None and after_it.token_ids is not None and before.token_ids != after_it.token_ids
     assert after_it.token_ids[0] == int(wanted.argmax()) and after_it.logprobs[0] == pytest.approx(float(wanted.max()), abs=1e-4)

@@ -83,7 +83,7 @@ def test_no_release_warns_of_an_old_name(tiny: Tiny, name: str) -> None:
 def test_a_release_whose_linear_attention_forgets_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     assert has_linear_attention(transformers.AutoConfig.from_pretrained(tiny("qwen3_5")))
     assert not has_linear_attention(transformers.AutoConfig.from_pretrained(tiny("qwen3_vl")))
-    monkeypatch.setattr("apr_plugin.models.checkpoint.release", lambda: (5, 9))
+    monkeypatch.setattr("apr_plugin.models.compat.release", lambda: (5, 9))
     with pytest.raises(AprError, match=r"Qwen3\.5 needs transformers 5\.10 or later"):
         HfPolicy.from_pretrained(str(tiny("qwen3_5")), device="cpu")
     HfPolicy.from_pretrained(str(tiny("qwen3_vl")), device="cpu").close()

@@ -147,6 +147,17 @@ def test_log_probabilities_are_of_what_they_are_said_to_be(engine: Policy) -> No
         np.testing.assert_allclose(made.logprobs, wanted, atol=1e-3)  # type: ignore[arg-type]
 
 
+def test_tokens_that_stand_for_media_are_never_written(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nothing but them and one other token is left to choose from, and a user would like to have them."""
+    banned = engine._prompts.never_written
+    other = engine._prompts.tokenizer.encode("a", add_special_tokens=False)[0]
+    asked = {"allowed_token_ids": [*banned, other], "logit_bias": {str(token): 5 for token in banned}}
+    monkeypatch.setattr(engine, "_sampling", asked)
+    for sampling in (GREEDY, Sampling(temperature=2.0, seed=3), Sampling(temperature=1.0, top_k=3)):
+        made = asyncio.run(engine.generate(opening(), replace(sampling, max_new_tokens=6)))
+        assert set(made.token_ids) == {other} and made.logprobs == pytest.approx((0.0,) * 6, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["frames", "audio", "clip"])
 def test_tokens_of_each_medium_are_counted_as_the_engine_counts_them(engine: Policy, kind: str) -> None:
     if kind not in engine.modalities:

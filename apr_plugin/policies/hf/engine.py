@@ -1,6 +1,6 @@
 """Runs one model for many prompts: one thread prepares media, one runs the model.
 
-A waiting prompt is read by itself (what a kept prompt shares with it is taken over, see `hf_cache`), then its row joins the batch that writes, one
+A waiting prompt is read by itself (what a kept prompt shares with it is taken over, see `cache.py`), then its row joins the batch that writes, one
 token for each row at a time; a row leaves when it is done. So reading never pads, every prompt's positions and media are its own, and what is
 written at the same time shares the cost of going through the weights. Batching and the cache do not exclude each other.
 """

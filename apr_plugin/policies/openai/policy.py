@@ -2,8 +2,8 @@
 
     apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-What is sent is in `openai_media`, what comes back in `openai_reply`, one server's connections in `openai_http`, retries and several servers in
-`openai_servers`, what a server says of its model in `openai_models`, counting in `openai_count`.
+What is sent is in `media.py`, what comes back in `reply.py`, one server's connections in `http.py`, retries and several servers in `servers.py`, what a
+server says of its model in `served.py`, counting in `count.py`.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class OpenAIPolicy(PolicyDefaults):
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens of the prompt.
 
-        vLLM is asked (`openai_count`). For another server whose context is known, the count is an estimate by Qwen2.5's rules; where no context is
+        vLLM is asked (`count.py`). For another server whose context is known, the count is an estimate by Qwen2.5's rules; where no context is
         known there is nothing to keep to, and the answer is `None`.
         """
         if self.context_tokens is None:
