@@ -87,6 +87,16 @@ def test_imports_point_one_way(room: str) -> None:
                 assert name.partition(".")[0] not in HEAVY, f"{file} imports {name}"
 
 
+def test_no_backend_takes_from_another() -> None:
+    """What two of them need belongs to `models`, or to `policies` itself."""
+    backends = [folder.name for folder in sorted((PACKAGE / "policies").iterdir()) if (folder / "__init__.py").is_file()]
+    assert {"hf", "openai", "vllm"} <= set(backends)
+    for own in backends:
+        for file in (PACKAGE / "policies" / own).rglob("*.py"):
+            taken = {other for other in backends for name in _imports(file) if f"{name}.".startswith(f"apr_plugin.policies.{other}.")}
+            assert taken <= {own}, f"{file} imports {taken}"
+
+
 def test_every_package_is_installed() -> None:
     """A folder that pyproject.toml forgets would be missing from the wheel only."""
     import tomllib

@@ -2,8 +2,8 @@
 
     apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-What is sent is in `media.py`, what comes back in `reply.py`, one server's connections in `http.py`, retries and several servers in `servers.py`, what a
-server says of its model in `served.py`, counting in `count.py`.
+What is sent is in `media.py`, what comes back in `reply.py`, one server's connections in `http.py`, retries and several servers in `servers.py`,
+what a server says of its model in `served.py`, counting in `count.py`.
 """
 
 from __future__ import annotations
