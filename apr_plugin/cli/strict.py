@@ -81,23 +81,22 @@ def run_strict(path: Path, samples: Path | None, as_json: bool) -> None:
 def _read_run(path: Path) -> tuple[list[_Read], str, str]:
     """Every question once, with its last trajectory; the configuration's hash and its `parsing`."""
     found: dict[tuple[str, str, str, int], _Read] = {}
-    runs: dict[tuple[str, str], Path] = {}
+    runs: dict[str, Path] = {}
     for file in trajectory_files(path):
         config = _config(file)
         forced_call = config.get("budget", {}).get("on_last_turn", "force") != "fail"
         for trajectory in Trajectory.iterate(file):
-            runs.setdefault((trajectory.arm if trajectory.question.videos else "", trajectory.config_hash), file)
+            runs.setdefault(trajectory.config_hash, file)
             question, outcome = trajectory.question, strict_outcome(trajectory, forced_call=forced_call)
             found[question.key] = _Read(
                 question.task, question.doc_id, question.repeat, trajectory.answer is not None, trajectory.answer_valid, outcome
             )
     if not found:
         raise AprError(f"{path} holds no finished trajectories")
-    hashes = {config_hash: file for (_, config_hash), file in runs.items()}
-    if len(hashes) > 1:
-        folders = ", ".join(sorted({str(file.parent) for file in hashes.values()}))
-        raise AprError(f"{path} holds {len(hashes)} configurations; give the folder of one ({folders}), and its samples with --samples")
-    (config_hash, file) = next(iter(hashes.items()))
+    if len(runs) > 1:
+        folders = ", ".join(sorted({str(file.parent) for file in runs.values()}))
+        raise AprError(f"{path} holds {len(runs)} configurations; give the folder of one ({folders}), and its samples with --samples")
+    ((config_hash, file),) = runs.items()
     return list(found.values()), config_hash, str(_config(file).get("parsing", "repair"))
 
 
