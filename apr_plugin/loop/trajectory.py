@@ -180,7 +180,8 @@ class Trajectory(_Record):
     first_shown: tuple[Shown, ...] = ()
     """What a passive arm was shown before its one turn, video by video."""
     answer: str | None = None
-    """The answer in canonical form (see `loop.answer`); the raw text of a forced or passive answer in a wrong form; `None` where there is none."""
+    """The answer in canonical form (see `loop.answer`); as it was written where a forced or passive answer, or any with `parsing=strict`,
+    has a wrong form; `None` where there is none."""
     answer_valid: bool = False
     """Whether the answer has the form the question asks for."""
     stop_reason: StopReason
