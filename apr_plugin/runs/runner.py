@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from apr_plugin import interrupt
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
-from apr_plugin.loop.episode import Episode, Pictures
+from apr_plugin.loop.episode import Episode, OnPrompt, Pictures
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.timeline import OnSpan, Span
@@ -28,7 +28,9 @@ async def run_episodes(
     *,
     store: TrajectoryStore | None = None,
     pictures: Mapping[tuple[str, str, str, int], Pictures] | None = None,
+    evidence: Mapping[tuple[str, str, str, int], Sequence[tuple[float, float]]] | None = None,
     on_done: OnDone | None = None,
+    on_prompt: OnPrompt | None = None,
     on_span: OnSpan | None = None,
     decoding: Decoding | None = None,
 ) -> list[Trajectory]:
@@ -50,7 +52,9 @@ async def run_episodes(
         concurrency: Episodes at once.
         store: Where each trajectory is put when its episode ends. Token ids, log-probs and entropies are then in its files alone.
         pictures: By question key, what reads the images of a question without a video.
+        evidence: By question key, where the truth lies in the first video, in seconds: what the arm `oracle` shows.
         on_done: Called for each finished question.
+        on_prompt: Called with each prompt and what the policy wrote, with or without a store.
         on_span: Called with what each episode did from when to when (`Span`): what a timeline of the run is drawn from.
         decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
 
@@ -71,7 +75,15 @@ async def run_episodes(
     async def answer(index: int) -> None:
         question = questions[index]
         episode = Episode(
-            question, policy, config, pictures=(pictures or {}).get(question.key), on_span=on_span, decoding=reading, config_hash=config_hash
+            question,
+            policy,
+            config,
+            pictures=(pictures or {}).get(question.key),
+            evidence=(evidence or {}).get(question.key, ()),
+            on_prompt=on_prompt,
+            on_span=on_span,
+            decoding=reading,
+            config_hash=config_hash,
         )
         try:
             trajectory = await episode.run()

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from pydantic import TypeAdapter, ValidationError
 
 from apr_plugin.errors import AprError, require
+from apr_plugin.loop.arms import ARMS
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import HELD_BYTES
@@ -141,8 +142,8 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     if wire not in WIRES:
         raise AprError(f"there is no wire {quoted(wire)}; the wires are {', '.join(WIRES)}")
     arm = str(given.get("arm", "agent"))
-    if arm not in ("agent", "passive"):
-        raise AprError(f"model_arg arm must be 'agent' or 'passive', not {quoted(arm)}")
+    if arm not in ARMS:
+        raise AprError(f"there is no arm {quoted(arm)}{did_you_mean(arm, ARMS)}; the arms are {', '.join(ARMS)}")
     parsing = str(given.get("parsing", PROFILES[profile].parsing))
     if parsing not in ("repair", "strict"):
         raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
@@ -160,7 +161,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
         _check_together(budget, given)
         return EpisodeConfig(
-            arm=cast(Literal["agent", "passive"], arm),
+            arm=cast(Any, arm),
             passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
