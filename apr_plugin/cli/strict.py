@@ -18,7 +18,7 @@ from rich.text import Text
 from apr_plugin.cli.show import trajectory_files
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
-from apr_plugin.harnesses.samples import Sample, read_samples
+from apr_plugin.harnesses.lmms_eval.samples import Sample, read_samples
 from apr_plugin.loop.strict import StrictEnding, StrictOutcome, strict_outcome
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.terminal import console, plain, print_exact
@@ -84,10 +84,10 @@ def _read_run(path: Path) -> tuple[list[_Read], str, str]:
     runs: dict[str, Path] = {}
     for file in trajectory_files(path):
         config = _config(file)
-        forced_call = config.get("budget", {}).get("on_last_turn", "force") != "fail"
+        forced_call, room = config.get("budget", {}).get("on_last_turn", "force") != "fail", _room(config)
         for trajectory in Trajectory.iterate(file):
             runs.setdefault(trajectory.config_hash, file)
-            question, outcome = trajectory.question, strict_outcome(trajectory, forced_call=forced_call)
+            question, outcome = trajectory.question, strict_outcome(trajectory, forced_call=forced_call, room=room)
             found[question.key] = _Read(
                 question.task, question.doc_id, question.repeat, trajectory.answer is not None, trajectory.answer_valid, outcome
             )
@@ -107,6 +107,13 @@ def _config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) and isinstance(value.get("budget"), dict) else {}
+
+
+def _room(config: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest prompt; `None` where there is no limit, or the run's strict parsing obeyed it already."""
+    limits = [config.get("budget", {}).get("prompt_tokens"), (config.get("policy") or {}).get("context_tokens")]
+    known = [limit for limit in limits if isinstance(limit, int)]
+    return min(known) if known and config.get("parsing") != "strict" else None
 
 
 def _scores(reads: Sequence[_Read], samples: Mapping[str, Sample], task: str) -> TaskScores | None:

@@ -15,6 +15,12 @@ from apr_plugin.loop.feedback import ErrorCode
 from apr_plugin.loop.parse import parse_strictly
 from apr_plugin.loop.trajectory import Trajectory, Turn
 
+_SMALLER = "the token limit."
+"""In the remark of a look that was shown with fewer pixels or pictures (`Environment`)."""
+
+_FULL = ("The model's context of", "The prompt's limit of")
+"""How the detail begins of an episode whose prompt became too long (`Context.full`)."""
+
 
 class StrictEnding(StrEnum):
     """How the question would have ended with strict parsing."""
@@ -49,16 +55,18 @@ class StrictOutcome:
     """The answer that strict parsing reads, where it is known and has the form asked for; canonical."""
 
 
-def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True) -> StrictOutcome:
+def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: int | None = None) -> StrictOutcome:
     """Read a trajectory again as `parsing=strict` would have.
 
     Args:
         trajectory: One finished question, made with either parsing.
         forced_call: Whether the run asks once more for the answer when the turns are used up (`on_last_turn=force`).
+        room: Tokens that a prompt of the run may take, where a limit made looks smaller; with strict parsing it ends the episode. `None` for a run
+            without a limit, and for one that was made with `parsing=strict`.
     """
     if trajectory.arm != "passive":
         for number, turn in enumerate(trajectory.turns, 1):
-            outcome = _outcome(trajectory, number, turn, forced_call)
+            outcome = _outcome(trajectory, number, turn, forced_call) or _squeezed(trajectory, number, turn, room)
             if outcome is not None:
                 return outcome
     return StrictOutcome(StrictEnding.SAME, answer=trajectory.answer if trajectory.answer_valid else None)
@@ -67,6 +75,8 @@ def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True) -> Stric
 def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool) -> StrictOutcome | None:
     """What is different from this turn on, or `None` where nothing is."""
     read = parse_strictly(turn.text, several=len(trajectory.question.videos) > 1)
+    if turn.forced and trajectory.stop_detail.startswith(_FULL):
+        return StrictOutcome(StrictEnding.WRONG, number, "the prompt is too long, which ends the episode") if trajectory.answer is not None else None
     if turn.forced:
         return _forced(trajectory, number, read.action, read.error.message if read.error else "")
     if turn.action is None:
@@ -84,6 +94,24 @@ def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool)
     if isinstance(taken, TakenAnswer):
         return _ended(trajectory, number, taken, refused=turn.error is not None)
     return _spent(trajectory, number, f"{taken.code}: {taken.message}", forced_call) if turn.error is None else None
+
+
+def _squeezed(trajectory: Trajectory, number: int, turn: Turn, room: int | None) -> StrictOutcome | None:
+    """A turn whose look met the limit of the prompt, or may have: the budget's own limit of a look has the same remark."""
+    if room is None:
+        return None
+    if turn.error is not None and turn.error.code is ErrorCode.NO_TOKENS_LEFT:
+        return StrictOutcome(
+            StrictEnding.UNKNOWN, number, "the look did not fit; strict parsing ends the episode where that is for the prompt's limit"
+        )
+    if turn.shown is None or _SMALLER not in turn.shown.remark:
+        return None
+    after = trajectory.turns[number].usage.prompt_tokens if number < len(trajectory.turns) else None
+    if after is not None and after < room / 2:  # what is made smaller for the prompt's limit fills it
+        return None
+    return StrictOutcome(
+        StrictEnding.UNKNOWN, number, "the look was made smaller; strict parsing ends the episode where that is for the prompt's limit"
+    )
 
 
 def _ended(trajectory: Trajectory, number: int, taken: TakenAnswer, *, refused: bool) -> StrictOutcome | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from apr_testing import answer, look
 
-from apr_plugin.harnesses.samples import read_samples
+from apr_plugin.harnesses.lmms_eval.samples import read_samples
 from apr_plugin.loop.trajectory import Trajectory
 
 pytest.importorskip("lmms_eval")
