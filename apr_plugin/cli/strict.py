@@ -17,8 +17,8 @@ from rich.text import Text
 
 from apr_plugin.cli.show import trajectory_files
 from apr_plugin.errors import AprError
-from apr_plugin.files import read_regular
 from apr_plugin.harnesses.lmms_eval.samples import Sample, read_samples
+from apr_plugin.loop.card import CARD_FILE, Card, CardError
 from apr_plugin.loop.strict import StrictEnding, StrictOutcome, strict_outcome
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.terminal import console, plain, print_exact
@@ -101,12 +101,12 @@ def _read_run(path: Path) -> tuple[list[_Read], str, str]:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """The configuration beside a trajectory file; empty where there is none (`apr ask --save`)."""
+    """The configuration beside a trajectory file; empty where there is none (`apr ask --save`, a run of an earlier release)."""
     try:
-        value = json.loads(read_regular(file.with_name("config.json")))
-    except (OSError, ValueError):
+        card = Card.read(file.with_name(CARD_FILE))
+    except CardError:
         return {}
-    return value if isinstance(value, dict) and isinstance(value.get("budget"), dict) else {}
+    return card.config.model_dump(mode="json") | {"policy": card.policy}
 
 
 def _room(config: Mapping[str, Any]) -> int | None:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.config import EpisodeConfig, package_versions
-from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, prompt_hash
-from apr_plugin.loop.policy import Policy
+from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS
+from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
 
 SCHEMA = "apr.card"
 VERSION = 1
@@ -88,8 +88,8 @@ class Card(BaseModel):
         except ValidationError as error:
             fault = error.errors(include_input=False, include_context=False, include_url=False)[0]
             raise CardError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
-    
 
-    def policy_modalities(self) -> frozenset[str]:
+    @property
+    def modalities(self) -> frozenset[Modality]:
         """What the policy perceived."""
-        return frozenset(map(str, self.policy.get("modalities", ())))
+        return frozenset(name for name in EVERY_MODALITY if name in self.policy.get("modalities", ()))

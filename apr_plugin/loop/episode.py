@@ -23,7 +23,7 @@ from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import Callers, OnSpan, Span
-from apr_plugin.loop.trajectory import Film, Shown, StopReason, Timings, Trajectory, Turn
+from apr_plugin.loop.trajectory import Film, Shown, StopReason, Timings, Trajectory, Turn, episode_name
 from apr_plugin.loop.wires import WIRES, VideoMeta
 from apr_plugin.media import MediaError
 
@@ -203,7 +203,7 @@ class Episode:
             self.config.system_prompt,
             self.policy.modalities,
             self.environment.wire,
-            f"{'/'.join(map(str, self.question.key))}:{self.seed}",
+            episode_name(self.question, self.seed),
         )
 
     def taken(self, content: str, strict: bool) -> TakenAnswer | ActionError:

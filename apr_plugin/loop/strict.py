@@ -64,7 +64,7 @@ def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: in
         room: Tokens that a prompt of the run may take, where a limit made looks smaller; with strict parsing it ends the episode. `None` for a run
             without a limit, and for one that was made with `parsing=strict`.
     """
-    if trajectory.arm != "passive":
+    if trajectory.arm == "agent":
         for number, turn in enumerate(trajectory.turns, 1):
             outcome = _outcome(trajectory, number, turn, forced_call) or _squeezed(trajectory, number, turn, room)
             if outcome is not None:
@@ -104,8 +104,10 @@ def _squeezed(trajectory: Trajectory, number: int, turn: Turn, room: int | None)
         return StrictOutcome(
             StrictEnding.UNKNOWN, number, "the look did not fit; strict parsing ends the episode where that is for the prompt's limit"
         )
-    if turn.shown is None or _SMALLER not in turn.shown.remark:
-        return None
+    if turn.shown is not None and turn.shown.fitted:
+        return StrictOutcome(StrictEnding.WRONG, number, "the look was made smaller to fit into the prompt, which ends the episode")
+    if turn.shown is None or trajectory.budget is not None or _SMALLER not in turn.shown.remark:
+        return None  # only a line of version 1 does not say what made a look smaller
     after = trajectory.turns[number].usage.prompt_tokens if number < len(trajectory.turns) else None
     if after is not None and after < room / 2:  # what is made smaller for the prompt's limit fills it
         return None

@@ -193,6 +193,11 @@ class Film(_Record):
     """Names what the file holds (`apr_plugin.media.file_digest`)."""
 
 
+def episode_name(question: Question, seed: int) -> str:
+    """What the prompts of an episode are named by: the question's key and the episode's seed."""
+    return f"{'/'.join(map(str, question.key))}:{seed}"
+
+
 class Timings(_Record):
     """Where an episode's seconds went."""
 
@@ -240,6 +245,11 @@ class Trajectory(_Record):
     """Names what the policy can see of the question."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that took part."""
+
+    @property
+    def episode(self) -> str:
+        """Names the episode, as its prompts do."""
+        return episode_name(self.question, self.seed)
 
     @property
     def frames(self) -> int:

@@ -203,7 +203,7 @@ class TestResume:
         again = self.run(tmp_path, questions)
         assert len(self.policy.prompts) == 2 and again[:3] == first
         assert [t.question for t in again] == questions
-        assert (tmp_path / self.config.hash(self.policy) / "config.json").is_file()
+        assert (tmp_path / self.config.hash(self.policy) / "card.json").is_file()
 
     def test_a_changed_question_or_configuration_asks_again(self, tmp_path: Path, make_video: Callable[..., Path]) -> None:
         self.run(tmp_path, [question()])

@@ -33,6 +33,7 @@ from apr_plugin.errors import AprError, told
 from apr_plugin.harnesses.lmms_eval.command import check_evaluation
 from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line, watch
 from apr_plugin.harnesses.readers import Reading, read
+from apr_plugin.loop.card import Card
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Pictures
 from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
@@ -108,7 +109,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         store = TrajectoryStore(
             settings.trajectories,
             config_hash,
-            settings.config.describe(settings.policy),
+            Card.of(settings.config, settings.policy),
             rank=self.rank,
             world_size=self.world_size,
             resume=settings.resume,
