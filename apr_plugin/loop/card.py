@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.config import EpisodeConfig, package_versions
-from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS
+from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, own_instructions
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
 
 SCHEMA = "apr.card"
@@ -48,13 +47,12 @@ class Card(BaseModel):
     def of(cls, config: EpisodeConfig, policy: Policy) -> Self:
         """The card of a run that begins now."""
         described = config.describe(policy)
-        template = resources.files("apr_plugin.loop").joinpath("instructions.jinja").read_text("utf-8")
         return cls(
             config_hash=config.hash(policy),
             config=config,
             policy=described["policy"],
             prompt_hash=described["prompt_hash"],
-            prompts={"instructions": config.system_prompt or template, "passive": PASSIVE_INSTRUCTIONS},
+            prompts={"instructions": config.system_prompt or own_instructions(), "passive": PASSIVE_INSTRUCTIONS},
             versions=package_versions(),
         )
 

@@ -40,6 +40,8 @@ class EpisodeConfig(BaseModel):
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
     """Instructions to use instead of ours."""
+    system_prompt_template: bool = False
+    """Whether they are a template with the variables of ours (`render_instructions`)."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the run."""
 
@@ -47,7 +49,10 @@ class EpisodeConfig(BaseModel):
         """The configuration of a run as JSON values, with the policy's own."""
         config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
         described = {"name": policy.name, "modalities": sorted(policy.modalities), "context_tokens": policy.context_tokens} | policy.describe()
-        return config | {"policy": described, "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire)}
+        return config | {
+            "policy": described,
+            "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire, self.system_prompt_template),
+        }
 
     def hash(self, policy: Policy) -> str:
         """16 hex digits that name the configuration; trajectories of different ones are never mixed."""

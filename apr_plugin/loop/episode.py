@@ -204,6 +204,7 @@ class Episode:
             self.policy.modalities,
             self.environment.wire,
             episode_name(self.question, self.seed),
+            self.config.system_prompt_template,
         )
 
     def taken(self, content: str, strict: bool) -> TakenAnswer | ActionError:

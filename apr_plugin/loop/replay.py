@@ -57,7 +57,7 @@ def replay(
     if trajectory.config_hash != card.config_hash:
         raise ReplayError(f"{where}: it was made under the configuration {trajectory.config_hash}, and the card is of {card.config_hash}")
     modalities = card.modalities
-    if prompt_hash(config.system_prompt, modalities, config.wire) != card.prompt_hash:
+    if prompt_hash(config.system_prompt, modalities, config.wire, config.system_prompt_template) != card.prompt_hash:
         raise ReplayError(f"{where}: this release words or lays out prompts otherwise than the run's ({card.versions.get('apr-plugin', 'unknown')})")
     made_with, now = trajectory.versions.get("av"), package_versions().get("av")
     if trajectory.looks and made_with != now and not other_versions:
@@ -70,6 +70,7 @@ def replay(
         modalities,
         WIRES[config.wire],
         trajectory.episode,
+        config.system_prompt_template,
     )
     with _Films(trajectory, card, find) as films:
         if trajectory.arm == "agent":

@@ -14,7 +14,7 @@ from apr_plugin.loop.arms import ARMS
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import HELD_BYTES
-from apr_plugin.loop.notebook import load_system_prompt
+from apr_plugin.loop.notebook import is_template, load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.profiles import PROFILES
 from apr_plugin.loop.wires import WIRES
@@ -169,6 +169,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}, WIRES[wire].sampling if arm == "agent" else Sampling()),
             parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
+            system_prompt_template=prompt is not None and is_template(str(given["system_prompt"])),
             seed=_number(given, "seed", 0),
         )
     except ValidationError as error:

@@ -42,6 +42,9 @@ class Wire:
     distinct = True
     """Whether a picture that was asked for several times in one look is shown once."""
 
+    tells_form = False
+    """Whether the first user message says how the answer is written."""
+
     edge_s = 0.01
     """How far past a limit a window may reach: durations are told to two decimals, so the model can't know better."""
 
