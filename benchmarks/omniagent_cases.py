@@ -101,9 +101,9 @@ def number_of(image: np.ndarray[Any, Any]) -> int:
 
 
 def tones(seconds: float) -> np.ndarray[Any, Any]:
-    """Sound at 48 kHz, shape (samples,): a new pitch of 300 to 6000 Hz every twentieth of a second."""
+    """Sound at 48 kHz, shape (samples,): a new pitch of 200 to 2000 Hz every twentieth of a second."""
     total = round(seconds * 48_000)
-    pitch = np.random.default_rng(0).uniform(300, 6000, total // 2400 + 1)
+    pitch = np.random.default_rng(0).uniform(200, 2000, total // 2400 + 1)
     return (0.4 * np.sin(2 * np.pi * np.cumsum(np.repeat(pitch, 2400)[:total]) / 48_000)).astype(np.float32)
 
 

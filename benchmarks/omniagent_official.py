@@ -2,7 +2,8 @@
 
 Its own `SingleVideoQAEnv`, `qwen-vl-utils` and `qwen-omni-utils` are loaded from their files and run as they are. Stand-ins in memory take the place
 of ray (calls are made at once), of verl's reward judge (a free-form answer counts where it is equal), of the object storage, of librosa and audioread
-(imported there, unused for local files) and of the processor (nothing is tokenized). Waiting between retries is left out.
+(imported there, unused for local files) and of the processor (nothing is tokenized). Waiting between retries is left out, and what one ffmpeg command
+wrote is kept for when the same command comes again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -69,6 +71,7 @@ class Official:
         self.env = _load("agent_system.environments.env_package.video_env", clone / ENVIRONMENT)
         for module in (self.vision, self.audio, self.env):
             module.time = types.SimpleNamespace(time=time.time, sleep=lambda _seconds: None)
+        self.env.SingleVideoQAEnv._run_ffmpeg = self._keeping(self.env.SingleVideoQAEnv._run_ffmpeg)
         self._pictures: list[Any] = []
         self._clips: list[tuple[Any, float]] = []
         self._sounds: list[Any] = []
@@ -123,6 +126,20 @@ class Official:
                         images = shown.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
                         pieces.append(Piece("video", pictures=images, fps=float(fps), sound=next(sounds) if has_audio else None))
             yield message["role"], merged(pieces)
+
+    @staticmethod
+    def _keeping(run: Callable[..., None]) -> Callable[..., None]:
+        written: dict[str, bytes] = {}
+
+        def again(environment: Any, command: str, **more: Any) -> None:
+            *words, out = shlex.split(command)
+            key = shlex.join(words)
+            if key not in written:
+                run(environment, command, **more)
+                written[key] = Path(out).read_bytes()
+            Path(out).write_bytes(written[key])
+
+        return again
 
     def _see(self, history: list[dict[str, Any]]) -> tuple[Any, Any]:
         images, clips, more = self.vision.process_vision_info(history, return_video_kwargs=True)
