@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.loop import Budget, Generation, Notebook, Percept, Prompt, Question, QuestionKind, Sampling
-from apr_plugin.loop.notebook import VideoMeta
+from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.policies.hf import HfPolicy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

@@ -137,8 +137,8 @@ class ActivePerception(lmms):  # type: ignore[misc]
         finally:
             reading.close()
         self._report(trajectories, time.perf_counter() - began)
-        answered = iter(trajectories)
-        return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered)) for job in jobs]
+        answered, strict = iter(trajectories), settings.config.parsing == "strict"
+        return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered), strict) for job in jobs]
 
     def clean(self) -> None:
         """After the last request of this rank: give back what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
@@ -301,8 +301,11 @@ def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePar
     return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
 
 
-def _result(job: _Job, trajectory: Trajectory) -> GenerationResult:
+def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult:
+    """What goes back. With `strict` an agent's answer in a wrong form does not, since a scorer that searches for a letter would find one in it."""
     answer = text = trajectory.answer or ""
+    if strict and trajectory.arm == "agent" and not trajectory.answer_valid:
+        return GenerationResult(NO_ANSWER, _tokens(trajectory))
     if trajectory.answer_valid:
         try:
             text = job.reading.write(answer)

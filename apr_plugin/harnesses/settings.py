@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,12 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from apr_plugin.errors import AprError, require
 from apr_plugin.harnesses.limits import Limits, limits_of
-from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import HELD_BYTES
 from apr_plugin.loop.notebook import load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
+from apr_plugin.loop.profiles import PROFILES
 from apr_plugin.loop.store import Resume
+from apr_plugin.loop.wires import WIRES
 from apr_plugin.media import MediaSettings
 from apr_plugin.policies import check_policy, did_you_mean, make_policy, policy_arguments
 from apr_plugin.terminal import quoted, shortened
@@ -42,6 +44,8 @@ _OWN = (
     "arm",
     "passive_frames",
     "profile",
+    "wire",
+    "parsing",
     "system_prompt",
     "seed",
     "concurrency",
@@ -133,9 +137,15 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     profile = str(given.get("profile", "default"))
     if profile not in PROFILES:
         raise AprError(f"there is no profile {quoted(profile)}; the profiles are {', '.join(PROFILES)}")
+    wire = str(given.get("wire", PROFILES[profile].wire))
+    if wire not in WIRES:
+        raise AprError(f"there is no wire {quoted(wire)}; the wires are {', '.join(WIRES)}")
     arm = str(given.get("arm", "agent"))
     if arm not in ("agent", "passive"):
         raise AprError(f"model_arg arm must be 'agent' or 'passive', not {quoted(arm)}")
+    parsing = str(given.get("parsing", PROFILES[profile].parsing))
+    if parsing not in ("repair", "strict"):
+        raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
     prompt: str | None = None
     if given.get("system_prompt"):
         try:
@@ -147,14 +157,16 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         for key in _BUDGET:
             if (limits := limits_of(Budget, key)) is not None and key in given and not limits.hold(_none(given[key])):
                 raise AprError(f"model_arg {key}={_shown(given[key])}: it must be {limits}")
-        budget = Budget.model_validate(PROFILES[profile].model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
+        budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
         _check_together(budget, given)
         return EpisodeConfig(
             arm=cast(Literal["agent", "passive"], arm),
             passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
-            sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}),
+            wire=cast(Literal["apr", "omniagent"], wire),
+            sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}, WIRES[wire].sampling if arm == "agent" else Sampling()),
+            parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
             seed=_number(given, "seed", 0),
         )
@@ -176,10 +188,14 @@ def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
         )
 
 
-def _read_sampling(given: Mapping[str, Any]) -> Sampling:
+def _read_sampling(given: Mapping[str, Any], default: Sampling) -> Sampling:
+    values = asdict(default) | dict(given)
+    if "stop" in given:
+        values["stop"] = () if _none(given["stop"]) is None else (str(given["stop"]),)
     for key in given:
-        _number(given, key, 0)
-    return TypeAdapter(Sampling).validate_python(dict(given))  # a dataclass checks nothing by itself: "0.5" would stay a string
+        if key != "stop":
+            _number(given, key, 0)
+    return TypeAdapter(Sampling).validate_python(values)  # a dataclass checks nothing by itself: "0.5" would stay a string
 
 
 def _read_media(given: Mapping[str, Any]) -> MediaSettings:

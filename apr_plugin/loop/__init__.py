@@ -4,7 +4,7 @@ Start reading at `question`, `action` and `policy` (the nouns), then `notebook` 
 """
 
 from apr_plugin.loop.action import Action, Answer, GetAudio, GetClip, GetFrames, Look
-from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
@@ -25,14 +25,17 @@ from apr_plugin.loop.policy import (
     Sampling,
     Usage,
 )
+from apr_plugin.loop.profiles import PROFILES, Profile
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.runner import run_episodes
 from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.timeline import Span
 from apr_plugin.loop.trajectory import StopReason, Trajectory, TrajectoryError, Turn
+from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
 __all__ = [
     "PROFILES",
+    "WIRES",
     "Action",
     "ActionError",
     "Answer",
@@ -57,6 +60,7 @@ __all__ = [
     "Policy",
     "PolicyDefaults",
     "PolicyUnavailable",
+    "Profile",
     "Prompt",
     "PromptSize",
     "Question",
@@ -69,6 +73,8 @@ __all__ = [
     "TrajectoryStore",
     "Turn",
     "Usage",
+    "VideoMeta",
+    "Wire",
     "parse_turn",
     "run_episodes",
 ]

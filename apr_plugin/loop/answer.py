@@ -1,18 +1,20 @@
 """Whether an answer has the form its question asks for, and its canonical form.
 
 Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted; `number` a plain decimal;
-`free_form` the text itself, without thought and stripped.
+`free_form` the text itself, without thought and stripped. `strict_answer` is for `parsing=strict`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
+from typing import Any, NamedTuple
 
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.question import Question, QuestionKind
-from apr_plugin.scoring.answers import match_option, parse_number
-from apr_plugin.scoring.intervals import merge, parse_spans, valid_span
+from apr_plugin.scoring.answers import first_number, match_option, parse_number
+from apr_plugin.scoring.intervals import Span, merge, parse_spans, valid_span
 from apr_plugin.scoring.text import answer_part
 from apr_plugin.scoring.thought import split_thought
 
@@ -43,7 +45,7 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
             number = parse_number(content)
             if number is None:
                 return ActionError(ErrorCode.ANSWER_FORM, f"the answer must be one number; {_clip(content)} is not.")
-            return f"{Decimal(repr(number + 0.0)):f}".removesuffix(".0")
+            return _plain(number)
         case QuestionKind.FREE_FORM:
             words = answer_part(content)
             return words or ActionError(ErrorCode.ANSWER_FORM, "the answer is empty.")
@@ -61,6 +63,87 @@ def _canonical_spans(content: str, duration_s: float | None) -> str | ActionErro
     limit = duration_s if duration_s is not None else float("inf")
     merged = merge((min(start, limit), min(end, limit)) for start, end in spans)
     return json.dumps([[round(start, 3), round(end, 3)] for start, end in merged])
+
+
+def _plain(number: float) -> str:
+    return f"{Decimal(repr(number + 0.0)):f}".removesuffix(".0")
+
+
+class TakenAnswer(NamedTuple):
+    """An answer that ends the episode."""
+
+    text: str
+    """Its canonical form; as it was written where it is not `valid`."""
+
+    valid: bool = True
+    """Whether it has the form its question asks for. One that has not counts as wrong."""
+
+    remark: str = ""
+    """Why it counts as wrong."""
+
+
+def strict_answer(question: Question, content: str, duration_s: float | None = None) -> TakenAnswer | ActionError:
+    """An answer read as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`), or the error that costs the turn there.
+
+    mcq: the label alone, in either case; anything else is taken and wrong. grounding: JSON that is a list of pairs, or one pair; words and other JSON
+    are an error. Spans are not checked against the video's length; reversed and negative ones are dropped, and an answer without a span left is
+    wrong. number: the first digits (`first_number`); a text without digits is an error. free_form: the text as it is.
+
+    Args:
+        question: What was asked.
+        content: What the model answered.
+        duration_s: Length of the video; it says only which words an error has.
+    """
+    match question.kind:
+        case QuestionKind.MCQ:
+            named = content.strip().upper()
+            label = next((option.label for option in question.options if option.label.strip().upper() == named), None)
+            return TakenAnswer(label) if label is not None else _wrong(content, "it is not a label alone")
+        case QuestionKind.GROUNDING:
+            try:
+                spans = merge(_listed_spans(json.loads(content)))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                return _refused(question, content, duration_s, "JSON time spans in seconds such as [[12.5, 20.0]], with nothing around them")
+            return TakenAnswer(json.dumps([list(span) for span in spans])) if spans else _wrong(content, "it holds no span that runs forward")
+        case QuestionKind.NUMBER:
+            number = first_number(content)
+            if number is None:
+                return _refused(question, content, duration_s, "a number in digits")
+            return TakenAnswer(_plain(number)) if math.isfinite(number) else _wrong(content, "its number is beyond any that can be kept")
+        case QuestionKind.FREE_FORM:
+            return TakenAnswer(content.strip()) if content.strip() else _wrong(content, "it is empty")
+
+
+def _listed_spans(value: Any) -> list[Span]:
+    """Pairs of a JSON value: a list of pairs, one pair of numbers, or nothing (`[]`, `null`). What Python makes a float of counts as a number.
+
+    Raises:
+        ValueError, TypeError, OverflowError: it is none of these.
+    """
+    if value is None or value == []:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(type(value).__name__)
+    if not isinstance(value[0], list):
+        if not all(isinstance(each, int | float) for each in value):
+            raise TypeError("neither pairs nor numbers")
+        value = [value]
+    spans = [(float(start), float(end)) for start, end in value]
+    if not all(map(math.isfinite, (second for span in spans for second in span))):
+        raise ValueError("not finite")
+    return spans
+
+
+def _wrong(content: str, why: str) -> TakenAnswer:
+    return TakenAnswer(content.strip(), False, f"strict parsing counts the answer {_clip(content)} as wrong: {why}")
+
+
+def _refused(question: Question, content: str, duration_s: float | None, wanted: str) -> ActionError:
+    """The error that the policy reads with `parsing=repair` too, where there is one."""
+    repaired = canonical_answer(question, content, duration_s)
+    if isinstance(repaired, ActionError):
+        return repaired
+    return ActionError(ErrorCode.ANSWER_FORM, f"the answer must be {wanted}; {_clip(content)} is not.")
 
 
 def _clip(text: str) -> str:

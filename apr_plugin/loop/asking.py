@@ -32,13 +32,16 @@ class Asking:
         sampling: How turns are sampled.
         seed: Seed of the episode; each generation gets its own from it.
         seconds_left: What is left of the wall-clock limit, or `None`.
+        prompt_tokens: Tokens of one prompt at most, beside the policy's own limit.
     """
 
-    def __init__(self, policy: Policy, sampling: Sampling, seed: int, seconds_left: Callable[[], float | None]) -> None:
+    def __init__(
+        self, policy: Policy, sampling: Sampling, seed: int, seconds_left: Callable[[], float | None], prompt_tokens: int | None = None
+    ) -> None:
         self.policy, self._sampling, self._seed, self._seconds_left = policy, sampling, seed, seconds_left
         self.tokens = 0
         """Prompt and completion tokens of all turns so far, as the policy counts them."""
-        self.context = Context(policy.context_tokens, sampling.max_new_tokens, self.count)
+        self.context = Context(policy.context_tokens, sampling.max_new_tokens, self.count, prompt_tokens)
 
     async def generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
         """The turn of this number, and the seconds it took.

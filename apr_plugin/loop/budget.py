@@ -31,7 +31,7 @@ def visual_tokens(width: int, height: int) -> int:
 
 
 class Budget(BaseModel):
-    """What one episode may spend. The defaults suit a 7B model with a 32K context; `PROFILES["paper"]` holds the published values."""
+    """What one episode may spend. The defaults suit a 7B model with a 32K context; `PROFILES["omniagent"]` holds the published values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,6 +74,9 @@ class Budget(BaseModel):
     visual_tokens_per_episode: int | None = Field(default=None, ge=4, le=MOST_TOKENS)
     """All looks together; a look beyond it is refused."""
 
+    prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    """Tokens of one prompt, media included; beside the limit of the model's context."""
+
     tokens_per_episode: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     """Prompt and completion tokens of all turns together, as the policy counts them; beyond it only an answer is asked for."""
 
@@ -94,17 +97,3 @@ class Budget(BaseModel):
         if self.turns is not None:
             return self.turns
         return min(self.min_turns + math.floor(duration_s / self.clip_s), self.max_turns)
-
-
-PROFILES: dict[str, Budget] = {
-    "default": Budget(),
-    "paper": Budget(
-        max_turns=32,
-        frame_pixels=1024 * PATCH_PIXELS,
-        clip_pixels=768 * PATCH_PIXELS,
-        visual_tokens_per_look=None,
-        on_last_turn="fail",
-    ),
-}
-"""Named budgets. `paper`: OmniAgent's evaluation settings (arXiv 2606.19341: 60 frames, 300 s, 60 s a look, 1024 and 768 visual tokens a picture,
-32 turns, no forced answer)."""

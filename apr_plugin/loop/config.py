@@ -31,6 +31,11 @@ class EpisodeConfig(BaseModel):
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()
     """How files are read: exact frames or keyframes, which decoder."""
+    wire: Literal["apr", "omniagent"] = "apr"
+    """The form of everything but the instructions, and which pictures a look is made of; a name of `WIRES`."""
+    parsing: Literal["repair", "strict"] = "repair"
+    """How turns and answers are read: `repair` mends what can be mended, `strict` takes what OmniAgent's environment takes (docs/scoring.md), and
+    a prompt that is too long ends the episode. It has no say in the passive arm, whose one reply is read the same way with both."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
@@ -42,7 +47,7 @@ class EpisodeConfig(BaseModel):
         """The configuration of a run as JSON values, with the policy's own."""
         config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
         described = {"name": policy.name, "modalities": sorted(policy.modalities), "context_tokens": policy.context_tokens} | policy.describe()
-        return config | {"policy": described, "prompt_hash": prompt_hash(self.system_prompt, policy.modalities)}
+        return config | {"policy": described, "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire)}
 
     def hash(self, policy: Policy) -> str:
         """16 hex digits that name the configuration; trajectories of different ones are never mixed."""

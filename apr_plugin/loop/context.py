@@ -40,32 +40,41 @@ class Context:
         tokens: Prompt and completion together; `None` where nothing limits them.
         max_new_tokens: Longest turn, where there is room.
         count: Counts a prompt's tokens.
+        prompt_tokens: Tokens of the prompt alone; `None` where only the context limits it.
     """
 
-    def __init__(self, tokens: int | None, max_new_tokens: int, count: Count) -> None:
-        self.tokens, self._max_new_tokens, self._count = tokens, max_new_tokens, count
+    def __init__(self, tokens: int | None, max_new_tokens: int, count: Count, prompt_tokens: int | None = None) -> None:
+        self.tokens, self.prompt_tokens, self._max_new_tokens, self._count = tokens, prompt_tokens, max_new_tokens, count
         self.reserve = 0 if tokens is None else min(max_new_tokens, max(LEAST_COMPLETION, tokens // LEAST_SHARE))
         """Tokens that a prompt leaves free for the turn."""
 
     @property
     def full(self) -> str:
         """What a model and a reader are told when nothing more fits."""
-        return f"The model's context of {self.tokens} tokens is full."
+        return f"{self._limit[0].upper()}{self._limit[1:]} is full."
+
+    @property
+    def _limit(self) -> str:
+        """The limit that is met first, in words."""
+        if self.prompt_tokens is None or (self.tokens is not None and self.tokens - self.reserve < self.prompt_tokens):
+            return f"the model's context of {self.tokens} tokens"
+        return f"the prompt's limit of {self.prompt_tokens} tokens"
 
     async def over(self, prompt: Prompt) -> tuple[int, PromptSize] | None:
         """How many tokens the prompt is too long by (negative: free), and its size; `None` where that is unknown."""
-        if self.tokens is None:
+        rooms = ([] if self.tokens is None else [self.tokens - self.reserve]) + ([] if self.prompt_tokens is None else [self.prompt_tokens])
+        if not rooms:
             return None
         size = await self._count(prompt)
-        return None if size is None else (size.total + self.reserve - self.tokens, size)
+        return None if size is None else (size.total - min(rooms), size)
 
     async def completion(self, prompt: Prompt) -> int | None:
         """Tokens the turn may take: `max_new_tokens`, or what is left of the context; `None` where the prompt is too long."""
         measured = await self.over(prompt)
-        if measured is None or self.tokens is None:
+        if measured is None:
             return self._max_new_tokens
         over, size = measured
-        return None if over > 0 else min(self._max_new_tokens, self.tokens - size.total)
+        return None if over > 0 else self._max_new_tokens if self.tokens is None else min(self._max_new_tokens, self.tokens - size.total)
 
     async def fit(
         self, plans: Sequence[LookPlan], again: Callable[[int], Sequence[LookPlan]], prompt: Callable[[list[Percept]], Prompt]
@@ -105,8 +114,6 @@ class Context:
 
     async def check(self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]) -> ActionError | None:
         """Why a percept does not fit after all: reading a damaged file can add words to what was planned."""
-        if self.tokens is None:
-            return None
         blank = plan.blank()
         if percept.remark == blank.remark and _shape(percept) == _shape(blank):
             return None
@@ -143,7 +150,7 @@ class Context:
         return notebook.forced_prompt(why, low), low
 
     def _too_much(self, plans: Sequence[LookPlan], over: int, size: PromptSize) -> ActionError:
-        limit = f"what is left of the model's context of {self.tokens} tokens"
+        limit = f"what is left of {self._limit}"
         seconds = sum(p.end_s - p.start_s for p in plans if p.sound)
         most = math.floor(10 * seconds * (size.audio - over) / size.audio) / 10 if size.audio else 0.0
         if most > 0:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -15,10 +17,12 @@ from apr_plugin.loop.answer import canonical_answer
 from apr_plugin.loop.budget import PATCH_PIXELS, Budget, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.plan import EDGE_S, LookPlan, refuse_length
+from apr_plugin.loop.plan import LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, fit
+from apr_plugin.loop.wires import WIRES, Wire
+from apr_plugin.loop.wires.apr import Size
+from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings
 from apr_plugin.media.pool import POOL
 
 MIN_FRAME_PIXELS = 4 * PATCH_PIXELS
@@ -56,10 +60,17 @@ class Environment:
         budget: Limits of the episode.
         settings: How files are read.
         modalities: What the policy can perceive: without `audio`, a clip is shown without its sound.
+        wire: Which pictures a look is made of, and how large they are.
     """
 
-    def __init__(self, budget: Budget, settings: MediaSettings | None = None, modalities: frozenset[Modality] = EVERY_MODALITY) -> None:
-        self.budget, self.settings, self.modalities = budget, settings or MediaSettings(), modalities
+    def __init__(
+        self,
+        budget: Budget,
+        settings: MediaSettings | None = None,
+        modalities: frozenset[Modality] = EVERY_MODALITY,
+        wire: Wire = WIRES["apr"],
+    ) -> None:
+        self.budget, self.settings, self.modalities, self.wire = budget, settings or MediaSettings(), modalities, wire
         self.cancelled = threading.Event()
         """Set from another thread, it ends the read under way."""
         self.question: Question | None = None
@@ -208,7 +219,7 @@ class Environment:
         duration = opened.sound_s if isinstance(action, GetAudio) else opened.duration_s
         if end < start:
             return ActionError(ErrorCode.REVERSED_WINDOW, f"the window ends at {end:.2f}s, before it begins at {start:.2f}s.")
-        if start < 0 or end > duration + EDGE_S:
+        if start < 0 or end > duration + self.wire.edge_s:
             lasts = f"which lasts from 0 to {_floor2(duration):.2f}s"
             if opened.sound_s > opened.duration_s:
                 lasts = f"whose pictures last from 0 to {_floor2(opened.duration_s):.2f}s and whose sound lasts to {_floor2(opened.sound_s):.2f}s"
@@ -227,7 +238,7 @@ class Environment:
                 if not opened.video.has_audio:
                     return ActionError(ErrorCode.NO_AUDIO, f"the video has no audio track; {self._instead('get_frames')}.")
                 least = (max(limits.min_audio_s, 0.001), "")
-                error = refuse_length("audio", end - start, least, limits.audio_s, duration, self._instead("get_frames"))
+                error = refuse_length("audio", end - start, least, limits.audio_s, self.wire.edge_s, duration, self._instead("get_frames"))
                 if error is not None:
                     return error
             case GetClip():
@@ -235,10 +246,10 @@ class Environment:
                     return ActionError(ErrorCode.NO_PICTURE, f"the file has sound only; {self._instead('get_audio')}.")
                 fps = opened.video.fps
                 least = (limits.min_clip_frames / fps if fps else 0.001, f" ({limits.min_clip_frames} frames)")
-                error = refuse_length("clip", end - start, least, limits.clip_s, duration, self._instead("get_frames"))
+                error = refuse_length("clip", end - start, least, limits.clip_s, self.wire.edge_s, duration, self._instead("get_frames"))
                 if error is not None:
                     return error
-        if (action.num if isinstance(action, GetFrames) else 1) <= self._taken.get(_identity(action), 0):
+        if not self.wire.repeats and (action.num if isinstance(action, GetFrames) else 1) <= self._taken.get(_identity(action), 0):
             return ActionError(
                 ErrorCode.REPEATED_LOOK, f"{action.type} on [{start:.2f}, {end:.2f}] was already taken; use your notes, or look elsewhere or closer."
             )
@@ -256,15 +267,17 @@ class Environment:
         if plan.times_s:
             mode = self.settings.mode if plan.kind == "frames" else "exact"
             file_times = [min(t + opened.offset_s, opened.video.duration_s) for t in plan.times_s]
-            shown = opened.video.frames(file_times, plan.max_pixels, mode, cancelled=self.cancelled)
-            kept = [i for i, t in enumerate(shown.times_s) if plan.kind == "clip" or t not in shown.times_s[:i]]
+            shown = opened.video.frames(file_times, mode=mode, size=(plan.width, plan.height), cancelled=self.cancelled)
+            every = plan.kind == "clip" or not self.wire.distinct
+            kept = [i for i, t in enumerate(shown.times_s) if every or t not in shown.times_s[:i]]
             remarks += self._missing(opened, shown)
             if len(kept) < len(plan.times_s) and not shown.missing_s:
                 whole = len(plan.times_s) == plan.asked
                 remarks.append(f"(The window holds {len(kept)} different frames.)" if whole else f"({len(kept)} of them differ.)")
             own = self._own_times(opened, tuple(shown.times_s[i] for i in kept))
             images = shown.images if len(kept) == len(shown.times_s) else shown.images[kept]
-            percept = replace(percept, images=images, times_s=own, mode=shown.mode, packets=shown.packets, decode_s=shown.decode_s)
+            asked = self._asked(plan, file_times, shown, kept, own) if plan.kind == "frames" else ()
+            percept = replace(percept, images=images, times_s=own, asked_s=asked, mode=shown.mode, packets=shown.packets, decode_s=shown.decode_s)
         if plan.sound:
             try:
                 heard = opened.video.audio(*self._file_window(opened, plan.start_s, plan.end_s), cancelled=self.cancelled)
@@ -280,12 +293,14 @@ class Environment:
 
     def _plan_frames(self, video: int, start: float, end: float, times: list[float], limit: int | None, action: GetFrames | None = None) -> LookPlan:
         opened, asked = self.videos[video], len(times)
-        width, height, pixels, count = self._affordable(opened, asked, self.budget.frame_pixels, limit)
+        whole = opened.video.size or (1, 1)
+        size = partial(self.wire.frame_size, *whole)
+        (width, height), count = self._affordable(size, self.budget.frame_pixels, asked, limit)
         if count < asked:
             times = [times[round(i * (len(times) - 1) / max(1, count - 1))] for i in range(count)]
             remarks = [f"(Only {count} of the frames asked for fit the token limit.)"]
         else:
-            remarks = self._scaled(opened, width, height, self.budget.frame_pixels)
+            remarks = _scaled((width, height), size(self.budget.frame_pixels))
         return LookPlan(
             "frames",
             video,
@@ -295,30 +310,35 @@ class Environment:
             tuple(times),
             width,
             height,
-            pixels,
             asked,
             remarks=tuple(remarks),
             several=self._several,
         )
 
     def _plan_clip(self, action: GetClip, start: float, end: float, limit: int | None) -> LookPlan:
-        opened, wanted = self.videos[action.video], max(1, round((end - start) * self.budget.clip_fps))
-        width, height, pixels, count = self._affordable(opened, wanted, self.budget.clip_pixels, limit, per_pair=True)
+        opened = self.videos[action.video]
+        whole, file_fps = opened.video.size or (1, 1), opened.video.fps
+        wanted = self.wire.clip_count(end - start, self.budget.clip_fps, file_fps)
+
+        def size(pixels: int) -> Size:
+            return self.wire.clip_size(*whole, pixels, wanted)
+
+        (width, height), count = self._affordable(size, self.budget.clip_pixels, wanted, limit, per_pair=True)
         fps = self.budget.clip_fps if count >= wanted else count / (end - start)
         if count < wanted:
             remarks = [f"(Shown at {fps:.2f} frames per second to fit the token limit.)"]
         else:
-            remarks = self._scaled(opened, width, height, self.budget.clip_pixels)
+            remarks = _scaled((width, height), size(self.budget.clip_pixels))
+        times = self.wire.clip_times(start + opened.offset_s, end + opened.offset_s, count, fps, file_fps)
         return LookPlan(
             "clip",
             action.video,
             start,
             end,
             action,
-            tuple(t for t in (start + i / fps for i in range(count)) if t < end),
+            self._own_times(opened, times),
             width,
             height,
-            pixels,
             wanted,
             fps,
             sound=opened.video.has_audio and "audio" in self.modalities,
@@ -327,10 +347,9 @@ class Environment:
         )
 
     @staticmethod
-    def _scaled(opened: OpenVideo, width: int, height: int, max_pixels: int) -> list[str]:
-        if (width, height) == fit(*(opened.video.size or (1, 1)), max_pixels):
-            return []
-        return [f"(Scaled down to {width}x{height} to fit the token limit.)"]
+    def _asked(plan: LookPlan, file_times: list[float], shown: Frames, kept: list[int], own: tuple[float, ...]) -> tuple[float, ...]:
+        """The time each frame was asked for; its own where another stands in for one that is damaged."""
+        return tuple(t if file_times[i] in shown.missing_s else plan.times_s[i] for i, t in zip(kept, own, strict=True))
 
     def _missing(self, opened: OpenVideo, shown: Frames) -> list[str]:
         """What the model is told of a damaged stretch."""
@@ -339,23 +358,30 @@ class Environment:
         times = ", ".join(f"{t:.2f}s" for t in self._own_times(opened, shown.missing_s))
         return [f"(The file is damaged at {times}; what could be decoded next stands in, under its own time.)"]
 
-    def _affordable(self, opened: OpenVideo, count: int, max_pixels: int, limit: int | None, *, per_pair: bool = False) -> tuple[int, int, int, int]:
-        """(width, height, pixels at most, count) of the pictures that fit the token limits: first fewer pixels, then fewer pictures."""
-        whole = opened.video.size or (1, 1)
-        width, height = fit(*whole, max_pixels)
+    def _affordable(self, size: Callable[[int], Size], max_pixels: int, count: int, limit: int | None, *, per_pair: bool = False) -> tuple[Size, int]:
+        """Size and count of the pictures that fit the token limits: first fewer pixels, then fewer pictures.
+
+        Args:
+            size: The size of a picture of at most so many pixels.
+            max_pixels: Pixels that one picture may have.
+            count: Pictures asked for.
+            limit: Visual tokens of this look, beside the budget's own limit.
+            per_pair: Whether two pictures count as one, as in a clip.
+        """
+        width, height = size(max_pixels)
         limits = [n for n in (limit, self.budget.visual_tokens_per_look) if n is not None]
         if not limits:
-            return width, height, max_pixels, count
+            return (width, height), count
         most = min(limits)
         units = -(-count // 2) if per_pair else count
         while units * visual_tokens(width, height) > most and width * height > MIN_FRAME_PIXELS:
             shrink = max(MIN_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height)))))
-            smaller = fit(*whole, shrink)
+            smaller = size(shrink)
             if smaller == (width, height):
                 break
-            (width, height), max_pixels = smaller, shrink
+            width, height = smaller
         units = min(units, max(1, most // visual_tokens(width, height)))
-        return width, height, max_pixels, min(count, units * 2 if per_pair else units)
+        return (width, height), min(count, units * 2 if per_pair else units)
 
     def _instead(self, action: str) -> str:
         offered = action.removeprefix("get_") in self.modalities
@@ -372,6 +398,10 @@ class Environment:
     @staticmethod
     def _own_times(opened: OpenVideo, times: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(max(0.0, t - opened.offset_s) for t in times)
+
+
+def _scaled(size: Size, unlimited: Size) -> list[str]:
+    return [] if size == unlimited else [f"(Scaled down to {size[0]}x{size[1]} to fit the token limit.)"]
 
 
 def _identity(action: Look) -> tuple[object, ...]:

@@ -11,22 +11,24 @@ from typing import Literal, TypeVar
 
 from apr_plugin.errors import told
 from apr_plugin.loop.action import Answer, Look, offered_actions
+from apr_plugin.loop.answer import TakenAnswer, strict_answer
 from apr_plugin.loop.asking import Asking, ContextFull, WallClock
 from apr_plugin.loop.config import EpisodeConfig, package_versions
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
 from apr_plugin.loop.feedback import ActionError, ErrorCode
-from apr_plugin.loop.notebook import Notebook, VideoMeta
+from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan
 from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
-from apr_plugin.loop.reply import AnswerReply, read_answer, read_turn
+from apr_plugin.loop.reply import AnswerReply, read_answer, read_answer_strictly, read_turn, read_turn_strictly
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import Callers, OnSpan, Span
 from apr_plugin.loop.trajectory import Shown, StopReason, Timings, Trajectory, Turn
+from apr_plugin.loop.wires import WIRES, VideoMeta
 from apr_plugin.media import MediaError
 
 _In = TypeVar("_In")
@@ -72,11 +74,12 @@ class Episode:
         self._pictures, self._on_turn, self._on_span = pictures, on_turn, on_span
         self._decoding, self._own_decoding = decoding or Decoding(), decoding is None
         self._held = 0
+        self._strict = config.parsing == "strict"
         self._config_hash = config_hash or config.hash(policy)
         self._seed = config.seed_for(question)
-        self._asking = Asking(policy, config.sampling, self._seed, self._seconds_left)
+        self._asking = Asking(policy, config.sampling, self._seed, self._seconds_left, config.budget.prompt_tokens)
         self._turns: list[Turn] = []
-        self._environment = Environment(config.budget, config.media, policy.modalities)
+        self._environment = Environment(config.budget, config.media, policy.modalities, WIRES[config.wire])
         self._first_shown: tuple[Shown, ...] = ()
         self._durations: tuple[float, ...] = ()
         self._allowed = 1
@@ -130,19 +133,24 @@ class Episode:
             try:
                 generation, model_s = await self._generate(notebook.prompt(number, turns), number)
             except ContextFull:
+                if self._strict:
+                    return self._end(StopReason.TOKENS, detail=self._asking.context.full)
                 return await self._force(notebook, StopReason.TOKENS, self._asking.context.full)
             notebook.forget_media()
             self._let_go()
-            parsed = read_turn(generation, offered=offered)
+            if self._strict:
+                parsed = read_turn_strictly(generation, offered=offered, several=len(self.question.videos) > 1)
+            else:
+                parsed = read_turn(generation, offered=offered)
             last = number == turns
             outcome: Percept | ActionError | None = parsed.error
             media_s = 0.0
             reached = "" if last else self._limit_reached()
             if isinstance(parsed.action, Answer):
                 checked = self._check(parsed.action, number, turns)
-                if isinstance(checked, str):
+                if isinstance(checked, TakenAnswer):
                     self._note(parsed, generation, model_s)
-                    return self._end(StopReason.ANSWERED, answer=checked, valid=True)
+                    return self._end(StopReason.ANSWERED, answer=checked.text, valid=checked.valid, detail=checked.remark)
                 outcome = checked
             elif parsed.action is not None and (last or reached):
                 outcome = ActionError(ErrorCode.ANSWER_EXPECTED, "only an answer counts now.")
@@ -153,6 +161,10 @@ class Episode:
                 except MediaError:
                     self._note(parsed, generation, model_s, media_s=time.perf_counter() - began)
                     raise
+                except ContextFull:
+                    outcome = ActionError(ErrorCode.NO_TOKENS_LEFT, self._asking.context.full)
+                    self._note(parsed, generation, model_s, outcome)
+                    return self._end(StopReason.TOKENS, detail=outcome.message)
                 media_s = time.perf_counter() - began
             self._note(parsed, generation, model_s, outcome, media_s)
             notebook.add(generation.text, outcome)
@@ -162,10 +174,18 @@ class Episode:
         return await self._force(notebook, StopReason.TURNS, f"All {turns} turns are used up.")
 
     async def _look(self, action: Look, prompt: Callable[[list[Percept]], Prompt]) -> Percept | ActionError:
-        """Carry out a look as far as budget and context allow; `prompt` is what will show it."""
+        """Carry out a look as far as budget and context allow; `prompt` is what will show it.
+
+        Raises:
+            ContextFull: the prompt would be too long, and nothing is made smaller in strict parsing.
+        """
         plan = self._environment.plan(action)
         if isinstance(plan, ActionError):
             return plan
+        if self._strict:
+            measured = await self._asking.context.over(prompt([plan.blank()]))
+            if measured is not None and measured[0] > 0:
+                raise ContextFull
 
         def again(limit: int) -> list[LookPlan]:
             smaller = self._environment.plan(action, limit)
@@ -182,13 +202,19 @@ class Episode:
             return refused
         return outcome
 
-    def _check(self, action: Answer, number: int, turns: int) -> str | ActionError:
+    def _check(self, action: Answer, number: int, turns: int) -> TakenAnswer | ActionError:
         if number == 1 < turns and self.config.budget.refuse_blind_answer:
             return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
-        return self._environment.check_answer(action.content)
+        return self._taken(action.content, self._strict)
 
-    def _checked(self, reply: AnswerReply) -> str | ActionError:
-        return reply.fault or self._environment.check_answer(reply.content)
+    def _checked(self, reply: AnswerReply, strict: bool) -> TakenAnswer | ActionError:
+        return reply.fault or self._taken(reply.content, strict)
+
+    def _taken(self, content: str, strict: bool) -> TakenAnswer | ActionError:
+        if strict:
+            return strict_answer(self.question, content, max(self._durations, default=None))
+        answer = self._environment.check_answer(content)
+        return answer if isinstance(answer, ActionError) else TakenAnswer(answer)
 
     async def _read(self, read: Callable[[_In], _Out], argument: _In, what: Literal["open", "look"]) -> _Out:
         """Read media in a thread; whatever a decoder raises becomes a `MediaError`."""
@@ -252,14 +278,14 @@ class Episode:
         if left_out:
             why += f" The notes of the first {left_out} turns did not fit and were left out."
         generation, model_s = await self._generate(prompt, len(self._turns) + 1)
-        reply = read_answer(generation, self.question)
-        checked, content = self._checked(reply), reply.content
+        reply = read_answer_strictly(generation) if self._strict else read_answer(generation, self.question)
+        checked, content = self._checked(reply, self._strict), reply.content
         error = checked if isinstance(checked, ActionError) else None
         if error is not None and reply.bare and reply.fault is None:  # words, and not the answer itself
             content, checked = "", reply.parsed.error or error
         self._note(reply.parsed, generation, model_s, error, forced=True)
-        if isinstance(checked, str):
-            return self._end(StopReason.FORCED, answer=checked, valid=True, detail=why)
+        if isinstance(checked, TakenAnswer):
+            return self._end(StopReason.FORCED, answer=checked.text, valid=checked.valid, detail=f"{why} {checked.remark}".strip())
         if content:
             return self._end(StopReason.FORCED, answer=content, valid=False, detail=f"{why} {checked.message}")
         return self._end(reason, detail=f"{why} The forced call brought no answer: {checked.message}")
@@ -283,11 +309,11 @@ class Episode:
             return self._end(StopReason.TOKENS, detail="; ".join([*notes, f"{self._asking.context.full} The question does not fit into it."]))
         self._let_go()
         reply = read_answer(generation, self.question)
-        checked, content = self._checked(reply), reply.content
+        checked, content = self._checked(reply, strict=False), reply.content
         error = checked if isinstance(checked, ActionError) else None
         self._note(replace(reply.parsed, error=None), generation, model_s, error, media_s)
-        if isinstance(checked, str):
-            return self._end(StopReason.ANSWERED, answer=checked, valid=True, detail="; ".join(notes))
+        if isinstance(checked, TakenAnswer):
+            return self._end(StopReason.ANSWERED, answer=checked.text, valid=True, detail="; ".join(notes))
         notes.append(checked.message)
         if not content:
             return self._end(StopReason.TURNS, detail="; ".join(notes))
@@ -334,7 +360,7 @@ class Episode:
 
     def _notebook(self) -> Notebook:
         videos = [VideoMeta(each.duration_s, each.video.fps, each.video.has_audio, each.longer_sound_s) for each in self._environment.videos]
-        return Notebook(self.question, videos, self.config.budget, self.config.system_prompt, self.policy.modalities)
+        return Notebook(self.question, videos, self.config.budget, self.config.system_prompt, self.policy.modalities, self._environment.wire)
 
     async def _generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
         began = time.perf_counter()

@@ -15,6 +15,9 @@ class ErrorCode(StrEnum):
     MISSING_KEY = "MISSING_KEY"
     """A key that the format requires is absent."""
 
+    UNKNOWN_KEY = "UNKNOWN_KEY"
+    """The object has a key that the format does not know (with `parsing=strict`)."""
+
     WRONG_TYPE = "WRONG_TYPE"
     """A value has the wrong type."""
 

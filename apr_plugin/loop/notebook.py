@@ -30,23 +30,13 @@ from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.policy import EVERY_MODALITY, ImagePart, Message, Modality, Part, Prompt, TextPart
 from apr_plugin.loop.question import Option, Question, QuestionKind
+from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
 MAX_TURN_CHARS = 20_000
 """A longer turn (4,096 tokens are about 16,000 characters) is cut in the prompt; the trajectory keeps all of it."""
 
 PASSIVE_INSTRUCTIONS = "You answer a question about a video from the frames you are given. Reply with the answer alone, and nothing else."
 """System prompt of the passive arm."""
-
-
-@dataclass(frozen=True)
-class VideoMeta:
-    """What a policy is told about a video before it looks."""
-
-    duration_s: float
-    fps: float | None
-    has_audio: bool
-    audio_s: float | None = None
-    """Up to where there is sound, where that outlasts the pictures."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +56,7 @@ class Notebook:
         budget: Limits that the instructions name.
         system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own.
         modalities: What the policy can perceive; nothing else is offered.
+        wire: How everything but the instructions is written.
     """
 
     def __init__(
@@ -75,15 +66,16 @@ class Notebook:
         budget: Budget,
         system_prompt: str | None = None,
         modalities: frozenset[Modality] = EVERY_MODALITY,
+        wire: Wire = WIRES["apr"],
     ) -> None:
-        self.question, self.videos, self.modalities = question, tuple(videos), modalities
+        self.question, self.videos, self.modalities, self.wire = question, tuple(videos), modalities, wire
         self.system = system_prompt if system_prompt is not None else render_instructions(question, max(1, len(videos)), budget, modalities)
         self._entries: list[_Entry] = []
         self._latest: Percept | None = None
 
     def add(self, text: str, outcome: Percept | ActionError | None) -> None:
         """Note one turn: what the policy wrote, and what came back."""
-        self._entries.append(_Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", _as_text(outcome)))
+        self._entries.append(_Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", self._as_text(outcome)))
         self._latest = outcome if isinstance(outcome, Percept) else None
 
     def forget_media(self) -> None:
@@ -107,7 +99,7 @@ class Notebook:
         Args:
             left_out: How many of the first turns are left out; the opening then says so.
         """
-        opening = self._opening()
+        opening = self.wire.opening(self.question, self.videos, self.modalities)
         if left_out:
             which = "turn 1" if left_out == 1 else f"turns 1 to {left_out}"
             opening += f"\n\n[NOTICE] Your notes of {which} do not fit any more and are left out."
@@ -120,12 +112,7 @@ class Notebook:
 
     def prompt(self, turn: int, turns: int) -> Prompt:
         """The prompt of turn `turn` (counted from 1) of `turns`, with the media of the latest percept."""
-        final = turn >= turns
-        left = turns - turn
-        notice = f"\n[NOTICE] Step {turn}/{turns}. {left} step{'' if left == 1 else 's'} remaining."
-        if final:
-            notice = f"\n[NOTICE] Step {turn}/{turns}. FINAL STEP: only an answer counts now. Give the best answer that your notes allow."
-        return Prompt(self._with_latest(notice, media=True), final)
+        return Prompt(self._with_latest(self.wire.notice(turn, turns), media=True), final=turn >= turns)
 
     def forced_prompt(self, reason: str, left_out: int = 0) -> Prompt:
         """The last call for an answer, without media: the notes alone.
@@ -138,46 +125,34 @@ class Notebook:
         return Prompt(self._with_latest(notice, media=False, left_out=left_out), final=True)
 
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
-        """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form."""
-        media = tuple(part for percept in percepts for part in (*percept.parts(), TextPart("\n\n")))
+        """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form.
+
+        It is written in our own form, whatever the wire: a passive model is no agent, and was trained on none of them.
+        """
+        own = WIRES["apr"]
+        media = tuple(part for percept in percepts for part in (*own.parts(percept), TextPart("\n\n")))
         if pictures:
             media += (*pictures, TextPart("\n"))
-        asked = TextPart(f"{self._opening()}\n{answer_form(self.question)}")
+        asked = TextPart(f"{own.opening(self.question, self.videos, self.modalities)}\n{answer_form(self.question)}")
         return Prompt((Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked))), final=True)
 
     def _with_latest(self, notice: str, media: bool, left_out: int = 0) -> tuple[Message, ...]:
         history = self.history(left_out)
         if len(self._entries) <= left_out:
             return (history[0], Message("user", (*history[1].parts, TextPart(notice))))
-        parts: tuple[Part, ...] = self._latest.parts() if self._latest is not None and media else (TextPart(self._entries[-1].came_back),)
+        parts: tuple[Part, ...] = (TextPart(self._entries[-1].came_back),)
+        if self._latest is not None and media:
+            parts = self.wire.parts(self._latest)
         return (*history, Message("user", (*parts, TextPart(notice))))
 
-    def _opening(self) -> str:
-        blocks = []
-        for number, video in enumerate(self.videos):
-            name = "Video META:" if len(self.videos) == 1 else f"Video {number} META:"
-            lines = [name, f"- duration_seconds: {int(video.duration_s * 100) / 100:.2f}", f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}"]
-            if "audio" in self.modalities:  # to a policy that can't hear it would be a trap
-                lines.append(f"- has_audio: {str(video.has_audio).lower()}")
-                if video.audio_s is not None:
-                    lines.append(f"- audio_seconds: {int(video.audio_s * 100) / 100:.2f}")
-            blocks.append("\n".join(lines))
-        lines = [f"Question: {self.question.text}"]
-        if self.question.options:
-            lines.append("Options:")
-            lines += [f"{option.label}. {option.text}" for option in self.question.options]
-        blocks.append("\n".join(lines))
-        return "\n\n".join(blocks)
-
-
-def _as_text(outcome: Percept | ActionError | None) -> str:
-    match outcome:
-        case Percept():
-            return outcome.placeholder()
-        case ActionError():
-            return outcome.feedback()
-        case None:
-            return "[NOTICE] The turn was noted."
+    def _as_text(self, outcome: Percept | ActionError | None) -> str:
+        match outcome:
+            case Percept():
+                return self.wire.placeholder(outcome)
+            case ActionError():
+                return outcome.feedback()
+            case None:
+                return "[NOTICE] The turn was noted."
 
 
 def answer_form(question: Question) -> str:
@@ -216,15 +191,17 @@ def load_system_prompt(path: str | Path) -> str:
 
 
 @cache
-def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY) -> str:
+def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY, wire: str = "apr") -> str:
     """16 hex digits that change when the words or the layout of prompts do: a hash over one prompt of each sort."""
     option = Option(label="A", text="one")
     seen: list[str] = []
     for kind in QuestionKind:
         question = Question(text="what?", kind=kind, options=(option,) if kind is QuestionKind.MCQ else (), answer_hint="hint")
         for videos in (1, 2):
-            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt, modalities)
-            look = Percept("frames", 0, 0.0, 1.0, images=np.zeros((2, 1, 1, 3), np.uint8), times_s=(0.0, 1.0), several=videos > 1)
+            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt, modalities, WIRES[wire])
+            look = Percept(
+                "frames", 0, 0.0, 1.0, images=np.zeros((2, 1, 1, 3), np.uint8), times_s=(0.0, 1.0), asked_s=(0.01, 1.01), several=videos > 1
+            )
             notebook.add("{}", look)
             seen += [notebook.prompt(2, 4).text, notebook.passive_prompt([look]).text]
             notebook.add("{}", ActionError(ErrorCode.OUT_OF_RANGE, "where."))

@@ -2,7 +2,8 @@
 
 Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the slips that models
 make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as strings, a missing `confidence`. Every repair
-is named on the turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads.
+is named on the turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads. `parse_strictly`
+takes the strict form alone, and what is not of it costs the turn (`parsing=strict`).
 
 What is in a block of thought (`apr_plugin.scoring.thought`) is no turn: a draft there is never carried out.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ from apr_plugin.scoring.thought import split_thought
 MAX_TEXT_CHARS = 200_000
 """Longer turns are cut before parsing; no turn of 4,096 tokens comes near."""
 
+_KEYS = {"observation", "think", "confidence", "action"}
 _NUMBER_KEYS = {"start": float, "end": float, "num": int, "video": int}
 
 
@@ -70,7 +72,7 @@ def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str]
     observation = _as_text(found, "observation", repairs)
     think = _as_text(found, "think", repairs)
     confidence = _read_confidence(found, repairs)
-    if unknown := sorted(set(found) - {"observation", "think", "confidence", "action"}):
+    if unknown := sorted(set(found) - _KEYS):
         repairs.append("ignored unknown keys " + ", ".join(_clip(key) for key in unknown[:5]))
     action = _read_action(found, repairs, offered)
     missing = [key for key in ("observation", "think") if key not in found]
@@ -80,6 +82,58 @@ def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str]
     if isinstance(action, ActionError):
         return ParsedTurn(observation, think, confidence, error=action, repairs=tuple(repairs))
     return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs))
+
+
+def parse_strictly(text: str, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False, cut: bool = False) -> ParsedTurn:
+    """Read one turn as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`, with its check of the confidence on). Never raises.
+
+    Taken is one raw JSON object, with blanks around it at most, that has exactly the four keys: `observation` and `think` strings, `confidence`
+    any number (1.7 and NaN too), and the action with its arguments: numbers for `start` and `end`, a number without a point for `num`, a string for
+    `content`. `true` and `false` count as 1 and 0; other arguments are ignored. Nothing is repaired. A turn that `parse_turn` refuses as well gets
+    its error, so that a policy reads the same words. One thing is refused that is taken there: NaN for a time (`docs/scoring.md`).
+
+    Args:
+        text: What the policy wrote.
+        offered: The actions that the policy may take; any other is unknown.
+        several: Whether the question has several videos. Only then `video` is an argument; the official format has none.
+        cut: Whether the turn was cut off at its length limit; it says only which words the error has.
+    """
+    read = _read_strictly(text, offered, several)
+    if read.error is None:
+        return read
+    repaired = parse_turn(text, offered=offered, cut=cut)
+    return replace(read, error=repaired.error or read.error)
+
+
+def _read_strictly(text: str, offered: Collection[str], several: bool) -> ParsedTurn:
+    text = printable(text[:MAX_TEXT_CHARS]).strip()
+    found = _loads(text) if text.startswith("{") else None
+    if not isinstance(found, dict):
+        fault = _json_fault(text) if text.startswith("{") else f"it begins with {_clip(text)}"
+        return ParsedTurn(error=_malformed(f"the turn must be one raw JSON object with nothing before or after it: {fault}."))
+    observation, think, confidence = _as_text(found, "observation", []), _as_text(found, "think", []), _read_confidence(found, [])
+    if not several and isinstance(raw := found.get("action"), dict):
+        found = found | {"action": {key: value for key, value in raw.items() if key != "video"}}
+    read = _strict_fault(found) or _read_action(found, [], offered, strict=True)
+    if isinstance(read, ActionError):
+        return ParsedTurn(observation, think, confidence, error=read)
+    return ParsedTurn(observation, think, confidence, action=read)
+
+
+def _strict_fault(found: dict[str, Any]) -> ActionError | None:
+    """What is wrong with the object's keys and the values beside the action."""
+    if missing := sorted(_KEYS - set(found)):
+        named = ", ".join(f"'{key}'" for key in missing)
+        return ActionError(ErrorCode.MISSING_KEY, f"{named} must be there too; the keys given are {_keys(found)}.")
+    if unknown := sorted(set(found) - _KEYS):
+        named = ", ".join(_clip(key) for key in unknown[:5])
+        return ActionError(ErrorCode.UNKNOWN_KEY, f"the object has keys beside observation, think, confidence and action: {named}.")
+    for key in ("observation", "think"):
+        if not isinstance(found[key], str):
+            return ActionError(ErrorCode.WRONG_TYPE, f"'{key}' must be a string, not {_kind(found[key])}.")
+    if not isinstance(found["confidence"], int | float):
+        return ActionError(ErrorCode.WRONG_TYPE, f"'confidence' must be a number, not {_kind(found['confidence'])}.")
+    return None
 
 
 def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] | ActionError:
@@ -243,7 +297,7 @@ def _read_confidence(found: dict[str, Any], repairs: list[str]) -> float | None:
     return float(value)
 
 
-def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[str]) -> Look | Answer | ActionError:
+def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[str], *, strict: bool = False) -> Look | Answer | ActionError:
     if "action" not in found:
         return ActionError(ErrorCode.MISSING_KEY, f"the key 'action' is missing; the keys given are {_keys(found)}.")
     raw = found["action"]
@@ -260,14 +314,14 @@ def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[
         repairs.append("ignored unknown arguments " + ", ".join(_clip(key) for key in unknown[:5]))
     for key, number in _NUMBER_KEYS.items():
         if key in fields:
-            value = _read_number(key, fields[key], number, repairs)
+            value = _strict_number(key, fields[key], number) if strict else _read_number(key, fields[key], number, repairs)
             if isinstance(value, ActionError):
                 return value
             fields[key] = value
     if model is Answer and "content" in fields:
         if not isinstance(fields["content"], str):
-            if fields["content"] is None:
-                return ActionError(ErrorCode.WRONG_TYPE, "'content' must be a string, not null.")
+            if strict or fields["content"] is None:
+                return ActionError(ErrorCode.WRONG_TYPE, f"'content' must be a string, not {_kind(fields['content'])}.")
             fields["content"] = json.dumps(fields["content"], ensure_ascii=False)
             repairs.append("content was not a string")
         fields["content"] = printable(fields["content"])
@@ -303,6 +357,15 @@ def _read_number(key: str, value: Any, number: type[int] | type[float], repairs:
     if not isinstance(value, int) and not any(note.startswith(f"{key} ") for note in repairs):
         repairs.append(f"{key} was no integer")
     return int(value_f)
+
+
+def _strict_number(key: str, value: Any, number: type[int] | type[float]) -> int | float | ActionError:
+    if not isinstance(value, int if number is int else int | float):
+        whole = "whole number without a point" if number is int else "number"
+        return ActionError(
+            ErrorCode.WRONG_TYPE, f"'{key}' must be a {whole}, not {_clip(value) if isinstance(value, str | float) else _kind(value)}."
+        )
+    return _read_number(key, int(value) if isinstance(value, bool) else value, number, [])
 
 
 def _clip(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`Percept`: what the environment hands back for one look. It renders itself with media, and as a text placeholder once the media is gone."""
+"""`Percept`: what the environment hands back for one look. A wire (`apr_plugin.loop.wires`) renders it with media, then as a placeholder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.loop.budget import visual_tokens
-from apr_plugin.loop.policy import AudioPart, ImagePart, Part, TextPart, VideoPart
 from apr_plugin.loop.trajectory import Shown
 
 OMITTED = "[MEDIA OMITTED - Refer to your Observation]"
@@ -31,6 +30,8 @@ class Percept:
     """Frames, shape (n, height, width, 3), RGB."""
     times_s: tuple[float, ...] = ()
     """True time of each frame."""
+    asked_s: tuple[float, ...] = ()
+    """The time each frame was asked for; the true one where the file is damaged there. Empty for clips."""
     fps: float = 0.0
     """Frames per second of a clip."""
     waveform: NDArray[np.float32] | None = None
@@ -56,31 +57,6 @@ class Percept:
         n, height, width = (int(side) for side in self.images.shape[:3])
         return visual_tokens(width, height) * (n if self.kind == "frames" else -(-n // 2))
 
-    def parts(self) -> tuple[Part, ...]:
-        """The percept with its media, for the one generation that sees it."""
-        remark = f" {self.remark}" if self.remark else ""
-        match self.kind:
-            case "frames":
-                assert self.images is not None
-                parts: list[Part] = [TextPart(f"{self._heading()}.{remark}")]
-                for time_s, image in zip(self.times_s, self.images, strict=True):
-                    parts += [TextPart(f"\nFrame {time_s:.2f}s:"), ImagePart(image)]
-                return tuple(parts)
-            case "audio":
-                assert self.waveform is not None
-                return (TextPart(f"{self._heading()}{remark}"), AudioPart(self.waveform, self.sample_rate))
-            case "clip":
-                assert self.images is not None
-                sound = AudioPart(self.waveform, self.sample_rate) if self.waveform is not None else None
-                return (TextPart(f"{self._heading()}{remark}"), VideoPart(self.images, self.times_s, self.fps, sound))
-
-    def placeholder(self) -> str:
-        """What stays in the prompt when the media is gone: the same heading and the true times."""
-        if self.kind == "frames":
-            stamps = ", ".join(f"{t:.2f}s" for t in self.times_s)
-            return f"{self._heading()}. Timestamps: [{stamps}] {OMITTED}"
-        return f"{self._heading()} {OMITTED}"
-
     def shown(self) -> Shown:
         """What the trajectory keeps of it: times and sizes, never pixels or samples."""
         return Shown(
@@ -98,11 +74,3 @@ class Percept:
             packets=self.packets,
             decode_s=round(self.decode_s, 6),
         )
-
-    def _heading(self) -> str:
-        video = f"Video {self.video}: " if self.several else ""
-        if self.kind == "frames":
-            if len(self.times_s) == 1:
-                return f"{video}Frame at {self.times_s[0]:.2f}s (num=1)"
-            return f"{video}Frames {self.start_s:.2f}s-{self.end_s:.2f}s (num={len(self.times_s)})"
-        return f"{video}{'Audio' if self.kind == 'audio' else 'Clip'} {self.start_s:.2f}s-{self.end_s:.2f}s"

@@ -19,9 +19,6 @@ from apr_plugin.loop.percept import Percept
 SAMPLE_RATE = 16_000
 """Samples per second of all sound."""
 
-EDGE_S = 0.01
-"""How far past a limit a window may reach: durations are told to two decimals, so the model can't know better."""
-
 _ROUNDING_S = 1e-6
 
 
@@ -45,8 +42,6 @@ class LookPlan:
     """Width of the pictures as they will be shown, in pixels."""
     height: int = 0
     """Their height."""
-    max_pixels: int = 0
-    """The limit that makes them so."""
     asked: int = 0
     """Pictures asked for, where a limit may leave fewer."""
     fps: float = 0.0
@@ -78,6 +73,7 @@ class LookPlan:
             self.end_s,
             images=np.broadcast_to(np.zeros((), np.uint8), size) if self.times_s else None,
             times_s=self.times_s,
+            asked_s=self.times_s if self.kind == "frames" else (),
             fps=self.fps,
             waveform=np.broadcast_to(np.zeros((), np.float32), (self._samples,)) if self.sound else None,
             remark=" ".join(self.remarks),
@@ -90,7 +86,7 @@ class LookPlan:
 
 
 def refuse_length(
-    what: Literal["audio", "clip"], asked_s: float, least: tuple[float, str], most_s: float, duration_s: float, instead: str
+    what: Literal["audio", "clip"], asked_s: float, least: tuple[float, str], most_s: float, edge_s: float, duration_s: float, instead: str
 ) -> ActionError | None:
     """What is wrong with the length of a window, if anything; where no window of the video is right, the model is told so.
 
@@ -99,16 +95,17 @@ def refuse_length(
         asked_s: Length of the window, in seconds.
         least: Seconds that it must last, and a remark on them.
         most_s: Seconds that it may last.
+        edge_s: How far past that it may reach.
         duration_s: Length of the video.
         instead: What else the model can do.
     """
     least_s, remark = least
     shortest = f"{math.ceil(round(least_s * 100, 6)) / 100:.2f}s{remark}"  # as much as the model must ask for, in two decimals
     name = "audio" if what == "audio" else "a clip"
-    if least_s > min(most_s + EDGE_S, duration_s) + _ROUNDING_S:
+    if least_s > min(most_s + edge_s, duration_s) + _ROUNDING_S:
         limits = f"{name} must last at least {shortest} and at most {most_s:g}s, and the video lasts {duration_s:.2f}s"
         return ActionError(ErrorCode.TOO_SHORT, f"get_{what} is not possible for this video: {limits}; {instead}.")
-    if asked_s > most_s + EDGE_S:
+    if asked_s > most_s + edge_s + _ROUNDING_S:
         return ActionError(ErrorCode.TOO_LONG, f"{name} of {asked_s:.2f}s was asked for; one look plays at most {most_s:g}s.")
     if asked_s < least_s - _ROUNDING_S:
         return ActionError(ErrorCode.TOO_SHORT, f"{name} of {asked_s:.2f}s was asked for; it must last at least {shortest}.")

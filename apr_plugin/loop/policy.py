@@ -122,6 +122,9 @@ class Sampling:
     seed: int = 0
     """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
 
+    stop: tuple[str, ...] = ()
+    """Texts that end a turn, and are left out of it, beside the model's own end."""
+
 
 MOST_TOKENS = 2**53
 """The largest count that is kept; JSON readers and averages take no larger whole number exactly."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from apr_plugin.loop.action import ACTIONS, Answer
 from apr_plugin.loop.feedback import ActionError, ErrorCode
-from apr_plugin.loop.parse import ParsedTurn, parse_turn
+from apr_plugin.loop.parse import ParsedTurn, parse_strictly, parse_turn
 from apr_plugin.loop.policy import Generation
 from apr_plugin.loop.question import Question, QuestionKind
 from apr_plugin.scoring.answers import match_option
@@ -37,7 +37,15 @@ class AnswerReply:
 
 def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
     """`parse_turn` of what was generated. Where there are no words, the error says what came instead of them."""
-    parsed = parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut)
+    return _remarked(parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut), generation)
+
+
+def read_turn_strictly(generation: Generation, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False) -> ParsedTurn:
+    """`parse_strictly` of what was generated; where there are no words as `read_turn`."""
+    return _remarked(parse_strictly(generation.text, offered=offered, several=several, cut=generation.cut), generation)
+
+
+def _remarked(parsed: ParsedTurn, generation: Generation) -> ParsedTurn:
     if generation.remark and not generation.text.strip():
         return replace(parsed, error=ActionError(ErrorCode.MALFORMED_JSON, generation.remark))
     return parsed
@@ -55,7 +63,7 @@ def read_answer(generation: Generation, question: Question) -> AnswerReply:
         content = split_thought(parsed.action.content).said
         return AnswerReply(parsed, content, None if content else _no_answer())
     if parsed.action is not None:
-        return AnswerReply(parsed, fault=_missing("the reply asks for a look, and only an answer counts."))
+        return AnswerReply(parsed, fault=_look_instead())
     reply = split_thought(generation.text)
     said = without_turn_marks(reply.said)
     if reply.unclosed:
@@ -73,6 +81,18 @@ def read_answer(generation: Generation, question: Question) -> AnswerReply:
         label = match_option(said, [(option.label, option.text) for option in question.options], opening=True)
         return AnswerReply(parsed, label, bare=True) if label else AnswerReply(parsed, fault=cut_off)
     return AnswerReply(parsed, said if question.kind is QuestionKind.FREE_FORM else "", cut_off, bare=True)
+
+
+def read_answer_strictly(generation: Generation) -> AnswerReply:
+    """The answer of a completion that is a turn with an answer, as `read_turn_strictly` takes it; any other completion holds none."""
+    parsed = read_turn_strictly(generation)
+    if isinstance(parsed.action, Answer):
+        return AnswerReply(parsed, parsed.action.content)
+    return AnswerReply(parsed, fault=parsed.error or _look_instead())
+
+
+def _look_instead() -> ActionError:
+    return _missing("the reply asks for a look, and only an answer counts.")
 
 
 def _missing(message: str) -> ActionError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from apr_plugin.errors import require
 from apr_plugin.media.errors import MediaDecodeError, MediaOpenError, words
-from apr_plugin.media.local import LocalFile, Mode, Pictures, fit
+from apr_plugin.media.local import LocalFile, Mode, Pictures, Size
 from apr_plugin.media.opening import PIXELS_HERE, descriptor
 from apr_plugin.media.reader import Effort
 
@@ -60,15 +60,13 @@ class DecordFile(LocalFile):
             self._by_size.clear()
         super().close()
 
-    def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+    def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
         """See `LocalFile.frames`; the deadline is looked at before decoding only."""
         import decord
 
-        assert self.info.size is not None
         if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
             raise TimeoutError
         began = time.perf_counter()
-        size = fit(*self.info.size, max_pixels)
         try:
             with self._turn:
                 reader = self._by_size.get(size) or self._open_with(decord, size)

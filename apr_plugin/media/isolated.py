@@ -25,7 +25,7 @@ from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError
 from apr_plugin.media.index import reading_through_s
 from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.lending import stop_if_due
-from apr_plugin.media.local import Mode, Pictures, Sound
+from apr_plugin.media.local import Mode, Pictures, Size, Sound
 from apr_plugin.media.reader import Effort
 
 READY = b"ready"
@@ -256,9 +256,9 @@ class IsolatedFile:
         """End the idle workers that hold the file open; the next read gets a new one."""
         close_workers(self.path)
 
-    def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+    def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
         """See `LocalFile.frames`."""
-        request = {"do": "frames", "times_s": [float(t) for t in times_s], "max_pixels": max_pixels, "mode": mode}
+        request = {"do": "frames", "times_s": [float(t) for t in times_s], "size": size, "mode": mode}
         reply, blobs = self._ask(request, deadline, cancelled)
         try:
             (images,) = blobs

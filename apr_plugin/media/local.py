@@ -33,6 +33,9 @@ from apr_plugin.media.threads import spread
 
 Mode = Literal["exact", "keyframe"]
 
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
 _RETRIES = 3  # keyframes tried behind a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
 _BYTES_A_PIXEL = 60  # of a decoder that keeps 20 pictures of 10 bits
@@ -125,8 +128,8 @@ class LocalFile:
         self._readers.close()
         self._sound.close()
 
-    def frames(self, times_s: Sequence[float], max_pixels: int | None, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
-        """The pictures at the given times, in the order given.
+    def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+        """The pictures at the given times, in the order given, each scaled to `size`.
 
         Raises:
             MediaDecodeError: nothing could be decoded at any of them.
@@ -135,7 +138,7 @@ class LocalFile:
         self._check_version()
         effort = Effort()
         began = time.perf_counter()
-        render = self._renderer(max_pixels)
+        render = self._renderer(size)
         ticks = {t: self._ticks(t) for t in times_s}
         wanted = sorted(set(ticks.values()))
         with self._readers.lend(deadline, cancelled) as reader:
@@ -275,10 +278,9 @@ class LocalFile:
                 aim = key + 1
         return effort
 
-    def _renderer(self, max_pixels: int | None) -> Callable[[VideoFrame], Image]:
+    def _renderer(self, size: Size) -> Callable[[VideoFrame], Image]:
         """Colours and scaling, inside libswscale, then turning; every picture gets the same size, also where the file changes its own."""
-        assert self.info.size is not None
-        width, height = fit(*self.info.size, max_pixels)
+        width, height = size
         orientation = self._opened.orientation
         convert = Converter(height, width) if orientation.sideways else Converter(width, height)
         return lambda frame: orientation.apply(convert(frame))

@@ -26,7 +26,7 @@ from apr_plugin.media.errors import MediaDecodeError, MediaTimeout, MediaTooLarg
 from apr_plugin.media.index import reading_through_s
 from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.isolated import OPEN_TIMEOUT_S, IsolatedFile
-from apr_plugin.media.local import LocalFile, Mode, Pictures, Sound
+from apr_plugin.media.local import LocalFile, Mode, Pictures, Size, Sound, fit
 from apr_plugin.media.opening import MAX_PIXELS, PIXELS_HERE
 from apr_plugin.media.reader import Effort
 from apr_plugin.media.threads import start
@@ -199,6 +199,7 @@ class Video:
         max_pixels: int | None = None,
         mode: Mode = "exact",
         *,
+        size: Size | None = None,
         timeout_s: float = TIMEOUT_S,
         cancelled: threading.Event | None = None,
     ) -> Frames:
@@ -208,6 +209,7 @@ class Video:
             times_s: Seconds of the video, each in [0, duration].
             max_pixels: Frames with more pixels are scaled down to fit, keeping their shape.
             mode: `keyframe` shows the nearest keyframe inside half the spacing where the times lie further apart than keyframes do.
+            size: (width, height) in pixels that every frame is scaled to, larger or smaller; it takes the place of `max_pixels`.
             timeout_s: Longest time for this read.
             cancelled: Set it from another thread to stop the read.
 
@@ -223,10 +225,13 @@ class Video:
             raise WindowError(f"there is no mode {mode!r}; the modes are exact and keyframe")
         for t in times_s:
             self._check(t)
+        shape = size or fit(*(self.size or (1, 1)), max_pixels)
+        if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
+            raise WindowError(f"frames can't be scaled to {shape[0]}x{shape[1]} pixels")
         until = time.monotonic() + timeout_s
 
         def read(file: LocalFile | IsolatedFile) -> Pictures:
-            return file.frames(times_s, max_pixels, mode, _own_deadline(file, until), cancelled)
+            return file.frames(times_s, shape, mode, _own_deadline(file, until), cancelled)
 
         found = self._read(read, lambda pictures: bool(pictures.missing_s), until, "decode frames", cancelled)
         mode_used = "exact" if not found.keyframes else "keyframe" if found.keyframes == len(set(times_s)) else "mixed"

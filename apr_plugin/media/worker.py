@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.media.errors import MediaError, MediaOpenError
-from apr_plugin.media.local import LocalFile, fit
+from apr_plugin.media.local import LocalFile
 
 BEAT_S = 0.5
 """Seconds between two signs of life."""
@@ -118,9 +118,9 @@ class Server:
             case "open":
                 return {"info": file.info.to_json(), "version": file.version}, []
             case "frames":
-                width, height = fit(*(file.info.size or (0, 0)), request["max_pixels"])
+                width, height = request["size"]
                 self._limit(3 * (width * height * 3) * len(request["times_s"]))  # as decoded, as stacked, as sent
-                pictures = file.frames(request["times_s"], request["max_pixels"], request["mode"], deadline, None)
+                pictures = file.frames(request["times_s"], (width, height), request["mode"], deadline, None)
                 effort = pictures.effort
                 reply = {"times_s": pictures.times_s, "missing_s": pictures.missing_s, "keyframes": pictures.keyframes}
                 return reply | {"packets": effort.packets, "decode_s": effort.decode_s}, [pictures.images]

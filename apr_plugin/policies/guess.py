@@ -10,8 +10,8 @@ from typing import Any, Literal
 from apr_plugin.loop.policy import Generation, PolicyDefaults, Prompt, Sampling, TextPart
 
 _OPTION = re.compile(r"^(\S{1,8})\. ", re.MULTILINE)
-_SPANS = re.compile(r"\banswer (?:is every matching time span|must be time spans)")
-"""How the instructions ask for spans, and how a refused answer asks again; `[[` alone may stand in anybody's instructions."""
+_SPANS = re.compile(r"\banswer (?:is every matching time span|must be time spans)|action\.content to a JSON array of timestamp pairs")
+"""How spans are asked for by our instructions, by a refused answer and by the omniagent wire; `[[` alone may stand in anybody's instructions."""
 _DURATION = re.compile(r"duration_seconds: ([\d.]+)")
 
 

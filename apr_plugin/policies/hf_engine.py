@@ -11,6 +11,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ from apr_plugin.policies.hf_cache import PrefixStore, cache_of, joined, layers_o
 from apr_plugin.policies.hf_load import Checkpoint
 from apr_plugin.policies.hf_prompt import Encoded, PromptEncoder
 from apr_plugin.policies.hf_sample import Draws, choose
+
+STOP_TOKENS = 32
+"""The last tokens of a turn, in which a text that ends it is looked for after each one."""
 
 
 @dataclass
@@ -260,7 +264,7 @@ class Engine:
         draws = job.draws
         if draws.broken:
             job.fail(PolicyUnavailable(f"the model's output is not finite in {self.checkpoint.dtype_name}; dtype=bfloat16 or float32 may help"))
-        elif draws.tokens[-1] in self.checkpoint.eos:
+        elif draws.tokens[-1] in self.checkpoint.eos or self._stopped(draws):
             self._done(job, "stop")
         elif len(draws.tokens) >= draws.sampling.max_new_tokens or len(job.encoded.ids) + len(draws.tokens) >= self.context_tokens:
             self._done(job, "length")
@@ -268,12 +272,20 @@ class Engine:
             return False
         return True
 
+    def _stopped(self, draws: Draws) -> bool:
+        stops = draws.sampling.stop
+        return bool(stops) and _first_of(stops, self._text(draws.tokens[-STOP_TOKENS:])) is not None
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.encoder.tokenizer.decode(tokens, skip_special_tokens=True))
+
     def _done(self, job: _Job, reason: str) -> None:
         assert job.encoded is not None
         size, draws, now = job.encoded.size, job.draws, time.perf_counter()
         first = job.first or now
+        text = self._text(draws.tokens)
         generation = Generation(
-            job.encoded.opened + self.encoder.tokenizer.decode(draws.tokens, skip_special_tokens=True),
+            job.encoded.opened + text[: _first_of(draws.sampling.stop, text)],
             Usage(size.total, job.cached, len(draws.tokens), size.visual, size.audio),
             reason,
             tuple(draws.tokens),
@@ -283,3 +295,8 @@ class Engine:
         )
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
             job.future.set_result(generation)
+
+
+def _first_of(stops: Sequence[str], text: str) -> int | None:
+    """Where the first of these texts begins, or `None` where there is none."""
+    return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)

@@ -242,6 +242,8 @@ class OpenAIPolicy(PolicyDefaults):
             if not self._takes_top_k and "top_k" not in self._omit:
                 raise PolicyUnavailable("OpenAI's API takes no top_k; leave it out of the model_args, or add omit=top_k")
             body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
         if self._top_logprobs is not None:
             body |= {"logprobs": True} | ({"top_logprobs": self._top_logprobs} if self._top_logprobs else {})
             if self._served.engine == "vllm":

@@ -165,6 +165,8 @@ class VllmPolicy:
             from vllm.sampling_params import StructuredOutputsParams
 
             more["structured_outputs"] = StructuredOutputsParams(**held)
+        if sampling.stop:
+            more.setdefault("stop", list(sampling.stop))
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,

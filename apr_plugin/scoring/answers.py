@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+
+import numpy as np
 
 from apr_plugin.scoring import options as options_rule
 from apr_plugin.scoring.numbers import read_number
 from apr_plugin.scoring.text import answer_part, named_answer
 
-__all__ = ["exact_number", "match_option", "mean_relative_accuracy", "parse_number"]
+__all__ = ["exact_number", "first_number", "match_option", "mean_relative_accuracy", "parse_number"]
 
 
 def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: bool = False) -> str | None:
@@ -34,7 +37,20 @@ def parse_number(content: str) -> float | None:
     return read_number(named_answer(answer_part(content)))
 
 
-def exact_number(predicted: str | float | None, true: str | float) -> float:
+_DIGITS = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def first_number(content: str) -> float | None:
+    """The first run of digits in a text, with its sign and decimals, or `None` where it has none: how OmniAgent reads its counting and size answers.
+
+    (HarryHsing/OmniAgent, `video_env.py`.) `parse_number` reads most texts differently: "1,000" is 1 here, "2 or 3" is 2, ".5" is 5, "1e3" is 1,
+    "three" is nothing. Digits beyond any float are infinity.
+    """
+    found = _DIGITS.search(content)
+    return float(found[0]) if found else None
+
+
+def exact_number(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
     """1.0 where the predicted number equals the true one at two decimals, else 0.0 (also where no number can be read).
 
     The comparison of OmniAgent's counting questions (HarryHsing/OmniAgent, `video_env.py`): both sides through `round(x, 2)`.
@@ -42,50 +58,59 @@ def exact_number(predicted: str | float | None, true: str | float) -> float:
     Args:
         predicted: A number, or text that names one (`parse_number`).
         true: The right number.
+        strict: Read text as OmniAgent does, on both sides (`first_number`).
 
     Raises:
         ValueError: the true value is no number.
     """
-    number = _as_number(predicted)
-    return float(number is not None and round(number, 2) == round(_true_number(true), 2))
+    number, right = _as_number(predicted, strict), _true_number(true, strict)
+    return float(number is not None and round(number, 2) == round(right, 2))
 
 
 _STEP = (0.95 - 0.5) / 9
 MRA_TOLERANCES = (*(1 - (0.5 + step * _STEP) for step in range(9)), 1 - 0.95)
 """How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value; to the last bit those of VSI-Bench's scorer."""
 
+_STRICT_TOLERANCES = np.float32(1) - np.array([0.5 + 0.05 * step for step in range(10)], np.float32)
+"""The same, shape (10,), in single precision: one minus what `torch.arange(0.5, 0.975, 0.05)` holds, to the last bit."""
+
 
 def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
     """Mean relative accuracy (VSI-Bench): the share of the ten confidences .50, .55, ... .95 at which |p - t| / |t| <= 1 - confidence.
 
-    The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`); with `strict` it is `<`, as
-    in OmniAgent's reward for sizes (`video_env.py`, in single precision). The two differ only where the error falls on a threshold. Text that
-    names no number scores 0. Of a true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
+    The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`). With `strict` it is OmniAgent's
+    reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single precision, and text read by `first_number`. Of the same two numbers
+    the results differ only where the error falls on a threshold; a prediction of 7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no
+    number scores 0. Of a true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
 
     Args:
         predicted: A number, or text that names one (`parse_number`).
         true: The right number.
-        strict: Compare with `<`.
+        strict: Count as OmniAgent does.
 
     Raises:
         ValueError: the true value is no number.
     """
-    number, right = _as_number(predicted), _true_number(true)
+    number, right = _as_number(predicted, strict), _true_number(true, strict)
     if number is None:
         return 0.0
+    if strict:
+        with np.errstate(all="ignore"):  # a number beyond single precision is infinity there
+            p, t = np.float32(number), np.float32(right)
+            return float(np.mean(np.abs(p - t) / (np.abs(t) + np.float32(1e-8)) < _STRICT_TOLERANCES))
     if right == 0:
         return float(number == 0)
     error = abs(number - right) / abs(right)
-    return sum(error < tolerance if strict else error <= tolerance for tolerance in MRA_TOLERANCES) / len(MRA_TOLERANCES)
+    return sum(error <= tolerance for tolerance in MRA_TOLERANCES) / len(MRA_TOLERANCES)
 
 
-def _as_number(value: str | float | None) -> float | None:
-    number = parse_number(value) if isinstance(value, str) else value
+def _as_number(value: str | float | None, strict: bool) -> float | None:
+    number = (first_number if strict else parse_number)(value) if isinstance(value, str) else value
     return number if number is not None and math.isfinite(number) else None
 
 
-def _true_number(value: str | float) -> float:
-    number = _as_number(value)
+def _true_number(value: str | float, strict: bool) -> float:
+    number = _as_number(value, strict)
     if number is None:
         raise ValueError(f"the true answer {value!r} is no number")
     return number

@@ -73,7 +73,7 @@ def read_case(text: str) -> Case:
     videos = _META.findall(text)
     meta = videos[0] if videos else ""
     numbers = {key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", meta, re.MULTILINE)}
-    question, has_audio = text[text.find("Question:") :], "has_audio: false" not in meta
+    question, has_audio = text[text.find("Question:") :], "has_audio: false" not in meta.lower()
     return Case(question, asked, options, numbers.get("duration_seconds", 0.0), numbers.get("fps", 0.0), has_audio, videos=len(videos))
 
 

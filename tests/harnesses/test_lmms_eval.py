@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apr_testing import turn
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling, Usage
@@ -119,6 +120,25 @@ def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> N
     assert len(Obedient.asked) == 2 and len(list(tmp_path.iterdir())) == 2, "another configuration has files of its own and reuses nothing"
     evaluate("bench_mcq", f"policy=obedient,resume=never,trajectories={tmp_path}", limit=2)
     assert len(Obedient.asked) == 2 and len(list(tmp_path.rglob("*.old"))) == 3
+
+
+def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The bench's first question asks for A. "A." is right for a scorer that searches for a letter; the official environment counts it as wrong."""
+    from apr_plugin.harnesses.ending import NO_ANSWER
+
+    turns = [turn({"type": "get_frames", "start": 0, "end": 1, "num": 2}), turn({"type": "answer", "content": "A."})]
+    (tmp_path / "script").write_text("\n".join(turns))
+    (tmp_path / "answer").write_text(turns[1])
+    given = f"policy=scripted,script={tmp_path / 'script'},trajectories={tmp_path / 'runs'}"
+    assert evaluate("bench_mcq", given, limit=1)["answers"]["bench_mcq"] == ["A"]
+    strict = evaluate("bench_mcq", f"{given},parsing=strict", limit=1)
+    assert strict["answers"]["bench_mcq"] == [NO_ANSWER] and strict["results"]["bench_mcq"]["score,none"] == 0
+    assert {(t.stop_reason, t.answer, t.answer_valid) for t in _saved(tmp_path / "runs")} == {
+        (StopReason.ANSWERED, "A", True),
+        (StopReason.ANSWERED, "A.", False),
+    }
+    passive = evaluate("bench_mcq", f"policy=scripted,script={tmp_path / 'answer'},arm=passive,parsing=strict,trajectories={tmp_path}", limit=1)
+    assert passive["answers"]["bench_mcq"] == ["A"], "parsing has no say in the passive arm"
 
 
 def test_repeats_are_questions_of_their_own(evaluate: Evaluate, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.arguments import check_once, parse_model_args
 from apr_plugin.harnesses.settings import check_arguments, read_settings
-from apr_plugin.loop.budget import PROFILES, Budget
+from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
+from apr_plugin.loop.profiles import PROFILES
 
 
 def test_defaults() -> None:
@@ -31,7 +32,7 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
         {
             "policy": "guess", "how": "first",
             "decode_threads": "3", "decoded_gib": 0.5,
-            "arm": "passive", "passive_frames": 8, "seed": 7, "concurrency": 2, "trajectories": str(tmp_path), "resume": "never",
+            "arm": "passive", "parsing": "strict", "passive_frames": 8, "seed": 7, "concurrency": 2, "trajectories": str(tmp_path), "resume": "never",
             "system_prompt": str(prompt),
             "max_turns": 9, "frames_per_look": 12, "clip_s": 4.5, "wall_clock_s": 30,
             "temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_new_tokens": 100,
@@ -40,6 +41,7 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
     config = settings.config
     assert settings.policy.describe() == {"how": "first"}
     assert (config.arm, config.passive_frames, config.seed, config.system_prompt) == ("passive", 8, 7, "Look closely.")
+    assert config.parsing == "strict" and read_settings({"policy": "guess"}).config.parsing == "repair"
     assert (settings.concurrency, settings.trajectories, settings.resume) == (2, tmp_path, "never")
     assert (settings.decode_threads, settings.decoded_bytes) == (3, 2**29)
     assert (config.budget.max_turns, config.budget.frames_per_look, config.budget.clip_s, config.budget.wall_clock_s) == (9, 12, 4.5, 30.0)
@@ -56,9 +58,18 @@ def test_words_and_numbers_give_the_same_configuration() -> None:
 
 
 def test_a_profile_and_what_overrides_it() -> None:
-    assert read_settings({"policy": "guess", "profile": "paper"}).config.budget == PROFILES["paper"]
+    config = read_settings({"policy": "guess", "profile": "paper"}).config
+    assert config == read_settings({"policy": "guess", "profile": "omniagent"}).config
+    assert (config.budget, config.wire, config.parsing) == (PROFILES["paper"].budget, "omniagent", "strict")
+    published = Sampling(temperature=1.0, top_p=0.95, top_k=20, stop=("```",))
+    assert config.sampling == published == read_settings({"policy": "guess", "wire": "omniagent"}).config.sampling
     budget = read_settings({"policy": "guess", "profile": "paper", "max_turns": 22, "on_last_turn": "force"}).config.budget
-    assert budget == PROFILES["paper"].model_copy(update={"max_turns": 22, "on_last_turn": "force"})
+    assert budget == PROFILES["paper"].budget.model_copy(update={"max_turns": 22, "on_last_turn": "force"})
+    own = read_settings({"policy": "guess", "profile": "paper", "wire": "apr", "parsing": "repair", "top_k": 5, "stop": "END"}).config
+    assert (own.wire, own.parsing, own.sampling) == ("apr", "repair", Sampling(top_k=5, stop=("END",)))
+    assert read_settings({"policy": "guess", "profile": "paper", "stop": "none"}).config.sampling.stop == ()
+    passive = read_settings({"policy": "guess", "profile": "paper", "arm": "passive"}).config.sampling
+    assert passive == Sampling(), "a passive model is no agent, and is asked greedily as passive models are"
 
 
 def test_none_lifts_a_limit() -> None:
@@ -76,6 +87,7 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "hwo": "first"}, "(did you mean 'how'?)"),
         ({"policy": "guess", "script": "x"}, "unknown model_arg 'script'"),
         ({"policy": "guess", "how": "last"}, "policy guess: how must be 'random' or 'first', not 'last'"),
+        ({"policy": "guess", "parsing": "strickt"}, "model_arg parsing must be 'repair' or 'strict', not 'strickt'"),
         ({"policy": "scripted"}, "policy scripted: "),
         ({"policy": "scripted", "script": "/nowhere/x"}, "cannot read script /nowhere/x: No such file"),
         ({"policy": "guess", "concurrency": 0}, "concurrency=0: it must be a whole number from 1 to 10,000"),
@@ -88,7 +100,8 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "max_turns": "none"}, "max_turns='none': it must be a whole number from 1 to 10,000"),
         ({"policy": "guess", "clip_s": "nan"}, "clip_s"),
         ({"policy": "guess", "on_last_turn": "maybe"}, "on_last_turn='maybe': "),
-        ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, paper"),
+        ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, omniagent, paper"),
+        ({"policy": "guess", "wire": "x"}, "there is no wire 'x'; the wires are apr, omniagent"),
         ({"policy": "guess", "arm": "both"}, "arm must be 'agent' or 'passive', not 'both'"),
         ({"policy": "guess", "resume": "maybe"}, "resume must be 'auto' or 'never', not 'maybe'"),
         ({"policy": "guess", "temperature": "abc"}, "temperature='abc': "),

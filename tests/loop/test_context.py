@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, ErrorCode, Generation, MediaRef, Prompt, PromptSize, Question, Sampling, StopReason
-from apr_plugin.loop.notebook import Notebook, VideoMeta
+from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.policy import AudioPart, ImagePart, TextPart, VideoPart
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.loop.wires import VideoMeta
 
 Videos = dict[str, Path]
 
@@ -197,6 +198,33 @@ def test_a_question_that_does_not_fit_at_all_ends_without_a_call(shared_videos: 
         done = play(shared_videos["sound"], policy, arm=arm)
         assert (done.stop_reason, done.answer, policy.prompts) == (StopReason.TOKENS, None, [])
         assert "context of 100 tokens" in done.stop_detail and not done.stop_reason.failed
+
+
+def test_a_limit_on_the_prompt_alone_holds_whatever_the_context_and_takes_nothing_from_the_turn(shared_videos: Videos) -> None:
+    for context in (None, EMPTY + 50_000, EMPTY + 800):
+        policy = Counting([look(0, 5.9, 20), answer("a pot")], context)
+        done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000))
+        assert done.stop_reason is StopReason.ANSWERED and max(policy.sizes) <= EMPTY + 1_000
+        shown = done.turns[0].shown
+        assert shown is not None and "fit the token limit" in shown.remark
+        if context != EMPTY + 800:
+            assert {s.max_new_tokens for s in policy.samplings} == {300}
+    policy = Counting([look(0, 5.9, 20)], None)
+    done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=20))
+    assert (done.stop_reason, policy.prompts) == (StopReason.TOKENS, []) and "limit of 20 tokens" in done.stop_detail
+
+
+def test_in_strict_parsing_a_prompt_that_is_too_long_ends_the_episode(shared_videos: Videos) -> None:
+    """As in OmniAgent's environment: nothing is made smaller, and no answer is asked for."""
+    texts = [look(0, 5.9, 2), look(0, 5.9, 20), answer("a pot")]
+    policy = Counting(texts, None)
+    done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000), parsing="strict")
+    assert (done.stop_reason, done.answer, len(policy.prompts)) == (StopReason.TOKENS, None, 2) and not done.stop_reason.failed
+    error = done.turns[1].error
+    assert error is not None and error.code is ErrorCode.NO_TOKENS_LEFT and done.turns[1].shown is None and "tokens is full" in done.stop_detail
+    policy = Counting([turn({"type": "get_frames", "start": 0, "end": 6, "num": 1}, observation="x" * 9000), answer("a pot")], None)
+    done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000), parsing="strict")
+    assert (done.stop_reason, len(policy.prompts)) == (StopReason.TOKENS, 1)
 
 
 def test_the_passive_arm_is_shown_less_and_says_so(shared_videos: Videos) -> None:

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.loop import ActionError, Budget, Environment, ErrorCode, GetAudio, GetClip, GetFrames, Look, MediaRef, Option, Percept, Question
-from apr_plugin.loop.budget import PROFILES, visual_tokens
+from apr_plugin.loop.budget import visual_tokens
 from apr_plugin.loop.plan import refuse_length
+from apr_plugin.loop.profiles import PROFILES
+from apr_plugin.loop.wires import WIRES
 from apr_plugin.media import MediaOpenError, MediaSettings
 
 Videos = dict[str, Path]
@@ -26,8 +28,8 @@ def ask(*paths: Path | MediaRef, kind: str = "free_form", **more: Any) -> Questi
     return Question(text="what?", kind=kind, videos=refs, **more)  # type: ignore[arg-type]
 
 
-def opened(budget: Budget, *paths: Path | MediaRef, **more: Any) -> Environment:
-    environment = Environment(budget)
+def opened(budget: Budget, *paths: Path | MediaRef, wire: str = "apr", **more: Any) -> Environment:
+    environment = Environment(budget, wire=WIRES[wire])
     environment.reset(ask(*paths, **more))
     return environment
 
@@ -84,7 +86,7 @@ def test_limits_that_no_window_meets_are_said_to_be_so(make_video: Callable[...,
 @given(least=st.floats(0.001, 500), most=st.floats(0.01, 500), duration=st.floats(0.01, 1000), start=st.floats(0, 900), asked=st.floats(0, 1000))
 def test_a_window_as_long_as_the_refusal_asks_for_is_taken(least: float, most: float, duration: float, start: float, asked: float) -> None:
     def refused(length: float) -> ActionError | None:
-        return refuse_length("clip", length, (least, " (4 frames)"), most, duration, "use get_frames")
+        return refuse_length("clip", length, (least, " (4 frames)"), most, 0.01, duration, "use get_frames")
 
     error = refused(asked)
     if error is None or "not possible" in error.message:
@@ -143,7 +145,7 @@ def test_what_was_asked_for_is_shown(shared_videos: Videos) -> None:
         assert [number_of(image) for image in seen.images] == [10, 15, 20, 25, 30]
         assert seen.times_s == pytest.approx((1.0, 1.5, 2.0, 2.5, 3.0)) and seen.remark == ""
         assert seen.visual_tokens == 5 * visual_tokens(320, 64)
-        assert seen.placeholder() == (
+        assert WIRES["apr"].placeholder(seen) == (
             "Frames 1.00s-3.00s (num=5). Timestamps: [1.00s, 1.50s, 2.00s, 2.50s, 3.00s] [MEDIA OMITTED - Refer to your Observation]"
         )
         clip = environment.step(GetClip(start=1, end=3))
@@ -153,7 +155,9 @@ def test_what_was_asked_for_is_shown(shared_videos: Videos) -> None:
         heard = environment.step(GetAudio(start=5.5, end=6.005))
         assert isinstance(heard, Percept) and heard.end_s == 6.0 and heard.visual_tokens == 0 and heard.shown().audio_s == 0.5
         one = environment.step(frames(2.04, 2.04, 1))
-        assert isinstance(one, Percept) and one.times_s == pytest.approx((2.0,)) and one.placeholder().startswith("Frame at 2.00s (num=1).")
+        assert (
+            isinstance(one, Percept) and one.times_s == pytest.approx((2.0,)) and WIRES["apr"].placeholder(one).startswith("Frame at 2.00s (num=1).")
+        )
 
 
 def test_frames_that_are_the_same_picture_are_shown_once(shared_videos: Videos) -> None:
@@ -161,7 +165,7 @@ def test_frames_that_are_the_same_picture_are_shown_once(shared_videos: Videos) 
         seen = environment.step(frames(1.0, 1.2, 12))
         assert isinstance(seen, Percept) and seen.images is not None
         assert [number_of(image) for image in seen.images] == [10, 11, 12]
-        assert "3 different frames" in seen.remark and "(num=3)" in seen.placeholder()
+        assert "3 different frames" in seen.remark and "(num=3)" in WIRES["apr"].placeholder(seen)
 
 
 def test_a_look_over_its_token_limit_gets_fewer_pixels_then_fewer_frames_and_says_so(make_video: Callable[..., Path]) -> None:
@@ -220,7 +224,7 @@ def test_several_videos_are_told_apart(shared_videos: Videos) -> None:
     with opened(Budget(), shared_videos["sound"], shared_videos["ears"]) as environment:
         assert environment.durations_s == pytest.approx((6.0, 4.0), abs=0.01)
         heard = environment.step(GetAudio(start=0, end=4, video=1))
-        assert isinstance(heard, Percept) and heard.placeholder().startswith("Video 1: Audio 0.00s-4.00s")
+        assert isinstance(heard, Percept) and WIRES["apr"].placeholder(heard).startswith("Video 1: Audio 0.00s-4.00s")
         error = environment.step(GetAudio(start=0, end=5, video=1))
         assert isinstance(error, ActionError) and error.code == ErrorCode.OUT_OF_RANGE
         error = environment.step(frames(0, 1, video=2))
@@ -243,10 +247,10 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(ACTIONS, min_size=1, max_size=6), st.sampled_from([None, 30, 200]), st.sampled_from([None, 60]))
-def test_no_action_raises_and_limits_hold(shared_videos: Videos, actions: list[Look], episode: int | None, per_look: int | None) -> None:
+@given(st.lists(ACTIONS, min_size=1, max_size=6), st.sampled_from([None, 30, 200]), st.sampled_from([None, 60]), st.sampled_from(sorted(WIRES)))
+def test_no_action_raises_and_limits_hold(shared_videos: Videos, actions: list[Look], episode: int | None, per_look: int | None, wire: str) -> None:
     budget = Budget(visual_tokens_per_episode=episode, visual_tokens_per_look=per_look, min_audio_s=0.0, min_clip_frames=1)
-    with opened(budget, shared_videos["sound"], shared_videos["ears"]) as environment:
+    with opened(budget, shared_videos["sound"], shared_videos["ears"], wire=wire) as environment:
         for action in actions:
             outcome = environment.step(action)
             if isinstance(outcome, Percept):
@@ -288,11 +292,14 @@ def test_turns_grow_with_the_length_up_to_the_most(duration_s: float, turns: int
 
 
 def test_the_published_values() -> None:
-    paper = PROFILES["paper"]
+    profile = PROFILES["paper"]
+    assert profile is PROFILES["omniagent"] and (profile.wire, profile.parsing) == ("omniagent", "strict")
+    paper = profile.budget
     assert (paper.frames_per_look, paper.audio_s, paper.min_audio_s, paper.clip_s, paper.min_clip_frames, paper.clip_fps) == (60, 300, 0.1, 60, 4, 2)
     assert (paper.min_turns, paper.max_turns, paper.turns, paper.on_last_turn, paper.refuse_blind_answer) == (5, 32, None, "fail", True)
     assert (paper.frame_pixels, paper.clip_pixels) == (1024 * 784, 768 * 784)
     assert (paper.visual_tokens_per_look, paper.visual_tokens_per_episode, paper.tokens_per_episode) == (None, None, None)
+    assert paper.prompt_tokens == 65_504
 
 
 def test_a_look_records_how_its_frames_were_chosen_and_what_they_cost(shared_videos: Videos) -> None:

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.loop import ActionError, Budget, ErrorCode, Option, Percept, Prompt, Question
-from apr_plugin.loop.notebook import MAX_TURN_CHARS, Notebook, VideoMeta, load_system_prompt, prompt_hash
+from apr_plugin.loop.notebook import MAX_TURN_CHARS, Notebook, load_system_prompt, prompt_hash
 from apr_plugin.loop.policy import Message, TextPart
+from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = {
@@ -29,7 +30,15 @@ META = VideoMeta(125.678, 29.97, True)
 
 def frames_seen(several: bool = False, remark: str = "") -> Percept:
     return Percept(
-        "frames", int(several), 0.0, 60.0, images=np.zeros((3, 56, 84, 3), np.uint8), times_s=(0.0, 29.97, 60.0), several=several, remark=remark
+        "frames",
+        int(several),
+        0.0,
+        60.0,
+        images=np.zeros((3, 56, 84, 3), np.uint8),
+        times_s=(0.0, 29.97, 60.0),
+        asked_s=(0.0, 30.0, 60.0),
+        several=several,
+        remark=remark,
     )
 
 
@@ -48,14 +57,17 @@ def book(kind: str = "mcq", videos: int = 1, **more: object) -> Notebook:
     return Notebook(KINDS[kind], metas, Budget(), **more)  # type: ignore[arg-type]
 
 
-def _after_frames() -> Notebook:
-    notebook = book()
-    notebook.add(look(0, 60, 3), frames_seen(remark="(Scaled down to 84x56 to fit the token limit.)"))
+OMNIAGENT = WIRES["omniagent"]
+
+
+def _after_frames(wire: Wire = WIRES["apr"], remark: str = "(Scaled down to 84x56 to fit the token limit.)") -> Notebook:
+    notebook = book(wire=wire)
+    notebook.add(look(0, 60, 3), frames_seen(remark=remark))
     return notebook
 
 
-def _mid() -> Notebook:
-    notebook = _after_frames()
+def _mid(wire: Wire = WIRES["apr"]) -> Notebook:
+    notebook = _after_frames(wire)
     notebook.add(turn({"type": "get_audio", "start": 10, "end": 12.5}), audio_heard())
     notebook.add(turn({"type": "get_clip", "start": 5, "end": 7}), clip_seen())
     return notebook
@@ -89,6 +101,11 @@ PROMPTS = {
     "two_videos": lambda: _two_videos().prompt(2, 7),
     "own_system_prompt": lambda: book(system_prompt="Look, then answer.").prompt(1, 7),
     **{f"passive_{kind}": (lambda kind=kind: book(kind).passive_prompt([frames_seen()])) for kind in KINDS},
+    **{f"omniagent_first_{kind}": (lambda kind=kind: book(kind, wire=OMNIAGENT).prompt(1, 7)) for kind in KINDS},
+    "omniagent_after_frames": lambda: _after_frames(OMNIAGENT, "").prompt(2, 7),
+    "omniagent_mid_episode": lambda: _mid(OMNIAGENT).prompt(4, 7),
+    "omniagent_last_turn": lambda: _after_frames(OMNIAGENT, "").prompt(7, 7),
+    "omniagent_without_audio": lambda: book(modalities=frozenset({"frames", "clip"}), wire=OMNIAGENT).prompt(1, 7),
     "passive_blind": lambda: book().passive_prompt([]),
 }
 
@@ -121,11 +138,11 @@ TURNS = st.lists(st.tuples(st.one_of(st.text(max_size=60), st.just(look(0, 1)), 
 
 
 @settings(deadline=None)
-@given(TURNS, st.integers(1, 2), st.sampled_from(sorted(KINDS)))
+@given(TURNS, st.integers(1, 2), st.sampled_from(sorted(KINDS)), st.sampled_from(sorted(WIRES)))
 def test_history_is_a_strict_prefix_and_media_stands_only_in_the_last_message(
-    turns: list[tuple[str, Percept | ActionError | None]], videos: int, kind: str
+    turns: list[tuple[str, Percept | ActionError | None]], videos: int, kind: str, wire: str
 ) -> None:
-    notebook = book(kind, videos)
+    notebook = book(kind, videos, wire=WIRES[wire])
     histories: list[tuple[Message, ...]] = []
     total = len(turns) + 1
     for number in range(1, total + 1):
@@ -163,7 +180,7 @@ def test_another_system_prompt_is_used_word_for_word(tmp_path: Path) -> None:
     path.write_text("Look {{ twice }}.\n", "utf-8")
     prompt = book(system_prompt=load_system_prompt(path)).prompt(1, 2)
     assert prompt.messages[0].text == "Look {{ twice }}."
-    assert prompt_hash("Look {{ twice }}.") != prompt_hash(None) == prompt_hash(None)
+    assert len({prompt_hash("Look {{ twice }}."), prompt_hash(None), prompt_hash(None), prompt_hash(None, wire="omniagent")}) == 3
 
 
 def test_a_question_cannot_reach_the_template() -> None:

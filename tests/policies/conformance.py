@@ -27,9 +27,9 @@ import numpy as np
 import pytest
 
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, Generation, MediaRef, Notebook, Option, Percept, Policy, PromptSize, Question, Sampling
-from apr_plugin.loop.notebook import VideoMeta
 from apr_plugin.loop.policy import EVERY_MODALITY, AudioPart, Prompt, TextPart, VideoPart
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.policies import POLICIES
 
 Make = Callable[[], Policy]

@@ -242,6 +242,16 @@ def test_a_seed_fixes_a_turn_and_another_changes_it(loaded: Callable[..., HfPoli
     assert one(policy, opening(), replace(warm, top_p=1e-6)).token_ids == greedy.token_ids
 
 
+def test_a_turn_ends_before_the_first_text_that_stops_it(loaded: Callable[..., HfPolicy]) -> None:
+    policy = loaded("qwen2_5_vl")
+    whole = one(policy, opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24))
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    cut = one(policy, opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24, stop=("never written", stop)))
+    assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish_reason == "stop"
+    assert whole.token_ids is not None and cut.token_ids is not None
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)] and len(cut.token_ids) < len(whole.token_ids)
+
+
 def test_a_turn_ends_at_its_stop_token_or_its_limit(tiny: Tiny, tmp_path: Path, loaded: Callable[..., HfPolicy]) -> None:
     import json
 

@@ -14,6 +14,7 @@ from conformance import after, notebook, opening, percept, picture
 from real_processor import real
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Prompt, TextPart, VideoPart
+from apr_plugin.loop.wires import WIRES
 from apr_plugin.policies.families import FAMILIES, Pixels
 from apr_plugin.policies.hf_prompt import Encoded, PromptEncoder
 
@@ -127,7 +128,7 @@ def test_equal_media_have_equal_keys(encoder_of: EncoderOf) -> None:
     assert keys(one, TextPart("?")) == keys(ImagePart(picture(1)), TextPart("?")) != keys(other, TextPart("?"))
     both = keys(one, other)
     assert min(both) < 0 and len({key for key in both if key < 0}) == 2
-    clip = percept("clip").parts()[1]
+    clip = WIRES["apr"].parts(percept("clip"))[1]
     assert isinstance(clip, VideoPart)
     versions = [
         clip,

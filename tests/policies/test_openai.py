@@ -145,9 +145,9 @@ def test_a_clip_is_sent_as_frames_or_as_a_film(server: ChatServer) -> None:
 
 
 def test_sampling_is_passed_on(server: ChatServer) -> None:
-    generate(OpenAIPolicy(base_url=server.url), opening(), sampling=Sampling(0.7, 0.9, 20, 33, 5))
+    generate(OpenAIPolicy(base_url=server.url), opening(), sampling=Sampling(0.7, 0.9, 20, 33, 5, ("```",)))
     plain = {key: value for key, value in server.chats[-1].items() if key != "messages"}
-    assert plain == {"model": "small", "max_tokens": 33, "temperature": 0.7, "seed": 5, "top_p": 0.9, "top_k": 20}
+    assert plain == {"model": "small", "max_tokens": 33, "temperature": 0.7, "seed": 5, "top_p": 0.9, "top_k": 20, "stop": ["```"]}
     extra = {"chat_template_kwargs": {"enable_thinking": False}, "seed": 9}
     policy = OpenAIPolicy(
         base_url=server.url, max_tokens_field="max_completion_tokens", omit="temperature;top_k", extra_body=json.dumps(extra), top_logprobs=0

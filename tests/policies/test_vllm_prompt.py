@@ -11,8 +11,8 @@ import pytest
 from conformance import QUESTION, after, opening, percept
 
 from apr_plugin.loop import Budget, Notebook, Percept
-from apr_plugin.loop.notebook import VideoMeta
 from apr_plugin.loop.policy import AudioPart, Message, Prompt, TextPart, VideoPart
+from apr_plugin.loop.wires import VideoMeta
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")

@@ -107,6 +107,13 @@ def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None
             assert positions.tolist() == ours.positions(encoded)[:, 0].long().tolist(), (fps, sound)
 
 
+def test_a_turn_ends_before_the_text_that_stops_it(engine: Policy) -> None:
+    whole = asyncio.run(engine.generate(opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24)))
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    cut = asyncio.run(engine.generate(opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24, stop=(stop,))))
+    assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish_reason == "stop"
+
+
 def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) -> None:
     """At top_k=2 there are two tokens to choose from, whose probabilities add up to 1."""
     sampling = Sampling(temperature=0.5, top_k=2, max_new_tokens=16, seed=3)

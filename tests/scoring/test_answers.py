@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apr_plugin.scoring.answers import exact_number, match_option, mean_relative_accuracy, parse_number
+from apr_plugin.scoring.answers import exact_number, first_number, match_option, mean_relative_accuracy, parse_number
 from apr_plugin.scoring.text import answer_part
 
 OPTIONS = [("A", "A red car"), ("B", "The blue one"), ("C", "Nobody."), ("D", "same"), ("E", "same")]
@@ -98,6 +99,40 @@ def test_exact_number(predicted: str | float | None, true: str | float, score: f
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [("3", 3), ("+3", 3), ("-2.50", -2.5), ("1,000", 1), ("2 or 3", 2), (".5", 5), ("3.", 3), ("1e3", 1), ("1/2", 1), ("10-20", 10), ("\u22123", 3),
+     ("\u0663", 3), ("about 100 cm", 100), ("three", None), ("", None), ("\u00bd", None), ("9" * 400, math.inf)],
+)  # fmt: skip
+def test_first_number(text: str, number: float | None) -> None:
+    assert first_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "score", "strict"),
+    [("3.004", "3", 1, 1), ("1,000", "1000", 1, 0), ("1,000", "1,500", 0, 1), ("2 or 3", "2", 0, 1), (".5", "0.5", 1, 0), ("three", "3", 1, 0),
+     ("9" * 400, "3", 0, 0), (3.006, 3.01, 1, 1)],
+)  # fmt: skip
+def test_exact_number_reads_as_omniagent_does_when_strict(predicted: str, true: str, score: float, strict: float) -> None:
+    assert (exact_number(predicted, true), exact_number(predicted, true, strict=True)) == (score, strict)
+
+
+def test_strict_relative_accuracy_is_that_of_single_precision() -> None:
+    """Beside the definition in torch: |p - t| / (|t| + 1e-8) < 1 - confidence, all in float32."""
+    torch = pytest.importorskip("torch")
+    draw = random.Random(0)
+    pairs = [(float(p), float(t)) for t in range(1, 61) for p in range(61)]
+    whole = len(pairs)
+    pairs += [(round(t * draw.randint(8, 32) / 20, 6), t) for t in (round(draw.uniform(0.01, 500), 2) for _ in range(3000))]
+    pairs += [(draw.uniform(-9, 9), draw.uniform(-9, 9)) for _ in range(1000)] + [(0.0, 0.0), (1.0, 0.0), (1e-9, 0.0), (1e39, 1e39), (1e39, 3.0)]
+    p, t = torch.tensor(pairs, dtype=torch.float32).unsqueeze(-1).unbind(1)  # each of shape (pairs, 1)
+    within = (p - t).abs() / (t.abs() + 1e-8) < 1 - torch.arange(0.5, 0.975, 0.05, dtype=torch.float32)
+    expected = [count / 10 for count in within.sum(1).tolist()]
+    assert [pair for pair, score in zip(pairs, expected, strict=True) if mean_relative_accuracy(*pair, strict=True) != score] == []
+    differing = sum(mean_relative_accuracy(*pair) != score for pair, score in zip(pairs[:whole], expected, strict=False))
+    assert differing >= 30, "a prediction that is off by just a half, at least"
+
+
+@pytest.mark.parametrize(
     ("predicted", "true", "score", "strict"),
     [
         (10, 10, 1.0, 1.0),
@@ -105,6 +140,8 @@ def test_exact_number(predicted: str | float | None, true: str | float, score: f
         ("12.1", 10, 0.6, 0.6),  # within .50 .45 .40 .35 .30 .25
         (10.5, 10, 1.0, 1.0),  # and 1 - .95 a hair over .05
         (5, 10, 0.1, 0.0),  # off by exactly half
+        (7, 10, 0.5, 0.4),  # 3 / 10 and 1 - .7 are one number in single precision
+        ("1,000", 1000, 1.0, 0.0),  # read as 1 when strict
         (4.9, 10, 0.0, 0.0),
         (-10, -10, 1.0, 1.0),
         (0, 0, 1.0, 1.0),

@@ -40,7 +40,7 @@ class WorldVideo:
         self.segments = list(world.segments())
         self.ends = [segment.end_s for segment in self.segments]
 
-    def frames(self, times_s: list[float], max_pixels: int | None = None, mode: str = "exact", *, cancelled: object = None) -> Frames:
+    def frames(self, times_s: list[float], *, mode: str = "exact", size: object = None, cancelled: object = None) -> Frames:
         shown = [min(np.floor(t * self.fps + 1e-6), np.ceil(self.duration_s * self.fps) - 1) / self.fps for t in times_s]
         return Frames(np.stack([self.picture(int(np.searchsorted(self.ends, t + 1e-6, side="right"))) for t in shown]), tuple(map(float, shown)))
 

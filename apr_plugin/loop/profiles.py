@@ -1,0 +1,44 @@
+"""`Profile`: named settings of an episode that belong together. Each of them can be set by itself as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from apr_plugin.loop.budget import PATCH_PIXELS, Budget
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an episode is run with where nothing else is said."""
+
+    budget: Budget = field(default_factory=Budget)
+    """Limits."""
+
+    wire: str = "apr"
+    """The form of everything a model reads and of the pictures it sees (`apr_plugin.loop.wires`); it says how turns are sampled, too."""
+
+    parsing: Literal["repair", "strict"] = "repair"
+    """Whether slips of form are repaired."""
+
+
+_OMNIAGENT = Profile(
+    Budget(
+        max_turns=32,
+        frame_pixels=1024 * PATCH_PIXELS,
+        clip_pixels=768 * PATCH_PIXELS,
+        visual_tokens_per_look=None,
+        prompt_tokens=65_536 - 32,
+        on_last_turn="fail",
+    ),
+    wire="omniagent",
+    parsing="strict",
+)
+
+PROFILES: dict[str, Profile] = {"default": Profile(), "omniagent": _OMNIAGENT, "paper": _OMNIAGENT}
+"""Every profile by name.
+
+`omniagent`, also called `paper`, is the published evaluation of OmniAgent (arXiv 2606.19341; HarryHsing/OmniAgent at 18725bc,
+`demo/launch_eval.sh` and `video_env.py`): 60 frames, 300 s or 60 s a look, 1024 and 768 visual tokens a picture, a prompt of 65,536 tokens less 32,
+5 to 32 turns, no forced answer, its wire, its sampling, strict parsing.
+"""

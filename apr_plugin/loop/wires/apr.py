@@ -1,0 +1,149 @@
+"""`Wire`: this project's own form, for models that were trained on no other. Other wires say only what they do differently."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from apr_plugin.loop.budget import PATCH_PIXELS, PATCH_PX, visual_tokens
+from apr_plugin.loop.percept import OMITTED, Percept
+from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Sampling, TextPart, VideoPart
+from apr_plugin.loop.question import Question
+from apr_plugin.media import fit
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+@dataclass(frozen=True)
+class VideoMeta:
+    """What a policy is told about a video before it looks."""
+
+    duration_s: float
+    fps: float | None
+    has_audio: bool
+    audio_s: float | None = None
+    """Up to where there is sound, where that outlasts the pictures."""
+
+
+class Wire:
+    """The default form: true times, every picture once, shapes kept."""
+
+    name = "apr"
+    """What the setting `wire` calls it."""
+
+    sampling = Sampling()
+    """How turns are sampled where nothing else is said."""
+
+    repeats = False
+    """Whether the same look may be taken again."""
+
+    distinct = True
+    """Whether a picture that was asked for several times in one look is shown once."""
+
+    edge_s = 0.01
+    """How far past a limit a window may reach: durations are told to two decimals, so the model can't know better."""
+
+    def opening(self, question: Question, videos: Sequence[VideoMeta], modalities: Collection[str]) -> str:
+        """The first user message: what is known of each video, then the question."""
+        blocks = [self._meta("Video META:" if len(videos) == 1 else f"Video {n} META:", video, modalities) for n, video in enumerate(videos)]
+        lines = [f"Question: {question.text}"]
+        if question.options:
+            lines.append("Options:")
+            lines += [f"{option.label}. {option.text}" for option in question.options]
+        return "\n\n".join([*blocks, "\n".join(lines)])
+
+    def _meta(self, name: str, video: VideoMeta, modalities: Collection[str]) -> str:
+        lines = [name, f"- duration_seconds: {floored(video.duration_s)}", f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}"]
+        if "audio" in modalities:  # to a policy that can't hear it would be a trap
+            lines.append(f"- has_audio: {str(video.has_audio).lower()}")
+            if video.audio_s is not None:
+                lines.append(f"- audio_seconds: {floored(video.audio_s)}")
+        return "\n".join(lines)
+
+    def notice(self, turn: int, turns: int) -> str:
+        """The end of the prompt of turn `turn` (counted from 1) of `turns`."""
+        left = turns - turn
+        if left <= 0:
+            return f"\n[NOTICE] Step {turn}/{turns}. FINAL STEP: only an answer counts now. Give the best answer that your notes allow."
+        return f"\n[NOTICE] Step {turn}/{turns}. {left} step{'' if left == 1 else 's'} remaining."
+
+    def parts(self, percept: Percept) -> tuple[Part, ...]:
+        """A percept with its media, for the one generation that sees it."""
+        remark = f" {percept.remark}" if percept.remark else ""
+        match percept.kind:
+            case "frames":
+                assert percept.images is not None
+                parts: list[Part] = [TextPart(f"{self.heading(percept)}.{remark}")]
+                for time_s, image in zip(self.times(percept), percept.images, strict=True):
+                    parts += [TextPart(self._label(time_s)), ImagePart(image)]
+                return tuple(parts)
+            case "audio":
+                assert percept.waveform is not None
+                return (TextPart(f"{self.heading(percept)}{remark}"), AudioPart(percept.waveform, percept.sample_rate))
+            case "clip":
+                assert percept.images is not None
+                sound = AudioPart(percept.waveform, percept.sample_rate) if percept.waveform is not None else None
+                return (TextPart(f"{self.heading(percept)}{remark}"), VideoPart(percept.images, percept.times_s, percept.fps, sound))
+
+    def placeholder(self, percept: Percept) -> str:
+        """What stays in the prompt when the media is gone: the same heading and the same times."""
+        if percept.kind == "frames":
+            stamps = ", ".join(f"{t:.2f}s" for t in self.times(percept))
+            return f"{self.heading(percept)}. Timestamps: [{stamps}] {OMITTED}"
+        return f"{self.heading(percept)} {OMITTED}"
+
+    def heading(self, percept: Percept) -> str:
+        """What begins a percept and its placeholder."""
+        video = f"Video {percept.video}: " if percept.several else ""
+        if percept.kind == "frames":
+            times = self.times(percept)
+            if len(times) == 1:
+                return f"{video}Frame at {times[0]:.2f}s (num=1)"
+            return f"{video}Frames {percept.start_s:.2f}s-{percept.end_s:.2f}s (num={len(times)})"
+        return f"{video}{'Audio' if percept.kind == 'audio' else 'Clip'} {percept.start_s:.2f}s-{percept.end_s:.2f}s"
+
+    def times(self, percept: Percept) -> tuple[float, ...]:
+        """The time that is written at each frame, in seconds of the video: when it is shown."""
+        return percept.times_s
+
+    def _label(self, time_s: float) -> str:
+        return f"\nFrame {time_s:.2f}s:"
+
+    def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
+        """The size at which a frame is shown: its own shape, at most `max_pixels`, and no more visual tokens than so many pixels stand for.
+
+        A processor rounds sides to whole 28-pixel squares, up too, so the tokens are counted after rounding.
+        """
+        size = fit(width, height, max_pixels)
+        most, longer = max(1, max_pixels // PATCH_PIXELS), max(size)
+        while visual_tokens(*size) > most and longer > 1:
+            longer = min(longer - 1, math.ceil((most + 0.5) * PATCH_PX))
+            size = max(1, width * longer // max(width, height)), max(1, height * longer // max(width, height))
+        return size
+
+    def clip_size(self, width: int, height: int, max_pixels: int, frames: int) -> Size:
+        """The size at which each of a clip's frames is shown."""
+        return self.frame_size(width, height, max_pixels)
+
+    def clip_count(self, length_s: float, fps: float, file_fps: float | None) -> int:
+        """How many frames a clip shows of a window, sampled at `fps`."""
+        return max(1, round(length_s * fps))
+
+    def clip_times(self, start_s: float, end_s: float, frames: int, fps: float, file_fps: float | None) -> tuple[float, ...]:
+        """When a clip's frames are, in seconds of the file: evenly from the window's beginning on, so that their spacing is the frame rate.
+
+        Args:
+            start_s: Beginning of the window, in seconds of the file.
+            end_s: End of the window.
+            frames: How many; `clip_count`, or fewer where a limit leaves fewer.
+            fps: Frames per second at which they are sampled.
+            file_fps: The file's own frame rate, where it has one.
+        """
+        return tuple(t for t in (start_s + i / fps for i in range(frames)) if t < end_s)
+
+
+def floored(value: float) -> str:
+    """Two decimals, rounded down: a length that is told must not lie past the end."""
+    return f"{math.floor(value * 100) / 100:.2f}"
