@@ -35,7 +35,7 @@ FILMS = {
     "1080p": Film((1920, 1080), Fraction(30), 6),
     "720p": Film((1280, 720), Fraction(24000, 1001), 20),
     "portrait": Film((720, 1280), Fraction(25), 8),
-    "long": Film((640, 360), Fraction(25), 130),
+    "long": Film((480, 270), Fraction(25), 130),
     "silent": Film((320, 240), Fraction(30), 70, sound=False),
     "odd": Film((427, 241), Fraction(25), 6),
     "tiny": Film((64, 48), Fraction(25), 6),
@@ -218,7 +218,7 @@ def looks() -> Iterator[Case]:
     yield Case("a window denser than its frames", "silent", (frames(5.0, 5.2, 20), frames(5.0, 5.2, 3), frames(69.5, 70.0, 20), answer("B")))
     yield Case("repeated sound and clip", "tiny", (audio(0, 2), audio(0, 2), clip(0, 2), clip(0, 2), answer("B")))
     yield Case("the very ends", "long", (frames(130.0, 130.0, 1), frames(129.0, 130.0, 11), frames(0, 0, 1), clip(129.5, 130.0), audio(129.7, 130.0)))
-    yield Case("whole minutes", "long", (clip(0, 60), clip(70.0, 130.0), clip(30.3, 61.1), audio(0.0, 130.0), audio(64.9, 127.3), frames(0, 130, 60)))
+    yield Case("whole minutes", "long", (clip(0, 60), clip(70.0, 130.0), audio(0.0, 130.0), audio(64.9, 127.3), frames(0, 130, 20), answer("B")))
     yield Case("a minute of the silent film", "silent", (clip(0, 60.0), clip(12.34, 69.99), answer("B")))
     yield Case("60 frames of 1080p", "1080p", (frames(0.0, 6.0, 60), answer("A")))
     short = (clip(1.0, 1.16), clip(1.0, 1.2), clip(1.0, 1.33), clip(5.84, 6.0), clip(1.0, 1.75))
@@ -246,6 +246,10 @@ def errors() -> Iterator[Case]:
         "frames with content": frames(0, 5, 2, content=""),
         "frames of video 0": frames(0, 5, 2, video=0),
         "frames with an unknown key": frames(0, 5, 2, zoom=2),
+        "frames from minus zero": frames(-0.0, 5, 2),
+        "very many frames": frames(0, 5, 10**30),
+        "frames from true": frames(True, 5, 2),
+        "clip to true": clip(0, True),
         "frames from NaN": frames(float("nan"), 5, 2),
         "frames to infinity": frames(0, float("inf"), 2),
         "sound beyond the end": audio(0, 6.5),
@@ -306,6 +310,10 @@ def replies() -> Iterator[Case]:
         "words": "I think the answer is B.",
         "a letter": "B",
         "unknown letters": json.dumps(whole | {"observation": "Ω — “x” \u2028 \x7f"}, ensure_ascii=False),
+        "control letters": json.dumps(whole | {"observation": "\x00 \x1b[31m \x07"}),
+        "raw control letters": good_look.replace("seen", "se\x1b[31men"),
+        "of 15,000 letters": json.dumps(whole | {"observation": "long " * 3000}),
+        "of 25,000 letters": json.dumps(whole | {"observation": "long " * 5000}),
         "a key twice": good_look.replace('"think"', '"think": "a", "think"'),
     }
     for name, reply in written.items():
@@ -386,5 +394,7 @@ def endings() -> Iterator[Case]:
     yield Case("steps of a minute each", "long", (frames(100, 100, 1), answer("B")))
     yield Case("steps of 20 s each", "long", (frames(100, 100, 1), answer("B")), limits={"clip_s": 20})
     yield Case("steps at most", "long", (frames(100, 100, 1), answer("B")), limits={"clip_s": 20, "steps": 9})
+    strange = "Wer “fällt” hin?  {braces} <b>\n- second line \n"
+    yield Case("a question of two lines", "silent", (good, answer("a")), question=strange, options=("A. {one}  ", "B. two\nlines", "C.  C. "))
     yield Case("many options", "silent", (good, answer("G")), truth=["G"], options=tuple(f"{label}. number {label}" for label in "ABCDEFG"))
     yield Case("options in another order", "silent", (good, answer("C")), truth=["C"], options=("C. one", "A. two", "B. three"))

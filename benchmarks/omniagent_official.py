@@ -40,7 +40,15 @@ SETTINGS = {
 }
 """Those of the official `examples/omniagent_eval/eval.sh`, quiet and with fewer threads."""
 
-UNSET = ("RANDOM_RESOURCE_SFT", "FORMAT_REWARD", "REASONING_REWARD", "LEN_BONUS_ENABLE", "USE_TITO", "MAX_AUDIO_LEN", "VIDEO_MAX_PIXELS")
+UNSET: tuple[str, ...] = (
+    "RANDOM_RESOURCE_SFT",
+    "FORMAT_REWARD",
+    "REASONING_REWARD",
+    "LEN_BONUS_ENABLE",
+    "USE_TITO",
+    "MAX_AUDIO_LEN",
+    "VIDEO_MAX_PIXELS",
+)
 UNSET += ("OMNI_IMAGE_MAX_PIXELS", "OMNI_VIDEO_FRAME_MAX_PIXELS", "FFMPEG_PATH", "OSS_CONFIG_PATH")
 
 ENVIRONMENT = "agent_system/environments/env_package/video_env.py"

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from apr_plugin.loop import PROFILES, EpisodeConfig, Generation, MediaRef, Option, Prompt, Question, QuestionKind, Sampling
+from apr_plugin.loop import PROFILES, Budget, EpisodeConfig, Generation, MediaRef, Option, Prompt, Question, QuestionKind, Sampling
 from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, PolicyDefaults, TextPart, VideoPart
 from apr_plugin.loop.trajectory import StopReason, Trajectory
@@ -43,6 +43,9 @@ from benchmarks.omniagent_cases import FILMS, PUBLISHED, Case, Film, Message, Pi
 from benchmarks.omniagent_official import Official
 
 KINDS = {"MCQ": QuestionKind.MCQ, "TR": QuestionKind.GROUNDING, "NUM": QuestionKind.NUMBER, "SIZE": QuestionKind.NUMBER, "FF": QuestionKind.FREE_FORM}
+
+UNIT = "in metres"
+"""What our side is told of how a size is written; it is what tells a size from another number."""
 
 END_S = 0.2
 """The official code moves whatever is asked for within this of the end to it."""
@@ -85,6 +88,7 @@ ACCEPTED: tuple[tuple[str, Callable[[Difference], bool]], ...] = (
         "the official code shows the first frame at or after a time, and 0.2 s before the end at the latest; ours the frame on screen at that time",
         lambda it: it.what == "frame one off",
     ),
+    ("a size is asked for with its unit, which official questions hold in their own words", lambda it: it.what == "unit"),
 )
 """Differences that are meant to be: why, and which they are."""
 
@@ -109,29 +113,25 @@ class Playback(PolicyDefaults):
 
 def play(case: Case, video: MediaRef) -> Played:
     """Play a case on our side."""
-    limits = PUBLISHED | dict(case.limits)
-    budget = PROFILES["paper"].model_copy(
-        update={
-            "frames_per_look": int(limits["frames"]),
-            "audio_s": float(limits["audio_s"]),
-            "clip_s": float(limits["clip_s"]),
-            "max_turns": int(limits["steps"]),
-        }
-    )
+    limits, profile = PUBLISHED | dict(case.limits), PROFILES["omniagent"]
+    told = {"frames_per_look": int(limits["frames"]), "audio_s": limits["audio_s"], "clip_s": limits["clip_s"], "max_turns": int(limits["steps"])}
+    budget = Budget.model_validate(profile.budget.model_dump() | told)
+    config = EpisodeConfig(budget=budget, wire=profile.wire, parsing=profile.parsing)
     options = tuple(Option(label=label, text=text) for label, _, text in (option.partition(". ") for option in case.options))
-    question = Question(text=case.question, kind=KINDS[case.type.partition("_")[0]], options=options, videos=(video,))
+    kind = case.type.partition("_")[0]
+    question = Question(text=case.question, kind=KINDS[kind], options=options, videos=(video,), answer_hint=UNIT if kind == "SIZE" else "")
     policy = Playback(case.turns)
-    trajectory = asyncio.run(Episode(question, policy, EpisodeConfig(budget=budget)).run())
+    trajectory = asyncio.run(Episode(question, policy, config).run())
     open_still = trajectory.stop_reason is StopReason.POLICY_UNAVAILABLE and len(trajectory.turns) == len(case.turns)
     answered = trajectory.stop_reason is StopReason.ANSWERED
-    if trajectory.stop_reason is StopReason.ERROR:
+    if trajectory.stop_reason.failed and not open_still:
         raise RuntimeError(f"{case.name}: {trajectory.stop_detail}")
     return Played(
         prompts=[[(message.role, merged([_piece(part) for part in message.parts])) for message in prompt.messages[1:]] for prompt in policy.prompts],
         errors=[turn.error.code if turn.error is not None else None for turn in trajectory.turns],
         steps=trajectory.turns_allowed,
         ended="open" if open_still else "answer" if answered else "failed",
-        reward=_reward(case, trajectory) if answered else 0.0,
+        reward=_reward(case, trajectory) if answered and trajectory.answer_valid else 0.0,
     )
 
 
@@ -161,7 +161,7 @@ def _reward(case: Case, trajectory: Trajectory) -> float:
         case "TR":
             return set_iou(parse_spans(answer) or [], [(start, end) for start, end in case.truth])
         case "NUM":
-            return exact_number(answer, case.truth[0])
+            return exact_number(answer, case.truth[0], strict=True)
     return mean_relative_accuracy(answer, case.truth[0], strict=True)
 
 
@@ -178,8 +178,8 @@ def compare(official: Played, ours: Played, film: Film, tally: Tally) -> Iterato
         for index, (one, other) in enumerate(zip(theirs, mine, strict=True)):
             if number == 1 or index >= len(theirs) - 3:  # what comes before was the same message in the prompt before, unless it is among these
                 yield from _message(one, other, index, film, tally, where)
-            elif _words(one) != _words(other):
-                yield Difference("history", _short(_words(one)), _short(_words(other)), where)
+            elif (said := _words(one)) != (own := _words(other)):
+                yield Difference("unit" if own == f"{said} ({UNIT})" else "history", _short(said, own), _short(own, said), where)
     for number, (code, own) in enumerate(zip(official.errors, ours.errors, strict=False), 1):
         tally.counts["turns"] += 1
         if (code is None) != (own is None):
@@ -218,7 +218,7 @@ def _text(theirs: str, mine: str, index: int, where: str, role: str) -> Iterator
     """Differences of two texts, the notice by itself; an error's words are left out."""
     for what, one, other in zip(("", "notice"), _split(theirs), _split(mine), strict=True):
         if one != other:
-            name = what or ("turn" if role == "assistant" else "question" if index == 0 else _name(one))
+            name = what or ("unit" if other == f"{one} ({UNIT})" else "turn" if role == "assistant" else "question" if index == 0 else _name(one))
             yield Difference(name, _short(one, other), _short(other, one), where)
 
 
@@ -355,7 +355,7 @@ FPS = {29.97: FILMS["720p"].fps * 30 / 24, 25.0: FILMS["long"].fps, 24.0: FILMS[
 
 def _row_pieces(content: Any) -> tuple[Piece, ...]:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return merged([Piece(part["type"], part.get("text", "") if part["type"] == "text" else "") for part in parts])
+    return merged([Piece("text", part["text"]) if part["type"] == "text" else Piece(part["type"]) for part in parts])
 
 
 def main() -> None:
