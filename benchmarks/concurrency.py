@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, Policy, Prompt, Question, Sampling, run_episodes
+from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, Policy, Prompt, Question, Sampling
 from apr_plugin.loop.policy import PolicyDefaults
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs import run_episodes
 from benchmarks.films import small
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

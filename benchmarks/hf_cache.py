@@ -25,7 +25,7 @@ import numpy as np
 
 from apr_plugin.loop import Budget, Generation, Notebook, Percept, Prompt, Question, QuestionKind, Sampling
 from apr_plugin.loop.wires import VideoMeta
-from apr_plugin.policies.hf import HfPolicy
+from apr_plugin.policies.hf.policy import HfPolicy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 

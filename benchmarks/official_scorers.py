@@ -4,9 +4,9 @@
     python -m benchmarks.official_scorers --vidi vidi --moment-detr moment_detr
 
 From the checkouts come code that is run (read it first), ground truth and prediction files. VUE-TR: every shipped file of both versions, every
-cell, and random answers with reversed, overlapping and negative spans. QVHighlights: the shipped sample of predictions and random ones; the
-official code rounds to 0.01 points. `--moment-detr` needs scikit-learn, which that code imports. Mean relative accuracy is compared where
-lmms-eval is installed.
+cell, as a file for `apr score` and as replies to the task, and random answers with reversed, overlapping and negative spans. QVHighlights: the
+shipped sample of predictions and random ones; the official code rounds to 0.01 points. `--moment-detr` needs scikit-learn, which that code imports.
+Mean relative accuracy is compared where lmms-eval is installed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import multiprocessing.dummy
 import random
 import sys
 import types
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from apr_plugin.cli.score import read_answers, read_queries
 from apr_plugin.scoring import vue_tr
 from apr_plugin.scoring.answers import mean_relative_accuracy
 from apr_plugin.scoring.retrieval import moment_metrics
+from apr_plugin.tasks.vue_tr import utils as vue_tr_task
 
 CELLS = [vue_tr.OVERALL, *(value for values in vue_tr.ATTRIBUTES.values() for value in values)]
 
@@ -61,7 +64,23 @@ def vue_tr_files(checkout: Path) -> Iterator[tuple[str, float]]:
             ours = vue_tr.score(queries, read_answers(path, queries, ground_truth), version)
             of_ours = [[getattr(ours[cell], column) for cell in CELLS] for column in ("precision", "recall", "iou")]
             yield f"{folder}/{path.name}, {3 * len(CELLS)} cells", _largest(of_ours, [scores["x"] for scores in theirs])
+            replies = {query_id: json.dumps(spans) for query_id, spans in read_answers(path, queries, ground_truth).items()}
+            ours_as_task = _vue_tr_task(ground_truth, replies)
+            official_cells = [theirs[0]["x"][0], theirs[1]["x"][0], *theirs[2]["x"]]
+            yield f"{folder}/{path.name} as replies to the task, {len(official_cells)} cells", _largest([ours_as_task], [official_cells])
         yield f"{folder}, 400 sets of 30 random answers", max(_vue_tr_random(official, random.Random(seed), version) for seed in range(400))
+
+
+def _vue_tr_task(ground_truth: Path, replies: Mapping[int, str]) -> list[float]:
+    """What the task makes of replies: precision and recall overall, IoU of every cell."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in vue_tr_task.rows_of([json.loads(ground_truth.read_text("utf-8"))]):
+        labels = [row[attribute] for attribute in vue_tr.ATTRIBUTES]
+        if row["query_id"] in replies:
+            scored = vue_tr_task.process_results({**row, "apr_present": True, "apr_buckets": labels}, [replies[row["query_id"]]])
+            for name in scored.keys() & {"vue_precision", "vue_recall", "vue_iou", *(f"vue_iou_{label}" for label in labels)}:
+                found[name].append(scored[name])
+    return [fmean(found[name]) for name in ("vue_precision", "vue_recall", "vue_iou", *(f"vue_iou_{cell}" for cell in CELLS[1:]))]
 
 
 def _vue_tr_random(official: Any, pick: random.Random, version: int) -> float:

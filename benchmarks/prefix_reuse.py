@@ -28,9 +28,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, Policy, Prompt, Question, Sampling, run_episodes
+from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, Policy, Prompt, Question, Sampling
 from apr_plugin.loop.policy import Message, TextPart
 from apr_plugin.policies import make_policy
+from apr_plugin.runs import run_episodes
 from benchmarks.films import small
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

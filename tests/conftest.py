@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,24 @@ def shared_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ears": make_video_file(folder / "ears.mka", codec=None, sound_s=4.0, audio_codec="flac"),
         "long": make_video_file(folder / "long.mp4", frames=150, fps=2, gop=10, sound_s=75.0, audio_rate=16_000),
     }
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny("qwen2_5_vl")`: the folder of a small random model (names: `tiny_models.FAMILIES`), made when it is first asked for."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("torchvision")
+    import torch
+    from tiny_models import save_tiny
+
+    from apr_plugin.models.compat import LINEAR_ATTENTION_SINCE, release
+
+    torch.set_num_threads(1)  # models this small lose more by waiting for a second processor than they gain
+
+    @cache
+    def make(name: str) -> Path:
+        if name.startswith("qwen3_5") and release() < LINEAR_ATTENTION_SINCE:
+            pytest.skip("this release of transformers can't run Qwen3.5")
+        return save_tiny(name, tmp_path_factory.mktemp(name))
+
+    return make

@@ -85,5 +85,5 @@ def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
 
 
 def test_importing_loads_no_extra(fresh: Path, tmp_path: Path) -> None:
-    done = _run(fresh / "python", "-c", "import apr_plugin.cli.app, apr_plugin.loop, apr_plugin.media, apr_plugin.harnesses.settings", cwd=tmp_path)
+    done = _run(fresh / "python", "-c", "import apr_plugin.cli.app, apr_plugin.loop, apr_plugin.media, apr_plugin.runs.settings", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

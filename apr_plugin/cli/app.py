@@ -150,6 +150,20 @@ def show(
 
 
 @app.command()
+def strict(
+    path: Annotated[Path, typer.Argument(help="A finished run: its output folder, its folder of trajectories, or a trajectory file.")],
+    samples: Annotated[
+        Path | None, typer.Option(help="lmms-eval's samples (--log_samples), a folder or a file; without it those in PATH, where it is a folder.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, every question, scores from 0 to 1.")] = False,
+) -> None:
+    """Say what strict parsing (parsing=strict, as OmniAgent counts) would have made of a run, and what of that can't be known from it."""
+    from apr_plugin.cli.strict import run_strict
+
+    run_strict(path, samples, json)
+
+
+@app.command()
 def probe(
     path: Annotated[Path, typer.Argument(help="A media file.")],
     media_root: Annotated[Path | None, typer.Option(help="Folder in which the file must lie, links followed.")] = None,

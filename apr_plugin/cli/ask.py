@@ -10,11 +10,11 @@ from apr_plugin import interrupt
 from apr_plugin.cli.trace import print_end, print_question, print_turn
 from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.files import check_regular
-from apr_plugin.harnesses.arguments import parse_model_args as parse_model_args
-from apr_plugin.harnesses.settings import read_settings
 from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import StopReason
+from apr_plugin.runs.arguments import parse_model_args as parse_model_args
+from apr_plugin.runs.settings import read_settings
 from apr_plugin.terminal import console, quoted
 
 _OPTION = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\)?\s+(.+)", re.DOTALL)

@@ -23,9 +23,9 @@ from apr_plugin import terminal
 from apr_plugin.cli.ask import parse_model_args
 from apr_plugin.cli.needle import run_make
 from apr_plugin.errors import AprError, require
-from apr_plugin.harnesses.settings import read_settings
-from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs.settings import read_settings
+from apr_plugin.runs.store import TrajectoryStore
 from apr_plugin.scoring.statistics import mcnemar, wilson_interval
 from apr_plugin.tasks.needle.make import load_docs
 

@@ -42,7 +42,7 @@ EXTRAS = {
     "lmms": Extra(
         ("lmms_eval", "torch", "torchvision"),
         "apr eval, apr demo: evaluation inside lmms-eval",
-        ("lmms_eval.__main__", "apr_plugin.harnesses.lmms_eval:ActivePerception", "apr_plugin.cli.doctor:evaluate_one()"),
+        ("lmms_eval.__main__", "apr_plugin.harnesses.lmms_eval.model:ActivePerception", "apr_plugin.cli.doctor:evaluate_one()"),
     ),
     "vlmeval": Extra(("vlmeval",), "evaluation inside VLMEvalKit", ("vlmeval",)),
     "hf": Extra(
@@ -50,15 +50,17 @@ EXTRAS = {
         "models in this process, through transformers",
         (
             *("torch", "torchvision", "accelerate", "transformers:AutoProcessor", "transformers:Qwen2_5_VLForConditionalGeneration"),
-            *("apr_plugin.policies.hf:HfPolicy", "apr_plugin.policies.hf_engine"),
+            *("apr_plugin.policies.hf.policy:HfPolicy", "apr_plugin.policies.hf.engine"),
         ),
     ),
     "vllm": Extra(
         ("vllm",),
         "models in this process, through vLLM",
-        ("vllm:AsyncEngineArgs", "vllm.v1.engine.async_llm:AsyncLLM", "apr_plugin.policies.vllm:VllmPolicy"),
+        ("vllm:AsyncEngineArgs", "vllm.v1.engine.async_llm:AsyncLLM", "apr_plugin.policies.vllm.policy:VllmPolicy"),
     ),
-    "openai": Extra(("openai",), "models behind an OpenAI-compatible server", ("openai:AsyncOpenAI", "apr_plugin.policies.openai:OpenAIPolicy")),
+    "openai": Extra(
+        ("openai",), "models behind an OpenAI-compatible server", ("openai:AsyncOpenAI", "apr_plugin.policies.openai.policy:OpenAIPolicy")
+    ),
     "decord": Extra(("decord",), "lmms-eval tasks that import decord, decoder=decord", ("decord:VideoReader",)),
     "train": Extra(("trl", "peft", "datasets"), "training", ("trl:SFTTrainer", "trl:GRPOTrainer", "peft", "datasets")),
     "report": Extra(("pandas", "matplotlib"), "tables and plots", ("pandas", "matplotlib.pyplot")),

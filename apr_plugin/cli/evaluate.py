@@ -13,12 +13,12 @@ from typing import Any
 
 from apr_plugin.errors import UNANSWERED, AprError, require
 from apr_plugin.files import check_regular
-from apr_plugin.harnesses import ending
-from apr_plugin.harnesses.arguments import check_once
-from apr_plugin.harnesses.options import check_options, say_unused
-from apr_plugin.harnesses.settings import check_arguments
+from apr_plugin.harnesses.lmms_eval import ending
+from apr_plugin.harnesses.lmms_eval.command import check_options, say_unused
 from apr_plugin.installed import explain, importing, is_import_fault
 from apr_plugin.policies import did_you_mean
+from apr_plugin.runs.arguments import check_once
+from apr_plugin.runs.settings import check_arguments
 from apr_plugin.terminal import complain, console, guard_logs, plain, print_traceback, quoted, shortened
 
 HELP = """\

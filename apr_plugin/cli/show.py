@@ -24,7 +24,7 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
     Raises:
         AprError: nothing is there, nothing matches, or a line is damaged.
     """
-    found = [t for file in _files(path) for t in Trajectory.iterate(file)]
+    found = [t for file in trajectory_files(path) for t in Trajectory.iterate(file)]
     chosen = [
         t
         for t in found
@@ -40,7 +40,12 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
         _print_table(out, chosen)
 
 
-def _files(path: Path) -> list[Path]:
+def trajectory_files(path: Path) -> list[Path]:
+    """The file, or every trajectory file in the folder; what others wrote there is left out.
+
+    Raises:
+        AprError: there is none.
+    """
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*.jsonl")) if file.is_file() and not _foreign(file)]
         if not files:

@@ -27,8 +27,6 @@ from apr_plugin.loop.policy import (
 )
 from apr_plugin.loop.profiles import PROFILES, Profile
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
-from apr_plugin.loop.runner import run_episodes
-from apr_plugin.loop.store import TrajectoryStore
 from apr_plugin.loop.timeline import Span
 from apr_plugin.loop.trajectory import StopReason, Trajectory, TrajectoryError, Turn
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
@@ -70,11 +68,9 @@ __all__ = [
     "StopReason",
     "Trajectory",
     "TrajectoryError",
-    "TrajectoryStore",
     "Turn",
     "Usage",
     "VideoMeta",
     "Wire",
     "parse_turn",
-    "run_episodes",
 ]

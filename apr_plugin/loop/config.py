@@ -23,10 +23,10 @@ class EpisodeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    arm: Literal["agent", "passive"] = "agent"
-    """`agent` looks for itself; `passive` gets `passive_frames` uniform frames and one turn."""
+    arm: Literal["agent", "passive", "blind", "single_frame", "shuffled", "oracle"] = "agent"
+    """Who answers, and from what; a name of `apr_plugin.loop.arms.ARMS`."""
     passive_frames: int = Field(default=32, ge=0, le=100_000)
-    """Frames of the passive arm; 0 asks blind."""
+    """Frames of the arms `passive`, `shuffled` and `oracle`; the passive arm asks blind with 0."""
     budget: Budget = Budget()
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()

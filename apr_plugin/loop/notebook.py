@@ -28,7 +28,7 @@ from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import EVERY_MODALITY, ImagePart, Message, Modality, Part, Prompt, TextPart
+from apr_plugin.loop.policy import EVERY_MODALITY, Asked, ImagePart, Message, Modality, Part, Prompt, TextPart
 from apr_plugin.loop.question import Option, Question, QuestionKind
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
@@ -57,6 +57,7 @@ class Notebook:
         system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own.
         modalities: What the policy can perceive; nothing else is offered.
         wire: How everything but the instructions is written.
+        episode: Names the episode in its prompts.
     """
 
     def __init__(
@@ -67,8 +68,13 @@ class Notebook:
         system_prompt: str | None = None,
         modalities: frozenset[Modality] = EVERY_MODALITY,
         wire: Wire = WIRES["apr"],
+        episode: str = "",
     ) -> None:
-        self.question, self.videos, self.modalities, self.wire = question, tuple(videos), modalities, wire
+        self.question = question
+        self.videos = tuple(videos)
+        self.modalities = modalities
+        self.wire = wire
+        self.episode = episode
         self.system = system_prompt if system_prompt is not None else render_instructions(question, max(1, len(videos)), budget, modalities)
         self._entries: list[_Entry] = []
         self._latest: Percept | None = None
@@ -112,7 +118,7 @@ class Notebook:
 
     def prompt(self, turn: int, turns: int) -> Prompt:
         """The prompt of turn `turn` (counted from 1) of `turns`, with the media of the latest percept."""
-        return Prompt(self._with_latest(self.wire.notice(turn, turns), media=True), final=turn >= turns)
+        return Prompt(self._with_latest(self.wire.notice(turn, turns), media=True), turn >= turns, self._asked(turn))
 
     def forced_prompt(self, reason: str, left_out: int = 0) -> Prompt:
         """The last call for an answer, without media: the notes alone.
@@ -122,7 +128,7 @@ class Notebook:
             left_out: How many of the first turns are left out, where not all fit into the model's context.
         """
         notice = f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the answer, from your notes."
-        return Prompt(self._with_latest(notice, media=False, left_out=left_out), final=True)
+        return Prompt(self._with_latest(notice, media=False, left_out=left_out), True, self._asked(len(self._entries) + 1))
 
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
         """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form.
@@ -134,7 +140,11 @@ class Notebook:
         if pictures:
             media += (*pictures, TextPart("\n"))
         asked = TextPart(f"{own.opening(self.question, self.videos, self.modalities)}\n{answer_form(self.question)}")
-        return Prompt((Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked))), final=True)
+        messages = (Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked)))
+        return Prompt(messages, True, self._asked(1))
+
+    def _asked(self, turn: int) -> Asked:
+        return Asked(self.episode, turn, self.question, tuple(video.duration_s for video in self.videos))
 
     def _with_latest(self, notice: str, media: bool, left_out: int = 0) -> tuple[Message, ...]:
         history = self.history(left_out)

@@ -19,11 +19,11 @@ from apr_plugin.terminal import quoted
 
 POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
-    "hf": "apr_plugin.policies.hf:HfPolicy",
+    "hf": "apr_plugin.policies.hf.policy:HfPolicy",
     "needle": "apr_plugin.tasks.needle.policy:NeedlePolicy",
-    "openai": "apr_plugin.policies.openai:OpenAIPolicy",
+    "openai": "apr_plugin.policies.openai.policy:OpenAIPolicy",
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
-    "vllm": "apr_plugin.policies.vllm:VllmPolicy",
+    "vllm": "apr_plugin.policies.vllm.policy:VllmPolicy",
 }
 """Where each policy's class is found."""
 

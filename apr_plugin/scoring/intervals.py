@@ -17,10 +17,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from apr_plugin.scoring.times import MAX_SPANS, Span, parse_spans, parse_time
+from apr_plugin.scoring.times import Span, parse_spans, parse_time
 
 __all__ = [
-    "MAX_SPANS",
     "THRESHOLDS",
     "PrecisionRecall",
     "Span",

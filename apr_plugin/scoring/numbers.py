@@ -85,11 +85,11 @@ _POINTERS = {"the", "this", "that", "these", "those", "no", "any", "every", "eac
 _NAMING = {"is", "are", "was", "were", "be", "equals", "number", "answer", "count", "total", "only", "just", "exactly", "about", "of", "there"}
 """Words that lead to a number: after them "one" is one, whatever comes before."""
 
-_DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d{1,30})?|\d{1,30}(?:\.\d{1,30})?|\.\d{1,30}"
+_DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?:{_DIGITS})(?:[eE][-+]?\d{{1,3}})?")
 _SIGNS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\uff0b": "+", "\u00a0": " "})
 _TOKEN = re.compile(
-    r"(?P<digits>(?:\d[\d,.]{0,400}+(?<=\d)|\d[\d,.]{0,400}(?<=\d)|\.\d{1,400})(?:[eE][-+]?\d{1,9})?)|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)|(?P<mark>[^\s])"
+    r"(?P<digits>(?:\d[\d,.]{0,1500}+(?<=\d)|\d[\d,.]{0,1500}(?<=\d)|\.\d{1,1500})(?:[eE][-+]?\d{1,9})?)|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)|(?P<mark>[^\s])"
 )
 _BROKEN = re.compile(
     r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])|\d \d{3}(?!\d)"

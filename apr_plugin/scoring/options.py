@@ -153,7 +153,7 @@ def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: b
     bare = text.strip(_PUNCTUATION).casefold()
     if bare in by_label and not opening:
         return by_label[bare]
-    by_text = _by_text(text, options)
+    by_text = _by_text(text, options) or _by_text(bare, options)  # of an option that is as short as a label, `**5**` is "(5)" by now
     if by_text is not None and not opening:
         return by_text
     rules = _rules(tuple(dict.fromkeys(_normal(label) for label, _ in options if _folded(label))))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 from apr_plugin.scoring.thought import split_thought
@@ -89,6 +90,6 @@ def named_answer(text: str) -> str:
         elif isinstance(value, dict):
             lower = {str(key).casefold().replace(" ", "_"): item for key, item in value.items()}
             value = next((lower[key] for key in ANSWER_KEYS if key in lower), next(iter(lower.values())) if len(lower) == 1 else None)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return str(value)
     return value if isinstance(value, str) else ""

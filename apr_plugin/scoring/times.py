@@ -16,11 +16,8 @@ from apr_plugin.scoring.text import ANSWER_KEYS, answer_part, json_value
 
 Span = tuple[float, float]
 
-MAX_SPANS = 200
-"""More spans than this in one answer are no answer."""
-
-MAX_CHARS = 20_000
-"""Words are read in the last so many characters: an answer stands at the end of a long reply."""
+MAX_CHARS = 100_000
+"""Words are read in the last so many characters: an answer stands at the end of a long reply. Thousands of spans have room in them."""
 
 _UNITS = {
     "h": r"hours?|hrs?|h|小时|小時|時間|时|時|시간",
@@ -29,12 +26,13 @@ _UNITS = {
 }
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
-_CLOCK = r"(?:\d{1,3}:)?\d{1,3}:\d{2}(?:\.\d{1,9}|,\d{3}(?!\d))?"
-_PLAIN = r"\d{1,9}(?:\.\d{0,9})?"
-_THOUSANDS = r"\d{1,3}(?:,\d{3}){1,2}(?:\.\d{1,9})?(?!,?\d)"
-_BELOW_60 = r"[0-5]?\d(?:\.\d{1,9})?"
+_FRACTION = r"\.\d{1,1100}+"  # the shortest form of a float has up to 17 digits, its exact one up to 1,074
+_CLOCK = rf"(?:\d{{1,3}}:)?\d{{1,3}}:\d{{2}}(?:{_FRACTION}|,\d{{3}}(?!\d))?"
+_PLAIN = rf"(?:\d{{1,309}}+(?:{_FRACTION}|\.)?+|(?<![.A-Za-z0-9_]){_FRACTION})(?:e[-+]?\d{{1,3}}+(?!\d))?+"
+_THOUSANDS = rf"\d{{1,3}}(?:,\d{{3}}){{1,102}}+(?:{_FRACTION})?+(?!,?\d)"
+_BELOW_60 = rf"[0-5]?\d(?:{_FRACTION})?"
 _JOIN = r"\s{0,3}(?:(?:,\s{0,3})?\band\s{1,3}|,\s{0,3})"
-_NOT_CUT = r"(?![\d:]|\.\d|\s?[%‰]|\spercent|\s?/\s?\d)"
+_NOT_CUT = r"(?![\d:]|\.\d|e[-+]?\d|\s?[%‰]|\spercent|\s?/\s?\d)"
 
 
 def _unit(name: str) -> str:
@@ -52,7 +50,7 @@ def _time(number: str) -> str:
     return rf"(?>{_CLOCK}|{hours}|{minutes}|{number}{_unit('s')}|{number}){_NOT_CUT}"
 
 
-_WORD_TIME = re.compile(rf"(?<![\d:#$€£])(?<![\d:][.,])(?<![A-Za-z_])(?:{_time(f'(?:{_THOUSANDS}|{_PLAIN})')})", re.IGNORECASE)
+_WORD_TIME = re.compile(rf"(?<![\d:#$€£])(?<![\d:][.,])(?<![A-Za-z_])(?<!\de[-+])(?:{_time(f'(?:{_THOUSANDS}|{_PLAIN})')})", re.IGNORECASE)
 _LIST_TIME = rf"[\"']?(-?{_time(_PLAIN)})[\"']?"
 _PAIR = rf"\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}"
 _IN_BRACKETS = re.compile(rf"\[{_PAIR}\]", re.IGNORECASE)
@@ -85,6 +83,7 @@ _PART = re.compile(rf"({_THOUSANDS}|{_PLAIN})(?:\s{{0,3}}-?({'|'.join(f'(?:{unit
 _UNIT_OF = re.compile("|".join(f"(?P<{name}>{unit})" for name, unit in _UNITS.items()), re.IGNORECASE)
 _SIGNS = str.maketrans("\u2212\uff0d\uff1a\u00a0" + "".join(map(chr, range(0xFF10, 0xFF1A))), "--: 0123456789")
 _LOOK_BACK = 60
+_LONG_LINE = 1_000
 
 _START_KEYS = frozenset(("start", "begin", "from", "onset", "t0"))
 _END_KEYS = frozenset(("end", "stop", "to", "finish", "offset", "t1"))
@@ -144,15 +143,24 @@ def parse_spans(text: str) -> list[Span]:
     without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are no times, and where it can't be told
     which times belong together ("1 to 2 to 3") there is no span.
 
-    Spans come back in the order written, reversed and non-finite ones included, so that the caller can say what is wrong with them; an empty
-    list means that no span was found, or over `MAX_SPANS`.
+    Spans come back in the order written, however many there are, reversed and non-finite ones included, so that the caller can say what is wrong
+    with them; an empty list means that no span was found. A decimal may have any number of digits that a float can hold, or an exponent.
     """
     text = answer_part(text)
     value = json_value(text)
     spans = _from_json(value) if isinstance(value, list | dict) else None
-    if spans is None:
-        spans = [] if isinstance(value, list) else _from_words(text[-MAX_CHARS:])
-    return spans if len(spans) <= MAX_SPANS else []
+    if spans is not None:
+        return spans
+    return [] if isinstance(value, list) else _from_words(_end_of(text))
+
+
+def _end_of(text: str) -> str:
+    """The last `MAX_CHARS` characters, without the piece of a line or a word at their beginning."""
+    if len(text) <= MAX_CHARS:
+        return text
+    begin = len(text) - MAX_CHARS
+    line, blank = text.find("\n", begin, begin + _LONG_LINE), text.find(" ", begin, begin + _LONG_LINE)
+    return text[max(begin, line + 1 or blank + 1) :]
 
 
 def _from_json(value: object, depth: int = 0) -> list[Span] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from apr_plugin.harnesses.ending import NO_ANSWER
+from apr_plugin.harnesses.lmms_eval.ending import NO_ANSWER
 from apr_plugin.tasks.common.source import Row
 
 

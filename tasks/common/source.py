@@ -234,7 +234,7 @@ class Source:
         import datasets
         from loguru import logger
 
-        from apr_plugin.harnesses.ending import end_with
+        from apr_plugin.harnesses.lmms_eval.ending import end_with
 
         try:
             documents = self.documents()

@@ -60,7 +60,7 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """Right by the official parser, overall and by duration group; what that parser can't read is wrong here and a guess in `lvb_acc`."""
+    """Right by lmms-eval's parser, overall and by duration group; what that parser can't read is wrong here and a guess in `lvb_acc`."""
     utils, text = official(), reply(results)
     read = utils.parse_multi_choice_response(text, ["?"], {})  # it guesses among these
     scored: dict[str, Any] = SOURCE.scored(doc, read == "ABCDE"[doc["correct_choice"]])

@@ -31,14 +31,14 @@ def docs(_stub: Any) -> Any:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """The official prompt without its words about subtitles, which this task does not show."""
+    """lmms-eval's prompt without its words about subtitles, which this task does not show."""
     from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
 
     return str(videomme_doc_to_text(doc, lmms_eval_specific_kwargs or {})).replace("the video and the subtitles", "the video")
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """The official score, overall and by duration label."""
+    """lmms-eval's score, overall and by duration label."""
     from lmms_eval.tasks.videomme.utils import videomme_process_results
 
     official = videomme_process_results(doc, [reply(results)])

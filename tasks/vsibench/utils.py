@@ -63,14 +63,14 @@ def docs(_stub: Any) -> Any:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """The official prompt."""
+    """lmms-eval's prompt."""
     from lmms_eval.tasks.vsibench.utils import vsibench_doc_to_text
 
     return str(vsibench_doc_to_text(doc, lmms_eval_specific_kwargs))
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """The official score, overall, by question type and by duration; `overall` weighs the eight tasks alike, direction being three levels."""
+    """lmms-eval's score, overall, by question type and by duration; `overall` weighs the eight tasks alike, direction being three levels."""
     from lmms_eval.tasks.vsibench.utils import vsibench_process_results
 
     columns = {name: doc[name] for name in ("id", "question_type", "ground_truth")}

@@ -124,7 +124,7 @@ def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> N
 
 def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(evaluate: Evaluate, tmp_path: Path) -> None:
     """The bench's first question asks for A. "A." is right for a scorer that searches for a letter; the official environment counts it as wrong."""
-    from apr_plugin.harnesses.ending import NO_ANSWER
+    from apr_plugin.harnesses.lmms_eval.ending import NO_ANSWER
 
     turns = [turn({"type": "get_frames", "start": 0, "end": 1, "num": 2}), turn({"type": "answer", "content": "A."})]
     (tmp_path / "script").write_text("\n".join(turns))
@@ -149,7 +149,7 @@ def test_repeats_are_questions_of_their_own(evaluate: Evaluate, tmp_path: Path) 
 
 
 def test_what_could_not_be_answered_is_counted_and_asked_again(evaluate: Evaluate, tmp_path: Path) -> None:
-    from apr_plugin.harnesses.ending import FAILURES, NO_ANSWER
+    from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER
 
     FAILURES.clear()
     results = evaluate("bench_mcq", f"policy=obedient,refuse=number 1,trajectories={tmp_path}")
@@ -212,7 +212,7 @@ def test_padding_clones_are_not_asked(evaluate: Evaluate, tmp_path: Path) -> Non
     from lmms_eval.api.instance import Instance
     from lmms_eval.evaluator import _clone_padding_request
 
-    from apr_plugin.harnesses.lmms_eval import ActivePerception
+    from apr_plugin.harnesses.lmms_eval.model import ActivePerception
 
     model = ActivePerception(policy="obedient", trajectories=str(tmp_path))
     model.task_dict = {"bench_text": {"test": [{"question": "Say B"}]}}
@@ -231,7 +231,7 @@ def test_pictures_are_read_when_their_question_is_asked() -> None:
     """Those of a whole task do not fit into memory."""
     from PIL import Image
 
-    from apr_plugin.harnesses.lmms_eval import _messages
+    from apr_plugin.harnesses.lmms_eval.model import _messages
 
     class Docs(list[Any]):
         read = 0
@@ -256,7 +256,7 @@ def test_pictures_are_read_when_their_question_is_asked() -> None:
 
 @pytest.mark.parametrize("method", ["loglikelihood", "generate_until_multi_round"])
 def test_other_kinds_of_request_are_refused_in_words(evaluate: Evaluate, tmp_path: Path, method: str) -> None:
-    from apr_plugin.harnesses.lmms_eval import ActivePerception
+    from apr_plugin.harnesses.lmms_eval.model import ActivePerception
 
     with pytest.raises(AprError, match=f"asks for {method}"):
         getattr(ActivePerception(policy="guess", trajectories=str(tmp_path)), method)([])

@@ -11,7 +11,7 @@ import pytest
 from test_lmms_eval import Evaluate, evaluate  # noqa: F401 - a fixture
 
 from apr_plugin.errors import AprError
-from apr_plugin.harnesses.options import check_options
+from apr_plugin.harnesses.lmms_eval.command import check_options
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 
 pytest.importorskip("lmms_eval")

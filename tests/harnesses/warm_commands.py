@@ -17,7 +17,7 @@ import lmms_eval.__main__
 import lmms_eval.cli.dispatch
 import lmms_eval.evaluator
 
-import apr_plugin.harnesses.lmms_eval  # noqa: F401
+import apr_plugin.harnesses.lmms_eval.model  # noqa: F401
 from apr_plugin.cli import main
 
 

@@ -29,9 +29,9 @@ from apr_plugin.loop import (
     StopReason,
     Trajectory,
     Usage,
-    run_episodes,
 )
 from apr_plugin.loop.policy import ImagePart
+from apr_plugin.runs import run_episodes
 
 Videos = dict[str, Path]
 OPTIONS = (Option(label="A", text="one"), Option(label="B", text="two"))

@@ -16,10 +16,11 @@ import pytest
 from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, big_clip, notebook, opening, percept
 from real_processor import real
 
-from apr_plugin.harnesses.settings import read_settings
-from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, PolicyUnavailable, Prompt, Sampling, run_episodes
+from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.policy import EVERY_MODALITY, Message, TextPart, VideoPart
-from apr_plugin.policies.hf import HfPolicy
+from apr_plugin.policies.hf.policy import HfPolicy
+from apr_plugin.runs import run_episodes
+from apr_plugin.runs.settings import read_settings
 
 Tiny = Callable[[str], Path]
 NAMES = ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_omni_moe_full")

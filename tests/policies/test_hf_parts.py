@@ -13,8 +13,8 @@ from apr_plugin.loop.policy import Sampling
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from apr_plugin.policies.hf_cache import Layers, PrefixStore, cache_of, layers_of  # noqa: E402 - after the libraries it needs
-from apr_plugin.policies.hf_sample import Draws, choose  # noqa: E402
+from apr_plugin.policies.hf.cache import Layers, PrefixStore, cache_of, layers_of  # noqa: E402 - after the libraries it needs
+from apr_plugin.policies.hf.sample import Draws, choose  # noqa: E402
 
 
 def _prompt(*numbers: int) -> np.ndarray:

@@ -23,9 +23,9 @@ from apr_plugin.errors import AprError
 from apr_plugin.loop import Generation, Percept, Policy, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, TextPart, VideoPart
 from apr_plugin.policies import make_policy
-from apr_plugin.policies.openai import OpenAIPolicy, by_openai
-from apr_plugin.policies.openai_count import text_tokens
-from apr_plugin.policies.openai_servers import Server
+from apr_plugin.policies.openai.count import text_tokens
+from apr_plugin.policies.openai.policy import OpenAIPolicy, by_openai
+from apr_plugin.policies.openai.servers import Server
 
 pytest.importorskip("openai")
 

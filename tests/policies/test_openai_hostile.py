@@ -20,22 +20,10 @@ from chat_server import ChatServer, Mishap, body, half, head, moved, one_tls_con
 from conformance import GREEDY, after, opening
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop import (
-    Budget,
-    Episode,
-    EpisodeConfig,
-    Generation,
-    MediaRef,
-    Option,
-    PolicyUnavailable,
-    Question,
-    StopReason,
-    Trajectory,
-    TrajectoryStore,
-    run_episodes,
-)
-from apr_plugin.policies import openai_servers
-from apr_plugin.policies.openai import OpenAIPolicy
+from apr_plugin.loop import Budget, Episode, EpisodeConfig, Generation, MediaRef, Option, PolicyUnavailable, Question, StopReason, Trajectory
+from apr_plugin.policies.openai import servers as openai_servers
+from apr_plugin.policies.openai.policy import OpenAIPolicy
+from apr_plugin.runs import TrajectoryStore, run_episodes
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-0123456789"
@@ -196,7 +184,7 @@ def test_a_reply_that_unpacks_to_far_more_costs_no_more_than_the_limit(server: C
 
 
 def test_a_long_reply_is_decoded_beside_the_event_loop(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from apr_plugin.policies import openai_http
+    from apr_plugin.policies.openai import http as openai_http
 
     threads = []
     decode = openai_http.decode

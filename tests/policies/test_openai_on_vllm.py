@@ -13,8 +13,8 @@ from conformance import ATTACK, GREEDY, Make, PolicyConformance, after, attacked
 from vllm_server import MODEL, VllmServer
 
 from apr_plugin.policies import make_policy
-from apr_plugin.policies.openai import OpenAIPolicy
-from apr_plugin.policies.openai_media import MediaSettings, chat_messages
+from apr_plugin.policies.openai.media import MediaSettings, chat_messages
+from apr_plugin.policies.openai.policy import OpenAIPolicy
 
 pytest.importorskip("openai")
 pytestmark = [pytest.mark.xdist_group("vllm"), pytest.mark.slow]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from apr_plugin.loop import Generation, Sampling
 from apr_plugin.loop.policy import Usage
-from apr_plugin.policies.openai_reply import BadReply, entropy, read_reply
+from apr_plugin.policies.openai.reply import BadReply, entropy, read_reply
 
 KEYS = ("choices", "message", "content", "finish_reason", "logprobs", "logprob", "top_logprobs", "token_ids", "usage", "prompt_tokens", "text",
         "prompt_tokens_details", "cached_tokens", "multimodal_tokens", "image", "audio", "metrics", "queue_time_ms", "refusal")  # fmt: skip

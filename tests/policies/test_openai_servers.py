@@ -18,23 +18,12 @@ from chat_server import ChatServer, Mishap, body, drop, garbage, half, hang, htm
 from conformance import GREEDY, after, notebook, opening
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop import (
-    Budget,
-    Episode,
-    EpisodeConfig,
-    MediaRef,
-    Option,
-    PolicyUnavailable,
-    Question,
-    StopReason,
-    Trajectory,
-    TrajectoryStore,
-    run_episodes,
-)
-from apr_plugin.policies import openai_servers
-from apr_plugin.policies.openai import OpenAIPolicy
-from apr_plugin.policies.openai_failure import retry_after
-from apr_plugin.policies.openai_servers import Server
+from apr_plugin.loop import Budget, Episode, EpisodeConfig, MediaRef, Option, PolicyUnavailable, Question, StopReason, Trajectory
+from apr_plugin.policies.openai import servers as openai_servers
+from apr_plugin.policies.openai.failure import retry_after
+from apr_plugin.policies.openai.policy import OpenAIPolicy
+from apr_plugin.policies.openai.servers import Server
+from apr_plugin.runs import TrajectoryStore, run_episodes
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-0123456789"

@@ -19,7 +19,7 @@ from vllm_server import ROOT, vllm_environment, vllm_python
 
 from apr_plugin.errors import AprError
 from apr_plugin.policies import make_policy
-from apr_plugin.policies.vllm import _entropy, _rank
+from apr_plugin.policies.vllm.policy import _entropy, _rank
 
 pytestmark = pytest.mark.xdist_group("vllm")
 

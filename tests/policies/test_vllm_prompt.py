@@ -17,8 +17,8 @@ from apr_plugin.loop.wires import VideoMeta
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
 
-from apr_plugin.policies.families import family_of  # noqa: E402
-from apr_plugin.policies.vllm_prompt import VllmPrompts  # noqa: E402
+from apr_plugin.models.families import family_of  # noqa: E402
+from apr_plugin.policies.vllm.prompt import VllmPrompts  # noqa: E402
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "qwen3_omni_moe")
 

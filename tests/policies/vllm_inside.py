@@ -24,10 +24,11 @@ from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, big_cl
 from vllm_processing import in_vllm
 from vllm_server import choosing
 
-from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Policy, PolicyUnavailable, Sampling, StopReason, run_episodes
+from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Policy, PolicyUnavailable, Sampling, StopReason
+from apr_plugin.models.checkpoint import load_checkpoint
+from apr_plugin.models.prompt import PromptEncoder
 from apr_plugin.policies import make_policy
-from apr_plugin.policies.hf_load import load_checkpoint
-from apr_plugin.policies.hf_prompt import PromptEncoder
+from apr_plugin.runs import run_episodes
 
 MODEL = os.environ.get("TINY_MODEL", "")
 ENGINE: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 16}
@@ -191,7 +192,7 @@ def test_no_processed_media_is_kept_unless_asked_for(engine: Any, monkeypatch: p
         asked.append(arguments)
         return engine._engine
 
-    monkeypatch.setattr("apr_plugin.policies.vllm.VllmEngine", started)
+    monkeypatch.setattr("apr_plugin.policies.vllm.policy.VllmEngine", started)
     make_policy("vllm", pretrained=MODEL, **SETTINGS)
     make_policy("vllm", pretrained=MODEL, **(SETTINGS | {"engine_args": ENGINE | {"mm_processor_cache_gb": 2}}))
     assert [arguments["mm_processor_cache_gb"] for arguments in asked] == [0, 2]

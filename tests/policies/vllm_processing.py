@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from apr_plugin.loop.policy import Prompt
-from apr_plugin.policies.families import Pixels
-from apr_plugin.policies.vllm import _checkpoint
-from apr_plugin.policies.vllm_prompt import VllmPrompts
+from apr_plugin.models.families import Pixels
+from apr_plugin.policies.vllm.policy import _checkpoint
+from apr_plugin.policies.vllm.prompt import VllmPrompts
 
 
 def in_vllm(folder: str) -> tuple[Callable[[Prompt], tuple[list[int], Any]], Callable[[int], Pixels]]:

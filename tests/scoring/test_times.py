@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apr_plugin.scoring.intervals import MAX_SPANS, parse_spans, parse_time, valid_span
+from apr_plugin.scoring import times
+from apr_plugin.scoring.intervals import parse_spans, parse_time, set_iou, valid_span
 from apr_plugin.scoring.times import MAX_CHARS
 
 
@@ -34,8 +35,7 @@ from apr_plugin.scoring.times import MAX_CHARS
         ("[[1, 2, 3]]", []),
         ("[[1, 2], [3]]", []),
         ("[[true, 2]]", []),
-        (json.dumps([[0, 1]] * MAX_SPANS), [(0, 1)] * MAX_SPANS),
-        (json.dumps([[0, 1]] * (MAX_SPANS + 1)), []),
+        ("[.5, 1.5]", [(0.5, 1.5)]),
         # JSON among words
         ("The event is at [[10, 20]]", [(10, 20)]),
         ("The events are at [10.5,20], and [30,40.25].", [(10.5, 20), (30, 40.25)]),
@@ -75,7 +75,10 @@ from apr_plugin.scoring.times import MAX_CHARS
         ("10.5, 20.0", [(10.5, 20)]),
         ("1:02, 1:15", [(62, 75)]),
         ("10, 20, 30", []),
-        ("1-2, " * (MAX_SPANS + 1), []),
+        ("from .5 to 1.5", [(0.5, 1.5)]),
+        ("1 minute .5 seconds to 2 minutes", [(60.5, 120)]),
+        ("from 1e1 to 2e1 seconds", [(10, 20)]),
+        ("from 10 to 2e1", [(10, 20)]),
         # no spans
         ("", []),
         ("no idea", []),
@@ -87,6 +90,8 @@ from apr_plugin.scoring.times import MAX_CHARS
         ("10 to 20%", []),
         ("10 to 20.5 percent", []),
         ("1.2.3 to 4", []),
+        ("5e-1234 to 10", []),
+        ("2e1% to 5", []),
         ("a video of 10 seconds. today 20", []),
     ],
 )
@@ -129,6 +134,30 @@ def test_spans_that_are_no_numbers_come_back_for_the_message() -> None:
 
 def test_of_a_long_reply_the_end_is_read() -> None:
     assert parse_spans("hm. " * MAX_CHARS + "from 10 to 20") == [(10, 20)]
+
+
+@pytest.mark.parametrize("line", ["From 12.5 to 20 seconds\n", "from 12.5 to 20, ", "12.5-20\n"])
+def test_the_end_of_a_long_reply_does_not_begin_with_a_piece_of_a_number(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(times, "MAX_CHARS", 2_000)
+    for shift in range(len(line)):
+        assert set(parse_spans(line * (2_000 // len(line) + 2) + " " * shift)) == {(12.5, 20.0)}
+
+
+@pytest.mark.parametrize("n", [201, 5_000])
+def test_as_many_spans_as_a_model_writes(n: int) -> None:
+    spans = [(2 * index + 0.25, 2 * index + 1.5) for index in range(n)]
+    assert parse_spans(json.dumps(spans)) == spans
+    assert parse_spans("\n".join(f"{start}-{end}" for start, end in spans)) == spans
+    assert parse_spans(f"It is seen at {json.dumps(spans)}") == spans
+
+
+def test_a_hundred_thousand_spans_are_cheap() -> None:
+    text = json.dumps([[index, index + 0.5] for index in range(100_000)])
+    began = time.process_time()
+    spans = parse_spans(text)
+    seconds = time.process_time() - began
+    assert len(spans) == 100_000 and seconds < 5.0  # about half a second
+    assert set_iou(spans, [(0.0, 100_000.0)]) == pytest.approx(0.5)
 
 
 @given(st.text(max_size=300) | st.text('0123456789:.-to s[](),%"hm', max_size=300))

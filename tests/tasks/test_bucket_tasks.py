@@ -275,7 +275,7 @@ def test_the_yaml_names_every_metric(module: Any, bench: TaskBench) -> None:
 def test_a_part_of_a_benchmark_is_called_one(bench: TaskBench) -> None:
     from loguru import logger
 
-    import apr_plugin.harnesses.lmms_eval  # noqa: F401 - lmms-eval resets the log when it is loaded
+    import apr_plugin.harnesses.lmms_eval.model  # noqa: F401 - lmms-eval resets the log when it is loaded
 
     said: list[str] = []
     sink = logger.add(said.append, format="{message}")

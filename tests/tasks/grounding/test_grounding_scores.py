@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,3 +163,21 @@ def test_a_text_that_is_not_as_it_should_be_is_named(tmp_path: Path, monkeypatch
     (home / "longvale-annotations-eval.json").write_text(json.dumps({"v": {"duration": 3, "timestamps": [[0, 1]], "sentences": []}}))
     with pytest.raises(AprError, match=r"LongVALE: .*longvale-annotations-eval\.json is not as its README says"):
         longvale.SOURCE.rows()
+
+
+@pytest.mark.parametrize(
+    "write", [json.dumps, lambda spans: "\n".join(f"From {start} to {end} seconds" for start, end in spans)], ids=["json", "words"]
+)
+def test_every_span_of_a_long_answer_counts(write: Callable[[list[list[float]]], str]) -> None:
+    spans = [[2.0 * index, 2.0 * index + 1.0] for index in range(2_000)]
+    scored = vue.process_results(doc(vue.ALL, [[0, 4_000]]), [write(spans)])
+    assert scored["score"] == pytest.approx(0.5) and scored["precision_set"] == 1.0 and scored["prediction"]["answer"] == spans
+
+
+@pytest.mark.parametrize("task", ["apr_charades_sta", "apr_qvhighlights", "apr_vue_tr"])
+def test_an_answer_of_a_hundred_thousand_spans_is_cheap(task: str) -> None:
+    source, score = CASES[task]
+    reply = json.dumps([[index, index + 0.5] for index in range(100_000)])
+    began = time.process_time()
+    score(doc(source, [[0, 100_000]]), [reply])
+    assert time.process_time() - began < 10.0  # one to two seconds here

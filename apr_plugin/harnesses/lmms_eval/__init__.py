@@ -1,0 +1,1 @@
+"""lmms-eval drives the agent: model id `apr`."""

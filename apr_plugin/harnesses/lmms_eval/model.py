@@ -1,0 +1,399 @@
+"""lmms-eval's model `apr`: its requests become episodes, their answers go back in the form each task scores.
+
+    lmms-eval --model apr --model_args policy=needle,max_turns=32,concurrency=4 --tasks videomme --batch_size 1
+
+Scoring is lmms-eval's own. Beside its results stand the trajectories (`trajectories=DIR`, default `apr_runs`), one line for each finished
+question, from which a killed run continues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.models.model_utils.usage_metrics import is_budget_exceeded, log_usage
+from lmms_eval.protocol import ChatMessages
+from lmms_eval.utils import simple_parse_args_string
+from loguru import logger
+from PIL import Image
+from tqdm import tqdm
+
+from apr_plugin import interrupt
+from apr_plugin.errors import AprError, told
+from apr_plugin.harnesses.lmms_eval.command import check_evaluation
+from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line, watch
+from apr_plugin.harnesses.readers import Reading, read
+from apr_plugin.loop.decoding import Decoding
+from apr_plugin.loop.episode import Pictures
+from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
+from apr_plugin.loop.question import MediaRef, Question, QuestionKind
+from apr_plugin.loop.text import printable
+from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.media import fit
+from apr_plugin.media.confine import confine
+from apr_plugin.media.opening import descriptor
+from apr_plugin.runs.arguments import check_once
+from apr_plugin.runs.runner import run_episodes
+from apr_plugin.runs.settings import read_settings
+from apr_plugin.runs.store import TrajectoryStore
+from apr_plugin.terminal import guard_logs, one_line
+
+_T = TypeVar("_T")
+
+
+class ActivePerception(lmms):  # type: ignore[misc]
+    """The `apr` model. For its arguments see `docs/lmms-eval.md`."""
+
+    is_simple = False
+
+    def __init__(
+        self,
+        batch_size: int | str | None = None,
+        device: str | None = None,
+        max_batch_size: int | None = None,
+        policy_args: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        watch()
+        self.device = device or "cpu"
+        self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        if under_its_command_line():
+            guard_logs()
+        try:
+            check_evaluation()
+            self.settings = read_settings({**arguments, **(policy_args or {})})
+        except AprError as error:
+            end_with(error, status=2)
+        self._tasks: set[str] = set()
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ActivePerception:
+        """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
+        try:
+            check_once(arg_string)
+        except AprError as error:
+            end_with(error, status=2)
+        own = simple_parse_args_string(arg_string)
+        flags = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        policy_args = {key: own.pop(key) for key in ("batch_size", "device") if key in own}
+        return cls(**own, **flags, policy_args=policy_args)
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer every request; the list has their order and length."""
+        _keep_out_of_cache(requests)
+        jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
+        settings, asked = self.settings, [job for job in jobs if job is not None]
+        self._tasks |= {job.question.task for job in asked}
+        config_hash = settings.config.hash(settings.policy)
+        policy = _Metered(settings.policy)
+        began = time.perf_counter()
+        progress = _Progress(len(asked), disable=self.rank != 0)
+
+        def done(trajectory: Trajectory, resumed: bool) -> None:
+            progress.done(trajectory, resumed)
+            if not resumed and (spent := _tokens(trajectory)) is not None:  # now, not at the end: `--max_tokens` stops a run by it
+                log_usage(settings.policy.name, trajectory.question.task, input_tokens=spent.input_tokens, output_tokens=spent.output_tokens)
+
+        store = TrajectoryStore(
+            settings.trajectories,
+            config_hash,
+            settings.config.describe(settings.policy),
+            rank=self.rank,
+            world_size=self.world_size,
+            resume=settings.resume,
+        )
+        self._store = store
+        reading = Decoding(settings.decode_threads, settings.decoded_bytes)
+        try:
+            with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands behind it
+                trajectories = _run(
+                    run_episodes(
+                        [job.question for job in asked],
+                        policy,
+                        settings.config,
+                        settings.concurrency,
+                        store=store,
+                        pictures={job.question.key: job.pictures for job in asked if job.pictures is not None},
+                        on_done=done,
+                        decoding=reading,
+                    )
+                )
+        except AprError as error:
+            end_with(error)
+        except KeyboardInterrupt:
+            told = f"stopped after {progress.finished} of {len(asked)} questions, which are saved; the same command continues there"
+            end_with(AprError(told), status=130)
+        finally:
+            reading.close()
+        self._report(trajectories, time.perf_counter() - began)
+        answered, strict = iter(trajectories), settings.config.parsing == "strict"
+        return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered), strict) for job in jobs]
+
+    def clean(self) -> None:
+        """After the last request of this rank: give back what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
+        super().clean()
+        interrupt.check()
+        self.settings.policy.close()
+        if hasattr(self, "_store"):
+            try:
+                self._store.merge(self._tasks)  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
+            except AprError as error:
+                end_with(error)
+        sum_up()
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        """An agent has no likelihood of a given answer."""
+        end_with(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"), status=2)
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
+        """Rounds that the task drives don't fit a loop that the model drives."""
+        end_with(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2)
+
+    def _report(self, trajectories: Sequence[Trajectory], seconds: float) -> None:
+        n = len(trajectories)
+        if not n:
+            return
+        tokens = sum(turn.usage.completion_tokens or 0 for t in trajectories for turn in t.turns)
+        metrics: dict[str, float] = {
+            "total_requests": n,
+            "turns_per_question": sum(len(t.turns) for t in trajectories) / n,
+            "frames_per_question": sum(t.frames for t in trajectories) / n,
+            "audio_s_per_question": sum(look.audio_s for t in trajectories for look in t.looks) / n,
+            "visual_tokens_per_question": sum(t.visual_tokens for t in trajectories) / n,
+            "seconds_per_question": sum(t.timings.total_s for t in trajectories) / n,
+            "media_seconds_per_question": sum(t.timings.media_s for t in trajectories) / n,
+        }
+        stops = Counter(t.stop_reason for t in trajectories)
+        metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
+        log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
+        logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
+        failed = [
+            one_line(f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}", 600)
+            for t in trajectories
+            if t.stop_reason.failed
+        ]
+        FAILURES.extend(failed)
+        for line in failed[:5]:
+            logger.error("apr: {}", line)
+        if failed:
+            logger.error("apr: {} of {} questions were NOT answered and count as wrong; the same command asks only those again", len(failed), n)
+
+
+class _Job:
+    """One request on its way."""
+
+    def __init__(self, question: Question, reading: Reading, pictures: Pictures | None) -> None:
+        self.question, self.reading, self.pictures = question, reading, pictures
+
+
+def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) -> list[_Job | None]:
+    """A job for each request; `None` for the clones that pad the ranks to equal length."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    jobs: list[_Job | None] = []
+    for request in requests:
+        interrupt.check()
+        if (request.metadata or {}).get("__padding_only__"):
+            jobs.append(None)
+            continue
+        _, _, _, doc_id, task, split = request.args
+        key = (task, split, str(doc_id))
+        try:
+            jobs.append(_job(request, task_dict[task][split], seen[key], media_root))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
+            reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
+            question = Question(
+                text=reading.text, kind=reading.kind, videos=(_nothing("question", error),), task=task, split=split, doc_id=key[2], repeat=seen[key]
+            )
+            jobs.append(_Job(question, reading, None))
+        seen[key] += 1
+    return jobs
+
+
+def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _Job:
+    context, doc_to_messages, _, doc_id, task, split = request.args
+    prompt, videos, pictures = _messages(str(context), doc_to_messages, docs, doc_id, media_root)
+    name, reading = read(task, docs[doc_id], prompt)
+    question = Question(
+        text=reading.text,
+        kind=reading.kind,
+        options=reading.options,
+        answer_hint=reading.answer_hint,
+        videos=videos,
+        task=task,
+        split=split,
+        doc_id=str(doc_id),
+        repeat=repeat,
+        reader=name,
+    )
+    return _Job(question, reading, pictures)
+
+
+def _nothing(what: str, error: BaseException) -> MediaRef:
+    """In place of a file: opening it fails, and the question says why."""
+    return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
+
+
+def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
+    """Keep lmms-eval's `--use_cache` from storing these answers; the trajectories are what a run continues from.
+
+    It knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question that failed as answered for ever.
+    """
+    for request in requests:
+        request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
+
+
+def _messages(
+    context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
+) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+    """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
+
+    The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
+    so that this question ends as `media_unreadable` with that reason and the others are asked.
+    """
+    try:
+        messages = ChatMessages(messages=doc_to_messages(docs[doc_id]))
+        images, videos, audios = messages.extract_media()
+        prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
+        refs = tuple(_media_ref(item) for item in [*videos, *audios])
+        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root)
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        return context, (_nothing("media", error),), None
+
+
+def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None) -> list[ImagePart]:
+    """A doc's pictures, each with at most so many pixels. Holding those of a whole task would take more memory than there is."""
+    try:
+        images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
+        return [_picture(image, media_root, pixels) for image in images]
+    except SystemExit as error:  # a task's way of saying that a file is missing
+        raise RuntimeError(str(error)) from error
+
+
+def _media_ref(item: Any) -> MediaRef:
+    """A media item of a chat message: a path, or a mapping with a path and a window (`video_start`, `video_end` in seconds)."""
+    if isinstance(item, str):
+        return MediaRef(path=item)
+    if isinstance(item, dict):
+        path = next((item[key] for key in ("url", "path", "video", "video_path") if isinstance(item.get(key), str)), None)
+        if path is not None:
+            start, end = item.get("video_start"), item.get("video_end")
+            return MediaRef(path=path, start_s=None if start is None else float(start), end_s=None if end is None else float(end))
+    return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
+
+
+def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePart:
+    if isinstance(image, str):
+        confine(image, media_root)
+        with descriptor(image) as fd, open(fd, "rb", closefd=False) as file:
+            return _picture(Image.open(file), None, pixels)
+    image = image.convert("RGB")
+    return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
+
+
+def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult:
+    """What goes back. With `strict` an agent's answer in a wrong form does not, since a scorer that searches for a letter would find one in it."""
+    answer = text = trajectory.answer or ""
+    if strict and trajectory.arm == "agent" and not trajectory.answer_valid:
+        return GenerationResult(NO_ANSWER, _tokens(trajectory))
+    if trajectory.answer_valid:
+        try:
+            text = job.reading.write(answer)
+        except Exception as error:  # noqa: BLE001 - the answers of all the others must reach their scorer
+            logger.error("apr: {} doc {}: the answer goes back unchanged: {}", trajectory.question.task, trajectory.question.doc_id, told(error))
+    return GenerationResult(text if text.strip() else NO_ANSWER, _tokens(trajectory))
+
+
+def _tokens(trajectory: Trajectory) -> TokenCounts | None:
+    """Tokens of all turns, where the policy counts them."""
+    counted = [turn.usage for turn in trajectory.turns if turn.usage.prompt_tokens is not None and turn.usage.completion_tokens is not None]
+    if not counted:
+        return None
+    return TokenCounts(
+        input_tokens=sum(usage.prompt_tokens or 0 for usage in counted), output_tokens=sum(usage.completion_tokens or 0 for usage in counted)
+    )
+
+
+class _Metered:
+    """The policy, obeying lmms-eval's `--max_tokens` for the whole run."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy, self.name, self.modalities, self.context_tokens = policy, policy.name, policy.modalities, policy.context_tokens
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        size: PromptSize | None = await self._policy.count(prompt)
+        return size
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        if is_budget_exceeded():
+            raise PolicyUnavailable("the run's token budget (--max_tokens) is used up")
+        generation: Generation = await self._policy.generate(prompt, sampling)
+        return generation
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = self._policy.describe()
+        return described
+
+    def close(self) -> None:
+        self._policy.close()
+
+
+class _Progress:
+    """A bar with what can be said without knowing the right answers."""
+
+    def __init__(self, total: int, disable: bool) -> None:
+        self._bar = tqdm(total=total, desc="apr", unit="question", disable=disable, dynamic_ncols=True)
+        self.finished = self._asked = self._turns = self._frames = self._failed = 0
+        self._seconds = 0.0
+
+    def done(self, trajectory: Trajectory, resumed: bool) -> None:
+        self.finished += 1
+        self._turns += len(trajectory.turns)
+        self._frames += trajectory.frames
+        self._seconds += trajectory.timings.total_s
+        self._failed += trajectory.stop_reason.failed
+        self._asked += not resumed
+        n = self.finished
+        self._bar.set_postfix_str(
+            f"{self._turns / n:.1f} turns, {self._frames / n:.0f} frames, {self._seconds / n:.2f} s each"
+            + (f", {n - self._asked} resumed" if n > self._asked else "")
+            + (f", {self._failed} FAILED" if self._failed else ""),
+            refresh=False,
+        )
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run to the end, also where a loop is already running in this thread (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return interrupt.run(work)
+    done: list[_T] = []
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            done.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
+            failed.append(error)
+
+    thread = threading.Thread(target=target, name="apr-episodes")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -1,0 +1,261 @@
+"""Model families: what each perceives, and how many tokens a picture, a clip or a sound takes in its prompt.
+
+Pure arithmetic, no torch. The rules are those of each family's own processor in transformers (named at each function) and are compared with it in
+`tests/models/test_families.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from apr_plugin.loop.policy import EVERY_MODALITY, Modality
+
+SOUND_RATE = 16_000
+"""Samples per second that every family's audio encoder takes."""
+
+HOP = 160
+"""Samples per column of the spectrogram (10 ms)."""
+
+MIN_SOUND = SOUND_RATE // 10
+"""Samples a sound is padded to with silence: a shorter one would stand for no token at all."""
+
+MAX_ASPECT = 200
+"""Longer side by shorter side; the processors refuse pictures beyond it."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Limits of one picture, or of one frame of a clip; outside them the processor scales it."""
+
+    least: int | None = None
+    """Smaller pictures are enlarged to it; `None`: to one token at least."""
+
+    most: int | None = None
+    """Larger pictures are scaled down to it; `None`: never."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Placeholder tokens in a row that stand for one medium."""
+
+    kind: Literal["image", "video", "audio"]
+    tokens: int
+
+
+Piece = str | Run
+"""What a medium becomes in the prompt: words and special tokens as text, and runs of placeholders."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A family's special tokens."""
+
+    vision_start: str = "<|vision_start|>"
+    vision_end: str = "<|vision_end|>"
+    image: str = "<|image_pad|>"
+    video: str = "<|video_pad|>"
+    audio_start: str = "<|audio_start|>"
+    audio_end: str = "<|audio_end|>"
+    audio: str = "<|audio_pad|>"
+    turn: str = "<|im_start|>"
+
+    def of(self, kind: Literal["image", "video", "audio"]) -> str:
+        """The placeholder of a medium."""
+        return {"image": self.image, "video": self.video, "audio": self.audio}[kind]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models that run the same way."""
+
+    title: str
+    """What documents call it."""
+
+    model_class: str
+    """Its class in transformers, the part that reads and writes text."""
+
+    patch: int
+    """Side in pixels of one patch of the vision encoder; two by two of them, over two frames of a clip, make a token."""
+
+    clip: Literal["plain", "timed", "chunked", "merged"] = "plain"
+    """How a clip is laid out: one run; a time stamp before each pair of frames; with its sound in chunks of seconds; with its sound by time."""
+
+    marks: Marks = Marks()
+    """Its special tokens."""
+
+    hears: bool = False
+    """Whether it has an audio encoder."""
+
+    positions_per_s: float = 0.0
+    """Positions per second of a clip, where sound is interleaved with it (`position_id_per_seconds` of its configuration)."""
+
+    chunk_s: float = 2.0
+    """Seconds of a chunk, where clips are laid out in chunks (`seconds_per_chunk`)."""
+
+    @property
+    def factor(self) -> int:
+        """Side in pixels of the square that one visual token stands for."""
+        return 2 * self.patch
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What it perceives."""
+        return EVERY_MODALITY if self.hears else EVERY_MODALITY - {"audio"}
+
+    def with_timing(self, positions_per_s: float | None, chunk_s: float | None) -> Family:
+        """The family with the timing of one checkpoint's configuration, where that gives any."""
+        return replace(self, positions_per_s=positions_per_s or self.positions_per_s, chunk_s=chunk_s or self.chunk_s)
+
+    def size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
+        """(height, width) in pixels that a picture has after the processor.
+
+        Both sides are rounded to whole tokens, keeping the shape as nearly as the limits allow (`smart_resize` of Qwen2VLImageProcessor).
+
+        Raises:
+            ValueError: one side is more than `MAX_ASPECT` times the other.
+        """
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise ValueError(f"a picture of {width}x{height} is too narrow: one side may be at most {MAX_ASPECT} times the other")
+        side = self.factor
+        least, most = limits.least or side * side, limits.most or 1 << 40
+        tall, wide = round(height / side) * side, round(width / side) * side
+        if tall * wide > most:
+            shrink = math.sqrt(height * width / most)
+            return max(side, math.floor(height / shrink / side) * side), max(side, math.floor(width / shrink / side) * side)
+        if tall * wide < least:
+            grow = math.sqrt(least / (height * width))
+            return math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
+        return tall, wide
+
+    def frame_size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
+        """(height, width) in pixels that a frame of a clip has after the processor.
+
+        The `timed` family enlarges a frame that is narrower than a token first (`smart_resize` of Qwen3VLVideoProcessor, whose limits of a whole
+        clip are set to `limits` times its frames).
+        """
+        side = self.factor
+        if self.clip == "timed" and min(height, width) < side:
+            grow = max(side / height, side / width)
+            height, width = int(height * grow), int(width * grow)
+        return self.size(height, width, limits)
+
+    def image(self, height: int, width: int, limits: Pixels) -> list[Piece]:
+        """A picture of that many pixels."""
+        tall, wide = self.size(height, width, limits)
+        return [self.marks.vision_start, Run("image", tall * wide // self.factor**2), self.marks.vision_end]
+
+    def sound(self, samples: int) -> list[Piece]:
+        """A sound by itself, of that many samples at `SOUND_RATE`."""
+        return [self.marks.audio_start, Run("audio", self.audio_tokens(samples)), self.marks.audio_end]
+
+    def audio_tokens(self, samples: int) -> int:
+        """Tokens of a sound: 25 a second, or 13 in Qwen3-Omni (`_get_feat_extract_output_lengths` of the two processors)."""
+        samples = max(samples, MIN_SOUND)
+        if self.clip == "merged":
+            columns = samples // HOP
+            rest = (columns % 100 - 1) // 2 + 1
+            return ((rest - 1) // 2 + 1 - 1) // 2 + 1 + columns // 100 * 13
+        columns = -(-samples // HOP)
+        return ((columns - 1) // 2 + 1 - 2) // 2 + 1
+
+    def video(self, height: int, width: int, times_s: Sequence[float], fps: float, samples: int | None, limits: Pixels) -> list[Piece]:
+        """A clip.
+
+        Args:
+            height: Of its frames, in pixels.
+            width: Of its frames, in pixels.
+            times_s: Time of each frame in the video.
+            fps: Frames per second it was sampled at.
+            samples: Length of its sound at `SOUND_RATE`, or `None`; a family that does not hear leaves it out.
+            limits: Of one frame.
+
+        The `timed` layout is that of the family's first release and of vLLM, where the time stamps stand in place of the template's own brackets;
+        transformers 5 leaves those around the clip.
+        """
+        tall, wide = self.frame_size(height, width, limits)
+        tokens = tall * wide // self.factor**2  # of a pair of frames
+        pairs = -(-len(times_s) // 2)
+        marks = self.marks
+        if self.clip == "timed":
+            pieces: list[Piece] = []
+            for first in range(0, len(times_s), 2):
+                middle = (times_s[first] + times_s[min(first + 1, len(times_s) - 1)]) / 2
+                pieces += [f"<{middle:.1f} seconds>", marks.vision_start, Run("video", tokens), marks.vision_end]
+            return pieces
+        if samples is None or not self.hears:
+            return [marks.vision_start, Run("video", pairs * tokens), marks.vision_end]
+        places = [pair * (2 / fps) * self.positions_per_s for pair in range(pairs)]
+        woven = self._chunks if self.clip == "chunked" else self._merge
+        runs = [run for run in woven(places, tokens, self.audio_tokens(samples)) if run.tokens]
+        return [marks.vision_start, marks.audio_start, *runs, marks.audio_end, marks.vision_end]
+
+    def _chunks(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Run]:
+        """Pictures, then sound, of each stretch of `chunk_s` seconds in turn (`replace_video_with_audio_token` of Qwen2_5OmniProcessor)."""
+        long = int(self.positions_per_s * self.chunk_s)
+        seen = _split([place for place in places for _ in range(tokens)], long)
+        heard = _split(range(sound), long)
+        for number in range(max(len(seen), len(heard))):
+            if number < len(seen):
+                yield Run("video", seen[number])
+            if number < len(heard):
+                yield Run("audio", heard[number])
+
+    def _merge(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Run]:
+        """Each pair of frames before the first audio token that is not earlier (`replace_video_with_audio_token` of Qwen3OmniMoeProcessor)."""
+        told = 0
+        for place in places:
+            due = max(told, min(sound, math.ceil(place)))
+            yield Run("audio", due - told)
+            yield Run("video", tokens)
+            told = due
+        yield Run("audio", sound - told)
+
+
+def _split(places: Sequence[float], long: int) -> list[int]:
+    """How many tokens fall into each chunk of `long` positions; as in the processor, each token opens at most one new chunk."""
+    counts, limit = [0], long
+    for place in places:
+        if place >= limit:
+            counts.append(0)
+            limit += long
+        counts[-1] += 1
+    return counts
+
+
+def tokens_of(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """(visual, audio) placeholder tokens of a medium."""
+    runs = [piece for piece in pieces if isinstance(piece, Run)]
+    return sum(run.tokens for run in runs if run.kind != "audio"), sum(run.tokens for run in runs if run.kind == "audio")
+
+
+_OMNI_2_5 = Marks("<|vision_bos|>", "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>")
+_QWEN2_5_OMNI = Family("Qwen2.5-Omni", "Qwen2_5OmniThinkerForConditionalGeneration", 14, "chunked", _OMNI_2_5, hears=True, positions_per_s=25)
+_QWEN3_OMNI = Family("Qwen3-Omni-MoE", "Qwen3OmniMoeThinkerForConditionalGeneration", 16, "merged", hears=True, positions_per_s=13)
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", 14),
+    "qwen2_5_omni": _QWEN2_5_OMNI,
+    "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
+    "qwen3_vl": Family("Qwen3-VL", "Qwen3VLForConditionalGeneration", 16, "timed"),
+    "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoeForConditionalGeneration", 16, "timed"),
+    "qwen3_5": Family("Qwen3.5", "Qwen3_5ForConditionalGeneration", 16, "timed"),
+    "qwen3_5_moe": Family("Qwen3.5-MoE", "Qwen3_5MoeForConditionalGeneration", 16, "timed"),
+    "qwen3_omni_moe": _QWEN3_OMNI,
+    "qwen3_omni_moe_thinker": _QWEN3_OMNI,
+}
+"""By the `model_type` of a checkpoint's configuration. The Omni families run their Thinker, from a whole checkpoint or by itself."""
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        ValueError: it is none of ours.
+    """
+    if model_type not in FAMILIES:
+        known = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+        raise ValueError(f"a model of type {model_type!r} is not one of the families that can be run ({known})")
+    return FAMILIES[model_type]

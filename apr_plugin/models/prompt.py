@@ -1,0 +1,253 @@
+"""From a `Prompt` to what a transformers model reads: token ids, the media's tensors, and what tells two prompts' beginnings apart.
+
+The chat template is the checkpoint's own. Placeholders are expanded by `families.py` rather than by the processor's own call, so that tokens can be
+counted without touching a pixel, frames of a clip keep their true times, and one road serves every release of transformers;
+`tests/models/test_prompt.py` compares the result with the real processor's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
+from apr_plugin.models.compat import chat_template, whole_frames
+from apr_plugin.models.families import HOP, MIN_SOUND, SOUND_RATE, Family, Piece, Pixels, Run
+from apr_plugin.models.special_tokens import broken_up, pattern
+
+MediaPart = ImagePart | AudioPart | VideoPart
+
+
+@dataclass
+class Medium:
+    """One picture, clip or sound of a prompt."""
+
+    part: MediaPart
+    runs: tuple[Run, ...]
+    """Its placeholders, in order."""
+    start: int = 0
+    """Index of its first placeholder token in the prompt."""
+    pixels: Any = None
+    """Patches, shape (patches, values); a picture's or a clip's."""
+    grid: Any = None
+    """Shape (3,): patches in time, height and width."""
+    mel: Any = None
+    """Spectrogram, shape (bins, columns); a sound's, or a clip's that is heard."""
+
+
+@dataclass
+class Encoded:
+    """A prompt as the model reads it."""
+
+    ids: NDArray[np.int64]
+    """Token ids, shape (n,)."""
+    media: list[Medium]
+    """In the order of the prompt."""
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Shape (n,): the ids, but for placeholders a negative number made of what they stand for. Equal beginnings are equal prompts."""
+    turns: int = 0
+    """Turns that the prompt already holds."""
+    history: int = 0
+    """Tokens before the last message: those that the next prompt of the episode begins with too."""
+    opened: str = ""
+    """What the chat template has begun to write in the model's place: `<think>` and a line break, for a model that thinks first."""
+
+    @property
+    def size(self) -> PromptSize:
+        """Tokens by what they stand for."""
+        runs = [run for medium in self.media for run in medium.runs]
+        audio = sum(run.tokens for run in runs if run.kind == "audio")
+        visual = sum(run.tokens for run in runs) - audio
+        return PromptSize(text=len(self.ids) - visual - audio, visual=visual, audio=audio)
+
+
+class PromptEncoder:
+    """Encodes prompts for one checkpoint. Safe to use from several threads.
+
+    Args:
+        processor: The checkpoint's processor.
+        family: Its family.
+        limits: Of one picture or frame.
+        dtype: Torch type of the media's tensors.
+        template: Further variables of the chat template: `{"enable_thinking": False}`.
+
+    Raises:
+        ValueError: the tokenizer lacks one of the family's special tokens, or there is no chat template.
+    """
+
+    def __init__(self, processor: Any, family: Family, limits: Pixels, dtype: Any, template: Mapping[str, Any] | None = None) -> None:
+        self.processor, self.family, self.limits, self.dtype = processor, family, limits, dtype
+        self.tokenizer = processor.tokenizer
+        marks = family.marks
+        wanted = [marks.vision_start, marks.vision_end, marks.image, marks.video]
+        wanted += [marks.audio_start, marks.audio_end, marks.audio] if family.hears else []
+        known = self.tokenizer.get_vocab()
+        if missing := [token for token in wanted if token not in known]:
+            raise ValueError(f"its tokenizer lacks {', '.join(missing)}, which prompts of {family.title} are made of")
+        self._template, self._variables = chat_template(processor), dict(template or {})
+        if not self._template:
+            raise ValueError("its folder holds no chat template (chat_template.jinja)")
+        self._turn = known.get(marks.turn, -1)
+        self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
+        self._special = pattern(special)
+        clip = re.escape(marks.vision_start + marks.video + marks.vision_end)
+        image = re.escape(marks.vision_start + marks.image + marks.vision_end)
+        sound = re.escape(marks.audio_start + marks.audio + marks.audio_end)
+        self._places = re.compile("|".join([clip, image, sound]))
+
+    def count(self, prompt: Prompt) -> PromptSize:
+        """Tokens of a prompt; exactly what `encode` makes of it."""
+        return self._lay_out(prompt).size
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Everything the model needs.
+
+        Raises:
+            ValueError: a medium that this family can't take.
+        """
+        encoded = self._lay_out(prompt)
+        self._see([medium for medium in encoded.media if isinstance(medium.part, ImagePart)])
+        for medium in encoded.media:
+            if isinstance(medium.part, VideoPart):
+                self._watch(medium, medium.part)
+            sound = _sound(medium.part)
+            if sound is not None and any(run.kind == "audio" for run in medium.runs):
+                medium.mel = self._listen(sound)
+        encoded.keys = encoded.ids.copy()
+        for medium in encoded.media:
+            key, left = _key(medium.part), [run.tokens for run in medium.runs]
+            places = medium.start + np.flatnonzero(np.isin(encoded.ids[medium.start :], list(self.ids_of.values())))[: sum(left)]
+            encoded.keys[places] = key
+        return encoded
+
+    def _lay_out(self, prompt: Prompt) -> Encoded:
+        messages, media = [], []
+        for message in prompt.messages:
+            content = []
+            for part in message.parts:
+                if isinstance(part, TextPart):
+                    content.append({"type": "text", "text": self._harmless(part.text)})
+                else:
+                    media.append((part, self._pieces(part)))
+                    content.append({"type": _kind(part)})
+            messages.append({"role": message.role, "content": content})
+        text = self.rendered(messages)
+        pieces = iter([pieces for _, pieces in media])
+        found = len(self._places.findall(text))
+        if found != len(media):
+            raise ValueError(f"the chat template made {found} places for {len(media)} pictures, clips and sounds")
+        text = self._places.sub(lambda _: "".join(self._written(piece) for piece in next(pieces)), text)
+        ids = np.asarray(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+        runs = [tuple(piece for piece in pieces if isinstance(piece, Run)) for _, pieces in media]
+        places = np.flatnonzero(np.isin(ids, list(self.ids_of.values())))
+        times = np.ones(len(ids), np.int64)
+        times[places] = [run.tokens for of_one in runs for run in of_one]
+        starts = (np.cumsum(times) - times)[places]
+        first = np.cumsum([0, *(len(of_one) for of_one in runs)])
+        laid = [Medium(part, of_one, int(starts[first[n]])) for n, ((part, _), of_one) in enumerate(zip(media, runs, strict=True))]
+        whole, roles = np.repeat(ids, times), [message.role for message in prompt.messages]
+        begins = np.flatnonzero(whole == self._turn)  # of each message, and of the one that is to be written
+        newest = next((n for n, role in enumerate(reversed(roles)) if role != "user"), len(roles))
+        history = int(begins[-newest - 1]) if len(begins) > newest else 0
+        return Encoded(whole, laid, turns=roles.count("assistant"), history=history, opened=self.opened(text))
+
+    def rendered(self, messages: list[dict[str, Any]]) -> str:
+        """Messages as the chat template writes them, up to where the model goes on."""
+        options = {"chat_template": self._template, "add_generation_prompt": True, "tokenize": False, **self._variables}
+        text: str = self.processor.apply_chat_template(messages, **options)
+        return text
+
+    def opened(self, rendered: str) -> str:
+        """The thought that the template has opened for the model to go on with, so that it is in no token the model writes."""
+        begun = rendered.rpartition(self.family.marks.turn)[2]  # in a stranger's text this token is broken up
+        _, mark, after = begun.partition("<think>")
+        return mark + after if mark and "</think>" not in after else ""
+
+    def _harmless(self, text: str) -> str:
+        """Words in which no special token hides: a model's notes and a question are a stranger's text."""
+        return broken_up(text, self._special)
+
+    def _written(self, piece: Piece) -> str:
+        return piece if isinstance(piece, str) else self.family.marks.of(piece.kind)
+
+    def _pieces(self, part: MediaPart) -> list[Piece]:
+        family = self.family
+        sound = _sound(part)
+        if sound is not None and sound.sample_rate != SOUND_RATE:
+            raise ValueError(f"sound must have {SOUND_RATE} samples per second, not {sound.sample_rate}")
+        samples = None if sound is None else len(sound.waveform)
+        match part:
+            case ImagePart():
+                return family.image(part.image.shape[0], part.image.shape[1], self.limits)
+            case VideoPart():
+                _, height, width, _ = part.frames.shape
+                return family.video(height, width, part.times_s, part.fps, samples, self.limits)
+            case AudioPart():
+                if not family.hears:
+                    raise ValueError(f"{family.title} hears nothing")
+                return family.sound(len(part.waveform))
+
+    def _size(self, frames: int = 1) -> dict[str, int]:
+        side = self.family.factor
+        return {"shortest_edge": (self.limits.least or side * side) * frames, "longest_edge": (self.limits.most or 1 << 40) * frames}
+
+    def _see(self, pictures: Sequence[Medium]) -> None:
+        if not pictures:
+            return
+        images = [cast(ImagePart, medium.part).image for medium in pictures]
+        made = self.processor.image_processor(images=images, size=self._size(), input_data_format="channels_last", return_tensors="pt")
+        grids = made["image_grid_thw"]
+        pixels = made["pixel_values"].to(self.dtype).split(grids.prod(-1).tolist())
+        for medium, patches, grid in zip(pictures, pixels, grids, strict=True):
+            medium.pixels, medium.grid = patches, grid
+
+    def _watch(self, medium: Medium, clip: VideoPart) -> None:
+        frames = clip.frames if len(clip.frames) % 2 == 0 else np.concatenate([clip.frames, clip.frames[-1:]])
+        processor = self.processor.video_processor
+        size = self._size(len(frames) if self.family.clip == "timed" else 1)
+        options = {"size": size, "do_sample_frames": False, "input_data_format": "channels_last", **whole_frames(processor)}
+        made = processor(videos=[frames], return_tensors="pt", **options)
+        medium.pixels, medium.grid = made["pixel_values_videos"].to(self.dtype), made["video_grid_thw"][0]
+
+    def _listen(self, sound: AudioPart) -> Any:
+        extractor, waveform = self.processor.feature_extractor, sound.waveform
+        if len(waveform) < MIN_SOUND:
+            waveform = np.pad(waveform, (0, MIN_SOUND - len(waveform)))
+        padding = "max_length" if self.family.clip == "chunked" else "longest"
+        if padding == "max_length" and len(waveform) > extractor.n_samples:  # the processor would cut it off without a word
+            waveform, padding = np.pad(waveform, (0, -len(waveform) % HOP)), "longest"
+        made = extractor(waveform, sampling_rate=SOUND_RATE, padding=padding, truncation=False, return_attention_mask=True, return_tensors="pt")
+        return made["input_features"][0][:, : int(made["attention_mask"].sum())].to(self.dtype)
+
+
+def _kind(part: MediaPart) -> str:
+    return {ImagePart: "image", VideoPart: "video", AudioPart: "audio"}[type(part)]
+
+
+def _sound(part: Part) -> AudioPart | None:
+    return part if isinstance(part, AudioPart) else part.audio if isinstance(part, VideoPart) else None
+
+
+def _key(part: MediaPart) -> int:
+    """A negative number that two media share only if they are the same."""
+    arrays: list[NDArray[Any]]
+    about = ""
+    match part:
+        case ImagePart():
+            arrays = [part.image]
+        case AudioPart():
+            arrays = [part.waveform]
+        case VideoPart():
+            arrays = [part.frames, *([part.audio.waveform] if part.audio is not None else [])]
+            about = f"{part.times_s} {part.fps}"
+    digest = hashlib.blake2b(f"{_kind(part)} {[array.shape for array in arrays]} {about}".encode(), digest_size=8)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return -1 - int.from_bytes(digest.digest()) // 2

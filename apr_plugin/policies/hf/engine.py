@@ -1,0 +1,302 @@
+"""Runs one model for many prompts: one thread prepares media, one runs the model.
+
+A waiting prompt is read by itself (what a kept prompt shares with it is taken over, see `hf_cache`), then its row joins the batch that writes, one
+token for each row at a time; a row leaves when it is done. So reading never pads, every prompt's positions and media are its own, and what is
+written at the same time shares the cost of going through the weights. Batching and the cache do not exclude each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apr_plugin.loop.policy import Generation, GenerationTimings, PolicyUnavailable, Prompt, Sampling, Usage
+from apr_plugin.models.checkpoint import Checkpoint
+from apr_plugin.models.prompt import Encoded, PromptEncoder
+from apr_plugin.policies.hf.cache import PrefixStore, cache_of, joined, layers_of, rows_of
+from apr_plugin.policies.hf.sample import Draws, choose
+
+STOP_TOKENS = 32
+"""The last tokens of a turn, in which a text that ends it is looked for after each one."""
+
+
+@dataclass
+class _Job:
+    prompt: Prompt | None
+    draws: Draws
+    future: Future[Generation] = field(default_factory=Future)
+    encoded: Encoded | None = None
+    asked: float = field(default_factory=time.perf_counter)
+    began: float = 0.0
+    first: float = 0.0
+    cached: int = 0
+    position: float = 0.0
+    """Position of the next token, the same in all three dimensions."""
+
+    def fail(self, error: Exception) -> None:
+        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+            self.future.set_exception(error)
+
+
+class Engine:
+    """The model and its two threads.
+
+    Args:
+        checkpoint: What was loaded.
+        encoder: For its prompts.
+        batch_size: Rows that write at the same time.
+        store: Kept prompts, or `None` to read every prompt from its first token.
+        context_tokens: A turn is cut off (`length`) where prompt and answer reach it.
+        repetition_penalty: See `Draws`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encoder: PromptEncoder,
+        *,
+        batch_size: int,
+        store: PrefixStore | None,
+        context_tokens: int,
+        repetition_penalty: float = 1.0,
+    ) -> None:
+        self.checkpoint, self.encoder, self.batch_size, self.store = checkpoint, encoder, batch_size, store
+        self.context_tokens, self.repetition_penalty = context_tokens, repetition_penalty
+        self._asked: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._ready: queue.Queue[_Job | None] = queue.Queue(maxsize=max(2, batch_size))
+        self._closed = False
+        self._rows: list[_Job] = []
+        self._lengths: list[int] = []
+        self._cache: Any = None
+        self._threads = [threading.Thread(target=work, name=f"apr-hf-{work.__name__}", daemon=True) for work in (self._prepare, self._run)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Generation]:
+        """Ask for a turn. Cancelling the future drops the prompt, also while it is being written.
+
+        Raises:
+            PolicyUnavailable: the engine is closed.
+        """
+        if self._closed:
+            raise PolicyUnavailable("the model has been closed")
+        job = _Job(prompt, Draws(sampling, self.repetition_penalty))
+        self._asked.put(job)
+        return job.future
+
+    def close(self) -> None:
+        """Stop both threads and let go of the model. Prompts still waiting fail."""
+        if self._closed:
+            return
+        self._closed = True
+        self._asked.put(None)
+        for thread in self._threads:
+            thread.join()
+        if self.store is not None:
+            self.store.clear()
+        self.checkpoint.free()
+
+    def _prepare(self) -> None:
+        """First thread: words to tokens, pictures to patches. It waits while enough is ready, which bounds the memory of prepared media."""
+        while (job := self._asked.get()) is not None:
+            if self._closed:
+                job.fail(PolicyUnavailable("the model has been closed"))
+            elif not job.future.cancelled() and job.prompt is not None:
+                try:
+                    job.encoded, job.prompt = self.encoder.encode(job.prompt), None
+                except Exception as error:  # noqa: BLE001 - goes to whoever asked
+                    job.fail(error)
+                else:
+                    self._ready.put(job)
+        self._ready.put(None)
+
+    def _run(self) -> None:
+        """Second thread: the model."""
+        import torch
+
+        if self.checkpoint.model.device.type == "cuda":
+            torch.cuda.set_device(self.checkpoint.model.device)  # each thread has its own
+        closing = False
+        with torch.inference_mode():
+            while True:
+                while not closing and len(self._rows) < self.batch_size:
+                    try:
+                        job = self._ready.get(block=not self._rows)
+                    except queue.Empty:
+                        break
+                    if job is None:
+                        closing = True
+                    elif self._closed:
+                        job.fail(PolicyUnavailable("the model has been closed"))
+                    elif not job.future.cancelled():
+                        self._guarded(job)
+                if self._closed:
+                    self._fail_rows(PolicyUnavailable("the model has been closed"))
+                if closing:
+                    return
+                if self._rows:
+                    self._write_guarded()
+
+    def _guarded(self, job: _Job) -> None:
+        """Read one prompt; whatever goes wrong is that prompt's alone."""
+        import torch
+
+        try:
+            self._read(job)
+            return
+        except torch.OutOfMemoryError:
+            if self.store is not None:
+                self.store.clear()
+        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+            job.fail(error)
+            return
+        torch.cuda.empty_cache()
+        try:
+            self._read(job)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            job.fail(PolicyUnavailable("out of GPU memory while reading a prompt: lower batch_size, kv_cache_gb, frame_pixels or frames_per_look"))
+        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+            job.fail(error)
+
+    def _write_guarded(self) -> None:
+        import torch
+
+        try:
+            self._write()
+        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+            short = isinstance(error, torch.OutOfMemoryError)
+            self._fail_rows(PolicyUnavailable("out of GPU memory while writing: lower batch_size or kv_cache_gb") if short else error)
+            torch.cuda.empty_cache()
+
+    def _fail_rows(self, error: Exception) -> None:
+        for job in self._rows:
+            job.fail(error)
+        self._rows, self._lengths, self._cache = [], [], None
+
+    def _read(self, job: _Job) -> None:
+        """Compute the prompt's keys and values and its first token, then let it join the batch."""
+        encoded = job.encoded
+        assert encoded is not None
+        job.began = time.perf_counter()
+        n = len(encoded.ids)
+        if n >= self.context_tokens:
+            self._done(job, "length")
+            return
+        positions = self.checkpoint.positions(encoded)
+        places: NDArray[np.float64] = positions[:, 0].double().numpy()
+        known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
+        cache = cache_of(layers, self.checkpoint.cache_config)
+        job.cached, job.position = known, float(places.max()) + 1
+        # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may come back whole.
+        keep = encoded.media[0].start if encoded.turns and encoded.media else n
+        if self.store is not None and self.store.whole:  # states can't be cut back: stop where the next prompt still begins in the same way
+            keep = encoded.history
+            if known < keep:
+                self._go_through(encoded, positions, known, keep, cache)
+                self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+                known = keep
+        logits = self._go_through(encoded, positions, known, n, cache)
+        if self.store is not None and not self.store.whole:
+            self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+        if job.draws.repetition_penalty != 1.0:
+            job.draws.prompt = self.checkpoint.tensor(encoded.ids)
+        choose(logits, [job.draws])
+        job.first = time.perf_counter()
+        for medium in encoded.media:
+            medium.pixels = medium.mel = None
+        if not self._finished(job):
+            self._join(job, cache, n)
+
+    def _go_through(self, encoded: Encoded, positions: Any, first: int, end: int, cache: Any) -> Any:
+        """Read a stretch of a prompt, which the cache grows by; logits of its last token."""
+        media = [medium for medium in encoded.media if first <= medium.start < end]
+        return self.checkpoint.forward(encoded.ids[None, first:end], positions[:, :, first:end], cache, media=media)
+
+    def _write(self) -> None:
+        """One more token for each row."""
+        import torch
+
+        tokens = np.array([[job.draws.tokens[-1]] for job in self._rows])
+        places = torch.tensor([job.position + len(job.draws.tokens) - 1 for job in self._rows])
+        longest = max(self._lengths)
+        mask = None
+        if min(self._lengths) < longest:
+            mask = np.arange(longest + 1)[None] >= longest - np.array(self._lengths)[:, None]
+        logits = self.checkpoint.forward(tokens, places[None, :, None].expand(3, -1, 1), self._cache, mask=mask)
+        self._lengths = [length + 1 for length in self._lengths]
+        choose(logits, [job.draws for job in self._rows])
+        self._leave([number for number, job in enumerate(self._rows) if job.future.cancelled() or self._finished(job)])
+
+    def _join(self, job: _Job, cache: Any, length: int) -> None:
+        """Put a row into the batch; shorter rows are filled up on the left."""
+        if self._rows:
+            both = joined(layers_of(self._cache), layers_of(cache), max([length, *self._lengths]))
+            cache = cache_of(both, self.checkpoint.cache_config)
+        self._cache = cache
+        self._rows.append(job)
+        self._lengths.append(length)
+
+    def _leave(self, gone: list[int]) -> None:
+        """Take rows out of the batch, and the filling that only they made necessary."""
+        if not gone:
+            return
+        stay = [number for number in range(len(self._rows)) if number not in gone]
+        self._rows, self._lengths = [self._rows[n] for n in stay], [self._lengths[n] for n in stay]
+        if stay:
+            left = rows_of(layers_of(self._cache), stay, max(self._lengths))
+            self._cache = cache_of(left, self.checkpoint.cache_config)
+        else:
+            self._cache = None
+
+    def _finished(self, job: _Job) -> bool:
+        """Whether the row is done, in which case its turn has been handed over."""
+        assert job.encoded is not None
+        draws = job.draws
+        if draws.broken:
+            job.fail(PolicyUnavailable(f"the model's output is not finite in {self.checkpoint.dtype_name}; dtype=bfloat16 or float32 may help"))
+        elif draws.tokens[-1] in self.checkpoint.eos or self._stopped(draws):
+            self._done(job, "stop")
+        elif len(draws.tokens) >= draws.sampling.max_new_tokens or len(job.encoded.ids) + len(draws.tokens) >= self.context_tokens:
+            self._done(job, "length")
+        else:
+            return False
+        return True
+
+    def _stopped(self, draws: Draws) -> bool:
+        stops = draws.sampling.stop
+        return bool(stops) and _first_of(stops, self._text(draws.tokens[-STOP_TOKENS:])) is not None
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.encoder.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _done(self, job: _Job, reason: str) -> None:
+        assert job.encoded is not None
+        size, draws, now = job.encoded.size, job.draws, time.perf_counter()
+        first = job.first or now
+        text = self._text(draws.tokens)
+        generation = Generation(
+            job.encoded.opened + text[: _first_of(draws.sampling.stop, text)],
+            Usage(size.total, job.cached, len(draws.tokens), size.visual, size.audio),
+            reason,
+            tuple(draws.tokens),
+            tuple(draws.logprobs),
+            tuple(draws.entropies),
+            timings=GenerationTimings(job.began - job.asked, first - job.began, now - first),
+        )
+        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+            job.future.set_result(generation)
+
+
+def _first_of(stops: Sequence[str], text: str) -> int | None:
+    """Where the first of these texts begins, or `None` where there is none."""
+    return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)

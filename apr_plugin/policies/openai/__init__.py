@@ -1,0 +1,5 @@
+"""`policy=openai`: any server that speaks OpenAI's chat protocol."""
+
+from apr_plugin.policies.openai.policy import OpenAIPolicy
+
+__all__ = ["OpenAIPolicy"]

@@ -1,0 +1,135 @@
+"""Tokens of a prompt before it is sent to a server.
+
+vLLM counts words at `/tokenize`. What a picture, a clip or a stretch of sound costs depends on its size alone, so the server is asked once for each
+size, with a blank one between the words of a look; no picture travels twice. Any other server's prompt is estimated by Qwen2.5's rules, on the high
+side: an estimate can refuse a look that would have fitted, but not overflow a context of that family.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apr_plugin.loop.budget import visual_tokens
+from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, PromptSize, TextPart, VideoPart
+from apr_plugin.policies.openai.media import MediaSettings, chat_messages, shown_parts
+
+AUDIO_TOKENS_PER_S = 25
+"""Qwen2.5-Omni: one token for 40 ms of sound."""
+BRACKETS = 2
+"""Tokens that open and close one picture or sound."""
+PER_MESSAGE = 8
+"""Tokens that a chat template writes around a message, at most, in the families we know."""
+
+_PIECE = re.compile(r"[A-Za-z]+|[^A-Za-z\s]|\s+")
+
+Tokenize = Callable[[list[dict[str, Any]], Mapping[str, Any]], Awaitable[int]]
+"""Asks the server: messages and what else decides the prompt, to the number of tokens."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of a prompt takes, in tokens."""
+
+    visual: int = 0
+    audio: int = 0
+
+
+class Counter:
+    """Counts prompts by asking a vLLM server.
+
+    Args:
+        tokenize: Asks it.
+        settings: How media is written.
+        extra: Fields of the request that a clip needs, from its part.
+    """
+
+    def __init__(self, tokenize: Tokenize, settings: MediaSettings, extra: Callable[[Part], Mapping[str, Any]]) -> None:
+        self._tokenize, self._settings, self._extra = tokenize, settings, extra
+        self._costs: dict[tuple[Any, ...], Cost] = {}
+        self._words_alone = 0
+
+    async def count(self, prompt: Prompt) -> PromptSize:
+        """Tokens of the prompt by the server's own rules, at most one too many for each picture or sound. Raises what `tokenize` raises."""
+        shown = [Message(message.role, tuple(shown_parts(message, self._settings))) for message in prompt.messages]
+        media = [part for message in shown for part in message.parts if not isinstance(part, TextPart)]
+        words = Prompt(tuple(Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart))) for message in shown))
+        text = await self._tokenize(chat_messages(words, self._settings), {})
+        costs = [await self._cost(part) for part in media]
+        cuts = len(media)  # words that a picture parts may have been counted as one token
+        return PromptSize(text + cuts, sum(cost.visual for cost in costs), sum(cost.audio for cost in costs))
+
+    async def _cost(self, part: Part) -> Cost:
+        blank, key = blank_like(part)
+        if key not in self._costs:
+            total = await self._between_words(blank)
+            if isinstance(blank, VideoPart) and blank.audio is not None:
+                seen = (await self._cost(VideoPart(blank.frames, blank.times_s, blank.fps))).visual
+                self._costs[key] = Cost(visual=seen, audio=max(0, total - seen))
+            else:
+                self._costs[key] = Cost(audio=total) if isinstance(blank, AudioPart) else Cost(visual=total)
+        return self._costs[key]
+
+    async def _between_words(self, part: Part) -> int:
+        """How many tokens a part adds between words such as stand around it in a look."""
+        before, after = TextPart("Frame 1.00s:"), TextPart("\nFrame 2.00s:")
+        with_it, without = (Prompt((Message("user", parts),)) for parts in ((before, part, after), (before, after)))
+        if not self._words_alone:
+            self._words_alone = await self._tokenize(chat_messages(without, self._settings), {})
+        return max(1, await self._tokenize(chat_messages(with_it, self._settings), self._extra(part)) - self._words_alone)
+
+
+def blank_like(part: Part) -> tuple[Part, tuple[Any, ...]]:
+    """A part of the same size that shows nothing, and the size. Sound is rounded up to a tenth of a second."""
+    match part:
+        case ImagePart():
+            return ImagePart(np.zeros(part.image.shape, np.uint8)), ("image", *part.image.shape)
+        case AudioPart():
+            tenths = math.ceil(len(part.waveform) / part.sample_rate * 10)
+            return AudioPart(np.zeros(tenths * part.sample_rate // 10, np.float32), part.sample_rate), ("audio", tenths)
+        case VideoPart():
+            sound, key = blank_like(part.audio) if part.audio is not None else (None, ())
+            assert sound is None or isinstance(sound, AudioPart)
+            return VideoPart(np.zeros(part.frames.shape, np.uint8), part.times_s, part.fps, sound), ("video", *part.frames.shape, part.fps, *key)
+        case TextPart():
+            return part, ("text",)
+
+
+def estimate(prompt: Prompt, settings: MediaSettings) -> PromptSize:
+    """Tokens by Qwen2.5's rules: one for a 28-pixel square, half that for a clip sent as video, 25 for a second of sound."""
+    text = visual = audio = 0
+    for message in prompt.messages:
+        text += PER_MESSAGE
+        for part in shown_parts(message, settings):
+            match part:
+                case TextPart():
+                    text += text_tokens(part.text)
+                case ImagePart():
+                    visual += BRACKETS + visual_tokens(part.image.shape[1], part.image.shape[0])
+                case AudioPart():
+                    audio += BRACKETS + _sound(part)
+                case VideoPart():
+                    n, height, width = part.frames.shape[:3]
+                    visual += BRACKETS + -(-n // 2) * visual_tokens(width, height)
+                    audio += _sound(part.audio) + BRACKETS if part.audio is not None else 0
+    return PromptSize(text, visual, audio)
+
+
+def _sound(part: AudioPart) -> int:
+    return math.ceil(len(part.waveform) / part.sample_rate * AUDIO_TOKENS_PER_S)
+
+
+def text_tokens(text: str) -> int:
+    """Tokens of words, on the high side: four letters of a word, or one other sign, make one token (Qwen takes every digit for itself)."""
+    return sum(-(-len(piece) // 4) if piece.isascii() and piece.isalpha() else _other(piece) for piece in _PIECE.findall(text))
+
+
+def _other(piece: str) -> int:
+    if piece.isspace():
+        return piece.count("\n") + (1 if len(piece.replace("\n", "")) > 1 else 0)
+    return 1 if piece.isascii() else max(1, len(piece.encode("utf-8", "replace")) - 1)

@@ -1,0 +1,359 @@
+"""`policy=openai`: any server of the OpenAI chat-completions protocol. vLLM, SGLang, hosted models.
+
+    apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
+
+What is sent is in `openai_media`, what comes back in `openai_reply`, one server's connections in `openai_http`, retries and several servers in
+`openai_servers`, what a server says of its model in `openai_models`, counting in `openai_count`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from apr_plugin import config
+from apr_plugin.errors import AprError, require
+from apr_plugin.loop.policy import (
+    EVERY_MODALITY,
+    Generation,
+    Modality,
+    Part,
+    PolicyDefaults,
+    PolicyUnavailable,
+    Prompt,
+    PromptSize,
+    Sampling,
+    TextPart,
+    VideoPart,
+)
+from apr_plugin.policies.openai.count import Counter, estimate
+from apr_plugin.policies.openai.failure import Failure
+from apr_plugin.policies.openai.media import MediaSettings, chat_messages, has_media
+from apr_plugin.policies.openai.reply import MOST_TOKENS, BadReply, read_reply
+from apr_plugin.policies.openai.served import look_up
+from apr_plugin.policies.openai.servers import Server, Servers
+
+_log = logging.getLogger(__name__)
+
+OPENAI_URL = "https://api.openai.com/v1"
+MOST_REPLY_MIB = 4096
+_RESERVED = ("messages", "model", "n", "stream", "stream_options")
+_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "max_completion_tokens")
+_PROMPT_FIELDS = ("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs")
+"""Fields of `extra_body` that change how many tokens a prompt takes."""
+
+
+class OpenAIPolicy(PolicyDefaults):
+    """Asks a model behind the chat-completions protocol.
+
+    Args:
+        model: Its name there; left out, the one model that the server has.
+        base_url: Where the API begins, `http://127.0.0.1:8000/v1`. Several servers of the same model are separated by `;` or `|`, or by commas
+            inside brackets: `[http://a:8000/v1,http://b:8000/v1]` (a comma outside them ends a model_arg).
+        image_quality: JPEG quality of frames, 1 to 100, or `png`.
+        image_detail: `low`, `high` or `auto`, for hosted models that know it.
+        clip_as: `frames` shows a clip as pictures with their times, which every server reads; `video` sends one mp4 with its sound.
+        audio: Whether the model hears; no server says so itself.
+        context_tokens: Most tokens of prompt and turn together; vLLM and SGLang say it themselves.
+        max_connections: Requests in flight to one server.
+        timeout_s: Seconds one request may take.
+        retries: Tries after the first, with growing pauses (8 wait about a minute in all); with several servers, rounds over them.
+        max_reply_mib: Longest reply, inflated, in MiB; a longer one ends its question.
+        top_logprobs: Ask for log-probabilities, and for the entropy over this many tokens at each place; 0 asks for log-probabilities alone.
+        max_tokens_field: What the longest turn is called; `auto` is `max_completion_tokens` for OpenAI's own API, else `max_tokens`.
+        omit: Fields that the model refuses and that are left out, separated like the servers: `temperature;seed`.
+        extra_body: A JSON object whose fields are added to every request, `{"chat_template_kwargs":{"enable_thinking":false}}`.
+        api_key_env: Environment variable that holds the key.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        model: str | None = None,
+        base_url: str = OPENAI_URL,
+        image_quality: int | str = 90,
+        image_detail: str | None = None,
+        clip_as: Literal["frames", "video"] = "frames",
+        audio: bool = False,
+        context_tokens: int | None = None,
+        max_connections: int = 64,
+        timeout_s: float = 600.0,
+        retries: int = 8,
+        max_reply_mib: float = 32.0,
+        top_logprobs: int | None = None,
+        max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto",
+        omit: str = "",
+        extra_body: str | Mapping[str, Any] | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+    ) -> None:
+        require("openai", "openai")
+        urls = _urls(base_url, api_key_env)
+        _one_of("clip_as", clip_as, ("frames", "video"))
+        _one_of("max_tokens_field", max_tokens_field, ("auto", "max_tokens", "max_completion_tokens"))
+        if image_detail is not None:
+            _one_of("image_detail", image_detail, ("low", "high", "auto"))
+        self._omit = tuple(_split(omit))
+        for field in self._omit:
+            _one_of("omit", field, _SAMPLING_FIELDS)
+        self._extra = _json_object("extra_body", extra_body)
+        if taken := [key for key in _RESERVED if key in self._extra]:
+            raise ValueError(f"extra_body can't set {', '.join(taken)}")
+        self._top_logprobs = None if top_logprobs is None else _whole("top_logprobs", top_logprobs, 0)
+        given = None if context_tokens is None else _whole("context_tokens", context_tokens, 1)
+        quality: int | Literal["png"] = "png" if image_quality == "png" else _whole("image_quality", image_quality, 1, 100)
+        hears = _flag("audio", audio)
+        seconds, mib = float(timeout_s), float(max_reply_mib)
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
+        if not 0 < mib <= MOST_REPLY_MIB:
+            raise ValueError(f"max_reply_mib must be a number above 0 and at most {MOST_REPLY_MIB}, not {max_reply_mib!r}")
+        self._servers = Servers(
+            urls,
+            _key(urls, api_key_env),
+            timeout_s=seconds,
+            retries=_whole("retries", retries, 0),
+            max_connections=_whole("max_connections", max_connections, 1),
+            reply_bytes=round(mib * 1024 * 1024),
+        )
+        self._served = look_up(self._servers, None if model is None else str(model), api_key_env)
+        hosted = any(by_openai(server) for server in self._servers.servers)
+        self._takes_top_k = not hosted
+        self._max_tokens_field = max_tokens_field if max_tokens_field != "auto" else "max_completion_tokens" if hosted else "max_tokens"
+        self.modalities: frozenset[Modality] = EVERY_MODALITY if hears else frozenset(("frames", "clip"))
+        self.context_tokens: int | None = min(filter(None, (given, self._served.context_tokens)), default=None)
+        self._media = MediaSettings(quality, image_detail, clip_as, hears, "audio_url" if self._served.engine == "sglang" else "input_audio")
+        self._counter = Counter(self._tokenize, self._media, self._for_clip) if self._served.engine == "vllm" else None
+        if clip_as == "video" and self._served.engine == "vllm":
+            self._check_that_clips_are_taken()
+        self._estimating = False
+        self._sizes: dict[int, tuple[weakref.ref[Prompt], PromptSize]] = {}
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Write the next turn.
+
+        Raises:
+            PolicyUnavailable: no server answered, one refused the request (its words are in the message), or the prompt is longer than the context.
+        """
+        limit = sampling.max_new_tokens
+        if self.context_tokens is not None and (size := await self.count(prompt)) is not None:
+            limit = min(limit, self.context_tokens - size.total)
+            if limit < 1:
+                raise PolicyUnavailable(f"a prompt of {size.total} tokens leaves no room in the context of {self.context_tokens}")
+        media = has_media(prompt)
+        messages = await asyncio.to_thread(chat_messages, prompt, self._media) if media else chat_messages(prompt, self._media)
+        body = self._body(messages, sampling, limit, prompt)
+        generation = await self._servers.ask(
+            "/chat/completions",
+            body,
+            lambda waited, data: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
+            _episode(prompt),
+        )
+        scrub = self._servers.scrub
+        return replace(generation, text=scrub(generation.text), finish_reason=scrub(generation.finish_reason), remark=scrub(generation.remark))
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        """Tokens of the prompt.
+
+        vLLM is asked (`openai_count`). For another server whose context is known, the count is an estimate by Qwen2.5's rules; where no context is
+        known there is nothing to keep to, and the answer is `None`.
+        """
+        if self.context_tokens is None:
+            return None
+        known = self._sizes.get(id(prompt))
+        if known is not None and known[0]() is prompt:
+            return known[1]
+        size = await self._measure(prompt)
+        key = id(prompt)
+        self._sizes[key] = (weakref.ref(prompt, lambda _: self._sizes.pop(key, None)), size)
+        return size
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the answers. The servers' addresses do not: a run continues on another server of the same model."""
+        return {
+            "model": self._served.name,
+            "weights": self._served.weights,
+            "image_quality": self._media.image_quality,
+            "image_detail": self._media.image_detail,
+            "clip_as": self._media.clip_as,
+            "audio": self._media.audio,
+            "top_logprobs": self._top_logprobs,
+            "omit": list(self._omit),
+            "extra_body": self._extra,
+        }
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._servers.close()
+
+    def _check_that_clips_are_taken(self) -> None:
+        """Find out at the start that a vLLM server was not told to take the settings that go with a clip."""
+        body = {"model": self._served.name, "messages": [{"role": "user", "content": "x"}]}
+        body |= self._for_clip(VideoPart(np.zeros((2, 28, 28, 3), np.uint8), (0.0, 0.5), 2.0))
+        for server in self._servers.servers:
+            try:
+                self._servers.now(server, server.root + "/tokenize", body)
+            except Failure as failure:
+                if failure.status == 400 and "kwargs" in failure.words:
+                    raise AprError(f"policy openai: {server.name} takes no clip_as=video: {failure.words}") from None
+
+    async def _measure(self, prompt: Prompt) -> PromptSize:
+        if self._counter is not None:
+            try:
+                size = await self._counter.count(prompt)
+                self._estimating = False
+                return size
+            except Failure as failure:
+                if not self._estimating:  # once for each time it begins, not for each turn
+                    _log.warning("tokens are estimated while they can't be counted: %s", failure.words)
+                self._estimating = True
+                if failure.status in (404, 405, 501):
+                    self._counter = None  # a gateway that passes on the protocol alone
+        return estimate(prompt, self._media)
+
+    async def _tokenize(self, messages: list[dict[str, Any]], more: Mapping[str, Any]) -> int:
+        extra = _merged(more, {key: self._extra[key] for key in _PROMPT_FIELDS if key in self._extra})
+        try:
+            told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
+        except BadReply as error:
+            raise Failure(f"/tokenize gives no count: {error}", again=False, status=404) from None
+        count = told.get("count") if isinstance(told, Mapping) else None
+        if type(count) is not int or not 0 < count <= MOST_TOKENS:
+            raise Failure("/tokenize gives no count", again=False, status=404)
+        return count
+
+    def _body(self, messages: list[dict[str, Any]], sampling: Sampling, limit: int, prompt: Prompt) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self._served.name, "messages": messages, self._max_tokens_field: limit}
+        body |= {"temperature": sampling.temperature, "seed": sampling.seed}
+        if sampling.top_p != 1.0:
+            body["top_p"] = sampling.top_p
+        if sampling.top_k != -1:
+            if not self._takes_top_k and "top_k" not in self._omit:
+                raise PolicyUnavailable("OpenAI's API takes no top_k; leave it out of the model_args, or add omit=top_k")
+            body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if self._top_logprobs is not None:
+            body |= {"logprobs": True} | ({"top_logprobs": self._top_logprobs} if self._top_logprobs else {})
+            if self._served.engine == "vllm":
+                body["return_token_ids"] = True
+        for part in (part for message in prompt.messages for part in message.parts):
+            body = _merged(body, self._for_clip(part))
+        return _merged({key: value for key, value in body.items() if key not in self._omit}, self._extra)
+
+    def _for_clip(self, part: Part) -> dict[str, Any]:
+        """What a server must be told to show every frame of a clip at its own rate, and to play its sound with it."""
+        if not isinstance(part, VideoPart) or self._media.clip_as != "video":
+            return {}
+        heard = self._media.audio and part.audio is not None
+        if self._served.engine == "vllm":
+            processor: dict[str, Any] = {"fps": part.fps, "do_sample_frames": False}
+            if heard:  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
+                processor |= {"use_audio_in_video": True, "second_per_grid_ts": [2 / part.fps]}
+            return {"media_io_kwargs": {"video": {"fps": part.fps, "num_frames": -1}}, "mm_processor_kwargs": processor}
+        return {"use_audio_in_video": True} if heard and self._served.engine == "sglang" else {}
+
+
+def by_openai(server: Server) -> bool:
+    """Whether OpenAI's own API answers there, which names the longest turn otherwise and knows no `top_k`."""
+    return server.host == "api.openai.com" or server.host.endswith(".openai.azure.com")
+
+
+def _episode(prompt: Prompt) -> int | None:
+    """Names the episode that a prompt belongs to: its instructions and question, which stand first in each of its turns.
+
+    A prompt that shows media at once has no later turn.
+    """
+    opening = [message.parts for message in prompt.messages[:2]]
+    if len(opening) < 2 or not opening[1] or not all(isinstance(part, TextPart) for part in opening[1]):
+        return None
+    first = opening[1][0]
+    return hash((prompt.messages[0].text, first.text if isinstance(first, TextPart) else ""))
+
+
+def _key(urls: list[str], variable: str) -> str | None:
+    key = config.api_key(str(variable))
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise AprError(f"policy openai: the key in {variable} holds characters that no HTTP header takes")
+    if key is None and (far := [Server(url) for url in urls if not Server(url).local]):
+        raise AprError(
+            f"policy openai: {far[0].name} wants a key: set the environment variable {variable} (to any word where the server checks none)"
+        )
+    return key
+
+
+def _urls(text: str, variable: str) -> list[str]:
+    """The addresses in `base_url`. Messages show nothing that could be a secret: no user, no query, and nothing after them."""
+    urls = _split(text)
+    if secret := [url for url in urls if "@" in url]:
+        raise ValueError(f"base_url {Server(secret[0]).name} holds a user or password, which logs would show; put the key into {variable}")
+    if secret := [url for url in urls if "?" in url or "#" in url]:
+        raise ValueError(f"base_url {Server(secret[0]).name} holds a query, which logs would show; leave it out, and put a key into {variable}")
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"base_url must be like http://127.0.0.1:8000/v1, not {Server(url).name!r}")
+    if not urls:
+        raise ValueError("base_url is empty")
+    return urls
+
+
+def _split(text: str) -> list[str]:
+    return [piece for piece in re.split(r"[;|,\s]+", str(text).strip().removeprefix("[").removesuffix("]")) if piece]
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, what stands above winning; objects inside are merged alike."""
+    both = dict(below)
+    for key, value in above.items():
+        inner = both.get(key)
+        both[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def _json_object(name: str, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    try:
+        value = json.loads(given)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, not {given!r:.80}")
+    return value
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    return str(value).lower() == "true"
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")

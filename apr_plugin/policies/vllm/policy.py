@@ -1,0 +1,290 @@
+"""`policy=vllm`: a vLLM engine in this process, for many episodes at once on one or more GPUs.
+
+    lmms-eval --model apr --model_args policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
+
+Pictures, clips with their timing and sound go to the model's own inputs; the prefix cache is on, and the loop's prompts are made for it. Needs
+`pip install 'apr-plugin[vllm]'`. A server (`vllm serve`) is used through `policy=openai` instead; `docs/models.md` has both.
+
+What a run repeats and what not: each generation has its own seed, but vLLM's batches change with timing, and with them the last bits of the logits.
+Two runs can differ at any temperature, at concurrency 1 too (a prefix that was cached is not computed in the same pieces). Resuming is safe: a
+finished question is never asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from apr_plugin.errors import require
+from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.models.checkpoint import checkpoint_source, file_digest, weights_identity
+from apr_plugin.models.compat import has_linear_attention
+from apr_plugin.models.families import Family, family_of
+from apr_plugin.policies import did_you_mean, json_object
+from apr_plugin.policies.vllm.engine import VllmEngine
+from apr_plugin.policies.vllm.prompt import VllmPrompts
+
+_OURS = ("logprobs", "max_tokens", "n", "output_kind", "seed", "temperature", "top_k", "top_p")
+"""Fields of vLLM's `SamplingParams` that the loop sets."""
+
+
+class VllmPolicy:
+    """A vLLM engine. Arguments left out take vLLM's own defaults.
+
+    Args:
+        pretrained: Name on the hub, or a folder. An Omni checkpoint must be a whole one, not a Thinker by itself.
+        revision: Branch, tag or commit on the hub.
+        dtype: `auto`, `bfloat16`, `float16` or `float32`.
+        quantization: A method vLLM knows (`fp8`, `awq`, `gptq`, `bitsandbytes`, …).
+        adapter: Folder of a LoRA adapter.
+        tensor_parallel_size: GPUs that share one copy of the model.
+        data_parallel_size: Copies of the model; episodes are spread over them.
+        gpu_memory_utilization: Share of each GPU's memory to use, 0 to 1.
+        max_model_len: Most tokens of prompt and completion together; less than the model's own saves memory.
+        limit_mm_per_prompt: JSON, most pictures, clips and sounds of a prompt: `{"image": 60, "video": 1, "audio": 1}`. A modality set to 0 takes no
+            memory and becomes an action that is not offered.
+        enable_prefix_caching: Whether what a prompt shares with an earlier one is not computed again.
+        entropy_top_k: Entropies are over this many of the likeliest tokens; 0 leaves entropies out.
+        engine_args: JSON, any further field of vLLM's `AsyncEngineArgs`: `{"enforce_eager": true}`.
+        sampling_args: JSON, any further field of vLLM's `SamplingParams`: `{"repetition_penalty": 1.05}`.
+        chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
+        stall_s: Seconds after which a turn of which no token has come, or no further one, ends as `policy_unavailable`.
+
+    Raises:
+        MissingExtra: vLLM is not installed.
+        ValueError: an argument is unknown or has a bad value, or the checkpoint's family can't be run.
+        RuntimeError: the engine did not start.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        adapter: str | None = None,
+        tensor_parallel_size: int = 1,
+        data_parallel_size: int = 1,
+        gpu_memory_utilization: float | None = None,
+        max_model_len: int | None = None,
+        limit_mm_per_prompt: str | Mapping[str, Any] | None = None,
+        enable_prefix_caching: bool = True,
+        entropy_top_k: int = 20,
+        engine_args: str | Mapping[str, Any] | None = None,
+        sampling_args: str | Mapping[str, Any] | None = None,
+        chat_template_kwargs: str | Mapping[str, Any] | None = None,
+        stall_s: float = 1800.0,
+    ) -> None:
+        require("vllm", "vllm")
+        self._stall_s = _seconds("stall_s", stall_s)
+        template = json_object("chat_template_kwargs", chat_template_kwargs)
+        limits = json_object("limit_mm_per_prompt", limit_mm_per_prompt)
+        self._more, self._sampling = json_object("engine_args", engine_args), json_object("sampling_args", sampling_args)
+        if not isinstance(entropy_top_k, int) or entropy_top_k < 0:
+            raise ValueError(f"entropy_top_k must be a whole number of at least 0, not {entropy_top_k!r}")
+        pretrained = checkpoint_source(str(pretrained), self.name)
+        _check("sampling_args", self._sampling, _sampling_fields(), _OURS)
+        self._top_k = entropy_top_k
+        wanted: dict[str, Any] = {
+            "model": pretrained,
+            "revision": revision,
+            "dtype": dtype,
+            "quantization": quantization,
+            "tensor_parallel_size": tensor_parallel_size,
+            "data_parallel_size": data_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "max_model_len": max_model_len,
+            "limit_mm_per_prompt": limits or None,
+            "enable_prefix_caching": enable_prefix_caching,
+        }
+        _check("engine_args", self._more, _engine_fields(), (*wanted, "trust_remote_code"))
+        self.family, processor, weights, linear = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
+        self._prompts = VllmPrompts(processor, self.family, template)
+        self.modalities: frozenset[Modality] = _perceived(self.family, limits)
+        self._described: dict[str, Any] = {
+            "pretrained": pretrained,
+            "revision": revision,
+            "weights": weights,
+            "dtype": dtype,
+            "quantization": quantization,
+            "adapter": None if adapter is None else {"path": adapter, "weights": _adapter_weights(adapter)},
+            "max_model_len": max_model_len,
+            "limit_mm_per_prompt": limits,
+            "engine_args": self._more,
+            "sampling_args": self._sampling,
+        } | ({"chat_template_kwargs": template} if template else {})
+        arguments = {key: value for key, value in wanted.items() if value is not None}
+        # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw logits.
+        # vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two caches come apart: the engine looks for
+        # what only the other holds, and every later request waits for ever (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
+        arguments["mm_processor_cache_gb"] = 0
+        arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, entropy_top_k), "disable_log_stats": False}
+        if quantization != "bitsandbytes":  # which has a loader of its own
+            arguments["load_format"] = "safetensors"  # never a pickle
+        if adapter is not None:
+            arguments |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+        self._engine = VllmEngine(arguments | self._more, adapter, linear=linear, stall_s=self._stall_s)
+        self.context_tokens: int | None = self._engine.max_model_len
+
+    async def count(self, prompt: Prompt) -> PromptSize:
+        """Tokens the prompt will take in this engine."""
+        return await asyncio.to_thread(self._prompts.count, prompt)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Write the next turn.
+
+        Raises:
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for `stall_s` seconds.
+        """
+        request = await asyncio.to_thread(self._prompts.request, prompt)
+        output = await self._engine.generate(request, self._parameters(sampling))
+        return self._read(output, self._prompts.opened_by(request))
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the answers. How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine."""
+        return dict(self._described)
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        self._engine.close()
+
+    def _parameters(self, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        more = dict(self._sampling)
+        if isinstance(held := more.get("structured_outputs"), Mapping):
+            from vllm.sampling_params import StructuredOutputsParams
+
+            more["structured_outputs"] = StructuredOutputsParams(**held)
+        if sampling.stop:
+            more.setdefault("stop", list(sampling.stop))
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=sampling.seed,
+            logprobs=self._top_k,
+            output_kind=RequestOutputKind.DELTA,
+            **more,
+        )
+
+    def _read(self, output: Any, opened: str) -> Generation:
+        written = output.outputs[0]
+        ids = tuple(written.token_ids)
+        prompt = output.prompt_token_ids or []
+        counts = {kind: prompt.count(token) for kind, token in self._prompts.ids_of.items()}
+        positions = written.logprobs or []
+        return Generation(
+            text=opened + written.text,
+            usage=Usage(
+                prompt_tokens=len(prompt),
+                cached_tokens=output.num_cached_tokens,
+                completion_tokens=len(ids),
+                visual_tokens=counts["image"] + counts["video"],
+                audio_tokens=counts.get("audio", 0),
+            ),
+            finish_reason=written.finish_reason or "stop",
+            token_ids=ids,
+            logprobs=tuple(min(0.0, at[token].logprob) for at, token in zip(positions, ids, strict=True)) if positions else None,
+            entropies=tuple(_entropy(at, self._top_k) for at in positions) if positions and self._top_k else None,
+            entropy_top_k=self._top_k if positions and self._top_k else None,
+            timings=_timings(output.metrics),
+        )
+
+
+def _entropy(position: Mapping[int, Any], top_k: int) -> float:
+    """Entropy in nats over the `top_k` likeliest tokens, renormalised; tokens that sampling ruled out have probability 0."""
+    kept = sorted((entry.logprob for entry in position.values()), reverse=True)[:top_k]
+    weights = [math.exp(logprob) for logprob in kept]
+    total = math.fsum(weights)
+    return max(0.0, -math.fsum(w / total * math.log(w / total) for w in weights if w > 0)) if total > 0 else 0.0
+
+
+def _timings(metrics: Any) -> GenerationTimings:
+    """From the engine's own clock."""
+    if metrics is None or not metrics.first_token_ts:
+        return GenerationTimings()
+    return GenerationTimings(
+        queue_s=max(0.0, metrics.scheduled_ts - metrics.queued_ts),
+        prefill_s=max(0.0, metrics.first_token_ts - metrics.scheduled_ts),
+        decode_s=max(0.0, metrics.last_token_ts - metrics.first_token_ts),
+    )
+
+
+def _seconds(name: str, given: Any) -> float:
+    """A time limit; text comes from `--model_args`."""
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds > 0:
+        raise ValueError(f"{name} must be a number of seconds above 0, not {given!r}")
+    return seconds
+
+
+def _check(name: str, given: Mapping[str, Any], known: Sequence[str], ours: Sequence[str]) -> None:
+    for key in given:
+        if key in ours:
+            raise ValueError(f"{name} can't set {key}, which is set already")
+        if key not in known:
+            raise ValueError(f"{name}: vLLM knows no {key!r}{did_you_mean(key, known)}")
+
+
+@cache
+def _engine_fields() -> tuple[str, ...]:
+    from vllm import AsyncEngineArgs
+
+    return tuple(field.name for field in fields(AsyncEngineArgs))
+
+
+@cache
+def _sampling_fields() -> tuple[str, ...]:
+    from vllm import SamplingParams
+
+    return tuple(SamplingParams.__struct_fields__)
+
+
+def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Family, Any, str, bool]:
+    """Family, processor, which weights they are, and whether they have linear attention, of a checkpoint."""
+    from transformers import AutoConfig, AutoProcessor
+
+    config = AutoConfig.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
+    if config.model_type.endswith("_thinker"):
+        raise ValueError(f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)")
+    thinker = getattr(config, "thinker_config", config)
+    family = family_of(config.model_type).with_timing(getattr(thinker, "position_id_per_seconds", None), getattr(thinker, "seconds_per_chunk", None))
+    processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
+    return family, processor, weights_identity(pretrained, config), has_linear_attention(thinker)
+
+
+def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]:
+    """What the model perceives, without what it may not be given."""
+    kinds: dict[str, Modality] = {"image": "frames", "video": "clip", "audio": "audio"}
+    return family.modalities - {modality for kind, modality in kinds.items() if limits.get(kind) == 0}
+
+
+def _adapter_weights(adapter: str) -> str:
+    try:
+        return file_digest(Path(adapter).expanduser(), ("adapter_config.json", "adapter_model.safetensors"))
+    except OSError as error:
+        raise ValueError(f"adapter: {error.filename} can't be read: {error.strerror}") from error
+
+
+def _rank(adapter: str) -> int:
+    """The least rank vLLM reserves memory for that holds a LoRA adapter."""
+    path = Path(adapter).expanduser() / "adapter_config.json"
+    try:
+        rank = int(json.loads(path.read_text("utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"adapter: {path} can't be read as the configuration of a LoRA adapter: {error}") from error
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)

@@ -1,0 +1,140 @@
+"""From a `Prompt` to a request of vLLM: token ids with one placeholder for each medium, the media themselves, and how to process them.
+
+vLLM expands placeholders and scales pictures with the checkpoint's own processor, so tokens are counted by that processor's limits here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from apr_plugin.loop.policy import AudioPart, ImagePart, Prompt, TextPart, VideoPart
+from apr_plugin.models.compat import clip_size, expands_bare_clip
+from apr_plugin.models.families import MIN_SOUND, SOUND_RATE, Family, Piece, Pixels
+from apr_plugin.models.prompt import MediaPart, PromptEncoder
+
+TICKS_PER_S = 1000
+"""Frames of a clip are numbered in milliseconds of their video: `frames_indices / fps` then gives every family the true time of each."""
+
+
+class VllmPrompts(PromptEncoder):
+    """Prompts for one checkpoint as vLLM takes them. Safe to use from several threads.
+
+    Args:
+        processor: The checkpoint's processor, with the overrides that vLLM was given too.
+        family: Its family.
+        template: Further variables of the chat template.
+    """
+
+    def __init__(self, processor: Any, family: Family, template: Mapping[str, Any] | None = None) -> None:
+        super().__init__(processor, family, _limits(processor.image_processor.size), dtype=None, template=template)
+        self._clip = clip_size(processor)
+        self._bare_clip = family.clip == "timed" and expands_bare_clip(processor)
+
+    def request(self, prompt: Prompt) -> dict[str, Any]:
+        """What `AsyncLLM.generate` takes.
+
+        Raises:
+            ValueError: a medium that this family can't take.
+        """
+        messages = []
+        media: dict[str, list[Any]] = {"image": [], "video": [], "audio": []}
+        options: dict[str, Any] = {}
+        for message in prompt.messages:
+            content = []
+            for part in message.parts:
+                match part:
+                    case TextPart():
+                        content.append({"type": "text", "text": self._harmless(part.text)})
+                    case ImagePart():
+                        content.append({"type": "image"})
+                        media["image"].append(Image.fromarray(part.image))
+                    case AudioPart():
+                        if not self.family.hears:
+                            raise ValueError(f"{self.family.title} hears nothing")
+                        content.append({"type": "audio"})
+                        media["audio"].append(self._waveform(part))
+                    case VideoPart():
+                        content.append({"type": "video"})
+                        media["video"].append(_frames(part))
+                        if self.family.hears and part.audio is not None:
+                            media["audio"].append(self._waveform(part.audio))
+                            options["use_audio_in_video"] = True
+                        if self.family.hears:  # unless told, vLLM takes a clip of Qwen2.5-Omni for 2 frames a second, and one of Qwen3-Omni for 1
+                            options |= {"fps": part.fps, "second_per_grid_ts": [2 / part.fps]}
+            messages.append({"role": message.role, "content": content})
+        if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
+            raise ValueError("vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt")
+        text = self.rendered(messages)
+        if self._bare_clip:
+            marks = self.family.marks
+            text = text.replace(marks.vision_start + marks.video + marks.vision_end, marks.video)
+        request: dict[str, Any] = {"prompt_token_ids": list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)}
+        if any(media.values()):
+            request["multi_modal_data"] = {kind: items for kind, items in media.items() if items}
+        if options:
+            request["mm_processor_kwargs"] = options
+        if options.get("use_audio_in_video"):
+            # vLLM processes only what its cache of processed media lacks; where it holds a clip's sound but not its frames (another look at the
+            # same seconds), processing the one without the other fails. Names that never come again keep them together.
+            name = uuid.uuid4().hex
+            request["multi_modal_uuids"] = {kind: [f"{name}-{kind}-{n}" for n in range(len(media[kind]))] for kind in ("video", "audio")}
+        return request
+
+    def opened_by(self, request: Mapping[str, Any]) -> str:
+        """The thought that the chat template has opened at the end of a request, see `opened`."""
+        return self.opened(self.tokenizer.decode(request["prompt_token_ids"][-32:]))
+
+    def _pieces(self, part: MediaPart) -> list[Piece]:
+        if not isinstance(part, VideoPart):
+            return super()._pieces(part)
+        _, height, width, _ = part.frames.shape
+        times = _even_times(part)
+        samples = len(part.audio.waveform) if part.audio is not None else None
+        return self.family.video(height, width, times, part.fps, samples, self._clip_limits(len(times)))
+
+    def _clip_limits(self, frames: int) -> Pixels:
+        """Of one frame of a clip with that many."""
+        least, most = self._clip["shortest_edge"], self._clip["longest_edge"]
+        if self.family.clip == "timed":  # its limits are of the whole clip
+            return Pixels(-(-least // frames), most // frames)
+        return Pixels(least, most)
+
+    def _waveform(self, sound: AudioPart) -> tuple[Any, int]:
+        if sound.sample_rate != SOUND_RATE:
+            raise ValueError(f"sound must have {SOUND_RATE} samples per second, not {sound.sample_rate}")
+        longest = getattr(self.processor.feature_extractor, "n_samples", None)
+        if self.family.clip == "chunked" and longest is not None and len(sound.waveform) > longest:
+            raise ValueError(
+                f"vLLM would cut sound off after the {longest / SOUND_RATE:g} s of this checkpoint's processor; lower audio_s and clip_s"
+            )
+        short = max(0, MIN_SOUND - len(sound.waveform))
+        return (np.pad(sound.waveform, (0, short)) if short else sound.waveform), SOUND_RATE
+
+
+def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
+    """A clip of an even number of frames (the encoder takes them in pairs), and its timing as the processors read it."""
+    times = _even_times(part)
+    frames = part.frames if len(times) == len(part.frames) else np.concatenate([part.frames, part.frames[-1:]])
+    seconds = len(times) / part.fps
+    timing = {
+        "fps": float(TICKS_PER_S),
+        "frames_indices": [round(time_s * TICKS_PER_S) for time_s in times],
+        "total_num_frames": round(seconds * TICKS_PER_S),  # so that frames / total x fps, the rate it was sampled at, is the clip's
+        "duration": seconds,
+        "video_backend": "apr-plugin",
+        "do_sample_frames": False,
+    }
+    return np.ascontiguousarray(frames), timing
+
+
+def _even_times(part: VideoPart) -> tuple[float, ...]:
+    return part.times_s if len(part.times_s) % 2 == 0 else (*part.times_s, part.times_s[-1])
+
+
+def _limits(size: Mapping[str, int]) -> Pixels:
+    return Pixels(size["shortest_edge"], size["longest_edge"])

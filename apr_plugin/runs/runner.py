@@ -1,0 +1,133 @@
+"""Many questions at once: `run_episodes` keeps `concurrency` episodes going and saves each when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from apr_plugin import interrupt
+from apr_plugin.loop.config import EpisodeConfig
+from apr_plugin.loop.decoding import Decoding
+from apr_plugin.loop.episode import Episode, OnPrompt, Pictures
+from apr_plugin.loop.policy import Policy
+from apr_plugin.loop.question import Question
+from apr_plugin.loop.timeline import OnSpan, Span
+from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs.store import TrajectoryStore
+
+OnDone = Callable[[Trajectory, bool], None]
+"""Called when a question is finished and saved; the flag tells whether it came from an earlier run."""
+
+
+async def run_episodes(
+    questions: Sequence[Question],
+    policy: Policy,
+    config: EpisodeConfig | None = None,
+    concurrency: int = 1,
+    *,
+    store: TrajectoryStore | None = None,
+    pictures: Mapping[tuple[str, str, str, int], Pictures] | None = None,
+    evidence: Mapping[tuple[str, str, str, int], Sequence[tuple[float, float]]] | None = None,
+    on_done: OnDone | None = None,
+    on_prompt: OnPrompt | None = None,
+    on_span: OnSpan | None = None,
+    decoding: Decoding | None = None,
+) -> list[Trajectory]:
+    """Answer every question; the list has their order and length.
+
+    Each of `concurrency` workers takes the next question when its last has ended, so that an episode exists only while it runs. Models are
+    awaited in the event loop; decoding and saving happen in threads, so that one episode decodes while others generate. Memory is bounded by
+    `decoding`: a look waits until there is room for what it will show.
+
+    A question that the store already holds is not asked again. When the task is cancelled, episodes under way are saved as `cancelled` and
+    asked again by a later run. So they are after a Ctrl-C that `interrupt` heard, even where an engine swallowed the cancellation.
+
+    Whatever else fails inside one episode is that question's reason (`Episode.run`).
+
+    Args:
+        questions: What is asked.
+        policy: Who answers.
+        config: Limits, arm, sampling, seed.
+        concurrency: Episodes at once.
+        store: Where each trajectory is put when its episode ends. Token ids, log-probs and entropies are then in its files alone.
+        pictures: By question key, what reads the images of a question without a video.
+        evidence: By question key, where the truth lies in the first video, in seconds: what the arm `oracle` shows.
+        on_done: Called for each finished question.
+        on_prompt: Called with each prompt and what the policy wrote, with or without a store.
+        on_span: Called with what each episode did from when to when (`Span`): what a timeline of the run is drawn from.
+        decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
+
+    Raises:
+        TrajectoryError: a trajectory could not be saved (the disk is full); the rest is stopped, and what was saved stays.
+    """
+    config = config or EpisodeConfig()
+    config_hash = config.hash(policy)
+    reading = decoding or Decoding()
+    results: list[Trajectory | None] = [None] * len(questions)
+    waiting = iter(range(len(questions)))
+
+    def finished(index: int, trajectory: Trajectory, resumed: bool) -> None:
+        results[index] = trajectory if store is None else trajectory.without_token_values()
+        if on_done is not None:
+            on_done(trajectory, resumed)
+
+    async def answer(index: int) -> None:
+        question = questions[index]
+        episode = Episode(
+            question,
+            policy,
+            config,
+            pictures=(pictures or {}).get(question.key),
+            evidence=(evidence or {}).get(question.key, ()),
+            on_prompt=on_prompt,
+            on_span=on_span,
+            decoding=reading,
+            config_hash=config_hash,
+        )
+        try:
+            trajectory = await episode.run()
+        except asyncio.CancelledError:
+            if store is not None:
+                store.save(episode.cancelled())
+            raise
+        if store is not None:
+            began = time.perf_counter()
+            trajectory = await _to_the_end(store.save, trajectory)
+            if on_span is not None:
+                on_span(Span(question.key, 0, "save", began, time.perf_counter()))
+        finished(index, trajectory, False)
+
+    async def work() -> None:
+        for index in waiting:
+            if interrupt.asked():  # an engine may have swallowed the cancellation
+                raise asyncio.CancelledError
+            saved = store.finished(questions[index]) if store is not None else None
+            if saved is None:
+                await answer(index)
+            else:
+                finished(index, saved, True)
+                await asyncio.sleep(0)
+
+    workers = [asyncio.create_task(work()) for _ in range(max(1, min(concurrency, len(questions))))]
+    try:
+        await asyncio.gather(*workers)
+    except BaseException:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        raise
+    finally:
+        if decoding is None:
+            reading.close()
+    return [result for result in results if result is not None]
+
+
+async def _to_the_end(save: Callable[[Trajectory], Trajectory], trajectory: Trajectory) -> Trajectory:
+    """Save in a thread; a cancelled task still waits, so that nobody closes the store under a write."""
+    saving = asyncio.ensure_future(asyncio.to_thread(save, trajectory))
+    try:
+        return await asyncio.shield(saving)
+    except asyncio.CancelledError:
+        await saving
+        raise

@@ -1,0 +1,241 @@
+"""From the flat `key=value` arguments of a harness to a policy and an episode configuration. Shared by every harness and by `apr ask`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from apr_plugin.errors import AprError, require
+from apr_plugin.loop.arms import ARMS
+from apr_plugin.loop.budget import Budget
+from apr_plugin.loop.config import EpisodeConfig
+from apr_plugin.loop.decoding import HELD_BYTES
+from apr_plugin.loop.notebook import load_system_prompt
+from apr_plugin.loop.policy import Policy, Sampling
+from apr_plugin.loop.profiles import PROFILES
+from apr_plugin.loop.wires import WIRES
+from apr_plugin.media import MediaSettings
+from apr_plugin.policies import check_policy, did_you_mean, make_policy, policy_arguments
+from apr_plugin.runs.limits import Limits, limits_of
+from apr_plugin.runs.store import Resume
+from apr_plugin.terminal import quoted, shortened
+
+_SAMPLING = tuple(f.name for f in fields(Sampling) if f.name != "seed")
+_BUDGET = tuple(Budget.model_fields)
+_LIMITS: dict[str, Limits] = {
+    **{key: limits for key in ("passive_frames", "seed") if (limits := limits_of(EpisodeConfig, key)) is not None},
+    "concurrency": Limits(1, 10_000, whole=True),
+    "decode_threads": Limits(1, 1024, whole=True),
+    "decoded_gib": Limits(0.001, 65_536),
+    "temperature": Limits(0, 100),
+    "top_p": Limits(0, 1, above=True),
+    "top_k": Limits(1, 10_000_000, whole=True, also=(-1,), words="or -1 for every token"),
+    "max_new_tokens": Limits(1, 2**20, whole=True),
+}
+"""Numbers beside the budget's, whose limits stand at its fields."""
+
+_FASTEST_FPS = 60
+_MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
+_OWN = (
+    "policy",
+    "arm",
+    "passive_frames",
+    "profile",
+    "wire",
+    "parsing",
+    "system_prompt",
+    "seed",
+    "concurrency",
+    "decode_threads",
+    "decoded_gib",
+    "trajectories",
+    "resume",
+    "media_root",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked to do."""
+
+    policy: Policy
+    """Who answers."""
+    config: EpisodeConfig
+    """Limits, arm, sampling, seed."""
+    concurrency: int
+    """Episodes at once."""
+    decode_threads: int | None
+    """Looks read at once; `None` is one per processor."""
+    decoded_bytes: int
+    """Memory for decoded pictures and sound, over all episodes."""
+    trajectories: Path
+    """Folder of trajectory files."""
+    resume: Resume
+    """`auto` continues an earlier run of the same configuration."""
+
+
+def read_settings(arguments: Mapping[str, Any]) -> Settings:
+    """Sort out the arguments: our own, the budget's fields, sampling, and the rest for the policy.
+
+    Raises:
+        AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
+    """
+    name, for_policy, settings = _read(arguments)
+    return Settings(make_policy(name, **for_policy), **settings)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Find a mistake in the arguments without loading the policy.
+
+    Raises:
+        AprError: as `read_settings`, but for what only the policy can tell.
+    """
+    _read(arguments)
+
+
+def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The policy's name, its arguments, and every field of `Settings` besides the policy."""
+    given = dict(arguments)
+    for key, value in given.items():
+        if value == "":
+            raise AprError(f"model_arg {quoted(key, 60)} is empty: write {shortened(key, 60)}=VALUE, or leave it out")
+    if given.get("policy") is None:
+        from apr_plugin.policies import POLICIES
+
+        raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(POLICIES))}")
+    name = str(given.pop("policy"))
+    for_policy = policy_arguments(name)
+    check_policy(name, given)
+    known = {*_OWN, *_BUDGET, *_MEDIA, *_SAMPLING, *for_policy}
+    for key in given:
+        if key not in known:
+            raise AprError(
+                f"unknown model_arg {quoted(key, 60)}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
+                f"media: {', '.join(_MEDIA)}; sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
+            )
+    resume = str(given.get("resume", "auto"))
+    if resume not in ("auto", "never"):
+        raise AprError(f"model_arg resume must be 'auto' or 'never', not {quoted(resume)}")
+    return (
+        name,
+        {key: given[key] for key in for_policy if key in given},
+        {
+            "config": _read_config(given),
+            "concurrency": _number(given, "concurrency", 4),
+            "decode_threads": _number(given, "decode_threads", 1) if given.get("decode_threads") is not None else None,
+            "decoded_bytes": int(_number(given, "decoded_gib", HELD_BYTES / 2**30) * 2**30),
+            "trajectories": Path(str(given.get("trajectories", "apr_runs"))).expanduser(),
+            "resume": cast(Resume, resume),
+        },
+    )
+
+
+def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
+    profile = str(given.get("profile", "default"))
+    if profile not in PROFILES:
+        raise AprError(f"there is no profile {quoted(profile)}; the profiles are {', '.join(PROFILES)}")
+    wire = str(given.get("wire", PROFILES[profile].wire))
+    if wire not in WIRES:
+        raise AprError(f"there is no wire {quoted(wire)}; the wires are {', '.join(WIRES)}")
+    arm = str(given.get("arm", "agent"))
+    if arm not in ARMS:
+        raise AprError(f"there is no arm {quoted(arm)}{did_you_mean(arm, ARMS)}; the arms are {', '.join(ARMS)}")
+    parsing = str(given.get("parsing", PROFILES[profile].parsing))
+    if parsing not in ("repair", "strict"):
+        raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
+    prompt: str | None = None
+    if given.get("system_prompt"):
+        try:
+            prompt = load_system_prompt(str(given["system_prompt"]))
+        except (OSError, ValueError) as error:  # no text, or a name with a null character
+            why = getattr(error, "strerror", None) or error
+            raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {why}") from error
+    try:
+        for key in _BUDGET:
+            if (limits := limits_of(Budget, key)) is not None and key in given and not limits.hold(_none(given[key])):
+                raise AprError(f"model_arg {key}={_shown(given[key])}: it must be {limits}")
+        budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
+        _check_together(budget, given)
+        return EpisodeConfig(
+            arm=cast(Any, arm),
+            passive_frames=_number(given, "passive_frames", 32),
+            budget=budget,
+            media=_read_media(given),
+            wire=cast(Literal["apr", "omniagent"], wire),
+            sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}, WIRES[wire].sampling if arm == "agent" else Sampling()),
+            parsing=cast(Literal["repair", "strict"], parsing),
+            system_prompt=prompt,
+            seed=_number(given, "seed", 0),
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}") from error
+
+
+def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
+    """Refuse limits that contradict each other. A `max_turns` below the default of `min_turns` does not: it is the limit."""
+    if "min_turns" in given and budget.turns is None and budget.min_turns > budget.max_turns:
+        raise AprError(f"model_arg min_turns={budget.min_turns} is above max_turns={budget.max_turns}: no video gets that many turns")
+    if budget.min_audio_s > budget.audio_s:
+        raise AprError(f"model_arg min_audio_s={budget.min_audio_s:g} is above audio_s={budget.audio_s:g}: no sound could be asked for")
+    if budget.clip_s < budget.min_clip_frames / _FASTEST_FPS:
+        raise AprError(
+            f"model_arg clip_s={budget.clip_s:g} is shorter than min_clip_frames={budget.min_clip_frames} last, even at {_FASTEST_FPS} frames "
+            "a second: no clip could be asked for"
+        )
+
+
+def _read_sampling(given: Mapping[str, Any], default: Sampling) -> Sampling:
+    values = asdict(default) | dict(given)
+    if "stop" in given:
+        values["stop"] = () if _none(given["stop"]) is None else (str(given["stop"]),)
+    for key in given:
+        if key != "stop":
+            _number(given, key, 0)
+    return TypeAdapter(Sampling).validate_python(values)  # a dataclass checks nothing by itself: "0.5" would stay a string
+
+
+def _read_media(given: Mapping[str, Any]) -> MediaSettings:
+    try:
+        settings = MediaSettings.model_validate({field: given[key] for key, field in _MEDIA.items() if key in given})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = next(key for key, field in _MEDIA.items() if field == fault["loc"][0])
+        raise AprError(f"model_arg {key}={_shown(fault['input'])}: {fault['msg']}") from error
+    if settings.decoder == "decord":
+        _check_decord()
+    if given.get("media_root") is None:
+        return settings
+    root = Path(str(given["media_root"])).expanduser()
+    if "\0" in str(root) or not root.is_dir():
+        raise AprError(f"model_arg media_root={_shown(given['media_root'])}: no such folder")
+    return settings.model_copy(update={"root": str(root.resolve())})
+
+
+def _check_decord() -> None:
+    """Import it, since a decord that is found may still not load; without it every question would fail."""
+    require("decord", "decord")
+    try:
+        import decord  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise AprError(f"model_arg decoder=decord: decord is installed but can't be loaded: {error}") from error
+
+
+def _number(given: Mapping[str, Any], key: str, default: float) -> Any:
+    value, limits = given.get(key, default), _LIMITS[key]
+    if not limits.hold(value):
+        raise AprError(f"model_arg {key}={_shown(value)}: it must be {limits}")
+    return limits.read(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as it was typed: lmms-eval makes numbers of all but whole ones above 0 fractions."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else quoted(value)
+
+
+def _none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() == "none" else value
