@@ -167,7 +167,12 @@ class Case:
     options: tuple[str, ...] = ("A. red", "B. blue, (or so)", "C. none of these")
     limits: Mapping[str, float] = field(default_factory=dict)
     """`frames`, `audio_s`, `clip_s`, `steps`, where they are not the published ones."""
+    tokens: int = 1000
+    """What a prompt of three turns or more is said to take."""
 
+
+SHORT_PROMPT = 6
+"""Messages of a prompt (the system's, the question, two turns and what they brought) from which on `Case.tokens` holds."""
 
 PUBLISHED = {"frames": 60, "audio_s": 300, "clip_s": 60, "steps": 32}
 
@@ -221,7 +226,7 @@ def looks() -> Iterator[Case]:
     yield Case("whole minutes", "long", (clip(0, 60), clip(70.0, 130.0), audio(0.0, 130.0), audio(64.9, 127.3), frames(0, 130, 20), answer("B")))
     yield Case("a minute of the silent film", "silent", (clip(0, 60.0), clip(12.34, 69.99), answer("B")))
     yield Case("60 frames of 1080p", "1080p", (frames(0.0, 6.0, 60), answer("A")))
-    short = (clip(1.0, 1.16), clip(1.0, 1.2), clip(1.0, 1.33), clip(5.84, 6.0), clip(1.0, 1.75))
+    short = (clip(1.0, 1.16), clip(1.0, 1.2), clip(1.0, 1.33), clip(1.0, 1.75), answer("B"))
     yield Case("shortest clips", "tiny", short)
 
 
@@ -391,6 +396,10 @@ def endings() -> Iterator[Case]:
     yield Case("one step", "tiny", (answer("B"),), limits={"steps": 1})
     yield Case("one step, a look", "tiny", (good,), limits={"steps": 1})
     yield Case("two steps", "tiny", (good, answer("B")), limits={"steps": 2})
+    for tokens in (65_504, 65_505):
+        yield Case(f"a prompt of {tokens} tokens", "tiny", (good, again[0], answer("B")), tokens=tokens)
+    yield Case("sound in the last fifth of a second", "tiny", (good, audio(5.85, 6.0), answer("B")))
+    yield Case("a clip in the last fifth of a second", "tiny", (good, clip(5.82, 6.0), answer("B")))
     yield Case("steps of a minute each", "long", (frames(100, 100, 1), answer("B")))
     yield Case("steps of 20 s each", "long", (frames(100, 100, 1), answer("B")), limits={"clip_s": 20})
     yield Case("steps at most", "long", (frames(100, 100, 1), answer("B")), limits={"clip_s": 20, "steps": 9})

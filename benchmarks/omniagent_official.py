@@ -2,17 +2,19 @@
 
 Its own `SingleVideoQAEnv`, `qwen-vl-utils` and `qwen-omni-utils` are loaded from their files and run as they are. Stand-ins in memory take the place
 of ray (calls are made at once), of verl's reward judge (a free-form answer counts where it is equal), of the object storage, of librosa and audioread
-(imported there, unused for local files) and of the processor (nothing is tokenized). Waiting between retries is left out, and what one ffmpeg command
-wrote is kept for when the same command comes again.
+(imported there, unused for local files) and of the processor (a prompt is as long as the case says). Waiting between retries is left out, and what
+one ffmpeg command wrote is kept for when the same command comes again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.omniagent_cases import PUBLISHED, Case, Message, Piece, Played, merged
+from benchmarks.omniagent_cases import PUBLISHED, SHORT_PROMPT, Case, Message, Piece, Played, merged
 
 SETTINGS = {
     "DELETE_MEDIA_WHEN_ERROR": "True",
@@ -66,6 +68,13 @@ class Official:
     def __init__(self, clone: Path, scratch: Path, reader: str) -> None:
         if not (clone / ENVIRONMENT).is_file():
             sys.exit(f"{clone} has no {ENVIRONMENT}: give the folder of a clone of github.com/HarryHsing/OmniAgent")
+        for program in ("ffmpeg", "ffprobe"):
+            if shutil.which(program) is None:
+                sys.exit(f"the official code runs {program}, which is not there: apt-get install ffmpeg")
+        try:
+            importlib.import_module("torchcodec.decoders" if reader == "torchcodec" else reader)
+        except (ImportError, OSError, RuntimeError) as error:
+            sys.exit(f"the official code reads clips with {reader}, which can't be loaded (see the command at the top of omniagent_parity): {error}")
         for name in UNSET:
             os.environ.pop(name, None)
         os.environ |= SETTINGS | {"FORCE_QWENVL_VIDEO_READER": reader, "VIDEO_ENV_TMP_DIR": str(scratch)}
@@ -87,7 +96,9 @@ class Official:
     def play(self, case: Case, video: Path) -> Played:
         """Play a case: the prompt of each turn, what was wrong with it, and how it ended."""
         limits = PUBLISHED | dict(case.limits)
-        processor = types.SimpleNamespace(apply_chat_template=_Remote(lambda *_a, **_k: ""), count_tokens=_Remote(lambda *_a, **_k: 1000))
+        template = _Remote(lambda history, **_named: "." * len(history))
+        count = _Remote(lambda prompt, **_named: case.tokens if len(prompt) >= SHORT_PROMPT else 1000)
+        processor = types.SimpleNamespace(apply_chat_template=template, count_tokens=count)
         sample = probe(video) | {"video": str(video), "question_type": case.type, "question": case.question, "mode": "OmniAgent"}
         sample |= {"answer": list(case.truth) if isinstance(case.truth, tuple) else case.truth, "options": list(case.options)}
         played = Played([], [], 0, "open", 0.0)
