@@ -23,7 +23,7 @@ from apr_plugin.loop.question import MediaRef, Question
 from apr_plugin.loop.trajectory import Film
 from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.loop.wires.apr import Size
-from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, file_digest
+from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, media_digest
 from apr_plugin.media.pool import POOL
 from apr_plugin.scoring.intervals import merge
 
@@ -50,7 +50,7 @@ class OpenVideo:
             part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
             raise MediaOpenError(ref.path, "open", f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s")
         try:
-            self.bytes, self.digest = file_digest(ref.path)
+            self.bytes, self.digest = media_digest(ref.path)
         except MediaOpenError:
             self.close()
             raise

@@ -190,7 +190,7 @@ class Film(_Record):
     size: int = 0
     """Bytes of the file."""
     digest: str = ""
-    """Names what the file holds (`apr_plugin.media.file_digest`)."""
+    """Names what the file holds (`apr_plugin.media.media_digest`)."""
 
 
 def episode_name(question: Question, seed: int) -> str:
