@@ -8,7 +8,7 @@
 The clone's code is run (read it first): its `SingleVideoQAEnv` and its own readers of pictures, clips and sound, with stand-ins for ray, verl and
 storage (`omniagent_official.py`). Compared are the prompt of each turn (roles, kinds of parts, headings, labels, placeholders, notices, the
 question's text, sizes of pictures, which frames they are, clips' frame rates, sound), whether a turn is an error, the number of turns, how the
-episode ends and its reward. Left out are the words of the system prompt and of errors. Then the texts of the released example rows, which win
+episode ends and its reward. Left out are the words of our own instructions and of errors. Then the texts of the released example rows, which win
 where the code disagrees.
 
 Run with torchcodec 0.17, torch 2.15, torchvision 0.29 and ffmpeg 5.1.
@@ -35,8 +35,10 @@ from typing import Any
 
 import numpy as np
 
+from apr_plugin.cli.omniagent_prompt import omniagent_prompt
 from apr_plugin.loop import PROFILES, Budget, EpisodeConfig, Generation, MediaRef, Option, Prompt, Question, QuestionKind, Sampling
 from apr_plugin.loop.episode import Episode
+from apr_plugin.loop.notebook import load_system_prompt
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, PolicyDefaults, PromptSize, TextPart, VideoPart
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.scoring.answers import exact_number, mean_relative_accuracy
@@ -327,6 +329,16 @@ def _counted(kinds: Sequence[str]) -> str:
     return " ".join(kinds) if len(kinds) <= 6 else f"{repeats['text']} texts, {repeats['image']} images, {repeats['video']} clips ({pairs[0]} …)"
 
 
+def system_prompt(official: Official, clone: Path, folder: Path) -> Iterator[Difference]:
+    """What a policy is told with the file that `apr omniagent-prompt` writes, and what the official function returns."""
+    limits = {"max_frames_len": PUBLISHED["frames"], "max_audio_len": PUBLISHED["audio_s"], "max_clip_len": PUBLISHED["clip_s"]}
+    theirs = official.env.build_video_prompt_omniagent(PUBLISHED["steps"], **limits)
+    path = folder / "omniagent_prompt.txt"
+    path.write_bytes(omniagent_prompt(clone, limits).encode())
+    if (mine := load_system_prompt(path)) != theirs:
+        yield Difference("system prompt by apr omniagent-prompt", _short(theirs, mine), _short(mine, theirs))
+
+
 def rows(clone: Path, folder: Path, tally: Tally) -> None:
     """The released example rows: their turns are played on made films of the same length, rate and sound, and our texts compared with theirs."""
     episodes: dict[str, list[dict[str, Any]]] = {}
@@ -391,6 +403,8 @@ def main() -> None:
                 tally.add(case.name, iter([Difference("the official code raises", f"{type(error).__name__}: {error}"[:160], "")]))
                 continue
             tally.add(case.name, compare(theirs, ours.result(), FILMS[case.film], tally))
+        if asked.only in "system prompt":
+            tally.add("system prompt", system_prompt(official, asked.clone, Path(scratch)))
         if asked.only in "example rows":
             rows(asked.clone, folder, tally)
     print_tally(tally, asked.verbose, time.monotonic() - began)
@@ -407,7 +421,8 @@ def print_tally(tally: Tally, verbose: bool, seconds: float) -> None:
         print(f"accepted, {number} times: {reason}")
     print(", ".join(f"{number} {what}" for what, number in tally.counts.items()) + f" compared in {seconds:.0f} s")
     print(f"pictures of the same frame differ by {tally.pixels:.2f} of 255 grey levels at most, on average over a picture")
-    print(f"{len(tally.found)} differences" if tally.found else "no difference but the accepted ones")
+    found = len(tally.found)
+    print(f"{found} difference{'' if found == 1 else 's'}" if found else "no difference but the accepted ones")
 
 
 if __name__ == "__main__":

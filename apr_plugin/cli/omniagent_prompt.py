@@ -15,6 +15,7 @@ from pathlib import Path
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import check_regular
+from apr_plugin.loop.notebook import is_template
 from apr_plugin.terminal import print_exact, quoted, shortened
 
 WHERE = "agent_system/environments/prompts/video_prompt.py"
@@ -47,6 +48,8 @@ def run_omniagent_prompt(clone: Path, out: str, frames: int, audio_s: str, clip_
         AprError: no clone, a prompt of another form, or a file that can't be written.
     """
     limits = {"max_frames_len": frames, "max_audio_len": _seconds("--audio-s", audio_s), "max_clip_len": _seconds("--clip-s", clip_s)}
+    if is_template(out):
+        raise AprError(f"{quoted(out)} would be read as a template, and the prompt is none; give a name that does not end with .jinja")
     prompt = omniagent_prompt(clone, limits)
     if out == "-":
         print_exact(prompt.removesuffix("\n"))

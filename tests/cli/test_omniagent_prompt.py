@@ -144,11 +144,12 @@ def test_the_command(tmp_path: Path) -> None:
     [
         (["--out", "no/folder/p.txt"], 1, "can't write no/folder/p.txt: No such file"),
         (["--out", "clone", "--force"], 1, "can't write clone: it is a folder"),
+        (["--out", "prompt.jinja"], 1, "'prompt.jinja' would be read as a template"),
         (["--audio-s", "nan"], 1, "--audio-s must be a number of seconds, at most 86400, not 'nan'"),
         (["--clip-s", "-1"], 1, "--clip-s must be a number of seconds"),
         (["--frames-per-look", "0"], 2, "frames-per-look"),
     ],
-    ids=["no-folder", "a-folder", "nan", "negative", "no-frames"],
+    ids=["no-folder", "a-folder", "template", "nan", "negative", "no-frames"],
 )
 def test_wrong_use(arguments: list[str], status: int, message: str, tmp_path: Path) -> None:
     done = apr(clone(tmp_path, f"{HEAD}    return 'x'\n"), *arguments, cwd=tmp_path)
