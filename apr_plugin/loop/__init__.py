@@ -30,7 +30,7 @@ from apr_plugin.loop.policy import (
 from apr_plugin.loop.profiles import PROFILES, Profile
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.replay import ReplayError, replay
-from apr_plugin.loop.timeline import Span
+from apr_plugin.loop.timeline import Phase
 from apr_plugin.loop.trajectory import StopReason, Trajectory, TrajectoryError, Turn
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
@@ -61,6 +61,7 @@ __all__ = [
     "Option",
     "ParsedTurn",
     "Percept",
+    "Phase",
     "Policy",
     "PolicyDefaults",
     "PolicyUnavailable",
@@ -71,7 +72,6 @@ __all__ = [
     "QuestionKind",
     "ReplayError",
     "Sampling",
-    "Span",
     "StopReason",
     "Trajectory",
     "TrajectoryError",

@@ -22,7 +22,7 @@ from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavaila
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
 from apr_plugin.loop.text import printable
-from apr_plugin.loop.timeline import Callers, OnSpan, Span
+from apr_plugin.loop.timeline import Callers, OnPhase, Phase
 from apr_plugin.loop.trajectory import Film, Shown, StopReason, Timings, Trajectory, Turn, episode_name
 from apr_plugin.loop.wires import WIRES, VideoMeta
 from apr_plugin.media import MediaError
@@ -36,7 +36,7 @@ OnTurn = Callable[[int, Turn], None]
 OnPrompt = Callable[[Prompt, Generation], None]
 """Called with each prompt and what the policy wrote; `Prompt.asked` says which episode and turn it is."""
 
-Pictures = Callable[[int | None], Sequence[ImagePart]]
+ReadPictures = Callable[[int | None], Sequence[ImagePart]]
 """Reads a question's pictures, each with at most so many pixels; called in a thread."""
 
 
@@ -51,7 +51,7 @@ class Episode:
         evidence: Where the question's truth lies, as (start, end) in seconds of its first video: what the arm `oracle` shows. No prompt says it.
         on_turn: Called after each turn.
         on_prompt: Called with each prompt, media included, and what the policy wrote.
-        on_span: Called with what the episode did from when to when.
+        on_phase: Called with what the episode did from when to when.
         decoding: Shared limits on reading; without it the episode has its own.
         config_hash: `config.hash(policy)`, where it is known already.
     """
@@ -62,11 +62,11 @@ class Episode:
         policy: Policy,
         config: EpisodeConfig,
         *,
-        pictures: Pictures | None = None,
+        pictures: ReadPictures | None = None,
         evidence: Sequence[tuple[float, float]] = (),
         on_turn: OnTurn | None = None,
         on_prompt: OnPrompt | None = None,
-        on_span: OnSpan | None = None,
+        on_phase: OnPhase | None = None,
         decoding: Decoding | None = None,
         config_hash: str | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class Episode:
         """Turns that the budget gives this question."""
         self._on_turn = on_turn
         self._on_prompt = on_prompt
-        self._on_span = on_span
+        self._on_phase = on_phase
         self._decoding = decoding or Decoding()
         self._own_decoding = decoding is None
         self._held = 0
@@ -104,7 +104,7 @@ class Episode:
 
         Whatever the policy writes, the file holds or the code of others raises (also lack of memory, and the panics of libraries in Rust), this
         returns a trajectory. What it raises is: cancelling the task (`asyncio.CancelledError`; `cancelled()` then tells how far it came), what asks
-        the process to end (`KeyboardInterrupt`, `SystemExit`), and what the caller's own `on_turn`, `on_prompt` or `on_span` raised.
+        the process to end (`KeyboardInterrupt`, `SystemExit`), and what the caller's own `on_turn`, `on_prompt` or `on_phase` raised.
         """
         self._started = time.perf_counter()
         try:
@@ -177,9 +177,9 @@ class Episode:
         self._held = 0
 
     def _spent(self, what: Literal["open", "wait", "look", "generate"], began: float, ended: float | None = None) -> None:
-        if self._on_span is not None:
+        if self._on_phase is not None:
             turn = 0 if what == "open" else len(self.turns) + (what in ("generate", "wait", "look"))
-            self._callers(self._on_span, Span(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
+            self._callers(self._on_phase, Phase(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
 
     def _seconds_left(self) -> float | None:
         limit = self.config.budget.wall_clock_s

@@ -233,7 +233,7 @@ def load_system_prompt(path: str | Path) -> str:
         OSError: the file can't be read.
         ValueError: it is no text, or a template that can't be rendered; the message says why.
     """
-    text = read_regular(Path(path).expanduser()).decode("utf-8").strip()
+    text = read_regular(Path(path).expanduser()).decode("utf-8")
     if is_template(path):
         try:
             render_instructions(Question(text="", kind=QuestionKind.FREE_FORM), 1, Budget(), source=text)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from apr_plugin.loop.budget import visual_tokens
 from apr_plugin.loop.trajectory import Shown
+from apr_plugin.media import SAMPLE_RATE
 
 OMITTED = "[MEDIA OMITTED - Refer to your Observation]"
 """Ends every placeholder; the form released checkpoints were trained with (arXiv 2606.19341, appendix B)."""
@@ -44,7 +45,7 @@ class Percept:
     """Frames per second of a clip."""
     waveform: NDArray[np.float32] | None = None
     """Sound, shape (samples,), mono."""
-    sample_rate: int = 16_000
+    sample_rate: int = SAMPLE_RATE
     """Samples per second of the sound."""
     remark: str = ""
     """What differs from what was asked for (fewer pixels, padded sound), told to the model."""

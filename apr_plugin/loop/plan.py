@@ -15,9 +15,7 @@ import numpy as np
 from apr_plugin.loop.action import Look
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-
-SAMPLE_RATE = 16_000
-"""Samples per second of all sound."""
+from apr_plugin.media import SAMPLE_RATE
 
 _ROUNDING_S = 1e-6
 

@@ -27,8 +27,8 @@ __all__ = [
     "Video",
     "Waveform",
     "WindowError",
-    "media_digest",
     "fit",
+    "media_digest",
 ]
 
 

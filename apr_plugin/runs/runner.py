@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from apr_plugin import interrupt
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
-from apr_plugin.loop.episode import Episode, OnPrompt, Pictures
+from apr_plugin.loop.episode import Episode, OnPrompt, ReadPictures
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
-from apr_plugin.loop.timeline import OnSpan, Span
+from apr_plugin.loop.timeline import OnPhase, Phase
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.store import TrajectoryStore
 
@@ -27,11 +27,11 @@ async def run_episodes(
     concurrency: int = 1,
     *,
     store: TrajectoryStore | None = None,
-    pictures: Mapping[tuple[str, str, str, int], Pictures] | None = None,
+    pictures: Mapping[tuple[str, str, str, int], ReadPictures] | None = None,
     evidence: Mapping[tuple[str, str, str, int], Sequence[tuple[float, float]]] | None = None,
     on_done: OnDone | None = None,
     on_prompt: OnPrompt | None = None,
-    on_span: OnSpan | None = None,
+    on_phase: OnPhase | None = None,
     decoding: Decoding | None = None,
 ) -> list[Trajectory]:
     """Answer every question; the list has their order and length.
@@ -55,7 +55,7 @@ async def run_episodes(
         evidence: By question key, where the truth lies in the first video, in seconds: what the arm `oracle` shows.
         on_done: Called for each finished question.
         on_prompt: Called with each prompt and what the policy wrote, with or without a store.
-        on_span: Called with what each episode did from when to when (`Span`): what a timeline of the run is drawn from.
+        on_phase: Called with what each episode did from when to when (`Phase`): what a timeline of the run is drawn from.
         decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
 
     Raises:
@@ -81,7 +81,7 @@ async def run_episodes(
             pictures=(pictures or {}).get(question.key),
             evidence=(evidence or {}).get(question.key, ()),
             on_prompt=on_prompt,
-            on_span=on_span,
+            on_phase=on_phase,
             decoding=reading,
             config_hash=config_hash,
         )
@@ -94,8 +94,8 @@ async def run_episodes(
         if store is not None:
             began = time.perf_counter()
             trajectory = await _to_the_end(store.save, trajectory)
-            if on_span is not None:
-                on_span(Span(question.key, 0, "save", began, time.perf_counter()))
+            if on_phase is not None:
+                on_phase(Phase(question.key, 0, "save", began, time.perf_counter()))
         finished(index, trajectory, False)
 
     async def work() -> None:

@@ -179,7 +179,7 @@ def test_another_system_prompt_is_used_word_for_word(tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("Look {{ twice }}.\n", "utf-8")
     prompt = book(system_prompt=load_system_prompt(path)).prompt(1, 2)
-    assert prompt.messages[0].text == "Look {{ twice }}."
+    assert prompt.messages[0].text == "Look {{ twice }}.\n"
     assert len({prompt_hash("Look {{ twice }}."), prompt_hash(None), prompt_hash(None), prompt_hash(None, wire="omniagent")}) == 3
 
 

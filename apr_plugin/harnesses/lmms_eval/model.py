@@ -35,7 +35,7 @@ from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER, end_with,
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.decoding import Decoding
-from apr_plugin.loop.episode import Pictures
+from apr_plugin.loop.episode import ReadPictures
 from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
 from apr_plugin.loop.question import MediaRef, Question, QuestionKind
 from apr_plugin.loop.text import printable
@@ -194,7 +194,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
 class _Job:
     """One request on its way."""
 
-    def __init__(self, question: Question, reading: Reading, pictures: Pictures | None) -> None:
+    def __init__(self, question: Question, reading: Reading, pictures: ReadPictures | None) -> None:
         self.question, self.reading, self.pictures = question, reading, pictures
 
 
@@ -256,7 +256,7 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
 
 def _messages(
     context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
-) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+) -> tuple[str, tuple[MediaRef, ...], ReadPictures | None]:
     """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,

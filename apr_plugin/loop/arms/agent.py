@@ -109,7 +109,7 @@ def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts
 
 
 def _check(episode: Episode, action: Answer, number: int, turns: int) -> TakenAnswer | ActionError:
-    if number == 1 < turns and episode.config.budget.refuse_blind_answer:
+    if number == 1 and (turns > 1 or episode.strict) and episode.config.budget.refuse_blind_answer:
         return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
     return episode.taken(action.content, episode.strict)
 
