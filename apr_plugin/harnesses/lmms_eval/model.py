@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from apr_plugin import interrupt
 from apr_plugin.errors import AprError, told
-from apr_plugin.harnesses.lmms_eval.command import check_evaluation
+from apr_plugin.harnesses.lmms_eval.command import check_evaluation, name_run
 from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line, watch
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.loop.card import Card
@@ -112,6 +112,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
             resume=settings.resume,
         )
         self._store = store
+        name_run(config_hash, store.folder)
         reading = Decoding(settings.decode_threads, settings.decoded_bytes)
         try:
             with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands behind it
