@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +196,7 @@ class Run:
             tail.seek(max(0, size - 1))
             if size and tail.read(1) != b"\n":
                 self._say(f"{file}: its last line is torn (the run was killed, or writes still); left out")
-        if file.stem.rpartition(".rank")[2].isdecimal():
+        if re.search(r"\.rank\d+$", file.stem):
             self._say(f"{file}: the file of one rank, which was not merged (the rank was killed, or runs still); it is read")
         aside = file.with_name(f"{file.name}.damaged")
         if aside.exists():
@@ -269,20 +270,24 @@ def open_run(folder: str | Path, *, config: str | None = None, latest: bool = Fa
     if not found:
         raise AprError(f"{root}: it holds no trajectories of a run, and no results of lmms-eval that say where they are")
     chosen = _choose(root, found, evaluations, config, latest)
-    alone = results is not None or len(find_runs(_home(chosen))) == 1
-    own = [evaluation for evaluation in evaluations if evaluation.config_hash == chosen.config_hash or (evaluation.config_hash is None and alone)]
+    own = [evaluation for evaluation in evaluations if evaluation.config_hash == chosen.config_hash]
+    unnamed = [evaluation for evaluation in evaluations if evaluation.config_hash is None]
+    if unnamed and (results is not None or len(find_runs(_home(chosen))) == 1):  # whose else could they be
+        own = sorted([*own, *unnamed], key=lambda evaluation: evaluation.time, reverse=True)
+        unnamed = []
     run = Run(chosen, own)
     for note in notes:
         run._say(note)
-    if unnamed := [evaluation.time for evaluation in evaluations if evaluation.config_hash is None and not alone]:
-        run._say(f"evaluations that don't say which configuration they are of, left out: {', '.join(unnamed)} (name their folder: results=DIR)")
+    if unnamed:
+        times = ", ".join(evaluation.time for evaluation in unnamed)
+        run._say(f"evaluations that don't say which configuration they are of, left out: {times} (name their folder: results=DIR)")
     return run
 
 
 def _beside(root: Path) -> list[Path]:
-    """Where results of lmms-eval may be: in the folder itself, or above a folder `trajectories` in it, which `apr eval` makes."""
-    folder = root if root.is_dir() else root.parent
-    for inner in (folder, folder.parent):
+    """Where results of lmms-eval may be: in the folder itself, or above a folder `trajectories`, which `apr eval` makes in its output folder."""
+    folder = root.absolute()
+    for inner in (folder, folder.parent, folder.parent.parent):
         if inner.name == "trajectories":
             return [inner.parent]
     return [folder] if folder.is_dir() else []
