@@ -60,18 +60,20 @@ def test_ask_with_everything_and_what_comes_back(shared_videos: Videos, tmp_path
     with Agent(policy, turns=5) as agent:
         videos = [shared_videos["silent"], MediaRef(path=str(shared_videos["sound"]), start_s=1, end_s=4)]
         trajectory = agent.ask(
-            videos, "Which?", options=["red", "Dr. No"], hint="be brief", system_prompt="Look twice.", on_turn=lambda n, t: seen.append((n, t.text))
+            videos, "Which?", options=["red", "Dr. No"], system_prompt="Look twice.", on_turn=lambda n, t: seen.append((n, t.text))
         )
         assert (trajectory.answer, trajectory.stop_reason, trajectory.frames) == ("B", StopReason.ANSWERED, 6)
         assert [n for n, _ in seen] == [1, 2, 3] and trajectory.turns[1].shown is not None and trajectory.turns[1].shown.video == 1
         assert [(o.label, o.text) for o in trajectory.question.options] == [("A", "red"), ("B", "Dr. No")]
         assert trajectory.question.kind is QuestionKind.MCQ and trajectory.question.videos[1].start_s == 1
-        asked = policy.prompts[0].text
-        assert "Look twice." in asked and "be brief" in asked
+        assert "Look twice." in policy.prompts[0].text
 
         (tmp_path / "words.txt").write_text("Look once.")
-        other = agent.ask(str(shared_videos["silent"]), "How many?", kind="number", system_prompt=tmp_path / "words.txt")
-        assert other.question.kind is QuestionKind.NUMBER and "Look once." in policy.prompts[3].text
+        other = agent.ask(str(shared_videos["silent"]), "How many?", kind="number", hint="in dozens", system_prompt=tmp_path / "words.txt")
+        assert other.question.kind is QuestionKind.NUMBER and (other.question.answer_hint, trajectory.question.answer_hint) == ("in dozens", "")
+        assert "Look once." in policy.prompts[3].text
+        agent.ask(shared_videos["silent"], "What?", hint="be brief")
+        assert "be brief" in policy.prompts[6].text and "be brief" not in policy.prompts[3].text
         assert len({trajectory.config_hash, other.config_hash, agent.ask(str(shared_videos["silent"]), "What?").config_hash}) == 3
         gone = agent.ask(tmp_path / "gone.mp4", "What?")
         assert gone.stop_reason is StopReason.MEDIA_UNREADABLE and gone.answer is None

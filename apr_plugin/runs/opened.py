@@ -207,7 +207,7 @@ class Run:
         for task, split, _, _ in self._lines:
             splits.setdefault(task, set()).add(split)
         stale: dict[Key, str] = {}
-        repeated: dict[Key, None] = {}
+        together: dict[Key, None] = {}
         orphans: dict[Key, None] = {}
         for evaluation in self.evaluations:
             for task, file in evaluation.samples.items():
@@ -225,8 +225,8 @@ class Run:
                     line = self._lines.get(key)
                     if line is None:
                         orphans[key] = None
-                    elif score.repeats > 1:
-                        repeated[key] = None
+                    elif not evaluation.is_of_first(task, score):
+                        together[key] = None
                     elif not _agree(score, line):
                         stale.setdefault(key, evaluation.time)
                     elif key not in self.scores or key in twice:
@@ -234,19 +234,17 @@ class Run:
                 if twice:
                     self._say(f"{file}: {_count(len(twice), 'question')} in it more than once ({_named(twice)}); the last counts")
         self.without_trajectory = list(orphans)
-        if repeated:
-            self._say(
-                f"{_count(len(repeated), 'question')} asked more than once: lmms-eval logs one score for all the answers, which is not joined: "
-                + _named(repeated)
-            )
+        if together:
+            self._say(f"{_count(len(together), 'question')} with one score for several answers, which is joined to none of them: {_named(together)}")
         if old := [key for key in stale if key not in self.scores]:
             self._say(f"{_count(len(old), 'score')} of another answer than the trajectory's, left out: {_named(old)}")
         if orphans:
             self._say(f"{_count(len(orphans), 'question')} with a score and without a trajectory: {_named(orphans)}")
         if self._lines and not any(evaluation.samples for evaluation in self.evaluations):
             self._say("no scores: no samples files of lmms-eval (--output_path with --log_samples) belong to this run")
-        elif missing := [key for key in self.without_score if key not in repeated]:
-            self._say(f"{_count(len(missing), 'question')} without a score: {_named(missing)}")
+        elif missing := self.without_score:
+            first = " (of several answers to a question lmms-eval logs the score of the first)" if any(key[3] for key in missing) else ""
+            self._say(f"{_count(len(missing), 'question')} without a score{first}: {_named(missing)}")
 
 
 def open_run(folder: str | Path, *, config: str | None = None, latest: bool = False, results: str | Path | None = None) -> Run:

@@ -57,7 +57,10 @@ class Score:
     """Tokens of the answer that was scored, where they are known."""
 
     repeats: int
-    """How many answers to the question this score is of (lmms-eval's `--repeats`)."""
+    """How many answers to the question there were (lmms-eval's `--repeats`)."""
+
+    scored: int
+    """How many of them the scorer was given; one is the first, unless the task has filters of its own."""
 
     evaluation: str
     """Time in the name of the file that it comes from."""
@@ -85,8 +88,15 @@ class Evaluation:
     splits: Mapping[str, str] = field(default_factory=dict)
     """Task -> the split that its questions are of."""
 
+    filtered: frozenset[str] = frozenset()
+    """Tasks with filters of their own, which may make one answer of several."""
+
     samples: Mapping[str, Path] = field(default_factory=dict)
     """Task -> its file of scored questions."""
+
+    def is_of_first(self, task: str, score: Score) -> bool:
+        """Whether a score is that of the first answer to its question, and of no other."""
+        return score.scored == 1 and (score.repeats == 1 or task not in self.filtered)
 
 
 def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
@@ -114,16 +124,16 @@ def _read_results(path: Path, say: Say) -> dict[str, Any]:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}
     run = _mapping(_mapping(_mapping(found.get("config")).get("resolved_cli_args")).get("apr_run"))
+    tasks = {task: _mapping(config) for task, config in _mapping(found.get("configs")).items()}
     config_hash, folder = run.get("config_hash"), run.get("folder")
     return {
         "config_hash": config_hash if isinstance(config_hash, str) else None,
         "run_folder": Path(folder) if isinstance(folder, str) and "\0" not in folder else None,
         "metrics": {task: _numbers(values) for task, values in _mapping(found.get("results")).items()},
         "splits": {
-            task: split
-            for task, config in _mapping(found.get("configs")).items()
-            if isinstance(split := _mapping(config).get("test_split") or _mapping(config).get("validation_split"), str)
+            task: split for task, config in tasks.items() if isinstance(split := config.get("test_split") or config.get("validation_split"), str)
         },
+        "filtered": frozenset(task for task, config in tasks.items() if config.get("filter_list")),
     }
 
 
@@ -160,7 +170,8 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
         target=None if target is None else printable(str(target)),
         answered=any(reply != NO_ANSWER for reply in replies),
         tokens=_tokens(row.get("token_counts")),
-        repeats=max(1, len(replies)),
+        repeats=max(1, len(replies), len(row["resps"]) if isinstance(row.get("resps"), list) else 1),
+        scored=max(1, len(replies)),
         evaluation=time,
     )
 

@@ -66,9 +66,9 @@ def test_a_whole_run(made: SimpleNamespace, caplog: pytest.LogCaptureFixture) ->
     assert right.to_dict() == {"0": 1, "1": 0, "2": 0, "3": 0, "4": 1, "5": 0}
     assert right.mean() == pytest.approx(run.metrics["bench_mcq"]["score,none"])
     first = table.loc["bench_mcq", "0"]
-    assert (first.split, first.repeat, first.kind, first.answer, first.target, first.stop_reason) == ("test", 0, "mcq", "A", "A", "answered")
+    assert (first.split, first["repeat"], first.kind, first.answer, first.target, first.stop_reason) == ("test", 0, "mcq", "A", "A", "answered")
     assert (first.turns, first.frames, first.arm, first["metric.score"]) == (2, 3, "agent", 1) and first.visual_tokens > 0 and first.seconds > 0
-    assert table.loc["videomme_bench"]["bucket"].tolist() == ["short", "short"] and first.bucket is None
+    assert table.loc["videomme_bench"]["bucket"].tolist() == ["short", "short"] and first.isna().bucket
     assert table.loc["bench_bad", "1"].stop_reason == "media_unreadable" and table.loc["bench_bad", "1"].score == 0
 
     turns = run.turns()
@@ -101,10 +101,20 @@ def test_which_run_is_meant(made: SimpleNamespace, tmp_path: Path) -> None:
             open_run(empty)
 
 
-def test_one_score_for_three_answers_belongs_to_none(made: SimpleNamespace) -> None:
+def test_of_three_answers_the_first_has_the_score(made: SimpleNamespace, tmp_path: Path) -> None:
     run = open_run(made.root / "again")
-    assert sorted(key[2:] for key in run.keys) == [(doc, repeat) for doc in "01" for repeat in range(3)] and not run.scores
-    assert any(problem.startswith("2 questions asked more than once: lmms-eval logs one score for all the answers") for problem in run.problems)
+    assert sorted(key[2:] for key in run.keys) == [(doc, repeat) for doc in "01" for repeat in range(3)]
+    assert {key[2:]: (score.value, score.repeats, score.scored) for key, score in run.scores.items()} == {("0", 0): (1, 3, 1), ("1", 0): (0, 3, 1)}
+    (problem,) = run.problems
+    assert problem.startswith("4 questions without a score (of several answers to a question lmms-eval logs the score of the first): ")
+
+    voted = Path(shutil.copytree(made.root / "again", tmp_path / "voted"))
+    (results,) = voted.rglob("*_results.json")
+    found = json.loads(results.read_text())
+    found["configs"]["bench_mcq"]["filter_list"] = [{"name": "vote", "filter": [{"function": "majority_vote"}]}]
+    results.write_text(json.dumps(found))
+    run = open_run(voted)
+    assert not run.scores and any(problem.startswith("2 questions with one score for several answers") for problem in run.problems)
 
 
 def test_what_is_torn_damaged_or_missing_is_said(out: Path, caplog: pytest.LogCaptureFixture) -> None:
