@@ -36,6 +36,8 @@ def test_importing_the_package_is_quick() -> None:
         "apr_plugin.policies.scripted",
         "apr_plugin.harnesses.lmms_eval.ending",
         "apr_plugin.runs.settings",
+        "apr_plugin.runs.opened",
+        "apr_plugin.agent",
         "apr_plugin.harnesses.readers",
         "apr_plugin.harnesses.lmms_eval.entry",
         "apr_plugin.cli.app",

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin.cli.show import trajectory_files
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.lmms_eval.samples import Sample, read_samples
 from apr_plugin.loop.card import CARD_FILE, Card, CardError
 from apr_plugin.loop.strict import StrictEnding, StrictOutcome, strict_outcome
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs.finding import trajectory_files
 from apr_plugin.terminal import console, plain, print_exact
 
 SHOWN = 20

@@ -56,12 +56,21 @@ class EpisodeConfig(BaseModel):
 
     def hash(self, policy: Policy) -> str:
         """16 hex digits that name the configuration; trajectories of different ones are never mixed."""
-        return hashlib.sha256(json.dumps(self.describe(policy), sort_keys=True).encode()).hexdigest()[:16]
+        return hash_of(self.describe(policy))
+
+    def for_question(self, question: Question) -> EpisodeConfig:
+        """The configuration of one question: this one, for each. (`runs.config` has one that depends on the question.)."""
+        return self
 
     def seed_for(self, question: Question) -> int:
         """The question's own seed, from the run's seed and the question's key: the order of questions does not matter."""
         text = json.dumps([self.seed, *question.key])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def hash_of(described: dict[str, Any]) -> str:
+    """16 hex digits that name a configuration, from what its `describe` returned."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache

@@ -14,6 +14,7 @@ from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.timeline import OnPhase, Phase
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs.config import RunConfig
 from apr_plugin.runs.store import TrajectoryStore
 
 OnDone = Callable[[Trajectory, bool], None]
@@ -23,7 +24,7 @@ OnDone = Callable[[Trajectory, bool], None]
 async def run_episodes(
     questions: Sequence[Question],
     policy: Policy,
-    config: EpisodeConfig | None = None,
+    config: RunConfig | None = None,
     concurrency: int = 1,
     *,
     store: TrajectoryStore | None = None,
@@ -48,7 +49,7 @@ async def run_episodes(
     Args:
         questions: What is asked.
         policy: Who answers.
-        config: Limits, arm, sampling, seed.
+        config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash all its trajectories have.
         concurrency: Episodes at once.
         store: Where each trajectory is put when its episode ends. Token ids, log-probs and entropies are then in its files alone.
         pictures: By question key, what reads the images of a question without a video.
@@ -61,8 +62,8 @@ async def run_episodes(
     Raises:
         TrajectoryError: a trajectory could not be saved (the disk is full); the rest is stopped, and what was saved stays.
     """
-    config = config or EpisodeConfig()
-    config_hash = config.hash(policy)
+    chosen: RunConfig = config or EpisodeConfig()
+    config_hash = chosen.hash(policy)
     reading = decoding or Decoding()
     results: list[Trajectory | None] = [None] * len(questions)
     waiting = iter(range(len(questions)))
@@ -77,7 +78,7 @@ async def run_episodes(
         episode = Episode(
             question,
             policy,
-            config,
+            chosen.for_question(question),
             pictures=(pictures or {}).get(question.key),
             evidence=(evidence or {}).get(question.key, ()),
             on_prompt=on_prompt,

@@ -78,14 +78,18 @@ class Settings:
     """`auto` continues an earlier run of the same configuration."""
 
 
-def read_settings(arguments: Mapping[str, Any]) -> Settings:
+def read_settings(arguments: Mapping[str, Any], policy: Policy | None = None) -> Settings:
     """Sort out the arguments: our own, the budget's fields, sampling, and the rest for the policy.
+
+    Args:
+        arguments: By name.
+        policy: One that was made already; then no argument names one, and none is for it.
 
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
     """
-    name, for_policy, settings = _read(arguments)
-    return Settings(make_policy(name, **for_policy), **settings)
+    name, for_policy, settings = _read(arguments, policy)
+    return Settings(make_policy(name, **for_policy) if policy is None else policy, **settings)
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -97,19 +101,20 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     _read(arguments)
 
 
-def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The policy's name, its arguments, and every field of `Settings` besides the policy."""
     given = dict(arguments)
     for key, value in given.items():
         if value == "":
             raise AprError(f"model_arg {quoted(key, 60)} is empty: write {shortened(key, 60)}=VALUE, or leave it out")
-    if given.get("policy") is None:
+    if policy is None and given.get("policy") is None:
         from apr_plugin.policies import POLICIES
 
         raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(POLICIES))}")
-    name = str(given.pop("policy"))
-    for_policy = policy_arguments(name)
-    check_policy(name, given)
+    name = str(given.pop("policy")) if policy is None else policy.name
+    for_policy = policy_arguments(name) if policy is None else ()
+    if policy is None:
+        check_policy(name, given)
     known = {*_OWN, *_BUDGET, *_MEDIA, *_SAMPLING, *for_policy}
     for key in given:
         if key not in known:
