@@ -272,11 +272,11 @@ def test_two_at_once_ctrl_c_and_kill(bench: Any, start_apr: Callable[..., Any], 
     third.kill()
     assert _answered(trajectories) < 40
 
-    plain: list[str | Path] = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
-    status, text = _run([*plain, "--model_args", f"{model_args},trajectories={trajectories}"], bench.environment, tmp_path)
-    assert status == 0 and "Traceback" not in text, text
-    done = Counter(t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed)
-    assert len(done) == 40 and set(done.values()) == {1}
+    plain: list[str | Path] = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
+    (done,) = start_apr([*plain, "--model_args", f"{model_args},trajectories={trajectories}"]).end(status=0)
+    assert done.status == 0 and "Traceback" not in done.text, done.text
+    asked = Counter(t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed)
+    assert len(asked) == 40 and set(asked.values()) == {1}
     assert len(list(trajectories.iterdir())) == 1
 
 
