@@ -21,7 +21,7 @@ from typing import Any, Self
 from apr_plugin.errors import AprError
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Episode, OnTurn
-from apr_plugin.loop.notebook import load_system_prompt
+from apr_plugin.loop.notebook import is_template, load_system_prompt
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import Trajectory
@@ -125,7 +125,8 @@ class Agent:
             raise AprError("this agent was closed; make another")
         config = self.settings.config
         if system_prompt is not None:
-            config = config.model_copy(update={"system_prompt": _instructions(system_prompt)})
+            given = {"system_prompt": _instructions(system_prompt)}
+            config = config.model_copy(update=given | {"system_prompt_template": isinstance(system_prompt, Path) and is_template(system_prompt)})
         return Episode(question, self.settings.policy, config, on_turn=on_turn, decoding=decoding)
 
     def close(self) -> None:

@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from apr_plugin.errors import AprError
-from apr_plugin.harnesses.lmms_eval.samples import Sample, read_samples
+from apr_plugin.harnesses.lmms_eval.samples import read_samples
 from apr_plugin.loop.card import CARD_FILE, Card, CardError
 from apr_plugin.loop.strict import StrictEnding, StrictOutcome, strict_outcome
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.finding import trajectory_files
+from apr_plugin.runs.scores import Score
 from apr_plugin.terminal import console, plain, print_exact
 
 SHOWN = 20
@@ -116,7 +117,7 @@ def _room(config: Mapping[str, Any]) -> int | None:
     return min(known) if known and config.get("parsing") != "strict" else None
 
 
-def _scores(reads: Sequence[_Read], samples: Mapping[str, Sample], task: str) -> TaskScores | None:
+def _scores(reads: Sequence[_Read], samples: Mapping[str, Score], task: str) -> TaskScores | None:
     """The task's means, or `None` where not every question has a score that belongs to it."""
     if any(read.repeat for read in reads) or any(read.doc_id not in samples for read in reads):
         return None
@@ -127,11 +128,11 @@ def _scores(reads: Sequence[_Read], samples: Mapping[str, Sample], task: str) ->
             raise AprError(
                 f"the samples of {task} are of another run: doc {read.doc_id} has an answer in only one of them; give its own with --samples"
             )
-        if sample.score is None:
+        if sample.value is None:
             return None
-        harness += sample.score
+        harness += sample.value
         if read.outcome.ending is StrictEnding.SAME and read.valid:
-            least, most = least + sample.score, most + sample.score
+            least, most = least + sample.value, most + sample.value
         elif read.outcome.ending in (StrictEnding.OTHER, StrictEnding.UNKNOWN):
             most += 1
     n = len(reads)

@@ -34,6 +34,8 @@ class Card(BaseModel):
     """Names the configuration; every trajectory of the run carries it."""
     config: EpisodeConfig
     """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget goes before this one."""
+    per_question: dict[str, Any] | None = None
+    """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), where one did."""
     policy: dict[str, Any] = Field(default_factory=dict)
     """What the policy says of itself: its name, modalities, context, model, revision."""
     prompt_hash: str = ""

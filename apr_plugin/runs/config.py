@@ -1,4 +1,4 @@
-"""The configuration of a run: one for every question (`EpisodeConfig`), or a function of the question (`ConfigPerQuestion`)."""
+"""The configuration of a run: the same for every question (`EpisodeConfig`), or with a budget that depends on the question (`ConfigPerQuestion`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from apr_plugin.loop.budget import Budget
+from apr_plugin.loop.card import Card
 from apr_plugin.loop.config import EpisodeConfig, hash_of
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 
-Choose = Callable[[Question, random.Random], EpisodeConfig]
-"""Gives the configuration of one question. Chance comes from the generator alone, which is seeded from the run's seed and the question's key."""
+Choose = Callable[[Question, random.Random], Budget]
+"""Gives the budget of one question. Chance comes from the generator alone, which is seeded from the run's seed and the question's key."""
 
 
 class RunConfig(Protocol):
@@ -33,9 +35,10 @@ class RunConfig(Protocol):
 
 @dataclass(frozen=True)
 class ConfigPerQuestion:
-    """A configuration that differs from question to question, such as budgets drawn at random for synthesis and training.
+    """A configuration whose budget is a function of the question: drawn at random, say, for synthesis and training.
 
-    Two runs with the same name, parameters and base have the same hash, and continue each other: the name has to change with what `choose` does.
+    The budget alone, since each trajectory's line records its own, and the card everything else; so every prompt can be rebuilt. Two runs with the
+    same name, parameters and base have the same hash, and continue each other: the name has to change with what `choose` does.
     """
 
     name: str
@@ -45,7 +48,7 @@ class ConfigPerQuestion:
     """The function itself. What it raises ends the run."""
 
     base: EpisodeConfig = field(default_factory=EpisodeConfig)
-    """What holds where `choose` changes nothing; its seed is the run's."""
+    """Everything but the budget; its seed is the run's."""
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What the function was made with, as JSON values: the ranges it draws from."""
@@ -60,4 +63,10 @@ class ConfigPerQuestion:
 
     def for_question(self, question: Question) -> EpisodeConfig:
         """The same for the same question and seed, whatever else is asked before it."""
-        return self.choose(question, random.Random(f"{self.name}:{self.base.seed_for(question)}"))
+        chance = random.Random(f"{self.name}:{self.base.seed_for(question)}")
+        return self.base.model_copy(update={"budget": self.choose(question, chance)})
+
+    def card(self, policy: Policy) -> Card:
+        """The card of a run that begins now: the base's, with the hash, name and parameters of this."""
+        own = {"config_hash": self.hash(policy), "per_question": {"name": self.name, "parameters": dict(self.parameters)}}
+        return Card.of(self.base, policy).model_copy(update=own)

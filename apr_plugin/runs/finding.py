@@ -11,11 +11,12 @@ from typing import Any
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import check_regular, read_regular
+from apr_plugin.loop.card import CARD_FILE
 from apr_plugin.loop.files import lines
 from apr_plugin.loop.trajectory import SCHEMA
 
-CARDS = ("card.json", "config.json")
-"""Names of the card, beside the trajectories; the first that is there is read."""
+CARDS = (CARD_FILE, "config.json")
+"""Names of the card, beside the trajectories, the second in runs of earlier releases; the first that is there is read."""
 
 _HASH = re.compile(r"[0-9a-f]{16}")
 """What the store calls the folder of a configuration: its hash."""
@@ -39,7 +40,7 @@ class FoundRun:
         """Its policy, arm and number of lines, as far as they can be told, to choose by."""
         card = read_card(self.folder)
         inner = card["config"] if isinstance(card.get("config"), dict) else card
-        policy = inner.get("policy")
+        policy = card.get("policy") or inner.get("policy")
         named = [policy.get("name") if isinstance(policy, dict) else policy, inner.get("arm")]
         return ", ".join([*(str(name)[:60] for name in named if name), f"{sum(newlines(file) for file in self.files):,} lines"])
 

@@ -124,7 +124,7 @@ def test_what_is_torn_damaged_or_missing_is_said(out: Path, caplog: pytest.LogCa
     (whole.folder / "bench_mcq.jsonl").write_bytes(b"".join(lines)[:-20])
     (whole.folder / "bench_mcq.jsonl.damaged").write_bytes(b"{\n{\n")
     (whole.folder / "videomme_bench.jsonl").rename(whole.folder / "videomme_bench.rank1.jsonl")
-    (whole.folder / "config.json").unlink()
+    (whole.folder / "card.json").unlink()
     newest = whole.evaluations[0]
     newest.samples["bench_bad"].write_text("not json\n" + "".join(newest.samples["bench_bad"].read_text().splitlines(keepends=True)[2:])[:-5])
     newest.samples["videomme_bench"].unlink()
@@ -183,7 +183,7 @@ def test_a_run_that_ended_before_its_first_question_and_a_single_file(out: Path,
     assert [t.question.key for t in one] == run.keys[:3] and one.config_hash == run.config_hash and one.folder == tmp_path
     empty = tmp_path / "runs" / ("0" * 16)
     empty.mkdir(parents=True)
-    shutil.copy(run.folder / "config.json", empty)
+    shutil.copy(run.folder / "card.json", empty)
     begun = open_run(tmp_path / "runs")
     assert len(begun) == 0 and begun.card == run.card and list(begun.frame().columns) == list(QUESTION)
 

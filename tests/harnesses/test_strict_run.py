@@ -84,4 +84,4 @@ def test_which_number_is_a_score(tmp_path: Path, row: dict[str, Any], score: flo
     for date, given in (("20260101", {"score": 0.25}), ("20260102", row)):
         (tmp_path / f"{date}_samples_x.jsonl").write_text(json.dumps({"doc_id": 3, "filtered_resps": ["B"]} | given) + "\n")
     (sample,) = read_samples(tmp_path)["x"].values()
-    assert (sample.score, sample.answered) == (score, True)
+    assert (sample.value, sample.answered) == (score, True)
