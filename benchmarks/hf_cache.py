@@ -71,7 +71,7 @@ def episode(number: int) -> list[Prompt]:
 
 def run(folder: Path, episodes: list[list[Prompt]], tokens: int, **arguments: Any) -> dict[str, Any]:
     """One way: all episodes side by side."""
-    policy = HfPolicy(str(folder), **arguments)
+    policy = HfPolicy.from_pretrained(str(folder), **arguments)
 
     async def one(prompts: list[Prompt]) -> list[Generation]:
         return [await policy.generate(prompt, Sampling(max_new_tokens=tokens)) for prompt in prompts]

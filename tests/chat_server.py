@@ -251,7 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
         usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": len(pieces), "total_tokens": prompt + len(pieces)}
         if owner.gives_details:
             usage["prompt_tokens_details"] = details
-        self.reply({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
+        ids = {"prompt_token_ids": list(range(prompt))} if body.get("return_token_ids") else {}
+        self.reply({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage} | ids)
 
 
 def _logprob(piece: str, k: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from apr_plugin.loop import Budget, Episode, EpisodeConfig, Generation, MediaRef
 from apr_plugin.loop.policy import EVERY_MODALITY, AudioPart, Prompt, TextPart, VideoPart
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.loop.wires import VideoMeta
-from apr_plugin.policies import POLICIES
+from apr_plugin.policies import known_policies
 
 Make = Callable[[], Policy]
 
@@ -133,7 +133,7 @@ class PolicyConformance:
         return after(kind, sound="audio" in policy.modalities, **wanted)
 
     def test_it_says_what_it_is(self, policy: Policy) -> None:
-        assert isinstance(policy, Policy) and policy.name in POLICIES
+        assert isinstance(policy, Policy) and policy.name in known_policies()
         assert isinstance(policy.modalities, frozenset) and policy.modalities <= EVERY_MODALITY
         assert policy.context_tokens is None or policy.context_tokens > 0
 
@@ -248,6 +248,9 @@ def check_generation(generation: Generation, sampling: Sampling, *, limit: bool 
     if generation.entropy_top_k is not None:
         bound = math.log(generation.entropy_top_k) + 1e-4
         assert generation.entropy_top_k >= 1 and generation.entropies is not None and all(value <= bound for value in generation.entropies)
+    assert generation.logprobs_of in ((None,) if generation.logprobs is None else (None, "raw", "scaled", "truncated"))
+    if (prompt := generation.prompt_token_ids) is not None:
+        assert all(type(token) is int and token >= 0 for token in prompt) and usage.prompt_tokens == len(prompt)
     for seconds in vars(generation.timings).values():
         assert seconds is None or seconds >= 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,9 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert loaded.split() == []
 
 
+_PLACE = re.compile(r"apr_plugin(?:\.\w+)+(?::[\w.]+)?")
+
+
 def _imports(file: Path) -> set[str]:
     """Every module that a file names in an import, inside functions too."""
     package = file.relative_to(PACKAGE.parent).parent.parts
@@ -58,6 +62,8 @@ def _imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])]) if node.level else str(node.module)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACE.fullmatch(node.value):  # a registry names what it will import
+            found.add(node.value.partition(":")[0])
     return found
 
 
@@ -66,8 +72,8 @@ FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses",
 FORBIDDEN = {
     "media": ("scoring", *FLOORS[2:], "tasks"),
     "scoring": ("media", *FLOORS[2:], "tasks"),
-    **{room: (*FLOORS[FLOORS.index(room) + 1 :], "tasks") for room in ("loop", "models")},
-    **{room: FLOORS[FLOORS.index(room) + 1 :] for room in ("policies", "runs", "harnesses")},
+    **{room: (*FLOORS[FLOORS.index(room) + 1 :], "tasks") for room in ("loop", "models", "policies")},
+    **{room: FLOORS[FLOORS.index(room) + 1 :] for room in ("runs", "harnesses")},
 }
 
 

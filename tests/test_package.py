@@ -97,6 +97,11 @@ def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
         assert done.stderr == "error: lmms_eval is not installed; add it with: pip install 'apr-plugin[lmms]'\n"
 
 
+def test_policies_of_tasks_are_found(fresh: Path, tmp_path: Path) -> None:
+    done = _run(fresh / "python", "-c", "from apr_plugin.policies import make_policy; print(make_policy('needle').name)", cwd=tmp_path)
+    assert done.stdout == "needle\n", done.stderr
+
+
 def test_importing_loads_no_extra(fresh: Path, tmp_path: Path) -> None:
     done = _run(fresh / "python", "-c", "import apr_plugin.cli.app, apr_plugin.loop, apr_plugin.media, apr_plugin.runs.settings", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from apr_plugin import __version__, installed, terminal
 from apr_plugin.config import api_key, cache_dir, needle_dir
 from apr_plugin.installed import TRY_S, Tried, try_import
 from apr_plugin.loop.text import printable
-from apr_plugin.policies import POLICIES
+from apr_plugin.policies import known_policies
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def run_doctor(fast: bool = False) -> int:
         console.print(Text(f"{name} does not work: ", "bold red") + Text(printable(found.told)), soft_wrap=True)
     works = {name: not absent.get(name) and name not in broken for name in ("reader", *EXTRAS)}
     commands = (["apr ask, apr show, apr probe, apr needle make"] if works["reader"] else []) + (["apr eval and apr demo"] if works["lmms"] else [])
-    policies = [name for name in POLICIES if works.get(name, True)]
+    policies = [name for name in sorted(known_policies()) if works.get(name, True)]
     sure = "Installed for" if fast else "Will work here"
     console.print(f"{sure}: {', '.join(commands) or 'nothing'}.")
     console.print(f"Policies that will load: {', '.join(policies)}." if not fast else f"Policies that are installed: {', '.join(policies)}.")

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from apr_plugin.errors import told
 from apr_plugin.loop.context import Context
-from apr_plugin.loop.policy import Generation, GenerationTimings, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.loop.text import printable
 
 _Out = TypeVar("_Out")
@@ -38,7 +38,10 @@ class Asking:
     def __init__(
         self, policy: Policy, sampling: Sampling, seed: int, seconds_left: Callable[[], float | None], prompt_tokens: int | None = None
     ) -> None:
-        self.policy, self._sampling, self._seed, self._seconds_left = policy, sampling, seed, seconds_left
+        self.policy = policy
+        self._sampling = sampling
+        self._seed = seed
+        self._seconds_left = seconds_left
         self.tokens = 0
         """Prompt and completion tokens of all turns so far, as the policy counts them."""
         self.context = Context(policy.context_tokens, sampling.max_new_tokens, self.count, prompt_tokens)
@@ -112,6 +115,7 @@ def _plain(generation: object) -> Generation:
         remark=printable(str(generation.remark)),
         token_ids=None if generation.token_ids is None else tuple(map(int, generation.token_ids)),
         logprobs=None if logprobs is None else tuple(map(float, logprobs)),
+        logprobs_of=generation.logprobs_of if generation.logprobs_of in get_args(LogprobsOf) else None,
         entropies=None if entropies is None else tuple(map(float, entropies)),
         entropy_top_k=None if top_k is None else int(top_k),
         timings=GenerationTimings(**{key: None if s is None else round(float(s), 6) for key, s in vars(timings).items()}),

@@ -12,6 +12,15 @@ PATCH_PX = 28
 
 PATCH_PIXELS = PATCH_PX * PATCH_PX
 
+LEAST_PATCHES = 4
+"""Visual tokens of the smallest picture: frames are not shrunk below it to fit a limit; fewer are shown instead."""
+
+LEAST_FRAME_PIXELS = LEAST_PATCHES * PATCH_PIXELS
+"""Its pixels."""
+
+FRAME_PAIR = 2
+"""Frames of a clip that are read as one picture (temporal patches of two, in every family of `models/families.py`)."""
+
 DAY_S = 86_400
 """The longest window of any look, in seconds."""
 
@@ -28,6 +37,11 @@ def visual_tokens(width: int, height: int) -> int:
     This is the Qwen2.5-VL rule; a policy of another family reports its own count in its usage.
     """
     return max(1, round(width / PATCH_PX)) * max(1, round(height / PATCH_PX))
+
+
+def frame_pairs(frames: int) -> int:
+    """Pairs that the frames of a clip are read in; an odd last one is a pair with itself."""
+    return -(-frames // FRAME_PAIR)
 
 
 class Budget(BaseModel):
@@ -62,16 +76,16 @@ class Budget(BaseModel):
     clip_fps: float = Field(default=2.0, gt=0, le=1000)
     """Frames per second that a clip is sampled at."""
 
-    frame_pixels: int = Field(default=448 * 448, ge=4 * PATCH_PIXELS, le=MOST_PIXELS)
+    frame_pixels: int = Field(default=448 * 448, ge=LEAST_FRAME_PIXELS, le=MOST_PIXELS)
     """Pixels of one frame; larger ones are scaled down."""
 
-    clip_pixels: int = Field(default=336 * 336, ge=4 * PATCH_PIXELS, le=MOST_PIXELS)
+    clip_pixels: int = Field(default=336 * 336, ge=LEAST_FRAME_PIXELS, le=MOST_PIXELS)
     """Pixels of one frame of a clip."""
 
-    visual_tokens_per_look: int | None = Field(default=16_384, ge=4, le=MOST_TOKENS)
+    visual_tokens_per_look: int | None = Field(default=16_384, ge=LEAST_PATCHES, le=MOST_TOKENS)
     """A look that would cost more is shown with fewer pixels, then with fewer frames, and the model is told."""
 
-    visual_tokens_per_episode: int | None = Field(default=None, ge=4, le=MOST_TOKENS)
+    visual_tokens_per_episode: int | None = Field(default=None, ge=LEAST_PATCHES, le=MOST_TOKENS)
     """All looks together; a look beyond it is refused."""
 
     prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)

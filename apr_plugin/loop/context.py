@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from apr_plugin.loop.environment import MIN_FRAME_PIXELS
+from apr_plugin.loop.budget import LEAST_FRAME_PIXELS
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.percept import Percept
@@ -127,7 +127,7 @@ class Context:
             over, size = measured
             share = (size.visual - over) / size.visual if size.visual else 0.0
             pixels = int(max((p.image.shape[0] * p.image.shape[1] for p in pictures), default=0) * min(0.9, share))
-            if pixels < MIN_FRAME_PIXELS:
+            if pixels < LEAST_FRAME_PIXELS:
                 return 0
             sizes = [fit(p.image.shape[1], p.image.shape[0], pixels) for p in pictures]
             pictures = [ImagePart(np.broadcast_to(np.zeros((), np.uint8), (height, width, 3))) for width, height in sizes]

@@ -14,7 +14,7 @@ import numpy as np
 
 from apr_plugin.loop.action import GetAudio, GetClip, GetFrames, Look
 from apr_plugin.loop.answer import canonical_answer
-from apr_plugin.loop.budget import PATCH_PIXELS, Budget, visual_tokens
+from apr_plugin.loop.budget import FRAME_PAIR, LEAST_FRAME_PIXELS, LEAST_PATCHES, Budget, frame_pairs, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan, refuse_length
@@ -26,9 +26,6 @@ from apr_plugin.loop.wires.apr import Size
 from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, media_digest
 from apr_plugin.media.pool import POOL
 from apr_plugin.scoring.intervals import merge
-
-MIN_FRAME_PIXELS = 4 * PATCH_PIXELS
-"""Frames are not shrunk below this to fit a budget; fewer are shown instead."""
 
 
 class OpenVideo:
@@ -249,7 +246,7 @@ class Environment:
     def exhausted(self) -> bool:
         """Whether not even one small frame fits into what is left of the episode's visual tokens."""
         left = self._tokens_left()
-        return left is not None and left < MIN_FRAME_PIXELS // PATCH_PIXELS
+        return left is not None and left < LEAST_PATCHES
 
     def _refuse(self, action: Look) -> ActionError | None:
         limits = self.budget
@@ -420,15 +417,15 @@ class Environment:
         if not limits:
             return (width, height), count
         most = min(limits)
-        units = -(-count // 2) if per_pair else count
-        while units * visual_tokens(width, height) > most and width * height > MIN_FRAME_PIXELS:
-            shrink = max(MIN_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height)))))
+        units = frame_pairs(count) if per_pair else count
+        while units * visual_tokens(width, height) > most and width * height > LEAST_FRAME_PIXELS:
+            shrink = max(LEAST_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height)))))
             smaller = size(shrink)
             if smaller == (width, height):
                 break
             width, height = smaller
         units = min(units, max(1, most // visual_tokens(width, height)))
-        return (width, height), min(count, units * 2 if per_pair else units)
+        return (width, height), min(count, units * FRAME_PAIR if per_pair else units)
 
     def _instead(self, action: str) -> str:
         offered = action.removeprefix("get_") in self.modalities

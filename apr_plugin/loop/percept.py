@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import visual_tokens
+from apr_plugin.loop.budget import frame_pairs, visual_tokens
 from apr_plugin.loop.trajectory import Shown
 from apr_plugin.media import SAMPLE_RATE
 
@@ -64,7 +64,7 @@ class Percept:
         if self.images is None:
             return 0
         n, height, width = (int(side) for side in self.images.shape[:3])
-        return visual_tokens(width, height) * (n if self.kind == "frames" else -(-n // 2))
+        return visual_tokens(width, height) * (n if self.kind == "frames" else frame_pairs(n))
 
     def shown(self) -> Shown:
         """What the trajectory keeps of it: times and sizes, never pixels or samples."""

@@ -191,6 +191,16 @@ class GenerationTimings:
     """From the first token to the last."""
 
 
+LogprobsOf = Literal["raw", "scaled", "truncated"]
+"""Which distribution log-probabilities are of.
+
+`raw`: the model's own, before the temperature. `scaled`: divided by the temperature, over the whole vocabulary, before `top_k` and `top_p`.
+`truncated`: what the token was drawn from, after `top_k` and `top_p` too, so that every other token has probability 0. At temperature 0, where
+nothing is scaled, they are `raw`. Penalties and banned tokens come before all three in an engine of this process; what a server does is its own
+affair.
+"""
+
+
 @dataclass(frozen=True)
 class Generation:
     """What a policy returns."""
@@ -209,6 +219,13 @@ class Generation:
 
     logprobs: tuple[float, ...] | None = None
     """Log-probability of each sampled token, where the engine gives them."""
+
+    logprobs_of: LogprobsOf | None = None
+    """Which distribution they are of; `None` without them, and where the engine does not say."""
+
+    prompt_token_ids: tuple[int, ...] | None = None
+    """The prompt as the model read it, one token for each place that media takes, where the engine gives it. It is large, and a replay gives it
+    again, so it is not written into trajectories."""
 
     entropies: tuple[float, ...] | None = None
     """Entropy (nats) of the distribution each token was drawn from (the unscaled one at temperature 0), where the engine gives it."""

@@ -24,6 +24,7 @@ def turn_of(parsed: ParsedTurn, generation: Generation, outcome: Percept | Actio
         usage=generation.usage,
         token_ids=generation.token_ids,
         logprobs=generation.logprobs,
+        logprobs_of=generation.logprobs_of,
         entropies=generation.entropies,
         entropy_top_k=generation.entropy_top_k,
         timings=generation.timings,

@@ -16,7 +16,7 @@ from apr_plugin.errors import AprError, told
 from apr_plugin.loop.action import Action
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError
-from apr_plugin.loop.policy import GenerationTimings, Usage
+from apr_plugin.loop.policy import GenerationTimings, LogprobsOf, Usage
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.text import printable
 
@@ -164,6 +164,8 @@ class Turn(_Record):
     """The sampled tokens, where the engine gives them; what training goes by, since the text may tokenise differently."""
     logprobs: PerToken | None = None
     """Log-probability of each sampled token, where the engine gives them."""
+    logprobs_of: LogprobsOf | None = None
+    """Which distribution they are of (`loop.policy.LogprobsOf`); `None` in lines written before it was recorded."""
     entropies: PerToken | None = None
     """Entropy (nats) of each sampled token's distribution, where the engine gives it."""
     entropy_top_k: int | None = None

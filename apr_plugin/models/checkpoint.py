@@ -1,4 +1,4 @@
-"""Loading a checkpoint with transformers: model, processor, adapter, and what tells one checkpoint from another.
+"""A model with everything that belongs to it: loaded with transformers, or taken as it is in somebody else's hands (a trainer's).
 
 Weights are read from safetensors only, and code that comes with a checkpoint is never run.
 """
@@ -8,19 +8,21 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.policy import ImagePart, VideoPart
-from apr_plugin.models.compat import LINEAR_ATTENTION_SINCE, cache_argument, has_linear_attention, release, rope_holder, taken
+from apr_plugin.models.compat import cache_argument, commit_of, has_linear_attention, model_class, thinker_of
 from apr_plugin.models.families import Family, family_of
-from apr_plugin.models.prompt import Encoded, Medium
+from apr_plugin.models.prompt import Medium
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _SAMPLE = 1 << 16  # bytes read at each place of a weight file, to tell one training run's weights from another's
@@ -28,7 +30,7 @@ _SAMPLE = 1 << 16  # bytes read at each place of a weight file, to tell one trai
 
 @dataclass
 class Checkpoint:
-    """A loaded model with everything that belongs to it."""
+    """A model with everything that belongs to it."""
 
     model: Any
     processor: Any
@@ -39,6 +41,47 @@ class Checkpoint:
     """Positions that the model was made for."""
     identity: dict[str, Any]
     """Which weights these are."""
+    borrowed: bool = False
+    """Whether the model is somebody else's, who goes on to use it: see `around`."""
+
+    @classmethod
+    def around(cls, model: Any, processor: Any, *, weights: str | None = None) -> Self:
+        """A model that is in memory already, as it is: a trainer's, between its steps.
+
+        Nothing of it is changed for good. While a prompt goes through it, it is in evaluation mode and its head reads the last position alone; then,
+        whatever happened, every module is in the mode it was in and no hook is left. Gradients are switched off by `no_grad`: what `inference_mode`
+        makes can't be trained on (FSDP2 fails after it). Parameters are neither frozen nor moved. Nobody else may use the model meanwhile, and
+        whoever changes its weights says so: `weights_changed`.
+
+        Args:
+            model: Of one of the families, or of a whole Omni model, whose Thinker is taken; with or without a PEFT adapter, sharded or not. Wrappers
+                of data parallelism are taken off first (`accelerator.unwrap_model(model)`).
+            processor: The checkpoint's processor.
+            weights: What the weights are called in the configuration of a run, so that a resumed run knows them again: `step 120`. Without it they
+                get a name that never comes again.
+
+        Raises:
+            AprError: the model is of no family that can be run, or the processor is only a part of one.
+        """
+        for part, wanted in ((model, "config"), (processor, "tokenizer"), (processor, "image_processor")):
+            if not hasattr(part, wanted):
+                raise AprError(
+                    f"{type(part).__name__} has no {wanted}: a policy takes a transformers model, without the wrapper of data parallelism, and the "
+                    "checkpoint's whole processor (AutoProcessor)"
+                )
+        model = thinker_of(model)
+        try:
+            family = family_of(model.config.model_type)
+        except ValueError as error:
+            raise AprError(str(error)) from error
+        identity = {"pretrained": model.config.name_or_path, "model_type": model.config.model_type}
+        made = cls(model, processor, family.of_config(model.config), *_limits(model, processor), identity, borrowed=True)
+        made.weights_changed(weights)
+        return made
+
+    def weights_changed(self, weights: str | None = None) -> None:
+        """Name the weights anew; see `around`."""
+        self.identity = self.identity | {"weights": f"in memory, {weights or uuid.uuid4().hex}"}
 
     @property
     def dtype(self) -> Any:
@@ -61,53 +104,34 @@ class Checkpoint:
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
 
-    def positions(self, encoded: Encoded) -> Any:
-        """M-RoPE positions of a whole prompt by the family's rule, shape (3, 1, n), on the CPU.
-
-        The rule is that of the model's class in transformers, except for Qwen2.5-VL: since transformers 5.3 its class has counted the words after a
-        clip from within the clip, and some releases time clips wrongly (github.com/huggingface/transformers/issues/45381, /pull/48669).
-        """
-        import torch
-
-        if self.family.clip == "plain":
-            return torch.from_numpy(_plain_positions(encoded, float(self.model.config.vision_config.tokens_per_second)))[:, None]
-        ids = torch.from_numpy(encoded.ids)[None]
-        images = [medium.grid for medium in encoded.media if isinstance(medium.part, ImagePart)]
-        clips = [(medium, medium.part) for medium in encoded.media if isinstance(medium.part, VideoPart)]
-        config = self.model.config
-        types = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
-        between = torch.tensor([2 / part.fps for _, part in clips]) if clips else None
-        sounds = [medium.mel.shape[1] for medium in encoded.media if medium.mel is not None]
-        offered = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "mm_token_type_ids": types,
-            "image_grid_thw": torch.stack(images) if images else None,
-            "video_grid_thw": torch.stack([medium.grid for medium, _ in clips]) if clips else None,
-            "second_per_grid_ts": between,
-            "second_per_grids": between,
-            "use_audio_in_video": any(medium.mel is not None for medium, _ in clips),
-            "audio_seqlens": torch.tensor(sounds) if sounds else None,
-        }
-        rule = rope_holder(self.model).get_rope_index
-        positions, _ = rule(**taken(rule, offered))
-        return positions
-
     def forward(
-        self, ids: NDArray[np.int64], positions: Any, cache: Any, *, media: Sequence[Medium] = (), mask: NDArray[np.bool_] | None = None
+        self, ids: NDArray[np.int64], positions: NDArray[Any], cache: Any, *, media: Sequence[Medium] = (), mask: NDArray[np.bool_] | None = None
     ) -> Any:
         """Logits of the last token of each row, shape (rows, vocabulary); the cache grows by the tokens given.
 
         Args:
             ids: Shape (rows, tokens).
-            positions: Shape (3, rows, tokens).
+            positions: Shape (3, rows, tokens), see `models.positions`.
             cache: Keys and values of what stands before them.
             media: What their placeholders stand for.
             mask: False for filling, shape (rows, tokens before and now); `None` where there is none.
         """
+        with self._reading():
+            out = self.model(
+                input_ids=self.tensor(ids),
+                position_ids=self.tensor(positions),
+                attention_mask=None if mask is None else self.tensor(mask).long(),
+                use_cache=True,
+                **{cache_argument(self.model): cache},
+                **self.arguments(media),
+            )
+        return out.logits[:, -1]
+
+    def arguments(self, media: Sequence[Medium]) -> dict[str, Any]:
+        """What the model's `forward` takes for media, in the order of the prompt: pixels and grids of pictures and of clips, spectrograms."""
         import torch
 
-        device, model = self.model.device, self.model
+        device = self.model.device
         given: dict[str, Any] = {}
         for pixels, grid, kind in (("pixel_values", "image_grid_thw", ImagePart), ("pixel_values_videos", "video_grid_thw", VideoPart)):
             if seen := [medium for medium in media if isinstance(medium.part, kind)]:
@@ -115,18 +139,31 @@ class Checkpoint:
                 given[grid] = torch.stack([medium.grid for medium in seen]).to(device)
         if sounds := [medium.mel for medium in media if medium.mel is not None]:
             given["input_features"], given["feature_attention_mask"] = (each.to(device) for each in _side_by_side(sounds))
-        out = model(
-            input_ids=self.tensor(ids),
-            position_ids=positions.to(device),
-            attention_mask=None if mask is None else self.tensor(mask).long(),
-            use_cache=True,
-            **{cache_argument(model): cache},
-            **given,
-        )
-        return out.logits[:, -1]
+        return given
+
+    def without_gradients(self) -> Any:
+        """A context for `forward`, of the thread that calls it."""
+        import torch
+
+        return torch.no_grad() if self.borrowed else torch.inference_mode()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The model as reading wants it, and afterwards as it was."""
+        training = [module for module in self.model.modules() if module.training] if self.borrowed else []
+        # Only the last token's logits are ever used; 152,000 floats for each token of a long prompt would be gigabytes.
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][:, -1:], *given[1:]))
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            hook.remove()
+            for module in training:
+                module.training = True
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Let go of the model, and give back the memory that nobody else holds."""
         import torch
 
         self.model = self.processor = None
@@ -178,15 +215,7 @@ def load_checkpoint(
     try:
         config = transformers.AutoConfig.from_pretrained(source, **common)
         family = family_of(config.model_type)
-        if not hasattr(transformers, family.model_class):
-            raise AprError(f"policy hf: transformers {transformers.__version__} has no {family.model_class}; upgrade it")
-        if has_linear_attention(config) and release() < LINEAR_ATTENTION_SINCE:
-            since = ".".join(map(str, LINEAR_ATTENTION_SINCE))
-            raise AprError(
-                f"policy hf: {family.title} needs transformers {since} or later: the linear attention of {transformers.__version__} does not go on "
-                "from what it has read; upgrade it"
-            )
-        model, told = getattr(transformers, family.model_class).from_pretrained(
+        model, told = model_class(family.model_class, family.title, config).from_pretrained(
             source,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             device_map=device_map,
@@ -207,13 +236,14 @@ def load_checkpoint(
     if not device_map:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval().requires_grad_(False)
-    # Only the last token's logits are ever used; 152,000 floats for each token of a long prompt would be gigabytes.
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][:, -1:], *given[1:]))
+    return Checkpoint(model, processor, family.of_config(model.config), *_limits(model, processor), identity)
+
+
+def _limits(model: Any, processor: Any) -> tuple[frozenset[int], int]:
+    """The tokens that end a turn, and the positions that a model was made for."""
     ends = model.generation_config.eos_token_id
     eos = {*(ends if isinstance(ends, list) else [ends]), processor.tokenizer.eos_token_id} - {None}
-    text = model.config.get_text_config()
-    timed = family.with_timing(getattr(model.config, "position_id_per_seconds", None), getattr(model.config, "seconds_per_chunk", None))
-    return Checkpoint(model, processor, timed, frozenset(eos), int(text.max_position_embeddings), identity)
+    return frozenset(eos), int(model.config.get_text_config().max_position_embeddings)
 
 
 def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
@@ -239,7 +269,7 @@ def weights_identity(source: str, config: Any) -> str:
     """The hub's commit, or a digest of the folder."""
     folder = Path(source)
     if not folder.is_dir():
-        return f"commit {config._commit_hash}"
+        return f"commit {commit_of(config)}"
     index = folder / "model.safetensors.index.json"
     files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     return file_digest(folder, ("config.json", *([index.name] if index.is_file() else []), *files))
@@ -257,29 +287,6 @@ def file_digest(folder: Path, names: Sequence[str]) -> str:
                 file.seek(part * max(0, size - _SAMPLE) // 8)
                 digest.update(file.read(_SAMPLE if size > 16 * _SAMPLE else -1))
     return f"digest {digest.hexdigest()[:16]}"
-
-
-def _plain_positions(encoded: Encoded, per_second: float) -> NDArray[np.int64]:
-    """M-RoPE positions (time, height, width), shape (3, n): Qwen2.5-VL report (arXiv 2502.13923) 2.1.2, as released with the model.
-
-    Words count on in all three. A medium begins where the words before it end and advances by row and column, a clip by time too: `per_second`
-    positions for each second, rounded down. The words after it go on above its highest position.
-    """
-    places = np.empty((3, len(encoded.ids)), np.int64)
-    done = position = 0
-    for medium in encoded.media:
-        words = np.arange(medium.start - done)
-        places[:, done : medium.start] = position + words
-        position += len(words)
-        frames, rows, columns = medium.grid.tolist()
-        grid = np.indices((frames, rows // 2, columns // 2)).reshape(3, -1)
-        if isinstance(medium.part, VideoPart):
-            grid[0] = (grid[0] * (2 / medium.part.fps * per_second)).astype(np.int64)
-        done = medium.start + grid.shape[1]
-        places[:, medium.start : done] = position + grid
-        position += int(grid.max()) + 1
-    places[:, done:] = position + np.arange(len(encoded.ids) - done)
-    return places
 
 
 def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:

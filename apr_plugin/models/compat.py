@@ -7,8 +7,10 @@ where only the results differ.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from apr_plugin.errors import AprError
 
 LINEAR_ATTENTION_SINCE = (5, 10)
 """The first release whose linear attention layers go on from a cached state when they read several tokens; before, they forgot it without a word."""
@@ -21,10 +23,46 @@ def release() -> tuple[int, ...]:
     return tuple(int(number) for number in transformers.__version__.split(".")[:2])
 
 
-def taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function of this release has."""
-    known = inspect.signature(function).parameters
-    return {key: value for key, value in offered.items() if key in known}
+def model_class(name: str, title: str, config: Any) -> Any:
+    """A family's class.
+
+    Args:
+        name: Of the class.
+        title: Of the family, for messages.
+        config: Of the checkpoint.
+
+    Raises:
+        AprError: this release lacks it, or can't run this configuration.
+    """
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise AprError(f"policy hf: transformers {transformers.__version__} has no {name}; upgrade it")
+    if has_linear_attention(config) and release() < LINEAR_ATTENTION_SINCE:
+        since = ".".join(map(str, LINEAR_ATTENTION_SINCE))
+        raise AprError(
+            f"policy hf: {title} needs transformers {since} or later: the linear attention of {transformers.__version__} does not go on "
+            "from what it has read; upgrade it"
+        )
+    return found
+
+
+def thinker_of(model: Any) -> Any:
+    """Of a whole Omni model the part that reads and writes text, the only one with a `forward`; another model itself."""
+    return getattr(model, "thinker", model)
+
+
+def attention_of(model: Any) -> str:
+    """The attention that a model runs with: `sdpa`. A private name, since the public one is what was asked for."""
+    name: str = model.config._attn_implementation
+    return name
+
+
+def commit_of(config: Any) -> str | None:
+    """The hub's commit that a configuration came from; under a private name in every release."""
+    commit: str | None = config._commit_hash
+    return commit
 
 
 def cache_argument(model: Any) -> str:
@@ -33,17 +71,12 @@ def cache_argument(model: Any) -> str:
     Raises:
         ValueError: it has neither.
     """
-    known = inspect.signature(type(model).forward).parameters  # of the class: accelerate puts a function of its own on the instance
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # within a PEFT adapter, which passes everything on
+    known = inspect.signature(type(inner).forward).parameters  # of the class: accelerate puts a function of its own on the instance
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
     raise ValueError(f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)")
-
-
-def rope_holder(model: Any) -> Any:
-    """The part of a model that computes M-RoPE positions: the Omni Thinkers themselves, else the model inside."""
-    inner = getattr(model, "model", None)
-    return inner if hasattr(inner, "get_rope_index") else model
 
 
 def has_linear_attention(config: Any) -> bool:

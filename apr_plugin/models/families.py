@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from apr_plugin.loop.budget import FRAME_PAIR, frame_pairs
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
-
-SOUND_RATE = 16_000
-"""Samples per second that every family's audio encoder takes."""
+from apr_plugin.media import SAMPLE_RATE
 
 HOP = 160
 """Samples per column of the spectrogram (10 ms)."""
 
-MIN_SOUND = SOUND_RATE // 10
+MIN_SOUND = SAMPLE_RATE // 10
 """Samples a sound is padded to with silence: a shorter one would stand for no token at all."""
 
 MAX_ASPECT = 200
@@ -78,7 +77,7 @@ class Family:
     """Its class in transformers, the part that reads and writes text."""
 
     patch: int
-    """Side in pixels of one patch of the vision encoder; two by two of them, over two frames of a clip, make a token."""
+    """Side in pixels of one patch of the vision encoder; `merge` by `merge` of them, over a pair of frames of a clip, make a token."""
 
     clip: Literal["plain", "timed", "chunked", "merged"] = "plain"
     """How a clip is laid out: one run; a time stamp before each pair of frames; with its sound in chunks of seconds; with its sound by time."""
@@ -89,8 +88,11 @@ class Family:
     hears: bool = False
     """Whether it has an audio encoder."""
 
+    merge: int = 2
+    """Patches, each way, that make one token (`vision_config.spatial_merge_size`)."""
+
     positions_per_s: float = 0.0
-    """Positions per second of a clip, where sound is interleaved with it (`position_id_per_seconds` of its configuration)."""
+    """Positions per second of a clip (`position_id_per_seconds`, or `vision_config.tokens_per_second`)."""
 
     chunk_s: float = 2.0
     """Seconds of a chunk, where clips are laid out in chunks (`seconds_per_chunk`)."""
@@ -98,16 +100,22 @@ class Family:
     @property
     def factor(self) -> int:
         """Side in pixels of the square that one visual token stands for."""
-        return 2 * self.patch
+        return self.merge * self.patch
 
     @property
     def modalities(self) -> frozenset[Modality]:
         """What it perceives."""
         return EVERY_MODALITY if self.hears else EVERY_MODALITY - {"audio"}
 
-    def with_timing(self, positions_per_s: float | None, chunk_s: float | None) -> Family:
-        """The family with the timing of one checkpoint's configuration, where that gives any."""
-        return replace(self, positions_per_s=positions_per_s or self.positions_per_s, chunk_s=chunk_s or self.chunk_s)
+    def of_config(self, config: Any) -> Family:
+        """The family with the numbers of one checkpoint's configuration (of the Omni families: the Thinker's), where that gives them."""
+        timed = (config.vision_config, "tokens_per_second") if self.clip == "plain" else (config, "position_id_per_seconds")
+        return replace(
+            self,
+            merge=config.vision_config.spatial_merge_size,
+            positions_per_s=getattr(*timed, self.positions_per_s),
+            chunk_s=getattr(config, "seconds_per_chunk", self.chunk_s),
+        )
 
     def size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
         """(height, width) in pixels that a picture has after the processor.
@@ -148,7 +156,7 @@ class Family:
         return [self.marks.vision_start, Run("image", tall * wide // self.factor**2), self.marks.vision_end]
 
     def sound(self, samples: int) -> list[Piece]:
-        """A sound by itself, of that many samples at `SOUND_RATE`."""
+        """A sound by itself, of that many samples at `SAMPLE_RATE`."""
         return [self.marks.audio_start, Run("audio", self.audio_tokens(samples)), self.marks.audio_end]
 
     def audio_tokens(self, samples: int) -> int:
@@ -169,7 +177,7 @@ class Family:
             width: Of its frames, in pixels.
             times_s: Time of each frame in the video.
             fps: Frames per second it was sampled at.
-            samples: Length of its sound at `SOUND_RATE`, or `None`; a family that does not hear leaves it out.
+            samples: Length of its sound at `SAMPLE_RATE`, or `None`; a family that does not hear leaves it out.
             limits: Of one frame.
 
         The `timed` layout is that of the family's first release and of vLLM, where the time stamps stand in place of the template's own brackets;
@@ -177,17 +185,17 @@ class Family:
         """
         tall, wide = self.frame_size(height, width, limits)
         tokens = tall * wide // self.factor**2  # of a pair of frames
-        pairs = -(-len(times_s) // 2)
+        pairs = frame_pairs(len(times_s))
         marks = self.marks
         if self.clip == "timed":
             pieces: list[Piece] = []
-            for first in range(0, len(times_s), 2):
+            for first in range(0, len(times_s), FRAME_PAIR):
                 middle = (times_s[first] + times_s[min(first + 1, len(times_s) - 1)]) / 2
                 pieces += [f"<{middle:.1f} seconds>", marks.vision_start, Run("video", tokens), marks.vision_end]
             return pieces
         if samples is None or not self.hears:
             return [marks.vision_start, Run("video", pairs * tokens), marks.vision_end]
-        places = [pair * (2 / fps) * self.positions_per_s for pair in range(pairs)]
+        places = [pair * (FRAME_PAIR / fps) * self.positions_per_s for pair in range(pairs)]
         woven = self._chunks if self.clip == "chunked" else self._merge
         runs = [run for run in woven(places, tokens, self.audio_tokens(samples)) if run.tokens]
         return [marks.vision_start, marks.audio_start, *runs, marks.audio_end, marks.vision_end]
@@ -236,7 +244,7 @@ _QWEN2_5_OMNI = Family("Qwen2.5-Omni", "Qwen2_5OmniThinkerForConditionalGenerati
 _QWEN3_OMNI = Family("Qwen3-Omni-MoE", "Qwen3OmniMoeThinkerForConditionalGeneration", 16, "merged", hears=True, positions_per_s=13)
 
 FAMILIES: dict[str, Family] = {
-    "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", 14),
+    "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", 14, positions_per_s=2),
     "qwen2_5_omni": _QWEN2_5_OMNI,
     "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
     "qwen3_vl": Family("Qwen3-VL", "Qwen3VLForConditionalGeneration", 16, "timed"),

@@ -16,9 +16,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from apr_plugin.loop.budget import FRAME_PAIR, frame_pairs
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
+from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import chat_template, whole_frames
-from apr_plugin.models.families import HOP, MIN_SOUND, SOUND_RATE, Family, Piece, Pixels, Run
+from apr_plugin.models.families import HOP, MIN_SOUND, Family, Piece, Pixels, Run
 from apr_plugin.models.special_tokens import broken_up, pattern
 
 MediaPart = ImagePart | AudioPart | VideoPart
@@ -82,7 +84,10 @@ class PromptEncoder:
     """
 
     def __init__(self, processor: Any, family: Family, limits: Pixels, dtype: Any, template: Mapping[str, Any] | None = None) -> None:
-        self.processor, self.family, self.limits, self.dtype = processor, family, limits, dtype
+        self.processor = processor
+        self.family = family
+        self.limits = limits
+        self.dtype = dtype
         self.tokenizer = processor.tokenizer
         marks = family.marks
         wanted = [marks.vision_start, marks.vision_end, marks.image, marks.video]
@@ -90,11 +95,14 @@ class PromptEncoder:
         known = self.tokenizer.get_vocab()
         if missing := [token for token in wanted if token not in known]:
             raise ValueError(f"its tokenizer lacks {', '.join(missing)}, which prompts of {family.title} are made of")
-        self._template, self._variables = chat_template(processor), dict(template or {})
+        self._template = chat_template(processor)
+        self._variables = dict(template or {})
         if not self._template:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self._turn = known.get(marks.turn, -1)
         self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
+        self.never_written = tuple(sorted({known[token] for token in (*wanted, marks.audio_start, marks.audio_end, marks.audio) if token in known}))
+        """Tokens that stand for media, or around them. A turn that held one could not be read again: there is nothing that it would stand for."""
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
         self._special = pattern(special)
         clip = re.escape(marks.vision_start + marks.video + marks.vision_end)
@@ -180,8 +188,8 @@ class PromptEncoder:
     def _pieces(self, part: MediaPart) -> list[Piece]:
         family = self.family
         sound = _sound(part)
-        if sound is not None and sound.sample_rate != SOUND_RATE:
-            raise ValueError(f"sound must have {SOUND_RATE} samples per second, not {sound.sample_rate}")
+        if sound is not None and sound.sample_rate != SAMPLE_RATE:
+            raise ValueError(f"sound must have {SAMPLE_RATE} samples per second, not {sound.sample_rate}")
         samples = None if sound is None else len(sound.waveform)
         match part:
             case ImagePart():
@@ -209,7 +217,7 @@ class PromptEncoder:
             medium.pixels, medium.grid = patches, grid
 
     def _watch(self, medium: Medium, clip: VideoPart) -> None:
-        frames = clip.frames if len(clip.frames) % 2 == 0 else np.concatenate([clip.frames, clip.frames[-1:]])
+        frames, _ = in_pairs(clip)
         processor = self.processor.video_processor
         size = self._size(len(frames) if self.family.clip == "timed" else 1)
         options = {"size": size, "do_sample_frames": False, "input_data_format": "channels_last", **whole_frames(processor)}
@@ -223,8 +231,14 @@ class PromptEncoder:
         padding = "max_length" if self.family.clip == "chunked" else "longest"
         if padding == "max_length" and len(waveform) > extractor.n_samples:  # the processor would cut it off without a word
             waveform, padding = np.pad(waveform, (0, -len(waveform) % HOP)), "longest"
-        made = extractor(waveform, sampling_rate=SOUND_RATE, padding=padding, truncation=False, return_attention_mask=True, return_tensors="pt")
+        made = extractor(waveform, sampling_rate=SAMPLE_RATE, padding=padding, truncation=False, return_attention_mask=True, return_tensors="pt")
         return made["input_features"][0][:, : int(made["attention_mask"].sum())].to(self.dtype)
+
+
+def in_pairs(clip: VideoPart) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
+    """Frames and times of a clip as the encoders take them: of an odd number the last one comes twice."""
+    odd = frame_pairs(len(clip.frames)) * FRAME_PAIR - len(clip.frames)
+    return (np.concatenate([clip.frames, clip.frames[-1:]]), (*clip.times_s, clip.times_s[-1])) if odd else (clip.frames, clip.times_s)
 
 
 def _kind(part: MediaPart) -> str:

@@ -1,6 +1,7 @@
 """Ways to run a model, one file each. A policy is loaded when it is named, so that its imports cost nothing otherwise.
 
-To add one: write a class with the `Policy` methods (`apr_plugin.loop.policy`) and one line in `POLICIES`.
+To add one: write a class with the `Policy` methods (`apr_plugin.loop.policy`) and one line in `POLICIES`. A policy of a task, or of another package,
+is registered where it lives: an entry point of the group `apr_plugin.policies` (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cache, reduce
+from importlib import metadata
+from typing import Any, cast
 
 from apr_plugin.errors import AprError
 from apr_plugin.installed import BrokenInstall, explain, importing, is_import_fault
@@ -19,27 +21,41 @@ from apr_plugin.terminal import quoted
 
 POLICIES: dict[str, str] = {
     "guess": "apr_plugin.policies.guess:GuessPolicy",
-    "hf": "apr_plugin.policies.hf.policy:HfPolicy",
-    "needle": "apr_plugin.tasks.needle.policy:NeedlePolicy",
+    "hf": "apr_plugin.policies.hf.policy:HfPolicy.from_pretrained",
     "openai": "apr_plugin.policies.openai.policy:OpenAIPolicy",
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
     "vllm": "apr_plugin.policies.vllm.policy:VllmPolicy",
 }
-"""Where each policy's class is found."""
+"""Where each policy of this room is found."""
 
 
-def policy_class(name: str) -> type[Any]:
-    """The class of a policy.
+GROUP = "apr_plugin.policies"
+"""Entry points of this group are policies too: of a task here, or of another package. A name in `POLICIES` can't be taken."""
+
+
+def known_policies() -> dict[str, str]:
+    """Where each policy's class, or what makes it, is found: ours, and those of installed packages."""
+    return {found.name: found.value for found in _registered()} | POLICIES
+
+
+@cache
+def _registered() -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=GROUP))
+
+
+def policy_maker(name: str) -> Callable[..., Policy]:
+    """What makes a policy from the arguments of a run: its class, or a method of it.
 
     Raises:
-        AprError: there is no policy of that name.
+        AprError: there is no policy of that name, or its module can't be imported.
     """
-    if name not in POLICIES:
-        raise AprError(f"there is no policy {quoted(name, 60)}{did_you_mean(name, POLICIES)}; the policies are {', '.join(sorted(POLICIES))}")
-    module, _, attribute = POLICIES[name].partition(":")
+    known = known_policies()
+    if name not in known:
+        raise AprError(f"there is no policy {quoted(name, 60)}{did_you_mean(name, known)}; the policies are {', '.join(sorted(known))}")
+    module, _, attributes = known[name].partition(":")
     with importing(f"policy {name}", _extra(name)):
-        found: type[Any] = getattr(importlib.import_module(module), attribute)
-    return found
+        maker: Callable[..., Policy] = reduce(getattr, attributes.split("."), cast(Any, importlib.import_module(module)))
+    return maker
 
 
 def _extra(policy: str) -> str:
@@ -49,7 +65,7 @@ def _extra(policy: str) -> str:
 
 def policy_arguments(name: str) -> tuple[str, ...]:
     """The arguments that a policy takes."""
-    return tuple(p.name for p in inspect.signature(policy_class(name)).parameters.values() if p.kind is not p.VAR_KEYWORD)
+    return tuple(p.name for p in inspect.signature(policy_maker(name)).parameters.values() if p.kind is not p.VAR_KEYWORD)
 
 
 def check_policy(name: str, arguments: Iterable[str]) -> None:
@@ -58,7 +74,7 @@ def check_policy(name: str, arguments: Iterable[str]) -> None:
     Raises:
         AprError: there is no such policy, or an argument is missing.
     """
-    needed = [p.name for p in inspect.signature(policy_class(name)).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = [p.name for p in inspect.signature(policy_maker(name)).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if missing := [key for key in needed if key not in arguments]:
         raise AprError(f"policy {name}: it needs {', '.join(f'{key}=…' for key in missing)}")
 
@@ -71,7 +87,7 @@ def make_policy(name: str, **arguments: Any) -> Policy:
     """
     check_policy(name, arguments)
     try:
-        policy: Policy = policy_class(name)(**arguments)
+        policy: Policy = policy_maker(name)(**arguments)
     except AprError:
         raise
     except Exception as error:  # a checkpoint's files are read here, by libraries that raise whatever they meet
@@ -86,21 +102,3 @@ def did_you_mean(word: str, known: Any) -> str:
     """`" (did you mean 'x'?)"` where a known word is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def json_object(name: str, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """An argument that is a mapping, or the JSON of one; empty where it was not given.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if given is None or given == "":
-        return {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError as error:
-            raise ValueError(f"{name} must be a JSON object: {error}") from error
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{name} must be a JSON object, not {given!r:.80}")
-    return dict(given)

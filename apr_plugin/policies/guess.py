@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any, Literal
 
+from apr_plugin import options
 from apr_plugin.loop.policy import Asked, Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.question import QuestionKind
 
@@ -20,9 +21,7 @@ class GuessPolicy(PolicyDefaults):
     name = "guess"
 
     def __init__(self, how: Literal["random", "first"] = "random") -> None:
-        if how not in ("random", "first"):
-            raise ValueError(f"how must be 'random' or 'first', not {how!r}")
-        self.how = how
+        self.how = options.one_of("how", how, ("random", "first"))
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Look at one frame, since an answer before any look is refused, then guess."""

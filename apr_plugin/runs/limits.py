@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
+
+from apr_plugin import options
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,13 @@ class Limits:
 
     def read(self, value: object) -> float:
         """The number in a value of any type; `nan` where there is none in it."""
-        try:
-            number = math.nan if isinstance(value, bool) else float(str(value))
-            return int(str(value)) if self.whole and not isinstance(value, float) else int(number) if self.whole else number
-        except (ValueError, OverflowError):
-            return math.nan
+        return options.as_whole(value) if self.whole else options.as_number(value)
 
     def hold(self, value: object) -> bool:
         """Whether the value is a number within."""
         if value is None:
             return self.none
         number = self.read(value)
-        if self.whole and isinstance(value, float) and not value.is_integer():
-            return False
         return number in self.also or ((self.least < number if self.above else self.least <= number) and number <= self.most)
 
     def __str__(self) -> str:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from apr_plugin import options
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.arms import ARMS
 from apr_plugin.loop.budget import Budget
@@ -19,7 +20,7 @@ from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.profiles import PROFILES
 from apr_plugin.loop.wires import WIRES
 from apr_plugin.media import MediaSettings
-from apr_plugin.policies import check_policy, did_you_mean, make_policy, policy_arguments
+from apr_plugin.policies import check_policy, did_you_mean, known_policies, make_policy, policy_arguments
 from apr_plugin.runs.limits import Limits, limits_of
 from apr_plugin.runs.store import Resume
 from apr_plugin.terminal import quoted, shortened
@@ -108,9 +109,7 @@ def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[s
         if value == "":
             raise AprError(f"model_arg {quoted(key, 60)} is empty: write {shortened(key, 60)}=VALUE, or leave it out")
     if policy is None and given.get("policy") is None:
-        from apr_plugin.policies import POLICIES
-
-        raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(POLICIES))}")
+        raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(known_policies()))}")
     name = str(given.pop("policy")) if policy is None else policy.name
     for_policy = policy_arguments(name) if policy is None else ()
     if policy is None:
@@ -161,9 +160,9 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {why}") from error
     try:
         for key in _BUDGET:
-            if (limits := limits_of(Budget, key)) is not None and key in given and not limits.hold(_none(given[key])):
+            if (limits := limits_of(Budget, key)) is not None and key in given and not limits.hold(options.given(given[key])):
                 raise AprError(f"model_arg {key}={_shown(given[key])}: it must be {limits}")
-        budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _none(given[key]) for key in _BUDGET if key in given})
+        budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _limit(key, given[key]) for key in _BUDGET if key in given})
         _check_together(budget, given)
         return EpisodeConfig(
             arm=cast(Any, arm),
@@ -182,6 +181,17 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}") from error
 
 
+def _limit(key: str, value: Any) -> Any:
+    """A value of the budget's field; what is no number and no truth value is left to the budget."""
+    if Budget.model_fields[key].annotation is bool:
+        try:
+            return options.flag(key, value)
+        except ValueError as error:
+            raise AprError(f"model_arg {error}") from error
+    limits, value = limits_of(Budget, key), options.given(value)
+    return value if limits is None or value is None else limits.read(value)
+
+
 def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
     """Refuse limits that contradict each other. A `max_turns` below the default of `min_turns` does not: it is the limit."""
     if "min_turns" in given and budget.turns is None and budget.min_turns > budget.max_turns:
@@ -198,11 +208,11 @@ def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
 def _read_sampling(given: Mapping[str, Any], default: Sampling) -> Sampling:
     values = asdict(default) | dict(given)
     if "stop" in given:
-        values["stop"] = () if _none(given["stop"]) is None else (str(given["stop"]),)
+        values["stop"] = () if options.given(given["stop"]) is None else (str(given["stop"]),)
     for key in given:
         if key != "stop":
-            _number(given, key, 0)
-    return TypeAdapter(Sampling).validate_python(values)  # a dataclass checks nothing by itself: "0.5" would stay a string
+            values[key] = _number(given, key, 0)
+    return Sampling(**values)
 
 
 def _read_media(given: Mapping[str, Any]) -> MediaSettings:
@@ -241,7 +251,3 @@ def _number(given: Mapping[str, Any], key: str, default: float) -> Any:
 def _shown(value: Any) -> str:
     """A value as it was typed: lmms-eval makes numbers of all but whole ones above 0 fractions."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else quoted(value)
-
-
-def _none(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() == "none" else value

@@ -78,7 +78,7 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(copied: Path) -> None:
     (copied / "evil.py").write_text("import pathlib\npathlib.Path('/tmp/apr-evil').touch()\nraise SystemExit(3)\n")
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}))
-    HfPolicy(str(copied), device="cpu").close()
+    HfPolicy.from_pretrained(str(copied), device="cpu").close()
     assert not Path("/tmp/apr-evil").exists()
     assert "trust_remote_code" not in policy_arguments("hf")
     with pytest.raises(AprError, match="unknown model_arg 'trust_remote_code'"):
@@ -91,7 +91,7 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(copied: Path) -> None:
         ("dtype", "int8", "auto, bfloat16, float16, float32"),
         ("batch_size", 0, "batch_size"),
         ("batch_size", "many", "whole number"),
-        ("kv_cache", "maybe", "True or False"),
+        ("kv_cache", "maybe", "true or false"),
         ("kv_cache_gb", -1, "above 0"),
         ("repetition_penalty", "nan", "above 0"),
         ("min_pixels", 0, "min_pixels"),
@@ -134,10 +134,12 @@ def test_weights_are_told_apart(tiny: Tiny, tmp_path: Path) -> None:
     """Two training runs save the same configuration and files of the same size."""
     described = {}
     for name, folder in (("a", tiny("qwen2_5_vl")), ("moved", shutil.copytree(tiny("qwen2_5_vl"), tmp_path / "moved"))):
-        policy = HfPolicy(str(folder), device="cpu")
+        policy = HfPolicy.from_pretrained(str(folder), device="cpu")
         described[name] = policy.describe()
         policy.close()
-    other = HfPolicy(str(save_tiny("qwen2_5_vl", tmp_path / "other", seed=1)), device="cpu", dtype="bfloat16", batch_size=2, kv_cache=False)
+    other = HfPolicy.from_pretrained(
+        str(save_tiny("qwen2_5_vl", tmp_path / "other", seed=1)), device="cpu", dtype="bfloat16", batch_size=2, kv_cache=False
+    )
     assert other.describe()["weights"] != described["a"]["weights"] == described["moved"]["weights"]
     assert other.describe()["dtype"] == "bfloat16" and described["a"]["dtype"] == "float32"
     assert {"pretrained", "revision", "model_type", "weights", "dtype", "attn_implementation", "min_pixels", "max_pixels"} <= set(described["a"])
@@ -157,7 +159,7 @@ def test_an_adapter_is_merged(tiny: Tiny, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tuned = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
     tuned.save_pretrained(tmp_path / "lora")
-    plain, adapted = (HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", adapter=adapter) for adapter in (None, str(tmp_path / "lora")))
+    plain, adapted = (HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", adapter=adapter) for adapter in (None, str(tmp_path / "lora")))
     ids = torch.from_numpy(plain._encoder.encode(opening()).ids)[None]
     with torch.inference_mode():
         wanted = torch.log_softmax(tuned(input_ids=ids).logits[0, -1].double(), -1)
@@ -174,7 +176,7 @@ def test_an_adapter_is_merged(tiny: Tiny, tmp_path: Path) -> None:
 def test_weights_spread_by_accelerate_answer_the_same(tiny: Tiny) -> None:
     pytest.importorskip("accelerate")
     mapped, eager, plain = (
-        HfPolicy(str(tiny("qwen2_5_omni_full")), **arguments)
+        HfPolicy.from_pretrained(str(tiny("qwen2_5_omni_full")), **arguments)
         for arguments in ({"device_map": "auto", "dtype": "float32"}, {"device": "cpu", "attn_implementation": "eager"}, {"device": "cpu"})
     )
     turns = [asyncio.run(policy.generate(after("clip"), GREEDY)).token_ids for policy in (mapped, eager, plain)]
@@ -192,7 +194,7 @@ def test_a_checkpoint_in_several_files(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "split" / "model.safetensors").unlink()
     model.save_pretrained(tmp_path / "split", max_shard_size="1MB")
     assert len(list((tmp_path / "split").glob("model-*.safetensors"))) > 1
-    whole, split = (HfPolicy(str(folder), device="cpu") for folder in (tiny("qwen2_5_vl"), tmp_path / "split"))
+    whole, split = (HfPolicy.from_pretrained(str(folder), device="cpu") for folder in (tiny("qwen2_5_vl"), tmp_path / "split"))
     a, b = (asyncio.run(policy.generate(opening(), GREEDY)) for policy in (whole, split))
     assert a.token_ids == b.token_ids and whole.describe()["weights"] != split.describe()["weights"]
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 
 from apr_plugin.errors import AprError  # noqa: E402 - after the libraries it needs
 from apr_plugin.models.checkpoint import load_checkpoint  # noqa: E402
-from apr_plugin.models.compat import cache_argument, has_linear_attention, release, taken  # noqa: E402
+from apr_plugin.models.compat import cache_argument, has_linear_attention, release  # noqa: E402
+from apr_plugin.models.positions import positions  # noqa: E402
 from apr_plugin.policies.hf.policy import HfPolicy  # noqa: E402
 
 Tiny = Callable[[str], Path]
@@ -49,7 +50,7 @@ class _Neither(transformers.Qwen2_5_VLForConditionalGeneration):  # type: ignore
 def test_both_names_of_the_cache_give_the_same_turns(tiny: Tiny) -> None:
     told = {}
     for each in (None, _Earlier, _Later):
-        policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu")
+        policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu")
         if each is not None:
             policy._engine.checkpoint.model.__class__ = each
         told[each] = [asyncio.run(policy.generate(prompt, GREEDY)).token_ids for prompt in (opening(), after("frames"))]
@@ -70,17 +71,13 @@ def test_the_name_is_read_from_the_signature() -> None:
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_5_omni", "qwen3_vl", "qwen3_omni_moe"])
 def test_no_release_warns_of_an_old_name(tiny: Tiny, name: str) -> None:
     checkpoint = load_checkpoint(str(tiny(name)), device="cpu")
-    policy = HfPolicy(str(tiny(name)), device="cpu")
+    policy = HfPolicy.from_pretrained(str(tiny(name)), device="cpu")
     encoded = policy._encoder.encode(after("frames"))
     policy.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        positions = checkpoint.positions(encoded)
-        checkpoint.forward(encoded.ids[None], positions, transformers.DynamicCache(), media=encoded.media)
-
-
-def test_only_what_a_function_has_is_given() -> None:
-    assert taken(lambda a, b=1: None, {"a": 1, "c": 2}) == {"a": 1}
+        where = positions(encoded, checkpoint.family)[:, None]
+        checkpoint.forward(encoded.ids[None], where, transformers.DynamicCache(), media=encoded.media)
 
 
 def test_a_release_whose_linear_attention_forgets_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,5 +85,5 @@ def test_a_release_whose_linear_attention_forgets_is_refused(tiny: Tiny, monkeyp
     assert not has_linear_attention(transformers.AutoConfig.from_pretrained(tiny("qwen3_vl")))
     monkeypatch.setattr("apr_plugin.models.checkpoint.release", lambda: (5, 9))
     with pytest.raises(AprError, match=r"Qwen3\.5 needs transformers 5\.10 or later"):
-        HfPolicy(str(tiny("qwen3_5")), device="cpu")
-    HfPolicy(str(tiny("qwen3_vl")), device="cpu").close()
+        HfPolicy.from_pretrained(str(tiny("qwen3_5")), device="cpu")
+    HfPolicy.from_pretrained(str(tiny("qwen3_vl")), device="cpu").close()

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.loop.policy import EVERY_MODALITY
-from apr_plugin.models.families import FAMILIES, HOP, MIN_SOUND, SOUND_RATE, Family, Pixels, Run, family_of, tokens_of
+from apr_plugin.media import SAMPLE_RATE
+from apr_plugin.models.families import FAMILIES, HOP, MIN_SOUND, Family, Pixels, Run, family_of, tokens_of
 
 NAMES = ("qwen2_5_vl", "qwen2_5_omni", "qwen3_vl", "qwen3_omni_moe")
 HEARING = ("qwen2_5_omni", "qwen3_omni_moe")
@@ -83,7 +84,7 @@ def test_real_pixels_agree_with_the_rule(processors: dict[str, Any], name: str, 
 
 @pytest.mark.parametrize("name", HEARING)
 @settings(max_examples=60, deadline=None)
-@given(samples=st.integers(MIN_SOUND, 30 * SOUND_RATE))
+@given(samples=st.integers(MIN_SOUND, 30 * SAMPLE_RATE))
 def test_a_sound_takes_as_many_tokens_as_the_processor_makes(processors: dict[str, Any], name: str, samples: int) -> None:
     assert FAMILIES[name].audio_tokens(samples) == processors[name]._get_num_audio_tokens(samples)
 
@@ -95,7 +96,7 @@ def test_sound_is_woven_into_a_clip_as_the_processor_does(
     processors: dict[str, Any], name: str, frames: int, fps: float, seconds: float, side: int
 ) -> None:
     family, processor = FAMILIES[name], processors[name]
-    samples = round(seconds * SOUND_RATE)
+    samples = round(seconds * SAMPLE_RATE)
     pieces = family.video(side, side, [n / fps for n in range(frames)], fps, samples, Pixels())
     written = "".join(piece if isinstance(piece, str) else family.marks.of(piece.kind) * piece.tokens for piece in pieces)
     grid = np.array([-(-frames // 2), *(2 * length // family.factor for length in family.frame_size(side, side, Pixels()))])
@@ -123,7 +124,7 @@ def test_what_each_family_perceives() -> None:
         "qwen3_omni_moe_thinker",
     }
     assert family_of("qwen3_vl").modalities == EVERY_MODALITY - {"audio"} and family_of("qwen2_5_omni").modalities == EVERY_MODALITY
-    deaf = FAMILIES["qwen2_5_vl"].video(64, 64, [0.0, 0.5], 2.0, SOUND_RATE, Pixels())
+    deaf = FAMILIES["qwen2_5_vl"].video(64, 64, [0.0, 0.5], 2.0, SAMPLE_RATE, Pixels())
     assert tokens_of(deaf)[1] == 0
     with pytest.raises(ValueError, match=r"'llama'.*Qwen2\.5-VL"):
         family_of("llama")

@@ -18,6 +18,7 @@ from real_processor import real
 
 from apr_plugin.loop import Budget, EpisodeConfig, Generation, MediaRef, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.loop.policy import EVERY_MODALITY, Message, TextPart, VideoPart
+from apr_plugin.models.positions import positions
 from apr_plugin.policies.hf.policy import HfPolicy
 from apr_plugin.runs import run_episodes
 from apr_plugin.runs.settings import read_settings
@@ -34,7 +35,7 @@ def loaded(tiny: Tiny) -> Iterator[Callable[..., HfPolicy]]:
     def make(name: str, **arguments: Any) -> HfPolicy:
         key = (name, *sorted(arguments.items()))
         if key not in made:
-            made[key] = HfPolicy(str(tiny(name)), device="cpu", **arguments)
+            made[key] = HfPolicy.from_pretrained(str(tiny(name)), device="cpu", **arguments)
         return made[key]
 
     yield make
@@ -48,7 +49,7 @@ class _Conformance(PolicyConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, tiny: Tiny) -> Iterator[Make]:
-        yield lambda: HfPolicy(str(tiny(cls.model)), device="cpu", batch_size=4)
+        yield lambda: HfPolicy.from_pretrained(str(tiny(cls.model)), device="cpu", batch_size=4)
 
 
 class TestQwen25VL(_Conformance):
@@ -109,7 +110,8 @@ def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPol
     for prompt, mine in zip(prompts, asyncio.run(together()), strict=True):
         given = real(policy._encoder, prompt)
         clip = hears and "pixel_values_videos" in given
-        wanted = model.generate(**given, do_sample=False, max_new_tokens=12, **({"use_audio_in_video": True} if clip else {}))
+        banned = list(policy._encoder.never_written)
+        wanted = model.generate(**given, do_sample=False, max_new_tokens=12, suppress_tokens=banned, **({"use_audio_in_video": True} if clip else {}))
         assert mine.token_ids == tuple(wanted[0, given["input_ids"].shape[1] :].tolist())
 
 
@@ -128,7 +130,7 @@ def test_positions_of_a_clip_of_qwen2_5_vl(loaded: Callable[..., HfPolicy], fps:
             )
         )
     )
-    (time, row, column), start = policy._engine.checkpoint.positions(encoded)[:, 0].tolist(), encoded.media[0].start
+    (time, row, column), start = positions(encoded, policy.family).tolist(), encoded.media[0].start
     seen = slice(start, start + 4 * 3 * 4)
     assert time[: start + 1] == row[: start + 1] == column[: start + 1] == list(range(start + 1))
     assert time[seen] == [start + t for t in times for _ in range(12)]
@@ -176,7 +178,7 @@ def test_a_thought_that_the_template_opens_belongs_to_the_turn(tiny: Tiny, loade
     thinking = loaded("qwen3_5")
     free = one(thinking, opening())
     assert free.text == "<think>\n" + thinking._encoder.tokenizer.decode(free.token_ids, skip_special_tokens=True)
-    plain = HfPolicy(str(tiny("qwen3_5")), device="cpu", chat_template_kwargs='{"enable_thinking": false}')
+    plain = HfPolicy.from_pretrained(str(tiny("qwen3_5")), device="cpu", chat_template_kwargs='{"enable_thinking": false}')
     told = one(plain, notebook(QUESTION.model_copy(update={"text": "What does <think> mean?"})).prompt(1, 5))
     plain.close()
     assert "<think>" not in told.text
@@ -222,15 +224,39 @@ def test_entropies_and_log_probabilities_are_of_the_whole_vocabulary(loaded: Cal
 
     policy = loaded("qwen2_5_vl")
     model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny("qwen2_5_vl")).eval()
-    for sampling in (GREEDY, Sampling(temperature=0.7, top_p=0.5, seed=3, max_new_tokens=8)):
+    for sampling, what in ((GREEDY, "raw"), (Sampling(temperature=0.7, top_p=0.5, seed=3, max_new_tokens=8), "scaled")):
         mine = one(policy, opening(), sampling)
-        assert mine.token_ids is not None and mine.entropy_top_k is None
+        assert mine.token_ids is not None and mine.entropy_top_k is None and mine.logprobs_of == what
+        assert mine.prompt_token_ids == tuple(policy._encoder.encode(opening()).ids.tolist())
         ids = torch.tensor([[*policy._encoder.encode(opening()).ids, *mine.token_ids]])
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(input_ids=ids).logits[0, -1 - len(mine.token_ids) : -1].double()
+        logits[:, list(policy._encoder.never_written)] = -1e9
         logprobs = torch.log_softmax(logits / (sampling.temperature or 1.0), -1)
         np.testing.assert_allclose(mine.logprobs, logprobs.gather(1, ids[0, -len(mine.token_ids) :, None])[:, 0], atol=1e-4)  # type: ignore[arg-type]
         np.testing.assert_allclose(mine.entropies, -(logprobs.exp() * logprobs).sum(-1), atol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_that_stand_for_media_are_never_written(loaded: Callable[..., HfPolicy], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the model wants nothing else: its head is made to like them best."""
+    policy = loaded(name)
+    banned = set(policy._encoder.never_written)
+    known = policy._encoder.tokenizer.get_vocab()
+    marks = policy.family.marks
+    assert banned == {known[token] for token in vars(marks).values() if token != marks.turn and token in known} and len(banned) >= 4
+    assert set(policy._encoder.ids_of.values()) < banned
+    raw = policy._engine.checkpoint.forward
+
+    def wanting(*given: Any, **more: Any) -> Any:
+        logits = raw(*given, **more).clone()
+        logits[:, list(banned)] += 100
+        return logits
+
+    monkeypatch.setattr(policy._engine.checkpoint, "forward", wanting)
+    for sampling in (GREEDY, Sampling(temperature=1.5, seed=2, max_new_tokens=20), Sampling(temperature=1.0, top_k=2, max_new_tokens=8)):
+        made = one(policy, opening(), sampling)
+        assert made.token_ids and not banned & set(made.token_ids) and all(math.isfinite(value) for value in made.logprobs or ())
 
 
 def test_a_seed_fixes_a_turn_and_another_changes_it(loaded: Callable[..., HfPolicy]) -> None:
@@ -261,13 +287,13 @@ def test_a_turn_ends_at_its_stop_token_or_its_limit(tiny: Tiny, tmp_path: Path, 
     folder = shutil.copytree(tiny("qwen2_5_vl"), tmp_path / "stops")
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [settings["eos_token_id"], free.token_ids[3]]}))
-    policy = HfPolicy(str(folder), device="cpu", repetition_penalty=1.0)
+    policy = HfPolicy.from_pretrained(str(folder), device="cpu", repetition_penalty=1.0)
     stopped = one(policy, opening(), Sampling(max_new_tokens=6))
     policy.close()
     assert stopped.finish_reason == "stop" and stopped.token_ids == free.token_ids[:4]
     size = len(loaded("qwen2_5_vl")._encoder.encode(opening()).ids)
     for room, tokens in ((size + 2, 2), (size, 0)):
-        tight = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", context_tokens=room)
+        tight = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", context_tokens=room)
         cut = one(tight, opening(), Sampling(max_new_tokens=6))
         tight.close()
         assert cut.finish_reason == "length" and cut.usage.completion_tokens == tokens and cut.token_ids == free.token_ids[:tokens]
@@ -296,7 +322,7 @@ def test_a_whole_checkpoint_and_its_thinker_answer_alike(loaded: Callable[..., H
 
 
 def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -> None:
-    policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", batch_size=1)
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", batch_size=1)
     policy._engine.checkpoint.eos = frozenset()  # whatever a random model writes, no turn is over before its limit
 
     async def crowd() -> tuple[bool, int, float]:
@@ -321,7 +347,7 @@ def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -
 
 
 def test_closing_ends_what_is_under_way(tiny: Tiny) -> None:
-    policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu", batch_size=2)
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", batch_size=2)
     policy._engine.checkpoint.eos = frozenset()
 
     async def run() -> list[BaseException | Generation]:
@@ -346,7 +372,7 @@ def test_one_bad_prompt_harms_no_other(loaded: Callable[..., HfPolicy]) -> None:
 
 
 def test_output_that_is_not_finite_is_no_answer(tiny: Tiny) -> None:
-    policy = HfPolicy(str(tiny("qwen2_5_vl")), device="cpu")
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu")
     policy._engine.checkpoint.model.lm_head.weight.data.fill_(math.nan)
     with pytest.raises(PolicyUnavailable, match="not finite in float32"):
         one(policy, opening())
@@ -376,7 +402,7 @@ def test_episodes_answer_the_same_however_many_run_at_once(tiny: Tiny, shared_vi
 
 def test_a_real_look_reaches_the_model(tiny: Tiny, shared_videos: dict[str, Path]) -> None:
     """An episode whose turns are put into the model's mouth, so that frames, a clip and sound of a real file go through it."""
-    policy = HfPolicy(str(tiny("qwen2_5_omni_full")), device="cpu")
+    policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_omni_full")), device="cpu")
     looks = ['{"type": "get_frames", "start": 0, "end": 5, "num": 4}', '{"type": "get_clip", "start": 1, "end": 3}']
     looks += ['{"type": "get_audio", "start": 2, "end": 5}', '{"type": "answer", "content": "A"}']
     said = iter([f'{{"observation": "seen", "think": "t", "confidence": 0.5, "action": {look}}}' for look in looks])

@@ -129,6 +129,14 @@ def test_what_is_said_of_a_token() -> None:
     assert certain.logprobs == [0.0] and certain.entropies == [0.0]
 
 
+def test_a_banned_token_has_no_share() -> None:
+    row = Draws(Sampling(temperature=1.0))
+    logits = torch.tensor([[9.0, 1.0, 1.0]])
+    choose(logits, [row], banned=[0])
+    assert row.tokens[0] in (1, 2) and row.logprobs == [pytest.approx(math.log(0.5))] and row.entropies == [pytest.approx(math.log(2))]
+    assert logits.tolist() == [[9.0, 1.0, 1.0]], "what the model gave is not changed"
+
+
 def test_rows_are_independent_and_a_broken_one_is_marked() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [math.nan, 0.0, 0.0], [0.0, math.inf, 0.0], [-math.inf] * 3])
     rows = [Draws(Sampling(temperature=temperature, seed=3)) for temperature in (1.0, 0.0, 0.0, 0.0)]

@@ -168,8 +168,24 @@ def test_entropies_are_marked_as_over_the_top_k(server: ChatServer) -> None:
     (warm,) = generate(OpenAIPolicy(base_url=server.url, top_logprobs=4), opening(), sampling=Sampling(2.0, max_new_tokens=3))
     flatter = np.sqrt(chances) / np.sqrt(chances).sum()
     assert warm.entropies == pytest.approx([-(flatter * np.log(flatter)).sum()] * 3), "of the distribution that tokens are drawn from"
+    with ChatServer([look(0, 2)], engine="sglang") as scaling:
+        (scaled,) = generate(OpenAIPolicy(base_url=scaling.url, top_logprobs=4), opening(), sampling=Sampling(2.0, max_new_tokens=3))
+    assert scaled.entropies == told.entropies, "SGLang has divided by the temperature already"
     (alone,) = generate(OpenAIPolicy(base_url=server.url, top_logprobs=0), opening())
     assert alone.entropies is None and alone.entropy_top_k is None and alone.logprobs == pytest.approx([np.log(0.5)] * 8)
+
+
+def test_the_engine_decides_what_log_probabilities_are_of() -> None:
+    """vLLM's are before the temperature, SGLang's after it, and of others nobody knows; ids of the prompt come from vLLM alone."""
+    for engine, warm, greedy in (("vllm", "raw", "raw"), ("sglang", "scaled", "raw"), ("someone", None, None)):
+        with ChatServer([look(0, 2)], engine=engine) as server:
+            policy = OpenAIPolicy(base_url=server.url, top_logprobs=0)
+            made = [generate(policy, opening(), sampling=Sampling(temperature))[0] for temperature in (0.7, 0.0)]
+            assert [one.logprobs_of for one in made] == [warm, greedy] and all(one.logprobs is not None for one in made)
+            size = made[0].usage.prompt_tokens
+            assert size and made[0].prompt_token_ids == (tuple(range(size)) if engine == "vllm" else None)
+            (silent,) = generate(OpenAIPolicy(base_url=server.url), opening())
+            assert (silent.logprobs, silent.logprobs_of, silent.prompt_token_ids) == (None, None, None)
 
 
 def test_a_prompt_that_does_not_fit_is_never_sent(server: ChatServer) -> None:
@@ -239,7 +255,7 @@ def test_words_are_estimated_on_the_high_side() -> None:
         ({"image_quality": 101}, "image_quality must be a whole number from 1 to 100"),
         ({"image_quality": "jpg"}, "image_quality must be"),
         ({"image_detail": "medium"}, "image_detail must be low, high or auto"),
-        ({"audio": "yes"}, "audio must be true or false"),
+        ({"audio": "maybe"}, "audio must be true or false"),
         ({"timeout_s": 0}, "timeout_s must be"),
         ({"timeout_s": float("nan")}, "timeout_s must be"),
         ({"timeout_s": "soon"}, "soon"),

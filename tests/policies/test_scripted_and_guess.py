@@ -13,7 +13,7 @@ from apr_testing import Playback, answer, look
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop import Budget, Episode, EpisodeConfig, MediaRef, Option, Question, StopReason, Trajectory
-from apr_plugin.policies import POLICIES, make_policy, policy_arguments, policy_class
+from apr_plugin.policies import make_policy, policy_arguments
 from apr_plugin.policies.guess import GuessPolicy
 from apr_plugin.policies.scripted import ScriptedPolicy
 
@@ -55,7 +55,7 @@ def test_random_guesses_are_seeded_and_spread(shared_videos: Videos) -> None:
     guesses = [run(q, GuessPolicy()).answer for q in questions]
     assert guesses == [run(q, GuessPolicy()).answer for q in questions]
     assert all(15 <= count <= 45 for count in Counter(guesses).values()) and len(set(guesses)) == 4
-    with pytest.raises(ValueError, match="'random' or 'first'"):
+    with pytest.raises(ValueError, match="random or first"):
         GuessPolicy("best")  # type: ignore[arg-type]
 
 
@@ -102,7 +102,6 @@ def test_a_bad_script_names_the_file_and_line(tmp_path: Path, content: str | Non
 
 def test_policies_are_made_by_name() -> None:
     assert isinstance(make_policy("guess", how="first"), GuessPolicy) and policy_arguments("scripted") == ("script",)
-    assert all(policy_class(name).name == name for name in POLICIES)
     with pytest.raises(AprError, match="did you mean 'guess'"):
         make_policy("gues")
     with pytest.raises(AprError, match=r"policy guess: .*hwo"):

@@ -26,6 +26,7 @@ from vllm_server import choosing
 
 from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Policy, PolicyUnavailable, Sampling, StopReason
 from apr_plugin.models.checkpoint import load_checkpoint
+from apr_plugin.models.positions import positions as where
 from apr_plugin.models.prompt import PromptEncoder
 from apr_plugin.policies import make_policy
 from apr_plugin.runs import run_episodes
@@ -105,7 +106,7 @@ def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None
             assert ids == encoded.ids.tolist(), (fps, sound)
             if sound and ours.family.clip == "chunked":
                 continue  # in the model's release the two opening brackets share a position, and so do the closing ones; vLLM counts on
-            assert positions.tolist() == ours.positions(encoded)[:, 0].long().tolist(), (fps, sound)
+            assert positions.tolist() == np.floor(where(encoded, ours.family)).astype(int).tolist(), (fps, sound)
 
 
 def test_a_turn_ends_before_the_text_that_stops_it(engine: Policy) -> None:
@@ -119,12 +120,31 @@ def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) 
     """At top_k=2 there are two tokens to choose from, whose probabilities add up to 1."""
     sampling = Sampling(temperature=0.5, top_k=2, max_new_tokens=16, seed=3)
     generation = asyncio.run(engine.generate(opening(), sampling))
-    assert generation.entropies is not None and generation.logprobs is not None
+    assert generation.entropies is not None and generation.logprobs is not None and generation.logprobs_of == "truncated"
     assert all(entropy <= math.log(2) + 1e-4 for entropy in generation.entropies)
     for logprob, entropy in zip(generation.logprobs, generation.entropies, strict=True):
         p = math.exp(logprob)
         other = -(p * math.log(p) + (1 - p) * math.log(1 - p)) if 1e-9 < p < 1 - 1e-9 else 0.0
         assert entropy == pytest.approx(other, abs=1e-3)
+
+
+def test_log_probabilities_are_of_what_they_are_said_to_be(engine: Policy) -> None:
+    """Beside a plain forward of transformers on the same tokens: raw at temperature 0, else scaled, and within top_k where that cuts."""
+    import torch
+
+    model = load_checkpoint(MODEL, device="cpu", dtype=SETTINGS["dtype"]).model
+    for sampling, what in ((GREEDY, "raw"), (Sampling(2.0, seed=5), "scaled"), (Sampling(2.0, top_k=5, seed=6), "truncated")):
+        made = asyncio.run(engine.generate(opening(), replace(sampling, max_new_tokens=8)))
+        assert made.logprobs_of == what and made.prompt_token_ids is not None and made.token_ids is not None
+        ids = torch.tensor([[*made.prompt_token_ids, *made.token_ids]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, -len(made.token_ids) - 1 : -1].float()
+        logits[:, list(engine._prompts.never_written)] = -torch.inf  # type: ignore[attr-defined]
+        logits = logits / (sampling.temperature or 1.0)
+        if what == "truncated":
+            logits[logits < logits.topk(5).values[:, -1:]] = -torch.inf
+        wanted = torch.log_softmax(logits, -1).gather(1, ids[0, -len(made.token_ids) :, None])[:, 0]
+        np.testing.assert_allclose(made.logprobs, wanted, atol=1e-3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["frames", "audio", "clip"])

@@ -225,7 +225,15 @@ def test_stopped_while_a_line_is_written_it_is_written_once_and_whole(tmp_path: 
 def test_values_for_each_token_are_on_disk_and_not_in_memory(tmp_path: Path) -> None:
     class Numbers(Busy):
         async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-            return Generation("yes", token_ids=(7,) * 100, logprobs=(-0.5,) * 100, entropies=(1.0,) * 100, entropy_top_k=20)
+            return Generation(
+                "yes",
+                token_ids=(7,) * 100,
+                logprobs=(-0.5,) * 100,
+                logprobs_of="scaled",
+                prompt_token_ids=(5,) * 9,
+                entropies=(1.0,) * 100,
+                entropy_top_k=20,
+            )
 
     policy = Numbers()
     (whole,) = asyncio.run(run_episodes(ask(1, None), policy, CONFIG))
@@ -236,7 +244,8 @@ def test_values_for_each_token_are_on_disk_and_not_in_memory(tmp_path: Path) -> 
         (turn,) = light.turns
         assert (turn.token_ids, turn.logprobs, turn.entropies) == (None, None, None) and light.answer == "yes"
     (saved,) = Trajectory.read(store.path("ask"))
-    for name in ("token_ids", "logprobs", "entropies", "entropy_top_k"):
+    assert "prompt_token_ids" not in saved.to_json() and saved.turns[0].logprobs_of == "scaled"
+    for name in ("token_ids", "logprobs", "logprobs_of", "entropies", "entropy_top_k"):
         assert getattr(saved.turns[0], name) == getattr(whole.turns[0], name)
 
 

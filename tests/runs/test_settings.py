@@ -86,7 +86,7 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "temprature": 3}, "(did you mean 'temperature'?)"),
         ({"policy": "guess", "hwo": "first"}, "(did you mean 'how'?)"),
         ({"policy": "guess", "script": "x"}, "unknown model_arg 'script'"),
-        ({"policy": "guess", "how": "last"}, "policy guess: how must be 'random' or 'first', not 'last'"),
+        ({"policy": "guess", "how": "last"}, "policy guess: how must be random or first, not 'last'"),
         ({"policy": "guess", "parsing": "strickt"}, "model_arg parsing must be 'repair' or 'strict', not 'strickt'"),
         ({"policy": "scripted"}, "policy scripted: "),
         ({"policy": "scripted", "script": "/nowhere/x"}, "cannot read script /nowhere/x: No such file"),

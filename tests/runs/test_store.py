@@ -61,7 +61,7 @@ TURNS = st.builds(
     Turn, text=TEXT, observation=TEXT, think=TEXT, confidence=st.none() | st.floats(0, 1), action=ACTIONS, shown=st.none() | SHOWN,
     error=st.none() | st.builds(ActionError, st.sampled_from(ErrorCode), TEXT), repairs=st.lists(TEXT, max_size=2).map(tuple), forced=st.booleans(),
     usage=st.builds(Usage, st.none() | st.integers(0), st.none() | st.integers(0), st.none() | st.integers(0)),
-    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple),
+    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple), logprobs_of=st.sampled_from([None, "raw", "scaled"]),
     entropies=st.none() | st.lists(st.floats(0, 20), max_size=3).map(tuple), entropy_top_k=st.none() | st.integers(1, 100),
     timings=st.builds(GenerationTimings, *[st.none() | st.floats(0, 1e5)] * 3),
 )  # fmt: skip
@@ -89,7 +89,7 @@ def test_a_line_of_before_reads_as_it_was() -> None:
     asked = {"text": "what?", "kind": "free_form"}
     line = json.dumps({"schema": "apr.trajectory", "version": 1, "question": asked, "stop_reason": "answered", "turns": [turn]})
     (read,) = Trajectory.from_json(line).turns
-    assert (read.usage, read.logprobs, read.timings) == (Usage(5, None, 2), (-1.5,), GenerationTimings())
+    assert (read.usage, read.logprobs, read.logprobs_of, read.timings) == (Usage(5, None, 2), (-1.5,), None, GenerationTimings())
 
 
 def test_no_line_holds_a_number_that_json_does_not_know() -> None:

@@ -10,23 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from apr_plugin.loop.budget import PATCH_PIXELS, PATCH_PX
+from apr_plugin.loop.budget import FRAME_PAIR, LEAST_FRAME_PIXELS, PATCH_PIXELS, PATCH_PX
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.policy import Sampling
 from apr_plugin.loop.question import Question, QuestionKind
 from apr_plugin.loop.wires.apr import Size, VideoMeta, Wire, floored
-
-LEAST_FRAME_PIXELS = 4 * PATCH_PIXELS
-"""Smaller frames are scaled up to this."""
 
 LEAST_CLIP_PIXELS = 128 * PATCH_PIXELS
 """Smaller frames of a clip are scaled up to this."""
 
 CLIP_PIXELS = int(128_000 * PATCH_PIXELS * 0.9)
 """Half of the pixels that all frames of a clip may have together: they count in pairs."""
-
-FRAME_PAIR = 2
-"""A clip has an even number of frames."""
 
 MOST_CLIP_FRAMES = 768
 """Frames of a clip at most."""

@@ -106,7 +106,7 @@ def _filled(tensor: Any, length: int) -> Any:
 @dataclass(frozen=True)
 class _Kept:
     keys: NDArray[np.int64]
-    positions: NDArray[np.float64]
+    positions: NDArray[Any]
     layers: Layers
     bytes: int
 
@@ -120,7 +120,8 @@ class PrefixStore:
     """
 
     def __init__(self, most_bytes: int, *, whole: bool = False) -> None:
-        self.most_bytes, self.whole = most_bytes, whole
+        self.most_bytes = most_bytes
+        self.whole = whole
         self._kept: list[_Kept] = []
 
     def __len__(self) -> int:
@@ -131,7 +132,7 @@ class PrefixStore:
         """Memory in use."""
         return sum(kept.bytes for kept in self._kept)
 
-    def longest(self, keys: NDArray[np.int64], positions: NDArray[np.float64]) -> tuple[int, Layers]:
+    def longest(self, keys: NDArray[np.int64], positions: NDArray[Any]) -> tuple[int, Layers]:
         """The longest beginning that is kept.
 
         Args:
@@ -151,7 +152,7 @@ class PrefixStore:
         self._kept.append(kept)
         return length, beginning(kept.layers, length)
 
-    def keep(self, keys: NDArray[np.int64], positions: NDArray[np.float64], layers: Layers) -> None:
+    def keep(self, keys: NDArray[np.int64], positions: NDArray[Any], layers: Layers) -> None:
         """Keep a beginning of `len(keys)` tokens; its keys and values are copied.
 
         Args:
@@ -177,7 +178,7 @@ class PrefixStore:
         self._kept.clear()
 
 
-def _shared(kept: _Kept, keys: NDArray[np.int64], positions: NDArray[np.float64]) -> int:
+def _shared(kept: _Kept, keys: NDArray[np.int64], positions: NDArray[Any]) -> int:
     n = min(len(kept.keys), len(keys))
     differs = (kept.keys[:n] != keys[:n]) | (kept.positions[:, :n] != positions[:, :n]).any(axis=0)
     return int(differs.argmax()) if differs.any() else n

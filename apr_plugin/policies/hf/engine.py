@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from apr_plugin.loop.policy import Generation, GenerationTimings, PolicyUnavailable, Prompt, Sampling, Usage
 from apr_plugin.models.checkpoint import Checkpoint
+from apr_plugin.models.positions import positions
 from apr_plugin.models.prompt import Encoded, PromptEncoder
 from apr_plugin.policies.hf.cache import PrefixStore, cache_of, joined, layers_of, rows_of
 from apr_plugin.policies.hf.sample import Draws, choose
@@ -41,6 +42,8 @@ class _Job:
     cached: int = 0
     position: float = 0.0
     """Position of the next token, the same in all three dimensions."""
+    weights: int = 0
+    """The weights it was read with."""
 
     def fail(self, error: Exception) -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
@@ -69,8 +72,16 @@ class Engine:
         context_tokens: int,
         repetition_penalty: float = 1.0,
     ) -> None:
-        self.checkpoint, self.encoder, self.batch_size, self.store = checkpoint, encoder, batch_size, store
-        self.context_tokens, self.repetition_penalty = context_tokens, repetition_penalty
+        self.checkpoint = checkpoint
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.store = store
+        self.context_tokens = context_tokens
+        self.repetition_penalty = repetition_penalty
+        self._weights = 0
+        """How often the weights changed; a turn begun with others is given up."""
+        self._keeping = threading.Lock()
+        """Held while kept prompts are used, and while they are dropped."""
         self._asked: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._ready: queue.Queue[_Job | None] = queue.Queue(maxsize=max(2, batch_size))
         self._closed = False
@@ -93,8 +104,15 @@ class Engine:
         self._asked.put(job)
         return job.future
 
+    def weights_changed(self) -> None:
+        """Forget what was computed with the weights of before. Turns that are being written fail (`PolicyUnavailable`)."""
+        with self._keeping:
+            self._weights += 1
+            if self.store is not None:
+                self.store.clear()
+
     def close(self) -> None:
-        """Stop both threads and let go of the model. Prompts still waiting fail."""
+        """Stop both threads. Prompts still waiting fail."""
         if self._closed:
             return
         self._closed = True
@@ -103,7 +121,6 @@ class Engine:
             thread.join()
         if self.store is not None:
             self.store.clear()
-        self.checkpoint.free()
 
     def _prepare(self) -> None:
         """First thread: words to tokens, pictures to patches. It waits while enough is ready, which bounds the memory of prepared media."""
@@ -126,7 +143,7 @@ class Engine:
         if self.checkpoint.model.device.type == "cuda":
             torch.cuda.set_device(self.checkpoint.model.device)  # each thread has its own
         closing = False
-        with torch.inference_mode():
+        with self.checkpoint.without_gradients():
             while True:
                 while not closing and len(self._rows) < self.batch_size:
                     try:
@@ -181,7 +198,9 @@ class Engine:
     def _fail_rows(self, error: Exception) -> None:
         for job in self._rows:
             job.fail(error)
-        self._rows, self._lengths, self._cache = [], [], None
+        self._rows = []
+        self._lengths = []
+        self._cache = None
 
     def _read(self, job: _Job) -> None:
         """Compute the prompt's keys and values and its first token, then let it join the batch."""
@@ -192,9 +211,10 @@ class Engine:
         if n >= self.context_tokens:
             self._done(job, "length")
             return
-        positions = self.checkpoint.positions(encoded)
-        places: NDArray[np.float64] = positions[:, 0].double().numpy()
-        known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
+        places = positions(encoded, self.checkpoint.family)
+        with self._keeping:
+            job.weights = self._weights
+            known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
         cache = cache_of(layers, self.checkpoint.cache_config)
         job.cached, job.position = known, float(places.max()) + 1
         # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may come back whole.
@@ -202,39 +222,44 @@ class Engine:
         if self.store is not None and self.store.whole:  # states can't be cut back: stop where the next prompt still begins in the same way
             keep = encoded.history
             if known < keep:
-                self._go_through(encoded, positions, known, keep, cache)
-                self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+                self._go_through(encoded, places, known, keep, cache)
+                self._keep(job, keep, places, cache)
                 known = keep
-        logits = self._go_through(encoded, positions, known, n, cache)
+        logits = self._go_through(encoded, places, known, n, cache)
         if self.store is not None and not self.store.whole:
-            self.store.keep(encoded.keys[:keep], places[:, :keep], layers_of(cache))
+            self._keep(job, keep, places, cache)
         if job.draws.repetition_penalty != 1.0:
             job.draws.prompt = self.checkpoint.tensor(encoded.ids)
-        choose(logits, [job.draws])
+        choose(logits, [job.draws], self.encoder.never_written)
         job.first = time.perf_counter()
         for medium in encoded.media:
             medium.pixels = medium.mel = None
         if not self._finished(job):
             self._join(job, cache, n)
 
-    def _go_through(self, encoded: Encoded, positions: Any, first: int, end: int, cache: Any) -> Any:
+    def _keep(self, job: _Job, length: int, places: NDArray[Any], cache: Any) -> None:
+        """Keep the beginning of a prompt for the next one, unless the weights changed meanwhile."""
+        assert job.encoded is not None and self.store is not None
+        with self._keeping:
+            if job.weights == self._weights:
+                self.store.keep(job.encoded.keys[:length], places[:, :length], layers_of(cache))
+
+    def _go_through(self, encoded: Encoded, places: NDArray[Any], first: int, end: int, cache: Any) -> Any:
         """Read a stretch of a prompt, which the cache grows by; logits of its last token."""
         media = [medium for medium in encoded.media if first <= medium.start < end]
-        return self.checkpoint.forward(encoded.ids[None, first:end], positions[:, :, first:end], cache, media=media)
+        return self.checkpoint.forward(encoded.ids[None, first:end], places[:, None, first:end], cache, media=media)
 
     def _write(self) -> None:
         """One more token for each row."""
-        import torch
-
         tokens = np.array([[job.draws.tokens[-1]] for job in self._rows])
-        places = torch.tensor([job.position + len(job.draws.tokens) - 1 for job in self._rows])
+        places = np.array([job.position + len(job.draws.tokens) - 1 for job in self._rows], np.float32)
         longest = max(self._lengths)
         mask = None
         if min(self._lengths) < longest:
             mask = np.arange(longest + 1)[None] >= longest - np.array(self._lengths)[:, None]
-        logits = self.checkpoint.forward(tokens, places[None, :, None].expand(3, -1, 1), self._cache, mask=mask)
+        logits = self.checkpoint.forward(tokens, np.tile(places[:, None], (3, 1, 1)), self._cache, mask=mask)
         self._lengths = [length + 1 for length in self._lengths]
-        choose(logits, [job.draws for job in self._rows])
+        choose(logits, [job.draws for job in self._rows], self.encoder.never_written)
         self._leave([number for number, job in enumerate(self._rows) if job.future.cancelled() or self._finished(job)])
 
     def _join(self, job: _Job, cache: Any, length: int) -> None:
@@ -251,7 +276,8 @@ class Engine:
         if not gone:
             return
         stay = [number for number in range(len(self._rows)) if number not in gone]
-        self._rows, self._lengths = [self._rows[n] for n in stay], [self._lengths[n] for n in stay]
+        self._rows = [self._rows[n] for n in stay]
+        self._lengths = [self._lengths[n] for n in stay]
         if stay:
             left = rows_of(layers_of(self._cache), stay, max(self._lengths))
             self._cache = cache_of(left, self.checkpoint.cache_config)
@@ -262,7 +288,9 @@ class Engine:
         """Whether the row is done, in which case its turn has been handed over."""
         assert job.encoded is not None
         draws = job.draws
-        if draws.broken:
+        if job.weights != self._weights:
+            job.fail(PolicyUnavailable("the model's weights changed while the turn was written"))
+        elif draws.broken:
             job.fail(PolicyUnavailable(f"the model's output is not finite in {self.checkpoint.dtype_name}; dtype=bfloat16 or float32 may help"))
         elif draws.tokens[-1] in self.checkpoint.eos or self._stopped(draws):
             self._done(job, "stop")
@@ -288,9 +316,11 @@ class Engine:
             job.encoded.opened + text[: _first_of(draws.sampling.stop, text)],
             Usage(size.total, job.cached, len(draws.tokens), size.visual, size.audio),
             reason,
-            tuple(draws.tokens),
-            tuple(draws.logprobs),
-            tuple(draws.entropies),
+            token_ids=tuple(draws.tokens),
+            logprobs=tuple(draws.logprobs),
+            logprobs_of="scaled" if draws.sampling.temperature > 0 else "raw",
+            prompt_token_ids=tuple(job.encoded.ids.tolist()),
+            entropies=tuple(draws.entropies),
             timings=GenerationTimings(job.began - job.asked, first - job.began, now - first),
         )
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
+from apr_plugin import options
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, Modality, Prompt, PromptSize, Sampling
-from apr_plugin.models.checkpoint import load_checkpoint
+from apr_plugin.models.checkpoint import Checkpoint, load_checkpoint
+from apr_plugin.models.compat import attention_of
 from apr_plugin.models.families import Pixels
 from apr_plugin.models.prompt import PromptEncoder
-from apr_plugin.policies import json_object
 from apr_plugin.policies.hf.cache import PrefixStore
 from apr_plugin.policies.hf.engine import Engine
 
@@ -27,16 +29,11 @@ class HfPolicy:
     limits the checkpoint's own processor has, unless `min_pixels` or `max_pixels` say otherwise.
 
     Entropies and log-probabilities are of the distribution scaled by the temperature (at 0: unscaled) over the whole vocabulary, before `top_p` and
-    `top_k`. The checkpoint's own generation settings (a repetition penalty, say) are not applied; only its end-of-turn tokens are taken.
+    `top_k`, but for the tokens that stand for media or around them, which are never sampled (`PromptEncoder.never_written`). The checkpoint's own
+    generation settings (a repetition penalty, say) are not applied; only its end-of-turn tokens are taken.
 
     Args:
-        pretrained: A checkpoint's folder, or its name on the hub (owner/model). Whole Omni checkpoints are read for their Thinker alone.
-        revision: Branch, tag or commit on the hub.
-        adapter: Folder of a LoRA adapter saved by PEFT; it is merged into the weights.
-        dtype: `auto` (the checkpoint's own), `bfloat16`, `float16` or `float32`.
-        device: `cuda`, `cuda:1`, `cpu`…; the first GPU by default, else the CPU.
-        device_map: Spread the weights over devices instead, as accelerate does (`auto`).
-        attn_implementation: `sdpa`, `flash_attention_2`, `eager`; transformers' choice by default.
+        checkpoint: The model: loaded (`load_checkpoint`), or somebody else's (`Checkpoint.around`). It is not freed by `close`.
         batch_size: Turns that are written at the same time.
         kv_cache: Whether keys and values of a prompt are kept, so that the next turn computes only what is new.
         kv_cache_gb: Memory for them, in GiB.
@@ -47,13 +44,55 @@ class HfPolicy:
         chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
 
     Raises:
-        AprError: the checkpoint can't be loaded, or an argument has a bad value.
+        AprError: the checkpoint's processor can't be used.
+        ValueError: an argument has a bad value.
     """
 
     name = "hf"
 
     def __init__(
         self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int = 8,
+        kv_cache: bool = True,
+        kv_cache_gb: float = 4.0,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        context_tokens: int | None = None,
+        repetition_penalty: float = 1.0,
+        chat_template_kwargs: str | Mapping[str, Any] | None = None,
+    ) -> None:
+        wanted = _read(batch_size, kv_cache, kv_cache_gb, min_pixels, max_pixels, context_tokens, repetition_penalty, chat_template_kwargs)
+        self._checkpoint = checkpoint
+        self._owned = False
+        self.family = checkpoint.family
+        self.modalities: frozenset[Modality] = self.family.modalities
+        self.context_tokens: int | None = wanted.context_tokens or checkpoint.context_tokens
+        try:
+            self._encoder = PromptEncoder(checkpoint.processor, self.family, wanted.pixels, checkpoint.dtype, wanted.template)
+        except ValueError as error:
+            raise AprError(f"policy hf: cannot use {checkpoint.identity['pretrained'] or 'this model'}: {error}") from error
+        self._described = {
+            "dtype": checkpoint.dtype_name,
+            "attn_implementation": attention_of(checkpoint.model),
+            "min_pixels": wanted.pixels.least,
+            "max_pixels": wanted.pixels.most,
+            "context_tokens": self.context_tokens,
+            "repetition_penalty": wanted.repetition_penalty,
+        } | ({"chat_template_kwargs": wanted.template} if wanted.template else {})
+        self._engine = Engine(
+            checkpoint,
+            self._encoder,
+            batch_size=wanted.batch_size,
+            store=PrefixStore(wanted.kept_bytes, whole=checkpoint.cache_config is not None) if wanted.kept_bytes else None,
+            context_tokens=wanted.context_tokens or checkpoint.context_tokens,
+            repetition_penalty=wanted.repetition_penalty,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
         pretrained: str,
         revision: str | None = None,
         adapter: str | None = None,
@@ -69,47 +108,66 @@ class HfPolicy:
         context_tokens: int | None = None,
         repetition_penalty: float = 1.0,
         chat_template_kwargs: str | Mapping[str, Any] | None = None,
-    ) -> None:
-        batch_size = _whole("batch_size", batch_size)
-        least, most = (None if value is None else _whole(key, value) for key, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)))
-        if least is not None and most is not None and least > most:
-            raise AprError(f"policy hf: min_pixels ({least}) is above max_pixels ({most})")
-        gigabytes, penalty = _number("kv_cache_gb", kv_cache_gb), _number("repetition_penalty", repetition_penalty)
-        cached = _flag("kv_cache", kv_cache)
-        template = json_object("chat_template_kwargs", chat_template_kwargs)
-        checkpoint = load_checkpoint(
+    ) -> Self:
+        """Load a checkpoint; `close` frees it. This is what `policy=hf` does.
+
+        Args:
+            pretrained: A checkpoint's folder, or its name on the hub (owner/model). Whole Omni checkpoints are read for their Thinker alone.
+            revision: Branch, tag or commit on the hub.
+            adapter: Folder of a LoRA adapter saved by PEFT; it is merged into the weights.
+            dtype: `auto` (the checkpoint's own), `bfloat16`, `float16` or `float32`.
+            device: `cuda`, `cuda:1`, `cpu`…; the first GPU by default, else the CPU.
+            device_map: Spread the weights over devices instead, as accelerate does (`auto`).
+            attn_implementation: `sdpa`, `flash_attention_2`, `eager`; transformers' choice by default.
+            batch_size: This and what follows as in `HfPolicy`.
+            kv_cache: See there.
+            kv_cache_gb: See there.
+            min_pixels: See there.
+            max_pixels: See there.
+            context_tokens: See there.
+            repetition_penalty: See there.
+            chat_template_kwargs: See there.
+
+        Raises:
+            AprError: the checkpoint can't be loaded.
+            ValueError: an argument has a bad value; nothing was loaded.
+        """
+        told = (batch_size, kv_cache, kv_cache_gb, min_pixels, max_pixels, context_tokens, repetition_penalty, chat_template_kwargs)
+        _read(*told)  # a mistake is found before gigabytes are loaded
+        loaded = load_checkpoint(
             str(pretrained),
-            revision=revision,
-            adapter=adapter,
+            revision=options.given(revision),
+            adapter=options.given(adapter),
             dtype=dtype,
-            device=device,
-            device_map=device_map,
-            attn_implementation=attn_implementation,
+            device=options.given(device),
+            device_map=options.given(device_map),
+            attn_implementation=options.given(attn_implementation),
         )
-        self.family = checkpoint.family
-        self.modalities: frozenset[Modality] = self.family.modalities
-        self.context_tokens: int | None = _whole("context_tokens", context_tokens) if context_tokens is not None else checkpoint.context_tokens
-        try:
-            self._encoder = PromptEncoder(checkpoint.processor, self.family, Pixels(least, most), checkpoint.dtype, template)
-        except ValueError as error:
-            raise AprError(f"policy hf: cannot use {pretrained}: {error}") from error
-        self._described = {
-            **checkpoint.identity,
-            "dtype": checkpoint.dtype_name,
-            "attn_implementation": checkpoint.model.config._attn_implementation,
-            "min_pixels": least,
-            "max_pixels": most,
-            "context_tokens": self.context_tokens,
-            "repetition_penalty": penalty,
-        } | ({"chat_template_kwargs": template} if template else {})
-        self._engine = Engine(
-            checkpoint,
-            self._encoder,
+        made = cls(
+            loaded,
             batch_size=batch_size,
-            store=PrefixStore(int(gigabytes * 2**30), whole=checkpoint.cache_config is not None) if cached else None,
-            context_tokens=self.context_tokens,
-            repetition_penalty=penalty,
+            kv_cache=kv_cache,
+            kv_cache_gb=kv_cache_gb,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            context_tokens=context_tokens,
+            repetition_penalty=repetition_penalty,
+            chat_template_kwargs=chat_template_kwargs,
         )
+        made._owned = True
+        return made
+
+    def weights_changed(self, weights: str | None = None) -> None:
+        """Say that the model's weights are no longer those of before (an optimiser's step, another adapter).
+
+        Kept keys and values are dropped, a turn that is being written fails (`PolicyUnavailable`), and `describe` and so the hash of a run's
+        configuration change: what was written with other weights is not taken for this model's.
+
+        Args:
+            weights: Their name, see `Checkpoint.around`. Equal names are taken for equal weights.
+        """
+        self._checkpoint.weights_changed(weights)
+        self._engine.weights_changed()
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens of the prompt, exactly as it will be read."""
@@ -126,35 +184,40 @@ class HfPolicy:
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the answers. `batch_size` and the cache are left out: they change answers by rounding alone."""
-        return dict(self._described)
+        return self._checkpoint.identity | self._described
 
     def close(self) -> None:
-        """Stop the threads and free the model's memory."""
+        """Stop the threads, and free the model's memory where it was loaded here."""
         self._engine.close()
+        if self._owned:
+            self._checkpoint.free()
 
 
-def _whole(key: str, value: Any) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise AprError(f"policy hf: {key} must be a whole number of at least 1, not {value!r}")
-    return number
+@dataclass(frozen=True)
+class _Options:
+    batch_size: int
+    kept_bytes: int
+    """0 keeps nothing."""
+    pixels: Pixels
+    context_tokens: int | None
+    repetition_penalty: float
+    template: dict[str, Any]
 
 
-def _number(key: str, value: Any) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise AprError(f"policy hf: {key} must be a number above 0, not {value!r}")
-    return number
-
-
-def _flag(key: str, value: Any) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if str(value).lower() not in known:
-        raise AprError(f"policy hf: {key} must be True or False, not {value!r}")
-    return known[str(value).lower()]
+def _read(
+    batch_size: Any, kv_cache: Any, kv_cache_gb: Any, min_pixels: Any, max_pixels: Any, context_tokens: Any, repetition_penalty: Any, template: Any
+) -> _Options:
+    """The options, as a user may have written them."""
+    limits = {"min_pixels": options.given(min_pixels), "max_pixels": options.given(max_pixels), "context_tokens": options.given(context_tokens)}
+    least, most, longest = (None if value is None else options.whole(key, value, 1) for key, value in limits.items())
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"min_pixels ({least}) is above max_pixels ({most})")
+    kept = int(options.number("kv_cache_gb", kv_cache_gb, 0) * 2**30)
+    return _Options(
+        batch_size=options.whole("batch_size", batch_size, 1),
+        kept_bytes=kept if options.flag("kv_cache", kv_cache) else 0,
+        pixels=Pixels(least, most),
+        context_tokens=longest,
+        repetition_penalty=options.number("repetition_penalty", repetition_penalty, 0),
+        template=options.json_object("chat_template_kwargs", template),
+    )

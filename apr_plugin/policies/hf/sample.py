@@ -26,7 +26,8 @@ class Draws:
     tokens: list[int] = field(default_factory=list)
     """What was written."""
     logprobs: list[float] = field(default_factory=list)
-    """Of each token, under the distribution scaled by the temperature, before `top_p` and `top_k`; unscaled at temperature 0."""
+    """Of each token, under the distribution scaled by the temperature, before `top_p` and `top_k`; unscaled at temperature 0. Banned tokens have no
+    share in it."""
     entropies: list[float] = field(default_factory=list)
     """Of the same distribution, in nats, over the whole vocabulary."""
     broken: bool = False
@@ -37,17 +38,22 @@ class Draws:
         self.rng = random.Random(self.sampling.seed)
 
 
-def choose(logits: Any, rows: Sequence[Draws]) -> None:
+def choose(logits: Any, rows: Sequence[Draws], banned: Sequence[int] = ()) -> None:
     """Choose and record the next token of each row, or mark the row as broken.
 
     Args:
         logits: Shape (rows, vocabulary).
         rows: What each has written so far; the choice is added.
+        banned: Tokens that are never chosen; log-probabilities and entropies are over the others.
     """
     import torch
 
+    logits = logits.float()
+    if banned:
+        out = torch.tensor(banned, device=logits.device)
+        logits = logits.index_fill(-1, out, -math.inf)
     picked = []
-    for row, values in zip(rows, logits.float(), strict=True):
+    for row, values in zip(rows, logits, strict=True):
         if row.repetition_penalty != 1.0:
             seen = torch.cat([row.prompt, torch.tensor(row.tokens, dtype=torch.long, device=values.device)]).unique()
             now = values[seen]

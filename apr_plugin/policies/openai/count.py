@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from apr_plugin.loop.budget import visual_tokens
+from apr_plugin.loop.budget import frame_pairs, visual_tokens
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.policies.openai.media import MediaSettings, chat_messages, shown_parts
 
@@ -50,7 +50,9 @@ class Counter:
     """
 
     def __init__(self, tokenize: Tokenize, settings: MediaSettings, extra: Callable[[Part], Mapping[str, Any]]) -> None:
-        self._tokenize, self._settings, self._extra = tokenize, settings, extra
+        self._tokenize = tokenize
+        self._settings = settings
+        self._extra = extra
         self._costs: dict[tuple[Any, ...], Cost] = {}
         self._words_alone = 0
 
@@ -115,7 +117,7 @@ def estimate(prompt: Prompt, settings: MediaSettings) -> PromptSize:
                     audio += BRACKETS + _sound(part)
                 case VideoPart():
                     n, height, width = part.frames.shape[:3]
-                    visual += BRACKETS + -(-n // 2) * visual_tokens(width, height)
+                    visual += BRACKETS + frame_pairs(n) * visual_tokens(width, height)
                     audio += _sound(part.audio) + BRACKETS if part.audio is not None else 0
     return PromptSize(text, visual, audio)
 

@@ -9,10 +9,7 @@ What is sent is in `openai_media`, what comes back in `openai_reply`, one server
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
-import re
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,11 +18,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from apr_plugin import config
+from apr_plugin import config, options
 from apr_plugin.errors import AprError, require
+from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import (
     EVERY_MODALITY,
     Generation,
+    LogprobsOf,
     Modality,
     Part,
     PolicyDefaults,
@@ -98,32 +97,27 @@ class OpenAIPolicy(PolicyDefaults):
     ) -> None:
         require("openai", "openai")
         urls = _urls(base_url, api_key_env)
-        _one_of("clip_as", clip_as, ("frames", "video"))
-        _one_of("max_tokens_field", max_tokens_field, ("auto", "max_tokens", "max_completion_tokens"))
-        if image_detail is not None:
-            _one_of("image_detail", image_detail, ("low", "high", "auto"))
-        self._omit = tuple(_split(omit))
+        options.one_of("clip_as", clip_as, ("frames", "video"))
+        options.one_of("max_tokens_field", max_tokens_field, ("auto", "max_tokens", "max_completion_tokens"))
+        if (image_detail := options.given(image_detail)) is not None:
+            options.one_of("image_detail", image_detail, ("low", "high", "auto"))
+        self._omit = tuple(options.words(omit))
         for field in self._omit:
-            _one_of("omit", field, _SAMPLING_FIELDS)
-        self._extra = _json_object("extra_body", extra_body)
+            options.one_of("omit", field, _SAMPLING_FIELDS)
+        self._extra = options.json_object("extra_body", extra_body)
         if taken := [key for key in _RESERVED if key in self._extra]:
             raise ValueError(f"extra_body can't set {', '.join(taken)}")
-        self._top_logprobs = None if top_logprobs is None else _whole("top_logprobs", top_logprobs, 0)
-        given = None if context_tokens is None else _whole("context_tokens", context_tokens, 1)
-        quality: int | Literal["png"] = "png" if image_quality == "png" else _whole("image_quality", image_quality, 1, 100)
-        hears = _flag("audio", audio)
-        seconds, mib = float(timeout_s), float(max_reply_mib)
-        if not 0 < seconds < math.inf:
-            raise ValueError(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
-        if not 0 < mib <= MOST_REPLY_MIB:
-            raise ValueError(f"max_reply_mib must be a number above 0 and at most {MOST_REPLY_MIB}, not {max_reply_mib!r}")
+        self._top_logprobs = None if options.given(top_logprobs) is None else options.whole("top_logprobs", top_logprobs, 0)
+        given = None if options.given(context_tokens) is None else options.whole("context_tokens", context_tokens, 1)
+        quality: int | Literal["png"] = "png" if image_quality == "png" else options.whole("image_quality", image_quality, 1, 100)
+        hears = options.flag("audio", audio)
         self._servers = Servers(
             urls,
             _key(urls, api_key_env),
-            timeout_s=seconds,
-            retries=_whole("retries", retries, 0),
-            max_connections=_whole("max_connections", max_connections, 1),
-            reply_bytes=round(mib * 1024 * 1024),
+            timeout_s=options.number("timeout_s", timeout_s, 0, unit="seconds"),
+            retries=options.whole("retries", retries, 0),
+            max_connections=options.whole("max_connections", max_connections, 1),
+            reply_bytes=round(options.number("max_reply_mib", max_reply_mib, 0, MOST_REPLY_MIB) * 1024 * 1024),
         )
         self._served = look_up(self._servers, None if model is None else str(model), api_key_env)
         hosted = any(by_openai(server) for server in self._servers.servers)
@@ -152,10 +146,13 @@ class OpenAIPolicy(PolicyDefaults):
         media = has_media(prompt)
         messages = await asyncio.to_thread(chat_messages, prompt, self._media) if media else chat_messages(prompt, self._media)
         body = self._body(messages, sampling, limit, prompt)
+        temperature = body.get("temperature", 1.0)
         generation = await self._servers.ask(
             "/chat/completions",
             body,
-            lambda waited, data: read_reply(data, top_logprobs=self._top_logprobs, temperature=body.get("temperature", 1.0), queue_s=waited),
+            lambda waited, data: read_reply(
+                data, top_logprobs=self._top_logprobs, temperature=temperature, queue_s=waited, logprobs_of=self._logprobs_of(temperature)
+            ),
             _episode(prompt),
         )
         scrub = self._servers.scrub
@@ -250,6 +247,16 @@ class OpenAIPolicy(PolicyDefaults):
             body = _merged(body, self._for_clip(part))
         return _merged({key: value for key, value in body.items() if key not in self._omit}, self._extra)
 
+    def _logprobs_of(self, temperature: float) -> LogprobsOf | None:
+        """What servers give unless they were told otherwise, as far as it is known; the protocol itself says nothing.
+
+        vLLM: before the temperature (`--logprobs-mode`). SGLang: after it (`SGLANG_RETURN_ORIGINAL_LOGPROB`).
+        """
+        if temperature <= 0 and self._served.engine:
+            return "raw"
+        known: dict[str, LogprobsOf] = {"vllm": "raw", "sglang": "scaled"}
+        return known.get(self._served.engine)
+
     def _for_clip(self, part: Part) -> dict[str, Any]:
         """What a server must be told to show every frame of a clip at its own rate, and to play its sound with it."""
         if not isinstance(part, VideoPart) or self._media.clip_as != "video":
@@ -258,7 +265,7 @@ class OpenAIPolicy(PolicyDefaults):
         if self._served.engine == "vllm":
             processor: dict[str, Any] = {"fps": part.fps, "do_sample_frames": False}
             if heard:  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
-                processor |= {"use_audio_in_video": True, "second_per_grid_ts": [2 / part.fps]}
+                processor |= {"use_audio_in_video": True, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             return {"media_io_kwargs": {"video": {"fps": part.fps, "num_frames": -1}}, "mm_processor_kwargs": processor}
         return {"use_audio_in_video": True} if heard and self._served.engine == "sglang" else {}
 
@@ -288,7 +295,7 @@ def _key(urls: list[str], variable: str) -> str | None:
 
 def _urls(text: str, variable: str) -> list[str]:
     """The addresses in `base_url`. Messages show nothing that could be a secret: no user, no query, and nothing after them."""
-    urls = _split(text)
+    urls = options.words(text)
     if secret := [url for url in urls if "@" in url]:
         raise ValueError(f"base_url {Server(secret[0]).name} holds a user or password, which logs would show; put the key into {variable}")
     if secret := [url for url in urls if "?" in url or "#" in url]:
@@ -306,10 +313,6 @@ def _urls(text: str, variable: str) -> list[str]:
     return urls
 
 
-def _split(text: str) -> list[str]:
-    return [piece for piece in re.split(r"[;|,\s]+", str(text).strip().removeprefix("[").removesuffix("]")) if piece]
-
-
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Both, what stands above winning; objects inside are merged alike."""
     both = dict(below)
@@ -317,37 +320,3 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         inner = both.get(key)
         both[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return both
-
-
-def _json_object(name: str, given: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    if given is None or isinstance(given, Mapping):
-        return dict(given or {})
-    try:
-        value = json.loads(given)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a JSON object: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a JSON object, not {given!r:.80}")
-    return value
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = least - 1
-    if number < least or (most is not None and number > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")
-    return number
-
-
-def _flag(name: str, value: Any) -> bool:
-    if str(value).lower() not in ("true", "false"):
-        raise ValueError(f"{name} must be true or false, not {value!r}")
-    return str(value).lower() == "true"
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")

@@ -1,8 +1,9 @@
 """Replies of the chat-completions protocol as generations, whichever server wrote them.
 
-Beside the protocol's own fields these are read where they are present: `cached_tokens` and `audio_tokens` (OpenAI), `multimodal_tokens`, `token_ids`
-and `metrics` (vLLM with --enable-prompt-tokens-details, `return_token_ids` and --enable-per-request-metrics), `image_tokens` and `video_tokens`
-(SGLang). A count that no field gives stays `None`, and so does a number that no server means: negative, not finite, or beyond all bounds.
+Beside the protocol's own fields these are read where they are present: `cached_tokens` and `audio_tokens` (OpenAI), `multimodal_tokens`,
+`token_ids`, `prompt_token_ids` and `metrics` (vLLM with --enable-prompt-tokens-details, `return_token_ids` and --enable-per-request-metrics),
+`image_tokens` and `video_tokens` (SGLang). A count that no field gives stays `None`, and so does a number that no server means: negative, not finite,
+or beyond all bounds.
 
 A reply without words is named as what it is (`Generation.remark`): a server that tells thought from text gives a turn that was cut off while thinking
 as an empty one with its thought beside it.
@@ -17,7 +18,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from apr_plugin.loop.policy import Generation, GenerationTimings, Usage
+from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Usage
 
 FLOOR = -9999.0
 """Stands for a log-probability of minus infinity, as vLLM writes it: JSON has no infinities."""
@@ -68,14 +69,16 @@ def decode(content: bytes, kind: str) -> Any:
         raise BadReply(f"the reply is no JSON ({error})") from None
 
 
-def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue_s: float) -> Generation:
+def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue_s: float, logprobs_of: LogprobsOf | None = None) -> Generation:
     """The first choice of a completion.
 
     Args:
         data: The reply's JSON.
         top_logprobs: How many alternatives were asked for at each token; 0 asks for log-probabilities alone, `None` for nothing.
-        temperature: What the turn was sampled at. Servers give log-probabilities before it, so entropies are taken after dividing by it.
+        temperature: What the turn was sampled at.
         queue_s: Seconds the request waited on our side.
+        logprobs_of: Which distribution the server gives log-probabilities of. Unless they are scaled by the temperature already, entropies are taken
+            after dividing by it.
 
     Raises:
         BadReply: there is no turn in it.
@@ -91,19 +94,21 @@ def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue
         raise BadReply(f"the engine gave the request up (finish_reason {finish})")
     tokens = _tokens(choice) if top_logprobs is not None else None
     logprobs = _logprobs(tokens)
-    entropies = _entropies(tokens, top_logprobs, temperature) if top_logprobs and logprobs is not None else None
+    entropies = _entropies(tokens, top_logprobs, 1.0 if logprobs_of == "scaled" else temperature) if top_logprobs and logprobs is not None else None
     ids = choice.get("token_ids")
     written = ids if isinstance(ids, list) and None not in map(_count, ids) else None
     if written is not None and logprobs is not None and len(written) != len(logprobs):
         written = None
-    text = _text(choice["message"])
+    text, usage = _text(choice["message"]), _usage(data.get("usage"))
     return Generation(
         text=text,
         remark="" if text.strip() else _remark(choice["message"], finish, data.get("usage")),
-        usage=_usage(data.get("usage")),
+        usage=usage,
         finish_reason=finish,
         token_ids=None if written is None else tuple(written),
         logprobs=logprobs,
+        logprobs_of=None if logprobs is None else logprobs_of,
+        prompt_token_ids=_prompt(data.get("prompt_token_ids"), usage),
         entropies=entropies,
         entropy_top_k=top_logprobs if entropies is not None else None,
         timings=_timings(data.get("metrics"), queue_s),
@@ -179,6 +184,13 @@ def _usage(given: Any) -> Usage:
     if prompt is not None and (cached or 0) > prompt:
         cached = None
     return Usage(prompt, cached, _count(usage.get("completion_tokens")), seen, heard)
+
+
+def _prompt(given: Any, usage: Usage) -> tuple[int, ...] | None:
+    """The prompt's token ids, where they are as many as were counted."""
+    if not isinstance(given, list) or None in map(_count, given) or usage.prompt_tokens not in (None, len(given)):
+        return None
+    return tuple(given)
 
 
 def _count(value: Any) -> int | None:

@@ -111,7 +111,10 @@ class Servers:
 
     def __init__(self, urls: Sequence[str], key: str | None, *, timeout_s: float, retries: int, max_connections: int, reply_bytes: int) -> None:
         self.servers = [Server(url) for url in urls]
-        self._key, self._timeout_s, self._retries, self._max_connections = key, timeout_s, retries, max_connections
+        self._key = key
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._max_connections = max_connections
         self._reply_bytes = reply_bytes
         self._homes: OrderedDict[Hashable, Server] = OrderedDict()
         self._all_down = False

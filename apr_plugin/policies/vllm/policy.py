@@ -2,6 +2,9 @@
 
     lmms-eval --model apr --model_args policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
 
+Log-probabilities are of what a token was drawn from: after the temperature, `top_k`, `top_p` and `min_p` (`Generation.logprobs_of`), and without the
+tokens that stand for media or around them, which are never sampled.
+
 Pictures, clips with their timing and sound go to the model's own inputs; the prefix cache is on, and the loop's prompts are made for it. Needs
 `pip install 'apr-plugin[vllm]'`. A server (`vllm serve`) is used through `policy=openai` instead; `docs/models.md` has both.
 
@@ -21,12 +24,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apr_plugin import options
 from apr_plugin.errors import require
-from apr_plugin.loop.policy import Generation, GenerationTimings, Modality, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Modality, Prompt, PromptSize, Sampling, Usage
 from apr_plugin.models.checkpoint import checkpoint_source, file_digest, weights_identity
 from apr_plugin.models.compat import has_linear_attention
 from apr_plugin.models.families import Family, family_of
-from apr_plugin.policies import did_you_mean, json_object
+from apr_plugin.policies import did_you_mean
 from apr_plugin.policies.vllm.engine import VllmEngine
 from apr_plugin.policies.vllm.prompt import VllmPrompts
 
@@ -84,26 +88,28 @@ class VllmPolicy:
         stall_s: float = 1800.0,
     ) -> None:
         require("vllm", "vllm")
-        self._stall_s = _seconds("stall_s", stall_s)
-        template = json_object("chat_template_kwargs", chat_template_kwargs)
-        limits = json_object("limit_mm_per_prompt", limit_mm_per_prompt)
-        self._more, self._sampling = json_object("engine_args", engine_args), json_object("sampling_args", sampling_args)
-        if not isinstance(entropy_top_k, int) or entropy_top_k < 0:
-            raise ValueError(f"entropy_top_k must be a whole number of at least 0, not {entropy_top_k!r}")
+        self._stall_s = options.number("stall_s", stall_s, 0, unit="seconds")
+        template = options.json_object("chat_template_kwargs", chat_template_kwargs)
+        limits = options.json_object("limit_mm_per_prompt", limit_mm_per_prompt)
+        self._more = options.json_object("engine_args", engine_args)
+        self._sampling = options.json_object("sampling_args", sampling_args)
+        self._top_k = options.whole("entropy_top_k", entropy_top_k, 0)
+        revision, dtype, quantization, adapter = (options.given(value) for value in (revision, dtype, quantization, adapter))
+        share, longest = options.given(gpu_memory_utilization), options.given(max_model_len)
+        longest = None if longest is None else options.whole("max_model_len", longest, 1)
         pretrained = checkpoint_source(str(pretrained), self.name)
         _check("sampling_args", self._sampling, _sampling_fields(), _OURS)
-        self._top_k = entropy_top_k
         wanted: dict[str, Any] = {
             "model": pretrained,
             "revision": revision,
             "dtype": dtype,
             "quantization": quantization,
-            "tensor_parallel_size": tensor_parallel_size,
-            "data_parallel_size": data_parallel_size,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "max_model_len": max_model_len,
+            "tensor_parallel_size": options.whole("tensor_parallel_size", tensor_parallel_size, 1),
+            "data_parallel_size": options.whole("data_parallel_size", data_parallel_size, 1),
+            "gpu_memory_utilization": None if share is None else options.number("gpu_memory_utilization", share, 0, 1),
+            "max_model_len": longest,
             "limit_mm_per_prompt": limits or None,
-            "enable_prefix_caching": enable_prefix_caching,
+            "enable_prefix_caching": options.flag("enable_prefix_caching", enable_prefix_caching),
         }
         _check("engine_args", self._more, _engine_fields(), (*wanted, "trust_remote_code"))
         self.family, processor, weights, linear = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
@@ -116,7 +122,7 @@ class VllmPolicy:
             "dtype": dtype,
             "quantization": quantization,
             "adapter": None if adapter is None else {"path": adapter, "weights": _adapter_weights(adapter)},
-            "max_model_len": max_model_len,
+            "max_model_len": longest,
             "limit_mm_per_prompt": limits,
             "engine_args": self._more,
             "sampling_args": self._sampling,
@@ -126,7 +132,7 @@ class VllmPolicy:
         # vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two caches come apart: the engine looks for
         # what only the other holds, and every later request waits for ever (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
         arguments["mm_processor_cache_gb"] = 0
-        arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, entropy_top_k), "disable_log_stats": False}
+        arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, self._top_k), "disable_log_stats": False}
         if quantization != "bitsandbytes":  # which has a loader of its own
             arguments["load_format"] = "safetensors"  # never a pickle
         if adapter is not None:
@@ -146,7 +152,7 @@ class VllmPolicy:
         """
         request = await asyncio.to_thread(self._prompts.request, prompt)
         output = await self._engine.generate(request, self._parameters(sampling))
-        return self._read(output, self._prompts.opened_by(request))
+        return self._read(output, self._prompts.opened_by(request), self._logprobs_of(sampling))
 
     def describe(self) -> dict[str, Any]:
         """What decides the answers. How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine."""
@@ -167,6 +173,8 @@ class VllmPolicy:
             more["structured_outputs"] = StructuredOutputsParams(**held)
         if sampling.stop:
             more.setdefault("stop", list(sampling.stop))
+        biased = {int(token): bias for token, bias in more.pop("logit_bias", {}).items()}
+        more["logit_bias"] = biased | dict.fromkeys(self._prompts.never_written, -math.inf)  # one addition for all requests of a step, and exact
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -178,7 +186,14 @@ class VllmPolicy:
             **more,
         )
 
-    def _read(self, output: Any, opened: str) -> Generation:
+    def _logprobs_of(self, sampling: Sampling) -> LogprobsOf:
+        """VLLM gives them after everything that it does to the logits (`logprobs_mode=processed_logprobs`)."""
+        if sampling.temperature <= 0:
+            return "raw"
+        cut = sampling.top_p < 1 or sampling.top_k > 0 or self._sampling.get("min_p", 0) > 0
+        return "truncated" if cut else "scaled"
+
+    def _read(self, output: Any, opened: str, logprobs_of: LogprobsOf) -> Generation:
         written = output.outputs[0]
         ids = tuple(written.token_ids)
         prompt = output.prompt_token_ids or []
@@ -196,6 +211,8 @@ class VllmPolicy:
             finish_reason=written.finish_reason or "stop",
             token_ids=ids,
             logprobs=tuple(min(0.0, at[token].logprob) for at, token in zip(positions, ids, strict=True)) if positions else None,
+            logprobs_of=logprobs_of if positions else None,
+            prompt_token_ids=tuple(prompt),
             entropies=tuple(_entropy(at, self._top_k) for at in positions) if positions and self._top_k else None,
             entropy_top_k=self._top_k if positions and self._top_k else None,
             timings=_timings(output.metrics),
@@ -219,17 +236,6 @@ def _timings(metrics: Any) -> GenerationTimings:
         prefill_s=max(0.0, metrics.first_token_ts - metrics.scheduled_ts),
         decode_s=max(0.0, metrics.last_token_ts - metrics.first_token_ts),
     )
-
-
-def _seconds(name: str, given: Any) -> float:
-    """A time limit; text comes from `--model_args`."""
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not seconds > 0:
-        raise ValueError(f"{name} must be a number of seconds above 0, not {given!r}")
-    return seconds
 
 
 def _check(name: str, given: Mapping[str, Any], known: Sequence[str], ours: Sequence[str]) -> None:
@@ -262,7 +268,7 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
     if config.model_type.endswith("_thinker"):
         raise ValueError(f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)")
     thinker = getattr(config, "thinker_config", config)
-    family = family_of(config.model_type).with_timing(getattr(thinker, "position_id_per_seconds", None), getattr(thinker, "seconds_per_chunk", None))
+    family = family_of(config.model_type).of_config(thinker)
     processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
     return family, processor, weights_identity(pretrained, config), has_linear_attention(thinker)
 

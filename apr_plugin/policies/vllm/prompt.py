@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import AudioPart, ImagePart, Prompt, TextPart, VideoPart
+from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import clip_size, expands_bare_clip
-from apr_plugin.models.families import MIN_SOUND, SOUND_RATE, Family, Piece, Pixels
-from apr_plugin.models.prompt import MediaPart, PromptEncoder
+from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
+from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_pairs
 
 TICKS_PER_S = 1000
 """Frames of a clip are numbered in milliseconds of their video: `frames_indices / fps` then gives every family the true time of each."""
@@ -65,7 +67,7 @@ class VllmPrompts(PromptEncoder):
                             media["audio"].append(self._waveform(part.audio))
                             options["use_audio_in_video"] = True
                         if self.family.hears:  # unless told, vLLM takes a clip of Qwen2.5-Omni for 2 frames a second, and one of Qwen3-Omni for 1
-                            options |= {"fps": part.fps, "second_per_grid_ts": [2 / part.fps]}
+                            options |= {"fps": part.fps, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             messages.append({"role": message.role, "content": content})
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
             raise ValueError("vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt")
@@ -93,7 +95,7 @@ class VllmPrompts(PromptEncoder):
         if not isinstance(part, VideoPart):
             return super()._pieces(part)
         _, height, width, _ = part.frames.shape
-        times = _even_times(part)
+        _, times = in_pairs(part)
         samples = len(part.audio.waveform) if part.audio is not None else None
         return self.family.video(height, width, times, part.fps, samples, self._clip_limits(len(times)))
 
@@ -105,21 +107,20 @@ class VllmPrompts(PromptEncoder):
         return Pixels(least, most)
 
     def _waveform(self, sound: AudioPart) -> tuple[Any, int]:
-        if sound.sample_rate != SOUND_RATE:
-            raise ValueError(f"sound must have {SOUND_RATE} samples per second, not {sound.sample_rate}")
+        if sound.sample_rate != SAMPLE_RATE:
+            raise ValueError(f"sound must have {SAMPLE_RATE} samples per second, not {sound.sample_rate}")
         longest = getattr(self.processor.feature_extractor, "n_samples", None)
         if self.family.clip == "chunked" and longest is not None and len(sound.waveform) > longest:
             raise ValueError(
-                f"vLLM would cut sound off after the {longest / SOUND_RATE:g} s of this checkpoint's processor; lower audio_s and clip_s"
+                f"vLLM would cut sound off after the {longest / SAMPLE_RATE:g} s of this checkpoint's processor; lower audio_s and clip_s"
             )
         short = max(0, MIN_SOUND - len(sound.waveform))
-        return (np.pad(sound.waveform, (0, short)) if short else sound.waveform), SOUND_RATE
+        return (np.pad(sound.waveform, (0, short)) if short else sound.waveform), SAMPLE_RATE
 
 
 def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
     """A clip of an even number of frames (the encoder takes them in pairs), and its timing as the processors read it."""
-    times = _even_times(part)
-    frames = part.frames if len(times) == len(part.frames) else np.concatenate([part.frames, part.frames[-1:]])
+    frames, times = in_pairs(part)
     seconds = len(times) / part.fps
     timing = {
         "fps": float(TICKS_PER_S),
@@ -130,10 +131,6 @@ def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
         "do_sample_frames": False,
     }
     return np.ascontiguousarray(frames), timing
-
-
-def _even_times(part: VideoPart) -> tuple[float, ...]:
-    return part.times_s if len(part.times_s) % 2 == 0 else (*part.times_s, part.times_s[-1])
 
 
 def _limits(size: Mapping[str, int]) -> Pixels:
