@@ -3,7 +3,32 @@
 The nouns (see `docs/design.md`): a `Question` about a `Video` is answered by an `Episode`, in which a `Policy` takes one `Action` a turn, the
 `Environment` hands back a `Percept`, and the `Notebook` keeps the text of it; what happened is a `Trajectory`.
 
-Importing this package loads neither torch nor a harness.
+`Agent`, `ask` and `open_run` are the way in for a program (docs/python.md). They are loaded when they are first named: importing this package loads
+neither torch nor a harness, nor anything else.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apr_plugin.agent import Agent, ask
+    from apr_plugin.runs.opened import open_run
+
 __version__ = "0.1.0"
+
+__all__ = ["Agent", "ask", "open_run"]
+
+_HOMES = {"Agent": "apr_plugin.agent", "ask": "apr_plugin.agent", "open_run": "apr_plugin.runs.opened"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -72,7 +72,8 @@ class Watched:
         self.count, self.describe, self.close = self.policy.count, self.policy.describe, self.policy.close
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        asked = next(message.text for message in prompt.messages if message.role == "user").partition("Question: ")[2].partition("\n")[0]
+        assert prompt.asked is not None
+        asked = prompt.asked.question.text
         began = time.perf_counter()
         generation = await self.policy.generate(prompt, sampling)
         self.spans.setdefault(asked, []).append((began, time.perf_counter()))

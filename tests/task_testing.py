@@ -12,6 +12,7 @@ import csv
 import functools
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from apr_testing import make_video_file
 
 import apr_plugin.tasks
+from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.policies import POLICIES
 
@@ -168,3 +170,91 @@ def write(path: Path, content: Any) -> Path:
     else:
         path.write_text(json.dumps(content), "utf-8")
     return path
+
+
+POISONS: list[Any] = [
+    None,
+    10**30,
+    -(10**30),
+    float("nan"),
+    float("inf"),
+    True,
+    7,
+    2.5,
+    "",
+    "\ud800",
+    "odd",
+    [],
+    [["odd"]],
+    {},
+    {"odd": {"odd": [1, "a"]}},
+]
+"""What may stand where something else should."""
+
+
+def spoiled(item: Any, poisons: Sequence[Any] = POISONS) -> list[Any]:
+    """Copies of a part of a file of annotations, each with one value, at whatever depth, exchanged or gone, or with one more."""
+    found: list[Any] = list(poisons)
+    if isinstance(item, dict):
+        for name, value in item.items():
+            found += [{**item, name: other} for other in spoiled(value, poisons)]
+            found.append({key: kept for key, kept in item.items() if key != name})
+        found += [{**item, "more": poison} for poison in poisons]
+    elif isinstance(item, list):
+        for at, value in enumerate(item):
+            found += [[*item[:at], other, *item[at + 1 :]] for other in spoiled(value, poisons)]
+            found.append(item[:at] + item[at + 1 :])
+    return found
+
+
+def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poisons: Sequence[Any] = POISONS) -> None:
+    """Every way of spoiling the first row of a task costs that row alone: all rows are loaded, asked and scored as lmms-eval does it."""
+    first = contents[0]
+    filled: Any
+    if isinstance(first, str):
+        line, *_ = first.splitlines()
+        odd = [line[:at] + other + line[at + 1 :] for at in range(len(line)) for other in ("", " ", "#", "nan", "1e999", "x")]
+        filled = "\n".join([*odd, first])
+    elif isinstance(first, dict):
+        name, part = next(iter(first.items()))
+        odd = spoiled(part, poisons)
+        filled = {f"odd{n}{name}": other for n, other in enumerate(odd)} | {f"{n}{name}": part for n in range(len(odd))} | first
+    else:
+        form = source.files[0].name.rpartition(".")[2]
+        odd = [
+            other
+            for other in spoiled(first[0], poisons)
+            if form[:4] == "json" or (isinstance(other, dict) and (form != "csv" or {*other} <= {*first[0]}))
+        ]
+        filled = [first[0], *odd, *[first[0]] * len(odd), *first]
+    before = bench.place(source, contents) and source.docs()
+    bench.place(source, [filled, *contents[1:]])
+    task = _task(source.task)
+    docs, n, all_numbers = list(task.test_docs()), 0, defaultdict(list)
+    for doc in docs:
+        assert isinstance(task.doc_to_text(doc), str)
+        task.doc_to_target(doc)
+        numbers = task.process_results(doc, [""])
+        assert numbers["score"] == 0 or not doc.get("apr_unreadable")
+        assert all(-1e9 < value < 1e9 for value in numbers.values() if isinstance(value, int | float)), (doc, numbers)
+        for name, value in numbers.items():
+            all_numbers[name].append(value)
+        try:
+            task.doc_to_visual(doc)
+        except AprError as error:
+            assert doc["apr_unreadable"] in str(error)
+            n += 1
+        else:
+            assert not doc.get("apr_unreadable")
+    assert 0 < n < len(docs) == len(all_numbers["score"])
+    for name, values in all_numbers.items():
+        if name in task.aggregation():
+            task.aggregation()[name](values)
+    for one, doc in zip(before, docs[-len(before) :], strict=True):
+        assert {name: doc.get(name) for name in one if name != "index"} == {name: value for name, value in one.items() if name != "index"}
+
+
+def _task(name: str) -> Any:
+    from lmms_eval.tasks import get_task_dict
+
+    return get_task_dict([name], _manager())[name]

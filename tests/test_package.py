@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("package")
     source = root / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "constraints-vllm.txt"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "constraints.txt", "constraints-vllm.txt"):
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, source)
     for name in ("apr_plugin", "results", "tasks", "training"):
@@ -48,6 +49,18 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = _run(*install, "--constraint", REPOSITORY / "constraints.txt", wheel, cwd=root)
     assert installed.returncode == 0, installed.stderr
     return venv / "bin"
+
+
+def test_every_package_is_in_the_wheel(fresh: Path) -> None:
+    (wheel,) = fresh.parents[1].glob("*.whl")
+    packed = {Path(name).parent for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/__init__.py")}
+    roots = {"apr_plugin": "apr_plugin", **{name: f"apr_plugin/{name}" for name in ("results", "tasks", "training")}}
+    there = {
+        Path(inside, file.parent.relative_to(REPOSITORY / root))
+        for root, inside in roots.items()
+        for file in (REPOSITORY / root).rglob("__init__.py")
+    }
+    assert packed == there
 
 
 def test_data_files_travel(fresh: Path, tmp_path: Path) -> None:

@@ -150,6 +150,20 @@ def show(
 
 
 @app.command()
+def strict(
+    path: Annotated[Path, typer.Argument(help="A finished run: its output folder, its folder of trajectories, or a trajectory file.")],
+    samples: Annotated[
+        Path | None, typer.Option(help="lmms-eval's samples (--log_samples), a folder or a file; without it those in PATH, where it is a folder.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, every question, scores from 0 to 1.")] = False,
+) -> None:
+    """Say what strict parsing (parsing=strict, as OmniAgent counts) would have made of a run, and what of that can't be known from it."""
+    from apr_plugin.cli.strict import run_strict
+
+    run_strict(path, samples, json)
+
+
+@app.command()
 def probe(
     path: Annotated[Path, typer.Argument(help="A media file.")],
     media_root: Annotated[Path | None, typer.Option(help="Folder in which the file must lie, links followed.")] = None,
@@ -229,6 +243,24 @@ def published(
     from apr_plugin.cli.published import run_published
 
     run_published(benchmark, json)
+
+
+@app.command("omniagent-prompt")
+def omniagent_prompt(
+    clone: Annotated[Path, typer.Argument(help="Folder of a clone of github.com/HarryHsing/OmniAgent.")],
+    out: Annotated[str, typer.Option(help="Where the prompt goes; - prints it.")] = "omniagent_prompt.txt",
+    frames_per_look: Annotated[int, typer.Option(min=1, max=100_000, help="Frames one look may ask for.")] = 60,
+    audio_s: Annotated[str, typer.Option(help="Seconds of sound, as the prompt shall write them (300 and 300.0 differ).")] = "300",
+    clip_s: Annotated[str, typer.Option(help="Seconds of a clip, likewise.")] = "60",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write the system prompt that OmniAgent's checkpoints were trained under, read out of a clone of its repository.
+
+    The clone's code is not run. Give the file to a run with model_args system_prompt=FILE and profile=omniagent.
+    """
+    from apr_plugin.cli.omniagent_prompt import run_omniagent_prompt
+
+    run_omniagent_prompt(clone, out, frames_per_look, audio_s, clip_s, force)
 
 
 @needle.command("make")

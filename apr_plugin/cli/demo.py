@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -20,12 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from apr_plugin import terminal
-from apr_plugin.cli.ask import parse_model_args
 from apr_plugin.cli.needle import run_make
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.trajectory import Trajectory
-from apr_plugin.runs.settings import read_settings
-from apr_plugin.runs.store import TrajectoryStore
+from apr_plugin.runs.opened import open_run
 from apr_plugin.scoring.statistics import mcnemar, wilson_interval
 from apr_plugin.tasks.needle.make import load_docs
 
@@ -50,10 +47,6 @@ class Scored:
     def right(self) -> bool:
         """Right answer, or for a time span an IoU of at least 0.5."""
         return self.score >= 0.5
-
-
-_SAMPLES = "*_samples_apr_needle_*.jsonl"
-"""What lmms-eval calls the files of scored questions, with a time before it."""
 
 
 def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
@@ -127,7 +120,6 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     command = [sys.executable, "-m", "apr_plugin.cli", "eval", "--tasks", "apr_needle", "--model_args", arguments]
     command += ["--output_path", str(folder), "--log_samples"]
     log = folder / "lmms-eval.log"
-    before = {path: _state(path) for path in folder.rglob(_SAMPLES)}
     with log.open("w") as file:
         done = subprocess.run(command, stdout=file, env=os.environ | {"APR_NEEDLE_DIR": str(needle)}, check=False)
     if done.returncode == 130:
@@ -135,28 +127,22 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     if done.returncode != 0:  # its error is on the screen already
         terminal.console(stderr=True, soft_wrap=True).print(f"lmms-eval's output is in {log}; the same command continues where it was")
         raise SystemExit(done.returncode)
-    settings = read_settings(parse_model_args(arguments))
-    store = TrajectoryStore(folder / "trajectories", settings.config.hash(settings.policy), {})
-    scored: dict[tuple[str, str], Scored] = {}
-    for sample_file in sorted(folder.rglob(_SAMPLES)):
-        if before.get(sample_file) == _state(sample_file):
-            continue  # an earlier run's
-        task = sample_file.stem.partition("_samples_")[2]
-        trajectories = {t.question.doc_id: t for t in Trajectory.iterate(store.path(task))}
-        for line in sample_file.read_text("utf-8").splitlines():
-            sample = json.loads(line)
-            doc_id = str(sample["doc_id"])
-            bucket = next(key.partition("_")[2] for key in sample if key.startswith(("acc_", "miou_")))
-            scored[task, doc_id] = Scored(bucket, task, float(sample["score"]), trajectories[doc_id])
-    if not scored:
+    return _read(folder, log)
+
+
+def _read(folder: Path, log: Path) -> dict[tuple[str, str], Scored]:
+    """What the last evaluation there scored. An earlier one of the same configuration may have had other questions."""
+    run = open_run(folder, latest=True)
+    if not run.evaluations or not run.scores:
         raise AprError(f"lmms-eval wrote no samples into {folder}; its output is in {log}")
+    newest = run.evaluations[0].time
+    scored: dict[tuple[str, str], Scored] = {}
+    for trajectory in run:
+        task, _, doc_id, _ = key = trajectory.question.key
+        score = run.scores.get(key)
+        if score is not None and score.evaluation == newest and score.value is not None:
+            scored[task, doc_id] = Scored(score.buckets[0], task, score.value, trajectory)
     return scored
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Changes when the file is written again."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str], Scored]]) -> None:

@@ -31,7 +31,8 @@ your --include_path; trajectories go to OUTPUT_PATH/trajectories; exit status 1 
   apr eval --tasks videomme --model_args policy=needle,arm=passive,passive_frames=32 --limit 8
 
 model_args: policy=NAME, then limits (max_turns=, frames_per_look=, …), sampling (temperature=, …), the policy's own arguments, and
-  arm=agent|passive  passive_frames=32  profile=default|paper  system_prompt=FILE  seed=0  concurrency=4  trajectories=DIR  resume=auto|never
+  arm=agent|passive|blind|single_frame|shuffled|oracle  passive_frames=32  profile=default|omniagent  wire=apr|omniagent  parsing=repair|strict
+  system_prompt=FILE  seed=0  concurrency=4  trajectories=DIR  resume=auto|never
 `apr tasks` lists our tasks; `lmms-eval eval --help` lists every option; --verbosity DEBUG shows tracebacks. Stopped, the same command continues.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from rich.text import Text
 
 from apr_plugin.cli.trace import LONGEST, describe_shown, print_end, print_question, print_turn
 from apr_plugin.errors import AprError
-from apr_plugin.files import check_regular
-from apr_plugin.loop.trajectory import SCHEMA, Trajectory
+from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs.finding import trajectory_files
 from apr_plugin.terminal import console, plain
 
 
@@ -24,7 +23,10 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
     Raises:
         AprError: nothing is there, nothing matches, or a line is damaged.
     """
-    found = [t for file in _files(path) for t in Trajectory.iterate(file)]
+    files = trajectory_files(path)
+    if not files:
+        raise AprError(f"{path} holds no trajectory files (*.jsonl)")
+    found = [t for file in files for t in Trajectory.iterate(file)]
     chosen = [
         t
         for t in found
@@ -38,31 +40,6 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
             _print_whole(out, trajectory)
     else:
         _print_table(out, chosen)
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*.jsonl")) if file.is_file() and not _foreign(file)]
-        if not files:
-            raise AprError(f"{path} holds no trajectory files (*.jsonl)")
-        return files
-    try:
-        check_regular(path)
-    except FileNotFoundError:
-        raise AprError(f"{path}: no such file or folder") from None
-    except (OSError, ValueError) as error:  # a name with a null character
-        raise AprError(f"{path}: cannot read it: {getattr(error, 'strerror', None) or error}") from error
-    return [path]
-
-
-def _foreign(file: Path) -> bool:
-    """Whether a JSON Lines file in a folder is somebody else's, such as the samples that lmms-eval writes."""
-    try:
-        with file.open("rb") as lines:
-            first = json.loads(lines.readline())
-    except (OSError, ValueError):
-        return False
-    return not isinstance(first, dict) or first.get("schema") != SCHEMA
 
 
 def _print_whole(console: Console, trajectory: Trajectory) -> None:

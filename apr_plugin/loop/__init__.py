@@ -4,7 +4,9 @@ Start reading at `question`, `action` and `policy` (the nouns), then `notebook` 
 """
 
 from apr_plugin.loop.action import Action, Answer, GetAudio, GetClip, GetFrames, Look
+from apr_plugin.loop.arms import ARMS
 from apr_plugin.loop.budget import Budget
+from apr_plugin.loop.card import Card, CardError
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
@@ -27,17 +29,21 @@ from apr_plugin.loop.policy import (
 )
 from apr_plugin.loop.profiles import PROFILES, Profile
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
-from apr_plugin.loop.timeline import Span
+from apr_plugin.loop.replay import ReplayError, replay
+from apr_plugin.loop.timeline import Phase
 from apr_plugin.loop.trajectory import StopReason, Trajectory, TrajectoryError, Turn
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
 __all__ = [
+    "ARMS",
     "PROFILES",
     "WIRES",
     "Action",
     "ActionError",
     "Answer",
     "Budget",
+    "Card",
+    "CardError",
     "Decoding",
     "Environment",
     "Episode",
@@ -55,6 +61,7 @@ __all__ = [
     "Option",
     "ParsedTurn",
     "Percept",
+    "Phase",
     "Policy",
     "PolicyDefaults",
     "PolicyUnavailable",
@@ -63,8 +70,8 @@ __all__ = [
     "PromptSize",
     "Question",
     "QuestionKind",
+    "ReplayError",
     "Sampling",
-    "Span",
     "StopReason",
     "Trajectory",
     "TrajectoryError",
@@ -73,4 +80,5 @@ __all__ = [
     "VideoMeta",
     "Wire",
     "parse_turn",
+    "replay",
 ]

@@ -23,10 +23,10 @@ class EpisodeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    arm: Literal["agent", "passive"] = "agent"
-    """`agent` looks for itself; `passive` gets `passive_frames` uniform frames and one turn."""
+    arm: Literal["agent", "passive", "blind", "single_frame", "shuffled", "oracle"] = "agent"
+    """Who answers, and from what; a name of `apr_plugin.loop.arms.ARMS`."""
     passive_frames: int = Field(default=32, ge=0, le=100_000)
-    """Frames of the passive arm; 0 asks blind."""
+    """Frames of the arms `passive`, `shuffled` and `oracle`; the passive arm asks blind with 0."""
     budget: Budget = Budget()
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()
@@ -40,6 +40,8 @@ class EpisodeConfig(BaseModel):
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
     """Instructions to use instead of ours."""
+    system_prompt_template: bool = False
+    """Whether they are a template with the variables of ours (`render_instructions`)."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the run."""
 
@@ -47,16 +49,28 @@ class EpisodeConfig(BaseModel):
         """The configuration of a run as JSON values, with the policy's own."""
         config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
         described = {"name": policy.name, "modalities": sorted(policy.modalities), "context_tokens": policy.context_tokens} | policy.describe()
-        return config | {"policy": described, "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire)}
+        return config | {
+            "policy": described,
+            "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire, self.system_prompt_template),
+        }
 
     def hash(self, policy: Policy) -> str:
         """16 hex digits that name the configuration; trajectories of different ones are never mixed."""
-        return hashlib.sha256(json.dumps(self.describe(policy), sort_keys=True).encode()).hexdigest()[:16]
+        return hash_of(self.describe(policy))
+
+    def for_question(self, question: Question) -> EpisodeConfig:
+        """The configuration of one question: this one, for each. (`runs.config` has one that depends on the question.)."""
+        return self
 
     def seed_for(self, question: Question) -> int:
         """The question's own seed, from the run's seed and the question's key: the order of questions does not matter."""
         text = json.dumps([self.seed, *question.key])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def hash_of(described: dict[str, Any]) -> str:
+    """16 hex digits that name a configuration, from what its `describe` returned."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache

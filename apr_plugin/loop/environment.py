@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -20,10 +20,12 @@ from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.loop.question import MediaRef, Question
+from apr_plugin.loop.trajectory import Film
 from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.loop.wires.apr import Size
-from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings
+from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, media_digest
 from apr_plugin.media.pool import POOL
+from apr_plugin.scoring.intervals import merge
 
 
 class OpenVideo:
@@ -44,6 +46,23 @@ class OpenVideo:
             self.close()
             part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
             raise MediaOpenError(ref.path, "open", f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s")
+        try:
+            self.bytes, self.digest = media_digest(ref.path)
+        except MediaOpenError:
+            self.close()
+            raise
+
+    def film(self) -> Film:
+        """What the policy is told of it, and what names the file."""
+        video = self.video
+        return Film(
+            duration_s=self.duration_s,
+            fps=video.fps,
+            has_audio=video.has_audio,
+            audio_s=self.longer_sound_s,
+            size=self.bytes,
+            digest=self.digest,
+        )
 
     def close(self) -> None:
         """Give the file back."""
@@ -142,7 +161,7 @@ class Environment:
             case GetFrames(num=num):
                 return self._plan_frames(action.video, start, end, np.linspace(start, end, num).tolist(), visual_tokens, action)
             case GetAudio():
-                return LookPlan("audio", action.video, start, end, action, sound=True, several=self._several)
+                return LookPlan("audio", action.video, start, end, action, sound=True, several=self._several, fitted=visual_tokens is not None)
             case GetClip():
                 return self._plan_clip(action, start, end, visual_tokens)
 
@@ -186,6 +205,29 @@ class Environment:
             limit = None if visual_tokens is None else max(1, int(visual_tokens * duration / total))
             plans.append(self._plan_frames(number, 0.0, duration, [duration * (i + 0.5) / share for i in range(share)], limit))
         return plans
+
+    def plan_spans(self, spans: Sequence[tuple[float, float]], num: int, visual_tokens: int | None = None) -> list[LookPlan]:
+        """One look: `num` frames of the first video, spread over these spans by their length, in the order of time.
+
+        Args:
+            spans: (start, end) in seconds of the video; what lies outside it is left out.
+            num: Frames.
+            visual_tokens: A limit for all of them.
+        """
+        if not self.videos or not self.videos[0].video.has_video:
+            return []
+        duration = self.videos[0].duration_s
+        inside = [(min(max(0.0, start), duration), min(max(0.0, end), duration)) for start, end in merge(spans)]
+        total = sum(end - start for start, end in inside)
+        times = []
+        for i in range(num):
+            left = total * (i + 0.5) / num
+            for start, end in inside:
+                if left <= end - start:
+                    times.append(start + left)
+                    break
+                left -= end - start
+        return [self._plan_frames(0, inside[0][0], inside[-1][1], times, visual_tokens)] if times else []
 
     def uniform(self, num: int) -> list[Percept]:
         """Carry out `plan_uniform`.
@@ -259,7 +301,7 @@ class Environment:
             MediaError: as `step`.
         """
         opened = self.videos[plan.video]
-        percept = Percept(plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several)
+        percept = Percept(plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several, fitted=plan.fitted)
         remarks = list(plan.remarks)
         if plan.times_s:
             mode = self.settings.mode if plan.kind == "frames" else "exact"
@@ -271,13 +313,16 @@ class Environment:
             if len(kept) < len(plan.times_s) and not shown.missing_s:
                 whole = len(plan.times_s) == plan.asked
                 remarks.append(f"(The window holds {len(kept)} different frames.)" if whole else f"({len(kept)} of them differ.)")
-            own = self._own_times(opened, tuple(shown.times_s[i] for i in kept))
+            file_s = tuple(shown.times_s[i] for i in kept)
+            own = self._own_times(opened, file_s)
             images = shown.images if len(kept) == len(shown.times_s) else shown.images[kept]
             asked = self._asked(plan, file_times, shown, kept, own) if plan.kind == "frames" else ()
-            percept = replace(percept, images=images, times_s=own, asked_s=asked, mode=shown.mode, packets=shown.packets, decode_s=shown.decode_s)
+            percept = replace(percept, images=images, times_s=own, asked_s=asked, file_s=file_s)
+            percept = replace(percept, mode=shown.mode, packets=shown.packets, decode_s=shown.decode_s)
         if plan.sound:
             try:
-                heard = opened.video.audio(*self._file_window(opened, plan.start_s, plan.end_s), cancelled=self.cancelled)
+                window = self._file_window(opened, plan.start_s, plan.end_s)
+                heard = opened.video.audio(*window, cancelled=self.cancelled)
             except MediaDecodeError:
                 if plan.kind == "audio":
                     raise
@@ -285,7 +330,7 @@ class Environment:
             if plan.kind == "audio" and heard.padded_s > 0.05:
                 remarks.append(f"({heard.padded_s:.1f}s of it have no sound in the file.)")
             packets, decode_s = percept.packets + heard.packets, percept.decode_s + heard.decode_s
-            percept = replace(percept, waveform=heard.samples, packets=packets, decode_s=decode_s)
+            percept = replace(percept, waveform=heard.samples, sound_file_s=window, packets=packets, decode_s=decode_s)
         return replace(percept, remark=" ".join(remarks))
 
     def _plan_frames(self, video: int, start: float, end: float, times: list[float], limit: int | None, action: GetFrames | None = None) -> LookPlan:
@@ -310,6 +355,7 @@ class Environment:
             asked,
             remarks=tuple(remarks),
             several=self._several,
+            fitted=limit is not None,
         )
 
     def _plan_clip(self, action: GetClip, start: float, end: float, limit: int | None) -> LookPlan:
@@ -341,6 +387,7 @@ class Environment:
             sound=opened.video.has_audio and "audio" in self.modalities,
             remarks=tuple(remarks),
             several=self._several,
+            fitted=limit is not None,
         )
 
     @staticmethod

@@ -22,13 +22,15 @@ from importlib import resources
 from pathlib import Path
 
 import jinja2
+import jinja2.meta
 import numpy as np
+from jinja2.sandbox import SandboxedEnvironment
 
 from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import EVERY_MODALITY, ImagePart, Message, Modality, Part, Prompt, TextPart
+from apr_plugin.loop.policy import EVERY_MODALITY, Asked, ImagePart, Message, Modality, Part, Prompt, TextPart
 from apr_plugin.loop.question import Option, Question, QuestionKind
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
@@ -54,9 +56,12 @@ class Notebook:
         question: What is asked.
         videos: What is known of each video beforehand.
         budget: Limits that the instructions name.
-        system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own.
+        system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own. Where they don't say how the answer is written,
+            the first user message does.
         modalities: What the policy can perceive; nothing else is offered.
         wire: How everything but the instructions is written.
+        episode: Names the episode in its prompts.
+        template: Whether `system_prompt` is a template with the variables of ours (`render_instructions`).
     """
 
     def __init__(
@@ -67,9 +72,19 @@ class Notebook:
         system_prompt: str | None = None,
         modalities: frozenset[Modality] = EVERY_MODALITY,
         wire: Wire = WIRES["apr"],
+        episode: str = "",
+        template: bool = False,
     ) -> None:
-        self.question, self.videos, self.modalities, self.wire = question, tuple(videos), modalities, wire
-        self.system = system_prompt if system_prompt is not None else render_instructions(question, max(1, len(videos)), budget, modalities)
+        self.question = question
+        self.videos = tuple(videos)
+        self.modalities = modalities
+        self.wire = wire
+        self.episode = episode
+        self.system = system_prompt or ""
+        if system_prompt is None or template:
+            self.system = render_instructions(question, max(1, len(videos)), budget, modalities, system_prompt)
+        told = wire.tells_form or system_prompt is None or (template and "answer_form" in template_variables(system_prompt))
+        self._form = "" if told else f"\n{answer_form(question)}"
         self._entries: list[_Entry] = []
         self._latest: Percept | None = None
 
@@ -99,7 +114,7 @@ class Notebook:
         Args:
             left_out: How many of the first turns are left out; the opening then says so.
         """
-        opening = self.wire.opening(self.question, self.videos, self.modalities)
+        opening = self.wire.opening(self.question, self.videos, self.modalities) + self._form
         if left_out:
             which = "turn 1" if left_out == 1 else f"turns 1 to {left_out}"
             opening += f"\n\n[NOTICE] Your notes of {which} do not fit any more and are left out."
@@ -112,7 +127,7 @@ class Notebook:
 
     def prompt(self, turn: int, turns: int) -> Prompt:
         """The prompt of turn `turn` (counted from 1) of `turns`, with the media of the latest percept."""
-        return Prompt(self._with_latest(self.wire.notice(turn, turns), media=True), final=turn >= turns)
+        return Prompt(self._with_latest(self.wire.notice(turn, turns), media=True), turn >= turns, self._asked(turn))
 
     def forced_prompt(self, reason: str, left_out: int = 0) -> Prompt:
         """The last call for an answer, without media: the notes alone.
@@ -122,7 +137,7 @@ class Notebook:
             left_out: How many of the first turns are left out, where not all fit into the model's context.
         """
         notice = f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the answer, from your notes."
-        return Prompt(self._with_latest(notice, media=False, left_out=left_out), final=True)
+        return Prompt(self._with_latest(notice, media=False, left_out=left_out), True, self._asked(len(self._entries) + 1))
 
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
         """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form.
@@ -134,7 +149,11 @@ class Notebook:
         if pictures:
             media += (*pictures, TextPart("\n"))
         asked = TextPart(f"{own.opening(self.question, self.videos, self.modalities)}\n{answer_form(self.question)}")
-        return Prompt((Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked))), final=True)
+        messages = (Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked)))
+        return Prompt(messages, True, self._asked(1))
+
+    def _asked(self, turn: int) -> Asked:
+        return Asked(self.episode, turn, self.question, tuple(video.duration_s for video in self.videos))
 
     def _with_latest(self, notice: str, media: bool, left_out: int = 0) -> tuple[Message, ...]:
         history = self.history(left_out)
@@ -170,35 +189,76 @@ def answer_form(question: Question) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
-    source = resources.files("apr_plugin.loop").joinpath("instructions.jinja").read_text("utf-8")
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(source)  # a prompt is text, not HTML
+def own_instructions() -> str:
+    """The template of our instructions."""
+    return resources.files("apr_plugin.loop").joinpath("instructions.jinja").read_text("utf-8")
 
 
-def render_instructions(question: Question, videos: int, budget: Budget, modalities: frozenset[Modality] = EVERY_MODALITY) -> str:
-    """The system prompt of an episode."""
-    can = {name: name in modalities for name in EVERY_MODALITY}
-    return _template().render(videos=videos, budget=budget, answer_form=answer_form(question), **can).strip()
-
-
-def load_system_prompt(path: str | Path) -> str:
-    """Instructions from a file, used word for word.
-
-    Raises:
-        OSError: the file can't be read.
-    """
-    return read_regular(Path(path).expanduser()).decode("utf-8").strip()
+def _jinja() -> jinja2.Environment:
+    return SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)  # a prompt is text, not HTML
 
 
 @cache
-def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY, wire: str = "apr") -> str:
+def _template(source: str) -> jinja2.Template:
+    return _jinja().from_string(source)
+
+
+@cache
+def template_variables(source: str) -> frozenset[str]:
+    """The variables that a template takes."""
+    return frozenset(jinja2.meta.find_undeclared_variables(_jinja().parse(source)))
+
+
+def render_instructions(
+    question: Question, videos: int, budget: Budget, modalities: frozenset[Modality] = EVERY_MODALITY, source: str | None = None
+) -> str:
+    """The system prompt of an episode.
+
+    Args:
+        question: What is asked; only how its answer is written gets in, as `answer_form`.
+        videos: How many videos it is about, as `videos`.
+        budget: Its limits, as `budget`.
+        modalities: What the policy perceives, as `frames`, `audio` and `clip`, each true or false.
+        source: A template; ours without it.
+    """
+    can = {name: name in modalities for name in EVERY_MODALITY}
+    template = _template(own_instructions() if source is None else source)
+    return template.render(videos=videos, budget=budget, answer_form=answer_form(question), **can).strip()
+
+
+def load_system_prompt(path: str | Path) -> str:
+    """Instructions from a file: used word for word, or as a template where its name ends with `.jinja`.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is no text, or a template that can't be rendered; the message says why.
+    """
+    text = read_regular(Path(path).expanduser()).decode("utf-8")
+    if is_template(path):
+        try:
+            render_instructions(Question(text="", kind=QuestionKind.FREE_FORM), 1, Budget(), source=text)
+        except jinja2.TemplateError as error:
+            line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            raise ValueError(
+                f"it is no template{line}: {error.message}; its variables are videos, budget, answer_form, frames, audio, clip"
+            ) from error
+    return text
+
+
+def is_template(path: str | Path) -> bool:
+    """Whether instructions in this file are a template, which its name tells."""
+    return str(path).endswith(".jinja")
+
+
+@cache
+def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY, wire: str = "apr", template: bool = False) -> str:
     """16 hex digits that change when the words or the layout of prompts do: a hash over one prompt of each sort."""
     option = Option(label="A", text="one")
     seen: list[str] = []
     for kind in QuestionKind:
         question = Question(text="what?", kind=kind, options=(option,) if kind is QuestionKind.MCQ else (), answer_hint="hint")
         for videos in (1, 2):
-            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt, modalities, WIRES[wire])
+            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt, modalities, WIRES[wire], template=template)
             look = Percept(
                 "frames", 0, 0.0, 1.0, images=np.zeros((2, 1, 1, 3), np.uint8), times_s=(0.0, 1.0), asked_s=(0.01, 1.01), several=videos > 1
             )

@@ -33,6 +33,14 @@ class Percept:
     """True time of each frame."""
     asked_s: tuple[float, ...] = ()
     """The time each frame was asked for; the true one where the file is damaged there. Empty for clips."""
+    file_s: tuple[float, ...] = ()
+    """True time of each frame in seconds of the file."""
+    sound_file_s: tuple[float, float] | None = None
+    """Window of the sound in seconds of the file."""
+    untimed: bool = False
+    """Whether the frames are shown without their times."""
+    fitted: bool = False
+    """Whether it was made smaller to fit into the model's context."""
     fps: float = 0.0
     """Frames per second of a clip."""
     waveform: NDArray[np.float32] | None = None
@@ -74,4 +82,10 @@ class Percept:
             mode=self.mode if self.images is not None else "",
             packets=self.packets,
             decode_s=round(self.decode_s, 6),
+            asked_s=self.asked_s,
+            file_s=self.file_s,
+            sound_file_s=self.sound_file_s if self.waveform is not None else None,
+            fps=self.fps,
+            untimed=self.untimed,
+            fitted=self.fitted,
         )

@@ -50,6 +50,8 @@ class LookPlan:
     """What a limit changed, told to the model."""
     several: bool = False
     """Whether the question has several videos."""
+    fitted: bool = False
+    """Whether a limit beside the budget's made it smaller: the room that is left in the model's context."""
 
     @property
     def visual_tokens(self) -> int:
@@ -76,6 +78,7 @@ class LookPlan:
             waveform=np.broadcast_to(np.zeros((), np.float32), (self._samples,)) if self.sound else None,
             remark=" ".join(self.remarks),
             several=self.several,
+            fitted=self.fitted,
         )
 
     @property

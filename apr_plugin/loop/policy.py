@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from apr_plugin.loop.question import Question
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -74,6 +76,23 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Which episode a prompt belongs to, and which of its turns. It is no part of what a model reads."""
+
+    episode: str
+    """Names the episode; the same in all of its prompts, and in no other's of the run."""
+
+    turn: int
+    """Which turn is asked for, counted from 1."""
+
+    question: Question
+    """What is asked."""
+
+    durations_s: tuple[float, ...] = ()
+    """Length of each of the question's videos, in seconds."""
+
+
+@dataclass(frozen=True)
 class Prompt:
     """Everything a policy sees for one turn."""
 
@@ -82,6 +101,9 @@ class Prompt:
 
     final: bool = False
     """Whether this is the last generation of the episode, so that only an answer counts."""
+
+    asked: Asked | None = None
+    """Whose turn it is; `None` for a prompt that belongs to no episode."""
 
     @property
     def text(self) -> str:

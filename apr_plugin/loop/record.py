@@ -9,9 +9,7 @@ from apr_plugin.loop.policy import Generation
 from apr_plugin.loop.trajectory import Turn
 
 
-def turn_of(
-    parsed: ParsedTurn, generation: Generation, outcome: Percept | ActionError | None, *, model_s: float, media_s: float, forced: bool
-) -> Turn:
+def turn_of(parsed: ParsedTurn, generation: Generation, outcome: Percept | ActionError | None, *, model_s: float, media_s: float) -> Turn:
     """The record of a turn; `model_s` and `media_s` are the seconds spent in the policy and on the action's media."""
     return Turn(
         text=generation.text,
@@ -22,7 +20,6 @@ def turn_of(
         error=outcome if isinstance(outcome, ActionError) else None,
         shown=outcome.shown() if isinstance(outcome, Percept) else None,
         repairs=parsed.repairs,
-        forced=forced,
         finish_reason=generation.finish_reason,
         usage=generation.usage,
         token_ids=generation.token_ids,

@@ -1,4 +1,4 @@
-"""`Span`: what an episode did from when to when, for timelines of a run."""
+"""`Phase`: what an episode did from when to when, for timelines of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
-class Span:
+class Phase:
     """One stretch of an episode's time."""
 
     question: tuple[str, str, str, int]
@@ -25,7 +25,7 @@ class Span:
     """When it ended, by the same clock."""
 
 
-OnSpan = Callable[[Span], None]
+OnPhase = Callable[[Phase], None]
 """Called in the event loop when a stretch ends."""
 
 

@@ -14,13 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from apr_plugin.errors import AprError, told
 from apr_plugin.loop.action import Action
+from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.policy import GenerationTimings, LogprobsOf, Usage
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.text import printable
 
 SCHEMA = "apr.trajectory"
-VERSION = 1
+VERSION = 2
 """Raised when a reader of the older version could misread a newer line."""
 
 
@@ -116,6 +117,18 @@ class Shown(_Record):
     """Packets decoded."""
     decode_s: float = 0.0
     """Seconds of decoding, summed over workers; the turn's `media_s` is what the episode waited."""
+    asked_s: tuple[float, ...] = ()
+    """The time each frame was asked for, in seconds of the video; empty for clips."""
+    file_s: tuple[float, ...] = ()
+    """True presentation time of each frame, in seconds of the file, of which the question's video may be a window."""
+    sound_file_s: tuple[float, float] | None = None
+    """Window of the sound, in seconds of the file; `None` where no sound was played."""
+    fps: float = 0.0
+    """Frames per second of a clip, as the policy was told."""
+    untimed: bool = False
+    """Whether the frames were shown without their times."""
+    fitted: bool = False
+    """Whether it was made smaller than the budget allows, so that the prompt fits into the model's context."""
 
 
 class Turn(_Record):
@@ -139,6 +152,10 @@ class Turn(_Record):
     """What the parser repaired."""
     forced: bool = False
     """Whether this turn is the last, text-only call for an answer."""
+    forced_why: str = ""
+    """Which limit was reached, in the words of that call."""
+    left_out: int = 0
+    """How many of the first turns that call left out, because not all fit."""
     finish_reason: str = "stop"
     """`stop`, or `length` where the turn was cut off."""
     usage: Usage = Usage()
@@ -159,6 +176,28 @@ class Turn(_Record):
     """Seconds in the policy."""
     media_s: float = 0.0
     """Seconds decoding what the action asked for."""
+
+
+class Film(_Record):
+    """One of the question's videos, as the policy was told of it."""
+
+    duration_s: float
+    """Seconds that can be looked at."""
+    fps: float | None = None
+    """Frames per second."""
+    has_audio: bool = False
+    """Whether it has sound."""
+    audio_s: float | None = None
+    """Up to where there is sound, where that outlasts the pictures."""
+    size: int = 0
+    """Bytes of the file."""
+    digest: str = ""
+    """Names what the file holds (`apr_plugin.media.media_digest`)."""
+
+
+def episode_name(question: Question, seed: int) -> str:
+    """What the prompts of an episode are named by: the question's key and the episode's seed."""
+    return f"{'/'.join(map(str, question.key))}:{seed}"
 
 
 class Timings(_Record):
@@ -182,7 +221,8 @@ class Trajectory(_Record):
     first_shown: tuple[Shown, ...] = ()
     """What a passive arm was shown before its one turn, video by video."""
     answer: str | None = None
-    """The answer in canonical form (see `loop.answer`); the raw text of a forced or passive answer in a wrong form; `None` where there is none."""
+    """The answer in canonical form (see `loop.answer`); as it was written where a forced or passive answer, or any with `parsing=strict`,
+    has a wrong form; `None` where there is none."""
     answer_valid: bool = False
     """Whether the answer has the form the question asks for."""
     stop_reason: StopReason
@@ -193,6 +233,10 @@ class Trajectory(_Record):
     """How many turns the budget gave this question."""
     video_durations_s: tuple[float, ...] = ()
     """Measured length of each video, in seconds."""
+    videos: tuple[Film, ...] = ()
+    """Each of the question's videos as it was opened; empty in lines of version 1."""
+    budget: Budget | None = None
+    """The limits of this episode; `None` in lines of version 1, whose prompts can't be rebuilt."""
     timings: Timings = Timings()
     """Where the time went."""
     seed: int = 0
@@ -203,6 +247,11 @@ class Trajectory(_Record):
     """Names what the policy can see of the question."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that took part."""
+
+    @property
+    def episode(self) -> str:
+        """Names the episode, as its prompts do."""
+        return episode_name(self.question, self.seed)
 
     @property
     def frames(self) -> int:

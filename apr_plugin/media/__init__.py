@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from apr_plugin.media.digest import media_digest
 from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, WindowError
 from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.local import fit
@@ -27,6 +28,7 @@ __all__ = [
     "Waveform",
     "WindowError",
     "fit",
+    "media_digest",
 ]
 
 

@@ -4,15 +4,18 @@ A frame that names no matrix is taken for BT.601, whatever its size, which is ff
 not tone mapped, and neither primaries nor gamma are converted.
 
 What PyAV does by itself differs from release to release: up to 16 it ignores the matrix of a frame unless source and destination differ, 17 passes on
-whatever the frame says. Here both are always given.
+whatever the frame says. Here both are always given for YUV. RGB and gray are taken as they are, whatever matrix or range a frame names, which is what
+ffmpeg does since 8.0; up to PyAV 16, source and destination must be alike for that.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
 import numpy as np
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
@@ -35,12 +38,15 @@ def matrix_of(frame: VideoFrame) -> int:
 
 
 def full_range(frame: VideoFrame) -> bool:
-    """Whether black is 0 and white 255 (`pc`, JPEG), and not 16 and 235 (`tv`, MPEG)."""
+    """Of a YUV frame: whether black is 0 and white 255 (`pc`, JPEG), and not 16 and 235 (`tv`, MPEG)."""
     if frame.format.name.startswith("yuvj"):
         return True
-    if int(frame.color_range) == int(ColorRange.UNSPECIFIED):
-        return frame.format.name.startswith("gray")  # libswscale's rule
     return int(frame.color_range) == int(ColorRange.JPEG)
+
+
+def is_yuv(pixel_format: VideoFormat) -> bool:
+    """Whether a pixel is luma and two chromas, whatever their depth and packing."""
+    return len(pixel_format.components) > 2 and not (pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz"))
 
 
 class Converter:
@@ -57,7 +63,12 @@ class Converter:
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The picture, shape (height, width, 3)."""
-        matrix, full = matrix_of(frame), full_range(frame)
+        matrix, full, other = matrix_of(frame), full_range(frame), BT601
+        if not is_yuv(frame.format):
+            _check(frame.format.name)
+            matrix, full = BT601, True
+        elif matrix == BT601:
+            other = BT709  # RGB has no matrix; up to PyAV 16 two equal ones would be ignored
         kind = (matrix, full, frame.format.name)
         if getattr(self._own, "kind", None) != kind:  # up to PyAV 16 a scaler keeps the matrix it was given first
             self._own.kind, self._own.scaler = kind, VideoReformatter()
@@ -69,9 +80,19 @@ class Converter:
             height=self._height,
             format="rgb24",
             src_colorspace=matrix,
-            dst_colorspace=BT709 if matrix == BT601 else BT601,  # RGB has no matrix; up to PyAV 16 two equal ones would be ignored
+            dst_colorspace=other,
             src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             **_ONE_THREAD,
         )
         return np.asarray(shown.to_ndarray(), np.uint8)
+
+
+@functools.lru_cache(maxsize=256)
+def _check(pixel_format: str) -> None:
+    """Try a small frame: where source and destination are alike, PyAV up to 16 crashes on a format that libswscale can't read.
+
+    Raises:
+        av.FFmpegError: libswscale can't read it.
+    """
+    VideoReformatter().reformat(VideoFrame(16, 16, pixel_format), format="rgb24", src_colorspace=BT709, dst_colorspace=BT601)

@@ -31,7 +31,7 @@ from apr_plugin.media.errors import MediaOpenError
 from apr_plugin.media.opening import descriptor
 
 _TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf")
-"""Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `Reader` knows how to do."""
+"""Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `PacketReader` knows how to do."""
 
 _BY_BYTES = ("mpegts", "mpeg", "mpegvideo")  # where a byte is a better aim than a time, since clocks may start again
 _BACK_BYTES = (0, 1 << 16, 1 << 20, 1 << 24)

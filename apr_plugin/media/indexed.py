@@ -15,12 +15,12 @@ from av.video.stream import VideoStream
 
 from apr_plugin.media.index import Astray, Cursor, Track
 from apr_plugin.media.pick import Effort, Found, Image, Pick, Run
-from apr_plugin.media.reader import Reader
+from apr_plugin.media.reader import PacketReader
 
 _FIRST = 200  # packets by which the first picture has to be out
 
 
-class IndexedReader(Reader):
+class IndexedReader(PacketReader):
     """Reads pictures under the times that they have when the file is read from the beginning.
 
     Args:
@@ -28,7 +28,7 @@ class IndexedReader(Reader):
         stream_index: The stream.
         track: Its packets.
         delay: For files without presentation times: by how many packets a picture comes out later than its packet. `None` where there are such times.
-        progress: See `Reader`.
+        progress: See `PacketReader`.
     """
 
     numbered = True
@@ -40,17 +40,17 @@ class IndexedReader(Reader):
         self._rest: Iterator[Packet] = iter(())
 
     def key_before(self, limit: int) -> int | None:
-        """See `Reader.key_before`."""
+        """See `PacketReader.key_before`."""
         number = self._track.key_before(limit)
         return int(self._track.times[number]) if number is not None else None
 
     def key_after(self, limit: int) -> int | None:
-        """See `Reader.key_after`."""
+        """See `PacketReader.key_after`."""
         number = self._track.key_after(limit)
         return int(self._track.times[number]) if number is not None else None
 
     def run(self, run: Run, render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None = None) -> Found:
-        """See `Reader.run`. Where seeking leads astray, the file is read from its beginning."""
+        """See `PacketReader.run`. Where seeking leads astray, the file is read from its beginning."""
         try:
             return super().run(run, render, late, deadline, cancelled)
         except (Astray, av.FFmpegError):

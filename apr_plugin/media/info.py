@@ -103,7 +103,7 @@ class Opened:
     zero: Fraction
     """Second 0 as an exact time stamp."""
     reorder: int | None
-    """What `Reader` (or `IndexedReader`) is told about presentation times."""
+    """What `PacketReader` (or `IndexedReader`) is told about presentation times."""
     orientation: Orientation
     """How its pictures are laid."""
     index: Index | None

@@ -27,7 +27,7 @@ from apr_plugin.media.info import read_info
 from apr_plugin.media.lending import Lending
 from apr_plugin.media.opening import MAX_PIXELS, check_file, open_container
 from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
-from apr_plugin.media.reader import Reader
+from apr_plugin.media.reader import PacketReader
 from apr_plugin.media.sound import read_sound
 from apr_plugin.media.threads import spread
 
@@ -179,7 +179,7 @@ class LocalFile:
             )
         return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
 
-    def _runs(self, reader: Reader, limits: Sequence[int]) -> list[Run]:
+    def _runs(self, reader: PacketReader, limits: Sequence[int]) -> list[Run]:
         runs: list[Run] = []
         for limit in limits:
             key = self._key_for(reader, limit)
@@ -189,7 +189,7 @@ class LocalFile:
                 runs.append(Run(key, [limit]))
         return runs
 
-    def _key_for(self, reader: Reader, limit: int) -> int:
+    def _key_for(self, reader: PacketReader, limit: int) -> int:
         """The keyframe before `limit`, remembered from earlier looks where they tell."""
         with self._lock:
             at = bisect_right(self._keys, limit) - 1
@@ -207,7 +207,7 @@ class LocalFile:
             self._known_to[key] = max(limit, self._known_to.get(key, key))
         return key
 
-    def _nearest_keys(self, reader: Reader, wanted: Sequence[int]) -> dict[int, int]:
+    def _nearest_keys(self, reader: PacketReader, wanted: Sequence[int]) -> dict[int, int]:
         """For each time whose neighbours are further away than the keyframes, the nearest keyframe inside half that spacing."""
         nearest: dict[int, int] = {}
         for number, limit in enumerate(wanted):
@@ -285,15 +285,15 @@ class LocalFile:
         convert = Converter(height, width) if orientation.sideways else Converter(width, height)
         return lambda frame: orientation.apply(convert(frame))
 
-    def _new_reader(self) -> Reader:
+    def _new_reader(self) -> PacketReader:
         assert self.info.video_stream is not None
         return self._fresh(self._open_reader)
 
-    def _open_reader(self) -> Reader:
+    def _open_reader(self) -> PacketReader:
         number, reorder, index = self.info.video_stream or 0, self._opened.reorder, self._opened.index
         if index is not None and number in index.tracks:
             return IndexedReader(self._container(), number, index.tracks[number], reorder, self.progress)
-        return Reader(self._container(), number, reorder, self.progress)
+        return PacketReader(self._container(), number, reorder, self.progress)
 
     def _new_sound(self) -> _SoundReader:
         assert self.info.audio_stream is not None

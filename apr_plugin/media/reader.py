@@ -34,7 +34,7 @@ _SCAN = 600  # packets looked at for the next keyframe where the file has no ind
 _BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds tried further back when a seek lands behind its aim
 
 
-class Reader:
+class PacketReader:
     """A container and a single-threaded decoder for one video stream of it.
 
     Args:

@@ -58,7 +58,7 @@ def read_sound(
     out = _Track(length)
     packets = 0
     fault: BaseException | None = None
-    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else max(start_s - _PREROLL_S, 0.0)
+    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S  # the packet that a codec begins with lies before 0
     try:
         ticks = math.floor((Fraction(aim) + zero) / stream.time_base)
         if track is not None:  # its times are known from reading the file through

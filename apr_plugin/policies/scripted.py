@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
+from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Trajectory
-
-_LENGTH = re.compile(r"^- duration_seconds: (\S+)$", re.MULTILINE)
 
 
 class ScriptedPolicy(PolicyDefaults):
@@ -35,7 +34,7 @@ class ScriptedPolicy(PolicyDefaults):
             raise AprError(f"policy scripted: cannot read script {path}: {getattr(error, 'strerror', None) or error}") from error
         self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._turns: list[str] = []
-        self._recorded: dict[tuple[str, ...], list[str]] = {}
+        self._recorded: dict[tuple[object, ...], list[str]] = {}
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
@@ -45,7 +44,7 @@ class ScriptedPolicy(PolicyDefaults):
                 raise AprError(f"policy scripted: {path}, line {number}: not JSON ({error})") from error
             if isinstance(value, dict) and "schema" in value:
                 recorded = Trajectory.from_json(line, f"{path}, line {number}")
-                self._recorded[_asked(recorded)] = [turn.text for turn in recorded.turns]
+                self._recorded[_what_is_asked(recorded.question, recorded.video_durations_s)] = [turn.text for turn in recorded.turns]
             else:
                 self._turns.append(value if isinstance(value, str) else json.dumps(value))
         if not self._turns and not self._recorded:
@@ -53,16 +52,12 @@ class ScriptedPolicy(PolicyDefaults):
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """The next turn of the script."""
-        user = next(message for message in prompt.messages if message.role == "user")
-        turns = self._turns
-        lengths = tuple(_LENGTH.findall(user.text.partition("Question: ")[0] or user.text))
-        longest = ""  # a question without options also begins the same question with options
-        for (asked, *recorded_lengths), recorded in self._recorded.items():
-            if len(asked) > len(longest) and f"{asked}\n" in f"{user.text}\n" and tuple(recorded_lengths) == lengths:
-                longest, turns = asked, recorded
+        asked, turns = prompt.asked, self._turns
+        if asked is not None:
+            turns = self._recorded.get(_what_is_asked(asked.question, asked.durations_s), turns)
         if not turns:
             raise PolicyUnavailable("the script holds no turns for this question")
-        number = sum(message.role == "assistant" for message in prompt.messages)
+        number = asked.turn - 1 if asked is not None else sum(message.role == "assistant" for message in prompt.messages)
         return Generation(turns[min(number, len(turns) - 1)])
 
     def describe(self) -> dict[str, Any]:
@@ -70,10 +65,7 @@ class ScriptedPolicy(PolicyDefaults):
         return {"script": self._digest}
 
 
-def _asked(recorded: Trajectory) -> tuple[str, ...]:
-    """How the notebook writes a question, then the length of each of its videos."""
-    question = recorded.question
-    lines = [f"Question: {question.text}"]
-    if question.options:
-        lines += ["Options:", *(f"{option.label}. {option.text}" for option in question.options)]
-    return ("\n".join(lines), *(f"{math.floor(seconds * 100) / 100:.2f}" for seconds in recorded.video_durations_s))
+def _what_is_asked(question: Question, durations_s: Sequence[float]) -> tuple[object, ...]:
+    """What makes two questions the same: words, options, and the length of each video to two decimals."""
+    options = tuple((option.label, option.text) for option in question.options)
+    return (question.text, options, tuple(math.floor(seconds * 100) for seconds in durations_s))

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from apr_plugin import interrupt
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
-from apr_plugin.loop.episode import Episode, Pictures
+from apr_plugin.loop.episode import Episode, OnPrompt, ReadPictures
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
-from apr_plugin.loop.timeline import OnSpan, Span
+from apr_plugin.loop.timeline import OnPhase, Phase
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.runs.config import RunConfig
 from apr_plugin.runs.store import TrajectoryStore
 
 OnDone = Callable[[Trajectory, bool], None]
@@ -23,13 +24,15 @@ OnDone = Callable[[Trajectory, bool], None]
 async def run_episodes(
     questions: Sequence[Question],
     policy: Policy,
-    config: EpisodeConfig | None = None,
+    config: RunConfig | None = None,
     concurrency: int = 1,
     *,
     store: TrajectoryStore | None = None,
-    pictures: Mapping[tuple[str, str, str, int], Pictures] | None = None,
+    pictures: Mapping[tuple[str, str, str, int], ReadPictures] | None = None,
+    evidence: Mapping[tuple[str, str, str, int], Sequence[tuple[float, float]]] | None = None,
     on_done: OnDone | None = None,
-    on_span: OnSpan | None = None,
+    on_prompt: OnPrompt | None = None,
+    on_phase: OnPhase | None = None,
     decoding: Decoding | None = None,
 ) -> list[Trajectory]:
     """Answer every question; the list has their order and length.
@@ -46,19 +49,21 @@ async def run_episodes(
     Args:
         questions: What is asked.
         policy: Who answers.
-        config: Limits, arm, sampling, seed.
+        config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash all its trajectories have.
         concurrency: Episodes at once.
         store: Where each trajectory is put when its episode ends. Token ids, log-probs and entropies are then in its files alone.
         pictures: By question key, what reads the images of a question without a video.
+        evidence: By question key, where the truth lies in the first video, in seconds: what the arm `oracle` shows.
         on_done: Called for each finished question.
-        on_span: Called with what each episode did from when to when (`Span`): what a timeline of the run is drawn from.
+        on_prompt: Called with each prompt and what the policy wrote, with or without a store.
+        on_phase: Called with what each episode did from when to when (`Phase`): what a timeline of the run is drawn from.
         decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
 
     Raises:
         TrajectoryError: a trajectory could not be saved (the disk is full); the rest is stopped, and what was saved stays.
     """
-    config = config or EpisodeConfig()
-    config_hash = config.hash(policy)
+    chosen: RunConfig = config or EpisodeConfig()
+    config_hash = chosen.hash(policy)
     reading = decoding or Decoding()
     results: list[Trajectory | None] = [None] * len(questions)
     waiting = iter(range(len(questions)))
@@ -71,7 +76,15 @@ async def run_episodes(
     async def answer(index: int) -> None:
         question = questions[index]
         episode = Episode(
-            question, policy, config, pictures=(pictures or {}).get(question.key), on_span=on_span, decoding=reading, config_hash=config_hash
+            question,
+            policy,
+            chosen.for_question(question),
+            pictures=(pictures or {}).get(question.key),
+            evidence=(evidence or {}).get(question.key, ()),
+            on_prompt=on_prompt,
+            on_phase=on_phase,
+            decoding=reading,
+            config_hash=config_hash,
         )
         try:
             trajectory = await episode.run()
@@ -82,8 +95,8 @@ async def run_episodes(
         if store is not None:
             began = time.perf_counter()
             trajectory = await _to_the_end(store.save, trajectory)
-            if on_span is not None:
-                on_span(Span(question.key, 0, "save", began, time.perf_counter()))
+            if on_phase is not None:
+                on_phase(Phase(question.key, 0, "save", began, time.perf_counter()))
         finished(index, trajectory, False)
 
     async def work() -> None:

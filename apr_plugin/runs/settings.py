@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from apr_plugin import options
 from apr_plugin.errors import AprError, require
+from apr_plugin.loop.arms import ARMS
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import HELD_BYTES
-from apr_plugin.loop.notebook import load_system_prompt
+from apr_plugin.loop.notebook import is_template, load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.profiles import PROFILES
 from apr_plugin.loop.wires import WIRES
@@ -78,14 +79,18 @@ class Settings:
     """`auto` continues an earlier run of the same configuration."""
 
 
-def read_settings(arguments: Mapping[str, Any]) -> Settings:
+def read_settings(arguments: Mapping[str, Any], policy: Policy | None = None) -> Settings:
     """Sort out the arguments: our own, the budget's fields, sampling, and the rest for the policy.
+
+    Args:
+        arguments: By name.
+        policy: One that was made already; then no argument names one, and none is for it.
 
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
     """
-    name, for_policy, settings = _read(arguments)
-    return Settings(make_policy(name, **for_policy), **settings)
+    name, for_policy, settings = _read(arguments, policy)
+    return Settings(make_policy(name, **for_policy) if policy is None else policy, **settings)
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -97,17 +102,18 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     _read(arguments)
 
 
-def _read(arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The policy's name, its arguments, and every field of `Settings` besides the policy."""
     given = dict(arguments)
     for key, value in given.items():
         if value == "":
             raise AprError(f"model_arg {quoted(key, 60)} is empty: write {shortened(key, 60)}=VALUE, or leave it out")
-    if given.get("policy") is None:
+    if policy is None and given.get("policy") is None:
         raise AprError(f"model_args need policy=NAME; the policies are {', '.join(sorted(known_policies()))}")
-    name = str(given.pop("policy"))
-    for_policy = policy_arguments(name)
-    check_policy(name, given)
+    name = str(given.pop("policy")) if policy is None else policy.name
+    for_policy = policy_arguments(name) if policy is None else ()
+    if policy is None:
+        check_policy(name, given)
     known = {*_OWN, *_BUDGET, *_MEDIA, *_SAMPLING, *for_policy}
     for key in given:
         if key not in known:
@@ -140,8 +146,8 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     if wire not in WIRES:
         raise AprError(f"there is no wire {quoted(wire)}; the wires are {', '.join(WIRES)}")
     arm = str(given.get("arm", "agent"))
-    if arm not in ("agent", "passive"):
-        raise AprError(f"model_arg arm must be 'agent' or 'passive', not {quoted(arm)}")
+    if arm not in ARMS:
+        raise AprError(f"there is no arm {quoted(arm)}{did_you_mean(arm, ARMS)}; the arms are {', '.join(ARMS)}")
     parsing = str(given.get("parsing", PROFILES[profile].parsing))
     if parsing not in ("repair", "strict"):
         raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
@@ -159,7 +165,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _limit(key, given[key]) for key in _BUDGET if key in given})
         _check_together(budget, given)
         return EpisodeConfig(
-            arm=cast(Literal["agent", "passive"], arm),
+            arm=cast(Any, arm),
             passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
@@ -167,6 +173,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}, WIRES[wire].sampling if arm == "agent" else Sampling()),
             parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
+            system_prompt_template=prompt is not None and is_template(str(given["system_prompt"])),
             seed=_number(given, "seed", 0),
         )
     except ValidationError as error:

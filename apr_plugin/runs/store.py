@@ -1,6 +1,6 @@
 """Trajectory files of a run: appended durably, read back to resume, never mixed between configurations.
 
-Layout: `<folder>/<config hash>/config.json` and, beside it, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; the last
+Layout: `<folder>/<config hash>/card.json` and, beside it, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; the last
 one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks (`flock`, so that a killed process leaves none behind):
 `.lock.rank<r>` is held while that rank writes, `.lock.merge` while a rank begins (shared) or merges (exclusive); lines are appended as in `files`.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
+from apr_plugin.loop.card import CARD_FILE, Card
 from apr_plugin.loop.files import append_line, cut_torn_tail, held, sync_folder
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError
@@ -44,7 +45,7 @@ class TrajectoryStore:
     Args:
         folder: Where runs are kept; this run's files stand in `<folder>/<config hash>`.
         config_hash: Names the configuration; only trajectories made with it are resumed.
-        config: The configuration itself, written beside the files for people to read.
+        card: The run's card, written beside the files.
         rank: Which of several processes this is.
         world_size: How many processes share the run.
         resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under another name.
@@ -54,11 +55,14 @@ class TrajectoryStore:
     """
 
     def __init__(
-        self, folder: str | Path, config_hash: str, config: Mapping[str, Any], *, rank: int = 0, world_size: int = 1, resume: Resume = "auto"
+        self, folder: str | Path, config_hash: str, card: Card | Mapping[str, Any], *, rank: int = 0, world_size: int = 1, resume: Resume = "auto"
     ) -> None:
         self.folder = Path(folder).expanduser() / config_hash
-        self.config_hash, self.config = config_hash, dict(config)
-        self.rank, self.world_size, self.resume = rank, world_size, resume
+        self.config_hash = config_hash
+        self.card = card
+        self.rank = rank
+        self.world_size = world_size
+        self.resume = resume
         self._lock_fd: int | None = None
         self._writing = threading.Lock()
         self._finished: dict[_Key, Trajectory] = {}
@@ -78,7 +82,7 @@ class TrajectoryStore:
         self._take_lock()
         try:
             if self.rank == 0:
-                (self.folder / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+                self._write_card()
             if self.resume == "never":
                 self._set_aside()
             else:
@@ -86,6 +90,23 @@ class TrajectoryStore:
         except BaseException:
             self._release_lock()
             raise
+
+    def _write_card(self) -> None:
+        file = self.folder / CARD_FILE
+        if not file.exists():
+            self._say_what_is_not_continued()
+        file.write_text(self.card.to_json() if isinstance(self.card, Card) else json.dumps(dict(self.card), indent=2, sort_keys=True) + "\n")
+
+    def _say_what_is_not_continued(self) -> None:
+        """A run of an earlier release lies under another hash, whatever its arguments were: say why its answers are not taken over."""
+        old = [other.parent.name for other in sorted(self.folder.parent.glob("*/config.json")) if not (other.parent / CARD_FILE).exists()]
+        if old:
+            _log.warning(
+                "%s: an earlier release of apr-plugin wrote %s; its trajectories (version 1) can be read, but its prompts and pictures differ "
+                "from this release's, so no answer of it is taken over and all questions are asked",
+                self.folder.parent,
+                ", ".join(old[:5]),
+            )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._release_lock()

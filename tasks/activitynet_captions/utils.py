@@ -7,21 +7,29 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, grounding
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
 
 REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/ActivityNet"
 
 BINS = Bins.of_minutes(0, 1, 2, 3, inf)
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """One row for each sentence of `{video: {duration, timestamps, sentences}}`; sentences whose start is not before their end are left out."""
     (videos,) = contents
-    for video, about in videos.items():
-        for (start, end), query in zip(about["timestamps"], about["sentences"], strict=True):
-            if start < end:
-                asked = 'When in the video does this happen: "{}"?'
-                yield grounding.row(asked, query, [(start, end)], video=video, duration=float(about["duration"]))
+    yield from each(_of_video, videos.items())
+
+
+def _of_video(item: tuple[str, Any]) -> Iterator[Row | Unreadable]:
+    video, about = item
+
+    def of_sentence(pair: tuple[Any, str]) -> Iterator[Row]:
+        (start, end), query = pair
+        if not start >= end:
+            asked = 'When in the video does this happen: "{}"?'
+            yield grounding.row(asked, query, [(start, end)], video=video, duration=number(about["duration"]))
+
+    yield from each(of_sentence, zip(about["timestamps"], about["sentences"], strict=True))
 
 
 SOURCE = Source(

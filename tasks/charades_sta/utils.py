@@ -6,23 +6,26 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, grounding
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
 
 REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/Charades-STA"
 
 BINS = Bins((0, 20, 30, 40, inf), ("0-20s", "20-30s", "30-40s", "over_40s"))
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """Lines `3MSZA 24.3 30.4##person turn a light on.` with the lengths of `Charades_v1_test.csv`."""
     lines, videos = contents
-    seconds = {video["id"]: float(video["length"]) for video in videos}
-    for line in filter(None, lines):
+    seconds = {video["id"]: video["length"] for video in videos if not isinstance(video, Unreadable)}
+
+    def of_line(line: str) -> Iterator[Row]:
         where, _, query = line.partition("##")
         video, start, end = where.split()
-        if float(start) < float(end):
+        if number(start) < number(end):
             asked = 'When in the video does this happen: "{}"?'
-            yield grounding.row(asked, query, [(float(start), float(end))], video=video, duration=seconds[video])
+            yield grounding.row(asked, query, [(number(start), number(end))], video=video, duration=number(seconds[video]))
+
+    yield from each(of_line, filter(None, lines))
 
 
 SOURCE = Source(

@@ -2,6 +2,10 @@
 
 from apr_plugin.tasks.common.buckets import OTHER, Bins, count, macro_mean, macro_stderr
 from apr_plugin.tasks.common.calls import doc_to_visual, reply
-from apr_plugin.tasks.common.source import File, Row, Source
+from apr_plugin.tasks.common.rows import NOT_READ, Row, Unreadable, check_readable, each, number, unreadable
+from apr_plugin.tasks.common.source import File, Source
 
-__all__ = ["OTHER", "Bins", "File", "Row", "Source", "count", "doc_to_visual", "macro_mean", "macro_stderr", "reply"]
+__all__ = [
+    "NOT_READ", "OTHER", "Bins", "File", "Row", "Source", "Unreadable", "check_readable", "count", "doc_to_visual", "each", "macro_mean",
+    "macro_stderr", "number", "reply", "unreadable",
+]  # fmt: skip

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from apr_plugin.harnesses.lmms_eval.ending import NO_ANSWER
-from apr_plugin.tasks.common.source import Row
+from apr_plugin.tasks.common.rows import Row, check_readable
 
 
 def doc_to_visual(doc: Row) -> list[str]:
-    """The paths of a question's videos. For YAML: `!function apr_plugin.tasks.common.doc_to_visual`."""
+    """The paths of a question's videos. For YAML: `!function apr_plugin.tasks.common.doc_to_visual`.
+
+    Raises:
+        AprError: the row can't be read.
+    """
+    check_readable(doc)
     return list(doc["apr_videos"])
 
 

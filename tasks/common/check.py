@@ -15,6 +15,7 @@ from typing import Any, Literal
 from apr_plugin.media import MediaError
 from apr_plugin.media.confine import confine
 from apr_plugin.tasks.common.media import FileFacts, Library
+from apr_plugin.tasks.common.rows import unreadable
 from apr_plugin.tasks.common.source import Source
 
 State = Literal["present", "missing", "unreadable"]
@@ -115,8 +116,8 @@ def count_videos(source: Source) -> tuple[int, int] | None:
     if any(source.local_file(file) is None for file in source.files):
         return None
     library = Library(source.video_folders)
-    names = list(dict.fromkeys(name for row in source.rows() for name in source.videos_of(row)))
-    return sum(library.find(name).is_file() for name in names), len(names)
+    paths = {path for document in source.documents(library, measure=False) for path in document["apr_videos"]}
+    return sum(Path(path).is_file() for path in paths), len(paths)
 
 
 def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, media_root: Path | None = None) -> Report:
@@ -133,12 +134,12 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
     """
     library = Library(folders or source.video_folders)
     documents = source.documents(library, measure=False)
-    rows = source.rows()
+    readable = [document for document in documents if unreadable(document) is None]
     paths: dict[str, str] = {}
     annotated: dict[str, float] = {}
     asked: Counter[str] = Counter()
-    for row, document in zip(rows, documents, strict=True):
-        names = source.videos_of(row)
+    for document in readable:
+        names = list(source.videos_of(document))
         paths |= zip(names, document["apr_videos"], strict=True)
         asked.update(dict.fromkeys(names, 1))
         if names and document["apr_seconds"] is not None:
@@ -147,9 +148,9 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
     facts = {**source.manifest().read((Path(path) for path in paths.values() if path not in outside), f"{source.title}: videos", hashes)}
     facts |= {path: FileFacts(0, 0, error=reason) for path, reason in outside.items()}
     states = {name: _state(name, path, facts.get(path), asked[name], annotated.get(name)) for name, path in paths.items()}
-    answerable = sum(all(states[name].state == "present" for name in source.videos_of(row)) for row in rows)
+    answerable = sum(all(states[name].state == "present" for name in source.videos_of(document)) for document in readable)
     read = tuple(path for file in source.files if (path := source.local_file(file)) is not None)
-    return Report(source, len(rows), answerable, tuple(states.values()), read)
+    return Report(source, len(documents), answerable, tuple(states.values()), read)
 
 
 def _outside(path: str, media_root: Path | None) -> str:

@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from apr_plugin.scoring.options import without_labels
-from apr_plugin.tasks.common.source import Row
+from apr_plugin.tasks.common.rows import NOT_READ, Row, unreadable
 
 __all__ = ["LETTER_ONLY", "ask", "bucket_name", "lettered", "without_labels"]
 
@@ -24,6 +24,8 @@ def lettered(doc: Row) -> list[tuple[str, str]]:
 
 def ask(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     """The question, its options, and how the answer is written."""
+    if unreadable(doc):
+        return str(NOT_READ)
     return "\n".join([doc["question"], *(f"{letter}. {text}" for letter, text in lettered(doc)), LETTER_ONLY])
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from apr_plugin.scoring.intervals import Span, best_iou, hull_iou, parse_spans, recalls, set_iou, set_precision_recall
 from apr_plugin.scoring.retrieval import LENGTHS, moment_metrics
 from apr_plugin.tasks.common.calls import reply
-from apr_plugin.tasks.common.source import Row, Source
+from apr_plugin.tasks.common.rows import NOT_READ, Row, number, unreadable
+from apr_plugin.tasks.common.source import Source
 
 _FORM = 'in seconds from the beginning of the video, in the form "From 12.3 to 20.0 seconds"'
 
@@ -38,27 +39,33 @@ def row(question: str, query: str, spans: Iterable[Sequence[float]], **columns: 
         columns: The benchmark's own.
     """
     event = " ".join(query.split()).rstrip(".").rstrip()
-    return {**columns, "query": query, "question": question.format(event), "spans": [[float(start), float(end)] for start, end in spans]}
+    return {**columns, "query": query, "question": question.format(event), "spans": [[number(start), number(end)] for start, end in spans]}
 
 
 def ask_one(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     """The question, answered by one span."""
+    if unreadable(doc):
+        return str(NOT_READ)
     return f"{doc['question']}\n{ONE}"
 
 
 def ask_all(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     """The question, answered by every span."""
+    if unreadable(doc):
+        return str(NOT_READ)
     return f"{doc['question']}\n{ALL}"
 
 
 def ask_ranked(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     """The question, answered by every span in order of certainty."""
+    if unreadable(doc):
+        return str(NOT_READ)
     return f"{doc['question']}\n{RANKED}"
 
 
 def doc_to_target(doc: Row) -> str:
     """The true spans; only logged."""
-    return json.dumps(doc["spans"])
+    return json.dumps(doc["spans"]) if unreadable(doc) is None else ""
 
 
 def read(results: Sequence[Any]) -> list[Span]:
@@ -69,7 +76,7 @@ def read(results: Sequence[Any]) -> list[Span]:
 def score_hull(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, Any]:
     """One true span: temporal IoU with the first span of the reply."""
     spans = read(results)
-    iou = hull_iou(spans[0] if spans else None, _true(doc)[0])
+    iou = hull_iou(spans[0] if spans else None, true_spans(doc)[0])
     scored: dict[str, Any] = source.scored(doc, iou, **recalls(iou, "hull"), no_span=float(not spans))
     return scored
 
@@ -83,7 +90,7 @@ def score_set(source: Source, doc: Row, results: Sequence[Any], **more: float) -
         results: The model's reply.
         more: Further metrics of this reply.
     """
-    spans, true = read(results), _true(doc)
+    spans, true = read(results), true_spans(doc)
     iou = set_iou(spans, true)
     precision, recall = set_precision_recall(spans, true)
     scored: dict[str, Any] = source.scored(
@@ -97,7 +104,7 @@ def score_ranked(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, 
 
     A bucket is a range of lengths of the true spans: only true spans of that length count in it, as in QVHighlights' own evaluation.
     """
-    spans, true = read(results), _true(doc)
+    spans, true = read(results), true_spans(doc)
     iou = best_iou(spans, true)
     numbers = {**recalls(iou, "best"), **moment_metrics([spans], [true]), "no_span": float(not spans)}
     for name in doc["apr_buckets"]:
@@ -107,5 +114,8 @@ def score_ranked(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, 
     return scored
 
 
-def _true(doc: Row) -> list[Span]:
+def true_spans(doc: Row) -> list[Span]:
+    """The true spans; of a row that can't be read any one, which counts as not found."""
+    if unreadable(doc) is not None:
+        return [(0.0, 1.0)]
     return [(float(start), float(end)) for start, end in doc["spans"]]

@@ -3,7 +3,7 @@
 Annotations are read from `<data folder>/<benchmark>/` under their official file names, else fetched from where their owners keep them. Videos are
 looked for in `<data folder>/<benchmark>/videos`, in whatever sub-folders they were unpacked, and where lmms-eval's own task unpacks them.
 Three columns are added to a row: `apr_videos` (paths), `apr_seconds` (of the first video, or `None`), `apr_buckets` (names); and `apr_present`,
-whether every video is there.
+whether every video is there. A row that can't be read is one question that counts as wrong (`rows.py`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,20 @@ import csv
 import importlib.util
 import json
 import os
+import random
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from apr_plugin.config import cache_dir, data_dir, hub_dir
 from apr_plugin.errors import AprError, require
-from apr_plugin.loop.text import printable_within
 from apr_plugin.tasks.common.buckets import OTHER
 from apr_plugin.tasks.common.media import Library, Manifest
-
-Row = Mapping[str, Any]
-"""One question with the columns of its benchmark."""
-
-_T = TypeVar("_T")
+from apr_plugin.tasks.common.rows import FAULTS, OURS, UNREADABLE, Row, Unreadable, each, number, reason, table
 
 _DOWNLOAD_TIMEOUT_S = 60.0
-
-_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-"""What reading annotations of another form raises."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +52,8 @@ class File:
         return f"curl -L --create-dirs -o {folder / self.name} {self.url}" if self.url else f"see its README, and put it at {folder / self.name}"
 
 
-def _concatenated(contents: Sequence[Any]) -> list[Row]:
-    return [row for content in contents for row in content]
+def _concatenated(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
+    yield from each(lambda row: [row], (row for content in contents for row in content))
 
 
 def _no_seconds(row: Row) -> float | None:
@@ -108,11 +101,11 @@ class Source:
     buckets: tuple[str, ...]
     """Every bucket, in order."""
 
-    rows_of: Callable[[Sequence[Any]], Iterable[Row]] = _concatenated
-    """Contents of the files, in their order, -> rows."""
+    rows_of: Callable[[Sequence[Any]], Iterable[Row | Unreadable]] = _concatenated
+    """Contents of the files, in their order, -> rows. `each` keeps one that can't be read from ending it."""
 
     needs: tuple[str, ...] = ()
-    """Columns that a row must have, of those that no function of this source reads."""
+    """Columns that a row must have, of those that no function of this source reads; a list has no empty place."""
 
     keep: Callable[[Row], bool] = _every_row
     """Which rows belong to this task."""
@@ -168,70 +161,116 @@ class Source:
         return None
 
     def rows(self) -> list[Row]:
-        """The task's rows, in official order, with the columns of the benchmark.
+        """The task's rows that can be read, in official order, with the columns of the benchmark.
 
         Raises:
             AprError: the annotations are nowhere to be had, or are not what they should be.
         """
+        return [row for row in self._rows() if not isinstance(row, Unreadable)]
+
+    def _rows(self) -> list[Row | Unreadable]:
+        """The task's rows; as `rows`, with those that can't be read."""
         paths = [self.local_file(file) or self._fetch(file) for file in self.files]
         contents = [self._content(path) for path in paths]
-        rows: list[Row] = []
-        number = 0
+        rows: list[Row | Unreadable] = []
         try:
-            for row in self.rows_of(contents):
-                if lacking := [name for name in self.needs if row[name] is None]:
-                    raise ValueError(f"no {lacking[0]}")
-                if self.keep(row):
-                    rows.append(dict(row))
-                number += 1
-        except _UNREADABLE as error:
-            raise AprError(
-                f"{self.title}: {_named(paths)} is not as its README says: question {number} (counted from 0): {_reason(error)}; get it anew"
-            ) from error
+            rows += each(self._kept, self.rows_of(contents))
+        except FAULTS as error:
+            rows.append(Unreadable.by(error))
         if not rows:
             raise AprError(f"{self.title}: {_named(paths)} holds no question for {self.task}")
+        self._refuse(rows)
         return rows
+
+    def _kept(self, row: Row) -> list[Row]:
+        """The row, if it belongs to this task.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is none, or lacks what it needs.
+        """
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{type(row).__name__} in place of a row")
+        for name in self.needs:
+            if (value := row[name]) is None or (isinstance(value, list) and None in value):
+                raise ValueError(f"no {name}")
+        return [{name: value for name, value in row.items() if not str(name).startswith(OURS)}] if self.keep(row) else []
+
+    def _refuse(self, rows: Sequence[Row | Unreadable]) -> None:
+        """Raises AprError where no row at all can be read: the file is another than it should be."""
+        if isinstance(rows[0], Unreadable) and all(isinstance(row, Unreadable) for row in rows):
+            raise AprError(f"{self.title}: {self._files} is not as its README says: question 0 (counted from 0): {rows[0].reason}; get it anew")
 
     def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
         """The rows with their videos' paths, durations and buckets.
+
+        One that can't be read, or that lies in a bucket which this source does not name, has the column `apr_unreadable`.
 
         Args:
             library: Where videos are looked for; without one in `video_folders`.
             measure: Whether durations that the annotation lacks are read from the files; without one as this source says.
 
         Raises:
-            AprError: as `rows`, or a row lies in a bucket that this source does not name.
+            AprError: as `rows`.
         """
-        rows, library = self.rows(), library or Library(self.video_folders)
-        names = [self._column(number, lambda row: list(self.videos_of(row)), row) for number, row in enumerate(rows)]
-        where = {name: library.find(name) for name in dict.fromkeys(name for some in names for name in some)}
-        there = {path: path.is_file() for path in where.values()}
-        paths = [[where[name] for name in some] for some in names]
-        seconds = [self._column(number, self.seconds_of, row) for number, row in enumerate(rows)]
-        if (self.measure if measure is None else measure) and None in seconds:
-            unknown = [some[0] for some, known in zip(paths, seconds, strict=True) if known is None and some]
-            facts = self.manifest().read(unknown, f"{self.title}: durations")
+        library = library or Library(self.video_folders)
+        where: dict[str, Path] = {}
+        there: dict[str, bool] = {}
+        read = [row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()]
+        for at, one in enumerate(read):
+            for name in one.videos if isinstance(one, _Facts) else ():
+                try:
+                    where[name] = where.get(name) or library.find(name)
+                    there[str(where[name])] = where[name].is_file()
+                except OSError as error:  # a name that no file can have
+                    read[at] = Unreadable.by(error)
+        self._refuse(read)
+        measured: dict[Path, float | None] = {}
+        if self.measure if measure is None else measure:
+            firsts = (one.videos[0] for one in read if not isinstance(one, Unreadable) and one.seconds is None and one.videos)
+            unknown = [where[name] for name in firsts]
+            facts = self.manifest().read(unknown, f"{self.title}: durations") if unknown else {}
             measured = {path: facts[str(path)].seconds for path in unknown if str(path) in facts}
-            seconds = [measured.get(some[0]) if known is None and some else known for some, known in zip(paths, seconds, strict=True)]
-        documents = []
-        for number, (row, some, duration) in enumerate(zip(rows, paths, seconds, strict=True)):
-            labels = list(dict.fromkeys(self._column(number, self.labels_of, row, duration)))
-            if strange := set(labels) - {*self.buckets, OTHER}:
-                raise AprError(
-                    f"{self.title}: question {number} (counted from 0) of {self._files} lies in bucket {strange.pop()!r}, which {self.task} "
-                    f"does not know: another version of the annotations? It is {str(dict(row))[:200]}"
-                )
-            added = {"apr_videos": [str(path) for path in some], "apr_seconds": duration, "apr_buckets": labels}
-            documents.append({**row, **added, "apr_present": all(there[path] for path in some)})
+        found = [one if isinstance(one, Unreadable) else self._document(one, [where[name] for name in one.videos], measured) for one in read]
+        self._refuse(found)
+        documents: list[dict[str, Any]] = []
+        for one in found:
+            if isinstance(one, Unreadable):
+                documents.append({"apr_videos": [], "apr_seconds": None, "apr_buckets": [], "apr_present": True, UNREADABLE: one.reason})
+            else:
+                documents.append({**one, "apr_present": all(there[path] for path in one["apr_videos"])})
         return documents
 
-    def docs(self) -> Any:
+    def _facts(self, row: Row) -> _Facts | Unreadable:
+        """The row with what this source's functions read from it."""
+        try:
+            names, seconds = list(self.videos_of(row)), self.seconds_of(row)
+            if strange := [name for name in names if not isinstance(name, str)]:
+                raise TypeError(f"{strange[0]!r} in place of a video's name")
+            return _Facts(row, names, None if seconds is None else number(seconds))
+        except FAULTS as error:
+            return Unreadable.by(error)
+
+    def _document(self, facts: _Facts, paths: Sequence[Path], measured: Mapping[Path, float | None]) -> dict[str, Any] | Unreadable:
+        """The row with the columns that are added to it."""
+        seconds = measured.get(paths[0]) if facts.seconds is None and paths else facts.seconds
+        try:
+            labels = list(dict.fromkeys(self.labels_of(facts.row, seconds)))
+            if strange := set(labels) - {*self.buckets, OTHER}:
+                return Unreadable(f"it lies in bucket {str(strange.pop())!r}, which {self.task} does not know: another version of the annotations?")
+        except FAULTS as error:
+            return Unreadable.by(error)
+        return {**facts.row, "apr_videos": [str(path) for path in paths], "apr_seconds": seconds, "apr_buckets": labels}
+
+    def docs(self, ask: Callable[..., str] | None = None, score: Callable[[Row, list[Any]], Any] | None = None) -> Any:
         """The documents as a `datasets.Dataset`, for `process_docs`. Says how many questions lack their video, which count as wrong.
+
+        Args:
+            ask: The task's `doc_to_text`, where it is not this package's own: a row that it fails on can't be read.
+            score: Its `process_results`, likewise.
 
         Raises:
             AprError: as `documents`; under lmms-eval's own command line the process ends with that message instead of five more attempts.
         """
-        import datasets
         from loguru import logger
 
         from apr_plugin.harnesses.lmms_eval.ending import end_with
@@ -250,8 +289,24 @@ class Source:
                 f"{self.task}: {absent} of {len(documents)} questions lack their video in {self.video_folders[0]} and count as wrong; "
                 f"`score_present` leaves them out. List the files with: apr tasks check {self.task}"
             )
-        columns = dict.fromkeys(name for document in documents for name in document)  # `from_list` takes those of the first row alone
-        return datasets.Dataset.from_list(printable_within([{name: document.get(name) for name in columns} for document in documents]))
+
+        def attempt(document: Row) -> None:
+            if ask is not None:
+                ask(document, {"pre_prompt": "", "post_prompt": ""})
+            if score is not None:
+                score(document, [""])
+
+        state = random.getstate()  # some official scorers guess
+        found, faults = table(documents, attempt)
+        random.setstate(state)
+        if len(faults) == len(documents):
+            end_with(AprError(f"{self.title}: no question of {self._files} can be read; the first: {faults[0][1]}; get it anew"))
+        if faults:
+            logger.warning(
+                f"{self.task}: {len(faults)} of {len(documents)} questions of {self._files} can't be read and count as wrong; "
+                f"the first is question {faults[0][0]} (counted from 0): {faults[0][1]}"
+            )
+        return found
 
     def scored(self, doc: Row, score: float, **more: Any) -> dict[str, Any]:
         """What `process_results` returns for one answer: its score overall and in each of its buckets, with counts.
@@ -279,22 +334,12 @@ class Source:
         """What a file of annotations holds."""
         try:
             return _content(path)
-        except (*_UNREADABLE, OSError) as error:
-            raise AprError(f"{self.title}: can't read {path}: {_reason(error)}; get it anew") from error
-
-    def _column(self, number: int, of: Callable[..., _T], row: Row, *more: Any) -> _T:
-        """What a function of this source reads from the row of that number."""
-        try:
-            return of(row, *more)
-        except _UNREADABLE as error:
-            raise AprError(
-                f"{self.title}: question {number} (counted from 0) of {self._files} is not as its README says: {_reason(error)}. "
-                f"It is {str(dict(row))[:200]}"
-            ) from error
+        except (*FAULTS, OSError) as error:
+            raise AprError(f"{self.title}: can't read {path}: {reason(error)}; get it anew") from error
 
     def _fetch(self, file: File) -> Path:
         """Get a file of annotations from its owners."""
-        reason = "it is not distributed on a hub"
+        why = "it is not distributed on a hub"
         try:
             if file.hub:
                 require("huggingface_hub", "lmms")
@@ -304,16 +349,18 @@ class Source:
             if file.url:
                 return _download(file.url, self.home / file.name)
         except Exception as error:  # noqa: BLE001 - the hub's client raises its own errors, and those of three layers below it
-            reason = _reason(error)
+            why = reason(error)
         others = f", and so its other {len(self.files) - 1}" if len(self.files) > 1 else ""
-        raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({reason}). Get them with: {file.how_to_get(self.home)}{others}")
+        raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({why}). Get them with: {file.how_to_get(self.home)}{others}")
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error, KeyError):
-        return f"no column or value {error}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+@dataclass(frozen=True)
+class _Facts:
+    """What a source reads from one row."""
+
+    row: Row
+    videos: list[str]
+    seconds: float | None
 
 
 def _named(paths: Sequence[Path]) -> str:
@@ -322,27 +369,43 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 def _content(path: Path) -> Any:
-    match path.suffix:
-        case ".json":
-            return json.loads(path.read_text("utf-8"))
-        case ".jsonl":
-            return [_line(number, line) for number, line in enumerate(path.read_text("utf-8").split("\n"), 1) if line.strip()]
-        case ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
-        case ".parquet":
-            require("pyarrow", "lmms")
-            from pyarrow import parquet
+    """What a file holds; bytes that are no UTF-8 are left to the row that has them."""
+    if path.suffix == ".parquet":
+        require("pyarrow", "lmms")
+        from pyarrow import parquet
 
-            return parquet.read_table(path).to_pylist()
-    return path.read_text("utf-8").splitlines()
+        return parquet.read_table(path).to_pylist()
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        match path.suffix:
+            case ".json":
+                return json.load(file, parse_int=_whole)
+            case ".jsonl":
+                return [_line(number, line) for number, line in enumerate(file.read().split("\n"), 1) if line.strip()]
+            case ".csv":
+                return list(_records(csv.DictReader(file)))
+        return file.read().splitlines()
+
+
+def _whole(text: str) -> int | float:
+    """A whole number of a JSON file. Python refuses to read one of more than 4300 digits, and with it the file."""
+    return int(text) if len(text) < 1000 else float(text)
 
 
 def _line(number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
+        return json.loads(line, parse_int=_whole)
+    except FAULTS as error:
+        return Unreadable.by(error, f"line {number}: ")
+
+
+def _records(reader: csv.DictReader[str]) -> Iterator[Row | Unreadable]:
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Unreadable.by(error, f"line {reader.line_num}: ")
 
 
 def _download(url: str, path: Path) -> Path:

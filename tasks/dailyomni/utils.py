@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source, reply
+from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, reply, unreadable
 from apr_plugin.tasks.common.choices import bucket_name, without_labels
 
 DURATIONS = ("30s", "60s")
@@ -14,9 +14,12 @@ COLUMNS = ("Question", "Choice", "Answer", "video_id", "Type", "video_category",
 """Those that every row has; the others (`content_parent_category`, `content_fine_category`, `Explaination`) are missing from some."""
 
 
-def _rows(contents: Sequence[Any]) -> Iterator[Row]:
-    for row in contents[0]:
-        yield {**{name: row[name] for name in COLUMNS}, "question": row["Question"], "options": without_labels(row["Choice"])}
+def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
+    yield from each(_row, contents[0])
+
+
+def _row(row: Row) -> list[Row]:
+    return [{**{name: row[name] for name in COLUMNS}, "question": row["Question"], "options": without_labels(row["Choice"])}]
 
 
 SOURCE = Source(
@@ -32,6 +35,7 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [row["video_duration"], bucket_name(row["Type"])],
     buckets=(*DURATIONS, *map(bucket_name, TYPES)),
     rows_of=_rows,
+    needs=("question", "Answer"),
     seconds_of=lambda row: float(row["video_duration"].removesuffix("s")),
 )
 
@@ -46,6 +50,8 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
 
     The official scorer leaves questions that failed out of the denominator; here they count as wrong.
     """
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     letter = reply(results).strip()[:1].upper()
     scored: dict[str, Any] = SOURCE.scored(doc, float(letter == doc["Answer"]))
     return scored

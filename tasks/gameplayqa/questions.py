@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from apr_plugin.tasks.common import Row, Unreadable, each, number
 from apr_plugin.tasks.common.choices import bucket_name
 
 LEVELS = ("1", "2", "3")
@@ -31,25 +32,30 @@ _SEED = 13
 _EXIST = re.compile(r"EXIST-(Lexical|Scene|Temporal|Role|Cross-?Video)$", re.IGNORECASE)
 
 
-def rows(contents: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """The rows of `qa.csv`, in its order."""
-    for row in contents[0]:
-        row = {name: (value or "").strip() for name, value in row.items()}
-        files = [row[name] for name in (f"video_{number}_file_name" for number in range(1, 6)) if row[name]]
-        options = list(_options(row))
-        # The official order: one shuffle by a generator seeded with the first 16 hex digits of SHA-256("13:<id>").
-        random.Random(int(hashlib.sha256(f"{_SEED}:{row['id']}".encode()).hexdigest()[:16], 16)).shuffle(options)
-        kept = ("id", "instance_id", "game_name", "question_code", "task_name", "question_level", "question", "answer_start", "answer_end")
-        yield {
+    yield from each(_row, contents[0])
+
+
+def _row(row: Row) -> list[Row]:
+    row = {name: (value or "").strip() for name, value in row.items()}
+    files = [row[name] for name in (f"video_{number}_file_name" for number in range(1, 6)) if row[name]]
+    options = list(_options(row))
+    # The official order: one shuffle by a generator seeded with the first 16 hex digits of SHA-256("13:<id>").
+    random.Random(int(hashlib.sha256(f"{_SEED}:{row['id']}".encode()).hexdigest()[:16], 16)).shuffle(options)
+    kept = ("id", "instance_id", "game_name", "question_code", "task_name", "question_level", "question", "answer_start", "answer_end")
+    return [
+        {
             **{name: row[name] for name in kept},
             "files": files,
             "video_numbers": [index + 1 for index in _indices(row["video_indices"], len(files))],
-            "video_start": float(row["video_start"]),
-            "video_end": float(row["video_end"]),
+            "video_start": number(row["video_start"]),
+            "video_end": number(row["video_end"]),
             "options": [text for text, _ in options],
             "option_kinds": [kind for _, kind in options],
             "answer": "ABCD"[[kind for _, kind in options].index("")],
         }
+    ]
 
 
 def buckets_of(row: Mapping[str, Any]) -> list[str]:
@@ -73,9 +79,9 @@ def _options(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield from ((str(true), ""), (str(not true), OTHER_KIND))
         return
     yield row["correct_option"], ""
-    for number in (1, 2, 3):
-        if text := row[f"distractor_{number}"]:
-            kind = bucket_name(row[f"distractor_{number}_type"])
+    for place in (1, 2, 3):
+        if text := row[f"distractor_{place}"]:
+            kind = bucket_name(row[f"distractor_{place}_type"])
             yield text, kind if kind in KINDS else OTHER_KIND
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apr_plugin.scoring.answers import match_option
-from apr_plugin.tasks.common import File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, check_readable, reply, unreadable
 from apr_plugin.tasks.common.choices import ask, bucket_name, lettered
 from apr_plugin.tasks.gameplayqa.questions import GAMES, KINDS, LEVELS, OTHER_KIND, TASKS, buckets_of, rows, statement_kind
 
@@ -39,12 +39,15 @@ def docs(_stub: Any) -> Any:
 
 def doc_to_visual(doc: Row) -> list[dict[str, Any]]:
     """Each video's path with the window that the question is about."""
+    check_readable(doc)
     window = {"video_start": doc["video_start"], "video_end": doc["video_end"]}
     return [{"type": "video", "path": path, **window} for path in doc["apr_videos"]]
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     """The question and its options; of several videos, what the question calls them."""
+    if unreadable(doc):
+        return str(NOT_READ)
     text: str = ask(doc)
     if len(doc["video_numbers"]) == 1:
         return text
@@ -58,6 +61,8 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     `error_<kind>` has a question of true or false in its denominator where the statement is a distractor of that kind. `picked_<kind>` has a
     question in its denominator where an option of that kind is offered, and is 1 where such an option was chosen.
     """
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     letters = lettered(doc)
     letter = match_option(reply(results), letters)
     right = float(letter == doc["answer"])

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, grounding
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
 
 BINS = Bins.of_minutes(0, 2, 4, 6, inf)
 
 
-def _rows(contents: Sequence[Any], asked: str) -> Iterator[Row]:
+def _rows(contents: Sequence[Any], asked: str) -> Iterator[Row | Unreadable]:
     (videos,) = contents
-    for video, about in videos.items():
-        for (start, end), query in zip(about["timestamps"], about["sentences"], strict=True):
-            yield grounding.row(asked, query, [(start, end)], video=video, duration=float(about["duration"]))
+    yield from each(partial(_of_video, asked), videos.items())
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def _of_video(asked: str, item: tuple[str, Any]) -> Iterator[Row | Unreadable]:
+    video, about = item
+
+    def of_event(pair: tuple[Any, str]) -> list[Row]:
+        (start, end), query = pair
+        return [grounding.row(asked, query, [(start, end)], video=video, duration=number(about["duration"]))]
+
+    yield from each(of_event, zip(about["timestamps"], about["sentences"], strict=True))
+
+
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """One row for each event of `{video: {duration, timestamps, sentences}}`, which asks for its one span."""
     return _rows(contents, 'When in the video does this happen: "{}"?')
 
 
-def rows_of_all(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of_all(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """The same rows, which ask for every span."""
     return _rows(contents, 'In which parts of the video does this happen: "{}"?')
 

@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, reply, unreadable
 
 MODULE = "lmms_eval.tasks.longvideobench.utils"
 
@@ -51,16 +51,20 @@ def official() -> Any:
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return SOURCE.docs(doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt, without subtitles."""
+    if unreadable(doc):
+        return str(NOT_READ)
     return str(official().longvideobench_doc_to_text(doc, dict(lmms_eval_specific_kwargs or {})))
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Right by lmms-eval's parser, overall and by duration group; what that parser can't read is wrong here and a guess in `lvb_acc`."""
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     utils, text = official(), reply(results)
     read = utils.parse_multi_choice_response(text, ["?"], {})  # it guesses among these
     scored: dict[str, Any] = SOURCE.scored(doc, read == "ABCDE"[doc["correct_choice"]])

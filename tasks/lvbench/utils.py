@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, reply, unreadable
 
 ABILITIES = {
     "entity recognition": "ER",
@@ -20,12 +21,14 @@ ABILITIES = {
 BINS = Bins.of_minutes(20, 40, 60, 80, 100, 120, 140)
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """One line for each video with its questions -> one row for each question."""
-    for video in contents[0]:
-        for question in video["qa"]:
-            columns = {name: question[name] for name in ("uid", "question", "answer", "question_type", "time_reference")}
-            yield {**columns, "uid": str(columns["uid"]), "key": video["key"]}
+    yield from each(lambda video: each(partial(_row, video["key"]), video["qa"]), contents[0])
+
+
+def _row(key: str, question: Row) -> list[Row]:
+    columns = {name: question[name] for name in ("uid", "question", "answer", "question_type", "time_reference")}
+    return [{**columns, "uid": str(columns["uid"]), "key": key}]
 
 
 SOURCE = Source(
@@ -38,6 +41,7 @@ SOURCE = Source(
     homepage="https://github.com/zai-org/LVBench",
     files=(File("video_info.meta.jsonl", hub="zai-org/LVBench"),),
     rows_of=rows_of,
+    needs=("question", "answer"),
     videos_of=lambda row: [f"{row['key']}.mp4"],
     measure=True,
     labels_of=lambda row, seconds: [BINS.name(seconds), *(ABILITIES[name] for name in row["question_type"])],  # it counts in each of its types
@@ -48,11 +52,13 @@ SOURCE = Source(
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return SOURCE.docs(doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt; the options stand in the question."""
+    if unreadable(doc):
+        return str(NOT_READ)
     from lmms_eval.tasks.lvbench.utils import lvbench_doc_to_text
 
     return str(lvbench_doc_to_text(doc, dict(lmms_eval_specific_kwargs or {})))
@@ -60,6 +66,8 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """lmms-eval's score, overall, by duration and by ability."""
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.lvbench.utils import lvbench_process_results
 
     official = lvbench_process_results(doc, [reply(results)])

@@ -6,17 +6,20 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, reply, unreadable
 
 BINS = Bins.of_minutes(0, 5, 15, 30, inf)
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """The official rows; `video_id` without what a YouTube address has around it, `question type` under the name that lmms-eval's copy has."""
-    for row in contents[0]:
-        skills = row["question_type"] if "question_type" in row else row["question type"]
-        kept = {name: value for name, value in row.items() if name != "question type"}
-        yield {**kept, "video_id": str(row["video_id"]).split("v=")[-1].split("&")[0], "question_type": skills}
+    yield from each(_row, contents[0])
+
+
+def _row(row: Row) -> list[Row]:
+    skills = row["question_type"] if "question_type" in row else row["question type"]
+    kept = {name: value for name, value in row.items() if name != "question type"}
+    return [{**kept, "video_id": str(row["video_id"]).split("v=")[-1].split("&")[0], "question_type": skills}]
 
 
 SOURCE = Source(
@@ -39,18 +42,29 @@ SOURCE = Source(
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return SOURCE.docs(doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt."""
+    if unreadable(doc):
+        return str(NOT_READ)
     from lmms_eval.tasks.minerva.utils import minerva_doc_to_text
 
     return str(minerva_doc_to_text(doc, lmms_eval_specific_kwargs))
 
 
+def doc_to_target(doc: Row) -> str:
+    """lmms-eval's; only logged."""
+    from lmms_eval.tasks.minerva.utils import minerva_doc_to_target
+
+    return str(minerva_doc_to_target(doc)) if unreadable(doc) is None else ""
+
+
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Right by lmms-eval's parser, overall and by duration; what that parser can't read is wrong here and a guess in `minerva_acc`."""
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.minerva.utils import _extract_choice_letter, minerva_process_results
 
     official = minerva_process_results(doc, [reply(results)])

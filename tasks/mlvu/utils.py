@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, number, reply, unreadable
 
 REPOSITORY = "https://raw.githubusercontent.com/JUNJIE99/MLVU/fd060c10a43ea48a35100a22688a927b8e531199/data"
 
@@ -24,24 +24,30 @@ TASKS = {
 BINS = Bins.of_minutes(0, 5, 10, 20, 60, 120, inf)
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """The official columns, and those that lmms-eval's scorer reads: `task_type`, `video_name`, the options in `question`, a letter as `answer`.
 
     As in the official evaluation, of two equal options the last is the answer, and a question whose answer is none of its options can't be right.
     """
-    for (task, stem), content in zip(TASKS.items(), contents, strict=True):
-        for row in content:
-            options = row["candidates"]
-            right = max((i for i, option in enumerate(options) if option == row["answer"]), default=-1)
-            yield {
-                "question": "\n".join([row["question"], *(f"({'ABCDEF'[i]}) {option}" for i, option in enumerate(options))]),
-                "candidates": options,
-                "answer": "ABCDEF"[right] if right >= 0 else "(no option)",
-                "answer_text": row["answer"],
-                "task_type": task,
-                "video_name": f"{stem}/{row['video']}",
-                "duration": float(row["duration"]),
-            }
+    named = ((task, stem, row) for (task, stem), content in zip(TASKS.items(), contents, strict=True) for row in content)
+    yield from each(_row, named)
+
+
+def _row(named: tuple[str, str, Row]) -> list[Row]:
+    task, stem, row = named
+    options = row["candidates"]
+    right = max((i for i, option in enumerate(options) if option == row["answer"]), default=-1)
+    return [
+        {
+            "question": "\n".join([row["question"], *(f"({'ABCDEF'[i]}) {option}" for i, option in enumerate(options))]),
+            "candidates": options,
+            "answer": "ABCDEF"[right] if right >= 0 else "(no option)",
+            "answer_text": row["answer"],
+            "task_type": task,
+            "video_name": f"{stem}/{row['video']}",
+            "duration": number(row["duration"]),
+        }
+    ]
 
 
 SOURCE = Source(
@@ -65,11 +71,13 @@ SOURCE = Source(
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return SOURCE.docs(doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt."""
+    if unreadable(doc):
+        return str(NOT_READ)
     from lmms_eval.tasks.mlvu.utils import mlvu_doc_to_text
 
     return str(mlvu_doc_to_text(doc, lmms_eval_specific_kwargs))
@@ -77,6 +85,8 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """lmms-eval's score, overall, by task and by duration; `m_avg` weighs the tasks that were asked alike."""
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.mlvu.utils import mlvu_process_results
 
     official = mlvu_process_results(doc, [reply(results)])

@@ -162,15 +162,25 @@ def is_made(out_dir: Path | str, spec: NeedleSpec) -> bool:
     return _says(out / DOCS_NAME, _docs_text(spec, jobs)) and all(is_complete(out / VIDEOS_NAME / job.name) for job in jobs)
 
 
+def finished(out_dir: Path | str) -> Path:
+    """The folder of a needle set.
+
+    Raises:
+        FileNotFoundError: it holds no finished set.
+    """
+    out = Path(out_dir).expanduser().resolve()
+    if not (out / SPEC_NAME).is_file() or not (out / DOCS_NAME).is_file():
+        raise FileNotFoundError(f"no finished needle set in {out}: make it with `apr needle make --out {out}`")
+    return out
+
+
 def load_docs(out_dir: Path | str) -> list[Doc]:
     """The documents of a needle set, with absolute video paths.
 
     Raises:
         FileNotFoundError: the folder holds no finished set.
     """
-    out = Path(out_dir).expanduser().resolve()
-    if not (out / SPEC_NAME).is_file() or not (out / DOCS_NAME).is_file():
-        raise FileNotFoundError(f"no finished needle set in {out}: make it with `apr needle make --out {out}`")
+    out = finished(out_dir)
     docs: list[Doc] = [json.loads(line) for line in (out / DOCS_NAME).read_text(encoding="utf-8").splitlines()]
     for doc in docs:
         doc["video"] = str(out / doc["video"])

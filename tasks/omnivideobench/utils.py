@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, reply
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, reply, unreadable
 from apr_plugin.tasks.common.choices import bucket_name, without_labels
 
 BINS = Bins.of_minutes(0, 1, 5, 10, math.inf)
@@ -24,12 +24,18 @@ _BOXED = re.compile(r"(?:/box|\\boxed)\{([^}]{1,200})\}")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _rows(contents: Sequence[Any]) -> Iterator[Row]:
-    for video in contents[0]:
-        shared = {name: video[name] for name in ("video", "video_type", "duration")}
-        for asked in video["questions"]:
-            own = {name: asked[name] for name in ("question", "question_type", "audio_type", "answer", "correct_option")}
-            yield {**shared, **own, "options": without_labels(asked["options"])}
+def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
+    yield from each(_of_video, contents[0])
+
+
+def _of_video(video: Row) -> Iterator[Row | Unreadable]:
+    shared = {name: video[name] for name in ("video", "video_type", "duration")}
+
+    def of_question(asked: Row) -> list[Row]:
+        own = {name: asked[name] for name in ("question", "question_type", "audio_type", "answer", "correct_option")}
+        return [{**shared, **own, "options": without_labels(asked["options"])}]
+
+    yield from each(of_question, video["questions"])
 
 
 def _seconds(row: Row) -> float:
@@ -51,6 +57,7 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [BINS.name(seconds), bucket_name(row["question_type"]), bucket_name(row["audio_type"])],
     buckets=(*BINS.names, *map(bucket_name, TYPES), *map(bucket_name, SOUNDS)),
     rows_of=_rows,
+    needs=("question", "correct_option"),
     seconds_of=_seconds,
 )
 
@@ -72,6 +79,8 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
 
     The official scorer leaves questions that failed out of the denominator; here they count as wrong.
     """
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     right = cleaned(reply(results)) == doc["correct_option"].lower()
     scored: dict[str, Any] = SOURCE.scored(doc, float(right))
     return scored

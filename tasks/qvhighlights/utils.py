@@ -7,17 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 from apr_plugin.scoring.retrieval import LENGTHS
-from apr_plugin.tasks.common import File, Row, Source, grounding
+from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, grounding
 
 REPOSITORY = "https://raw.githubusercontent.com/jayleicn/moment_detr/b7e553ac3b0c898ee6b85e03ee507c064eab89ca/data"
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """One row for each query; the columns of highlight detection, which is not asked, are left out."""
     (queries,) = contents
-    for query in queries:
-        columns = {name: query[name] for name in ("qid", "vid", "duration")}
-        yield grounding.row('In which parts of the video does this happen: "{}"?', query["query"], query["relevant_windows"], **columns)
+    yield from each(_of_query, queries)
+
+
+def _of_query(query: Row) -> list[Row]:
+    columns = {name: query[name] for name in ("qid", "vid", "duration")}
+    return [grounding.row('In which parts of the video does this happen: "{}"?', query["query"], query["relevant_windows"], **columns)]
 
 
 def lengths(row: Row) -> list[str]:

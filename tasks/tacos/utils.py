@@ -7,22 +7,31 @@ from math import inf
 from typing import Any
 
 from apr_plugin.scoring.intervals import recall_at
-from apr_plugin.tasks.common import Bins, File, Row, Source, grounding
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
 
 REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/TACoS"
 
 BINS = Bins.of_minutes(0, 2, 4, 6, 10, inf)
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """One row for each sentence of `{video: {timestamps, sentences, fps, num_frames}}`; time stamps are frame numbers."""
     (videos,) = contents
-    for video, about in videos.items():
-        fps = float(about["fps"])
-        for (start, end), query in zip(about["timestamps"], about["sentences"], strict=True):
-            if start < end:
-                asked = 'When in the video does this happen: "{}"?'
-                yield grounding.row(asked, query, [(start / fps, end / fps)], video=video, duration=about["num_frames"] / fps)
+    yield from each(_of_video, videos.items())
+
+
+def _of_video(item: tuple[str, Any]) -> Iterator[Row | Unreadable]:
+    video, about = item
+    fps = number(about["fps"])
+
+    def of_sentence(pair: tuple[Any, str]) -> Iterator[Row]:
+        (start, end), query = pair
+        if not start >= end:
+            asked = 'When in the video does this happen: "{}"?'
+            span = (number(start) / fps, number(end) / fps)
+            yield grounding.row(asked, query, [span], video=video, duration=number(about["num_frames"]) / fps)
+
+    yield from each(of_sentence, zip(about["timestamps"], about["sentences"], strict=True))
 
 
 SOURCE = Source(

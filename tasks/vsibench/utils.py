@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, number, reply, unreadable
 
 NUMBERS = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 CHOICES = (
@@ -24,15 +24,18 @@ DIRECTION = "object_rel_direction"
 BINS = Bins((0, 60, 120, 180, inf), ("0-60s", "60-120s", "120-180s", "over_180s"))
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """The official rows; a number that is not written as text becomes text. One that is no number would end the scoring of all."""
-    for row in contents[0]:
-        truth = str(row["ground_truth"])
-        if row["question_type"] in NUMBERS:
-            float(truth)
-        elif len(truth) != 1:
-            raise ValueError(f"ground_truth {truth!r} is no letter")
-        yield {**row, "ground_truth": truth}
+    yield from each(_row, contents[0])
+
+
+def _row(row: Row) -> list[Row]:
+    truth = str(row["ground_truth"])
+    if row["question_type"] in NUMBERS:
+        number(truth)
+    elif len(truth) != 1:
+        raise ValueError(f"ground_truth {truth!r} is no letter")
+    return [{**row, "ground_truth": truth}]
 
 
 SOURCE = Source(
@@ -59,11 +62,13 @@ SOURCE = Source(
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return SOURCE.docs(doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """lmms-eval's prompt."""
+    if unreadable(doc):
+        return str(NOT_READ)
     from lmms_eval.tasks.vsibench.utils import vsibench_doc_to_text
 
     return str(vsibench_doc_to_text(doc, lmms_eval_specific_kwargs))
@@ -71,6 +76,8 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """lmms-eval's score, overall, by question type and by duration; `overall` weighs the eight tasks alike, direction being three levels."""
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.vsibench.utils import vsibench_process_results
 
     columns = {name: doc[name] for name in ("id", "question_type", "ground_truth")}

@@ -8,17 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 from apr_plugin.scoring.vue_tr import ATTRIBUTES, iou_area, score_query, share_area
-from apr_plugin.tasks.common import File, Row, Source, grounding
+from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, grounding
 
 REPOSITORY = "https://raw.githubusercontent.com/bytedance/vidi/fc30c870843a8e8e76864702b48b400b712fe0a8"
 
 
-def rows_of(contents: Sequence[Any]) -> Iterator[Row]:
+def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """One row for each query."""
     (queries,) = contents
-    for query in queries:
-        columns = {name: query[name] for name in ("query_id", "video_id", "duration", "task", *ATTRIBUTES)}
-        yield grounding.row('In which parts of the video is this seen or heard: "{}"?', query["query"], query["gt"], **columns)
+    yield from each(_of_query, queries)
+
+
+def _of_query(query: Row) -> list[Row]:
+    columns = {name: query[name] for name in ("query_id", "video_id", "duration", "task", *ATTRIBUTES)}
+    return [grounding.row('In which parts of the video is this seen or heard: "{}"?', query["query"], query["gt"], **columns)]
 
 
 ALL = Source(
@@ -95,11 +98,11 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     figures. A query without predicted seconds has no precision.
     """
     spans = [span for span in grounding.read(results) if all(math.isfinite(second) for second in span)]
-    official = score_query(spans, [(start, end) for start, end in doc["spans"]])
+    official = score_query(spans, grounding.true_spans(doc))
     areas = {"vue_iou": iou_area([official.iou]), "vue_recall": _area(official.recall), "vue_precision": _area(official.precision)}
     numbers = {name: area for name, area in areas.items() if area is not None}
     numbers |= {f"vue_iou_{label}": numbers["vue_iou"] for label in doc["apr_buckets"]}
-    about = {name: doc[name] for name in ("query_id", "video_id", "duration", "query", "task")}
+    about = {name: doc.get(name) for name in ("query_id", "video_id", "duration", "query", "task")}
     return {**grounding.score_set(ALL, doc, results, **numbers), "prediction": {**about, "answer": [list(span) for span in spans]}}
 
 

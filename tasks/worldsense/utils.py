@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source, reply
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, Unreadable, each, reply, unreadable
 
 BUCKETS = {
     "<1min": "under_1min", "1-2min": "1-2min", "2-4min": "2-4min", "4-6min": "4-6min", "6-8min": "6-8min", ">8min": "over_8min",
@@ -13,16 +14,22 @@ BUCKETS = {
 """The data set's label of a duration -> the bucket."""
 
 
-def _rows(contents: Sequence[Any]) -> Iterator[Row]:
+def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """Video -> its facts and `task0`, `task1`, …; questions are numbered in the order of the file, as every tool that flattens it does."""
-    index = 0
-    for video, facts in contents[0].items():
+    index = itertools.count()
+
+    def of_video(item: tuple[str, Row]) -> Iterator[Row | Unreadable]:
+        video, facts = item
         shared = {name: facts[name] for name in ("duration", "domain", "sub_category", "audio_class")}
-        for name, asked in facts.items():
-            if name.startswith("task"):
-                own = {column: asked[column] for column in ("task_domain", "task_type", "question", "candidates", "answer")}
-                yield {"index": index, "video": video, **shared, **own}
-                index += 1
+
+        def of_question(asked: Row) -> list[Row]:
+            number = next(index)
+            own = {column: asked[column] for column in ("task_domain", "task_type", "question", "candidates", "answer")}
+            return [{"index": number, "video": video, **shared, **own}]
+
+        yield from each(of_question, [asked for name, asked in facts.items() if name.startswith("task")])
+
+    yield from each(of_video, contents[0].items())
 
 
 SOURCE = Source(
@@ -38,13 +45,23 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [BUCKETS.get(row["duration"], row["duration"])],
     buckets=tuple(BUCKETS.values()),
     rows_of=_rows,
+    needs=("question", "candidates", "answer", "audio_class"),
     harness_folders=("WorldSense/videos", "WorldSense"),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return SOURCE.docs(doc_to_text, process_results)
+
+
+def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """lmms-eval's prompt."""
+    if unreadable(doc):
+        return str(NOT_READ)
+    from lmms_eval.tasks.worldsense.utils import worldsense_doc_to_text
+
+    return str(worldsense_doc_to_text(doc, lmms_eval_specific_kwargs))
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
@@ -52,6 +69,8 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
 
     That scorer takes A for a reply that it can't read; a question without an answer is not given to it as one, and counts as wrong.
     """
+    if unreadable(doc):
+        return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.worldsense.utils import worldsense_process_results
 
     text = reply(results)

@@ -73,7 +73,7 @@ def test_ask_streams_the_trace(script: Path, shared_videos: Mapping[str, Path], 
     [
         (["-o", "A. red", "-o", "A. blue"], "two options have the same label: A, A"),
         (["-o", " "], "option 1 is empty"),
-        (["--kind", "essay"], "--kind must be one of mcq, grounding, number, free_form, not 'essay'"),
+        (["--kind", "essay"], "kind must be one of mcq, grounding, number, free_form, not 'essay'"),
         (["--kind", "mcq"], "needs options"),
         (["-m", "policy"], "'policy' is not key=value"),
         (["-m", "policy=gess"], "did you mean 'guess'"),

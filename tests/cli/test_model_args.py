@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from apr_plugin.cli.ask import parse_model_args
 from apr_plugin.errors import AprError
+from apr_plugin.runs.arguments import parse_model_args
 
 TEXTS = [
     "",

@@ -282,9 +282,10 @@ def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert warm.stdin is not None
     orders = warm.stdin
 
-    def start(*commands: Sequence[str | Path]) -> Command:
+    def start(*commands: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Command:
         folder = tmp_path_factory.mktemp("commands")
-        orders.write(json.dumps({"commands": [[str(word) for word in command] for command in commands], "folder": str(folder)}) + "\n")
+        words = [[str(word) for word in command] for command in commands]
+        orders.write(json.dumps({"commands": words, "folder": str(folder), "environment": dict(environment or {})}) + "\n")
         orders.flush()
         return Command(folder, len(commands))
 

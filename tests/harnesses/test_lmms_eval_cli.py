@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import apr_plugin.tasks
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 
 pytest.importorskip("lmms_eval")
@@ -127,6 +128,34 @@ def test_a_row_that_nobody_can_handle_costs_its_own_question(bench: Any, start_a
         assert "this row is cursed" in stops["3"].stop_detail
     results = [json.loads(path.read_text())["results"]["bench_strange"]["score,none"] for path in tmp_path.rglob("*_results.json")]
     assert results == pytest.approx([2 / 6] * len(results)) and results
+
+
+@pytest.mark.parametrize("command", ["apr", "lmms-eval"])
+def test_a_row_that_cannot_be_read_costs_its_own_question(command: str, start_apr: Callable[..., Any], tmp_path: Path) -> None:
+    """One number beyond 64 bits, or one text among numbers, used to end the run before the model was asked."""
+    from apr_plugin.tasks.needle.make import DOCS_NAME, NeedleSpec, make_needle
+
+    spec = NeedleSpec(buckets=("1m",), videos_per_bucket=1, fps=5)
+    out, told = tmp_path / "out", make_needle(tmp_path / "needle", spec, workers=1, progress=False) / DOCS_NAME
+    docs = [json.loads(line) for line in told.read_text().splitlines() if '"when"' in line]
+    spoil: list[Any] = [
+        {**docs[0], "duration_s": 10**30}, {**docs[0], "answer_spans": "soon"}, {**docs[0], "answer_spans": [[0, float("nan")]]},
+        {**docs[0], "video": ["a"]}, {**docs[0], "seed": True, "id": [1]}, {"kind": "when"}, {**docs[0], "more": {"a": [1, "b"]}},
+    ]  # fmt: skip
+    told.write_text("".join(json.dumps(doc) + "\n" for doc in (*spoil, *docs)) + "{")
+    start = ["eval"] if command == "apr" else ["lmms-eval", "--model", "apr"]
+    start += ["--include_path", str(next(iter(apr_plugin.tasks.__path__))), "--tasks", "apr_needle_when", "--output_path", str(out)]
+    start += ["--model_args", f"policy=needle,trajectories={out / 't'}"]
+    for resumed in (False, True):
+        (done,) = start_apr(start, environment={"APR_NEEDLE_DIR": str(told.parent)}).end(status=0 if command == "apr" else 3)
+        assert done.status == (3 if command == "apr" else 0) and "Traceback" not in done.text, done.text
+        assert f"{len(spoil)} of {len(spoil) + len(docs)} questions were NOT answered" in done.text
+        assert (f"{len(docs)} resumed" in done.text) == resumed
+    stops = {int(t.question.doc_id): t for t in _saved(out / "t")}
+    assert [t.stop_reason for _, t in sorted(stops.items())] == [StopReason.MEDIA_UNREADABLE] * len(spoil) + [StopReason.ANSWERED] * len(docs)
+    assert all("can't be read: " in stops[n].stop_detail for n in range(len(spoil))) and "64 are the most" in stops[0].stop_detail
+    results = [json.loads(path.read_text())["results"]["apr_needle_when"]["score,none"] for path in out.rglob("*_results.json")]
+    assert len(results) == 2 and all(0.8 * len(docs) < found * (len(spoil) + len(docs)) <= len(docs) for found in results), "pictures are 0.2 s apart"
 
 
 def test_a_scorer_that_fails_ends_in_a_status(bench: Any, start_apr: Callable[..., Any], answers_a: Path, tmp_path: Path) -> None:
@@ -243,11 +272,11 @@ def test_two_at_once_ctrl_c_and_kill(bench: Any, start_apr: Callable[..., Any], 
     third.kill()
     assert _answered(trajectories) < 40
 
-    plain: list[str | Path] = ["lmms_eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
-    status, text = _run([*plain, "--model_args", f"{model_args},trajectories={trajectories}"], bench.environment, tmp_path)
-    assert status == 0 and "Traceback" not in text, text
-    done = Counter(t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed)
-    assert len(done) == 40 and set(done.values()) == {1}
+    plain: list[str | Path] = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_many"]
+    (done,) = start_apr([*plain, "--model_args", f"{model_args},trajectories={trajectories}"]).end(status=0)
+    assert done.status == 0 and "Traceback" not in done.text, done.text
+    asked = Counter(t.question.doc_id for t in _saved(trajectories) if not t.stop_reason.failed)
+    assert len(asked) == 40 and set(asked.values()) == {1}
     assert len(list(trajectories.iterdir())) == 1
 
 

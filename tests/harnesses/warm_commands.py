@@ -1,7 +1,8 @@
 """`apr` and `lmms-eval` commands without the wait: loads lmms-eval once, then forks for each order. Loading takes longer than most commands.
 
-An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER}`; its commands run after each other in one new process, which
-ends as any other does. FOLDER gets `pid`, for the N-th command `N.out`, `N.err` and `N.status`, and `ended` when the process is gone, however.
+An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}}`; its commands run after each other in
+one new process, which ends as any other does. FOLDER gets `pid`, for the N-th command `N.out`, `N.err` and `N.status`, and `ended` when the process
+is gone, however.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def _next_order() -> dict[str, Any] | None:
         if os.fork() == 0:  # waits for the command and tells how it ended
             command = os.fork()
             if command == 0:
+                os.environ.update(order["environment"])
                 return order
             _put(folder / "pid", command)
             _put(folder / "ended", os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]))

@@ -12,9 +12,10 @@ from apr_testing import Playback, answer, look, turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apr_plugin.loop import Budget, Episode, EpisodeConfig, ErrorCode, Generation, MediaRef, Prompt, PromptSize, Question, Sampling, StopReason
+from apr_plugin.loop import Budget, Episode, EpisodeConfig, ErrorCode, Generation, MediaRef, Prompt, PromptSize, Question, Sampling, StopReason, Usage
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.policy import AudioPart, ImagePart, TextPart, VideoPart
+from apr_plugin.loop.strict import StrictEnding, strict_outcome
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.loop.wires import VideoMeta
 
@@ -282,3 +283,29 @@ def test_counting_is_cheap(shared_videos: Videos, make_video: Callable[..., Path
         policy = Counting([look(0, 5, 60), look(1, 6, 60), answer("a pot")], context)
         play(shared_videos["sound"], policy)
         assert policy.counted - len(policy.sizes) <= most
+
+
+def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Videos) -> None:
+    """A look that repair makes smaller ends a strictly read episode; one that the budget alone makes smaller does not."""
+    texts = [look(0, 5, 20), look(0, 1, 1), answer("red")]
+    for room, ending in ((EMPTY + 700, StrictEnding.UNKNOWN), (EMPTY + 20_000, StrictEnding.SAME)):
+        repaired = play(shared_videos["sound"], Counting(texts, room))
+        strict = play(shared_videos["sound"], Counting(texts, room), parsing="strict")
+        assert (repaired.stop_reason, strict_outcome(repaired, room=room).ending) == (StopReason.ANSWERED, ending)
+        assert strict.stop_reason is (StopReason.ANSWERED if ending is StrictEnding.SAME else StopReason.TOKENS)
+        assert strict_outcome(strict).ending is StrictEnding.SAME, "no answer, in a run that was strict"
+    sized = [turn_.model_copy(update={"usage": Usage(prompt_tokens=900)}) for turn_ in repaired.turns]
+    assert sized[0].shown is not None
+    smaller = sized[0].shown.model_copy(update={"remark": "(Scaled down to 160x32 to fit the token limit.)"})
+    by_budget = repaired.model_copy(update={"turns": (sized[0].model_copy(update={"shown": smaller}), *sized[1:])})
+    assert strict_outcome(by_budget, room=20_000).ending is StrictEnding.SAME and strict_outcome(by_budget, room=1200).ending is StrictEnding.UNKNOWN
+
+
+def test_what_strict_parsing_would_have_made_of_notes_that_fill_the_context(shared_videos: Videos) -> None:
+    texts, room = [look(0, 1, 1), *["words " * 150] * 3, answer("red")], EMPTY + 1000
+    repaired = play(shared_videos["sound"], Counting(texts, room), turns=9)
+    strict = play(shared_videos["sound"], Counting(texts, room), turns=9, parsing="strict")
+    outcome = strict_outcome(repaired)
+    assert repaired.stop_reason is StopReason.FORCED and repaired.answer is not None
+    assert (outcome.ending, outcome.turn) == (StrictEnding.WRONG, len(repaired.turns))
+    assert (strict.stop_reason, strict.answer, len(strict.turns)) == (StopReason.TOKENS, None, len(repaired.turns) - 1)

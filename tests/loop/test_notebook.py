@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.loop import ActionError, Budget, ErrorCode, Option, Percept, Prompt, Question
-from apr_plugin.loop.notebook import MAX_TURN_CHARS, Notebook, load_system_prompt, prompt_hash
+from apr_plugin.loop.notebook import MAX_TURN_CHARS, Notebook, answer_form, is_template, load_system_prompt, prompt_hash
 from apr_plugin.loop.policy import Message, TextPart
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
@@ -179,8 +179,35 @@ def test_another_system_prompt_is_used_word_for_word(tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("Look {{ twice }}.\n", "utf-8")
     prompt = book(system_prompt=load_system_prompt(path)).prompt(1, 2)
-    assert prompt.messages[0].text == "Look {{ twice }}."
+    assert prompt.messages[0].text == "Look {{ twice }}.\n"
     assert len({prompt_hash("Look {{ twice }}."), prompt_hash(None), prompt_hash(None), prompt_hash(None, wire="omniagent")}) == 3
+
+
+def test_an_own_system_prompt_keeps_the_form_of_the_answer(tmp_path: Path) -> None:
+    """Said once: in a template that names it, else in the first user message."""
+    form = answer_form(KINDS["grounding"])
+    for wire in WIRES.values():
+        prompt = book("grounding", system_prompt="Look, then answer.", wire=wire).prompt(1, 2)
+        assert prompt.messages[0].text == "Look, then answer."
+        assert prompt.text.count(form) == (0 if wire.tells_form else 1)
+        assert "When answering, set action.content to" in prompt.text or form in prompt.messages[1].text
+    path = tmp_path / "own.jinja"
+    path.write_text("{{ budget.frames_per_look }} frames of {{ videos }}. {{ answer_form }}{% if audio %} Listen.{% endif %}\n")
+    text = load_system_prompt(path)
+    assert is_template(path)
+    prompt = book("grounding", system_prompt=text, template=True).prompt(1, 2)
+    assert prompt.messages[0].text == f"60 frames of 1. {form} Listen." and form not in prompt.messages[1].text
+    path.write_text("{% if audio %}Listen.{% endif %}")
+    prompt = book("grounding", system_prompt=load_system_prompt(path), template=True).prompt(1, 2)
+    assert prompt.messages[0].text == "Listen." and prompt.messages[1].text.count(form) == 1
+
+
+@pytest.mark.parametrize(("text", "words"), [("{{ what }}", "'what' is undefined"), ("{% if %}", "line 1"), ("{{ ''.__class__.__mro__ }}", "unsafe")])
+def test_a_template_that_cannot_be_rendered_is_refused_when_it_is_read(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_system_prompt(path)
 
 
 def test_a_question_cannot_reach_the_template() -> None:

@@ -1,4 +1,4 @@
-"""Colours are those that libav's own `scale` filter makes of the same frame, within 4 levels, by every matrix, range and depth."""
+"""Colours are those that libav's own `scale` filter makes of the same frame, within 4 levels, by every matrix, range and depth, scaled or not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from apr_plugin.media import Video
 from apr_plugin.media.colour import Converter, full_range, matrix_of
 
 SIZE = (64, 48)
+SIZES = [SIZE, (40, 30), (128, 96)]
 MATRICES = {"unnamed": 2, "bt709": 1, "fcc": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "bt2020nc": 9}
 """Names as x264 has them, and libav's numbers."""
 
@@ -28,18 +29,25 @@ def _picture() -> np.ndarray[Any, Any]:
 
 
 def _frame(pixel_format: str, matrix: int, full: int) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(_picture(), format="rgb24").reformat(format=pixel_format)
+    if pixel_format == "pal8" or pixel_format.startswith("bayer"):  # libswscale reads these, and does not write them
+        frame = av.VideoFrame(*SIZE, pixel_format)
+        patches = np.kron(np.random.default_rng(3).integers(0, 256, (6, 8)), np.ones((8, 8))).astype(f"<u{frame.planes[0].line_size // SIZE[0]}")
+        frame.planes[0].update((patches if patches.itemsize == 1 else patches * 257).tobytes())
+        if pixel_format == "pal8":
+            frame.planes[1].update(np.random.default_rng(4).integers(0, 256, 1024).astype(np.uint8).tobytes())
+    else:
+        frame = av.VideoFrame.from_ndarray(_picture(), format="rgb24").reformat(format=pixel_format)
     frame.colorspace, frame.color_range = matrix, full
     frame.pts, frame.time_base = 0, Fraction(1, 25)
     return frame
 
 
-def by_libav(frame: av.VideoFrame) -> np.ndarray[Any, Any]:
-    """RGB by the filters of libav."""
+def by_libav(frame: av.VideoFrame, size: tuple[int, int] = SIZE) -> np.ndarray[Any, Any]:
+    """RGB of a size by the filters of libav, in one thread: its slices leave seams in Bayer pictures."""
     graph: Any = av.filter.Graph()
     about = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
     chain = [graph.add("buffer", f"{about}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}")]
-    chain += [graph.add("scale", "flags=bilinear"), graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
+    chain += [graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear:threads=1"), graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
     for one, other in itertools.pairwise(chain):
         one.link_to(other)
     graph.configure()
@@ -51,12 +59,62 @@ def _furthest(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p12le", "nv12", "gbrp", "gray"])
+YUV = ["yuv420p", "yuvj420p", "yuvj444p", "yuv422p", "yuv444p", "yuva420p", "yuyv422", "nv12", "nv21", "p010le", "yuv420p10le", "yuv444p12le"]
+RGB = ["gbrp", "rgb24", "bgra", "rgb0", "rgb565le", "gbrp10le", "gbrap12le", "gbrp16le", "gbrpf32le", "rgb48le", "rgba64be", "x2rgb10le", "xyz12le"]
+GRAY = ["gray", "gray9le", "gray10le", "gray12le", "gray14le", "gray16le", "gray16be", "grayf32le", "ya8", "ya16le", "monob"]
+
+
+@pytest.mark.parametrize("pixel_format", YUV)
 @pytest.mark.parametrize("full", [0, 1, 2])
 def test_each_matrix_and_range_as_libav_converts_it(pixel_format: str, full: int) -> None:
-    for matrix in MATRICES.values():
+    for matrix, size in itertools.product(MATRICES.values(), SIZES):
         frame = _frame(pixel_format, matrix, full)
-        assert _furthest(Converter(*SIZE)(frame), by_libav(frame)) <= 4, matrix
+        assert _furthest(Converter(*size)(frame), by_libav(frame, size)) <= 4, (matrix, size)
+
+
+@pytest.mark.parametrize("pixel_format", [*RGB, *GRAY, "pal8", "bayer_rggb8", "bayer_bggr16le"])
+@pytest.mark.parametrize("full", [0, 1, 2])
+def test_rgb_and_gray_are_taken_as_they_are(pixel_format: str, full: int) -> None:
+    """Whatever the frame names; libav up to 7.1 alone applies a matrix to RGB that names one, so it is asked for the frame that names none."""
+    for matrix, size in itertools.product((0, *MATRICES.values()), SIZES):
+        wanted = by_libav(_frame(pixel_format, 2, 0), size)
+        assert _furthest(Converter(*size)(_frame(pixel_format, matrix, full)), wanted) <= 4, (matrix, size)
+
+
+@pytest.mark.parametrize("pixel_format", ["bgr4", "rgb4"])
+def test_a_format_that_libswscale_cannot_read_is_an_error(pixel_format: str) -> None:
+    """And no crash, which up to PyAV 16 it is where source and destination are alike."""
+    with pytest.raises(av.FFmpegError):
+        Converter(*SIZE)(av.VideoFrame(*SIZE, pixel_format))
+
+
+FILES = [("ffv1", name) for name in ("gray", "gray10le", "gray16le", "ya8", "bgra", "gbrp10le", "gbrp16le", "rgb48le", "yuv420p10le")]
+FILES += [("png", name) for name in ("gray16be", "ya16be", "rgb48be", "rgba")] + [("qtrle", name) for name in ("rgb24", "argb")]
+FILES += [("mjpeg", "yuvj420p"), ("libx264", "gray10le"), ("libx264rgb", "bgr24"), ("rawvideo", "nv12")]
+
+
+@pytest.mark.parametrize("full", [1, 2])
+@pytest.mark.parametrize(("codec", "pixel_format"), FILES)
+def test_a_file_of_each_format_as_libav_shows_it(tmp_path: Path, codec: str, pixel_format: str, full: int) -> None:
+    path = tmp_path / ("some.mov" if codec in ("png", "qtrle") else "some.mkv")
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, pixel_format
+        stream.codec_context.color_range = full
+        if codec == "rawvideo":
+            stream.codec_context.codec_tag = "NV12"
+        for number in range(3):
+            frame = _frame(pixel_format, 2, full)
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        first = next(container.decode(video=0))
+        wanted = by_libav(first, (32, 24))
+    with Video.open(path, isolation="never") as video:
+        image = video.frames([0.0], max_pixels=32 * 24).images[0]
+    assert image.shape == (24, 32, 3)
+    assert _furthest(image, wanted) <= 4
 
 
 @pytest.mark.parametrize("matrix", [0, 8, 10, 14, 17])

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from films import ffmpeg, lag_ms, write_sound
 
@@ -48,6 +49,14 @@ def check(path: Path, zero_s: float, from_s: float, to_s: float) -> None:
 @pytest.mark.parametrize("name", ALONE)
 def test_sound_alone(tmp_path: Path, name: str) -> None:
     check(write_sound(tmp_path / name, name.split(".")[0].split("-")[0], **ALONE[name]), 0.0, 0.0, 8.0)
+
+
+@pytest.mark.parametrize("name", ["aac-48000.mp4", "aac-44100.mp4", "aac.mkv", "libopus.mkv", "pcm_s16le.mov", "flac.ogg"])
+def test_sound_begins_at_the_beginning(tmp_path: Path, name: str) -> None:
+    """Some codecs begin with a packet before second 0, without which the first frame after it is half silent."""
+    rate = {"rate": int(name[4:9])} if name.startswith("aac-") else {}
+    with Video.open(write_sound(tmp_path / name, name.split(".")[0].split("-")[0], **rate), isolation="never") as video:
+        assert np.abs(video.audio(0.0, 1.0).samples[8:120]).max() > 0.1
 
 
 @pytest.mark.parametrize("name", BESIDE_PICTURES)

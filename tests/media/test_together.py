@@ -17,7 +17,7 @@ from apr_testing import number_of
 from films import write_film, write_sound
 
 from apr_plugin.media import MediaTimeout, Video
-from apr_plugin.media.reader import Reader
+from apr_plugin.media.reader import PacketReader
 
 KINDS = ["gop12.mp4", "open-pyramid.mkv", "hevc-open.mp4", "vp9.webm", "av1.mp4", "mpeg4-b.avi", "closed-pyramid.ts"]
 
@@ -32,14 +32,14 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that takes two seconds to decode to its end."""
-    needed = Reader._needed
+    needed = PacketReader._needed
 
-    def slowly(self: Reader, packets: Any, limits: list[int]) -> Iterator[Any]:
+    def slowly(self: PacketReader, packets: Any, limits: list[int]) -> Iterator[Any]:
         for item in needed(self, packets, limits):
             time.sleep(0.005)
             yield item
 
-    monkeypatch.setattr(Reader, "_needed", slowly)
+    monkeypatch.setattr(PacketReader, "_needed", slowly)
     return write_film(tmp_path / "heavy.mp4", "infinite", frames=400)
 
 

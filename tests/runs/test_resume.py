@@ -107,7 +107,7 @@ def test_a_kill_while_files_are_merged(run: Run, docs: list[dict[str, Any]], tmp
     assert said(tmp_path) == expected
     assert run(**order) == 0
     assert path.read_bytes().count(b"\n") == 10 and said(tmp_path) == expected
-    assert sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".")) == ["config.json", "needle.jsonl"]
+    assert sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".")) == ["card.json", "needle.jsonl"]
 
 
 def test_a_folder_that_has_become_read_only(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from apr_testing import Playback, answer, look
 
 from apr_plugin import interrupt
-from apr_plugin.loop import Budget, Decoding, Episode, EpisodeConfig, Generation, MediaRef, Prompt, Question, Sampling, Span, StopReason, Trajectory
+from apr_plugin.loop import Budget, Decoding, Episode, EpisodeConfig, Generation, MediaRef, Phase, Prompt, Question, Sampling, StopReason, Trajectory
 from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.runs import TrajectoryStore, run_episodes
@@ -59,7 +59,7 @@ class Busy(Playback):
 def test_as_many_episodes_as_asked_for_and_no_more(shared_videos: Videos) -> None:
     open_now, most_open = set(), 0
 
-    def on_span(span: Span) -> None:
+    def on_phase(span: Phase) -> None:
         nonlocal most_open
         if span.what == "open":
             open_now.add(span.question)
@@ -67,7 +67,7 @@ def test_as_many_episodes_as_asked_for_and_no_more(shared_videos: Videos) -> Non
 
     policy = Busy()
     done = asyncio.run(
-        run_episodes(ask(24, shared_videos["silent"]), policy, CONFIG, 6, on_span=on_span, on_done=lambda t, _: open_now.discard(t.question.key))
+        run_episodes(ask(24, shared_videos["silent"]), policy, CONFIG, 6, on_phase=on_phase, on_done=lambda t, _: open_now.discard(t.question.key))
     )
     assert policy.most == 6 and most_open == 6 and {t.answer for t in done} == {"a pot"}
 
@@ -84,8 +84,8 @@ def test_one_episode_decodes_while_another_generates(shared_videos: Videos) -> N
                 await asyncio.wait_for(shown.wait(), 60)
             return await super().generate(prompt, sampling)
 
-    spans: list[Span] = []
-    done = asyncio.run(run_episodes(ask(2, shared_videos["silent"]), Waiting(), CONFIG, 2, on_span=spans.append))
+    spans: list[Phase] = []
+    done = asyncio.run(run_episodes(ask(2, shared_videos["silent"]), Waiting(), CONFIG, 2, on_phase=spans.append))
     assert [t.stop_reason for t in done] == [StopReason.ANSWERED] * 2
     (first_look, *_), (generation, *_) = (
         [s for s in spans if s.question[2] == "0" and s.what == "look"], [s for s in spans if s.question[2] == "1" and s.what == "generate"],
@@ -94,10 +94,10 @@ def test_one_episode_decodes_while_another_generates(shared_videos: Videos) -> N
 
 
 def test_spans_follow_each_other_and_add_up(shared_videos: Videos, tmp_path: Path) -> None:
-    spans: list[Span] = []
+    spans: list[Phase] = []
     policy = Busy()
     with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
-        done = asyncio.run(run_episodes(ask(3, shared_videos["silent"]), policy, CONFIG, 3, store=store, on_span=spans.append))
+        done = asyncio.run(run_episodes(ask(3, shared_videos["silent"]), policy, CONFIG, 3, store=store, on_phase=spans.append))
     for trajectory in done:
         own = [span for span in spans if span.question == trajectory.question.key]
         assert [(s.turn, s.what) for s in own if s.what != "wait"] == [

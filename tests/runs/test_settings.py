@@ -102,7 +102,7 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "on_last_turn": "maybe"}, "on_last_turn='maybe': "),
         ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, omniagent, paper"),
         ({"policy": "guess", "wire": "x"}, "there is no wire 'x'; the wires are apr, omniagent"),
-        ({"policy": "guess", "arm": "both"}, "arm must be 'agent' or 'passive', not 'both'"),
+        ({"policy": "guess", "arm": "both"}, "there is no arm 'both'; the arms are agent, passive, blind, single_frame, shuffled, oracle"),
         ({"policy": "guess", "resume": "maybe"}, "resume must be 'auto' or 'never', not 'maybe'"),
         ({"policy": "guess", "temperature": "abc"}, "temperature='abc': "),
         ({"policy": "guess", "temperature": -1}, "temperature=-1: it must be a number from 0 to 100"),

@@ -80,7 +80,7 @@ def test_what_is_written_is_read_back(trajectory: Trajectory) -> None:
     assert "\n" not in line
     assert Trajectory.from_json(line) == trajectory
     value = json.loads(line)
-    assert (value["schema"], value["version"]) == ("apr.trajectory", 1)
+    assert (value["schema"], value["version"]) == ("apr.trajectory", 2)
 
 
 def test_a_line_of_before_reads_as_it_was() -> None:
@@ -134,8 +134,8 @@ def test_read_and_write(tmp_path: Path) -> None:
 def test_a_newer_version_and_damage_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     lines = [done(str(i)).to_json() for i in range(3)]
-    path.write_text("\n".join([lines[0], lines[1].replace('"version":1', '"version":2'), lines[2]]) + "\n")
-    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*version 2 is newer than 1.*upgrade"):
+    path.write_text("\n".join([lines[0], lines[1].replace('"version":2', '"version":3'), lines[2]]) + "\n")
+    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*version 3 is newer than 2.*upgrade"):
         Trajectory.read(path)
     path.write_text("\n".join([lines[0], lines[1][:50], lines[2]]) + "\n")
     with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*damaged"):
@@ -203,7 +203,7 @@ class TestResume:
         again = self.run(tmp_path, questions)
         assert len(self.policy.prompts) == 2 and again[:3] == first
         assert [t.question for t in again] == questions
-        assert (tmp_path / self.config.hash(self.policy) / "config.json").is_file()
+        assert (tmp_path / self.config.hash(self.policy) / "card.json").is_file()
 
     def test_a_changed_question_or_configuration_asks_again(self, tmp_path: Path, make_video: Callable[..., Path]) -> None:
         self.run(tmp_path, [question()])
@@ -330,8 +330,8 @@ def test_a_damaged_line_is_named_and_set_aside_and_its_question_asked_again(tmp_
         assert [doc for doc in "0123" if store.finished(question(doc))] == ["0", "1", "2"]
     assert not caplog.records
 
-    path.write_text(lines[0].replace('"version":1', '"version":2'))
-    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 1: .*version 2 is newer than 1.*upgrade"):
+    path.write_text(lines[0].replace('"version":2', '"version":3'))
+    with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 1: .*version 3 is newer than 2.*upgrade"):
         TrajectoryStore(tmp_path, "c", {}).__enter__()
 
 

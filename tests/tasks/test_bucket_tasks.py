@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from task_testing import FAILS, TASKS, TaskBench, counted
+from task_testing import FAILS, POISONS, TASKS, TaskBench, check_spoiled, counted
 
 from apr_plugin.harnesses.readers import find_reader
 from apr_plugin.tasks.longvideobench import utils as longvideobench
@@ -302,3 +302,10 @@ def test_prompts(results: dict[str, Any], bench: TaskBench) -> None:
     assert "subtitles" not in asked["apr_videomme"] and "based on the video." in asked["apr_videomme"]
     assert asked["apr_lvbench"].endswith("Answer the question with the option letter")
     assert "(A) red" in asked["apr_mlvu"] and "E. all of them" in asked["apr_longvideobench"]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.SOURCE.task))
+def test_a_row_that_cannot_be_read_costs_its_own_question(module: Any, task_bench: TaskBench) -> None:
+    task = module.SOURCE.task
+    parquet = task in ("apr_videomme", "apr_longvideobench")  # whose columns have types
+    check_spoiled(task_bench, module.SOURCE, CONTENTS[task], [None] if parquet else POISONS)

@@ -1,24 +1,65 @@
-"""A row with a lone surrogate is one question that can't be answered, not a data set that can't be loaded."""
+"""A row of a needle set that can't be read is one question that can't be answered, not a data set that can't be loaded."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from task_testing import spoiled
+
+from apr_plugin.errors import AprError
 
 pytest.importorskip("datasets")
+from apr_plugin.tasks.needle import utils
+from apr_plugin.tasks.needle.make import DOCS_NAME, SPEC_NAME, NeedleSpec, planned_docs
+
+DOCS: list[Any] = planned_docs(NeedleSpec(buckets=("1m",), videos_per_bucket=1))
+ASKED = {"glyph": utils.glyph_docs, "when": utils.when_docs, "sound": utils.sound_docs, "count": utils.count_docs, "order": utils.order_docs}
+
+
+def _place(folder: Path, lines: list[bytes], patch: pytest.MonkeyPatch) -> None:
+    (folder / DOCS_NAME).write_bytes(b"".join(line + b"\n" for line in lines))
+    (folder / SPEC_NAME).write_text("{}")
+    patch.setenv("APR_NEEDLE_DIR", str(folder))
 
 
 def test_a_lone_surrogate_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from apr_plugin.tasks.needle.make import DOCS_NAME, SPEC_NAME
-    from apr_plugin.tasks.needle.utils import glyph_docs
-
-    names = ["videos/a.mp4", "videos/\ud800.mp4", "videos/a\0b.mp4"]
-    rows = [{"id": str(n), "video": name, "kind": "glyph", "options": ["\udc80", "b"], "spans": [[1, 2]]} for n, name in enumerate(names)]
-    (tmp_path / DOCS_NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / SPEC_NAME).write_text("{}")
-    monkeypatch.setenv("APR_NEEDLE_DIR", str(tmp_path))
-    docs = list(glyph_docs(None))
+    first = next(doc for doc in DOCS if doc["kind"] == "glyph")
+    rows = [{**first, "video": name, "options": ["\udc80", "b"]} for name in ("videos/a.mp4", "videos/\ud800.mp4", "videos/a\0b.mp4")]
+    _place(tmp_path, [json.dumps(row).encode() for row in rows], monkeypatch)
+    docs = list(utils.glyph_docs(None))
     assert [doc["video"].removeprefix(f"{tmp_path}/") for doc in docs] == ["videos/a.mp4", "videos/?.mp4", "videos/a\0b.mp4"]
-    assert docs[1]["options"] == ["?", "b"] and docs[0]["spans"] == [[1, 2]]
+    assert docs[1]["options"] == ["?", "b"] and docs[0]["answer_spans"] == first["answer_spans"]
+
+
+def test_lines_that_are_no_rows_are_questions_of_the_first_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [json.dumps(doc).encode() for doc in DOCS]
+    odd = [b"{", b"\xff", b"[" * 100_000, b"9" * 5000, b"null", b"[]", b'{"kind": "riddle"}', b'{"kind": ["glyph"]}', b"{}"]
+    _place(tmp_path, [*odd, *good, b"", b" "], monkeypatch)
+    n = {kind: sum(doc["kind"] == kind for doc in DOCS) for kind in ASKED}
+    assert {kind: len(docs(None)) for kind, docs in ASKED.items()} == n | {"glyph": n["glyph"] + len(odd)}
+    reasons = [doc["apr_unreadable"] for doc in utils.glyph_docs(None)]
+    assert all(reason.startswith(f"line {at}: ") for at, reason in enumerate(reasons[: len(odd)], 1)) and not any(reasons[len(odd) :])
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_a_row_that_cannot_be_read_costs_its_own_question(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [doc for doc in DOCS if doc["kind"] == kind]
+    odd = [doc for doc in spoiled(good[0]) if isinstance(doc, dict) and doc.get("kind") == kind]
+    _place(tmp_path, [json.dumps(doc).encode() for doc in (*odd, *good * len(odd))], monkeypatch)
+    docs = list(ASKED[kind](None))
+    assert len(docs) == len(odd) + len(good) * len(odd)
+    why = [doc.get("apr_unreadable") for doc in docs]
+    assert 30 < sum(map(bool, why)) < len(odd) and not any(why[len(odd) :])
+    for doc, reason in zip(docs, why, strict=True):
+        utils.doc_to_target(doc)
+        assert utils.doc_to_text(doc)
+        assert all(0 <= value <= 1 for value in utils.process_results(doc, [str(doc.get("answer"))]).values())
+        if reason:
+            assert utils.process_results(doc, ["A"]) == {"score": 0.0}
+            with pytest.raises(AprError, match="can't be read"):
+                utils.doc_to_visual(doc)
+        else:
+            assert utils.doc_to_visual(doc) == [doc["video"]]

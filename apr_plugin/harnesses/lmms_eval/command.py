@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from apr_plugin.errors import AprError
@@ -55,12 +56,7 @@ def check_evaluation() -> None:
     Raises:
         AprError: as `check_options`.
     """
-    frame: Any = sys._getframe()
-    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("simple_evaluate", "lmms_eval.evaluator"):
-        frame = frame.f_back
-    if frame is None:
-        return
-    values: Mapping[str, Any] = frame.f_locals
+    values = _evaluation()
     check_options(values)
     given = values.get("gen_kwargs")
     if isinstance(given, dict) and given:
@@ -68,3 +64,20 @@ def check_evaluation() -> None:
         given.clear()
         if values.get("cli_args") is not None:
             values["cli_args"].gen_kwargs = ""
+
+
+def name_run(config_hash: str, folder: Path) -> None:
+    """Have lmms-eval's results say which run they are of: its results.json keeps the command line's values, and among them now `apr_run`.
+
+    By it `open_run` joins scores with trajectories. A program that calls the evaluator without a command line has no results.json.
+    """
+    if (arguments := _evaluation().get("cli_args")) is not None:
+        arguments.apr_run = {"config_hash": config_hash, "folder": str(folder.absolute())}
+
+
+def _evaluation() -> Mapping[str, Any]:
+    """The values in the call of lmms-eval's evaluator that this code runs in; empty outside one."""
+    frame: Any = sys._getframe()
+    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("simple_evaluate", "lmms_eval.evaluator"):
+        frame = frame.f_back
+    return frame.f_locals if frame is not None else {}

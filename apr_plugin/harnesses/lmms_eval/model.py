@@ -8,14 +8,12 @@ question, from which a killed run continues.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -30,12 +28,13 @@ from tqdm import tqdm
 
 from apr_plugin import interrupt
 from apr_plugin.errors import AprError, told
-from apr_plugin.harnesses.lmms_eval.command import check_evaluation
+from apr_plugin.harnesses.lmms_eval.command import check_evaluation, name_run
 from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER, end_with, sum_up, under_its_command_line, watch
 from apr_plugin.harnesses.readers import Reading, read
+from apr_plugin.loop.card import Card
 from apr_plugin.loop.decoding import Decoding
-from apr_plugin.loop.episode import Pictures
-from apr_plugin.loop.policy import Generation, ImagePart, PolicyUnavailable, Prompt, PromptSize, Sampling
+from apr_plugin.loop.episode import ReadPictures
+from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.question import MediaRef, Question, QuestionKind
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Trajectory
@@ -43,12 +42,11 @@ from apr_plugin.media import fit
 from apr_plugin.media.confine import confine
 from apr_plugin.media.opening import descriptor
 from apr_plugin.runs.arguments import check_once
+from apr_plugin.runs.meter import Metered, Progress, per_question, run_sync, tokens_spent
 from apr_plugin.runs.runner import run_episodes
 from apr_plugin.runs.settings import read_settings
 from apr_plugin.runs.store import TrajectoryStore
 from apr_plugin.terminal import guard_logs, one_line
-
-_T = TypeVar("_T")
 
 
 class ActivePerception(lmms):  # type: ignore[misc]
@@ -96,9 +94,9 @@ class ActivePerception(lmms):  # type: ignore[misc]
         settings, asked = self.settings, [job for job in jobs if job is not None]
         self._tasks |= {job.question.task for job in asked}
         config_hash = settings.config.hash(settings.policy)
-        policy = _Metered(settings.policy)
+        policy = Metered(settings.policy, _used_up)
         began = time.perf_counter()
-        progress = _Progress(len(asked), disable=self.rank != 0)
+        progress = Progress(tqdm(total=len(asked), desc="apr", unit="question", disable=self.rank != 0, dynamic_ncols=True))
 
         def done(trajectory: Trajectory, resumed: bool) -> None:
             progress.done(trajectory, resumed)
@@ -108,16 +106,17 @@ class ActivePerception(lmms):  # type: ignore[misc]
         store = TrajectoryStore(
             settings.trajectories,
             config_hash,
-            settings.config.describe(settings.policy),
+            Card.of(settings.config, settings.policy),
             rank=self.rank,
             world_size=self.world_size,
             resume=settings.resume,
         )
         self._store = store
+        name_run(config_hash, store.folder)
         reading = Decoding(settings.decode_threads, settings.decoded_bytes)
         try:
             with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands behind it
-                trajectories = _run(
+                trajectories = run_sync(
                     run_episodes(
                         [job.question for job in asked],
                         policy,
@@ -165,16 +164,8 @@ class ActivePerception(lmms):  # type: ignore[misc]
         if not n:
             return
         tokens = sum(turn.usage.completion_tokens or 0 for t in trajectories for turn in t.turns)
-        metrics: dict[str, float] = {
-            "total_requests": n,
-            "turns_per_question": sum(len(t.turns) for t in trajectories) / n,
-            "frames_per_question": sum(t.frames for t in trajectories) / n,
-            "audio_s_per_question": sum(look.audio_s for t in trajectories for look in t.looks) / n,
-            "visual_tokens_per_question": sum(t.visual_tokens for t in trajectories) / n,
-            "seconds_per_question": sum(t.timings.total_s for t in trajectories) / n,
-            "media_seconds_per_question": sum(t.timings.media_s for t in trajectories) / n,
-        }
         stops = Counter(t.stop_reason for t in trajectories)
+        metrics: dict[str, float] = {"total_requests": n} | per_question(trajectories)
         metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
         log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
         logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
@@ -193,8 +184,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
 class _Job:
     """One request on its way."""
 
-    def __init__(self, question: Question, reading: Reading, pictures: Pictures | None) -> None:
-        self.question, self.reading, self.pictures = question, reading, pictures
+    def __init__(self, question: Question, reading: Reading, pictures: ReadPictures | None) -> None:
+        self.question = question
+        self.reading = reading
+        self.pictures = pictures
 
 
 def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) -> list[_Job | None]:
@@ -255,7 +248,7 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
 
 def _messages(
     context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
-) -> tuple[str, tuple[MediaRef, ...], Pictures | None]:
+) -> tuple[str, tuple[MediaRef, ...], ReadPictures | None]:
     """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
@@ -316,84 +309,10 @@ def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult
 
 def _tokens(trajectory: Trajectory) -> TokenCounts | None:
     """Tokens of all turns, where the policy counts them."""
-    counted = [turn.usage for turn in trajectory.turns if turn.usage.prompt_tokens is not None and turn.usage.completion_tokens is not None]
-    if not counted:
-        return None
-    return TokenCounts(
-        input_tokens=sum(usage.prompt_tokens or 0 for usage in counted), output_tokens=sum(usage.completion_tokens or 0 for usage in counted)
-    )
+    spent = tokens_spent(trajectory)
+    return None if spent is None else TokenCounts(input_tokens=spent.prompt, output_tokens=spent.completion)
 
 
-class _Metered:
-    """The policy, obeying lmms-eval's `--max_tokens` for the whole run."""
-
-    def __init__(self, policy: Any) -> None:
-        self._policy, self.name, self.modalities, self.context_tokens = policy, policy.name, policy.modalities, policy.context_tokens
-
-    async def count(self, prompt: Prompt) -> PromptSize | None:
-        size: PromptSize | None = await self._policy.count(prompt)
-        return size
-
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        if is_budget_exceeded():
-            raise PolicyUnavailable("the run's token budget (--max_tokens) is used up")
-        generation: Generation = await self._policy.generate(prompt, sampling)
-        return generation
-
-    def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = self._policy.describe()
-        return described
-
-    def close(self) -> None:
-        self._policy.close()
-
-
-class _Progress:
-    """A bar with what can be said without knowing the right answers."""
-
-    def __init__(self, total: int, disable: bool) -> None:
-        self._bar = tqdm(total=total, desc="apr", unit="question", disable=disable, dynamic_ncols=True)
-        self.finished = self._asked = self._turns = self._frames = self._failed = 0
-        self._seconds = 0.0
-
-    def done(self, trajectory: Trajectory, resumed: bool) -> None:
-        self.finished += 1
-        self._turns += len(trajectory.turns)
-        self._frames += trajectory.frames
-        self._seconds += trajectory.timings.total_s
-        self._failed += trajectory.stop_reason.failed
-        self._asked += not resumed
-        n = self.finished
-        self._bar.set_postfix_str(
-            f"{self._turns / n:.1f} turns, {self._frames / n:.0f} frames, {self._seconds / n:.2f} s each"
-            + (f", {n - self._asked} resumed" if n > self._asked else "")
-            + (f", {self._failed} FAILED" if self._failed else ""),
-            refresh=False,
-        )
-        self._bar.update()
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run to the end, also where a loop is already running in this thread (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return interrupt.run(work)
-    done: list[_T] = []
-    failed: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            done.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
-            failed.append(error)
-
-    thread = threading.Thread(target=target, name="apr-episodes")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+def _used_up() -> str:
+    """lmms-eval's `--max_tokens`, which counts over the whole run."""
+    return "the run's token budget (--max_tokens) is used up" if is_budget_exceeded() else ""

@@ -42,6 +42,9 @@ class Wire:
     distinct = True
     """Whether a picture that was asked for several times in one look is shown once."""
 
+    tells_form = False
+    """Whether the first user message says how the answer is written."""
+
     edge_s = 0.01
     """How far past a limit a window may reach: durations are told to two decimals, so the model can't know better."""
 
@@ -77,7 +80,7 @@ class Wire:
                 assert percept.images is not None
                 parts: list[Part] = [TextPart(f"{self.heading(percept)}.{remark}")]
                 for time_s, image in zip(self.times(percept), percept.images, strict=True):
-                    parts += [TextPart(self._label(time_s)), ImagePart(image)]
+                    parts += [ImagePart(image)] if percept.untimed else [TextPart(self._label(time_s)), ImagePart(image)]
                 return tuple(parts)
             case "audio":
                 assert percept.waveform is not None
@@ -99,6 +102,8 @@ class Wire:
         video = f"Video {percept.video}: " if percept.several else ""
         if percept.kind == "frames":
             times = self.times(percept)
+            if percept.untimed:
+                return f"{video}Frames in no order (num={len(times)})"
             if len(times) == 1:
                 return f"{video}Frame at {times[0]:.2f}s (num=1)"
             return f"{video}Frames {percept.start_s:.2f}s-{percept.end_s:.2f}s (num={len(times)})"

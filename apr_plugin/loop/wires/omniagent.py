@@ -41,6 +41,7 @@ class OmniAgentWire(Wire):
     sampling = Sampling(temperature=1.0, top_p=0.95, top_k=20, stop=("```",))
     """`demo/omniagent_demo_pro.py`, 243-250, the settings of the published evaluation."""
 
+    tells_form = True
     repeats = True
     distinct = False
     edge_s = 0.0

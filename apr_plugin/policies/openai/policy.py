@@ -32,7 +32,6 @@ from apr_plugin.loop.policy import (
     Prompt,
     PromptSize,
     Sampling,
-    TextPart,
     VideoPart,
 )
 from apr_plugin.policies.openai.count import Counter, estimate
@@ -276,16 +275,11 @@ def by_openai(server: Server) -> bool:
     return server.host == "api.openai.com" or server.host.endswith(".openai.azure.com")
 
 
-def _episode(prompt: Prompt) -> int | None:
-    """Names the episode that a prompt belongs to: its instructions and question, which stand first in each of its turns.
-
-    A prompt that shows media at once has no later turn.
-    """
-    opening = [message.parts for message in prompt.messages[:2]]
-    if len(opening) < 2 or not opening[1] or not all(isinstance(part, TextPart) for part in opening[1]):
+def _episode(prompt: Prompt) -> str | None:
+    """Names the episode that a prompt belongs to; `None` where it has no later turn, so that any server will do."""
+    if prompt.asked is None or (prompt.final and prompt.asked.turn == 1):
         return None
-    first = opening[1][0]
-    return hash((prompt.messages[0].text, first.text if isinstance(first, TextPart) else ""))
+    return prompt.asked.episode
 
 
 def _key(urls: list[str], variable: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import inf
@@ -15,7 +16,7 @@ from task_testing import write
 
 from apr_plugin.config import data_dir
 from apr_plugin.errors import AprError
-from apr_plugin.tasks.common import OTHER, Bins, File, Source, macro_mean, macro_stderr, reply
+from apr_plugin.tasks.common import OTHER, Bins, File, Source, doc_to_visual, macro_mean, macro_stderr, reply
 from apr_plugin.tasks.common.media import Library
 
 SOURCE = Source(
@@ -114,25 +115,72 @@ def test_annotations_of_another_shape_are_an_error_of_one_line(data: Path, conte
     ("name", "content", "words"),
     [
         ("x.json", '[{"videos": ["a.mp4"]', "can't read {}: Expecting ',' delimiter"),
-        ("x.json", b"\xff\xfe", "can't read {}: 'utf-8' codec"),
-        ("x.jsonl", '{"a": 1}\n\n{"a"', "can't read {}: line 3: Expecting ':' delimiter"),
+        ("x.json", b"\xff\xfe", "can't read {}: Expecting value"),
+        ("x.jsonl", '{"a": 1}\n\n{"a"', "{} is not as its README says: question 0 (counted from 0): no column or value 'videos'"),
         ("x.parquet", b"PAR1 cut off", "can't read {}: "),
         ("x.csv", "videos\n", "{} holds no question"),
-        (
-            "x.json",
-            [ROWS[0], {"videos": ["b.mp4"], "seconds": 5.0}],
-            "question 1 (counted from 0) of {} is not as its README says: no column or value 'length'",
-        ),
-        ("x.json", [ROWS[0], ROWS[0], {**ROWS[0], "videos": None}], "question 2 (counted from 0) of {} "),
-        ("x.json", [ROWS[0], 3], "{} is not as its README says: question 1 (counted from 0): "),
-        ("x.json", [ROWS[0], {**ROWS[1], "length": "endless"}], "question 1 (counted from 0) of {} lies in bucket 'endless'"),
+        ("x.json", [{"videos": ["b.mp4"], "seconds": 5.0}], "{} is not as its README says: question 0 (counted from 0): no column or value 'length'"),
+        ("x.json", {"videos": 3}, "{} is not as its README says: question 0 (counted from 0): str in place of a row"),
     ],
 )
-def test_an_error_names_the_file_and_the_question(data: Path, name: str, content: Any, words: str) -> None:
+def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(data: Path, name: str, content: Any, words: str) -> None:
     path = write(data / "films" / name, content)
     with pytest.raises(AprError) as error:
         replace(SOURCE, files=(File(name),)).documents()
     assert words.format(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "why"),
+    [
+        (3, "int in place of a row"),
+        ({"videos": ["b.mp4"], "seconds": 5.0}, "no column or value 'length'"),
+        ({**ROWS[0], "videos": None}, "'NoneType' object is not iterable"),
+        ({**ROWS[0], "videos": [7]}, "7 in place of a video's name"),
+        ({**ROWS[0], "videos": ["x" * 5000]}, "[Errno 36] File name too long"),
+        ({**ROWS[0], "length": "endless"}, "it lies in bucket 'endless', which apr_films does not know: another version of the annotations?"),
+        ({**ROWS[0], "length": ["long"]}, "unhashable type: 'list'"),
+        ({**ROWS[0], "seconds": float("nan")}, "'nan' is no number"),
+        ({**ROWS[0], "seconds": True}, "'True' is no number"),
+        ({**ROWS[0], "more": 10**30}, "a whole number of 100 bits; 64 are the most"),
+        ({**ROWS[0], "more": {"a": [float("inf")]}}, "an infinite number"),
+        ({**ROWS[0], "note": 3}, "column 'note': int64 where other rows have string"),
+        ({**ROWS[0], "tags": ["a", 3]}, "column 'tags': "),
+        ({**ROWS[0], "tags": "a"}, "column 'tags': string where other rows have list<item: string>"),
+        ({**ROWS[0], "views": True}, "column 'views': bool where other rows have "),
+        ({**ROWS[0], "views": (1 << 60) + 1}, "column 'views': Integer value "),
+    ],
+    ids=range(16),
+)
+def test_a_row_that_cannot_be_read_costs_its_own_question(data: Path, spoiled: Any, why: str) -> None:
+    rows = [{**row, "note": "x", "tags": ["a"], "views": views} for row, views in zip(ROWS, (1, 2.5, None), strict=True)]
+    write(data / "films/films.json", [rows[0], spoiled, *rows[1:], {**rows[0], "apr_unreadable": "says the row", "extra": 1}])
+    docs = list(SOURCE.docs())
+    assert len(docs) == 5 and str(docs[1]["apr_unreadable"]).startswith(why)
+    assert all(doc.get("apr_unreadable") is None and doc["length"] in ("short", "long") for doc in (docs[0], *docs[2:]))
+    assert SOURCE.scored(docs[1], 0.0)["n"] == 1 and docs[1]["length"] is None
+    with pytest.raises(AprError, match="can't be read"):
+        doc_to_visual(docs[1])
+
+
+def test_lines_and_numbers_that_python_refuses(data: Path) -> None:
+    lines = [json.dumps(row).encode() for row in ROWS]
+    lines[1:1] = [b'{"videos": ["a.mp4"], "length": "sho', b"[" * 100_000, b'{"videos": ["\xff.mp4"], "length": "long"}']
+    lines.append(lines[0][:-1] + b', "n": ' + b"9" * 5000 + b"}")
+    (data / "films").mkdir(parents=True)
+    (data / "films/x.jsonl").write_bytes(b"\n".join(lines))
+    docs = list(replace(SOURCE, files=(File("x.jsonl"),)).docs())
+    assert [doc["apr_unreadable"] and doc["apr_unreadable"].split(":")[0] for doc in docs] == [
+        None,
+        "line 2",
+        "line 3",
+        None,
+        None,
+        None,
+        "an infinite number",
+    ]
+    (data / "films/x.json").write_text(json.dumps(ROWS)[:-1] + ', {"videos": [], "length": "long", "n": ' + "9" * 5000 + "}]")
+    assert [doc["apr_unreadable"] for doc in replace(SOURCE, files=(File("x.json"),)).docs()] == [None, None, None, "an infinite number"]
 
 
 def test_columns_that_only_scoring_reads_are_asked_for(data: Path) -> None:
@@ -141,8 +189,8 @@ def test_columns_that_only_scoring_reads_are_asked_for(data: Path) -> None:
     assert source.rows() == ROWS
     for without in ({name: value for name, value in ROWS[1].items() if name != "seconds"}, {**ROWS[1], "seconds": None}):
         write(data / "films/films.json", [ROWS[0], without])
-        with pytest.raises(AprError, match=r"question 1 \(counted from 0\): no (column or value )?'?seconds"):
-            source.rows()
+        assert source.rows() == ROWS[:1]
+        assert source.documents()[1]["apr_unreadable"] in ("no seconds", "no column or value 'seconds'")
 
 
 def test_an_unknown_bucket_is_an_error(data: Path) -> None:

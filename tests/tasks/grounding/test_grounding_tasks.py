@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pytest import approx
-from task_testing import FAILS, TaskBench, counted
+from task_testing import FAILS, TaskBench, check_spoiled, counted
 from task_testing import TASKS as TASKS_FOLDER
 
 pytest.importorskip("lmms_eval")
@@ -293,3 +293,18 @@ def test_a_passive_model_is_shown_the_video_and_its_words_are_read(run: dict[str
     assert text["text"] == f'When in the video does this happen: "person opens a door"?\n{grounding.ONE}'
     assert sent["apr_vue_tr"][0][1]["text"].endswith(grounding.ALL)
     assert sent["apr_qvhighlights"][0][1]["text"].endswith(grounding.RANKED)
+
+
+SPOILED = {
+    "charades": (charades.SOURCE, [CHARADES, LENGTHS]),
+    "activitynet": (activitynet.SOURCE, [ACTIVITYNET]),
+    "tacos": (tacos.SOURCE, [TACOS]),
+    "longvale": (longvale.ALL, [LONGVALE]),
+    "qvhighlights": (qvhighlights.SOURCE, [QVHIGHLIGHTS]),
+    "vue": (vue.ALL, [VUE]),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_row_that_cannot_be_read_costs_its_own_question(name: str, task_bench: TaskBench) -> None:
+    check_spoiled(task_bench, *SPOILED[name])

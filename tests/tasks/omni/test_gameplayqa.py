@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file, number_of
-from task_testing import FAILS, Knows, TaskBench, counted
+from task_testing import FAILS, Knows, TaskBench, check_spoiled, counted
 
 from apr_plugin.loop.policy import Generation, ImagePart, Prompt, Sampling
 from apr_plugin.policies import POLICIES
@@ -152,3 +152,7 @@ def test_names_of_buckets_and_kinds() -> None:
     assert statement_kind("V1-SS2V3-SA-EXIST-CrossVideo") == statement_kind("SA-EXIST-Cross-Video") == "cross_video"
     assert statement_kind("TR2OA-EXIST-Role") == "role"
     assert statement_kind("SA-EXIST-True") is None and statement_kind("SA-IDENT") is None
+
+
+def test_a_row_that_cannot_be_read_costs_its_own_question(task_bench: TaskBench) -> None:
+    check_spoiled(task_bench, utils.SOURCE, [ROWS], ["", "odd", 7, "nan", "1e999", "x" * 200_000])

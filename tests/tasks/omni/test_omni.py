@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file
-from task_testing import FAILS, TASKS, Knows, TaskBench, counted
+from task_testing import FAILS, TASKS, Knows, TaskBench, check_spoiled, counted
 
 from apr_plugin.loop.policy import AudioPart, Generation, Prompt, Sampling
 from apr_plugin.policies import POLICIES
@@ -237,3 +237,20 @@ def test_labels_that_the_data_does_not_have_are_an_error(source: Any, task_bench
     task_bench.place(source, [rows])
     with pytest.raises(AprError, match=r"does not know|README"):
         source.documents()
+
+
+@pytest.mark.parametrize(("module", "content"), [(dailyomni, DAILY), (omnivideobench, BENCH), (worldsense, SENSE)], ids=["daily", "bench", "sense"])
+def test_a_row_that_cannot_be_read_costs_its_own_question(module: Any, content: Any, task_bench: TaskBench) -> None:
+    check_spoiled(task_bench, module.SOURCE, [content])
+
+
+def test_an_unreadable_row_in_a_run(task_bench: TaskBench) -> None:
+    """It is in the denominator, the trajectory says why, and the others are answered."""
+    daily = [*DAILY, {**DAILY[0], "Question": 10**30}, {**DAILY[0], "Choice": 3}]
+    task_bench.place(dailyomni.SOURCE, [daily], {"Videos/aa/aa_video.mp4": 3, "Videos/bb/bb_video.mp4": 4})
+    results = task_bench.run("apr_dailyomni", DAILY_SAYS, bootstrap_iters=0)
+    assert (results["apr_dailyomni"]["score"], results["apr_dailyomni"]["n"]) == (pytest.approx(2 / 7), 7)
+    lines = [json.loads(line) for path in task_bench.root.rglob("*.jsonl") for line in path.read_text().splitlines() if '"stop_detail"' in line]
+    stops = {line["question"]["doc_id"]: (line["stop_reason"], line["stop_detail"]) for line in lines}
+    assert len(stops) == 7 and stops["5"][0] == stops["6"][0] == "media_unreadable"
+    assert "64 are the most" in stops["5"][1] and "can't be read" in stops["6"][1]

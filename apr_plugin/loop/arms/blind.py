@@ -1,0 +1,16 @@
+"""The blind control: the question alone. What it gets right needs no video."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apr_plugin.loop.arms.one_turn import answer_at_once
+from apr_plugin.loop.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from apr_plugin.loop.episode import Episode
+
+
+async def run(episode: Episode) -> Trajectory:
+    """Nothing is shown, neither frames nor the pictures of a question without a video."""
+    return await answer_at_once(episode, None)

@@ -1,0 +1,95 @@
+"""`Card`: what makes a run repeatable, beside its trajectories. With it, the prompts of each trajectory can be rebuilt (`apr_plugin.loop.replay`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from apr_plugin.errors import AprError
+from apr_plugin.files import read_regular
+from apr_plugin.loop.config import EpisodeConfig, package_versions
+from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, own_instructions
+from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
+
+SCHEMA = "apr.card"
+VERSION = 1
+
+CARD_FILE = "card.json"
+"""Its name in a run's folder."""
+
+
+class CardError(AprError):
+    """A card can't be read; names the file and what is wrong."""
+
+
+class Card(BaseModel):
+    """One run's configuration, resolved: every default is written out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    config_hash: str
+    """Names the configuration; every trajectory of the run carries it."""
+    config: EpisodeConfig
+    """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget goes before this one."""
+    per_question: dict[str, Any] | None = None
+    """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), where one did."""
+    policy: dict[str, Any] = Field(default_factory=dict)
+    """What the policy says of itself: its name, modalities, context, model, revision."""
+    prompt_hash: str = ""
+    """Names the words and the layout of prompts."""
+    prompts: dict[str, str] = Field(default_factory=dict)
+    """The prompt texts: `instructions` (a template, or the own system prompt) and `passive`."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the packages that decide pixels and answers."""
+
+    @classmethod
+    def of(cls, config: EpisodeConfig, policy: Policy) -> Self:
+        """The card of a run that begins now."""
+        described = config.describe(policy)
+        return cls(
+            config_hash=config.hash(policy),
+            config=config,
+            policy=described["policy"],
+            prompt_hash=described["prompt_hash"],
+            prompts={"instructions": config.system_prompt or own_instructions(), "passive": PASSIVE_INSTRUCTIONS},
+            versions=package_versions(),
+        )
+
+    def to_json(self) -> str:
+        """The text of its file. Where media lies on this machine (`root`, `isolation`) is left out."""
+        data = self.model_dump(mode="json", exclude={"config": {"media": {"root", "isolation"}}})
+        return json.dumps({"schema": SCHEMA, "version": VERSION} | data, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a card from its file, or from the folder of its run.
+
+        Raises:
+            CardError: there is none, or it can't be read; of a run that an earlier release made, it says so.
+        """
+        file = Path(path)
+        if file.is_dir():
+            if not (file / CARD_FILE).exists() and (file / "config.json").exists():
+                raise CardError(f"{file}: an earlier release made this run; it has no {CARD_FILE}, so its prompts can't be rebuilt")
+            file = file / CARD_FILE
+        try:
+            data = json.loads(read_regular(file))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CardError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("version"), int):
+            raise CardError(f"{file}: this is no {SCHEMA} file")
+        if data["version"] > VERSION:
+            raise CardError(f"{file}: card version {data['version']} is newer than {VERSION}, which this release reads; upgrade apr-plugin")
+        try:
+            return cls.model_validate({key: value for key, value in data.items() if key not in ("schema", "version")})
+        except ValidationError as error:
+            fault = error.errors(include_input=False, include_context=False, include_url=False)[0]
+            raise CardError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the policy perceived."""
+        return frozenset(name for name in EVERY_MODALITY if name in self.policy.get("modalities", ()))

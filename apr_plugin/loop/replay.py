@@ -1,0 +1,176 @@
+"""`replay`: from a trajectory and its run's card to the prompts that the policy saw, text, pictures and sound.
+
+Media is never stored. It is read again from the files, which must be the same: their name, size and digest are compared, and so is the time of
+every picture. What has changed is a `ReplayError`, never another picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from apr_plugin.errors import AprError
+from apr_plugin.loop.card import Card
+from apr_plugin.loop.config import package_versions
+from apr_plugin.loop.environment import OpenVideo
+from apr_plugin.loop.feedback import ActionError
+from apr_plugin.loop.notebook import Notebook, prompt_hash
+from apr_plugin.loop.percept import Percept
+from apr_plugin.loop.policy import ImagePart, Prompt
+from apr_plugin.loop.question import MediaRef
+from apr_plugin.loop.trajectory import Film, Shown, Trajectory, Turn
+from apr_plugin.loop.wires import WIRES, VideoMeta
+from apr_plugin.media import MediaError
+
+_TICK_S = 1e-6
+
+
+class ReplayError(AprError):
+    """The prompts of a trajectory can't be rebuilt; names what is missing or what has changed."""
+
+
+def replay(
+    trajectory: Trajectory,
+    card: Card,
+    *,
+    find: Callable[[str], str | Path] | None = None,
+    pictures: Sequence[ImagePart] = (),
+    other_versions: bool = False,
+) -> Iterator[tuple[Prompt, Turn]]:
+    """Each prompt of the episode, exactly as the policy saw it, with the turn that it wrote.
+
+    Args:
+        trajectory: A finished episode, in version 2 of the format.
+        card: The card of its run.
+        find: Where a file is now, from the path that the question names; without it, where it was.
+        pictures: The pictures of a question without a video, as they were shown; they are stored nowhere.
+        other_versions: Go on where another release of PyAV is installed, whose pixels may differ.
+
+    Raises:
+        ReplayError: something is missing or has changed; no prompt after it is given.
+    """
+    question, budget, config = trajectory.question, trajectory.budget, card.config
+    where = f"{question.task} doc {question.doc_id}"
+    if budget is None:
+        raise ReplayError(f"{where}: the line is of version 1, which does not record what prompts are rebuilt from (budget, file times, clip rates)")
+    if trajectory.config_hash != card.config_hash:
+        raise ReplayError(f"{where}: it was made under the configuration {trajectory.config_hash}, and the card is of {card.config_hash}")
+    modalities = card.modalities
+    if prompt_hash(config.system_prompt, modalities, config.wire, config.system_prompt_template) != card.prompt_hash:
+        raise ReplayError(f"{where}: this release words or lays out prompts otherwise than the run's ({card.versions.get('apr-plugin', 'unknown')})")
+    made_with, now = trajectory.versions.get("av"), package_versions().get("av")
+    if trajectory.looks and made_with != now and not other_versions:
+        raise ReplayError(f"{where}: its pictures were decoded with PyAV {made_with}, and {now} is installed; other_versions=True goes on")
+    notebook = Notebook(
+        question,
+        [VideoMeta(film.duration_s, film.fps, film.has_audio, film.audio_s) for film in trajectory.videos],
+        budget,
+        config.system_prompt,
+        modalities,
+        WIRES[config.wire],
+        trajectory.episode,
+        config.system_prompt_template,
+    )
+    with _Films(trajectory, card, find) as films:
+        if trajectory.arm == "agent":
+            yield from _turn_by_turn(trajectory, notebook, films)
+        else:
+            yield from _at_once(trajectory, notebook, films, pictures)
+
+
+def _percept(shown: Shown, several: bool) -> Percept:
+    """A look without its media."""
+    assert shown.kind != "images"
+    return Percept(
+        shown.kind,
+        shown.video,
+        shown.start_s,
+        shown.end_s,
+        times_s=shown.times_s,
+        asked_s=shown.asked_s,
+        file_s=shown.file_s,
+        sound_file_s=shown.sound_file_s,
+        untimed=shown.untimed,
+        fitted=shown.fitted,
+        fps=shown.fps,
+        remark=shown.remark,
+        several=several,
+        mode=shown.mode,
+    )
+
+
+def _turn_by_turn(trajectory: Trajectory, notebook: Notebook, films: _Films) -> Iterator[tuple[Prompt, Turn]]:
+    for number, turn in enumerate(trajectory.turns, 1):
+        if turn.forced:
+            yield notebook.forced_prompt(turn.forced_why, turn.left_out), turn
+            return
+        yield notebook.prompt(number, trajectory.turns_allowed), turn
+        last = number == len(trajectory.turns)
+        if not last:
+            outcome: Percept | ActionError | None = turn.error if turn.shown is None else films.read(turn.shown)
+            notebook.add(turn.text, outcome)
+
+
+def _at_once(trajectory: Trajectory, notebook: Notebook, films: _Films, pictures: Sequence[ImagePart]) -> Iterator[tuple[Prompt, Turn]]:
+    asked = [shown for shown in trajectory.first_shown if shown.kind == "images"]
+    if asked and not pictures:
+        raise ReplayError(f"{films.where}: its pictures came with the question and are stored nowhere; give them as pictures=")
+    percepts = [films.read(shown) for shown in trajectory.first_shown if shown.kind != "images"]
+    for turn in trajectory.turns:
+        yield notebook.passive_prompt(percepts, pictures), turn
+
+
+class _Films:
+    """The question's videos, opened again."""
+
+    def __init__(self, trajectory: Trajectory, card: Card, find: Callable[[str], str | Path] | None) -> None:
+        self.trajectory = trajectory
+        self.where = f"{trajectory.question.task} doc {trajectory.question.doc_id}"
+        self._media = card.config.media
+        self._find = find
+        self._open: dict[int, OpenVideo] = {}
+
+    def __enter__(self) -> _Films:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for opened in self._open.values():
+            opened.close()
+
+    def read(self, shown: Shown) -> Percept:
+        """What one look showed, read again."""
+        video = self._video(shown.video).video
+        percept = _percept(shown, several=len(self.trajectory.question.videos) > 1)
+        try:
+            if shown.file_s:
+                frames = video.frames(shown.file_s, size=(shown.width, shown.height))
+                for was, now in zip(shown.file_s, frames.times_s, strict=True):
+                    if abs(was - now) > _TICK_S:
+                        raise ReplayError(f"{self.where}: {video.path} shows the picture of {now:.6f}s at {was:.6f}s now")
+                percept = replace(percept, images=frames.images)
+            if shown.sound_file_s is not None:
+                percept = replace(percept, waveform=video.audio(*shown.sound_file_s).samples)
+        except MediaError as error:
+            raise ReplayError(f"{self.where}: {error}") from error
+        return percept
+
+    def _video(self, number: int) -> OpenVideo:
+        if number not in self._open:
+            ref, film = self.trajectory.question.videos[number], self.trajectory.videos[number]
+            path = str(ref.path if self._find is None else self._find(ref.path))
+            try:
+                opened = OpenVideo(MediaRef(path=path, start_s=ref.start_s, end_s=ref.end_s), self._media)
+            except MediaError as error:
+                raise ReplayError(f"{self.where}: {error}") from error
+            self._open[number] = opened
+            self._compare(ref.path, path, film, opened.film())
+        return self._open[number]
+
+    def _compare(self, was: str, path: str, film: Film, now: Film) -> None:
+        if Path(was).name != Path(path).name:
+            raise ReplayError(f"{self.where}: the video was {Path(was).name}, and {path} has another name")
+        if (film.size, film.digest) != (now.size, now.digest):
+            raise ReplayError(f"{self.where}: {path} is another file now: {now.size} bytes, digest {now.digest}; it was {film.size}, {film.digest}")
+        if film != now:
+            raise ReplayError(f"{self.where}: {path} is read otherwise now: {now}; it was {film}")

@@ -1,0 +1,212 @@
+"""What a harness said of a run: the results and samples files that lmms-eval writes (`--output_path`, `--log_samples`), read without loading it.
+
+One command of lmms-eval leaves `<time>_results.json` and, with `--log_samples`, one `<time>_samples_<task>.jsonl` for each task, in a folder below
+its output folder. The results name the run that they are of (`config.resolved_cli_args.apr_run`; the model `apr` puts it there).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apr_plugin.files import check_regular, read_regular
+from apr_plugin.loop.text import printable
+from apr_plugin.runs.meter import TokensSpent
+from apr_plugin.terminal import plain
+
+NO_ANSWER = "(null)"
+"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
+denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
+right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
+
+RESULTS = "_results.json"
+SAMPLES = "_samples_"
+
+_OURS = "apr_"
+_NOT_METRICS = ("doc_id", "doc", "target", "input", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media")
+
+Say = Callable[[str], None]
+"""Takes one sentence on what is wrong with a file."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the harness made of one answer."""
+
+    value: float | None
+    """In [0, 1]; `None` where the task has no score that is known: a number called `score`, or the only one called `…_score`, which may be within a
+    mapping."""
+
+    metrics: Mapping[str, float]
+    """Every number that the task's scorer returned, by its name."""
+
+    buckets: tuple[str, ...]
+    """The groups that the question counts in, the duration's first; empty where the task has none."""
+
+    target: str | None
+    """The right answer as the task logs it."""
+
+    answered: bool
+    """Whether an answer went back to the scorer."""
+
+    tokens: TokensSpent | None
+    """Tokens of the answer that was scored, where they are known."""
+
+    repeats: int
+    """How many answers to the question there were (lmms-eval's `--repeats`)."""
+
+    scored: int
+    """How many of them the scorer was given; one is the first, unless the task has filters of its own."""
+
+    evaluation: str
+    """Time in the name of the file that it comes from."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One command of lmms-eval, by the files that it left."""
+
+    time: str
+    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`. Later ones sort behind earlier ones."""
+
+    folder: Path
+    """Where the files are."""
+
+    config_hash: str | None = None
+    """The configuration of the run that it evaluated; `None` where its results don't say (or there are none)."""
+
+    run_folder: Path | None = None
+    """Where the trajectories of that run were."""
+
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Task -> metric -> what lmms-eval reports for the whole task."""
+
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Task -> the split that its questions are of."""
+
+    filtered: frozenset[str] = frozenset()
+    """Tasks with filters of their own, which may make one answer of several."""
+
+    samples: Mapping[str, Path] = field(default_factory=dict)
+    """Task -> its file of scored questions."""
+
+    def is_of_first(self, task: str, score: Score) -> bool:
+        """Whether a score is that of the first answer to its question, and of no other."""
+        return score.scored == 1 and (score.repeats == 1 or task not in self.filtered)
+
+
+def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
+    """Every evaluation whose files lie in a folder or below it, the newest first."""
+    results: dict[tuple[Path, str], Path] = {}
+    samples: dict[tuple[Path, str], dict[str, Path]] = {}
+    for path in sorted(folder.rglob(f"*{RESULTS}")):
+        results[path.parent, path.name.removesuffix(RESULTS)] = path
+    for path in sorted(folder.rglob(f"*{SAMPLES}*.jsonl")):
+        time, _, task = path.stem.partition(SAMPLES)
+        samples.setdefault((path.parent, time), {})[task] = path
+    found = []
+    for place in results.keys() | samples.keys():
+        read = _read_results(results[place], say) if place in results else {}
+        found.append(Evaluation(time=place[1], folder=place[0], samples=samples.get(place, {}), **read))
+    return sorted(found, key=lambda evaluation: (evaluation.time, str(evaluation.folder)), reverse=True)
+
+
+def _read_results(path: Path, say: Say) -> dict[str, Any]:
+    try:
+        found = json.loads(read_regular(path))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
+        return {}
+    run = _mapping(_mapping(_mapping(found.get("config")).get("resolved_cli_args")).get("apr_run"))
+    tasks = {task: _mapping(config) for task, config in _mapping(found.get("configs")).items()}
+    config_hash, folder = run.get("config_hash"), run.get("folder")
+    return {
+        "config_hash": config_hash if isinstance(config_hash, str) else None,
+        "run_folder": Path(folder) if isinstance(folder, str) and "\0" not in folder else None,
+        "metrics": {task: _numbers(values) for task, values in _mapping(found.get("results")).items()},
+        "splits": {
+            task: split for task, config in tasks.items() if isinstance(split := config.get("test_split") or config.get("validation_split"), str)
+        },
+        "filtered": frozenset(task for task, config in tasks.items() if config.get("filter_list")),
+    }
+
+
+def read_samples(path: Path, say: Say) -> Iterator[tuple[str, Score]]:
+    """The doc id and score of every line of a samples file, one at a time. A line that can't be read is said and left out."""
+    time, _, task = path.stem.partition(SAMPLES)
+    try:
+        check_regular(path)
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                if not line.endswith(b"\n"):
+                    say(f"{path}, line {number}: its end is missing (lmms-eval was stopped while it wrote, or writes still); left out")
+                    continue
+                try:
+                    row = json.loads(line)
+                    yield printable(str(row["doc_id"])), _score(row, task, time)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    say(f"{path}, line {number}: no sample of lmms-eval ({type(error).__name__}: {plain(str(error), 200)}); left out")
+    except OSError as error:
+        say(f"{path}: cannot read these samples: {error.strerror or error}")
+
+
+def _score(row: dict[str, Any], task: str, time: str) -> Score:
+    replies = row["filtered_resps"]
+    replies = replies if isinstance(replies, list) else [replies]
+    metrics = {name: value for name, value in row.items() if name not in _NOT_METRICS}
+    target = row.get("target")
+    return Score(
+        value=_value(metrics),
+        metrics=_numbers(metrics),
+        buckets=_buckets(metrics, task),
+        target=None if target is None else printable(str(target)),
+        answered=any(reply != NO_ANSWER for reply in replies),
+        tokens=_tokens(row.get("token_counts")),
+        repeats=max(1, len(replies), len(row["resps"]) if isinstance(row.get("resps"), list) else 1),
+        scored=max(1, len(replies)),
+        evaluation=time,
+    )
+
+
+def _value(metrics: Mapping[str, Any]) -> float | None:
+    found = [metrics["score"]] if "score" in metrics else [value for name, value in metrics.items() if name.endswith("_score")]
+    numbers = [number for value in found if (number := _number(value.get("score") if isinstance(value, dict) else value)) is not None]
+    return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= 1 else None
+
+
+def _buckets(metrics: Mapping[str, Any], task: str) -> tuple[str, ...]:
+    """Our own tasks name them in their metrics (`n_0-20min`, in needle `acc_10m` or `miou_10m`); lmms-eval's keep a `duration` within a metric."""
+    if task.startswith(_OURS):
+        counted = [name.removeprefix("n_") for name in metrics if name.startswith("n_") and name != "n_present"]
+        return tuple(counted or [name.partition("_")[2] for name in metrics if name.startswith(("acc_", "miou_"))])
+    within = [value for value in metrics.values() if isinstance(value, dict)]
+    named = [value[name] for value in within for name in ("duration", "duration_group", "bucket") if isinstance(value.get(name), str)]
+    return tuple(dict.fromkeys(named))
+
+
+def _tokens(counts: object) -> TokensSpent | None:
+    if not isinstance(counts, Sequence) or len(counts) != 1:
+        return None
+    found = _mapping(counts[0])
+    read, written = found.get("input_tokens"), found.get("output_tokens")
+    return TokensSpent(read, written) if isinstance(read, int) and isinstance(written, int) else None
+
+
+def _numbers(values: object) -> dict[str, float]:
+    return {name: number for name, value in _mapping(values).items() if (number := _number(value)) is not None}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
