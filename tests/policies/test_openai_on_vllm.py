@@ -6,12 +6,14 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conformance import ATTACK, GREEDY, Make, PolicyConformance, after, attacked, opening
 from vllm_server import MODEL, VllmServer
 
+from apr_plugin.loop import Sampling
 from apr_plugin.policies import make_policy
 from apr_plugin.policies.openai.media import MediaSettings, chat_messages
 from apr_plugin.policies.openai.policy import OpenAIPolicy
@@ -41,6 +43,25 @@ def test_counts_are_those_of_the_server(vllm_server: VllmServer) -> None:
     for size, usage, pictures in asyncio.run(go()):
         assert 0 <= size.total - usage.prompt_tokens <= pictures, "at most one token too many for each picture"
         assert pictures == 0 or 0 < usage.visual_tokens <= size.visual
+
+
+def test_log_probabilities_are_before_the_temperature(vllm_server: VllmServer, tiny_checkpoint: Path) -> None:
+    """Beside a plain forward of transformers on the ids that the server gives, of the prompt too; and pictures take their places in those."""
+    torch = pytest.importorskip("torch")
+    from apr_plugin.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(str(tiny_checkpoint), device="cpu", dtype="float32")
+    policy = OpenAIPolicy(base_url=vllm_server.base_url, top_logprobs=0)
+    made = asyncio.run(policy.generate(opening(), Sampling(temperature=2.0, top_k=5, seed=1, max_new_tokens=8)))
+    assert made.logprobs_of == "raw" and made.prompt_token_ids is not None and made.token_ids is not None
+    ids = torch.tensor([[*made.prompt_token_ids, *made.token_ids]])
+    with torch.no_grad():
+        told = torch.log_softmax(checkpoint.model(input_ids=ids).logits[0, -len(made.token_ids) - 1 : -1], -1)
+    wanted = told.gather(1, ids[0, -len(made.token_ids) :, None])[:, 0].tolist()
+    assert made.logprobs == pytest.approx(wanted, abs=0.05)
+    shown = asyncio.run(policy.generate(after("frames", frames=3), GREEDY))
+    assert shown.prompt_token_ids is not None
+    assert shown.prompt_token_ids.count(checkpoint.model.config.image_token_id) == shown.usage.visual_tokens
 
 
 def test_words_of_strangers_open_no_turn_and_add_no_picture(vllm_server: VllmServer) -> None:
