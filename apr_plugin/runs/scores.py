@@ -26,6 +26,7 @@ right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-ev
 RESULTS = "_results.json"
 SAMPLES = "_samples_"
 
+_MODEL = "apr"
 _OURS = "apr_"
 _NOT_METRICS = ("doc_id", "doc", "target", "input", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media")
 
@@ -100,7 +101,7 @@ class Evaluation:
 
 
 def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
-    """Every evaluation whose files lie in a folder or below it, the newest first."""
+    """Every evaluation of the model `apr` whose files lie in a folder or below it, the newest first."""
     results: dict[tuple[Path, str], Path] = {}
     samples: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(folder.rglob(f"*{RESULTS}")):
@@ -111,11 +112,14 @@ def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
     found = []
     for place in results.keys() | samples.keys():
         read = _read_results(results[place], say) if place in results else {}
+        if read is None:
+            continue
         found.append(Evaluation(time=place[1], folder=place[0], samples=samples.get(place, {}), **read))
     return sorted(found, key=lambda evaluation: (evaluation.time, str(evaluation.folder)), reverse=True)
 
 
-def _read_results(path: Path, say: Say) -> dict[str, Any]:
+def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
+    """Fields of `Evaluation`; `None` where the results are another model's."""
     try:
         found = json.loads(read_regular(path))
         if not isinstance(found, dict):
@@ -123,7 +127,10 @@ def _read_results(path: Path, say: Say) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}
-    run = _mapping(_mapping(_mapping(found.get("config")).get("resolved_cli_args")).get("apr_run"))
+    config = _mapping(found.get("config"))
+    if config.get("model", _MODEL) != _MODEL:
+        return None
+    run = _mapping(_mapping(config.get("resolved_cli_args")).get("apr_run"))
     tasks = {task: _mapping(config) for task, config in _mapping(found.get("configs")).items()}
     config_hash, folder = run.get("config_hash"), run.get("folder")
     return {
