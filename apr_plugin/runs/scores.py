@@ -57,11 +57,8 @@ class Score:
     tokens: TokensSpent | None
     """Tokens of the answer that was scored, where they are known."""
 
-    repeats: int
-    """How many answers to the question there were (lmms-eval's `--repeats`)."""
-
     scored: int
-    """How many of them the scorer was given; one is the first, unless the task has filters of its own."""
+    """How many answers the scorer was given."""
 
     evaluation: str
     """Time in the name of the file that it comes from."""
@@ -89,15 +86,15 @@ class Evaluation:
     splits: Mapping[str, str] = field(default_factory=dict)
     """Task -> the split that its questions are of."""
 
-    filtered: frozenset[str] = frozenset()
-    """Tasks with filters of their own, which may make one answer of several."""
+    voted: frozenset[str] = frozenset()
+    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one answer of several."""
 
     samples: Mapping[str, Path] = field(default_factory=dict)
     """Task -> its file of scored questions."""
 
     def is_of_first(self, task: str, score: Score) -> bool:
-        """Whether a score is that of the first answer to its question, and of no other."""
-        return score.scored == 1 and (score.repeats == 1 or task not in self.filtered)
+        """Whether a score is that of the first answer to its question, and of no other; lmms-eval itself takes the first."""
+        return score.scored == 1 and task not in self.voted
 
 
 def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
@@ -140,7 +137,7 @@ def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
         "splits": {
             task: split for task, config in tasks.items() if isinstance(split := config.get("test_split") or config.get("validation_split"), str)
         },
-        "filtered": frozenset(task for task, config in tasks.items() if config.get("filter_list")),
+        "voted": frozenset(task for task, config in tasks.items() if config.get("filter_list") and config.get("repeats", 1) != 1),
     }
 
 
@@ -177,7 +174,6 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
         target=None if target is None else printable(str(target)),
         answered=any(reply != NO_ANSWER for reply in replies),
         tokens=_tokens(row.get("token_counts")),
-        repeats=max(1, len(replies), len(row["resps"]) if isinstance(row.get("resps"), list) else 1),
         scored=max(1, len(replies)),
         evaluation=time,
     )

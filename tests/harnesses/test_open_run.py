@@ -106,7 +106,7 @@ def test_which_run_is_meant(made: SimpleNamespace, tmp_path: Path) -> None:
 def test_of_three_answers_the_first_has_the_score(made: SimpleNamespace, tmp_path: Path) -> None:
     run = open_run(made.root / "again")
     assert sorted(key[2:] for key in run.keys) == [(doc, repeat) for doc in "01" for repeat in range(3)]
-    assert {key[2:]: (score.value, score.repeats, score.scored) for key, score in run.scores.items()} == {("0", 0): (1, 3, 1), ("1", 0): (0, 3, 1)}
+    assert {key[2:]: score.value for key, score in run.scores.items()} == {("0", 0): 1, ("1", 0): 0}
     (problem,) = run.problems
     assert problem.startswith("4 questions without a score (of several answers to a question lmms-eval logs the score of the first): ")
 
