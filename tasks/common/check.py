@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from apr_plugin.media import MediaError
 from apr_plugin.media.confine import confine
+from apr_plugin.tasks.common.catalogue import Source
 from apr_plugin.tasks.common.media import FileFacts, Library
 from apr_plugin.tasks.common.rows import unreadable
-from apr_plugin.tasks.common.source import Source
 
 State = Literal["present", "missing", "unreadable"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from apr_plugin.scoring.intervals import Span, best_iou, hull_iou, parse_spans, recalls, set_iou, set_precision_recall
 from apr_plugin.scoring.retrieval import LENGTHS, moment_metrics
-from apr_plugin.tasks.common.calls import reply
+from apr_plugin.tasks.common.catalogue import Source
+from apr_plugin.tasks.common.lmms import reply
 from apr_plugin.tasks.common.rows import NOT_READ, Row, number, unreadable
-from apr_plugin.tasks.common.source import Source
 
 _FORM = 'in seconds from the beginning of the video, in the form "From 12.3 to 20.0 seconds"'
 

@@ -26,10 +26,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.harnesses.readers import find_reader, known_tasks, read, read_prompt, register_reader
-from apr_plugin.harnesses.readers.answers import write_longest_span, write_number
 from apr_plugin.harnesses.readers.choices import by_prefix
 from apr_plugin.harnesses.readers.prompt import split_options
 from apr_plugin.loop.question import QuestionKind
+from apr_plugin.scoring.writing import write_longest_span, write_number
 
 MCQ, GROUNDING, NUMBER, FREE = QuestionKind.MCQ, QuestionKind.GROUNDING, QuestionKind.NUMBER, QuestionKind.FREE_FORM
 REPOSITORY = Path(__file__).parents[2]

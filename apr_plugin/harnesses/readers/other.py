@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apr_plugin.harnesses.readers.answers import write_longest_first, write_longest_span, write_number
 from apr_plugin.harnesses.readers.choices import by_key, by_position, by_prefix, mcq
 from apr_plugin.harnesses.readers.reading import DocError, Reading, column
 from apr_plugin.harnesses.readers.registry import register_reader
 from apr_plugin.loop.question import QuestionKind
+from apr_plugin.scoring.writing import write_longest_first, write_longest_span, write_number
 
 Doc = Mapping[str, Any]
 
