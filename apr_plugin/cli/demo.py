@@ -146,7 +146,7 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
         for line in sample_file.read_text("utf-8").splitlines():
             sample = json.loads(line)
             doc_id = str(sample["doc_id"])
-            bucket = next(key.partition("_")[2] for key in sample if key.startswith(("acc_", "miou_")))
+            bucket = next(key.removeprefix("n_") for key in sample if key.startswith("n_") and key != "n_present")
             scored[task, doc_id] = Scored(bucket, task, float(sample["score"]), trajectories[doc_id])
     if not scored:
         raise AprError(f"lmms-eval wrote no samples into {folder}; its output is in {log}")

@@ -17,11 +17,6 @@ from apr_plugin import interrupt
 from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.terminal import complain
 
-NO_ANSWER = "(null)"
-"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
-denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
-right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
-
 FAILURES: list[str] = []
 """The questions that ended without being answered, a line each; after `sum_up`, rank 0 holds those of all ranks and the others none."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
-from apr_plugin.harnesses.lmms_eval.ending import NO_ANSWER
+from apr_plugin.scoring.text import NO_ANSWER
 
 PATTERN = "*_samples_*.jsonl"
 """What lmms-eval calls these files: a time before, the task after."""
