@@ -24,6 +24,7 @@ import apr_plugin.tasks
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
 from apr_plugin.policies import POLICIES
+from apr_plugin.tasks.common.lmms import docs
 
 TASKS = Path(next(iter(apr_plugin.tasks.__path__))).resolve()
 
@@ -227,11 +228,11 @@ def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poison
             if form[:4] == "json" or (isinstance(other, dict) and (form != "csv" or {*other} <= {*first[0]}))
         ]
         filled = [first[0], *odd, *[first[0]] * len(odd), *first]
-    before = bench.place(source, contents) and source.docs()
+    before = bench.place(source, contents) and docs(source)
     bench.place(source, [filled, *contents[1:]])
     task = _task(source.task)
-    docs, n, all_numbers = list(task.test_docs()), 0, defaultdict(list)
-    for doc in docs:
+    asked, n, all_numbers = list(task.test_docs()), 0, defaultdict(list)
+    for doc in asked:
         assert isinstance(task.doc_to_text(doc), str)
         task.doc_to_target(doc)
         numbers = task.process_results(doc, [""])
@@ -246,11 +247,11 @@ def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poison
             n += 1
         else:
             assert not doc.get("apr_unreadable")
-    assert 0 < n < len(docs) == len(all_numbers["score"])
+    assert 0 < n < len(asked) == len(all_numbers["score"])
     for name, values in all_numbers.items():
         if name in task.aggregation():
             task.aggregation()[name](values)
-    for one, doc in zip(before, docs[-len(before) :], strict=True):
+    for one, doc in zip(before, asked[-len(before) :], strict=True):
         assert {name: doc.get(name) for name in one if name != "index"} == {name: value for name, value in one.items() if name != "index"}
 
 

@@ -16,12 +16,8 @@ from typing import Any
 from apr_plugin.files import check_regular, read_regular
 from apr_plugin.loop.text import printable
 from apr_plugin.runs.meter import TokensSpent
+from apr_plugin.scoring.text import NO_ANSWER
 from apr_plugin.terminal import plain
-
-NO_ANSWER = "(null)"
-"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
-denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
-right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
 
 RESULTS = "_results.json"
 SAMPLES = "_samples_"

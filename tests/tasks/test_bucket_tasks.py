@@ -16,6 +16,7 @@ import pytest
 from task_testing import FAILS, POISONS, TASKS, TaskBench, check_spoiled, counted
 
 from apr_plugin.harnesses.readers import find_reader
+from apr_plugin.tasks.common.lmms import docs
 from apr_plugin.tasks.longvideobench import utils as longvideobench
 from apr_plugin.tasks.lvbench import utils as lvbench
 from apr_plugin.tasks.minerva import utils as minerva
@@ -280,7 +281,7 @@ def test_a_part_of_a_benchmark_is_called_one(bench: TaskBench) -> None:
     said: list[str] = []
     sink = logger.add(said.append, format="{message}")
     try:
-        assert len(videomme.SOURCE.docs()) == 4
+        assert len(docs(videomme.SOURCE)) == 4
     finally:
         logger.remove(sink)
     assert any("hold 4 questions, the official split 2700" in line for line in said)

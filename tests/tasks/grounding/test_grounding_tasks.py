@@ -20,7 +20,7 @@ from apr_plugin.scoring import vue_tr
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
 from apr_plugin.tasks.common import grounding
-from apr_plugin.tasks.common.check import sources
+from apr_plugin.tasks.common.catalogue import sources
 from apr_plugin.tasks.longvale import utils as longvale
 from apr_plugin.tasks.qvhighlights import utils as qvhighlights
 from apr_plugin.tasks.tacos import utils as tacos
@@ -238,7 +238,7 @@ def test_the_model_is_asked_for_spans(run: dict[str, Any]) -> None:
     questions = [line["question"] for line in lines if "question" in line]
     assert len(questions) == sum(run[task]["n"] for task in TASKS)
     assert {question["kind"] for question in questions} == {"grounding"}
-    assert {question["reader"] for question in questions} == {"apr_span", "apr_spans", "apr_ranking"}
+    assert {question["reader"] for question in questions} == {"task"}
     assert not any("Answer with" in question["text"] for question in questions)
 
 

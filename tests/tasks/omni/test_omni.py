@@ -125,7 +125,7 @@ def test_numbers(task_bench: TaskBench) -> None:
         for line in path.read_text().splitlines()
         if '"reader"' in line
     }
-    assert readers == {"plain_options", "worldsense"}
+    assert readers == {"task", "worldsense"}
 
 
 class Listens(Knows):
