@@ -211,7 +211,7 @@ class Source:
                 raise ValueError(f"no {name}")
         return [{name: value for name, value in row.items() if not str(name).startswith(OURS)}] if self.keep(row) else []
 
-    def _refuse(self, rows: Sequence[Row | Unreadable]) -> None:
+    def _refuse(self, rows: Sequence[object]) -> None:
         """Raises AprError where no row at all can be read: the file is another than it should be."""
         if isinstance(rows[0], Unreadable) and all(isinstance(row, Unreadable) for row in rows):
             raise AprError(f"{self.title}: {self.named_files} is not as its README says: question 0 (counted from 0): {rows[0].reason}; get it anew")
@@ -231,7 +231,7 @@ class Source:
         library = library or Library(self.video_folders)
         where: dict[str, Path] = {}
         there: dict[str, bool] = {}
-        read = [row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()]
+        read: list[_Facts | Unreadable] = [row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()]
         for at, one in enumerate(read):
             for name in one.videos if isinstance(one, _Facts) else ():
                 try:
@@ -249,11 +249,12 @@ class Source:
         found = [one if isinstance(one, Unreadable) else self._document(one, [where[name] for name in one.videos], measured) for one in read]
         self._refuse(found)
         documents: list[dict[str, Any]] = []
-        for one in found:
-            if isinstance(one, Unreadable):
-                documents.append({"apr_videos": [], "apr_seconds": None, "apr_buckets": [], "apr_present": True, UNREADABLE: one.reason})
+        for document in found:
+            if isinstance(document, Unreadable):
+                nothing: dict[str, Any] = {"apr_videos": [], "apr_seconds": None, "apr_buckets": [], "apr_present": True}
+                documents.append({**nothing, UNREADABLE: document.reason})
             else:
-                documents.append({**one, "apr_present": all(there[path] for path in one["apr_videos"])})
+                documents.append({**document, "apr_present": all(there[path] for path in document["apr_videos"])})
         return documents
 
     def _facts(self, row: Row) -> _Facts | Unreadable:

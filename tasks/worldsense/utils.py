@@ -43,7 +43,7 @@ SOURCE = Source(
     homepage="https://jaaackhongggg.github.io/WorldSense/",
     files=(File("worldsense_qa.json", hub="honglyhly/WorldSense"),),
     videos_of=lambda row: [f"{row['video']}.mp4"],
-    labels_of=lambda row, seconds: [BUCKETS.get(row["duration"], row["duration"])],
+    labels_of=lambda row, seconds: [str(BUCKETS.get(row["duration"], row["duration"]))],
     buckets=tuple(BUCKETS.values()),
     rows_of=_rows,
     needs=("question", "candidates", "answer", "audio_class"),
