@@ -24,13 +24,14 @@ FORMS = {Kind.WHEN: QuestionKind.GROUNDING, Kind.COUNT: QuestionKind.NUMBER}
 
 
 @dataclass(frozen=True)
-class NeedleSet(Source):
+class NeedleSet(Source):  # type: ignore[misc]
     """One kind of question of the needle set in `APR_NEEDLE_DIR`, or else of the default set, which is made when it is first asked for."""
 
     @property
     def home(self) -> Path:
         """The folder of the set."""
-        return needle_dir()[0]
+        folder: Path = needle_dir()[0]
+        return folder
 
     @property
     def video_folders(self) -> tuple[Path, ...]:
@@ -40,10 +41,10 @@ class NeedleSet(Source):
     def local_file(self, file: File) -> Path | None:
         """The rows of a finished set, or `None`."""
         try:
-            folder: Path = finished(self.home)
+            folder = finished(self.home)
         except FileNotFoundError:
             return None
-        return folder / file.name
+        return Path(folder, file.name)
 
     def fetch(self, file: File) -> Path:
         """Make the default set.
@@ -54,8 +55,8 @@ class NeedleSet(Source):
         folder, named = needle_dir()
         if named:
             raise AprError(f"no needle set in {folder} (APR_NEEDLE_DIR): make it with `apr needle make --out {folder}`")
-        made: Path = make_needle(folder, NeedleSpec())
-        return made / file.name
+        made = make_needle(folder, NeedleSpec())
+        return Path(made, file.name)
 
 
 def needle_set(kind: Kind) -> NeedleSet:

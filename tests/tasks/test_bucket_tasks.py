@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from task_testing import FAILS, POISONS, TASKS, TaskBench, check_spoiled, counted
+from task_testing import FAILS, POISONS, TASKS, TaskBench, check_spoiled, check_truths, counted
 
 from apr_plugin.harnesses.readers import find_reader
 from apr_plugin.tasks.common.lmms import docs
@@ -190,6 +190,10 @@ def test_vsibench(results: dict[str, Any]) -> None:
     overall = ((1 + mra) / 2 + 0 + 2 / 3 + 0) / 4
     _same(got, overall=overall)
     assert got["vsibench_overall"] == pytest.approx(overall, abs=1e-6)  # lmms-eval's, where all that it needs was asked
+
+
+def test_truths_score_as_lmms_eval_does(results: dict[str, Any]) -> None:
+    check_truths(results, *NAMES.split(","))
 
 
 def test_every_bucket_has_mean_count_and_standard_error(results: dict[str, Any]) -> None:

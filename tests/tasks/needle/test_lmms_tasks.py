@@ -13,6 +13,8 @@ pytest.importorskip("lmms_eval")
 
 from apr_plugin import config
 from apr_plugin.errors import AprError
+from apr_plugin.scoring.truth import score
+from apr_plugin.tasks.common.catalogue import sources
 from apr_plugin.tasks.needle import utils
 from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
 
@@ -95,6 +97,20 @@ def test_right_wrong_and_garbage_through_lmms_eval(needle: Path, monkeypatch: py
     assert results["groups"]["apr_needle"]["score,none"] == pytest.approx((4 * 0.5 + 0.75) / 5, abs=1e-6)
     sample = results["samples"]["apr_needle_glyph"][0]
     assert sample["score"] in (0.0, 1.0)
+
+
+def test_truths_score_as_lmms_eval_does(needle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By right and by wrong answers of every kind; the evidence lies in the video."""
+    monkeypatch.setenv("APR_NEEDLE_DIR", str(needle))
+    for kind in KINDS:
+        source = sources()[f"apr_needle_{kind}"]
+        for doc in source.documents():
+            truth, asked = source.truth(doc), source.question_of(doc)
+            (right_one,) = truth.answers
+            for answer in (right_one, "[[0, 1]]", "C", "99"):
+                assert score(answer, truth, asked.kind, source.rules) == utils.process_results(doc, [source.write(answer)])["score"]
+            assert score(right_one, truth, asked.kind, source.rules) == 1
+            assert truth.spans() and all(0 <= start < end <= doc["duration_s"] for start, end in truth.spans())
 
 
 def test_prompt_tells_the_question_and_nothing_else(needle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
