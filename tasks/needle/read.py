@@ -24,7 +24,7 @@ FORMS = {Kind.WHEN: QuestionKind.GROUNDING, Kind.COUNT: QuestionKind.NUMBER}
 
 
 @dataclass(frozen=True)
-class NeedleSet(Source):  # type: ignore[misc]
+class NeedleSet(Source):
     """One kind of question of the needle set in `APR_NEEDLE_DIR`, or else of the default set, which is made when it is first asked for."""
 
     @property
