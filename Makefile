@@ -15,8 +15,9 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy apr_plugin
-	$(BIN)/mypy tasks training
+	rm -rf build/typed && mkdir -p build/typed/apr_plugin
+	ln -s $(CURDIR)/apr_plugin/* $(CURDIR)/tasks $(CURDIR)/training $(CURDIR)/results build/typed/apr_plugin/
+	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p apr_plugin
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

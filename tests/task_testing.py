@@ -23,7 +23,11 @@ from apr_testing import make_video_file
 import apr_plugin.tasks
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling
+from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.policies import POLICIES
+from apr_plugin.scoring.truth import score
+from apr_plugin.tasks.common.catalogue import sources
+from apr_plugin.tasks.common.lmms import docs
 
 TASKS = Path(next(iter(apr_plugin.tasks.__path__))).resolve()
 
@@ -98,24 +102,26 @@ class TaskBench:
             self.film(seconds, home / "videos" / name)
         return home
 
-    def run(self, tasks: str, answers: Mapping[str, str | None], **more: Any) -> dict[str, Any]:
+    def run(self, tasks: str, answers: Mapping[str, str | None], arguments: str = "", **more: Any) -> dict[str, Any]:
         """lmms-eval's own `simple_evaluate`.
 
         Args:
             tasks: Names, comma-separated.
             answers: What `Knows` is made of.
+            arguments: More model_args, each with a comma before it.
             more: For `simple_evaluate`.
 
         Returns:
             Task -> metric -> value, as in results.json but for the filter's name (`acc_short`, `acc_short_stderr_clt`); `samples` holds the logged
-            samples of each task in order of their documents, and `raw` everything.
+            samples of each task in order of their documents, `trajectories` the run's folder, and `raw` everything.
         """
         from lmms_eval.evaluator import simple_evaluate
 
         self.runs += 1
         told = self.root / f"answers_{self.runs}.json"
         told.write_text(json.dumps(answers), "utf-8")
-        model_args = f"policy=knows,answers={told},trajectories={self.root / f'run_{self.runs}'},concurrency=2"
+        folder = self.root / f"run_{self.runs}"
+        model_args = f"policy=knows,answers={told},trajectories={folder},concurrency=2{arguments}"
         raw: dict[str, Any] = simple_evaluate(
             model="apr",
             model_args=model_args,
@@ -129,7 +135,32 @@ class TaskBench:
             task: {name.removesuffix(",none"): value for name, value in numbers.items()} for task, numbers in raw["results"].items()
         }
         samples = {task: sorted(logged, key=lambda sample: sample["doc_id"]) for task, logged in raw["samples"].items()}
-        return results | {"samples": samples, "raw": raw}
+        return results | {"samples": samples, "trajectories": folder, "raw": raw}
+
+
+def trajectories(folder: Path) -> dict[tuple[str, str], Trajectory]:
+    """Every trajectory of a run, by task and doc id."""
+    found = (trajectory for path in sorted(folder.rglob("*.jsonl")) for trajectory in Trajectory.iterate(path))
+    return {(trajectory.question.task, trajectory.question.doc_id): trajectory for trajectory in found}
+
+
+def check_truths(results: Mapping[str, Any], *tasks: str) -> None:
+    """The score of every answer by the truth of its row is the one that lmms-eval computed from the same row; some are right and some wrong.
+
+    Args:
+        results: As `TaskBench.run` returns them.
+        tasks: Which of them.
+    """
+    answered = trajectories(results["trajectories"])
+    scores = []
+    for task in tasks:
+        source = sources()[task]
+        for sample in results["samples"][task]:
+            trajectory, truth = answered[task, str(sample["doc_id"])], source.truth(sample["doc"])
+            assert truth is not None
+            scores.append(score(trajectory.answer, truth, trajectory.question.kind, source.rules))
+            assert scores[-1] == pytest.approx(sample["score"], abs=1e-6), (task, sample["doc_id"], trajectory.answer, truth)
+    assert {0.0, 1.0} <= set(scores)
 
 
 def counted(source: Any, numbers: Mapping[str, Any]) -> int:
@@ -227,11 +258,11 @@ def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poison
             if form[:4] == "json" or (isinstance(other, dict) and (form != "csv" or {*other} <= {*first[0]}))
         ]
         filled = [first[0], *odd, *[first[0]] * len(odd), *first]
-    before = bench.place(source, contents) and source.docs()
+    before = bench.place(source, contents) and docs(source)
     bench.place(source, [filled, *contents[1:]])
     task = _task(source.task)
-    docs, n, all_numbers = list(task.test_docs()), 0, defaultdict(list)
-    for doc in docs:
+    asked, n, all_numbers = list(task.test_docs()), 0, defaultdict(list)
+    for doc in asked:
         assert isinstance(task.doc_to_text(doc), str)
         task.doc_to_target(doc)
         numbers = task.process_results(doc, [""])
@@ -246,11 +277,11 @@ def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poison
             n += 1
         else:
             assert not doc.get("apr_unreadable")
-    assert 0 < n < len(docs) == len(all_numbers["score"])
+    assert 0 < n < len(asked) == len(all_numbers["score"])
     for name, values in all_numbers.items():
         if name in task.aggregation():
             task.aggregation()[name](values)
-    for one, doc in zip(before, docs[-len(before) :], strict=True):
+    for one, doc in zip(before, asked[-len(before) :], strict=True):
         assert {name: doc.get(name) for name in one if name != "index"} == {name: value for name, value in one.items() if name != "index"}
 
 

@@ -32,6 +32,7 @@ def test_importing_the_package_is_quick() -> None:
         "apr_plugin.scoring.answers",
         "apr_plugin.scoring.intervals",
         "apr_plugin.scoring.retrieval",
+        "apr_plugin.scoring.truth",
         "apr_plugin.scoring.vue_tr",
         "apr_plugin.report.published",
         "apr_plugin.policies.scripted",
@@ -68,7 +69,7 @@ def _imports(file: Path) -> set[str]:
 
 
 FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses", "cli", "training")
-"""From the lowest up: a room imports none above it. `tasks` is beside them, and takes scoring, media and loop."""
+"""From the lowest up: a room imports none above it. `tasks` is beside them; it takes scoring, media and loop, and its adapter lmms-eval."""
 FORBIDDEN = {
     "media": ("scoring", *FLOORS[2:], "tasks"),
     "scoring": ("media", *FLOORS[2:], "tasks"),
@@ -97,3 +98,28 @@ def test_no_backend_takes_from_another() -> None:
         for file in (PACKAGE / "policies" / own).rglob("*.py"):
             taken = {other for other in backends for name in _imports(file) if f"{name}.".startswith(f"apr_plugin.policies.{other}.")}
             assert taken <= {own}, f"{file} imports {taken}"
+
+
+TASKS = PACKAGE.parent / "tasks"
+
+
+def test_of_the_tasks_only_the_adapter_of_lmms_eval_imports_a_harness() -> None:
+    """A task folder's `utils.py`, which lmms-eval alone runs, may call lmms-eval's own scorers, inside its functions."""
+    files = sorted(TASKS.rglob("*.py"))
+    assert {"catalogue.py", "rows.py", "lmms.py"} <= {file.name for file in files}
+    for file in files:
+        own = ("harnesses",) if file == TASKS / "common" / "lmms.py" else ()
+        for name in _imports(file):
+            for other in ("models", "policies", "runs", "harnesses", "cli", "compare", "report", "training"):
+                assert other in own or not f"{name}.".startswith(f"apr_plugin.{other}."), f"{file} imports {name}"
+            if file.name != "utils.py":
+                assert name.partition(".")[0] not in ("lmms_eval", "vlmeval"), f"{file} imports {name}"
+    text = "".join((TASKS / "common" / name).read_text("utf-8") for name in ("catalogue.py", "rows.py"))
+    assert "SystemExit" not in text and "end_with" not in text and "sys.exit" not in text
+
+
+def test_the_catalogue_loads_no_harness() -> None:
+    """Nor do the rows, the questions and the truths of a task."""
+    code = "import sys; from apr_plugin.tasks.common.catalogue import sources; assert len(sources()) > 20; print(*sorted(sys.modules))"
+    loaded = _python(code).split()
+    assert not [name for name in loaded if name.startswith("apr_plugin.harnesses") or name.partition(".")[0] in HEAVY]

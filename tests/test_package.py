@@ -69,7 +69,7 @@ from importlib.resources import files
 import apr_plugin.training
 for package, name in [("apr_plugin", "py.typed"), ("apr_plugin.loop", "instructions.jinja"), ("apr_plugin.tasks.needle", "_needle.yaml"),
                       ("apr_plugin.tasks.needle", "apr_needle.yaml"), ("apr_plugin.tasks.needle", "README.md"),
-                      ("apr_plugin.tasks.needle", "stub.jsonl"), ("apr_plugin.results", "published/lvbench.json")]:
+                      ("apr_plugin.tasks.common", "stub.jsonl"), ("apr_plugin.results", "published/lvbench.json")]:
     file = files(package) / name
     assert file.is_file(), file
     print(file)

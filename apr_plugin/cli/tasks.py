@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,18 +73,16 @@ class _Entry(NamedTuple):
 
 
 def _entries() -> Iterator[_Entry]:
-    from apr_plugin.tasks.common.check import sources
+    from apr_plugin.tasks.common.catalogue import sources
 
-    known = sources()
-    for source in known.values():
-        yield _Entry(source.task, source.kind, f"{source.n:,}", _buckets(source.buckets), source.metric, f"{source.folder}/", _readiness(source))
     kinds, folder, ready = _needle()
-    for path in (tasks_dir() / "needle").glob("apr_*.yaml"):
-        form = next((form for form in ("when", "count") if path.stem.endswith(form)), "")
-        buckets = re.findall(r"metric: \w+_(\d+m)$", path.read_text("utf-8"), re.MULTILINE)
-        n = kinds[path.stem.removeprefix("apr_needle_")] if buckets else kinds.total()
-        kind = {"when": "grounding", "count": "number"}.get(form, "mcq") if buckets else "group"
-        yield _Entry(path.stem, kind, f"{n:,}" if kinds else "", _buckets(buckets), "score", str(folder), ready)
+    yield _Entry("apr_needle", "group", f"{kinds.total():,}" if kinds else "", "", "score", str(folder), ready)
+    for source in sources().values():
+        if source.n:
+            yield _Entry(source.task, source.kind, f"{source.n:,}", _buckets(source.buckets), source.metric, f"{source.folder}/", _readiness(source))
+        else:  # made on this machine
+            n = f"{kinds[source.task.removeprefix('apr_needle_')]:,}" if kinds else ""
+            yield _Entry(source.task, source.kind, n, _buckets(source.buckets), source.metric, str(folder), ready)
 
 
 def _buckets(names: Sequence[str]) -> str:
@@ -129,7 +126,8 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None, me
     Raises:
         AprError: there is no such task or folder, or no annotations.
     """
-    from apr_plugin.tasks.common.check import check, sources
+    from apr_plugin.tasks.common.catalogue import sources
+    from apr_plugin.tasks.common.check import check
 
     known = sources()
     if task.startswith("apr_needle"):

@@ -263,6 +263,8 @@ def open_run(folder: str | Path, *, config: str | None = None, latest: bool = Fa
     root = Path(folder).expanduser()
     notes: list[str] = []
     places = [Path(results).expanduser()] if results is not None else _beside(root)
+    if results is not None and not places[0].is_dir():
+        raise AprError(f"results={places[0]}: no such folder")
     evaluations = [evaluation for place in places for evaluation in find_evaluations(place, notes.append)]
     found = find_runs(root) or _where_results_say(evaluations)
     if not found:

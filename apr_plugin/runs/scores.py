@@ -16,16 +16,13 @@ from typing import Any
 from apr_plugin.files import check_regular, read_regular
 from apr_plugin.loop.text import printable
 from apr_plugin.runs.meter import TokensSpent
+from apr_plugin.scoring.text import NO_ANSWER
 from apr_plugin.terminal import plain
-
-NO_ANSWER = "(null)"
-"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
-denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
-right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
 
 RESULTS = "_results.json"
 SAMPLES = "_samples_"
 
+_MODEL = "apr"
 _OURS = "apr_"
 _NOT_METRICS = ("doc_id", "doc", "target", "input", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media")
 
@@ -56,11 +53,8 @@ class Score:
     tokens: TokensSpent | None
     """Tokens of the answer that was scored, where they are known."""
 
-    repeats: int
-    """How many answers to the question there were (lmms-eval's `--repeats`)."""
-
     scored: int
-    """How many of them the scorer was given; one is the first, unless the task has filters of its own."""
+    """How many answers the scorer was given."""
 
     evaluation: str
     """Time in the name of the file that it comes from."""
@@ -88,19 +82,19 @@ class Evaluation:
     splits: Mapping[str, str] = field(default_factory=dict)
     """Task -> the split that its questions are of."""
 
-    filtered: frozenset[str] = frozenset()
-    """Tasks with filters of their own, which may make one answer of several."""
+    voted: frozenset[str] = frozenset()
+    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one answer of several."""
 
     samples: Mapping[str, Path] = field(default_factory=dict)
     """Task -> its file of scored questions."""
 
     def is_of_first(self, task: str, score: Score) -> bool:
-        """Whether a score is that of the first answer to its question, and of no other."""
-        return score.scored == 1 and (score.repeats == 1 or task not in self.filtered)
+        """Whether a score is that of the first answer to its question, and of no other; lmms-eval itself takes the first."""
+        return score.scored == 1 and task not in self.voted
 
 
 def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
-    """Every evaluation whose files lie in a folder or below it, the newest first."""
+    """Every evaluation of the model `apr` whose files lie in a folder or below it, the newest first."""
     results: dict[tuple[Path, str], Path] = {}
     samples: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(folder.rglob(f"*{RESULTS}")):
@@ -111,11 +105,14 @@ def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
     found = []
     for place in results.keys() | samples.keys():
         read = _read_results(results[place], say) if place in results else {}
+        if read is None:
+            continue
         found.append(Evaluation(time=place[1], folder=place[0], samples=samples.get(place, {}), **read))
     return sorted(found, key=lambda evaluation: (evaluation.time, str(evaluation.folder)), reverse=True)
 
 
-def _read_results(path: Path, say: Say) -> dict[str, Any]:
+def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
+    """Fields of `Evaluation`; `None` where the results are another model's."""
     try:
         found = json.loads(read_regular(path))
         if not isinstance(found, dict):
@@ -123,7 +120,10 @@ def _read_results(path: Path, say: Say) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}
-    run = _mapping(_mapping(_mapping(found.get("config")).get("resolved_cli_args")).get("apr_run"))
+    config = _mapping(found.get("config"))
+    if config.get("model", _MODEL) != _MODEL:
+        return None
+    run = _mapping(_mapping(config.get("resolved_cli_args")).get("apr_run"))
     tasks = {task: _mapping(config) for task, config in _mapping(found.get("configs")).items()}
     config_hash, folder = run.get("config_hash"), run.get("folder")
     return {
@@ -133,7 +133,7 @@ def _read_results(path: Path, say: Say) -> dict[str, Any]:
         "splits": {
             task: split for task, config in tasks.items() if isinstance(split := config.get("test_split") or config.get("validation_split"), str)
         },
-        "filtered": frozenset(task for task, config in tasks.items() if config.get("filter_list")),
+        "voted": frozenset(task for task, config in tasks.items() if config.get("filter_list") and config.get("repeats", 1) != 1),
     }
 
 
@@ -170,7 +170,6 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
         target=None if target is None else printable(str(target)),
         answered=any(reply != NO_ANSWER for reply in replies),
         tokens=_tokens(row.get("token_counts")),
-        repeats=max(1, len(replies), len(row["resps"]) if isinstance(row.get("resps"), list) else 1),
         scored=max(1, len(replies)),
         evaluation=time,
     )

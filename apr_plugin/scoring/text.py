@@ -11,6 +11,11 @@ from typing import Any
 
 from apr_plugin.scoring.thought import split_thought
 
+NO_ANSWER = "(null)"
+"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
+denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
+right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
+
 ANSWER_KEYS = (
     "final_answer",
     "answer",

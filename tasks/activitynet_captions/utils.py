@@ -7,7 +7,9 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
+from apr_plugin.scoring.truth import Rules
+from apr_plugin.scoring.writing import write_longest_span
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
 REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/ActivityNet"
 
@@ -47,18 +49,22 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [BINS.name(seconds)],
     buckets=BINS.names,
     prefix="iou_hull",
+    question_of=grounding.question_of_one,
+    write=write_longest_span,
+    truth_of=grounding.truth_of,
+    rules=Rules(spans="hull"),
 )
 VAL = replace(SOURCE, task="apr_activitynet_captions_val", n=17505, files=(File("val_1.json", url=f"{REPOSITORY}/val.json"),))
 
 
 def docs(_stub: Any) -> Any:
     """`val_2`, the split that papers call test."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def val_docs(_stub: Any) -> Any:
     """`val_1`."""
-    return VAL.docs()
+    return lmms.docs(VAL)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
+from apr_plugin.scoring.truth import Rules
+from apr_plugin.scoring.writing import write_longest_span
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
 REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/Charades-STA"
 
@@ -47,12 +49,16 @@ SOURCE = Source(
     buckets=BINS.names,
     harness_folders=("charades_sta",),
     prefix="iou_hull",
+    question_of=grounding.question_of_one,
+    write=write_longest_span,
+    truth_of=grounding.truth_of,
+    rules=Rules(spans="hull"),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The test split."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

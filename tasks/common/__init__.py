@@ -1,11 +1,11 @@
 """What the task folders share: where a benchmark's rows and videos come from, duration buckets, and the numbers of one scored answer."""
 
 from apr_plugin.tasks.common.buckets import OTHER, Bins, count, macro_mean, macro_stderr
-from apr_plugin.tasks.common.calls import doc_to_visual, reply
+from apr_plugin.tasks.common.catalogue import File, Source, sources
+from apr_plugin.tasks.common.lmms import doc_to_visual, reply
 from apr_plugin.tasks.common.rows import NOT_READ, Row, Unreadable, check_readable, each, number, unreadable
-from apr_plugin.tasks.common.source import File, Source
 
 __all__ = [
     "NOT_READ", "OTHER", "Bins", "File", "Row", "Source", "Unreadable", "check_readable", "count", "doc_to_visual", "each", "macro_mean",
-    "macro_stderr", "number", "reply", "unreadable",
+    "macro_stderr", "number", "reply", "sources", "unreadable",
 ]  # fmt: skip

@@ -1,11 +1,9 @@
-"""What of a benchmark is on this machine: the catalogue of tasks, and a look at every video of one."""
+"""What of a benchmark is on this machine: a look at every video of a task."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import pkgutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,23 +12,11 @@ from typing import Any, Literal
 
 from apr_plugin.media import MediaError
 from apr_plugin.media.confine import confine
+from apr_plugin.tasks.common.catalogue import Source
 from apr_plugin.tasks.common.media import FileFacts, Library
 from apr_plugin.tasks.common.rows import unreadable
-from apr_plugin.tasks.common.source import Source
 
 State = Literal["present", "missing", "unreadable"]
-
-
-def sources() -> dict[str, Source]:
-    """Every task of this package that has a `Source`, by its name, sorted: the sources that stand in the task folders' `utils.py`."""
-    import apr_plugin.tasks
-
-    found: dict[str, Source] = {}
-    for module in pkgutil.iter_modules(apr_plugin.tasks.__path__):
-        if module.ispkg and module.name not in ("common", "needle"):
-            utils = importlib.import_module(f"apr_plugin.tasks.{module.name}.utils")
-            found |= {value.task: value for value in vars(utils).values() if isinstance(value, Source)}
-    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)

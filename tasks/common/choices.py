@@ -9,10 +9,11 @@ import re
 from string import ascii_uppercase
 from typing import Any
 
+from apr_plugin.loop.question import Option, Question, QuestionKind
 from apr_plugin.scoring.options import without_labels
 from apr_plugin.tasks.common.rows import NOT_READ, Row, unreadable
 
-__all__ = ["LETTER_ONLY", "ask", "bucket_name", "lettered", "without_labels"]
+__all__ = ["LETTER_ONLY", "ask", "bucket_name", "lettered", "question_of", "without_labels"]
 
 LETTER_ONLY = "Answer with the letter of the right option, and nothing else."
 
@@ -27,6 +28,23 @@ def ask(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     if unreadable(doc):
         return str(NOT_READ)
     return "\n".join([doc["question"], *(f"{letter}. {text}" for letter, text in lettered(doc)), LETTER_ONLY])
+
+
+def question_of(doc: Row, context: str = "") -> Question:
+    """The question with its options, labelled in their order.
+
+    Args:
+        doc: A document.
+        context: What is said before the question.
+
+    Raises:
+        ValueError: there are fewer than two options.
+    """
+    options = tuple(Option(label=letter, text=str(text).strip()) for letter, text in lettered(doc))
+    if len(options) < 2:
+        raise ValueError(f"{len(options)} options")
+    text = str(doc["question"]).strip()
+    return Question(text=f"{context}\n\n{text}" if context else text, kind=QuestionKind.MCQ, options=options)
 
 
 def bucket_name(label: str) -> str:

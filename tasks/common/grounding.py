@@ -11,11 +11,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from apr_plugin.loop.question import Question, QuestionKind
 from apr_plugin.scoring.intervals import Span, best_iou, hull_iou, parse_spans, recalls, set_iou, set_precision_recall
 from apr_plugin.scoring.retrieval import LENGTHS, moment_metrics
-from apr_plugin.tasks.common.calls import reply
+from apr_plugin.scoring.truth import Evidence, Truth, spans_text
+from apr_plugin.tasks.common.catalogue import Source
+from apr_plugin.tasks.common.lmms import reply
 from apr_plugin.tasks.common.rows import NOT_READ, Row, number, unreadable
-from apr_plugin.tasks.common.source import Source
 
 _FORM = 'in seconds from the beginning of the video, in the form "From 12.3 to 20.0 seconds"'
 
@@ -61,6 +63,22 @@ def ask_ranked(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
     if unreadable(doc):
         return str(NOT_READ)
     return f"{doc['question']}\n{RANKED}"
+
+
+def question_of_one(doc: Row) -> Question:
+    """The question, without words on the form of its answer, which is one span."""
+    return Question(text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="one time span in seconds")
+
+
+def question_of_all(doc: Row) -> Question:
+    """The question, whose answer is every span."""
+    return Question(text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds")
+
+
+def truth_of(doc: Row) -> Truth:
+    """The true spans, which are the evidence too."""
+    spans = true_spans(doc)
+    return Truth(spans_text(spans), tuple(Evidence(start, end) for start, end in spans))
 
 
 def doc_to_target(doc: Row) -> str:

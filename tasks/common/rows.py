@@ -1,4 +1,6 @@
-"""Rows that can't be read. One costs its own question, which counts as wrong and says why; it never ends a run.
+"""Rows as files of annotations hold them, and those that can't be read.
+
+One that can't costs its own question, which counts as wrong and says why; it never ends a run.
 
 A row can't be read where a task's own code fails on it, or where a value of it has another type than its column: a harness holds a task's rows in an
 Arrow table, which can't keep it. Its document has the column `apr_unreadable`, with the reason, and of all others only those that begin with `apr_`.
@@ -8,13 +10,15 @@ Asked for its videos it raises that reason, so that the model `apr` ends the que
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from apr_plugin.errors import AprError
+from apr_plugin.errors import AprError, require
 from apr_plugin.loop.text import printable
 
 Row = Mapping[str, Any]
@@ -190,3 +194,43 @@ def _misfits(values: Sequence[Any]) -> dict[int, str]:
         except (pyarrow.ArrowException, *FAULTS) as error:
             why[at] = reason(error)
     return why
+
+
+def content(path: Path) -> Any:
+    """What a file holds; bytes that are no UTF-8 are left to the row that has them."""
+    if path.suffix == ".parquet":
+        require("pyarrow", "lmms")
+        from pyarrow import parquet
+
+        return parquet.read_table(path).to_pylist()
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        match path.suffix:
+            case ".json":
+                return json.load(file, parse_int=_whole)
+            case ".jsonl":
+                return [_line(number, line) for number, line in enumerate(file.read().split("\n"), 1) if line.strip()]
+            case ".csv":
+                return list(_records(csv.DictReader(file)))
+        return file.read().splitlines()
+
+
+def _whole(text: str) -> int | float:
+    """A whole number of a JSON file. Python refuses to read one of more than 4300 digits, and with it the file."""
+    return int(text) if len(text) < 1000 else float(text)
+
+
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line, parse_int=_whole)
+    except FAULTS as error:
+        return Unreadable.by(error, f"line {number}: ")
+
+
+def _records(reader: csv.DictReader[str]) -> Iterator[Row | Unreadable]:
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Unreadable.by(error, f"line {reader.line_num}: ")

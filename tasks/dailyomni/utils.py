@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, reply, unreadable
-from apr_plugin.tasks.common.choices import bucket_name, without_labels
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, lmms, reply, unreadable
+from apr_plugin.tasks.common.choices import bucket_name, question_of, without_labels
 
 DURATIONS = ("30s", "60s")
 TYPES = ("Event Sequence", "AV Event Alignment", "Context understanding", "Reasoning", "Inference", "Comparative")
@@ -37,12 +38,14 @@ SOURCE = Source(
     rows_of=_rows,
     needs=("question", "Answer"),
     seconds_of=lambda row: float(row["video_duration"].removesuffix("s")),
+    question_of=question_of,
+    truth_of=lambda doc: Truth(doc["Answer"]),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

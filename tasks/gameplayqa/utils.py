@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from apr_plugin.loop.question import Question
 from apr_plugin.scoring.answers import match_option
-from apr_plugin.tasks.common import NOT_READ, File, Row, Source, check_readable, reply, unreadable
-from apr_plugin.tasks.common.choices import ask, bucket_name, lettered
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, check_readable, lmms, reply, unreadable
+from apr_plugin.tasks.common.choices import ask, bucket_name, lettered, question_of
 from apr_plugin.tasks.gameplayqa.questions import GAMES, KINDS, LEVELS, OTHER_KIND, TASKS, buckets_of, rows, statement_kind
+
+
+def asked(doc: Row) -> Question:
+    """The question. It counts videos from 1 and may leave some out, looks count from 0: both numbers of each stand before it."""
+    numbers = doc["video_numbers"]
+    names = "; ".join(f'"Video {number}" in the question or its options is video {index} of a look' for index, number in enumerate(numbers))
+    asked_of: Question = question_of(doc, f"The videos show the same time from different players. {names}." if len(numbers) > 1 else "")
+    return asked_of
+
 
 SOURCE = Source(
     task="apr_gameplayqa",
@@ -29,12 +40,14 @@ SOURCE = Source(
         *(f"videos_{number}" for number in range(1, 6)),
     ),
     rows_of=rows,
+    question_of=asked,
+    truth_of=lambda doc: Truth(doc["answer"]),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The rows of the main set."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def doc_to_visual(doc: Row) -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
+from apr_plugin.scoring.truth import Rules
+from apr_plugin.scoring.writing import write_longest_span
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
 BINS = Bins.of_minutes(0, 2, 4, 6, inf)
 
@@ -53,18 +55,30 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [BINS.name(seconds)],
     buckets=BINS.names,
     prefix="iou_hull",
+    question_of=grounding.question_of_one,
+    write=write_longest_span,
+    truth_of=grounding.truth_of,
+    rules=Rules(spans="hull"),
 )
-ALL = replace(SOURCE, task="apr_longvale_all", rows_of=rows_of_all, prefix="iou_set")
+ALL = replace(
+    SOURCE,
+    task="apr_longvale_all",
+    rows_of=rows_of_all,
+    prefix="iou_set",
+    question_of=grounding.question_of_all,
+    write=str,
+    rules=Rules(spans="set"),
+)
 
 
 def docs(_stub: Any) -> Any:
     """The evaluation split, one span asked for."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def all_docs(_stub: Any) -> Any:
     """The evaluation split, every span asked for."""
-    return ALL.docs()
+    return lmms.docs(ALL)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, File, Row, Source, reply, unreadable
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, lmms, reply, unreadable
 
 MODULE = "lmms_eval.tasks.longvideobench.utils"
 
@@ -30,6 +31,7 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [GROUPS[int(row["duration_group"])]],
     buckets=tuple(GROUPS.values()),
     harness_folders=("datasets/longvideobench/videos",),
+    truth_of=lambda doc: Truth("ABCDE"[doc["correct_choice"]]),
 )
 
 
@@ -51,7 +53,7 @@ def official() -> Any:
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, process_results)
+    return lmms.docs(SOURCE, doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, reply, unreadable
+from apr_plugin.scoring.times import parse_time
+from apr_plugin.scoring.truth import Evidence, Truth
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, lmms, reply, unreadable
 
 ABILITIES = {
     "entity recognition": "ER",
@@ -31,6 +34,16 @@ def _row(key: str, question: Row) -> list[Row]:
     return [{**columns, "uid": str(columns["uid"]), "key": key}]
 
 
+def truth_of(doc: Row) -> Truth:
+    """The letter, and `time_reference` as evidence: `00:15-00:19`, or one time, which stands for its whole second; another form is no evidence."""
+    found: list[Evidence] = []
+    for part in str(doc["time_reference"]).split(","):
+        with suppress(ValueError):
+            start, *end = map(parse_time, part.split("-"))
+            found += [Evidence(start, end[0] if end else start + 1)] if len(end) < 2 else []
+    return Truth(doc["answer"], tuple(found))
+
+
 SOURCE = Source(
     task="apr_lvbench",
     folder="lvbench",
@@ -47,12 +60,13 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [BINS.name(seconds), *(ABILITIES[name] for name in row["question_type"])],  # it counts in each of its types
     buckets=(*BINS.names, *ABILITIES.values()),
     harness_folders=("lvbench",),
+    truth_of=truth_of,
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, process_results)
+    return lmms.docs(SOURCE, doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, reply, unreadable
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, lmms, reply, unreadable
 
 BINS = Bins.of_minutes(0, 5, 15, 30, inf)
 
@@ -37,12 +38,13 @@ SOURCE = Source(
     measure=True,
     labels_of=lambda row, seconds: [BINS.name(seconds)],
     buckets=BINS.names,
+    truth_of=lambda doc: Truth("ABCDE"[doc["answer_id"]]),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, process_results)
+    return lmms.docs(SOURCE, doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

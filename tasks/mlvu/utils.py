@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, number, reply, unreadable
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, lmms, number, reply, unreadable
 
 REPOSITORY = "https://raw.githubusercontent.com/JUNJIE99/MLVU/fd060c10a43ea48a35100a22688a927b8e531199/data"
 
@@ -66,12 +67,13 @@ SOURCE = Source(
     buckets=(*BINS.names, *TASKS),
     harness_folders=("mlvu",),
     metric="m_avg",
+    truth_of=lambda doc: Truth(doc["answer"]),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, process_results)
+    return lmms.docs(SOURCE, doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

@@ -8,8 +8,9 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, reply, unreadable
-from apr_plugin.tasks.common.choices import bucket_name, without_labels
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, lmms, reply, unreadable
+from apr_plugin.tasks.common.choices import bucket_name, question_of, without_labels
 
 BINS = Bins.of_minutes(0, 1, 5, 10, math.inf)
 TYPES = (
@@ -59,12 +60,14 @@ SOURCE = Source(
     rows_of=_rows,
     needs=("question", "correct_option"),
     seconds_of=_seconds,
+    question_of=question_of,
+    truth_of=lambda doc: Truth(doc["correct_option"].upper()),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def cleaned(reply: str) -> str:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from apr_plugin.scoring.retrieval import LENGTHS
-from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, grounding
+from apr_plugin.scoring.truth import Rules
+from apr_plugin.scoring.writing import write_longest_first
+from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, grounding, lmms
 
 REPOSITORY = "https://raw.githubusercontent.com/jayleicn/moment_detr/b7e553ac3b0c898ee6b85e03ee507c064eab89ca/data"
 
@@ -43,6 +45,10 @@ SOURCE = Source(
     labels_of=lambda row, seconds: lengths(row),
     buckets=tuple(LENGTHS),
     prefix="iou_best",
+    question_of=grounding.question_of_all,
+    write=write_longest_first,
+    truth_of=grounding.truth_of,
+    rules=Rules(spans="best"),
     metric="map",
 )
 VAL = replace(
@@ -52,12 +58,12 @@ VAL = replace(
 
 def docs(_stub: Any) -> Any:
     """The test split, whose labels are public since its evaluation server closed."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def val_docs(_stub: Any) -> Any:
     """The validation split."""
-    return VAL.docs()
+    return lmms.docs(VAL)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

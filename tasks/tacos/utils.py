@@ -7,7 +7,9 @@ from math import inf
 from typing import Any
 
 from apr_plugin.scoring.intervals import recall_at
-from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, number
+from apr_plugin.scoring.truth import Rules
+from apr_plugin.scoring.writing import write_longest_span
+from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
 REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/TACoS"
 
@@ -49,12 +51,16 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [BINS.name(seconds)],
     buckets=BINS.names,
     prefix="iou_hull",
+    question_of=grounding.question_of_one,
+    write=write_longest_span,
+    truth_of=grounding.truth_of,
+    rules=Rules(spans="hull"),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The test split."""
-    return SOURCE.docs()
+    return lmms.docs(SOURCE)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

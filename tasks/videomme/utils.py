@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, File, Row, Source, reply, unreadable
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, lmms, reply, unreadable
 
 BUCKETS = ("short", "medium", "long")
 
@@ -22,12 +23,13 @@ SOURCE = Source(
     labels_of=lambda row, seconds: [row["duration"]],  # the label decides: measured seconds lie outside the documented limits
     buckets=BUCKETS,
     harness_folders=("videomme",),
+    truth_of=lambda doc: Truth(doc["answer"]),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, _try)
+    return lmms.docs(SOURCE, doc_to_text, _try)
 
 
 def _try(doc: Row, results: list[Any]) -> dict[str, Any]:

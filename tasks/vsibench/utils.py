@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, number, reply, unreadable
+from apr_plugin.scoring.truth import Rules, Truth
+from apr_plugin.tasks.common import NOT_READ, Bins, File, Row, Source, Unreadable, each, lmms, number, reply, unreadable
 
 NUMBERS = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 CHOICES = (
@@ -57,12 +58,14 @@ SOURCE = Source(
     prefixes={name: "mra" for name in NUMBERS} | {name: "acc" for name in CHOICES},
     harness_folders=("vsibench",),
     metric="overall",
+    truth_of=lambda doc: Truth(doc["ground_truth"]),
+    rules=Rules(number="relative"),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, process_results)
+    return lmms.docs(SOURCE, doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from apr_plugin.scoring.vue_tr import ATTRIBUTES, iou_area, score_query, share_area
-from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, grounding
+from apr_plugin.tasks.common import File, Row, Source, Unreadable, each, grounding, lmms
 
 REPOSITORY = "https://raw.githubusercontent.com/bytedance/vidi/fc30c870843a8e8e76864702b48b400b712fe0a8"
 
@@ -39,6 +39,8 @@ ALL = Source(
     labels_of=lambda row, seconds: [row[attribute] for attribute in ATTRIBUTES],
     buckets=tuple(value for values in ATTRIBUTES.values() for value in values),
     prefix="iou_set",
+    question_of=grounding.question_of_all,
+    truth_of=grounding.truth_of,
 )
 VISION = replace(ALL, task="apr_vue_tr_vision", n=562, keep=lambda row: row["query_modality"] == "vision")
 VISION_AUDIO = replace(ALL, task="apr_vue_tr_vision_audio", n=748, keep=lambda row: row["query_modality"] == "vision+audio")
@@ -53,42 +55,42 @@ AUDIO_V2 = replace(AUDIO, task="apr_vue_tr_v2_audio", n=287, **_V2)
 
 def docs(_stub: Any) -> Any:
     """VUE-TR, every query."""
-    return ALL.docs()
+    return lmms.docs(ALL)
 
 
 def vision_docs(_stub: Any) -> Any:
     """VUE-TR, queries about what is seen."""
-    return VISION.docs()
+    return lmms.docs(VISION)
 
 
 def vision_audio_docs(_stub: Any) -> Any:
     """VUE-TR, queries about what is seen and heard."""
-    return VISION_AUDIO.docs()
+    return lmms.docs(VISION_AUDIO)
 
 
 def audio_docs(_stub: Any) -> Any:
     """VUE-TR, queries about what is heard."""
-    return AUDIO.docs()
+    return lmms.docs(AUDIO)
 
 
 def v2_docs(_stub: Any) -> Any:
     """VUE-TR-V2, every query."""
-    return ALL_V2.docs()
+    return lmms.docs(ALL_V2)
 
 
 def v2_vision_docs(_stub: Any) -> Any:
     """VUE-TR-V2, queries about what is seen."""
-    return VISION_V2.docs()
+    return lmms.docs(VISION_V2)
 
 
 def v2_vision_audio_docs(_stub: Any) -> Any:
     """VUE-TR-V2, queries about what is seen and heard."""
-    return VISION_AUDIO_V2.docs()
+    return lmms.docs(VISION_AUDIO_V2)
 
 
 def v2_audio_docs(_stub: Any) -> Any:
     """VUE-TR-V2, queries about what is heard."""
-    return AUDIO_V2.docs()
+    return lmms.docs(AUDIO_V2)
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

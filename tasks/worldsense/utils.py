@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apr_plugin.tasks.common import NOT_READ, File, Row, Source, Unreadable, each, reply, unreadable
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.common import NOT_READ, File, Row, Source, Unreadable, each, lmms, reply, unreadable
 
 BUCKETS = {
     "<1min": "under_1min", "1-2min": "1-2min", "2-4min": "2-4min", "4-6min": "4-6min", "6-8min": "6-8min", ">8min": "over_8min",
@@ -42,17 +43,18 @@ SOURCE = Source(
     homepage="https://jaaackhongggg.github.io/WorldSense/",
     files=(File("worldsense_qa.json", hub="honglyhly/WorldSense"),),
     videos_of=lambda row: [f"{row['video']}.mp4"],
-    labels_of=lambda row, seconds: [BUCKETS.get(row["duration"], row["duration"])],
+    labels_of=lambda row, seconds: [str(BUCKETS.get(row["duration"], row["duration"]))],
     buckets=tuple(BUCKETS.values()),
     rows_of=_rows,
     needs=("question", "candidates", "answer", "audio_class"),
     harness_folders=("WorldSense/videos", "WorldSense"),
+    truth_of=lambda doc: Truth(doc["answer"]),
 )
 
 
 def docs(_stub: Any) -> Any:
     """The official rows."""
-    return SOURCE.docs(doc_to_text, process_results)
+    return lmms.docs(SOURCE, doc_to_text, process_results)
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

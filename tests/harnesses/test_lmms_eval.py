@@ -124,7 +124,7 @@ def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> N
 
 def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(evaluate: Evaluate, tmp_path: Path) -> None:
     """The bench's first question asks for A. "A." is right for a scorer that searches for a letter; the official environment counts it as wrong."""
-    from apr_plugin.harnesses.lmms_eval.ending import NO_ANSWER
+    from apr_plugin.scoring.text import NO_ANSWER
 
     turns = [turn({"type": "get_frames", "start": 0, "end": 1, "num": 2}), turn({"type": "answer", "content": "A."})]
     (tmp_path / "script").write_text("\n".join(turns))
@@ -149,7 +149,8 @@ def test_repeats_are_questions_of_their_own(evaluate: Evaluate, tmp_path: Path) 
 
 
 def test_what_could_not_be_answered_is_counted_and_asked_again(evaluate: Evaluate, tmp_path: Path) -> None:
-    from apr_plugin.harnesses.lmms_eval.ending import FAILURES, NO_ANSWER
+    from apr_plugin.harnesses.lmms_eval.ending import FAILURES
+    from apr_plugin.scoring.text import NO_ANSWER
 
     FAILURES.clear()
     results = evaluate("bench_mcq", f"policy=obedient,refuse=number 1,trajectories={tmp_path}")

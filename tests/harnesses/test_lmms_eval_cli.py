@@ -60,6 +60,7 @@ def test_bad_input_gets_one_line_and_a_way_out(bench: Any, run_apr: RunApr, answ
         ([*mcq, *out], 2, "model_args need policy=NAME; the policies are"),
         ([*mcq, *out, "--model_args", "policy=scriptd"], 2, "there is no policy 'scriptd' (did you mean 'scripted'?)"),
         ([*mcq, *out, "--model_args", "policy=guess,max_turn=3"], 2, "unknown model_arg 'max_turn' (did you mean 'max_turns'?)"),
+        ([*mcq, *out, "--model_args", f"{good[1]},arm=oracle"], 2, "arm=oracle: task 'bench_mcq' does not say where the evidence lies"),
         ([*mcq, *out, "--model_args", "policy=guess,concurrency=0"], 2, "concurrency=0: it must be a whole number from 1 to 10,000"),
         ([*mcq, *good, "--output_path", tmp_path / "file" / "out"], 1, f"--output_path {tmp_path / 'file' / 'out'}: cannot write there"),
         ([*mcq, "--model_args", f"{good[1]},trajectories={tmp_path / 'file' / 't'}"], 1, f"{tmp_path / 'file' / 't'}"),

@@ -17,7 +17,7 @@ TASKS = ("videomme", "lvbench", "longvideobench_val_v", "mmvu_val", "motionbench
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.task in TASKS], ids=lambda case: case.task)
 def test_no_answer_is_a_wrong_answer(case: Case, load: Callable[[Case], Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from apr_plugin.harnesses.lmms_eval.ending import NO_ANSWER
+    from apr_plugin.scoring.text import NO_ANSWER
 
     # Some scorers guess for what they can't read. The draw is taken out, so that what is left is what they read.
     monkeypatch.setattr(random, "choice", lambda options: "Z")

@@ -96,6 +96,8 @@ def test_which_run_is_meant(made: SimpleNamespace, tmp_path: Path) -> None:
     assert far.folder.parent == made.root / "runs" and len(far.scores) == 2 and not far.problems
     assert open_run(made.root / "runs", results=made.root / "far").scores == far.scores
     assert [problem.partition(":")[0] for problem in open_run(made.root / "runs").problems] == ["no scores"]
+    with pytest.raises(AprError, match=r"results=.*no such folder"):
+        open_run(made.root / "runs", results=tmp_path / "gone")
     for empty, words in ((tmp_path, "it holds no trajectories of a run"), (tmp_path / "gone", "no such file or folder")):
         with pytest.raises(AprError, match=words):
             open_run(empty)
@@ -104,7 +106,7 @@ def test_which_run_is_meant(made: SimpleNamespace, tmp_path: Path) -> None:
 def test_of_three_answers_the_first_has_the_score(made: SimpleNamespace, tmp_path: Path) -> None:
     run = open_run(made.root / "again")
     assert sorted(key[2:] for key in run.keys) == [(doc, repeat) for doc in "01" for repeat in range(3)]
-    assert {key[2:]: (score.value, score.repeats, score.scored) for key, score in run.scores.items()} == {("0", 0): (1, 3, 1), ("1", 0): (0, 3, 1)}
+    assert {key[2:]: score.value for key, score in run.scores.items()} == {("0", 0): 1, ("1", 0): 0}
     (problem,) = run.problems
     assert problem.startswith("4 questions without a score (of several answers to a question lmms-eval logs the score of the first): ")
 
@@ -170,6 +172,14 @@ def test_results_that_do_not_say_of_which_run_they_are(out: Path) -> None:
     assert len(alone.scores) == 16 and not alone.problems
 
     newest = max(out.rglob("*_results.json"))
+    foreign = json.loads(newest.read_text())
+    foreign["config"]["model"] = "qwen2_5_vl"
+    (newest.parent / "20990101_000000_results.json").write_text(json.dumps(foreign))
+    samples = alone.evaluations[0].samples["bench_mcq"].read_text().replace('"score": 0.0', '"score": 1.0')
+    (newest.parent / "20990101_000000_samples_bench_mcq.jsonl").write_text(samples)
+    beside = open_run(out)
+    assert "1.0" in samples and beside.scores == alone.scores and not beside.problems, "what another model scored is not ours"
+
     newest.write_text("{")
     assert any("cannot read these results" in problem for problem in open_run(out).problems)
 

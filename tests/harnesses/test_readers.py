@@ -26,10 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.harnesses.readers import find_reader, known_tasks, read, read_prompt, register_reader
-from apr_plugin.harnesses.readers.answers import write_longest_span, write_number
 from apr_plugin.harnesses.readers.choices import by_prefix
 from apr_plugin.harnesses.readers.prompt import split_options
 from apr_plugin.loop.question import QuestionKind
+from apr_plugin.scoring.writing import write_longest_span, write_number
+from apr_plugin.tasks.common.catalogue import sources
 
 MCQ, GROUNDING, NUMBER, FREE = QuestionKind.MCQ, QuestionKind.GROUNDING, QuestionKind.NUMBER, QuestionKind.FREE_FORM
 REPOSITORY = Path(__file__).parents[2]
@@ -105,7 +106,10 @@ EGOSCHEMA = {"video_idx": "v", "question": QUESTION, "option": [*DOTTED, "E. x"]
 VSI = {"id": 1, "dataset": "scannet", "scene_name": "clip", "question": QUESTION}
 TEMPCOMPASS = {"video_id": "clip", "dim": "action"}
 SPAN = {"right": "[[24.296875, 30.4]]", "wrong": "[[1, 2]]"}
-NEEDLE = {"kind": "glyph", "bucket": "1m", "question": QUESTION, "options": TEXTS, "answer": "B", "answer_spans": [], "video": "clip.mp4"}
+NEEDLE = {
+    "kind": "glyph", "bucket": "1m", "question": QUESTION, "options": TEXTS, "answer": "B", "answer_spans": [], "video": "clip.mp4",
+    "apr_present": True, "apr_buckets": ["1m"],
+}  # fmt: skip
 
 
 COLUMNS = [
@@ -533,7 +537,7 @@ def test_numbered_options_of_videomme(hub: Path) -> None:
 def test_needle_tasks(doc: dict[str, Any], kind: QuestionKind, right: str, wrong: str) -> None:
     utils = pytest.importorskip("apr_plugin.tasks.needle.utils")
     name, reading = read(f"apr_needle_{doc['kind']}", doc, utils.doc_to_text(doc))
-    assert (name, reading.kind) == ("apr_needle", kind)
+    assert (name, reading.kind) == ("task", kind)
     assert utils.process_results(doc, [reading.write(right)])["score"] == 1
     assert utils.process_results(doc, [reading.write(wrong)])["score"] == 0
 
@@ -557,7 +561,7 @@ def test_every_pattern_is_a_task_of_lmms_eval() -> None:
     tasks = _yaml_files()
     if not tasks:
         pytest.skip("lmms-eval is not installed")
-    unknown = [pattern for pattern, _ in known_tasks() if not pattern.startswith("apr_") and not any(fnmatchcase(task, pattern) for task in tasks)]
+    unknown = [pattern for pattern, _ in known_tasks() if not any(fnmatchcase(task, pattern) for task in tasks)]
     assert unknown == []
 
 
@@ -580,7 +584,7 @@ def test_a_missing_column_is_named_and_the_prompt_is_read() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    task=st.sampled_from([pattern.replace("*", "x") for pattern, _ in known_tasks()]),
+    task=st.sampled_from([*(pattern.replace("*", "x") for pattern, _ in known_tasks()), *sources()]),
     doc=st.dictionaries(
         st.sampled_from(COLUMNS),
         st.none() | st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3) | st.none(), max_size=3) | st.just({"A": None}),

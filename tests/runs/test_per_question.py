@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from apr_testing import Playback, answer, look
 
-from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Question, StopReason
-from apr_plugin.loop.card import Card
+from apr_plugin.loop import Budget, Card, EpisodeConfig, MediaRef, Question, StopReason, replay
 from apr_plugin.runs import ConfigPerQuestion, TrajectoryStore, open_run, run_episodes
 from apr_plugin.runs.meter import run_sync
 
@@ -41,6 +40,9 @@ def test_each_question_has_its_own_and_the_run_one_hash(shared_videos: dict[str,
     card = Card.read(tmp_path / name)
     assert card.config_hash == name and card.config == BASE and card.per_question == {"name": "turns/1", "parameters": {"turns": [2, 9]}}
     found = open_run(tmp_path)
+    for trajectory in found:
+        rebuilt = [prompt.text for prompt, _ in replay(trajectory, card)]
+        assert len(rebuilt) == len(trajectory.turns) and f"Step 1/{trajectory.turns_allowed}." in rebuilt[0], "the prompts of its own budget"
     assert {t.question.doc_id: t.budget and t.budget.turns for t in found} == dict(zip("01234567", expected, strict=True))
 
     asked = len(policy.prompts)

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from task_testing import FAILS, POISONS, TASKS, TaskBench, check_spoiled, counted
+from task_testing import FAILS, POISONS, TASKS, TaskBench, check_spoiled, check_truths, counted
 
 from apr_plugin.harnesses.readers import find_reader
+from apr_plugin.tasks.common.lmms import docs
 from apr_plugin.tasks.longvideobench import utils as longvideobench
 from apr_plugin.tasks.lvbench import utils as lvbench
 from apr_plugin.tasks.minerva import utils as minerva
@@ -191,6 +192,10 @@ def test_vsibench(results: dict[str, Any]) -> None:
     assert got["vsibench_overall"] == pytest.approx(overall, abs=1e-6)  # lmms-eval's, where all that it needs was asked
 
 
+def test_truths_score_as_lmms_eval_does(results: dict[str, Any]) -> None:
+    check_truths(results, *NAMES.split(","))
+
+
 def test_every_bucket_has_mean_count_and_standard_error(results: dict[str, Any]) -> None:
     assert {module.SOURCE.task: counted(module.SOURCE, results[module.SOURCE.task]) for module in MODULES} == {
         "apr_lvbench": 7, "apr_videomme": 2, "apr_longvideobench": 3, "apr_mlvu": 7, "apr_minerva": 3, "apr_vsibench": 9,
@@ -280,7 +285,7 @@ def test_a_part_of_a_benchmark_is_called_one(bench: TaskBench) -> None:
     said: list[str] = []
     sink = logger.add(said.append, format="{message}")
     try:
-        assert len(videomme.SOURCE.docs()) == 4
+        assert len(docs(videomme.SOURCE)) == 4
     finally:
         logger.remove(sink)
     assert any("hold 4 questions, the official split 2700" in line for line in said)

@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from apr_plugin import interrupt
 from apr_plugin.errors import UNANSWERED, AprError
-from apr_plugin.runs.scores import NO_ANSWER as NO_ANSWER
 from apr_plugin.terminal import complain
 
 FAILURES: list[str] = []

@@ -9,11 +9,11 @@ from functools import partial
 from string import ascii_uppercase
 from typing import Any
 
-from apr_plugin.harnesses.readers.answers import write_label
 from apr_plugin.harnesses.readers.prompt import paragraphs, split_options, strip_instructions
 from apr_plugin.harnesses.readers.reading import DocError, Reading
 from apr_plugin.loop.question import Option, QuestionKind
 from apr_plugin.scoring.options import split_label
+from apr_plugin.scoring.writing import write_label
 
 _NO_SUBTITLES = re.compile(r"this video's subtitles are listed below:\s*no subtitles available\.?", re.IGNORECASE)
 

@@ -45,7 +45,7 @@ def read_videomme_v2(doc: Doc, prompt: str) -> Reading:
     return mcq(question, options, context=context_of(prompt, question, options))
 
 
-@register_reader("worldsense*", "apr_worldsense")
+@register_reader("worldsense*")
 def read_worldsense(doc: Doc, prompt: str) -> Reading:
     """WorldSense: `question`, `candidates` ("A. …", three or four); `_w_subtitle` puts subtitles before the question."""
     question, options = column(doc, "question"), by_prefix(column(doc, "candidates"))
@@ -137,9 +137,9 @@ def read_nextqa_mc(doc: Doc, prompt: str) -> Reading:
     return mcq(column(doc, "question"), by_columns(doc, "a", 5))
 
 
-@register_reader("perceptiontest_*_mc", "tomato", "apr_dailyomni", "apr_omnivideobench")
+@register_reader("perceptiontest_*_mc", "tomato")
 def read_plain_options(doc: Doc, prompt: str) -> Reading:
-    """Perception Test, TOMATO, our Daily-Omni and OmniVideoBench: `question`, `options` without labels."""
+    """Perception Test, TOMATO: `question`, `options` without labels."""
     return mcq(column(doc, "question"), by_position(column(doc, "options")))
 
 
@@ -163,15 +163,6 @@ def read_options_by_label(doc: Doc, prompt: str) -> Reading:
 def read_motionbench(doc: Doc, prompt: str) -> Reading:
     """MotionBench: `question`, `options` (list of {label, text})."""
     return mcq(column(doc, "question"), by_key({option["label"]: option["text"] for option in column(doc, "options")}))
-
-
-@register_reader("apr_gameplayqa")
-def read_apr_gameplayqa(doc: Doc, prompt: str) -> Reading:
-    """Our GameplayQA: `question`, `options`, `video_numbers`. Its questions count videos from 1 and may leave some out; looks count from 0."""
-    numbers = column(doc, "video_numbers")
-    names = "; ".join(f'"Video {number}" in the question or its options is video {index} of a look' for index, number in enumerate(numbers))
-    context = f"The videos show the same time from different players. {names}." if len(numbers) > 1 else ""
-    return mcq(column(doc, "question"), by_position(column(doc, "options")), context=context)
 
 
 @register_reader("tempcompass_yes_no")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apr_plugin.harnesses.readers.answers import write_longest_first, write_longest_span, write_number
-from apr_plugin.harnesses.readers.choices import by_key, by_position, by_prefix, mcq
-from apr_plugin.harnesses.readers.reading import DocError, Reading, column
+from apr_plugin.harnesses.readers.choices import by_key, by_prefix, mcq
+from apr_plugin.harnesses.readers.reading import Reading, column
 from apr_plugin.harnesses.readers.registry import register_reader
 from apr_plugin.loop.question import QuestionKind
+from apr_plugin.scoring.writing import write_longest_span, write_number
 
 Doc = Mapping[str, Any]
 
@@ -73,39 +73,6 @@ def read_short_answer(doc: Doc, prompt: str) -> Reading:
 def read_question_only(doc: Doc, prompt: str) -> Reading:
     """Tasks whose text answer goes to a judge: `question`."""
     return _words(doc, "")
-
-
-@register_reader("apr_needle*")
-def read_apr_needle(doc: Doc, prompt: str) -> Reading:
-    """Our own needle tasks: `question`, `kind`, `options`. Their scorer reads the canonical answer."""
-    question, options = str(column(doc, "question")).strip(), doc.get("options")
-    if options:
-        return mcq(question, by_position(options))
-    match column(doc, "kind"):
-        case "when":
-            return Reading(text=question, kind=QuestionKind.GROUNDING, answer_hint="one or more time spans in seconds")
-        case "count":
-            return Reading(text=question, kind=QuestionKind.NUMBER, answer_hint="a whole number", write=write_number)
-    raise DocError("no column 'options'")
-
-
-@register_reader("apr_charades_sta", "apr_activitynet_captions*", "apr_tacos", "apr_longvale")
-def read_apr_span(doc: Doc, prompt: str) -> Reading:
-    """Our own grounding tasks with one true span: `question`. Their scorer takes the first range of the text."""
-    return _one_span(str(column(doc, "question")).strip())
-
-
-@register_reader("apr_longvale_all", "apr_vue_tr*")
-def read_apr_spans(doc: Doc, prompt: str) -> Reading:
-    """Our own grounding tasks with several true spans: `question`. Their scorer reads the canonical answer."""
-    return Reading(text=str(column(doc, "question")).strip(), kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds")
-
-
-@register_reader("apr_qvhighlights*")
-def read_apr_ranking(doc: Doc, prompt: str) -> Reading:
-    """Our QVHighlights: `question`. Its scorer takes the order of the spans for a ranking."""
-    question = str(column(doc, "question")).strip()
-    return Reading(text=question, kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds", write=write_longest_first)
 
 
 def _when(event: object) -> str:

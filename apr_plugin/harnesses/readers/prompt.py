@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from apr_plugin.harnesses.readers.answers import write_label
 from apr_plugin.harnesses.readers.reading import Reading
 from apr_plugin.loop.question import Option, QuestionKind
 from apr_plugin.scoring.options import label_of, label_pattern
+from apr_plugin.scoring.writing import write_label
 
 _CAPITAL = "[A-ZＡ-Ｚ]"
 _CJK = r"\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"

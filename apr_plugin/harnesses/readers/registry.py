@@ -12,6 +12,9 @@ from apr_plugin.harnesses.readers.reading import DocError, Reader, Reading
 OURS = "apr_"
 """What the names of this package's tasks begin with."""
 
+OWN = "task"
+"""The name of the reader of a task that says itself what its rows ask."""
+
 _READERS: dict[str, tuple[str, Reader]] = {}
 """Pattern on the task name -> the reader's name and the reader."""
 
@@ -40,15 +43,35 @@ def register_reader(*patterns: str) -> Callable[[Reader], Reader]:
 def find_reader(task: str) -> tuple[str, Reader]:
     """The reader of a task and its name, else `("prompt", read_prompt)`.
 
-    An exact name beats a pattern; of two patterns the one with more literal characters wins. A task of this package that stands for one of
-    lmms-eval's ("apr_videomme") is read like that one.
+    An exact name beats a pattern; of two patterns the one with more literal characters wins. A task of this package says itself what its rows ask
+    (`Source.question_of`), or stands for one of lmms-eval's ("apr_videomme") and is read like that one.
     """
     if task in _READERS:
         return _READERS[task]
+    if (reader := _own_reader(task)) is not None:
+        return OWN, reader
     matching = [pattern for pattern in _READERS if fnmatchcase(task, pattern)]
     if not matching:
         return find_reader(task.removeprefix(OURS)) if task.startswith(OURS) else ("prompt", read_prompt)
     return _READERS[max(matching, key=lambda pattern: (len(pattern.replace("*", "").replace("?", "")), pattern))]
+
+
+def _own_reader(task: str) -> Reader | None:
+    """What a task of this package says of its own questions."""
+    if not task.startswith(OURS):
+        return None
+    from apr_plugin.tasks.common.catalogue import sources
+
+    source = sources().get(task)
+    if source is None or source.question_of is None:
+        return None
+    question_of, write = source.question_of, source.write
+
+    def reader(doc: Mapping[str, Any], prompt: str) -> Reading:
+        asked = question_of(doc)
+        return Reading(text=asked.text, kind=asked.kind, options=asked.options, answer_hint=asked.answer_hint, write=write)
+
+    return reader
 
 
 def known_tasks() -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from apr_plugin.cli.app import app
 from apr_plugin.errors import AprError
-from apr_plugin.tasks.common.check import check, sources
+from apr_plugin.tasks.common.catalogue import sources
+from apr_plugin.tasks.common.check import check
 from apr_plugin.tasks.common.media import Manifest
 from apr_plugin.tasks.longvideobench.utils import SOURCE as LONG
 from apr_plugin.tasks.vsibench.utils import SOURCE
@@ -68,7 +69,7 @@ def test_check_of_another_folder_that_is_whole(home: Path, shared_videos: dict[s
 def test_lengths_are_compared_with_the_annotations(home: Path, shared_videos: dict[str, Path]) -> None:
     source = replace(LONG, files=(replace(LONG.files[0], name="validation.jsonl"),))
     rows = [
-        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15} | dict.fromkeys(LONG.needs, "x")
+        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15} | dict.fromkeys(LONG.needs, "x") | {"correct_choice": 0}
         for name, seconds in {"right": 6.3, "cut": 30.0, "gone": 9.0}.items()
     ]
     write(source.home / "validation.jsonl", rows)
@@ -157,7 +158,7 @@ def test_list_on_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "can't be read" in _apr("tasks", "list").output
 
 
-@pytest.mark.parametrize("source", sources().values(), ids=lambda source: str(source.task))
+@pytest.mark.parametrize("source", [source for source in sources().values() if source.n], ids=lambda source: str(source.task))
 def test_every_source_is_whole(source: Any) -> None:
     folder = TASKS / source.folder
     assert (folder / f"{source.task}.yaml").is_file()

@@ -17,6 +17,7 @@ from task_testing import write
 from apr_plugin.config import data_dir
 from apr_plugin.errors import AprError
 from apr_plugin.tasks.common import OTHER, Bins, File, Source, doc_to_visual, macro_mean, macro_stderr, reply
+from apr_plugin.tasks.common.lmms import docs as docs_of
 from apr_plugin.tasks.common.media import Library
 
 SOURCE = Source(
@@ -155,7 +156,7 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(data: Pat
 def test_a_row_that_cannot_be_read_costs_its_own_question(data: Path, spoiled: Any, why: str) -> None:
     rows = [{**row, "note": "x", "tags": ["a"], "views": views} for row, views in zip(ROWS, (1, 2.5, None), strict=True)]
     write(data / "films/films.json", [rows[0], spoiled, *rows[1:], {**rows[0], "apr_unreadable": "says the row", "extra": 1}])
-    docs = list(SOURCE.docs())
+    docs = list(docs_of(SOURCE))
     assert len(docs) == 5 and str(docs[1]["apr_unreadable"]).startswith(why)
     assert all(doc.get("apr_unreadable") is None and doc["length"] in ("short", "long") for doc in (docs[0], *docs[2:]))
     assert SOURCE.scored(docs[1], 0.0)["n"] == 1 and docs[1]["length"] is None
@@ -169,7 +170,7 @@ def test_lines_and_numbers_that_python_refuses(data: Path) -> None:
     lines.append(lines[0][:-1] + b', "n": ' + b"9" * 5000 + b"}")
     (data / "films").mkdir(parents=True)
     (data / "films/x.jsonl").write_bytes(b"\n".join(lines))
-    docs = list(replace(SOURCE, files=(File("x.jsonl"),)).docs())
+    docs = list(docs_of(replace(SOURCE, files=(File("x.jsonl"),))))
     assert [doc["apr_unreadable"] and doc["apr_unreadable"].split(":")[0] for doc in docs] == [
         None,
         "line 2",
@@ -180,7 +181,7 @@ def test_lines_and_numbers_that_python_refuses(data: Path) -> None:
         "an infinite number",
     ]
     (data / "films/x.json").write_text(json.dumps(ROWS)[:-1] + ', {"videos": [], "length": "long", "n": ' + "9" * 5000 + "}]")
-    assert [doc["apr_unreadable"] for doc in replace(SOURCE, files=(File("x.json"),)).docs()] == [None, None, None, "an infinite number"]
+    assert [doc["apr_unreadable"] for doc in docs_of(replace(SOURCE, files=(File("x.json"),)))] == [None, None, None, "an infinite number"]
 
 
 def test_columns_that_only_scoring_reads_are_asked_for(data: Path) -> None:

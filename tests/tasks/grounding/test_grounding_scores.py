@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from apr_plugin.harnesses.readers import read
-from apr_plugin.harnesses.readers.answers import write_longest_first
+from apr_plugin.scoring.writing import write_longest_first
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
 from apr_plugin.tasks.common import Source, doc_to_visual, grounding

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pytest import approx
-from task_testing import FAILS, TaskBench, check_spoiled, counted
+from task_testing import FAILS, TaskBench, check_spoiled, check_truths, counted
 from task_testing import TASKS as TASKS_FOLDER
 
 pytest.importorskip("lmms_eval")
@@ -20,7 +20,7 @@ from apr_plugin.scoring import vue_tr
 from apr_plugin.tasks.activitynet_captions import utils as activitynet
 from apr_plugin.tasks.charades_sta import utils as charades
 from apr_plugin.tasks.common import grounding
-from apr_plugin.tasks.common.check import sources
+from apr_plugin.tasks.common.catalogue import sources
 from apr_plugin.tasks.longvale import utils as longvale
 from apr_plugin.tasks.qvhighlights import utils as qvhighlights
 from apr_plugin.tasks.tacos import utils as tacos
@@ -107,7 +107,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         bench.place(qvhighlights.VAL, [QVHIGHLIGHTS[2:]])
         bench.place(vue.ALL, [VUE], {"coPfnSFOXj0.mp4": 30})
         bench.place(vue.ALL_V2, [VUE])
-        yield bench.run(",".join(TASKS), ANSWERS, bootstrap_iters=0) | {"trajectories": bench.root / f"run_{bench.runs}"}
+        yield bench.run(",".join(TASKS), ANSWERS, bootstrap_iters=0)
 
 
 def test_charades_sta(run: dict[str, Any]) -> None:
@@ -238,8 +238,12 @@ def test_the_model_is_asked_for_spans(run: dict[str, Any]) -> None:
     questions = [line["question"] for line in lines if "question" in line]
     assert len(questions) == sum(run[task]["n"] for task in TASKS)
     assert {question["kind"] for question in questions} == {"grounding"}
-    assert {question["reader"] for question in questions} == {"apr_span", "apr_spans", "apr_ranking"}
+    assert {question["reader"] for question in questions} == {"task"}
     assert not any("Answer with" in question["text"] for question in questions)
+
+
+def test_truths_score_as_lmms_eval_does(run: dict[str, Any]) -> None:
+    check_truths(run, *TASKS)
 
 
 def test_every_bucket_has_mean_count_and_standard_error(run: dict[str, Any]) -> None:

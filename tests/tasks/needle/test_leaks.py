@@ -329,7 +329,7 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
             question = Question(text=doc["question"], kind=kind, options=options, videos=(MediaRef(path=doc["video"]),), doc_id=doc["id"])
             trajectory = await Episode(question, GuessPolicy(), EpisodeConfig(arm="passive", passive_frames=0)).run()
             assert trajectory.answer_valid, trajectory.stop_detail
-            scores[doc["kind"]].append(process_results(dict(doc), [trajectory.answer])["score"])
+            scores[doc["kind"]].append(process_results({**doc, "apr_present": True, "apr_buckets": []}, [trajectory.answer])["score"])
 
     asyncio.run(ask_all())
     for kind, choices in CHOICES.items():

@@ -12,6 +12,9 @@ import pytest
 pytest.importorskip("lmms_eval")
 
 from apr_plugin import config
+from apr_plugin.errors import AprError
+from apr_plugin.scoring.truth import score
+from apr_plugin.tasks.common.catalogue import sources
 from apr_plugin.tasks.needle import utils
 from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
 
@@ -86,13 +89,28 @@ def test_right_wrong_and_garbage_through_lmms_eval(needle: Path, monkeypatch: py
         got = results["results"][f"apr_needle_{kind}"]
         expected = 0.75 if kind == "when" else 0.5  # half of the span has IoU 0.5
         assert got["score,none"] == pytest.approx(expected, abs=1e-6)
-        assert got["miou_1m,none" if kind == "when" else "acc_1m,none"] == pytest.approx(expected, abs=1e-6)
+        assert got["iou_set_1m,none" if kind == "when" else "acc_1m,none"] == pytest.approx(expected, abs=1e-6)
+        assert got["n,none"] == got["n_present,none"] == got["n_1m,none"] == 2
         assert not any("10m" in name for name in got)
-        assert results["versions"][f"apr_needle_{kind}"] == 1.0
-    assert results["results"]["apr_needle_when"]["r1_iou_0.5,none"] == pytest.approx(1.0)
+        assert results["versions"][f"apr_needle_{kind}"] == 2.0
+    assert results["results"]["apr_needle_when"]["r1_set_0.5,none"] == pytest.approx(1.0)
     assert results["groups"]["apr_needle"]["score,none"] == pytest.approx((4 * 0.5 + 0.75) / 5, abs=1e-6)
     sample = results["samples"]["apr_needle_glyph"][0]
     assert sample["score"] in (0.0, 1.0)
+
+
+def test_truths_score_as_lmms_eval_does(needle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By right and by wrong answers of every kind; the evidence lies in the video."""
+    monkeypatch.setenv("APR_NEEDLE_DIR", str(needle))
+    for kind in KINDS:
+        source = sources()[f"apr_needle_{kind}"]
+        for doc in source.documents():
+            truth, asked = source.truth(doc), source.question_of(doc)
+            (right_one,) = truth.answers
+            for answer in (right_one, "[[0, 1]]", "C", "99"):
+                assert score(answer, truth, asked.kind, source.rules) == utils.process_results(doc, [source.write(answer)])["score"]
+            assert score(right_one, truth, asked.kind, source.rules) == 1
+            assert truth.spans() and all(0 <= start < end <= doc["duration_s"] for start, end in truth.spans())
 
 
 def test_prompt_tells_the_question_and_nothing_else(needle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,22 +128,22 @@ def test_prompt_tells_the_question_and_nothing_else(needle: Path, monkeypatch: p
 
 def test_scores_stay_in_bounds_whatever_is_answered(needle: Path) -> None:
     answers = ["", "[[900, 810], [0, 100]]", "[[1e999, 2]]", "[" * 50_000, "NaN", "\x00", "9" * 5000, "the answer is B", None, ["B"], 3.5]
-    for doc in load_docs(needle):
+    for doc in (dict(doc) | {"apr_present": True, "apr_buckets": [doc["bucket"]]} for doc in load_docs(needle)):
         for answer in answers:
-            assert all(0.0 <= value <= 1.0 for value in utils.process_results(dict(doc), [answer]).values())
-        assert utils.process_results(dict(doc), [])["score"] == 0.0
-        assert set(utils.process_results(dict(doc), [right(dict(doc))]).values()) == {1.0}
+            assert all(0.0 <= value <= 1.0 for value in utils.process_results(doc, [answer]).values())
+        assert utils.process_results(doc, [])["score"] == 0.0
+        assert {name: value for name, value in utils.process_results(doc, [right(doc)]).items() if value != 1} in ({}, {"no_span": 0.0})
 
 
 def test_a_named_folder_without_a_set_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APR_NEEDLE_DIR", str(tmp_path / "nothing"))
-    with pytest.raises(FileNotFoundError, match=r"nothing.*apr needle make --out"):
+    with pytest.raises(AprError, match=r"nothing.*apr needle make --out"):
         utils.glyph_docs(None)
     assert not (tmp_path / "nothing").exists()
 
 
 def test_the_default_folder_is_filled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import apr_plugin.tasks.needle.make as make
+    import apr_plugin.tasks.needle.read as read
 
     made = []
 
@@ -135,7 +153,7 @@ def test_the_default_folder_is_filled_once(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.delenv("APR_NEEDLE_DIR", raising=False)
     monkeypatch.setenv("APR_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(make, "make_needle", small)
+    monkeypatch.setattr(read, "make_needle", small)
     assert len(utils.glyph_docs(None)) == len(utils.order_docs(None)) == 2
     assert made == [tmp_path / "home" / "needle"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file, number_of
-from task_testing import FAILS, Knows, TaskBench, check_spoiled, counted
+from task_testing import FAILS, Knows, TaskBench, check_spoiled, check_truths, counted
 
 from apr_plugin.loop.policy import Generation, ImagePart, Prompt, Sampling
 from apr_plugin.policies import POLICIES
@@ -92,6 +92,7 @@ def home(task_bench: TaskBench) -> TaskBench:
 def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(POLICIES, "knows", f"{__name__}:Watches")
     results = home.run("apr_gameplayqa", SAYS, bootstrap_iters=0)
+    check_truths(results, "apr_gameplayqa")
     got = results["apr_gameplayqa"]
     # Right are the watched one, the third and the seventh.
     assert [sample["score"] for sample in results["samples"]["apr_gameplayqa"]] == [1, 0, 1, 0, 0, 0, 1]

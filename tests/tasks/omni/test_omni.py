@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from apr_testing import make_video_file
-from task_testing import FAILS, TASKS, Knows, TaskBench, check_spoiled, counted
+from task_testing import FAILS, TASKS, Knows, TaskBench, check_spoiled, check_truths, counted
 
 from apr_plugin.loop.policy import AudioPart, Generation, Prompt, Sampling
 from apr_plugin.policies import POLICIES
@@ -99,6 +99,7 @@ def test_numbers(task_bench: TaskBench) -> None:
     task_bench.place(worldsense.SOURCE, [SENSE], {"one.mp4": 3, "two.mp4": 4})
     results = task_bench.run("apr_dailyomni,apr_omnivideobench,apr_worldsense", DAILY_SAYS | BENCH_SAYS | SENSE_SAYS, bootstrap_iters=0)
 
+    check_truths(results, "apr_dailyomni", "apr_omnivideobench", "apr_worldsense")
     daily = results["apr_dailyomni"]
     assert (daily["score"], daily["n"], daily["score_present"], daily["n_present"]) == (0.4, 5, 0.5, 4)
     assert (daily["acc_30s"], daily["n_30s"], daily["acc_60s"], daily["n_60s"]) == (0.5, 2, pytest.approx(1 / 3), 3)
@@ -125,7 +126,7 @@ def test_numbers(task_bench: TaskBench) -> None:
         for line in path.read_text().splitlines()
         if '"reader"' in line
     }
-    assert readers == {"plain_options", "worldsense"}
+    assert readers == {"task", "worldsense"}
 
 
 class Listens(Knows):

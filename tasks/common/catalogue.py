@@ -1,29 +1,32 @@
-"""`Source`: one benchmark as its owners distribute it, made into rows that lmms-eval can ask.
+"""`Source`: one benchmark as its owners distribute it, made into questions; and `sources`, the catalogue of all of them. It knows no harness.
 
 Annotations are read from `<data folder>/<benchmark>/` under their official file names, else fetched from where their owners keep them. Videos are
 looked for in `<data folder>/<benchmark>/videos`, in whatever sub-folders they were unpacked, and where lmms-eval's own task unpacks them.
+A source may say what a row asks (`question_of`) and what is right (`truth_of`); the second never reaches a policy.
 Three columns are added to a row: `apr_videos` (paths), `apr_seconds` (of the first video, or `None`), `apr_buckets` (names); and `apr_present`,
 whether every video is there. A row that can't be read is one question that counts as wrong (`rows.py`).
 """
 
 from __future__ import annotations
 
-import csv
+import importlib
 import importlib.util
-import json
 import os
-import random
+import pkgutil
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from apr_plugin.config import cache_dir, data_dir, hub_dir
 from apr_plugin.errors import AprError, require
+from apr_plugin.loop.question import Question
+from apr_plugin.scoring.truth import Rules, Truth
 from apr_plugin.tasks.common.buckets import OTHER
 from apr_plugin.tasks.common.media import Library, Manifest
-from apr_plugin.tasks.common.rows import FAULTS, OURS, UNREADABLE, Row, Unreadable, each, number, reason, table
+from apr_plugin.tasks.common.rows import FAULTS, OURS, UNREADABLE, Row, Unreadable, content, each, number, reason, unreadable
 
 _DOWNLOAD_TIMEOUT_S = 60.0
 
@@ -81,7 +84,7 @@ class Source:
     """How its questions are answered: `mcq`, `grounding`, `number`, or several of them joined by a comma."""
 
     n: int
-    """Questions in the official split."""
+    """Questions in the official split; 0 where there is none, because the set is made on this machine."""
 
     licence: str
     """Of the data, as its owners state it."""
@@ -128,6 +131,19 @@ class Source:
     metric: str = "score"
     """The metric to report."""
 
+    question_of: Callable[[Row], Question] | None = None
+    """Document -> what is asked: text, kind, options and how the answer is written, without its videos and its place in the task. It reads no column
+    that holds the right answer. Without it the task is one of a harness, which has a reader for it."""
+
+    write: Callable[[str], str] = str
+    """Canonical answer -> the text that this task's scorer reads right (`apr_plugin.scoring.writing`)."""
+
+    truth_of: Callable[[Row], Truth] | None = None
+    """Document -> what is right, from the columns that are scored by."""
+
+    rules: Rules = field(default_factory=Rules)
+    """How `apr_plugin.scoring.truth.score` scores its answers."""
+
     @property
     def home(self) -> Path:
         """The benchmark's folder on this machine."""
@@ -170,7 +186,7 @@ class Source:
 
     def _rows(self) -> list[Row | Unreadable]:
         """The task's rows; as `rows`, with those that can't be read."""
-        paths = [self.local_file(file) or self._fetch(file) for file in self.files]
+        paths = [self.local_file(file) or self.fetch(file) for file in self.files]
         contents = [self._content(path) for path in paths]
         rows: list[Row | Unreadable] = []
         try:
@@ -195,10 +211,10 @@ class Source:
                 raise ValueError(f"no {name}")
         return [{name: value for name, value in row.items() if not str(name).startswith(OURS)}] if self.keep(row) else []
 
-    def _refuse(self, rows: Sequence[Row | Unreadable]) -> None:
+    def _refuse(self, rows: Sequence[object]) -> None:
         """Raises AprError where no row at all can be read: the file is another than it should be."""
         if isinstance(rows[0], Unreadable) and all(isinstance(row, Unreadable) for row in rows):
-            raise AprError(f"{self.title}: {self._files} is not as its README says: question 0 (counted from 0): {rows[0].reason}; get it anew")
+            raise AprError(f"{self.title}: {self.named_files} is not as its README says: question 0 (counted from 0): {rows[0].reason}; get it anew")
 
     def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
         """The rows with their videos' paths, durations and buckets.
@@ -215,7 +231,7 @@ class Source:
         library = library or Library(self.video_folders)
         where: dict[str, Path] = {}
         there: dict[str, bool] = {}
-        read = [row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()]
+        read: list[_Facts | Unreadable] = [row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()]
         for at, one in enumerate(read):
             for name in one.videos if isinstance(one, _Facts) else ():
                 try:
@@ -233,11 +249,12 @@ class Source:
         found = [one if isinstance(one, Unreadable) else self._document(one, [where[name] for name in one.videos], measured) for one in read]
         self._refuse(found)
         documents: list[dict[str, Any]] = []
-        for one in found:
-            if isinstance(one, Unreadable):
-                documents.append({"apr_videos": [], "apr_seconds": None, "apr_buckets": [], "apr_present": True, UNREADABLE: one.reason})
+        for document in found:
+            if isinstance(document, Unreadable):
+                nothing: dict[str, Any] = {"apr_videos": [], "apr_seconds": None, "apr_buckets": [], "apr_present": True}
+                documents.append({**nothing, UNREADABLE: document.reason})
             else:
-                documents.append({**one, "apr_present": all(there[path] for path in one["apr_videos"])})
+                documents.append({**document, "apr_present": all(there[path] for path in document["apr_videos"])})
         return documents
 
     def _facts(self, row: Row) -> _Facts | Unreadable:
@@ -257,56 +274,17 @@ class Source:
             labels = list(dict.fromkeys(self.labels_of(facts.row, seconds)))
             if strange := set(labels) - {*self.buckets, OTHER}:
                 return Unreadable(f"it lies in bucket {str(strange.pop())!r}, which {self.task} does not know: another version of the annotations?")
+            document = {**facts.row, "apr_videos": [str(path) for path in paths], "apr_seconds": seconds, "apr_buckets": labels}
+            if self.question_of is not None:
+                self.question_of(document)
+            self.truth(document)
         except FAULTS as error:
             return Unreadable.by(error)
-        return {**facts.row, "apr_videos": [str(path) for path in paths], "apr_seconds": seconds, "apr_buckets": labels}
+        return document
 
-    def docs(self, ask: Callable[..., str] | None = None, score: Callable[[Row, list[Any]], Any] | None = None) -> Any:
-        """The documents as a `datasets.Dataset`, for `process_docs`. Says how many questions lack their video, which count as wrong.
-
-        Args:
-            ask: The task's `doc_to_text`, where it is not this package's own: a row that it fails on can't be read.
-            score: Its `process_results`, likewise.
-
-        Raises:
-            AprError: as `documents`; under lmms-eval's own command line the process ends with that message instead of five more attempts.
-        """
-        from loguru import logger
-
-        from apr_plugin.harnesses.lmms_eval.ending import end_with
-
-        try:
-            documents = self.documents()
-        except AprError as error:
-            end_with(error)
-        if len(documents) != self.n:
-            logger.warning(
-                f"{self.task}: the annotations hold {len(documents)} questions, the official split {self.n}: a score is not of the whole benchmark"
-            )
-        absent = sum(not document["apr_present"] for document in documents)
-        if absent:
-            logger.warning(
-                f"{self.task}: {absent} of {len(documents)} questions lack their video in {self.video_folders[0]} and count as wrong; "
-                f"`score_present` leaves them out. List the files with: apr tasks check {self.task}"
-            )
-
-        def attempt(document: Row) -> None:
-            if ask is not None:
-                ask(document, {"pre_prompt": "", "post_prompt": ""})
-            if score is not None:
-                score(document, [""])
-
-        state = random.getstate()  # some official scorers guess
-        found, faults = table(documents, attempt)
-        random.setstate(state)
-        if len(faults) == len(documents):
-            end_with(AprError(f"{self.title}: no question of {self._files} can be read; the first: {faults[0][1]}; get it anew"))
-        if faults:
-            logger.warning(
-                f"{self.task}: {len(faults)} of {len(documents)} questions of {self._files} can't be read and count as wrong; "
-                f"the first is question {faults[0][0]} (counted from 0): {faults[0][1]}"
-            )
-        return found
+    def truth(self, document: Row) -> Truth | None:
+        """What is right; `None` where this source does not say, or the row can't be read."""
+        return None if self.truth_of is None or unreadable(document) is not None else self.truth_of(document)
 
     def scored(self, doc: Row, score: float, **more: Any) -> dict[str, Any]:
         """What `process_results` returns for one answer: its score overall and in each of its buckets, with counts.
@@ -327,18 +305,23 @@ class Source:
         return self.prefixes.get(label, self.prefix)
 
     @property
-    def _files(self) -> str:
+    def named_files(self) -> str:
+        """Its annotations as messages name them."""
         return _named([self.local_file(file) or self.home / file.name for file in self.files])
 
     def _content(self, path: Path) -> Any:
         """What a file of annotations holds."""
         try:
-            return _content(path)
+            return content(path)
         except (*FAULTS, OSError) as error:
             raise AprError(f"{self.title}: can't read {path}: {reason(error)}; get it anew") from error
 
-    def _fetch(self, file: File) -> Path:
-        """Get a file of annotations from its owners."""
+    def fetch(self, file: File) -> Path:
+        """Get a file of annotations from its owners.
+
+        Raises:
+            AprError: it can't be had; the message says how to get it by hand.
+        """
         why = "it is not distributed on a hub"
         try:
             if file.hub:
@@ -368,46 +351,6 @@ def _named(paths: Sequence[Path]) -> str:
     return ", ".join([str(paths[0]), *(path.name if path.parent == paths[0].parent else str(path) for path in paths[1:])])
 
 
-def _content(path: Path) -> Any:
-    """What a file holds; bytes that are no UTF-8 are left to the row that has them."""
-    if path.suffix == ".parquet":
-        require("pyarrow", "lmms")
-        from pyarrow import parquet
-
-        return parquet.read_table(path).to_pylist()
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        match path.suffix:
-            case ".json":
-                return json.load(file, parse_int=_whole)
-            case ".jsonl":
-                return [_line(number, line) for number, line in enumerate(file.read().split("\n"), 1) if line.strip()]
-            case ".csv":
-                return list(_records(csv.DictReader(file)))
-        return file.read().splitlines()
-
-
-def _whole(text: str) -> int | float:
-    """A whole number of a JSON file. Python refuses to read one of more than 4300 digits, and with it the file."""
-    return int(text) if len(text) < 1000 else float(text)
-
-
-def _line(number: int, line: str) -> Any:
-    try:
-        return json.loads(line, parse_int=_whole)
-    except FAULTS as error:
-        return Unreadable.by(error, f"line {number}: ")
-
-
-def _records(reader: csv.DictReader[str]) -> Iterator[Row | Unreadable]:
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Unreadable.by(error, f"line {reader.line_num}: ")
-
-
 def _download(url: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}")  # several ranks may fetch it at once
@@ -416,3 +359,16 @@ def _download(url: str, path: Path) -> Path:
             out.write(block)
     part.replace(path)
     return path
+
+
+@cache
+def sources() -> Mapping[str, Source]:
+    """Every task of this package that has a `Source`, by its name, sorted: the sources that stand in the task folders' `utils.py`."""
+    import apr_plugin.tasks
+
+    found: dict[str, Source] = {}
+    for module in pkgutil.iter_modules(apr_plugin.tasks.__path__):
+        if module.ispkg and module.name != "common":
+            utils = importlib.import_module(f"apr_plugin.tasks.{module.name}.utils")
+            found |= {value.task: value for value in vars(utils).values() if isinstance(value, Source)}
+    return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Writing a canonical answer in the one form that a task's scorer reads right. None of these raises."""
+"""Writing a canonical answer in the one form that a task's scorer reads right. Pure functions; none of these raises."""
 
 from __future__ import annotations
 
