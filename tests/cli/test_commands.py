@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from apr_plugin.loop.trajectory import StopReason, Trajectory
+from apr_plugin.loop.trajectory import VERSION, StopReason, Trajectory
 
 ESCAPE = "\x1b[31mred\x1b]0;title\x07 [bold]markup[/bold] [/nonsense] \u202egnilleps"
 
@@ -123,7 +123,11 @@ def test_show_says_what_is_wrong(script: Path, shared_videos: Mapping[str, Path]
         (tmp_path / "nothing.jsonl", None, "no such file"),
         (empty, None, "holds no trajectory files"),
         (tmp_path / "damaged.jsonl", line + "{damaged\n", "damaged.jsonl, line 2: not JSON"),
-        (tmp_path / "newer.jsonl", line.replace('"version":1', '"version":2', 1), "version 2 is newer than 1"),
+        (
+            tmp_path / "newer.jsonl",
+            line.replace(f'"version":{VERSION}', f'"version":{VERSION + 1}', 1),
+            f"version {VERSION + 1} is newer than {VERSION}",
+        ),
         (tmp_path / "other.jsonl", '{"a": 1}\n', "other.jsonl, line 1: this is no apr.trajectory line"),
         (tmp_path / "torn.jsonl", line[:100], "holds no finished trajectories"),
         (tmp_path / "binary.jsonl", "\x00\x01\n", "binary.jsonl, line 1: not JSON"),
