@@ -61,7 +61,7 @@ def _imports(file: Path) -> set[str]:
 
 
 FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses", "cli", "training")
-"""From the lowest up: a room imports none above it. `tasks` is beside them, and takes scoring, media, loop; its lmms-eval adapter takes that harness."""
+"""From the lowest up: a room imports none above it. `tasks` is beside them, and takes scoring, media, loop; its adapter takes lmms-eval."""
 FORBIDDEN = {
     "media": ("scoring", *FLOORS[2:], "tasks"),
     "scoring": ("media", *FLOORS[2:], "tasks"),
