@@ -30,6 +30,7 @@ from apr_plugin import interrupt
 from apr_plugin.errors import AprError, told
 from apr_plugin.harnesses.lmms_eval.command import check_evaluation, name_run
 from apr_plugin.harnesses.lmms_eval.ending import FAILURES, end_with, sum_up, under_its_command_line, watch
+from apr_plugin.harnesses.lmms_eval.evidence import evidence_of
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.decoding import Decoding
@@ -47,8 +48,7 @@ from apr_plugin.runs.runner import run_episodes
 from apr_plugin.runs.settings import read_settings
 from apr_plugin.runs.store import TrajectoryStore
 from apr_plugin.scoring.text import NO_ANSWER
-from apr_plugin.tasks.common.catalogue import Source, sources
-from apr_plugin.terminal import guard_logs, one_line, quoted
+from apr_plugin.terminal import guard_logs, one_line
 
 
 class ActivePerception(lmms):  # type: ignore[misc]
@@ -95,7 +95,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         try:
-            evidence = _evidence(asked, self.task_dict) if settings.config.arm == "oracle" else None
+            evidence = evidence_of([job.question for job in asked], self.task_dict) if settings.config.arm == "oracle" else None
         except AprError as error:
             end_with(error, status=2)
         self._tasks |= {job.question.task for job in asked}
@@ -242,27 +242,6 @@ def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _
 def _nothing(what: str, error: BaseException) -> MediaRef:
     """In place of a file: opening it fails, and the question says why."""
     return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
-
-
-def _evidence(jobs: Sequence[_Job], task_dict: Any) -> dict[tuple[str, str, str, int], list[tuple[float, float]]]:
-    """By question key, where the truth lies in the question's first video, as (start, end) in seconds; a question without evidence is left out.
-
-    Raises:
-        AprError: no question of a task has any.
-    """
-    found: dict[tuple[str, str, str, int], list[tuple[float, float]]] = {}
-    for task, split in dict.fromkeys((job.question.task, job.question.split) for job in jobs):
-        source, docs = sources().get(task), task_dict[task][split]
-        if source is None or not any(_spans(source, doc) for doc in docs):
-            raise AprError(f"arm=oracle: task {quoted(task)} does not say where the evidence lies, so there is nothing to show; choose another arm")
-        of_task = [job.question for job in jobs if (job.question.task, job.question.split) == (task, split)]
-        found |= {question.key: spans for question in of_task if (spans := _spans(source, docs[int(question.doc_id)]))}
-    return found
-
-
-def _spans(source: Source, doc: Any) -> list[tuple[float, float]]:
-    truth = source.truth(doc)
-    return [] if truth is None else truth.spans()
 
 
 def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
