@@ -245,7 +245,7 @@ def _nothing(what: str, error: BaseException) -> MediaRef:
 
 
 def _evidence(jobs: Sequence[_Job], task_dict: Any) -> dict[tuple[str, str, str, int], list[tuple[float, float]]]:
-    """By question key, where the evidence is in the first video, as (start, end) in seconds; a question without evidence is left out.
+    """By question key, where the truth lies in the question's first video, as (start, end) in seconds; a question without evidence is left out.
 
     Raises:
         AprError: no question of a task has any.
