@@ -1,11 +1,11 @@
-"""For people who program: `Agent` and `ask`, one question about a video, from a script, a notebook or an async program.
+"""`Agent` and `ask`: ask one question about a video from a script, a notebook or an async program.
 
     from apr_plugin import Agent
     with Agent("hf", pretrained="Qwen/Qwen2.5-Omni-7B", max_turns=16) as agent:
         trajectory = agent.ask("talk.mp4", "What is on the last slide?")
     print(trajectory.answer)
 
-The keyword arguments are lmms-eval's `model_args` (docs/lmms-eval.md, docs/models.md): one documentation serves both. See docs/python.md.
+The keyword arguments are lmms-eval's `model_args` (docs/lmms-eval.md, docs/models.md). See docs/python.md.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from apr_plugin.runs.settings import read_settings
 from apr_plugin.terminal import quoted
 
 Media = str | Path | MediaRef
-"""A video: its path, or a `MediaRef` where only a window of the file is meant."""
+"""A video: its path, or a `MediaRef` for a window of the file."""
 
 _OPTION = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\)?\s+(.+)", re.DOTALL)
 """A label is one letter or a number: "Dr. No" is an option without one."""
 
 
 class Agent:
-    """A policy with its limits, loaded once, to be asked any number of questions. Use as a context manager, or call `close`.
+    """A policy with its limits, loaded once for any number of questions. Use it as a context manager, or call `close`.
 
     Args:
         policy: The name of a policy (`hf`, `openai`, `vllm`, `needle`, …), or an object with the methods of `apr_plugin.loop.policy.Policy`.
-        arguments: The model_args: limits, sampling, what the policy takes. `concurrency` and the decoding limits hold for `ask_async`; `trajectories`
-            and `resume` have no say, since nothing is saved (`trajectory.write(PATH)` does that).
+        arguments: The model_args: limits, sampling, what the policy takes. `concurrency` and the decoding limits apply to `ask_async`; `trajectories`
+            and `resume` have no effect, because nothing is saved (`trajectory.write(PATH)` does that).
 
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
@@ -69,17 +69,17 @@ class Agent:
         system_prompt: str | Path | None = None,
         on_turn: OnTurn | None = None,
     ) -> Trajectory:
-        """Ask, and wait for the trajectory; also in a notebook, whose event loop runs already.
+        """Ask, and wait for the trajectory; also in a notebook, where an event loop is already running.
 
-        What goes wrong while the question is answered is the trajectory's `stop_reason`, never an exception. In a notebook the episode runs in a
-        thread of its own, and so does `on_turn`.
+        A failure while the question is answered is in the trajectory's `stop_reason`, and is never an exception. In a notebook the episode runs in
+        its own thread, and so does `on_turn`.
 
         Args:
             video: One video or several, in the order in which an action counts them from 0. None is a question about words alone.
             question: What is asked.
             options: The options of a multiple-choice question, with their labels ("A. red") or without.
             kind: `mcq`, `grounding`, `number` or `free_form`; without it `mcq` where there are options, else `free_form`.
-            hint: How the answer is to be written, where the kind does not say all ("in centimetres").
+            hint: How to write the answer, where the kind does not say everything ("in centimetres").
             system_prompt: Other instructions for this question: the words themselves, or the `Path` of a file.
             on_turn: Called with the number (from 1) and the record of each turn when it has ended.
 
@@ -116,7 +116,7 @@ class Agent:
         on_turn: OnTurn | None = None,
         decoding: Decoding | None = None,
     ) -> Episode:
-        """The episode of a question, not yet run: for who wants to hold on to it (`Episode.cancelled` tells how far it came).
+        """The episode of a question, not yet run, for callers that need to keep it (`Episode.cancelled` has the episode so far).
 
         Raises:
             AprError: the file of instructions can't be read, or the agent was closed.
@@ -130,7 +130,7 @@ class Agent:
         return Episode(question, self.settings.policy, config, on_turn=on_turn, decoding=decoding)
 
     def close(self) -> None:
-        """Give back what the policy holds (a GPU, a connection); a second time does nothing."""
+        """Release what the policy holds (a GPU, a connection); a second call does nothing."""
         if not self._closed:
             self._closed = True
             for lane in self._lanes.values():
@@ -179,7 +179,7 @@ def ask(
         question: What is asked.
         options: The options of a multiple-choice question.
         kind: How the question is answered.
-        hint: How the answer is to be written.
+        hint: How to write the answer.
         system_prompt: Other instructions: the words, or the `Path` of a file.
         on_turn: Called after each turn.
         policy: Who answers; by default the scripted policy that reads needle videos (`apr needle make`), which needs no model.
@@ -236,7 +236,7 @@ def _instructions(given: str | Path) -> str:
     if isinstance(given, Path):
         try:
             return load_system_prompt(given)
-        except (OSError, ValueError) as error:  # no text, or a name with a null character
+        except (OSError, ValueError) as error:  # not text, or a name with a null character
             raise AprError(f"system_prompt: cannot read {given}: {getattr(error, 'strerror', None) or error}") from error
     if "\n" not in given and given.endswith((".txt", ".md", ".jinja")):
         raise AprError(

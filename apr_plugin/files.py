@@ -27,7 +27,7 @@ def read_regular(path: str | Path) -> bytes:
     """Everything in a regular file.
 
     Raises:
-        OSError: it can't be read, or is no regular file.
+        OSError: it can't be read, or is not a regular file.
     """
     check_regular(path)
     return Path(path).read_bytes()

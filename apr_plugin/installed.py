@@ -85,7 +85,7 @@ def version_of(distribution: str) -> str | None:
 
 @contextmanager
 def importing(what: str, extra: str) -> Iterator[None]:
-    """Turn whatever an import raises into one message.
+    """Turn any exception of an import into one message.
 
     Args:
         what: What could not be imported, as the message names it: "lmms-eval".
@@ -202,7 +202,7 @@ def _reinstall(extra: str) -> str:
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of trying an import in a process of its own."""
+    """The result of trying an import in a separate process."""
 
     works: bool
     told: str
@@ -210,7 +210,7 @@ class Tried:
 
 
 def try_import(targets: Sequence[str], extra: str, limit_s: float = TRY_S) -> Tried:
-    """Import something in a process of its own: one that hangs, is killed or changes its process does no harm here.
+    """Import something in a separate process: an import that hangs, is killed or changes its process does no harm here.
 
     Args:
         targets: `module`, `module:attribute`, or `module:function()`, which is called and may hand back a line to tell.

@@ -26,7 +26,7 @@ STATUS = 130
 """Exit status of a command that was stopped by Ctrl-C, as shells count it."""
 
 SAME_PRESS_S = 0.25
-"""A terminal signals a whole process group, and a parent may pass the same Ctrl-C on: what comes so soon is no second one."""
+"""A terminal signals a whole process group, and a parent may pass on the same Ctrl-C: a signal within this time is not a second one."""
 
 _TICK_S = 0.2
 """How often work in an event loop looks whether it was asked to stop."""

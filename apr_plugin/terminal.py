@@ -192,7 +192,7 @@ def _guard(stream: TextIO | None, *, ends_the_command: bool) -> TextIO:
 
 
 class _PlainRecord(logging.LogRecord):
-    """A log record whose words a terminal can take."""
+    """A log record with text that is safe for a terminal."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)

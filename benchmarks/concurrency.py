@@ -94,11 +94,11 @@ class Run:
         return sum(len(t.turns) for t in self.trajectories)
 
     def between(self) -> dict[str, list[tuple[float, float]]]:
-        """What lies between the generations of a question: decoding, and putting the next prompt together."""
+        """The time between the generations of a question: decoding, and assembling the next prompt."""
         return {asked: [(a[1], b[0]) for a, b in itertools.pairwise(spans)] for asked, spans in self.spans.items()}
 
     def overlap(self) -> tuple[float, float]:
-        """Seconds between generations, and how many of them had another question's generation under way."""
+        """Seconds between generations, and how many of them had another question's generation running."""
         total = shared = 0.0
         for asked, gaps in self.between().items():
             others = sorted(span for other, spans in self.spans.items() if other != asked for span in spans)

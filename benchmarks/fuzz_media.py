@@ -28,7 +28,7 @@ from benchmarks.films import SMALL, small
 LIMIT_S = 10.0
 """Longest time for one read: opening, a look, sound, a clip. Files that take longer for all their reads together are counted too."""
 _ASKED_S = 9.0  # what a read is told, so that the limit holds on a busy machine too
-_PATIENCE_S = 30.0  # after which a child is taken for hung for good
+_PATIENCE_S = 30.0  # after which a child counts as hung
 HEADERS = (b"moov", b"trak", b"stsd", b"stts", b"stss", b"stsc", b"stsz", b"stco", b"ctts", b"tkhd", b"mdhd", b"mvhd", b"elst", b"avcC", b"hvcC",
            b"esds", b"moof", b"tfhd", b"trun", b"hdrl", b"strh", b"strf", b"idx1", b"movi", b"\x1aE\xdf\xa3", b"\x15I\xa9f", b"\x16T\xaek",
            b"\x1cS\xbbk", b"\x1fC\xb6u", b"OggS", b"OpusHead", b"fmt ", b"data", b"fLaC", b"onMetaData", b"av1C", b"vpcC")  # fmt: skip
@@ -82,7 +82,7 @@ def _early(out: bytearray, rng: random.Random) -> None:
 
 
 def _header(out: bytearray, rng: random.Random) -> None:
-    """Flips right behind the name of a box."""
+    """Flips directly after the name of a box."""
     at = _box(out, rng)
     _flip(out, at, min(at + rng.choice((8, 32, 128)), len(out)), rng.randint(1, 8), rng)
 

@@ -70,7 +70,7 @@ def looks(seconds: float, count: int = 10) -> list[list[float]]:
 
 
 def wide(times: list[float]) -> bool:
-    """Whether frames lie further apart than keyframes."""
+    """Whether frames are further apart than keyframes."""
     return (max(times) - min(times)) / (len(times) - 1) > GOP_S
 
 
@@ -191,7 +191,7 @@ WAYS: dict[str, tuple[Any, dict[str, Any], bool]] = {
 
 
 def measure(way: str, path: str, seconds: float, count: int) -> dict[str, Any]:
-    """Child: read once; wall and CPU seconds, those of its own children among them."""
+    """Child: read once; wall and CPU seconds, including those of its own children."""
     work, options, only_wide = WAYS[way]
     plan = [times for times in looks(seconds, count) if wide(times) or not only_wide]
     for module in (
@@ -227,7 +227,7 @@ def memory(path: str, seconds: float, count: int) -> dict[str, Any]:
 
 
 def child(*arguments: object) -> dict[str, Any] | None:
-    """Run `measure` or `memory` in a process of its own; `None` when that failed, with its last words told."""
+    """Run `measure` or `memory` in a separate process; if that fails, print its last words and return `None`."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.media", "--child", json.dumps(arguments)], capture_output=True, text=True, check=False)
     if done.returncode:
         tell(f"  {arguments[1]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")

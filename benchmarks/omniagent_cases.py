@@ -1,4 +1,4 @@
-"""What `omniagent_parity` plays on both sides: films whose frames carry their number, and episodes of scripted turns."""
+"""The cases that `omniagent_parity` plays on both sides: films with numbered frames, and episodes of scripted turns."""
 
 from __future__ import annotations
 

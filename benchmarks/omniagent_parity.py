@@ -52,7 +52,7 @@ UNIT = "in metres"
 """What our side is told of how a size is written; it is what tells a size from another number."""
 
 END_S = 0.2
-"""The official code moves whatever is asked for within this of the end to it."""
+"""The official code moves a time this close to the end, or closer, to the end."""
 
 NEAR_END = "near the end, "
 
@@ -115,7 +115,7 @@ ACCEPTED: tuple[tuple[str, Callable[[Difference, str], bool]], ...] = (
     ("a span that begins before 0 is no span", lambda it, case: it.what == "reward" and case == "spans '[[-1, 2]]'"),
     ("the official code can't encode a clip with an odd side, and fails", lambda _it, case: case == "clips on odd"),
 )
-"""Differences that are meant to be: why, and which they are, of which case."""
+"""Intended differences: why, which they are, and in which case."""
 
 
 class Playback(PolicyDefaults):
@@ -250,7 +250,7 @@ def _clamped(label: str, film: Film) -> bool:
 
 
 def _text(theirs: str, mine: str, index: int, where: str, role: str) -> Iterator[Difference]:
-    """Differences of two texts, the notice by itself; an error's words are left out."""
+    """Differences of two texts, with the notice compared separately; an error's words are left out."""
     for what, one, other in zip(("", "notice"), _split(theirs), _split(mine), strict=True):
         if one != other:
             name = what or ("unit" if other == f"{one} ({UNIT})" else "turn" if role == "assistant" else "question" if index == 0 else _name(one))

@@ -69,7 +69,7 @@ class Turns:
     new: int = 0
     computed: int = 0
     rounding: int = 0
-    """Tokens computed again only because a cache holds whole blocks, at most."""
+    """Most tokens that are computed again only because a cache holds whole blocks."""
     turns: int = 0
 
     @property
@@ -116,7 +116,7 @@ def measure(layout: str, rewrite: Any, policy: Policy, film: Path, episodes: int
         turn = sum(message.role == "assistant" for message in prompt.messages) + 1
         if not 2 <= turn <= TURNS:
             continue
-        before = prompt.messages[: -2 if turn == 2 else -3]  # the last media stood behind these; in the first prompt there was none
+        before = prompt.messages[: -2 if turn == 2 else -3]  # the last media came after these; the first prompt had none
         usage = generation.usage
         assert usage.prompt_tokens is not None and usage.cached_tokens is not None
         old = tokens(before, tokenizer)

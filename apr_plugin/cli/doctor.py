@@ -126,7 +126,7 @@ def _facts(console: Console) -> Table:
 
 
 def _try(wanted: dict[str, tuple[str, ...]]) -> dict[str, Tried]:
-    """Try everything, two at once, each in a process of its own."""
+    """Try everything, two at a time, each in a separate process."""
     found: dict[str, Tried] = {}
     columns = (TextColumn("trying what is installed"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=terminal.console(stderr=True), transient=True) as progress, ThreadPoolExecutor(2) as pool:
@@ -157,7 +157,7 @@ def read_a_clip() -> str:
     """Write a second of film and read a frame of it, as `apr ask` and `apr probe` do.
 
     Raises:
-        Exception: whatever is wrong with PyAV or with the reader.
+        Exception: any failure of PyAV or of the reader.
     """
     import numpy as np
 

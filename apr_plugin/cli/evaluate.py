@@ -95,7 +95,7 @@ def run_eval(arguments: Sequence[str]) -> int:
 
 
 def _check_words(arguments: Sequence[str]) -> None:
-    """What the command line itself can tell: an option given twice, of which lmms-eval takes the last, and a configuration that is no file."""
+    """Mistakes in the command line itself: an option given twice, of which lmms-eval takes the last, and a configuration that is not a file."""
     words = [word.partition("=") for word in arguments]
     for name, count in Counter(name for name, _, _ in words if name.startswith("--")).items():
         if count > 1:

@@ -1,6 +1,6 @@
 """`apr omniagent-prompt`: the system prompt that OmniAgent's checkpoints were trained under, out of a user's clone of its repository.
 
-The prompt is the repository's own text and is not shipped here. It stands there in a function that returns an f-string. The file is read as text and
+The prompt is the repository's own text and is not shipped here. It is in a function that returns an f-string. The file is read as text and
 parsed (`ast`); nothing of it is imported or evaluated. Only constant words, and the limits in place of the function's arguments, make the prompt.
 """
 

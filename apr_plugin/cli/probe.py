@@ -17,7 +17,7 @@ def run_probe(path: Path, media_root: Path | None = None) -> None:
     """Print the facts of a file and a warning for each oddity.
 
     Raises:
-        MediaOpenError: the file can't be used, or lies outside `media_root`.
+        MediaOpenError: the file can't be used, or is outside `media_root`.
     """
     confine(str(path), None if media_root is None else str(media_root))
     began = time.perf_counter()

@@ -41,7 +41,7 @@ class _PredictedRow(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _logged(cls, row: Any) -> Any:
-        """A sample that lmms-eval logged of our VUE-TR tasks holds the official row as `prediction`."""
+        """A sample that lmms-eval logged for our VUE-TR tasks has the official row as `prediction`."""
         return row["prediction"] if isinstance(row, dict) and "prediction" in row else row
 
 

@@ -102,7 +102,7 @@ def _read_run(path: Path) -> tuple[list[_Read], str, str]:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """The configuration beside a trajectory file; empty where there is none (`apr ask --save`, a run of an earlier release)."""
+    """The configuration in the folder of a trajectory file; empty if there is none (`apr ask --save`, a run of an earlier release)."""
     try:
         card = Card.read(file.with_name(CARD_FILE))
     except CardError:
@@ -111,7 +111,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _room(config: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest prompt; `None` where there is no limit, or the run's strict parsing obeyed it already."""
+    """Tokens of the longest prompt; `None` if there is no limit, or if the run's strict parsing already obeyed it."""
     limits = [config.get("budget", {}).get("prompt_tokens"), (config.get("policy") or {}).get("context_tokens")]
     known = [limit for limit in limits if isinstance(limit, int)]
     return min(known) if known and config.get("parsing") != "strict" else None

@@ -1,4 +1,4 @@
-"""Whether an answer has the form its question asks for, and its canonical form.
+"""Checks that an answer has the form its question asks for, and gives its canonical form.
 
 Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted; `number` a plain decimal;
 `free_form` the text itself, without thought and stripped. `strict_answer` is for `parsing=strict`.
@@ -28,7 +28,7 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
     Args:
         question: What was asked.
         content: What the model answered.
-        duration_s: Length of the video, against which spans are checked; `None` leaves the check out.
+        duration_s: Length of the video, against which spans are checked; `None` skips the check.
     """
     if split_thought(content).unclosed:
         return ActionError(ErrorCode.ANSWER_FORM, "the answer ends within a thought that is never closed; write the answer alone.")
@@ -73,10 +73,10 @@ class TakenAnswer(NamedTuple):
     """An answer that ends the episode."""
 
     text: str
-    """Its canonical form; as it was written where it is not `valid`."""
+    """Its canonical form; the answer as written if it is not `valid`."""
 
     valid: bool = True
-    """Whether it has the form its question asks for. One that has not counts as wrong."""
+    """Whether it has the form its question asks for. If not, it counts as wrong."""
 
     remark: str = ""
     """Why it counts as wrong."""
@@ -85,14 +85,14 @@ class TakenAnswer(NamedTuple):
 def strict_answer(question: Question, content: str, duration_s: float | None = None) -> TakenAnswer | ActionError:
     """An answer read as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`), or the error that costs the turn there.
 
-    mcq: the label alone, in either case; anything else is taken and wrong. grounding: JSON that is a list of pairs, or one pair; words and other JSON
+    mcq: the label alone, in either case; all else is accepted and wrong. grounding: JSON that is a list of pairs, or one pair; words or other JSON
     are an error. Spans are not checked against the video's length; reversed and negative ones are dropped, and an answer without a span left is
     wrong. number: the first digits (`first_number`); a text without digits is an error. free_form: the text as it is.
 
     Args:
         question: What was asked.
         content: What the model answered.
-        duration_s: Length of the video; it says only which words an error has.
+        duration_s: Length of the video; it is used only in the words of an error.
     """
     match question.kind:
         case QuestionKind.MCQ:
@@ -115,7 +115,7 @@ def strict_answer(question: Question, content: str, duration_s: float | None = N
 
 
 def _listed_spans(value: Any) -> list[Span]:
-    """Pairs of a JSON value: a list of pairs, one pair of numbers, or nothing (`[]`, `null`). What Python makes a float of counts as a number.
+    """Pairs of a JSON value: a list of pairs, one pair of numbers, or nothing (`[]`, `null`). What Python converts to a float is a number.
 
     Raises:
         ValueError, TypeError, OverflowError: it is none of these.
@@ -139,7 +139,7 @@ def _wrong(content: str, why: str) -> TakenAnswer:
 
 
 def _refused(question: Question, content: str, duration_s: float | None, wanted: str) -> ActionError:
-    """The error that the policy reads with `parsing=repair` too, where there is one."""
+    """The error that the policy also reads with `parsing=repair`, if there is one."""
     repaired = canonical_answer(question, content, duration_s)
     if isinstance(repaired, ActionError):
         return repaired

@@ -1,4 +1,4 @@
-"""`Asking`: one episode's calls of the policy. Whatever an engine does ends one question, not the run."""
+"""`Asking`: one episode's calls of the policy. A failure of the engine ends one question, not the run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Asking:
     Args:
         policy: Who answers.
         sampling: How turns are sampled.
-        seed: Seed of the episode; each generation gets its own from it.
-        seconds_left: What is left of the wall-clock limit, or `None`.
-        prompt_tokens: Tokens of one prompt at most, beside the policy's own limit.
+        seed: Seed of the episode; the seed of each generation is derived from it.
+        seconds_left: Gives the seconds left of the wall-clock limit, or `None`.
+        prompt_tokens: Most tokens of one prompt, in addition to the policy's own limit.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Asking:
         self.context = Context(policy.context_tokens, sampling.max_new_tokens, self.count, prompt_tokens)
 
     async def generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
-        """The turn of this number, and the seconds it took.
+        """The turn with this number, and the seconds it took.
 
         Raises:
             ContextFull: the prompt is too long; nothing was sent.
-            WallClock: the limit ran out; a generation under way was stopped.
-            PolicyUnavailable: the policy raised, or returned what is no generation.
+            WallClock: the limit ran out; a running generation was stopped.
+            PolicyUnavailable: the policy raised, or did not return a generation.
         """
         began = time.perf_counter()
         most = await self.context.completion(prompt)
@@ -86,9 +86,9 @@ class Asking:
         try:
             async with clock:
                 return await call()
-        except (Exception, asyncio.CancelledError, SystemExit) as error:  # some engines leave by sys.exit; the run would end as if it were done
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # some engines call sys.exit; the run would end as if it were done
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # stopped from outside, whatever the engine made of it
+            if task is not None and task.cancelling():  # stopped from outside, whatever the engine raised
                 raise asyncio.CancelledError from error
             if clock.expired():
                 raise WallClock from error
@@ -98,10 +98,10 @@ class Asking:
 
 
 def _plain(generation: object) -> Generation:
-    """What an engine returned, in values that any file and any later prompt takes.
+    """The engine's result, in values that any file and any later prompt can contain.
 
     Raises:
-        TypeError: it is no `Generation`, or one without text.
+        TypeError: it is not a `Generation`, or has no text.
     """
     if not isinstance(generation, Generation) or not isinstance(generation.text, str):
         raise TypeError(f"it returned {generation!r:.100} instead of a Generation with text")

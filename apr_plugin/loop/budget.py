@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PATCH_PX = 28
-"""Side in pixels of the square one visual token stands for (Qwen2.5-VL and -Omni: 14-pixel patches merged two by two)."""
+"""Side in pixels of the square of one visual token (Qwen2.5-VL and -Omni: 14-pixel patches merged two by two)."""
 
 PATCH_PIXELS = PATCH_PX * PATCH_PX
 
@@ -40,7 +40,7 @@ def visual_tokens(width: int, height: int) -> int:
 
 
 def frame_pairs(frames: int) -> int:
-    """Pairs that the frames of a clip are read in; an odd last one is a pair with itself."""
+    """Number of pairs in which the frames of a clip are read; an odd last frame is paired with itself."""
     return -(-frames // FRAME_PAIR)
 
 
@@ -53,25 +53,25 @@ class Budget(BaseModel):
     """A fixed number of turns; `None` lets the number grow with the video's length up to `max_turns`."""
 
     min_turns: int = Field(default=5, ge=1, le=10_000)
-    """Turns for a video of no length."""
+    """Turns for a video of length 0."""
 
     max_turns: int = Field(default=32, ge=1, le=10_000)
-    """Turns at most."""
+    """Largest number of turns."""
 
     frames_per_look: int = Field(default=60, ge=1, le=100_000)
-    """Frames one `get_frames` may ask for."""
+    """Most frames one `get_frames` may ask for."""
 
     audio_s: float = Field(default=300.0, gt=0, le=DAY_S)
-    """Seconds one `get_audio` may ask for."""
+    """Most seconds one `get_audio` may ask for."""
 
     min_audio_s: float = Field(default=0.1, ge=0, le=DAY_S)
-    """Seconds one `get_audio` must ask for."""
+    """Fewest seconds one `get_audio` must ask for."""
 
     clip_s: float = Field(default=60.0, gt=0, le=DAY_S)
-    """Seconds one `get_clip` may ask for; also what the number of turns is counted in."""
+    """Most seconds one `get_clip` may ask for; also the unit of length from which the number of turns is computed."""
 
     min_clip_frames: int = Field(default=4, ge=1, le=10_000)
-    """Frames of the file that one `get_clip` must span."""
+    """Fewest frames of the file that one `get_clip` must span."""
 
     clip_fps: float = Field(default=2.0, gt=0, le=1000)
     """Frames per second that a clip is sampled at."""
@@ -86,7 +86,7 @@ class Budget(BaseModel):
     """A look that would cost more is shown with fewer pixels, then with fewer frames, and the model is told."""
 
     visual_tokens_per_episode: int | None = Field(default=None, ge=LEAST_PATCHES, le=MOST_TOKENS)
-    """All looks together; a look beyond it is refused."""
+    """Limit for all looks together; a look that exceeds it is refused."""
 
     prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     """Tokens of one prompt, media included; beside the limit of the model's context."""
@@ -98,7 +98,7 @@ class Budget(BaseModel):
     """Seconds an episode may take; a generation still running then is stopped."""
 
     refuse_blind_answer: bool = True
-    """Whether an answer on the first turn, before anything was looked at, is refused."""
+    """Whether an answer on the first turn, before any look, is refused."""
 
     on_last_turn: Literal["force", "fail"] = "force"
     """When the turns are used up without an answer: ask once more for the answer alone, or fail (the published behaviour)."""

@@ -1,4 +1,4 @@
-"""`Card`: what makes a run repeatable, beside its trajectories. With it, the prompts of each trajectory can be rebuilt (`apr_plugin.loop.replay`)."""
+"""`Card`: what makes a run repeatable, with its trajectories. From both, the prompts can be rebuilt (`apr_plugin.loop.replay`)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config_hash: str
-    """Names the configuration; every trajectory of the run carries it."""
+    """Names the configuration; every trajectory of the run has it."""
     config: EpisodeConfig
-    """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget goes before this one."""
+    """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget takes precedence."""
     per_question: dict[str, Any] | None = None
-    """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), where one did."""
+    """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), if there was one."""
     policy: dict[str, Any] = Field(default_factory=dict)
-    """What the policy says of itself: its name, modalities, context, model, revision."""
+    """The policy's description of itself: its name, modalities, context, model, revision."""
     prompt_hash: str = ""
     """Names the words and the layout of prompts."""
     prompts: dict[str, str] = Field(default_factory=dict)
@@ -59,7 +59,7 @@ class Card(BaseModel):
         )
 
     def to_json(self) -> str:
-        """The text of its file. Where media lies on this machine (`root`, `isolation`) is left out."""
+        """The text of its file, without the settings of this machine (`root`, `isolation`)."""
         data = self.model_dump(mode="json", exclude={"config": {"media": {"root", "isolation"}}})
         return json.dumps({"schema": SCHEMA, "version": VERSION} | data, indent=2, sort_keys=True) + "\n"
 
@@ -68,7 +68,7 @@ class Card(BaseModel):
         """Read a card from its file, or from the folder of its run.
 
         Raises:
-            CardError: there is none, or it can't be read; of a run that an earlier release made, it says so.
+            CardError: there is none, or it can't be read; for a run of an earlier release, it says so.
         """
         file = Path(path)
         if file.is_dir():

@@ -24,7 +24,7 @@ class EpisodeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     arm: Literal["agent", "passive", "blind", "single_frame", "shuffled", "oracle"] = "agent"
-    """Who answers, and from what; a name of `apr_plugin.loop.arms.ARMS`."""
+    """How the question is answered; a name in `apr_plugin.loop.arms.ARMS`."""
     passive_frames: int = Field(default=32, ge=0, le=100_000)
     """Frames of the arms `passive`, `shuffled` and `oracle`; the passive arm asks blind with 0."""
     budget: Budget = Budget()
@@ -32,10 +32,10 @@ class EpisodeConfig(BaseModel):
     media: MediaSettings = MediaSettings()
     """How files are read: exact frames or keyframes, which decoder."""
     wire: Literal["apr", "omniagent"] = "apr"
-    """The form of everything but the instructions, and which pictures a look is made of; a name of `WIRES`."""
+    """The form of everything but the instructions, and which pictures a look has; a name in `WIRES`."""
     parsing: Literal["repair", "strict"] = "repair"
-    """How turns and answers are read: `repair` mends what can be mended, `strict` takes what OmniAgent's environment takes (docs/scoring.md), and
-    a prompt that is too long ends the episode. It has no say in the passive arm, whose one reply is read the same way with both."""
+    """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment accepts (docs/scoring.md), and
+    a prompt that is too long ends the episode. It has no effect on the passive arm: its one reply is read the same way with both."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
@@ -59,7 +59,7 @@ class EpisodeConfig(BaseModel):
         return hash_of(self.describe(policy))
 
     def for_question(self, question: Question) -> EpisodeConfig:
-        """The configuration of one question: this one, for each. (`runs.config` has one that depends on the question.)."""
+        """The configuration of one question: always this one. (`runs.config` has one that depends on the question.)."""
         return self
 
     def seed_for(self, question: Question) -> int:

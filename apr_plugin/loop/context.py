@@ -1,8 +1,8 @@
-"""`Context`: no prompt is longer than the policy's context, and nothing is cut in silence.
+"""`Context`: no prompt is longer than the policy's context, and nothing is cut silently.
 
 The policy counts a prompt before it is sent. A look that would not fit is shown with fewer pixels, then with fewer pictures (`LookPlan` is made
-again, nothing is decoded for it); sound, which can't be made smaller, is refused with the limit named; and where the words alone no longer fit,
-the answer is asked for with the first notes left out. A policy that can't count its prompts, or names no limit, is let alone.
+again, nothing is decoded for it). Sound can't be made smaller; it is refused, and the error names the limit. Where the words alone no longer fit,
+the answer is asked for without the first notes. For a policy that can't count its prompts, or has no limit, none of this is done.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from apr_plugin.loop.policy import ImagePart, Prompt, PromptSize
 from apr_plugin.media import fit
 
 LEAST_COMPLETION = 256
-"""Tokens kept free for the turn itself at least; a turn in the wire format with a short note takes about that many."""
+"""Fewest tokens kept free for the turn itself; a turn in the wire format with a short note takes about that many."""
 
 LEAST_SHARE = 8
-"""An eighth of the context is kept free for the turn, where `max_new_tokens` asks for as much."""
+"""An eighth of the context is kept free for the turn, if `max_new_tokens` is that large."""
 
 WELL_FILLED = 0.25
 """A look that had to be made smaller is not made larger again where the tokens left free are at most this share of its pictures'."""
@@ -37,10 +37,10 @@ class Context:
     """The tokens of one policy's context.
 
     Args:
-        tokens: Prompt and completion together; `None` where nothing limits them.
+        tokens: Most tokens of prompt and completion together; `None` without a limit.
         max_new_tokens: Longest turn, where there is room.
         count: Counts a prompt's tokens.
-        prompt_tokens: Tokens of the prompt alone; `None` where only the context limits it.
+        prompt_tokens: Most tokens of the prompt alone; `None` where only the context limits it.
     """
 
     def __init__(self, tokens: int | None, max_new_tokens: int, count: Count, prompt_tokens: int | None = None) -> None:
@@ -55,7 +55,7 @@ class Context:
 
     @property
     def _limit(self) -> str:
-        """The limit that is met first, in words."""
+        """The limit that is reached first, in words."""
         if self.prompt_tokens is None or (self.tokens is not None and self.tokens - self.reserve < self.prompt_tokens):
             return f"the model's context of {self.tokens} tokens"
         return f"the prompt's limit of {self.prompt_tokens} tokens"
@@ -69,7 +69,7 @@ class Context:
         return None if size is None else (size.total - min(rooms), size)
 
     async def completion(self, prompt: Prompt) -> int | None:
-        """Tokens the turn may take: `max_new_tokens`, or what is left of the context; `None` where the prompt is too long."""
+        """Most tokens of the turn: `max_new_tokens`, or what is left of the context; `None` where the prompt is too long."""
         measured = await self.over(prompt)
         if measured is None:
             return self._max_new_tokens
@@ -79,7 +79,7 @@ class Context:
     async def fit(
         self, plans: Sequence[LookPlan], again: Callable[[int], Sequence[LookPlan]], prompt: Callable[[list[Percept]], Prompt]
     ) -> Sequence[LookPlan] | ActionError:
-        """The most of a look that the prompt which shows it has room for.
+        """The largest version of a look for which the prompt has room.
 
         Args:
             plans: The look as the budget allows it.
@@ -87,10 +87,10 @@ class Context:
             prompt: The prompt that shows it.
 
         Returns:
-            The plans, or why not even the smallest fits.
+            The plans, or the reason why even the smallest does not fit.
         """
         best: Sequence[LookPlan] | None = None
-        low, high, limit = 0, 0, 0  # limits known to fit and not to fit, and the one that `plans` keep to
+        low, high, limit = 0, 0, 0  # limits known to fit and not to fit, and the limit of the current `plans`
         while (measured := await self.over(prompt([p.blank() for p in plans]))) is not None:
             over, size = measured
             tokens = sum(p.visual_tokens for p in plans)
@@ -106,14 +106,14 @@ class Context:
                 theirs = size.visual / tokens if size.visual else 1.0  # how the family counts, in units of our rule
                 limit = max(1, min(int(high * 0.95), tokens - math.ceil(over / theirs)))
             elif high - low > max(1, high // 20):
-                limit = (low + high) // 2  # the words beside the pictures also got fewer: more fits than the guess said
+                limit = (low + high) // 2  # the words with the pictures also became fewer: more fits than estimated
             else:
                 break
             plans = again(limit)
         return plans if best is None else best
 
     async def check(self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]) -> ActionError | None:
-        """Why a percept does not fit after all: reading a damaged file can add words to what was planned."""
+        """Why a percept does not fit although its plan did: reading a damaged file can add words."""
         blank = plan.blank()
         if percept.remark == blank.remark and _shape(percept) == _shape(blank):
             return None
@@ -121,7 +121,7 @@ class Context:
         return self._too_much([plan], measured[0], measured[1]) if measured is not None and measured[0] > 0 else None
 
     async def fit_pictures(self, pictures: Sequence[ImagePart], prompt: Callable[[Sequence[ImagePart]], Prompt]) -> int | None:
-        """Pixels that each picture may have at most for the prompt to fit: `None` where they fit as they are, 0 where not even small ones do."""
+        """Most pixels of each picture with which the prompt fits: `None` if they fit as they are, 0 if even small ones do not fit."""
         pixels: int | None = None
         while (measured := await self.over(prompt(pictures))) is not None and measured[0] > 0:
             over, size = measured
@@ -134,7 +134,7 @@ class Context:
         return pixels
 
     async def forced(self, notebook: Notebook, why: str) -> tuple[Prompt, int] | None:
-        """The last call for an answer with as many of the notes as fit, and how many turns had to be left out; `None` where nothing fits."""
+        """The last call for an answer with as many notes as fit, and how many turns were left out; `None` if nothing fits."""
 
         async def fits(left_out: int) -> bool:
             return await self.completion(notebook.forced_prompt(why, left_out)) is not None
@@ -144,7 +144,7 @@ class Context:
             high = low
         elif not await fits(high):
             return None
-        while low < high:  # the fewest turns left out: fewer never make it shorter
+        while low < high:  # search for the fewest turns to leave out: leaving out fewer never makes the prompt shorter
             middle = (low + high) // 2
             low, high = (low, middle) if await fits(middle) else (middle + 1, high)
         return notebook.forced_prompt(why, low), low

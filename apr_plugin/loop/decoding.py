@@ -1,4 +1,4 @@
-"""`Decoding`: how many looks are read at once, and how much they may hold; shared by all episodes of a run."""
+"""`Decoding`: how many looks are read at once, and how much memory they may hold; shared by all episodes of a run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def cpus() -> int:
 class Decoding:
     """Threads that read media, and a limit on the bytes that looks hold until the model has seen them.
 
-    An episode that would exceed the limit waits until others have been seen; a look larger than the limit waits until it is alone. So memory is
-    bounded whatever the concurrency, and no two episodes wait for each other: each holds one look at most and lets go of it before the next.
-    Reading has threads of its own, so that a policy that works in asyncio's default ones never waits for a decoder.
+    An episode that would exceed the limit waits until other looks have been seen. A look larger than the limit waits until it is alone. So memory
+    is bounded at any concurrency. Episodes never wait for each other, because each holds at most one look and releases it before the next.
+    Reading uses separate threads, so that a policy that works in asyncio's default threads never waits for a decoder.
 
     Args:
-        threads: Looks read at once; by default one per processor. (A look spreads over several cores by itself where it can.)
+        threads: Looks read at once; by default one per processor. (A look uses several cores itself where it can.)
         held_bytes: Most bytes held.
     """
 
@@ -42,7 +42,7 @@ class Decoding:
         self._freed = asyncio.Event()
 
     async def read(self, work: Callable[[_In], _Out], argument: _In) -> tuple[_Out, float]:
-        """Run `work(argument)` in one of the threads; returns its result and when it was begun (`time.perf_counter`)."""
+        """Run `work(argument)` in one of the threads; returns its result and when it began (`time.perf_counter`)."""
 
         def timed() -> tuple[_Out, float]:
             began = time.perf_counter()
@@ -51,7 +51,7 @@ class Decoding:
         return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
 
     async def hold(self, size: int) -> None:
-        """Wait for room for `size` bytes, in the order of asking, and hold them until `let_go`."""
+        """Wait for room for `size` bytes, first come, first served, and hold them until `let_go`."""
         async with self._turn:
             while self.bytes and self.bytes + size > self.held_bytes:
                 self._freed.clear()
@@ -59,10 +59,10 @@ class Decoding:
             self.bytes += size
 
     def let_go(self, size: int) -> None:
-        """Give back what `hold` took."""
+        """Release what `hold` took."""
         self.bytes -= size
         self._freed.set()
 
     def close(self) -> None:
-        """Let the threads end; a read under way is not waited for."""
+        """Let the threads end, without waiting for a running read."""
         self._executor.shutdown(wait=False, cancel_futures=True)

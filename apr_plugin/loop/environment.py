@@ -38,7 +38,7 @@ class OpenVideo:
         self.duration_s = max(end_s - self.offset_s, 0.0)
         sound_end_s = self.video.sound_s if ref.end_s is None else min(ref.end_s, self.video.sound_s)
         self.sound_s = max(sound_end_s - self.offset_s, self.duration_s)
-        """Up to where sound can be heard: further than the pictures, where the sound outlasts them by more than a second."""
+        """End of the sound: later than the pictures if the sound is more than a second longer."""
         if self.sound_s - self.duration_s < OUTLASTS_S:
             self.sound_s = self.duration_s
         self.longer_sound_s = self.sound_s if self.sound_s > self.duration_s else None
@@ -53,7 +53,7 @@ class OpenVideo:
             raise
 
     def film(self) -> Film:
-        """What the policy is told of it, and what names the file."""
+        """What the policy is told about it, and what identifies the file."""
         video = self.video
         return Film(
             duration_s=self.duration_s,
@@ -65,7 +65,7 @@ class OpenVideo:
         )
 
     def close(self) -> None:
-        """Give the file back."""
+        """Return the file to the pool."""
         POOL.give_back(self.video)
 
 
@@ -76,7 +76,7 @@ class Environment:
         budget: Limits of the episode.
         settings: How files are read.
         modalities: What the policy can perceive: without `audio`, a clip is shown without its sound.
-        wire: Which pictures a look is made of, and how large they are.
+        wire: Which pictures a look has, and how large they are.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Environment:
     ) -> None:
         self.budget, self.settings, self.modalities, self.wire = budget, settings or MediaSettings(), modalities, wire
         self.cancelled = threading.Event()
-        """Set from another thread, it ends the read under way."""
+        """When it is set from another thread, the running read ends."""
         self.question: Question | None = None
         self.videos: list[OpenVideo] = []
         self.visual_tokens_spent = 0
@@ -106,12 +106,12 @@ class Environment:
         self._taken = {}
         for ref in question.videos:
             self.videos.append(OpenVideo(ref, self.settings))
-            if self.cancelled.is_set():  # closed meanwhile, in another thread
+            if self.cancelled.is_set():  # closed in the meantime, in another thread
                 self.close()
                 return
 
     def close(self) -> None:
-        """Give the files back."""
+        """Return the files to the pool."""
         for opened in self.videos:
             opened.close()
         self.videos = []
@@ -139,7 +139,7 @@ class Environment:
             The percept, or the error that the model reads.
 
         Raises:
-            MediaError: the file could not be decoded there. That is nothing the model did, so it ends the episode.
+            MediaError: the file could not be decoded there. It is not the model's mistake, so it ends the episode.
         """
         plan = self.plan(action)
         return plan if isinstance(plan, ActionError) else self.look(plan)
@@ -149,7 +149,7 @@ class Environment:
 
         Args:
             action: What was asked for.
-            visual_tokens: A limit for this look beside the budget's: above it, fewer pixels are shown, then fewer pictures (at least one).
+            visual_tokens: A limit for this look in addition to the budget's: above it, fewer pixels are shown, then fewer pictures (at least one).
         """
         error = self._refuse(action)
         if error is not None:
@@ -188,13 +188,13 @@ class Environment:
         return percept
 
     def plan_uniform(self, num: int, visual_tokens: int | None = None) -> list[LookPlan]:
-        """The passive arm's one look: `num` frames in all, shared out by the videos' lengths, at least one each; sound alone has none.
+        """The passive arm's one look: `num` frames in total, divided by the videos' lengths, at least one each; a file with sound only has none.
 
-        A frame stands for the middle of its stretch, so that the very ends are avoided as passive samplers do.
+        Each frame is the middle of its part of the video, so that the first and last frames are avoided, as passive samplers do.
 
         Args:
             num: Frames.
-            visual_tokens: A limit for all of them, shared out in the same way.
+            visual_tokens: A limit for all of them, divided in the same way.
         """
         seen = [number for number, opened in enumerate(self.videos) if opened.video.has_video]
         total = sum(self.videos[number].duration_s for number in seen)
@@ -210,7 +210,7 @@ class Environment:
         """One look: `num` frames of the first video, spread over these spans by their length, in the order of time.
 
         Args:
-            spans: (start, end) in seconds of the video; what lies outside it is left out.
+            spans: (start, end) in seconds of the video; parts outside it are left out.
             num: Frames.
             visual_tokens: A limit for all of them.
         """
@@ -244,7 +244,7 @@ class Environment:
 
     @property
     def exhausted(self) -> bool:
-        """Whether not even one small frame fits into what is left of the episode's visual tokens."""
+        """Whether the rest of the episode's visual tokens is too small even for one small frame."""
         left = self._tokens_left()
         return left is not None and left < LEAST_PATCHES
 
@@ -392,11 +392,11 @@ class Environment:
 
     @staticmethod
     def _asked(plan: LookPlan, file_times: list[float], shown: Frames, kept: list[int], own: tuple[float, ...]) -> tuple[float, ...]:
-        """The time each frame was asked for; its own where another stands in for one that is damaged."""
+        """The time at which each frame was asked for; a frame that replaces a damaged one has its own time."""
         return tuple(t if file_times[i] in shown.missing_s else plan.times_s[i] for i, t in zip(kept, own, strict=True))
 
     def _missing(self, opened: OpenVideo, shown: Frames) -> list[str]:
-        """What the model is told of a damaged stretch."""
+        """What the model is told about a damaged stretch."""
         if not shown.missing_s:
             return []
         times = ", ".join(f"{t:.2f}s" for t in self._own_times(opened, shown.missing_s))
@@ -409,7 +409,7 @@ class Environment:
             size: The size of a picture of at most so many pixels.
             max_pixels: Pixels that one picture may have.
             count: Pictures asked for.
-            limit: Visual tokens of this look, beside the budget's own limit.
+            limit: Visual tokens of this look, in addition to the budget's limit.
             per_pair: Whether two pictures count as one, as in a clip.
         """
         width, height = size(max_pixels)

@@ -48,12 +48,12 @@ class Episode:
         policy: Who answers.
         config: Limits, arm, sampling.
         pictures: Reads the images that come with a question without a video; they are shown in its one turn.
-        evidence: Where the question's truth lies, as (start, end) in seconds of its first video: what the arm `oracle` shows. No prompt says it.
+        evidence: Where the evidence is, as (start, end) in seconds of the first video: what the arm `oracle` shows. It is in no prompt.
         on_turn: Called after each turn.
         on_prompt: Called with each prompt, media included, and what the policy wrote.
-        on_phase: Called with what the episode did from when to when.
+        on_phase: Called with what the episode did, and when it began and ended.
         decoding: Shared limits on reading; without it the episode has its own.
-        config_hash: `config.hash(policy)`, where it is known already.
+        config_hash: `config.hash(policy)`, if it is already known.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class Episode:
     async def run(self) -> Trajectory:
         """Run the episode to its end.
 
-        Whatever the policy writes, the file holds or the code of others raises (also lack of memory, and the panics of libraries in Rust), this
-        returns a trajectory. What it raises is: cancelling the task (`asyncio.CancelledError`; `cancelled()` then tells how far it came), what asks
-        the process to end (`KeyboardInterrupt`, `SystemExit`), and what the caller's own `on_turn`, `on_prompt` or `on_phase` raised.
+        This returns a trajectory whatever the policy writes, the file contains or other code raises (also lack of memory, and panics of Rust
+        libraries). It raises only: `asyncio.CancelledError` when the task is cancelled (`cancelled()` then has the episode so far),
+        `KeyboardInterrupt` and `SystemExit`, and what the caller's own `on_turn`, `on_prompt` or `on_phase` raised.
         """
         self._started = time.perf_counter()
         try:
@@ -121,12 +121,12 @@ class Episode:
             return self.end(StopReason.POLICY_UNAVAILABLE, detail=str(error))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except BaseException as error:  # one question's failure, not the run's
+        except BaseException as error:  # a failure of one question, not of the run
             if error is self._callers.raised:
                 raise
             return self.end(StopReason.ERROR, detail=told(error))
         finally:
-            self.environment.cancelled.set()  # a read still under way in its thread ends at once
+            self.environment.cancelled.set()  # a read that still runs in its thread ends at once
             self.environment.close()
             self.let_go()
             if self._own_decoding:
@@ -138,11 +138,11 @@ class Episode:
 
     @property
     def _arm(self) -> str:
-        """Without a video there is nothing to choose from: such a question is answered in one turn."""
+        """A question without a video is answered in one turn, because there is nothing to choose from."""
         return self.config.arm if self.question.videos or self.config.arm == "blind" else "passive"
 
     async def read(self, read: Callable[[_In], _Out], argument: _In, what: Literal["open", "look"]) -> _Out:
-        """Read media in a thread; whatever a decoder raises becomes a `MediaError`."""
+        """Read media in a thread; any exception of a decoder becomes a `MediaError`."""
         clock = asyncio.timeout(self._seconds_left())
         asked = time.perf_counter()
         try:
@@ -160,7 +160,7 @@ class Episode:
         return result
 
     async def hold(self, size: int) -> None:
-        """Wait for memory for what will be shown; `_let_go` gives it back once the policy has seen it."""
+        """Wait for memory for what will be shown; `_let_go` releases it after the policy has seen it."""
         asked = time.perf_counter()
         clock = asyncio.timeout(self._seconds_left())
         try:
@@ -172,7 +172,7 @@ class Episode:
         self._spent("wait", asked)
 
     def let_go(self) -> None:
-        """Give back the memory of what the policy has seen."""
+        """Release the memory of what the policy has seen."""
         self._decoding.let_go(self._held)
         self._held = 0
 
@@ -186,7 +186,7 @@ class Episode:
         return None if limit is None else limit - (time.perf_counter() - self._started)
 
     def limit_reached(self) -> str:
-        """Which limit on tokens is used up, in words; empty where none is."""
+        """Which limit on tokens is used up, in words; empty if none is."""
         limit = self.config.budget.tokens_per_episode
         if limit is not None and self.asking.tokens >= limit:
             return f"The episode's {limit} tokens are used up."
@@ -215,7 +215,7 @@ class Episode:
         return answer if isinstance(answer, ActionError) else TakenAnswer(answer)
 
     async def generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
-        """The turn of this number, and the seconds it took; raises as `Asking.generate` does."""
+        """The turn with this number, and the seconds it took; raises as `Asking.generate` does."""
         began = time.perf_counter()
         try:
             generation, seconds = await self.asking.generate(prompt, number)

@@ -1,4 +1,4 @@
-"""What an action can get wrong, as values the model reads. Nothing a model writes raises; every mistake costs a turn."""
+"""The mistakes an action can have, as values the model reads. Model output never raises; every mistake costs a turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ErrorCode(StrEnum):
     """Every way an action can be refused."""
 
     MALFORMED_JSON = "MALFORMED_JSON"
-    """The turn holds no JSON object that can be read."""
+    """The turn has no JSON object that can be read."""
 
     MISSING_KEY = "MISSING_KEY"
     """A key that the format requires is absent."""
@@ -58,7 +58,7 @@ class ErrorCode(StrEnum):
     """The sound of the window can't be decoded."""
 
     REPEATED_LOOK = "REPEATED_LOOK"
-    """The same action on the same window was taken before."""
+    """The same look at the same window was made before."""
 
     NO_TOKENS_LEFT = "NO_TOKENS_LEFT"
     """The look would cost more tokens than the episode, or the context of the model, has left."""

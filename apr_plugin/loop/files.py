@@ -1,7 +1,7 @@
-"""Files of lines that several processes append to: whole lines, on disk when the call returns, and a torn one only where its writer died.
+"""Files of lines that several processes append to: lines are whole and on disk when the call returns; a half line means that its writer died.
 
-Who writes holds a lock on the file itself (`flock`), so a killed process leaves none behind. On Linux and macOS, local or over NFS, it holds between
-all processes; on a file system without locks one process at a time may write. Windows has no `flock` and is not supported (WSL is).
+A writer holds a lock on the file itself (`flock`), so a killed process leaves no lock. On Linux and macOS, local or over NFS, the lock works between
+all processes; on a file system without locks, only one process at a time may write. Windows has no `flock` and is not supported (WSL is).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import BinaryIO
 from apr_plugin.loop.trajectory import TrajectoryError
 
 PATIENCE_S = 5.0
-"""How long a reader waits for a writer, which holds the lock for one line; then it reads what there is."""
+"""How long a reader waits for a writer, which holds the lock for one line; then it reads the file as it is."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and wait until it is on disk. On failure the file is cut back to what it held before.
+    """Append one line and wait until it is on disk. On failure the file is truncated to its previous length.
 
     Raises:
         TrajectoryError: the disk is full, or the file can't be written.
@@ -55,9 +55,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def cut_torn_tail(path: Path) -> None:
-    """Remove an unfinished last line, as a kill in mid-write leaves one; that question was never reported done.
+    """Remove an unfinished last line, which a kill during a write leaves; its question was never reported done.
 
-    A line that a living process is still writing is no torn one: its writer holds the lock, and is waited for.
+    A line that a living process is still writing is not removed: its writer holds the lock, and this waits for it.
     """
     fd = _open_locked(path, create=False)
     try:
@@ -68,7 +68,7 @@ def cut_torn_tail(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keep every process from writing to a file, also while another takes its place; it can be read."""
+    """Keep every process from writing to a file, also while another file replaces it; it can be read."""
     fd = _open_locked(path, fcntl.LOCK_SH, create=False)
     try:
         yield
@@ -105,7 +105,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) -> int:
-    """The file that has this name once nobody else holds it: while waiting, a merged one may have taken its place."""
+    """The file with this name, once it is not locked by others; while waiting, a merged file may have replaced it."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o644)
         try:
@@ -123,7 +123,7 @@ def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) 
 
 
 def _whole(file: BinaryIO) -> int:
-    """Bytes up to the end of the last whole line. What is before stays as it is for good; what comes after may be another process's half line."""
+    """Bytes up to the end of the last whole line. They never change; what comes after may be another process's half line."""
     fd, until = file.fileno(), time.monotonic() + PATIENCE_S
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return sys.maxsize  # a pipe, which has no size

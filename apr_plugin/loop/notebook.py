@@ -1,4 +1,4 @@
-"""`Notebook`: the persistent text of an episode, and the one place where a prompt is assembled.
+"""`Notebook`: the persistent text of an episode, and the only place where a prompt is assembled.
 
 Layout of a prompt, in this order:
 
@@ -7,8 +7,8 @@ Layout of a prompt, in this order:
 3. for each turn so far, assistant: the turn word for word; user: its placeholder or error. Only the last percept carries media;
 4. at the very end of the last user message, the notice of how many turns are left.
 
-So everything up to the newest turn is a strict prefix of the next prompt, and prefix caches are hit: media sits behind the newest turn, and the
-notice, which changes every turn, behind the media.
+So everything up to the newest turn is a strict prefix of the next prompt, and prefix caches are hit: the media comes after the newest turn, and the
+notice, which changes every turn, after the media.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Notebook:
 
     Args:
         question: What is asked.
-        videos: What is known of each video beforehand.
+        videos: What is known about each video before the first look.
         budget: Limits that the instructions name.
         system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own. Where they don't say how the answer is written,
             the first user message does.
@@ -89,12 +89,12 @@ class Notebook:
         self._latest: Percept | None = None
 
     def add(self, text: str, outcome: Percept | ActionError | None) -> None:
-        """Note one turn: what the policy wrote, and what came back."""
+        """Add one turn: what the policy wrote, and what the environment returned."""
         self._entries.append(_Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", self._as_text(outcome)))
         self._latest = outcome if isinstance(outcome, Percept) else None
 
     def forget_media(self) -> None:
-        """Let go of the latest percept's media, once a generation has seen it."""
+        """Drop the media of the latest percept, after a generation has seen it."""
         self._latest = None
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class Notebook:
         return len(self._entries)
 
     def with_turn(self, text: str, outcome: Percept | ActionError | None) -> Notebook:
-        """A copy with one more turn; this one stays as it is."""
+        """A copy with one more turn; this notebook does not change."""
         other = copy.copy(self)
         other._entries = self._entries.copy()
         other.add(text, outcome)
@@ -142,7 +142,7 @@ class Notebook:
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
         """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form.
 
-        It is written in our own form, whatever the wire: a passive model is no agent, and was trained on none of them.
+        It is written in our own form with any wire: a passive model is not an agent, and was not trained on any of them.
         """
         own = WIRES["apr"]
         media = tuple(part for percept in percepts for part in (*own.parts(percept), TextPart("\n\n")))
@@ -215,7 +215,7 @@ def render_instructions(
     """The system prompt of an episode.
 
     Args:
-        question: What is asked; only how its answer is written gets in, as `answer_form`.
+        question: What is asked; only the form of its answer is used, as `answer_form`.
         videos: How many videos it is about, as `videos`.
         budget: Its limits, as `budget`.
         modalities: What the policy perceives, as `frames`, `audio` and `clip`, each true or false.
@@ -231,7 +231,7 @@ def load_system_prompt(path: str | Path) -> str:
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is no text, or a template that can't be rendered; the message says why.
+        ValueError: it is not text, or a template that can't be rendered; the message says why.
     """
     text = read_regular(Path(path).expanduser()).decode("utf-8")
     if is_template(path):
@@ -246,13 +246,13 @@ def load_system_prompt(path: str | Path) -> str:
 
 
 def is_template(path: str | Path) -> bool:
-    """Whether instructions in this file are a template, which its name tells."""
+    """Whether instructions in this file are a template; its name tells."""
     return str(path).endswith(".jinja")
 
 
 @cache
 def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY, wire: str = "apr", template: bool = False) -> str:
-    """16 hex digits that change when the words or the layout of prompts do: a hash over one prompt of each sort."""
+    """16 hex digits that change when the words or the layout of prompts change: a hash over one prompt of each kind."""
     option = Option(label="A", text="one")
     seen: list[str] = []
     for kind in QuestionKind:

@@ -1,11 +1,11 @@
-"""From the text a policy wrote to a validated turn: the one parser for the wire format.
+"""From the text a policy wrote to a validated turn: the only parser of the wire format.
 
 Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the slips that models
 make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as strings, a missing `confidence`. Every repair
-is named on the turn, so that a report can say how clean a model writes. What can't be repaired is an `ActionError` the model reads. `parse_strictly`
-takes the strict form alone, and what is not of it costs the turn (`parsing=strict`).
+is named on the turn, so that a report can say how cleanly a model writes. What can't be repaired is an `ActionError` that the model reads.
+`parse_strictly` accepts only the strict form; anything else costs the turn (`parsing=strict`).
 
-What is in a block of thought (`apr_plugin.scoring.thought`) is no turn: a draft there is never carried out.
+What is in a block of thought (`apr_plugin.scoring.thought`) is not a turn: a draft in it is never carried out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str]
 
     Args:
         text: What the policy wrote.
-        answer_only: Whether a missing observation or thought is forgiven, as where only the answer counts.
+        answer_only: Whether a missing observation or thought is accepted, because only the answer counts.
         offered: The actions that the policy may take; any other is unknown.
         cut: Whether the turn was cut off at its length limit. Then an object after other words may be a draft in a thought that the chat template
             opened, and is not carried out unless a block of thought is closed before it.
@@ -87,16 +87,16 @@ def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str]
 def parse_strictly(text: str, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False, cut: bool = False) -> ParsedTurn:
     """Read one turn as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`, with its check of the confidence on). Never raises.
 
-    Taken is one raw JSON object, with blanks around it at most, that has exactly the four keys: `observation` and `think` strings, `confidence`
+    It accepts one raw JSON object, with nothing but blanks around it, that has exactly the four keys: `observation` and `think` strings, `confidence`
     any number (1.7 and NaN too), and the action with its arguments: numbers for `start` and `end`, a number without a point for `num`, a string for
     `content`. `true` and `false` count as 1 and 0; other arguments are ignored. Nothing is repaired. A turn that `parse_turn` refuses as well gets
-    its error, so that a policy reads the same words. One thing is refused that is taken there: NaN for a time (`docs/scoring.md`).
+    its error, so that a policy reads the same words. One thing is refused here but accepted there: NaN for a time (`docs/scoring.md`).
 
     Args:
         text: What the policy wrote.
         offered: The actions that the policy may take; any other is unknown.
         several: Whether the question has several videos. Only then `video` is an argument; the official format has none.
-        cut: Whether the turn was cut off at its length limit; it says only which words the error has.
+        cut: Whether the turn was cut off at its length limit; it is used only in the words of the error.
     """
     read = _read_strictly(text, offered, several)
     if read.error is None:
@@ -121,7 +121,7 @@ def _read_strictly(text: str, offered: Collection[str], several: bool) -> Parsed
 
 
 def _strict_fault(found: dict[str, Any]) -> ActionError | None:
-    """What is wrong with the object's keys and the values beside the action."""
+    """What is wrong with the object's keys and with the values other than the action."""
     if missing := sorted(_KEYS - set(found)):
         named = ", ".join(f"'{key}'" for key in missing)
         return ActionError(ErrorCode.MISSING_KEY, f"{named} must be there too; the keys given are {_keys(found)}.")
@@ -202,7 +202,7 @@ def _malformed(message: str) -> ActionError:
 
 
 def _loads(text: str, *, strict: bool = True) -> Any:
-    """The JSON value, or `None` for anything that is none; NaN and infinities come back as floats for a message of their own."""
+    """The JSON value, or `None` if there is none; NaN and infinities are returned as floats, for a message of their own."""
     try:
         return json.loads(text, strict=strict)
     except (ValueError, RecursionError):  # ValueError also covers integers of thousands of digits
@@ -210,7 +210,7 @@ def _loads(text: str, *, strict: bool = True) -> Any:
 
 
 def _repaired(text: str) -> tuple[Any, list[str]]:
-    """The JSON value with as little repair as it takes, and what that was."""
+    """The JSON value with as little repair as possible, and what was repaired."""
     if (value := _loads(text)) is not None:
         return value, []
     if (value := _loads(text, strict=False)) is not None:
@@ -246,7 +246,7 @@ def _object_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _without_trailing_commas(text: str) -> str:
-    """Drop commas that stand directly before `}` or `]`, outside strings."""
+    """Drop commas directly before `}` or `]`, outside strings."""
     out: list[str] = []
     in_string = escaped = False
     for char in text:

@@ -1,4 +1,4 @@
-"""`Percept`: what the environment hands back for one look. A wire (`apr_plugin.loop.wires`) renders it with media, then as a placeholder."""
+"""`Percept`: what the environment returns for one look. A wire (`apr_plugin.loop.wires`) renders it with media, then as a placeholder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Percept:
     times_s: tuple[float, ...] = ()
     """True time of each frame."""
     asked_s: tuple[float, ...] = ()
-    """The time each frame was asked for; the true one where the file is damaged there. Empty for clips."""
+    """The time at which each frame was asked for; the true time where the file is damaged. Empty for clips."""
     file_s: tuple[float, ...] = ()
     """True time of each frame in seconds of the file."""
     sound_file_s: tuple[float, float] | None = None

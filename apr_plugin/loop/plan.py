@@ -1,6 +1,6 @@
 """`LookPlan`: what a look will show, known from the video's data before anything is decoded.
 
-So the tokens and the bytes that it will take are known beforehand: a look that would not fit is planned again with fewer pixels or pictures
+So the tokens and the bytes that it will take are known in advance: a look that would not fit is planned again with fewer pixels or pictures
 (`Environment.plan`), and decoded once.
 """
 
@@ -33,7 +33,7 @@ class LookPlan:
     end_s: float
     """End of the window."""
     action: Look | None = None
-    """What asked for it; `None` for the passive arm."""
+    """The action that asked for it; `None` for the passive arm."""
     times_s: tuple[float, ...] = ()
     """When each picture is, in seconds of the video."""
     width: int = 0
@@ -41,7 +41,7 @@ class LookPlan:
     height: int = 0
     """Their height."""
     asked: int = 0
-    """Pictures asked for, where a limit may leave fewer."""
+    """Number of pictures asked for; a limit may allow fewer."""
     fps: float = 0.0
     """Frames per second of a clip."""
     sound: bool = False
@@ -51,7 +51,7 @@ class LookPlan:
     several: bool = False
     """Whether the question has several videos."""
     fitted: bool = False
-    """Whether a limit beside the budget's made it smaller: the room that is left in the model's context."""
+    """Whether it was made smaller by a limit other than the budget's: the room left in the model's context."""
 
     @property
     def visual_tokens(self) -> int:
@@ -64,7 +64,7 @@ class LookPlan:
         return len(self.times_s) * self.width * self.height * 3 + (self._samples * 4 if self.sound else 0)
 
     def blank(self) -> Percept:
-        """The percept it will be at most, black and silent, in no memory: for counting tokens, which depend on sizes alone."""
+        """The largest percept it can become, black and silent, without using memory: for counting tokens, which depend only on sizes."""
         size = (len(self.times_s), self.height, self.width, 3)
         return Percept(
             self.kind,
@@ -89,14 +89,14 @@ class LookPlan:
 def refuse_length(
     what: Literal["audio", "clip"], asked_s: float, least: tuple[float, str], most_s: float, edge_s: float, duration_s: float, instead: str
 ) -> ActionError | None:
-    """What is wrong with the length of a window, if anything; where no window of the video is right, the model is told so.
+    """What is wrong with the length of a window, if anything; if no window of the video can be right, the model is told so.
 
     Args:
         what: Which action.
         asked_s: Length of the window, in seconds.
-        least: Seconds that it must last, and a remark on them.
-        most_s: Seconds that it may last.
-        edge_s: How far past that it may reach.
+        least: Fewest seconds, and a remark on them.
+        most_s: Most seconds.
+        edge_s: How far it may exceed them.
         duration_s: Length of the video.
         instead: What else the model can do.
     """

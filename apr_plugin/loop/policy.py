@@ -1,6 +1,6 @@
 """What the loop needs of a policy: one method that turns a prompt into the next turn's text.
 
-A policy lives in `apr_plugin.policies` (one file per way to run a model); this module only says what it looks like from the loop.
+Policies are in `apr_plugin.policies` (one package per way to run a model); this module defines the interface that the loop uses.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which episode a prompt belongs to, and which of its turns. It is no part of what a model reads."""
+    """Which episode and which turn a prompt belongs to. It is not part of what a model reads."""
 
     episode: str
-    """Names the episode; the same in all of its prompts, and in no other's of the run."""
+    """Names the episode; the same in all of its prompts, and different from that of every other episode of the run."""
 
     turn: int
     """Which turn is asked for, counted from 1."""
@@ -97,13 +97,13 @@ class Prompt:
     """Everything a policy sees for one turn."""
 
     messages: tuple[Message, ...]
-    """System instructions, the question, then turns and what they brought back; media only in the last user message."""
+    """System instructions, the question, then turns and what they returned; media only in the last user message."""
 
     final: bool = False
     """Whether this is the last generation of the episode, so that only an answer counts."""
 
     asked: Asked | None = None
-    """Whose turn it is; `None` for a prompt that belongs to no episode."""
+    """Its episode and turn; `None` for a prompt that belongs to no episode."""
 
     @property
     def text(self) -> str:
@@ -145,41 +145,41 @@ class Sampling:
     """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
 
     stop: tuple[str, ...] = ()
-    """Texts that end a turn, and are left out of it, beside the model's own end."""
+    """Texts that end a turn, in addition to the model's own end, and are left out of it."""
 
 
 MOST_TOKENS = 2**53
-"""The largest count that is kept; JSON readers and averages take no larger whole number exactly."""
+"""The largest count that is kept; JSON readers and averages do not represent larger whole numbers exactly."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost, in tokens. A count the engine does not give is `None`, never a guess; so is one that no generation can have."""
+    """What one generation cost, in tokens. A count that the engine does not give, or that is impossible, is `None`, never a guess."""
 
     prompt_tokens: int | None = None
     """The whole prompt, media included."""
 
     cached_tokens: int | None = None
-    """Those of the prompt that came from a cache and were not computed again."""
+    """Prompt tokens that came from a cache and were not computed again."""
 
     completion_tokens: int | None = None
     """Tokens written."""
 
     visual_tokens: int | None = None
-    """Those of the prompt that stand for pictures."""
+    """Prompt tokens of pictures."""
 
     audio_tokens: int | None = None
-    """Those of the prompt that stand for sound."""
+    """Prompt tokens of sound."""
 
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
-            if count is not None and not 0 <= count <= MOST_TOKENS:  # 400 digits from a server, or in a file: sums and averages would fail
+            if count is not None and not 0 <= count <= MOST_TOKENS:  # a server or a file may give 400 digits: sums and averages would fail
                 object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)
 class GenerationTimings:
-    """Where the seconds of one generation went. What the engine does not tell apart is `None`."""
+    """How the seconds of one generation were spent. What the engine does not report separately is `None`."""
 
     queue_s: float | None = None
     """Waiting for the engine: a batch to fill, a slot, a retry."""
@@ -192,7 +192,7 @@ class GenerationTimings:
 
 
 LogprobsOf = Literal["raw", "scaled", "truncated"]
-"""Which distribution log-probabilities are of.
+"""The distribution that log-probabilities belong to.
 
 `raw`: the model's own, before the temperature. `scaled`: divided by the temperature, over the whole vocabulary, before `top_k` and `top_p`.
 `truncated`: what the token was drawn from, after `top_k` and `top_p` too, so that every other token has probability 0. At temperature 0, where
@@ -221,11 +221,11 @@ class Generation:
     """Log-probability of each sampled token, where the engine gives them."""
 
     logprobs_of: LogprobsOf | None = None
-    """Which distribution they are of; `None` without them, and where the engine does not say."""
+    """The distribution that they belong to; `None` without them, and if the engine does not say."""
 
     prompt_token_ids: tuple[int, ...] | None = None
-    """The prompt as the model read it, one token for each place that media takes, where the engine gives it. It is large, and a replay gives it
-    again, so it is not written into trajectories."""
+    """The prompt as the model read it, with one token for each position of media, where the engine gives it. It is large, and a replay gives it
+    again, so it is not written to trajectories."""
 
     entropies: tuple[float, ...] | None = None
     """Entropy (nats) of the distribution each token was drawn from (the unscaled one at temperature 0), where the engine gives it."""
@@ -234,10 +234,10 @@ class Generation:
     """`None`: entropies are over the whole vocabulary. Else they are over the k likeliest tokens, renormalised: a lower bound in practice."""
 
     timings: GenerationTimings = field(default_factory=GenerationTimings)
-    """Where the time went."""
+    """How the time was spent."""
 
     remark: str = ""
-    """What an empty text stands for, where the engine tells: thought that was cut off, a call of a tool. The policy reads it as the turn's error."""
+    """Why the text is empty, if the engine tells: thought that was cut off, a tool call. The policy reads it as the turn's error."""
 
     @property
     def cut(self) -> bool:
@@ -255,7 +255,7 @@ class PromptSize:
     """Tokens of a prompt before it is sent, by the rules of the policy's model family."""
 
     text: int
-    """Words, chat template and placeholders' brackets included."""
+    """Words, including the chat template and the brackets of placeholders."""
 
     visual: int = 0
     """Pictures."""
@@ -278,13 +278,13 @@ class Policy(Protocol):
     """Produces the next turn from a prompt. One instance serves many episodes at once."""
 
     name: str
-    """What results call it."""
+    """Its name in results."""
 
     modalities: frozenset[Modality]
     """What the model can perceive; an action for anything else is not offered, and `clip` without `audio` is shown without its sound."""
 
     context_tokens: int | None
-    """Most tokens of prompt and completion together, or `None` where nothing limits them or nobody knows."""
+    """Most tokens of prompt and completion together, or `None` if there is no limit or it is not known."""
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens the prompt will take, counted without running the model; `None` where the policy can't tell."""
@@ -303,12 +303,12 @@ class Policy(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the policy holds (a GPU, a connection)."""
+        """Release what the policy holds (a GPU, a connection)."""
         ...
 
 
 class PolicyDefaults:
-    """What most policies say of themselves: every modality, no limit of context, nothing held."""
+    """Defaults that suit most policies: every modality, no context limit, nothing to release."""
 
     modalities: frozenset[Modality] = EVERY_MODALITY
     context_tokens: int | None = None
@@ -318,4 +318,4 @@ class PolicyDefaults:
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to release."""

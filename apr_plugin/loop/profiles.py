@@ -1,4 +1,4 @@
-"""`Profile`: named settings of an episode that belong together. Each of them can be set by itself as well."""
+"""`Profile`: named settings of an episode that belong together. Each of them can also be set separately."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from apr_plugin.loop.budget import PATCH_PIXELS, Budget
 
 @dataclass(frozen=True)
 class Profile:
-    """What an episode is run with where nothing else is said."""
+    """The settings of an episode that are not set otherwise."""
 
     budget: Budget = field(default_factory=Budget)
     """Limits."""
 
     wire: str = "apr"
-    """The form of everything a model reads and of the pictures it sees (`apr_plugin.loop.wires`); it says how turns are sampled, too."""
+    """The form of everything a model reads and of the pictures it sees (`apr_plugin.loop.wires`); it also says how turns are sampled."""
 
     parsing: Literal["repair", "strict"] = "repair"
     """Whether slips of form are repaired."""

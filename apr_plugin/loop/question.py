@@ -76,7 +76,7 @@ class Question(BaseModel):
     """The videos it is about, in the order the `video` index of an action counts them."""
 
     answer_hint: str = ""
-    """How the answer is to be written, where the kind does not say all ("in centimetres")."""
+    """How to write the answer, where the kind does not say everything ("in centimetres")."""
 
     task: str = "ask"
     """The harness task it comes from."""
@@ -101,7 +101,7 @@ class Question(BaseModel):
     def content_hash(self) -> str:
         """16 hex digits over everything a policy can see of the question and each video's name and size, but not its folder.
 
-        A resumed run asks again when it differs, so that a changed data set or an exchanged video file is noticed and a moved one is not.
+        A resumed run asks again when it differs. So a changed data set or a replaced video file is noticed, and a moved file makes no difference.
         """
         seen = self.model_dump(mode="json", include={"text", "kind", "options", "answer_hint"})
         seen["videos"] = [(Path(v.path).name, _size(v.path), v.start_s, v.end_s) for v in self.videos]

@@ -1,4 +1,4 @@
-"""One turn, written down: what the policy wrote, what was read in it, what came of it."""
+"""The record of one turn: what the policy wrote, what was read from it, and the result."""
 
 from __future__ import annotations
 

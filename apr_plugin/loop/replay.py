@@ -1,7 +1,7 @@
 """`replay`: from a trajectory and its run's card to the prompts that the policy saw, text, pictures and sound.
 
 Media is never stored. It is read again from the files, which must be the same: their name, size and digest are compared, and so is the time of
-every picture. What has changed is a `ReplayError`, never another picture.
+every picture. A change raises a `ReplayError`; another picture is never returned.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def replay(
     Args:
         trajectory: A finished episode, in version 2 of the format.
         card: The card of its run.
-        find: Where a file is now, from the path that the question names; without it, where it was.
-        pictures: The pictures of a question without a video, as they were shown; they are stored nowhere.
-        other_versions: Go on where another release of PyAV is installed, whose pixels may differ.
+        find: Gives a file's present path from the path that the question names; without it, the path is unchanged.
+        pictures: The pictures of a question without a video, as they were shown; they are not stored.
+        other_versions: Continue with another release of PyAV, although its pixels may differ.
 
     Raises:
         ReplayError: something is missing or has changed; no prompt after it is given.

@@ -1,4 +1,4 @@
-"""What a completion says: as a turn, and where an answer is expected (in the passive turn, and where an answer is forced)."""
+"""Reads a completion as a turn, or as an answer where one is expected (the passive turn and the forced answer)."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class AnswerReply:
     """The reply as a turn, for the record."""
 
     content: str = ""
-    """What was answered; empty where nothing was."""
+    """What was answered; empty if there is no answer."""
 
     fault: ActionError | None = None
-    """Why there is no answer, or why the one there is can't be relied on."""
+    """Why there is no answer, or why the answer is not reliable."""
 
     bare: bool = False
     """Whether the answer was written without the object around it."""
 
 
 def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
-    """`parse_turn` of what was generated. Where there are no words, the error says what came instead of them."""
+    """`parse_turn` of the generated text. If it has no words, the error says what came instead."""
     return _remarked(parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut), generation)
 
 
 def read_turn_strictly(generation: Generation, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False) -> ParsedTurn:
-    """`parse_strictly` of what was generated; where there are no words as `read_turn`."""
+    """`parse_strictly` of the generated text; without words, like `read_turn`."""
     return _remarked(parse_strictly(generation.text, offered=offered, several=several, cut=generation.cut), generation)
 
 
@@ -54,9 +54,9 @@ def _remarked(parsed: ParsedTurn, generation: Generation) -> ParsedTurn:
 def read_answer(generation: Generation, question: Question) -> AnswerReply:
     """The answer that a completion states: that of its JSON object, else its words outside thought.
 
-    A reply that ends within its thought is no answer, and neither is a turn that is none. A reply that was cut off without a mark of thought may be
-    thought that the chat template opened: only what it begins with counts. Words of a free-form answer that was cut off are kept, with the
-    fault named.
+    A reply that ends within its thought is no answer, and neither is a turn without one. A reply that was cut off without a mark of thought may be
+    thought that the chat template opened: only its beginning counts. Words of a free-form answer that was cut off are kept, and the fault is
+    named.
     """
     parsed = read_turn(generation, answer_only=True)
     if isinstance(parsed.action, Answer):
@@ -84,7 +84,7 @@ def read_answer(generation: Generation, question: Question) -> AnswerReply:
 
 
 def read_answer_strictly(generation: Generation) -> AnswerReply:
-    """The answer of a completion that is a turn with an answer, as `read_turn_strictly` takes it; any other completion holds none."""
+    """The answer of a completion that `read_turn_strictly` accepts as a turn with an answer; any other completion has none."""
     parsed = read_turn_strictly(generation)
     if isinstance(parsed.action, Answer):
         return AnswerReply(parsed, parsed.action.content)

@@ -1,7 +1,7 @@
-"""What `parsing=strict` would have made of a finished trajectory: as much as its words tell.
+"""How `parsing=strict` would have read a finished trajectory, as far as its words tell.
 
-A trajectory keeps every turn word for word, so each can be read again. Up to the first turn that the two readings tell apart, both would have shown
-the model the same prompts. After it only the reading that was used is known.
+A trajectory keeps every turn word for word, so each can be read again. Up to the first turn that the two readings treat differently, both would have
+shown the model the same prompts. After it, only the outcome of the reading that was used is known.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StrictEnding(StrEnum):
     """How the question would have ended with strict parsing."""
 
     SAME = "same"
-    """As it did: every turn counts alike, and so does the answer, or there is none. A passive arm always ends so."""
+    """In the same way: every turn and the answer count the same, or there is no answer. A passive arm always ends like this."""
 
     WRONG = "wrong"
     """With an answer that counts as wrong, or without one."""
@@ -35,7 +35,7 @@ class StrictEnding(StrEnum):
     """With another answer; how the harness would score it is not in the run."""
 
     UNKNOWN = "unknown"
-    """A turn would have counted otherwise, and what the model would have written after it is not in the run."""
+    """A turn would have counted differently, and what the model would have written after it is not in the run."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StrictOutcome:
     """How it would have ended."""
 
     turn: int | None = None
-    """The turn (from 1) from which on that differs from what happened; `None` where nothing does."""
+    """The first turn (from 1) that differs from what happened; `None` if none does."""
 
     why: str = ""
     """What is different there."""
@@ -61,7 +61,7 @@ def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: in
     Args:
         trajectory: One finished question, made with either parsing.
         forced_call: Whether the run asks once more for the answer when the turns are used up (`on_last_turn=force`).
-        room: Tokens that a prompt of the run may take, where a limit made looks smaller; with strict parsing it ends the episode. `None` for a run
+        room: Most tokens of a prompt of the run, if a limit made looks smaller; with strict parsing the limit ends the episode. `None` for a run
             without a limit, and for one that was made with `parsing=strict`.
     """
     if trajectory.arm == "agent":
@@ -73,7 +73,7 @@ def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: in
 
 
 def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool) -> StrictOutcome | None:
-    """What is different from this turn on, or `None` where nothing is."""
+    """What is different from this turn on, or `None` if there is no difference."""
     read = parse_strictly(turn.text, several=len(trajectory.question.videos) > 1)
     if turn.forced and trajectory.stop_detail.startswith(_FULL):
         return StrictOutcome(StrictEnding.WRONG, number, "the prompt is too long, which ends the episode") if trajectory.answer is not None else None
@@ -109,7 +109,7 @@ def _squeezed(trajectory: Trajectory, number: int, turn: Turn, room: int | None)
     if turn.shown is None or trajectory.budget is not None or _SMALLER not in turn.shown.remark:
         return None  # only a line of version 1 does not say what made a look smaller
     after = trajectory.turns[number].usage.prompt_tokens if number < len(trajectory.turns) else None
-    if after is not None and after < room / 2:  # what is made smaller for the prompt's limit fills it
+    if after is not None and after < room / 2:  # a look that was made smaller for the prompt's limit fills it
         return None
     return StrictOutcome(
         StrictEnding.UNKNOWN, number, "the look was made smaller; strict parsing ends the episode where that is for the prompt's limit"

@@ -1,4 +1,4 @@
-"""`Phase`: what an episode did from when to when, for timelines of a run."""
+"""`Phase`: what an episode did, and when it began and ended, for timelines of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OnPhase = Callable[[Phase], None]
 
 
 class Callers:
-    """Calls functions of the caller's. What one raises is the caller's own, and no failure of the question."""
+    """Calls the caller's functions. An exception from one of them belongs to the caller; it is not a failure of the question."""
 
     def __init__(self) -> None:
         self.raised: BaseException | None = None

@@ -56,7 +56,7 @@ class StopReason(StrEnum):
     """The run was stopped from outside before the question was answered."""
 
     ERROR = "error"
-    """Something else failed: what the data set's row holds, a task's code, this program. The question was not answered."""
+    """Something else failed: the content of the data set's row, a task's code, this program. The question was not answered."""
 
     @property
     def failed(self) -> bool:
@@ -69,11 +69,11 @@ OnDamaged = Callable[[int, int, "DamagedLine"], None]
 
 
 class TrajectoryError(AprError):
-    """A trajectory file can't be read or written; names the file, the line and the way out."""
+    """A trajectory file can't be read or written; names the file, the line and what to do."""
 
 
 class DamagedLine(TrajectoryError):
-    """A line of a file is no trajectory that can be read."""
+    """A line of a file is not a trajectory that can be read."""
 
 
 def _finite(value: Any) -> Any:
@@ -81,7 +81,7 @@ def _finite(value: Any) -> Any:
 
 
 PerToken = tuple[Annotated[float | None, BeforeValidator(_finite)], ...]
-"""A number for each sampled token; `None` where the engine gave none, NaN or an infinity, which JSON does not know."""
+"""A number for each sampled token; `None` where the engine gave none, or NaN or an infinity, which JSON can't represent."""
 
 
 class _Record(BaseModel):
@@ -147,7 +147,7 @@ class Turn(_Record):
     error: ActionError | None = None
     """Why the action was refused, where it was."""
     shown: Shown | None = None
-    """What the action brought back."""
+    """What the action returned."""
     repairs: tuple[str, ...] = ()
     """What the parser repaired."""
     forced: bool = False
@@ -161,17 +161,17 @@ class Turn(_Record):
     usage: Usage = Usage()
     """Tokens in and out."""
     token_ids: tuple[int, ...] | None = None
-    """The sampled tokens, where the engine gives them; what training goes by, since the text may tokenise differently."""
+    """The sampled tokens, where the engine gives them; training uses them, because the text may tokenise differently."""
     logprobs: PerToken | None = None
     """Log-probability of each sampled token, where the engine gives them."""
     logprobs_of: LogprobsOf | None = None
-    """Which distribution they are of (`loop.policy.LogprobsOf`); `None` in lines written before it was recorded."""
+    """The distribution that they belong to (`loop.policy.LogprobsOf`); `None` in lines written before it was recorded."""
     entropies: PerToken | None = None
     """Entropy (nats) of each sampled token's distribution, where the engine gives it."""
     entropy_top_k: int | None = None
     """`None`: entropies are over the whole vocabulary. Else over this many of the likeliest tokens, renormalised."""
     timings: GenerationTimings = GenerationTimings()
-    """Where the policy's seconds went, as far as the engine tells."""
+    """How the policy's seconds were spent, as far as the engine tells."""
     model_s: float = 0.0
     """Seconds in the policy."""
     media_s: float = 0.0
@@ -179,7 +179,7 @@ class Turn(_Record):
 
 
 class Film(_Record):
-    """One of the question's videos, as the policy was told of it."""
+    """One of the question's videos, as the policy was told about it."""
 
     duration_s: float
     """Seconds that can be looked at."""
@@ -188,20 +188,20 @@ class Film(_Record):
     has_audio: bool = False
     """Whether it has sound."""
     audio_s: float | None = None
-    """Up to where there is sound, where that outlasts the pictures."""
+    """End of the sound, if it is longer than the pictures."""
     size: int = 0
     """Bytes of the file."""
     digest: str = ""
-    """Names what the file holds (`apr_plugin.media.media_digest`)."""
+    """Identifies the file's content (`apr_plugin.media.media_digest`)."""
 
 
 def episode_name(question: Question, seed: int) -> str:
-    """What the prompts of an episode are named by: the question's key and the episode's seed."""
+    """The name of an episode in its prompts: the question's key and the episode's seed."""
     return f"{'/'.join(map(str, question.key))}:{seed}"
 
 
 class Timings(_Record):
-    """Where an episode's seconds went."""
+    """How an episode's seconds were spent."""
 
     total_s: float = 0.0
     model_s: float = 0.0
@@ -272,12 +272,12 @@ class Trajectory(_Record):
         """One line, without the newline."""
         try:
             return _OPENING + self.model_dump_json()[1:]  # writes NaN and infinities as null
-        except ValueError:  # lone surrogates, which UTF-8 does not know
+        except ValueError:  # lone surrogates, which UTF-8 can't represent
             data = _without_nan({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"))
             return printable(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
     def loadable(self) -> tuple[Self, str]:
-        """This trajectory and its line; where it could not be read back, one that ends with the reason, and that one's line."""
+        """This trajectory and its line; if it could not be read back, one that ends with the reason instead, and the line of that one."""
         try:
             line = self.to_json()
             type(self).from_json(line, "what happened")
@@ -291,7 +291,7 @@ class Trajectory(_Record):
         return self, line
 
     def without_token_values(self) -> Self:
-        """The same without token ids, log-probs and entropies, which are most of its memory."""
+        """The same without token ids, log-probs and entropies, which take most of its memory."""
         if all(turn.token_ids is None and turn.logprobs is None and turn.entropies is None for turn in self.turns):
             return self
         nothing = {"token_ids": None, "logprobs": None, "entropies": None}
@@ -308,7 +308,7 @@ class Trajectory(_Record):
         Raises:
             TrajectoryError: no trajectory, a damaged one, or one of a newer version.
         """
-        if line.startswith(_OPENING):  # a line of ours: read in one go; where that fails, the way below says why
+        if line.startswith(_OPENING):  # a line that we wrote: read in one step; if that fails, the code below says why
             with contextlib.suppress(ValidationError):
                 return cls.model_validate_json(line)
         try:

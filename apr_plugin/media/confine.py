@@ -8,10 +8,10 @@ from apr_plugin.media.errors import MediaOpenError
 
 
 def confine(path: str | Path, root: str | Path | None) -> None:
-    """See that a file lies inside a folder, once every link on the way is followed. Without a folder every file may be read.
+    """Check that a file is inside a folder, with every link followed. Without a folder every file may be read.
 
     Raises:
-        MediaOpenError: it lies elsewhere.
+        MediaOpenError: it is elsewhere.
     """
     if root is None:
         return

@@ -1,4 +1,4 @@
-"""A name for what a file holds, without reading all of it."""
+"""A name for a file's content, without reading all of it."""
 
 from __future__ import annotations
 

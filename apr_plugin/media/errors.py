@@ -22,7 +22,7 @@ class MediaError(AprError):
 
 
 class MediaOpenError(MediaError):
-    """The file is missing, empty, no media file, or holds neither picture nor sound."""
+    """The file is missing, empty, not a media file, or has neither picture nor sound."""
 
 
 class MediaTooLarge(MediaOpenError):

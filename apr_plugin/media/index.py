@@ -241,7 +241,7 @@ class Cursor:
     """Goes to any packet of a track and reads on from there, each packet under the time it has when the file is read from the beginning.
 
     Args:
-        container: Open, and nobody else's.
+        container: Open, and not used by others.
         stream: The stream.
         track: Its packets.
     """

@@ -24,7 +24,7 @@ class IndexedReader(PacketReader):
     """Reads pictures under the times that they have when the file is read from the beginning.
 
     Args:
-        container: Open, and nobody else's.
+        container: Open, and not used by others.
         stream_index: The stream.
         track: Its packets.
         delay: For files without presentation times: by how many packets a picture comes out later than its packet. `None` where there are such times.

@@ -22,7 +22,7 @@ from apr_plugin.media.orientation import Orientation, orientation_of
 from apr_plugin.media.reader import demux, rewind
 
 MAX_SIDE_PX = 16_384
-"""Pictures wider or higher than this are taken for a lie in the header."""
+"""A header with a wider or higher picture than this is not believed."""
 
 OUTLASTS_S = 1.0
 """Sound that ends later than this after the last picture is worth a word."""

@@ -1,4 +1,4 @@
-"""Reading a file in a process of its own, which may die, hang or swell without harm to this one."""
+"""Reads a file in a separate process, which may die, hang or use too much memory without harm to this one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ START_S = 60.0
 """Longest time for a worker to start, before it has seen any file; long, for machines that are very busy."""
 
 MEMORY_BYTES = 4 << 30
-"""Address space of a worker, beside the pictures asked of it."""
+"""Address space of a worker, in addition to the pictures that it is asked for."""
 
 IDLE_WORKERS = 2
 """Workers kept for the next look."""
@@ -158,7 +158,7 @@ class _Worker:
             at, stalled = at + moved, time.monotonic() + stall_s
 
     def kill(self, patience_s: float = 0.0) -> str:
-        """End the process, if it does not end by itself; returns how it ended, in words."""
+        """End the process, if it does not end itself; returns how it ended, in words."""
         ended: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             ended = self.process.wait(patience_s)
@@ -202,7 +202,7 @@ def _give_back(worker: _Worker) -> None:
 
 
 def close_workers(path: str | None = None) -> None:
-    """End the idle workers, or those that hold the file `path` open."""
+    """End the idle workers, or those that have the file `path` open."""
     with _lock:
         ending = [worker for worker in _idle if path in (None, worker.path)]
         for worker in ending:
@@ -253,7 +253,7 @@ class IsolatedFile:
             raise self._nonsense("open") from error
 
     def close(self) -> None:
-        """End the idle workers that hold the file open; the next read gets a new one."""
+        """End the idle workers that have the file open; the next read gets a new one."""
         close_workers(self.path)
 
     def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
@@ -328,7 +328,7 @@ class IsolatedFile:
             return reply, blobs
 
     def _ended(self, error: BaseException, how: str, deaths: int, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
-        """What to raise for a read whose worker is gone."""
+        """The exception for a read that has lost its worker."""
         global KILLS
         if cancelled is not None and cancelled.is_set():
             return TimeoutError()

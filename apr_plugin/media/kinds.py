@@ -78,7 +78,7 @@ _TS_PACKET = 188
 
 
 def picture(fd: int, head: bytes, size: int) -> str | None:
-    """What to say of a picture that is no film; `None` for everything else, an animated GIF or PNG among it."""
+    """What to say about a picture that is not a film; `None` for everything else, also for an animated GIF or PNG."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         moves = head[12:16] == b"VP8X" and len(head) > 20 and head[20] & 2
         return "it is an animated WebP, which is not read; convert it to GIF or MP4 first" if moves else f"it is a WebP picture; {_TAIL}"
@@ -94,7 +94,7 @@ def picture(fd: int, head: bytes, size: int) -> str | None:
 
 
 def no_film(fd: int, head: bytes, size: int, path: str) -> str | None:
-    """What to say of a file that libav can't open; `None` where nothing is known of it."""
+    """What to say about a file that libav can't open; `None` if it is not recognised."""
     unfinished = Path(path).suffix.lower() in _UNFINISHED
     told = _text(head) or _magic(head)
     if told is None and head[4:8] in _BOX_NAMES:
@@ -107,7 +107,7 @@ def no_film(fd: int, head: bytes, size: int, path: str) -> str | None:
 
 
 def no_content(fd: int, head: bytes, size: int, container: Any) -> str | None:
-    """What to say of a file that libav opens, where it holds nothing that can be shown; `None` where nothing speaks against it."""
+    """What to say about a file that libav opens but that has nothing to show; `None` if there is no objection."""
     format_name = container.format.name
     if "mp4" in format_name:
         tracks = [*container.streams.video, *container.streams.audio]

@@ -36,7 +36,7 @@ Mode = Literal["exact", "keyframe"]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-_RETRIES = 3  # keyframes tried behind a damaged stretch
+_RETRIES = 3  # keyframes tried after a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
 _BYTES_A_PIXEL = 60  # of a decoder that keeps 20 pictures of 10 bits
 _FORGETFUL = ("pcm_", "flac", "alac", "mp3", "vorbis")  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
@@ -254,7 +254,7 @@ class LocalFile:
         deadline: float,
         cancelled: threading.Event | None,
     ) -> Effort:
-        """For each time that can't be decoded, the next picture that can: keyframes behind it are tried."""
+        """For each time that can't be decoded, the next picture that can: keyframes after it are tried."""
         effort = Effort()
         stand_in: tuple[Image, int] | None = None
         for limit in sorted(faults):
@@ -303,7 +303,7 @@ class LocalFile:
         return open_container(self.path, self.version, self._max_pixels)
 
     def _fresh(self, make: Callable[[], _R]) -> _R:
-        """Open the file once more; what its headers promised may be gone by now."""
+        """Open the file again; the content that its headers promised may be gone by now."""
         self._check_version(must_exist=True)
         try:
             return make()
@@ -314,7 +314,7 @@ class LocalFile:
         """Refuse to mix pictures of two files of the same name.
 
         Raises:
-            MediaOpenError: another file stands there now.
+            MediaOpenError: another file has this path now.
         """
         if not must_exist and not Path(self.path).exists():
             return  # readers that are open still read it

@@ -118,7 +118,7 @@ class Pick:
         return self._packets[-1] if self._packets else None
 
     def sent(self, at: int | None, must_come: bool = False, lasts: int = 0) -> None:
-        """A packet with this time goes to the decoder now, for a picture that lasts so many ticks; `must_come` where its picture has to come out."""
+        """A packet with this time goes to the decoder now, for a picture that lasts so many ticks; `must_come` if its picture has to come out."""
         if at is not None:
             self._last = max(self._last, (at, lasts))
             self._turns[at] = len(self._packets)
@@ -163,9 +163,9 @@ class Pick:
             self.fault("a picture did not come out of the decoder", min(self._turns[at] for at in lost))
 
     def restart(self, key: int, tick: int) -> None:
-        """The decoder has forgotten everything and begins anew at a keyframe; `tick` is the usual time from one picture to the next."""
+        """The decoder was reset and begins again at a keyframe; `tick` is the usual time from one picture to the next."""
         if self._at + tick < key:
-            self._packets.append(self._at + tick)  # pictures that lead the keyframe come behind it, and are lost too
+            self._packets.append(self._at + tick)  # pictures that lead the keyframe come after it, and are lost too
         self._settle(key)
         self._fault, self._frame, self._image, self._key, self._at, self._trusted = None, None, None, key, BEGINNING, True
 

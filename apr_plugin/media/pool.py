@@ -12,7 +12,7 @@ from apr_plugin.media.video import Video
 
 
 class VideoPool:
-    """Opens each file once and lends it to as many borrowers as ask; files nobody uses are closed, the longest unused first, beyond the cap.
+    """Opens each file once and lends it to all who ask; beyond the cap, unused files are closed, the least recently used first.
 
     Args:
         idle: How many unused files stay open.
@@ -25,7 +25,7 @@ class VideoPool:
         self._uses: dict[int, int] = {}
 
     def borrow(self, path: str | Path, settings: MediaSettings) -> Video:
-        """The open file; give it back with `give_back`. A file that was exchanged on disk is opened anew.
+        """The open file; return it with `give_back`. A file that was replaced on disk is opened again.
 
         Raises:
             MediaOpenError: the file can't be used.
@@ -58,7 +58,7 @@ class VideoPool:
             closing.close()
 
     def close(self) -> None:
-        """Close every file that nobody uses."""
+        """Close every unused file."""
         with self._lock:
             unused = [key for key, held in self._videos.items() if not self._uses[id(held)]]
             closing = [self._videos.pop(key) for key in unused]

@@ -31,14 +31,14 @@ _REWIND_S = 10.0  # some formats find their first packet only when asked for a t
 _SILENT = {"hevc"}  # decoders that drop a damaged picture without an error
 _REORDER = 16  # packets by which decoding order may differ from the order of presentation
 _SCAN = 600  # packets looked at for the next keyframe where the file has no index of them
-_BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds tried further back when a seek lands behind its aim
+_BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds tried further back when a seek lands after its target
 
 
 class PacketReader:
     """A container and a single-threaded decoder for one video stream of it.
 
     Args:
-        container: Open, and nobody else's.
+        container: Open, and not used by others.
         stream_index: The stream.
         reorder: For files whose presentation times can't be trusted: by how many ticks a picture comes out of the decoder after the time its packet
             has by decoding order. `None` where the presentation times are used.
@@ -189,7 +189,7 @@ class PacketReader:
                 pick.take(frame, pick.latest - (len(frames) - 1 - number) * self._tick())
 
     def _drain(self, pick: Pick) -> None:
-        """Take the pictures that the decoder still holds, and make it forget everything."""
+        """Take the pictures that are still in the decoder, and reset it."""
         context = self.stream.codec_context
         context.skip_frame = "DEFAULT"
         try:

@@ -14,13 +14,13 @@ class MediaSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Mode = "exact"
-    """`exact` frames, or the nearest `keyframe` where a look is wider than the keyframes lie apart."""
+    """`exact` frames, or the nearest `keyframe` where the times of a look are further apart than the keyframes."""
 
     decoder: Decoder = "pyav"
     """`pyav`, or `decord` for parity with harnesses that use it."""
 
     root: str | None = None
-    """A folder in which every file must lie, links followed; others are not opened. `None` is no limit. It decides no pixels."""
+    """A folder that must contain every file, with links followed; others are not opened. `None` is no limit. It does not affect pixels."""
 
     isolation: Isolation = "auto"
-    """Whether files are read in a process of their own: `auto` once they misbehave, `always`, or `never`."""
+    """Whether files are read in a separate process: `auto` after an error or a stall, `always`, or `never`."""

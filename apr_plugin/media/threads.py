@@ -1,4 +1,4 @@
-"""Threads that nobody has to wait for, not even the interpreter at its end: one may be stuck inside libav, or on a disk that does not answer."""
+"""Threads that need not be waited for, not even by the interpreter at exit: one may be stuck inside libav, or on a disk that does not answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _A = TypeVar("_A")
 
 
 def start(work: Callable[[], _T]) -> Future[_T]:
-    """Run `work` beside this thread."""
+    """Run `work` in another thread."""
     future: Future[_T] = Future()
 
     def body() -> None:

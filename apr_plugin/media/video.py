@@ -1,4 +1,4 @@
-"""`Video`: one media file, opened once and read at any time. Knows nothing of agents.
+"""`Video`: one media file, opened once and read at any time. It does not depend on the loop.
 
 Times are seconds from the moment a player's clock begins (see `MediaInfo.start_s`). The frame at `t` is the one a player shows then: the last whose
 presentation time is not after `t`.
@@ -39,7 +39,7 @@ TIMEOUT_S = 120.0
 """Longest time for one read."""
 
 STALL_S = 3.0
-"""A file in which nothing is decoded for this long is handed to a worker process (`isolation="auto"`)."""
+"""A file in which nothing is decoded for this long is read by a worker process instead (`isolation="auto"`)."""
 
 _GRACE_S = 2.0  # a read is told to stop so much before its deadline, or a fifth of the time where that is less; one that does not is stuck in libav
 
@@ -104,7 +104,7 @@ class Video:
     Raises:
         MediaOpenError: from `open`, when the file can't be used.
         MediaDecodeError, MediaTimeout, MediaWorkerKilled: from reads, when a part can't be decoded.
-        WindowError: from reads, when a time lies outside the video.
+        WindowError: from reads, when a time is outside the video.
     """
 
     def __init__(self, path: str, workers: int, isolation: Isolation, decoder: Decoder) -> None:
@@ -303,7 +303,7 @@ class Video:
             if cancelled is not None and cancelled.is_set():
                 raise MediaTimeout(self.path, stage, "the read was cancelled") from None
             raise MediaTimeout(self.path, stage, "it took too long") from None
-        except MediaTimeout:  # stuck inside libav; that thread is left behind
+        except MediaTimeout:  # stuck inside libav; that thread is abandoned
             self._distrusted = self._isolation == "auto"
             if self._isolation == "never" or time.monotonic() >= until:
                 raise
@@ -333,7 +333,7 @@ def _own_deadline(file: LocalFile | IsolatedFile, until: float) -> float:
 
 
 def _guard(work: Callable[[], _T], timeout_s: float, path: str, stage: str, progress: Effort | None = None) -> _T:
-    """Run in a thread that can be left behind, so that a decoder stuck inside libav does not take the caller with it.
+    """Run in a thread that can be abandoned, so that a decoder stuck inside libav does not block the caller.
 
     Raises:
         MediaTimeout: it is not done after `timeout_s`, or `progress` stood still for `STALL_S`.

@@ -97,7 +97,7 @@ class Server:
         return self._file.progress.packets if self._file is not None else 0
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Carry out one request, whatever it takes; every fault becomes an answer."""
+        """Carry out one request; every failure becomes an answer."""
         try:
             return self._answer(request)
         except MediaError as error:
@@ -152,7 +152,7 @@ def _error(kind: str, request: dict[str, Any], reason: str) -> tuple[dict[str, A
 
 
 def _limit_cpu(seconds: float) -> None:
-    """The system ends this process if it is still busy after so many seconds of CPU time, also when nobody is left who would."""
+    """Let the system end this process if it is still busy after so many seconds of CPU time, also when its parent is gone."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     wanted = int(used.ru_utime + used.ru_stime + seconds) + 1
@@ -163,7 +163,7 @@ def main(memory: int) -> None:
     """Serve requests until the parent is gone.
 
     Args:
-        memory: Bytes of address space beside the pictures asked for; 0 for no limit.
+        memory: Bytes of address space in addition to the pictures asked for; 0 for no limit.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the parent's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

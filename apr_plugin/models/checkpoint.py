@@ -80,7 +80,7 @@ class Checkpoint:
         return made
 
     def weights_changed(self, weights: str | None = None) -> None:
-        """Name the weights anew; see `around`."""
+        """Give the weights a new name; see `around`."""
         self.identity = self.identity | {"weights": f"in memory, {weights or uuid.uuid4().hex}"}
 
     @property
@@ -112,7 +112,7 @@ class Checkpoint:
         Args:
             ids: Shape (rows, tokens).
             positions: Shape (3, rows, tokens), see `models.positions`.
-            cache: Keys and values of what stands before them.
+            cache: Keys and values of the tokens before them.
             media: What their placeholders stand for.
             mask: False for filling, shape (rows, tokens before and now); `None` where there is none.
         """
@@ -163,7 +163,7 @@ class Checkpoint:
                 module.training = True
 
     def free(self) -> None:
-        """Let go of the model, and give back the memory that nobody else holds."""
+        """Release the model, and the memory that is not used elsewhere."""
         import torch
 
         self.model = self.processor = None

@@ -19,7 +19,7 @@ HOP = 160
 """Samples per column of the spectrogram (10 ms)."""
 
 MIN_SOUND = SAMPLE_RATE // 10
-"""Samples a sound is padded to with silence: a shorter one would stand for no token at all."""
+"""Samples to which a sound is padded with silence: a shorter one would give no token at all."""
 
 MAX_ASPECT = 200
 """Longer side by shorter side; the processors refuse pictures beyond it."""
@@ -38,7 +38,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Run:
-    """Placeholder tokens in a row that stand for one medium."""
+    """Consecutive placeholder tokens of one medium."""
 
     kind: Literal["image", "video", "audio"]
     tokens: int
@@ -99,7 +99,7 @@ class Family:
 
     @property
     def factor(self) -> int:
-        """Side in pixels of the square that one visual token stands for."""
+        """Side in pixels of the square of one visual token."""
         return self.merge * self.patch
 
     @property
@@ -156,7 +156,7 @@ class Family:
         return [self.marks.vision_start, Run("image", tall * wide // self.factor**2), self.marks.vision_end]
 
     def sound(self, samples: int) -> list[Piece]:
-        """A sound by itself, of that many samples at `SAMPLE_RATE`."""
+        """A sound alone, of that many samples at `SAMPLE_RATE`."""
         return [self.marks.audio_start, Run("audio", self.audio_tokens(samples)), self.marks.audio_end]
 
     def audio_tokens(self, samples: int) -> int:
@@ -254,7 +254,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": _QWEN3_OMNI,
     "qwen3_omni_moe_thinker": _QWEN3_OMNI,
 }
-"""By the `model_type` of a checkpoint's configuration. The Omni families run their Thinker, from a whole checkpoint or by itself."""
+"""By the `model_type` of a checkpoint's configuration. The Omni families run their Thinker, from a whole checkpoint or alone."""
 
 
 def family_of(model_type: str) -> Family:

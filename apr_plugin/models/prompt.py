@@ -54,7 +54,7 @@ class Encoded:
     keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Shape (n,): the ids, but for placeholders a negative number made of what they stand for. Equal beginnings are equal prompts."""
     turns: int = 0
-    """Turns that the prompt already holds."""
+    """Turns that are already in the prompt."""
     history: int = 0
     """Tokens before the last message: those that the next prompt of the episode begins with too."""
     opened: str = ""
@@ -62,7 +62,7 @@ class Encoded:
 
     @property
     def size(self) -> PromptSize:
-        """Tokens by what they stand for."""
+        """Tokens by their meaning."""
         runs = [run for medium in self.media for run in medium.runs]
         audio = sum(run.tokens for run in runs if run.kind == "audio")
         visual = sum(run.tokens for run in runs) - audio
@@ -102,7 +102,7 @@ class PromptEncoder:
         self._turn = known.get(marks.turn, -1)
         self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
         self.never_written = tuple(sorted({known[token] for token in (*wanted, marks.audio_start, marks.audio_end, marks.audio) if token in known}))
-        """Tokens that stand for media, or around them. A turn that held one could not be read again: there is nothing that it would stand for."""
+        """Tokens of media, or of the bounds of media. A turn that contained one could not be read again, because there is no media for it."""
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
         self._special = pattern(special)
         clip = re.escape(marks.vision_start + marks.video + marks.vision_end)

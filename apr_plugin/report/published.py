@@ -33,7 +33,7 @@ class PublishedScore(BaseModel):
     """Frames shown for each question, on average; `None` where it isn't stated, or isn't one number."""
 
     source: str = Field(min_length=1)
-    """Where the figure stands."""
+    """Where the figure is printed."""
 
     note: str
     """What one has to know to compare it: kind of system, budget, split, doubts about the figure."""

@@ -27,7 +27,7 @@ def parse_model_args(text: str) -> dict[str, object]:
 
 
 def check_once(text: str) -> None:
-    """See that no argument is given twice, of which lmms-eval takes the last and says nothing.
+    """Check that no argument is given twice; lmms-eval would silently take the last.
 
     Raises:
         AprError: one is; the message has both values.

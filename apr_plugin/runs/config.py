@@ -14,7 +14,7 @@ from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 
 Choose = Callable[[Question, random.Random], Budget]
-"""Gives the budget of one question. Chance comes from the generator alone, which is seeded from the run's seed and the question's key."""
+"""Gives the budget of one question. Random numbers come only from the generator, which is seeded from the run's seed and the question's key."""
 
 
 class RunConfig(Protocol):
@@ -29,23 +29,23 @@ class RunConfig(Protocol):
         ...
 
     def for_question(self, question: Question) -> EpisodeConfig:
-        """What holds for this question."""
+        """The configuration of this question."""
         ...
 
 
 @dataclass(frozen=True)
 class ConfigPerQuestion:
-    """A configuration whose budget is a function of the question: drawn at random, say, for synthesis and training.
+    """A configuration whose budget is a function of the question, for example drawn at random for synthesis and training.
 
-    The budget alone, since each trajectory's line records its own, and the card everything else; so every prompt can be rebuilt. Two runs with the
-    same name, parameters and base have the same hash, and continue each other: the name has to change with what `choose` does.
+    Only the budget can vary: each trajectory records its own budget, and the card everything else, so every prompt can be rebuilt. Two runs with the
+    same name, parameters and base have the same hash, and continue each other: the name has to change when `choose` changes.
     """
 
     name: str
     """Names the function, with its version: `turns_uniform/1`."""
 
     choose: Choose
-    """The function itself. What it raises ends the run."""
+    """The function itself. An exception that it raises ends the run."""
 
     base: EpisodeConfig = field(default_factory=EpisodeConfig)
     """Everything but the budget; its seed is the run's."""
@@ -62,7 +62,7 @@ class ConfigPerQuestion:
         return hash_of(self.describe(policy))
 
     def for_question(self, question: Question) -> EpisodeConfig:
-        """The same for the same question and seed, whatever else is asked before it."""
+        """The same for the same question and seed, whatever was asked before."""
         chance = random.Random(f"{self.name}:{self.base.seed_for(question)}")
         return self.base.model_copy(update={"budget": self.choose(question, chance)})
 

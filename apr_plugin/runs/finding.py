@@ -1,4 +1,4 @@
-"""Which runs a folder holds: a run is the trajectories of one configuration."""
+"""Finds the runs in a folder: a run is the trajectories of one configuration."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from apr_plugin.loop.files import lines
 from apr_plugin.loop.trajectory import SCHEMA
 
 CARDS = (CARD_FILE, "config.json")
-"""Names of the card, beside the trajectories, the second in runs of earlier releases; the first that is there is read."""
+"""File names of the card, the second in runs of earlier releases; the first that exists is read."""
 
 _HASH = re.compile(r"[0-9a-f]{16}")
-"""What the store calls the folder of a configuration: its hash."""
+"""The store's name for the folder of a configuration: its hash."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class FoundRun:
     """Where they are."""
 
     config_hash: str
-    """Names the configuration; empty where the lines name none."""
+    """Names the configuration; empty if the lines name none."""
 
     files: tuple[Path, ...]
-    """Those that may hold trajectories of it; none where the run ended before its first question did."""
+    """Files that may contain its trajectories; none if the run ended before its first question."""
 
     @property
     def about(self) -> str:
-        """Its policy, arm and number of lines, as far as they can be told, to choose by."""
+        """Its policy, arm and number of lines, as far as they are known, to help choose one."""
         card = read_card(self.folder)
         inner = card["config"] if isinstance(card.get("config"), dict) else card
         policy = card.get("policy") or inner.get("policy")
@@ -46,7 +46,7 @@ class FoundRun:
 
 
 def find_runs(path: Path) -> list[FoundRun]:
-    """The runs in a file, or in a folder and below it; none where there are none.
+    """The runs in a file, or in a folder and below it; empty if there are none.
 
     Raises:
         AprError: there is no such file or folder.
@@ -82,7 +82,7 @@ def trajectory_files(path: Path) -> list[Path]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a run; empty where there is none that can be read."""
+    """The card of a run; empty if there is none that can be read."""
     for name in CARDS:
         try:
             card = json.loads(read_regular(folder / name))
@@ -94,7 +94,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _foreign(file: Path) -> bool:
-    """Whether a JSON Lines file in a folder is somebody else's, such as the samples that lmms-eval writes."""
+    """Whether a JSON Lines file in a folder is not ours, such as the samples that lmms-eval writes."""
     try:
         with file.open("rb") as opened:
             first = json.loads(opened.readline())
@@ -110,7 +110,7 @@ def _hashes(file: Path) -> Iterable[str]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
-            continue  # said when the run is read
+            continue  # reported when the run is read
         if isinstance(value, dict) and isinstance(value.get("config_hash", ""), str):
             found[value.get("config_hash", "")] = None
     return found or {"": None}

@@ -28,11 +28,11 @@ class Limits:
     """What those mean."""
 
     def read(self, value: object) -> float:
-        """The number in a value of any type; `nan` where there is none in it."""
+        """The number in a value of any type; `nan` if there is none."""
         return options.as_whole(value) if self.whole else options.as_number(value)
 
     def hold(self, value: object) -> bool:
-        """Whether the value is a number within."""
+        """Whether the value is a number within the limits."""
         if value is None:
             return self.none
         number = self.read(value)
@@ -49,7 +49,7 @@ def _plainly(number: float) -> str:
 
 
 def limits_of(model: type[BaseModel], field: str) -> Limits | None:
-    """The limits that a field of a model has; `None` where it is no number with a range."""
+    """The limits that a field of a model has; `None` if it is not a number with a range."""
     info = model.model_fields[field]
     found = {type(bound): bound for bound in info.metadata}
     if Le not in found:

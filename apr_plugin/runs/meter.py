@@ -1,4 +1,4 @@
-"""What a harness needs around a run: its token budget, what it cost so far, a progress line, and running it from code that is not async."""
+"""What a harness needs for a run: its token budget, its cost so far, a progress line, and running it from code that is not async."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def per_question(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 class Metered:
-    """A policy that is asked no more once the budget of the whole run is used up: the questions left end as `policy_unavailable`.
+    """A policy that is not asked any more when the budget of the whole run is used up: the remaining questions end as `policy_unavailable`.
 
     Args:
         policy: Who answers.
@@ -85,7 +85,7 @@ class Metered:
         return await self._policy.generate(prompt, sampling)
 
     def describe(self) -> dict[str, Any]:
-        """As the policy describes itself: a budget decides no answer."""
+        """As the policy describes itself: this budget does not change any answer."""
         return self._policy.describe()
 
     def close(self) -> None:
@@ -97,11 +97,11 @@ class Bar(Protocol):
     """What draws the line; `tqdm` has these methods."""
 
     def set_postfix_str(self, s: str, refresh: bool) -> object:
-        """Put words behind the bar."""
+        """Put words after the bar."""
         ...
 
     def update(self) -> object:
-        """One question more."""
+        """One more question."""
         ...
 
     def close(self) -> object:
@@ -110,7 +110,7 @@ class Bar(Protocol):
 
 
 class Progress:
-    """A line with what can be said without knowing the right answers.
+    """A progress line with what is known without the right answers.
 
     Args:
         bar: Draws it.
@@ -127,7 +127,7 @@ class Progress:
         self._seconds = 0.0
 
     def done(self, trajectory: Trajectory, resumed: bool) -> None:
-        """Count a finished question; `resumed` tells that an earlier run asked it. This is an `OnDone`."""
+        """Count a finished question; `resumed` says that an earlier run asked it. This is an `OnDone`."""
         self.finished += 1
         self._turns += len(trajectory.turns)
         self._frames += trajectory.frames
@@ -157,7 +157,7 @@ class Progress:
 def run_sync(work: Coroutine[Any, Any, _T]) -> _T:
     """Run to the end from code that is not async, also where an event loop is already running in this thread (a notebook).
 
-    There the work gets a thread and a loop of its own, and this thread waits. Ctrl-C cancels it, and is raised once it has ended.
+    There the work gets its own thread and loop, and this thread waits. Ctrl-C cancels the work, and is raised after it has ended.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the work was cancelled, and has ended.
@@ -185,7 +185,7 @@ class _Beside(Generic[_T]):
     def result(self) -> _T:
         self._thread.start()
         try:
-            self._ended.wait()  # not `join`: up to Python 3.12 one that Ctrl-C interrupts takes the thread for ended
+            self._ended.wait()  # not `join`: up to Python 3.12, a `join` that Ctrl-C interrupts treats the thread as ended
         except KeyboardInterrupt:
             self._cancel()
             self._ended.wait()
@@ -212,5 +212,5 @@ class _Beside(Generic[_T]):
     def _cancel(self) -> None:
         self._begun.wait()
         if self._loop is not None and self._task is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # it has ended in the meantime
                 self._loop.call_soon_threadsafe(self._task.cancel)

@@ -4,7 +4,7 @@
     for trajectory in run: ...         # one at a time
     run.frame()                        # a pandas DataFrame, a row per question
 
-Nothing is loaded but files: no policy, no harness. What is torn, damaged or missing is in `run.problems`, and logged as a warning.
+Only files are loaded: no policy, no harness. What is cut off, damaged or missing is in `run.problems`, and logged as a warning.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Key = tuple[str, str, str, int]
 """Task, split, doc id and repeat: what names a question within a run (`Question.key`)."""
 
 _NAMED = 5
-"""Questions that one sentence names; the attributes have them all."""
+"""Most questions that one sentence names; the attributes have all of them."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Line:
-    """Where a question's trajectory is, and what its score must agree with."""
+    """Where a question's trajectory is, and what its score must match."""
 
     file: Path
     start: int
@@ -62,15 +62,15 @@ class Run:
         self.config_hash = found.config_hash
         """Names the configuration."""
         self.problems: list[str] = []
-        """What is torn, damaged or missing, a sentence each."""
+        """What is cut off, damaged or missing, one sentence each."""
         self.card: Mapping[str, Any] = self._read_card()
         """What was written when the run began; empty where it is missing."""
         self.evaluations = list(evaluations)
         """The harness's evaluations of this run, the newest first."""
         self.scores: dict[Key, Score] = {}
-        """What the harness made of each answer, where it was logged."""
+        """The harness's score of each answer, where it was logged."""
         self.without_trajectory: list[Key] = []
-        """Questions that have a score and no trajectory."""
+        """Questions that have a score but no trajectory."""
         self._lines: dict[Key, _Line] = {}
         for file in found.files:
             self._read_lines(file)
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """All of them, in memory; iterate over the run where they are many."""
+        """All of them, in memory; if there are many, iterate over the run instead."""
         return list(self)
 
     @property
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def without_score(self) -> list[Key]:
-        """Questions that have a trajectory and no score."""
+        """Questions that have a trajectory but no score."""
         return [key for key in self._lines if key not in self.scores]
 
     @property
@@ -129,11 +129,11 @@ class Run:
         return {task: values for evaluation in reversed(self.evaluations) for task, values in evaluation.metrics.items()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A question at a time, by the columns of `rows.QUESTION` and `metric.NAME`."""
+        """One question at a time, with the columns of `rows.QUESTION` and `metric.NAME`."""
         return (question_row(trajectory, self.scores.get(trajectory.question.key)) for trajectory in self)
 
     def turn_rows(self) -> Iterator[dict[str, Any]]:
-        """A turn at a time, by the columns of `rows.TURN`."""
+        """One turn at a time, with the columns of `rows.TURN`."""
         return (row for trajectory in self for row in turn_rows(trajectory))
 
     def frame(self) -> DataFrame:
@@ -176,7 +176,7 @@ class Run:
         return {}
 
     def _read_lines(self, file: Path) -> None:
-        """Note where each question's trajectory is; of several the last that did not fail counts, as for a resumed run."""
+        """Record where each question's trajectory is; of several, the last that did not fail counts, as for a resumed run."""
         others = 0
 
         def damaged(start: int, end: int, error: DamagedLine) -> None:
@@ -248,16 +248,16 @@ class Run:
 
 
 def open_run(folder: str | Path, *, config: str | None = None, latest: bool = False, results: str | Path | None = None) -> Run:
-    """Open a finished run. One that is still going on is opened as far as it is.
+    """Open a finished run. A run that is still going on is opened as it is so far.
 
     Args:
         folder: The folder of one configuration (`…/trajectories/<hash>`), a folder of trajectories, or the output folder of lmms-eval; or one file.
         config: The configuration's hash or the beginning of it, where the folder has several.
-        latest: Where it has several, take the one that was evaluated last.
+        latest: If it has several, take the one that was evaluated last.
         results: The output folder of lmms-eval, where the trajectories are elsewhere and its results don't name them.
 
     Raises:
-        AprError: nothing is there, or several configurations are and none was chosen; the message names them.
+        AprError: there is no run, or there are several configurations and none was chosen; the message names them.
         TrajectoryError: a file can't be read, or was written by a newer release.
     """
     root = Path(folder).expanduser()
@@ -272,7 +272,7 @@ def open_run(folder: str | Path, *, config: str | None = None, latest: bool = Fa
     chosen = _choose(root, found, evaluations, config, latest)
     own = [evaluation for evaluation in evaluations if evaluation.config_hash == chosen.config_hash]
     unnamed = [evaluation for evaluation in evaluations if evaluation.config_hash is None]
-    if unnamed and (results is not None or len(find_runs(_home(chosen))) == 1):  # whose else could they be
+    if unnamed and (results is not None or len(find_runs(_home(chosen))) == 1):  # they can't belong to another run
         own = sorted([*own, *unnamed], key=lambda evaluation: evaluation.time, reverse=True)
         unnamed = []
     run = Run(chosen, own)
@@ -294,7 +294,7 @@ def _beside(root: Path) -> list[Path]:
 
 
 def _home(found: FoundRun) -> Path:
-    """The folder in which the store keeps a run's folder beside those of other configurations."""
+    """The folder in which the store keeps the folders of all configurations."""
     return found.folder.parent if found.folder.name == found.config_hash else found.folder
 
 
@@ -319,7 +319,7 @@ def _choose(root: Path, found: Sequence[FoundRun], evaluations: Sequence[Evaluat
 
 
 def _agree(score: Score, line: _Line) -> bool:
-    """Whether a score can be of this trajectory's answer."""
+    """Whether a score can belong to this trajectory's answer."""
     if (score.answered and not line.answered) or (line.valid and not score.answered):
         return False
     return score.tokens is None or line.tokens is None or score.tokens == line.tokens

@@ -17,7 +17,7 @@ QUESTION = (
     *KEY, "bucket", "kind", "arm", "answer", "answer_valid", "target", "score", "stop_reason", "turns", "frames", "audio_s", "visual_tokens",
     "prompt_tokens", "completion_tokens", "duration_s", "seconds",
 )  # fmt: skip
-"""Columns of a question; `None` is unknown. `score` is `Score.value`. Behind these come `metric.NAME`, one for each number of the tasks' scorers."""
+"""Columns of a question; `None` is unknown. `score` is `Score.value`. After these come `metric.NAME`, one for each number of the tasks' scorers."""
 
 TURN = (
     *KEY, "turn", "forced", "action", "video", "start_s", "end_s", "error", "confidence", "frames", "audio_s", "visual_tokens", "prompt_tokens",
@@ -30,7 +30,7 @@ WHOLE = ("prompt_tokens", "cached_tokens", "completion_tokens", "video")
 
 
 def question_row(trajectory: Trajectory, score: Score | None) -> dict[str, Any]:
-    """The row of a question, with the numbers of its task's scorer behind the columns of `QUESTION`."""
+    """The row of a question, with the numbers of its task's scorer after the columns of `QUESTION`."""
     spent = tokens_spent(trajectory)
     values = (
         *trajectory.question.key,

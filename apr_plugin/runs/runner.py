@@ -1,4 +1,4 @@
-"""Many questions at once: `run_episodes` keeps `concurrency` episodes going and saves each when it ends."""
+"""Many questions at once: `run_episodes` keeps `concurrency` episodes running and saves each when it ends."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def run_episodes(
     awaited in the event loop; decoding and saving happen in threads, so that one episode decodes while others generate. Memory is bounded by
     `decoding`: a look waits until there is room for what it will show.
 
-    A question that the store already holds is not asked again. When the task is cancelled, episodes under way are saved as `cancelled` and
-    asked again by a later run. So they are after a Ctrl-C that `interrupt` heard, even where an engine swallowed the cancellation.
+    A question that is already in the store is not asked again. When the task is cancelled, running episodes are saved as `cancelled` and
+    asked again by a later run. The same happens after a Ctrl-C that `interrupt` received, even if an engine swallowed the cancellation.
 
     Whatever else fails inside one episode is that question's reason (`Episode.run`).
 
@@ -51,12 +51,12 @@ async def run_episodes(
         policy: Who answers.
         config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash all its trajectories have.
         concurrency: Episodes at once.
-        store: Where each trajectory is put when its episode ends. Token ids, log-probs and entropies are then in its files alone.
+        store: Where each trajectory is saved when its episode ends. Token ids, log-probs and entropies are then only in its files.
         pictures: By question key, what reads the images of a question without a video.
-        evidence: By question key, where the truth lies in the first video, in seconds: what the arm `oracle` shows.
+        evidence: By question key, where the evidence is in the first video, in seconds: what the arm `oracle` shows.
         on_done: Called for each finished question.
         on_prompt: Called with each prompt and what the policy wrote, with or without a store.
-        on_phase: Called with what each episode did from when to when (`Phase`): what a timeline of the run is drawn from.
+        on_phase: Called with what each episode did, and when it began and ended (`Phase`), for a timeline of the run.
         decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
 
     Raises:
@@ -125,7 +125,7 @@ async def run_episodes(
 
 
 async def _to_the_end(save: Callable[[Trajectory], Trajectory], trajectory: Trajectory) -> Trajectory:
-    """Save in a thread; a cancelled task still waits, so that nobody closes the store under a write."""
+    """Save in a thread; a cancelled task still waits, so that the store is not closed during a write."""
     saving = asyncio.ensure_future(asyncio.to_thread(save, trajectory))
     try:
         return await asyncio.shield(saving)

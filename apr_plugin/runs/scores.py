@@ -1,7 +1,7 @@
-"""What a harness said of a run: the results and samples files that lmms-eval writes (`--output_path`, `--log_samples`), read without loading it.
+"""A harness's scores of a run: the results and samples files that lmms-eval writes (`--output_path`, `--log_samples`), read without loading it.
 
 One command of lmms-eval leaves `<time>_results.json` and, with `--log_samples`, one `<time>_samples_<task>.jsonl` for each task, in a folder below
-its output folder. The results name the run that they are of (`config.resolved_cli_args.apr_run`; the model `apr` puts it there).
+its output folder. The results name the run that they belong to (`config.resolved_cli_args.apr_run`; the model `apr` puts it there).
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ _OURS = "apr_"
 _NOT_METRICS = ("doc_id", "doc", "target", "input", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media")
 
 Say = Callable[[str], None]
-"""Takes one sentence on what is wrong with a file."""
+"""Takes one sentence about what is wrong with a file."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What the harness made of one answer."""
+    """The harness's score of one answer."""
 
     value: float | None
-    """In [0, 1]; `None` where the task has no score that is known: a number called `score`, or the only one called `…_score`, which may be within a
-    mapping."""
+    """In [0, 1]: a number called `score`, or the only one called `…_score`, which may be inside a mapping. `None` if the task has neither."""
 
     metrics: Mapping[str, float]
     """Every number that the task's scorer returned, by its name."""
 
     buckets: tuple[str, ...]
-    """The groups that the question counts in, the duration's first; empty where the task has none."""
+    """The groups in which the question counts, the duration's first; empty if the task has none."""
 
     target: str | None
     """The right answer as the task logs it."""
 
     answered: bool
-    """Whether an answer went back to the scorer."""
+    """Whether an answer was returned to the scorer."""
 
     tokens: TokensSpent | None
     """Tokens of the answer that was scored, where they are known."""
@@ -57,7 +56,7 @@ class Score:
     """How many answers the scorer was given."""
 
     evaluation: str
-    """Time in the name of the file that it comes from."""
+    """Time in the name of its file."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Evaluation:
     """One command of lmms-eval, by the files that it left."""
 
     time: str
-    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`. Later ones sort behind earlier ones."""
+    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`. Later ones sort after earlier ones."""
 
     folder: Path
     """Where the files are."""
@@ -80,21 +79,21 @@ class Evaluation:
     """Task -> metric -> what lmms-eval reports for the whole task."""
 
     splits: Mapping[str, str] = field(default_factory=dict)
-    """Task -> the split that its questions are of."""
+    """Task -> the split of its questions."""
 
     voted: frozenset[str] = frozenset()
-    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one answer of several."""
+    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one answer from several."""
 
     samples: Mapping[str, Path] = field(default_factory=dict)
     """Task -> its file of scored questions."""
 
     def is_of_first(self, task: str, score: Score) -> bool:
-        """Whether a score is that of the first answer to its question, and of no other; lmms-eval itself takes the first."""
+        """Whether a score belongs only to the first answer to its question; lmms-eval itself takes the first."""
         return score.scored == 1 and task not in self.voted
 
 
 def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
-    """Every evaluation of the model `apr` whose files lie in a folder or below it, the newest first."""
+    """Every evaluation of the model `apr` with its files in a folder or below it, the newest first."""
     results: dict[tuple[Path, str], Path] = {}
     samples: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(folder.rglob(f"*{RESULTS}")):
@@ -138,7 +137,7 @@ def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
 
 
 def read_samples(path: Path, say: Say) -> Iterator[tuple[str, Score]]:
-    """The doc id and score of every line of a samples file, one at a time. A line that can't be read is said and left out."""
+    """The doc id and score of every line of a samples file, one at a time. A line that can't be read is reported and left out."""
     time, _, task = path.stem.partition(SAMPLES)
     try:
         check_regular(path)

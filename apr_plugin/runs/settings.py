@@ -37,7 +37,7 @@ _LIMITS: dict[str, Limits] = {
     "top_k": Limits(1, 10_000_000, whole=True, also=(-1,), words="or -1 for every token"),
     "max_new_tokens": Limits(1, 2**20, whole=True),
 }
-"""Numbers beside the budget's, whose limits stand at its fields."""
+"""Numbers that are not in the budget; the limits of the budget's are on its fields."""
 
 _FASTEST_FPS = 60
 _MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
@@ -84,7 +84,7 @@ def read_settings(arguments: Mapping[str, Any], policy: Policy | None = None) ->
 
     Args:
         arguments: By name.
-        policy: One that was made already; then no argument names one, and none is for it.
+        policy: A policy that already exists; then no argument names one or is passed to it.
 
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
@@ -97,7 +97,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Find a mistake in the arguments without loading the policy.
 
     Raises:
-        AprError: as `read_settings`, but for what only the policy can tell.
+        AprError: as `read_settings`, except for what only the policy can tell.
     """
     _read(arguments)
 
@@ -155,7 +155,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     if given.get("system_prompt"):
         try:
             prompt = load_system_prompt(str(given["system_prompt"]))
-        except (OSError, ValueError) as error:  # no text, or a name with a null character
+        except (OSError, ValueError) as error:  # not text, or a name with a null character
             why = getattr(error, "strerror", None) or error
             raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {why}") from error
     try:
@@ -182,7 +182,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
 
 
 def _limit(key: str, value: Any) -> Any:
-    """A value of the budget's field; what is no number and no truth value is left to the budget."""
+    """A value of the budget's field; a value that is neither a number nor a truth value is left to the budget."""
     if Budget.model_fields[key].annotation is bool:
         try:
             return options.flag(key, value)
@@ -193,7 +193,7 @@ def _limit(key: str, value: Any) -> Any:
 
 
 def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
-    """Refuse limits that contradict each other. A `max_turns` below the default of `min_turns` does not: it is the limit."""
+    """Refuse limits that contradict each other. A `max_turns` below the default of `min_turns` is allowed: it is the limit."""
     if "min_turns" in given and budget.turns is None and budget.min_turns > budget.max_turns:
         raise AprError(f"model_arg min_turns={budget.min_turns} is above max_turns={budget.max_turns}: no video gets that many turns")
     if budget.min_audio_s > budget.audio_s:
@@ -233,7 +233,7 @@ def _read_media(given: Mapping[str, Any]) -> MediaSettings:
 
 
 def _check_decord() -> None:
-    """Import it, since a decord that is found may still not load; without it every question would fail."""
+    """Import it, because an installed decord may still not load; without it every question would fail."""
     require("decord", "decord")
     try:
         import decord  # noqa: F401
@@ -249,5 +249,5 @@ def _number(given: Mapping[str, Any], key: str, default: float) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value as it was typed: lmms-eval makes numbers of all but whole ones above 0 fractions."""
+    """A value as it was typed: lmms-eval turns all numbers except whole ones above 0 into fractions."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else quoted(value)

@@ -1,7 +1,7 @@
 """Trajectory files of a run: appended durably, read back to resume, never mixed between configurations.
 
-Layout: `<folder>/<config hash>/card.json` and, beside it, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; the last
-one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks (`flock`, so that a killed process leaves none behind):
+Layout: `<folder>/<config hash>/card.json` and, in the same folder, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; the
+last one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks (`flock`, so that a killed process leaves no lock):
 `.lock.rank<r>` is held while that rank writes, `.lock.merge` while a rank begins (shared) or merges (exclusive); lines are appended as in `files`.
 """
 
@@ -43,9 +43,9 @@ class TrajectoryStore:
     Use as a context manager; entering takes a lock, so that two runs can't write to one folder.
 
     Args:
-        folder: Where runs are kept; this run's files stand in `<folder>/<config hash>`.
+        folder: Where runs are kept; this run's files are in `<folder>/<config hash>`.
         config_hash: Names the configuration; only trajectories made with it are resumed.
-        card: The run's card, written beside the files.
+        card: The run's card, written to the same folder.
         rank: Which of several processes this is.
         world_size: How many processes share the run.
         resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under another name.
@@ -98,7 +98,7 @@ class TrajectoryStore:
         file.write_text(self.card.to_json() if isinstance(self.card, Card) else json.dumps(dict(self.card), indent=2, sort_keys=True) + "\n")
 
     def _say_what_is_not_continued(self) -> None:
-        """A run of an earlier release lies under another hash, whatever its arguments were: say why its answers are not taken over."""
+        """A run of an earlier release always has another hash, even with the same arguments: say why its answers are not reused."""
         old = [other.parent.name for other in sorted(self.folder.parent.glob("*/config.json")) if not (other.parent / CARD_FILE).exists()]
         if old:
             _log.warning(
@@ -117,10 +117,10 @@ class TrajectoryStore:
         return saved if saved is not None and saved.question_hash == question.content_hash() else None
 
     def save(self, trajectory: Trajectory) -> Trajectory:
-        """Put one finished question on disk; returns when it is there. Several threads may call it.
+        """Write one finished question to disk, and return when it is there. Several threads may call this.
 
         Returns:
-            What is on disk: the trajectory, or one that ends with the reason why this one can't be kept.
+            What is on disk: the trajectory, or one that ends with the reason why this one can't be saved.
         """
         kept, line = trajectory.loadable()
         with self._writing:
@@ -130,13 +130,13 @@ class TrajectoryStore:
         return kept
 
     def merge(self, tasks: Iterable[str]) -> None:
-        """Bring the files of all ranks and the attempts of all runs together, each question once.
+        """Merge the files of all ranks and the attempts of all runs, each question once.
 
-        Every rank calls it when it has ended. Files of ranks that are still writing stay as they are: whichever rank ends last merges all. So
-        nothing depends on the harness waiting for every rank. A file that is left (its rank was killed) is read by a resumed run all the same.
+        Every rank calls this when it has ended. Files of ranks that are still writing do not change: the rank that ends last merges all. So
+        the harness does not have to wait for every rank. A file that is left (its rank was killed) is still read by a resumed run.
 
         Raises:
-            TrajectoryError: a file can't be read or written; what it held before is unharmed.
+            TrajectoryError: a file can't be read or written; its previous content is not changed.
         """
         try:
             with self._folder_lock(fcntl.LOCK_EX), contextlib.ExitStack() as claims:
@@ -178,7 +178,7 @@ class TrajectoryStore:
                 part.unlink()
 
     def path(self, task: str) -> Path:
-        """Where the trajectories of a task end up."""
+        """The final file of a task's trajectories."""
         return self.folder / f"{_file_name(task)}.jsonl"
 
     def _path(self, task: str) -> Path:
@@ -191,7 +191,7 @@ class TrajectoryStore:
 
     @contextlib.contextmanager
     def _folder_lock(self, kind: int) -> Iterator[None]:
-        """Shared while a rank begins and reads what there is, exclusive while one merges, so that no file vanishes under a reader."""
+        """Shared while a rank begins and reads the files, exclusive while one merges, so that no file disappears during a read."""
         fd = os.open(self.folder / ".lock.merge", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, kind)
@@ -200,7 +200,7 @@ class TrajectoryStore:
             os.close(fd)
 
     def _claim(self, rank: int, claims: contextlib.ExitStack) -> bool:
-        """Take the lock of a rank that has ended; false where it is still writing."""
+        """Take the lock of a rank that has ended; false if it is still writing."""
         if rank == self.rank and self._lock_fd is not None:
             return True
         fd = os.open(self.folder / f".lock.rank{rank}", os.O_RDWR | os.O_CREAT, 0o644)
@@ -229,14 +229,14 @@ class TrajectoryStore:
 
     def _release_lock(self) -> None:
         if self._lock_fd is not None:
-            os.close(self._lock_fd)  # closing gives the lock back
+            os.close(self._lock_fd)  # closing releases the lock
             self._lock_fd = None
 
     def _set_aside(self) -> None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for path in self.folder.glob("*.jsonl"):
             rank = _rank_of(path)
-            owner = rank if rank is not None and rank < self.world_size else 0  # rank 0 also takes what an earlier, larger run left
+            owner = rank if rank is not None and rank < self.world_size else 0  # rank 0 also takes the files of an earlier, larger run
             if owner != self.rank:
                 continue
             old, again = path.with_name(f"{path.name}.{stamp}.old"), 1
@@ -272,7 +272,7 @@ def _rank_of(path: Path) -> int | None:
 
 
 def _file_name(task: str) -> str:
-    """A name that any file system takes, and that says no rank."""
+    """A name that any file system accepts, and that does not look like a rank's file."""
     name = re.sub(r"\.(?=rank\d+$)", "_", re.sub(r"[^\w.-]", "_", task)) or "task"
     if len(name.encode()) <= _LONGEST_NAME:
         return name
@@ -281,7 +281,7 @@ def _file_name(task: str) -> str:
 
 
 def _readable(path: Path, damaged: list[_Place] | None = None) -> Iterator[tuple[int, int, Trajectory]]:
-    """The trajectories of a file with their places; damaged lines are named and left out, so that their questions are asked again."""
+    """The trajectories of a file with their positions; damaged lines are named and left out, so that their questions are asked again."""
 
     def name(start: int, end: int, error: DamagedLine) -> None:
         _log.warning("%s. Its question counts as not answered", error)
@@ -292,7 +292,7 @@ def _readable(path: Path, damaged: list[_Place] | None = None) -> Iterator[tuple
 
 
 def _set_aside(damaged: Sequence[_Place], path: Path) -> None:
-    """Keep lines that can't be read in `<file>.damaged`, where they stop nobody."""
+    """Move lines that can't be read to `<file>.damaged`, so that they stop no run."""
     if damaged:
         aside = path.with_name(f"{path.name}.damaged")
         with aside.open("ab") as kept:
@@ -301,7 +301,7 @@ def _set_aside(damaged: Sequence[_Place], path: Path) -> None:
 
 
 def _replace(target: Path, places: Iterable[_Place]) -> None:
-    """Have a file hold these lines, its own or others': it is replaced as a whole, or stays what it is."""
+    """Replace a file's content with these lines, its own or others': the whole file is replaced, or nothing changes."""
     fresh = target.with_suffix(".merging")
     with fresh.open("wb") as out:
         _copy(places, out)

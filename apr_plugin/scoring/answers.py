@@ -18,18 +18,18 @@ __all__ = ["exact_number", "first_number", "match_option", "mean_relative_accura
 def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: bool = False) -> str | None:
     """The label of the option that a reply names, or `None` where it names none, or more than one; the rule is `apr_plugin.scoring.options`.
 
-    Of a reply with marks of thought or of an answer only the answer is read, of a JSON object its answer.
+    In a reply with marks of thought or of an answer, only the answer is read; in a JSON object, its answer.
 
     Args:
         content: What was answered.
         options: (label, text) of each option.
-        opening: Whether only what the reply begins with counts, as of one that was cut off.
+        opening: Whether only the beginning of the reply counts, because it was cut off.
     """
     return options_rule.match_option(named_answer(answer_part(content)), options, opening=opening)
 
 
 def parse_number(content: str) -> float | None:
-    """The one number that a reply names, or `None` where it names none, several different ones, or one that can't be read.
+    """The one number that a reply names, or `None` if it names none, several different ones, or one that can't be read.
 
     Thousands separators count (`1,000` is 1000), and so do English number words of any size (`apr_plugin.scoring.numbers`). Of a reply with marks of
     thought or of an answer only the answer is read, of a JSON object its answer.
@@ -41,7 +41,7 @@ _DIGITS = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
 def first_number(content: str) -> float | None:
-    """The first run of digits in a text, with its sign and decimals, or `None` where it has none: how OmniAgent reads its counting and size answers.
+    """The first run of digits in a text, with its sign and decimals, or `None` if there is none: how OmniAgent reads its counting and size answers.
 
     (HarryHsing/OmniAgent, `video_env.py`.) `parse_number` reads most texts differently: "1,000" is 1 here, "2 or 3" is 2, ".5" is 5, "1e3" is 1,
     "three" is nothing. Digits beyond any float are infinity.
@@ -79,8 +79,8 @@ def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, 
     """Mean relative accuracy (VSI-Bench): the share of the ten confidences .50, .55, ... .95 at which |p - t| / |t| <= 1 - confidence.
 
     The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`). With `strict` it is OmniAgent's
-    reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single precision, and text read by `first_number`. Of the same two numbers
-    the results differ only where the error falls on a threshold; a prediction of 7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no
+    reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single precision, and text read by `first_number`. For the same two
+    numbers the results differ only where the error equals a threshold: a prediction of 7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no
     number scores 0. Of a true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
 
     Args:
@@ -95,7 +95,7 @@ def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, 
     if number is None:
         return 0.0
     if strict:
-        with np.errstate(all="ignore"):  # a number beyond single precision is infinity there
+        with np.errstate(all="ignore"):  # a number too large for single precision becomes infinity
             p, t = np.float32(number), np.float32(right)
             return float(np.mean(np.abs(p - t) / (np.abs(t) + np.float32(1e-8)) < _STRICT_TOLERANCES))
     if right == 0:

@@ -1,7 +1,7 @@
-"""Temporal IoU and what is built on it. Pure functions, seconds throughout, every score in [0, 1].
+"""Temporal IoU and measures based on it. Pure functions; times are in seconds; every score is in [0, 1].
 
-Four different measures are called "IoU" in this field, so each function here says in its name which one it computes, and so should the key of a
-metric (`docs/scoring.md`):
+Four different measures are called "IoU" in this field. So the name of each function says which one it computes, and the key of a metric should say it
+too (`docs/scoring.md`):
 
 - hull: one predicted span against one true span (Charades-STA, ActivityNet Captions, TACoS, TimeLens, LongVALE);
 - best: the first predicted span against whichever true span it fits best (QVHighlights R1, NExT-GQA);
@@ -84,7 +84,7 @@ def hull_iou(predicted: Span | None, true: Span) -> float:
 
 
 def best_iou(predicted: Sequence[Span], true: Sequence[Span]) -> float:
-    """The largest `hull_iou` that the first predicted span has with any true span; 0 where nothing was predicted.
+    """The largest `hull_iou` of the first predicted span with any true span; 0 if nothing was predicted.
 
     Only the first prediction counts, so that naming more spans gains nothing.
     """
@@ -111,10 +111,10 @@ class PrecisionRecall(NamedTuple):
     """Two shares of seconds, each in [0, 1]."""
 
     precision: float
-    """Of the seconds that were predicted, how many are true; 0 where none was predicted."""
+    """Share of the predicted seconds that are true; 0 if none was predicted."""
 
     recall: float
-    """Of the true seconds, how many were predicted; 0 where none is true."""
+    """Share of the true seconds that were predicted; 0 if none is true."""
 
 
 def set_precision_recall(predicted: Iterable[Span], true: Iterable[Span]) -> PrecisionRecall:
@@ -151,6 +151,6 @@ def recalls(iou: float, variant: str, thresholds: Sequence[float] = THRESHOLDS) 
     Args:
         iou: The question's IoU.
         variant: `hull`, `best` or `set`: how that IoU was computed.
-        thresholds: Where R@1 is taken.
+        thresholds: IoU thresholds of R@1.
     """
     return {f"iou_{variant}": iou, **{f"r1_{variant}_{threshold:g}": recall_at(iou, threshold) for threshold in thresholds}}

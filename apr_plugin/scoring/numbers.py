@@ -1,7 +1,7 @@
-"""The one number that a text names, in digits or in English words; never a piece of a longer number. Pure functions.
+"""The one number that a text names, in digits or in English words; never a part of a longer number. Pure functions.
 
-A text is cut into numbers and words. Words in a row that belong to one number are read by grammar; what looks like a number and can't be read
-("twenty-first", "two and a half", "1/2", "2:30") makes the whole text one that names no number.
+A text is split into numbers and words. Consecutive words that belong to one number are read by a grammar. If something looks like a number but can't
+be read ("twenty-first", "two and a half", "1/2", "2:30"), the whole text names no number.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -97,13 +97,13 @@ _BROKEN = re.compile(
 """Digits that are a part of something else: a clock, a fraction, a power, thousands set apart by blanks, a Chinese multiple."""
 
 _DERIVED = re.compile(rf"(?:{'|'.join([*_SMALL, *_BIG])})(?:ths?|ish|fold|s|some)")
-"""Words made of a number word: "twenty oneish" is no twenty."""
+"""Words made from a number word: "twenty oneish" is not twenty."""
 
 _GLUED = re.compile(rf"(?>{'|'.join(sorted([*_SMALL, *_BIG, 'and'], key=len, reverse=True))}){{2,}}+")
 """Number words written as one: "twohundred" can't be read."""
 
 MAX_NUMBER_CHARS = 2000
-"""A number is looked for in the sentences within the first so many characters."""
+"""A number is searched for in the sentences within this many first characters."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +112,17 @@ class _Token:
     """Lower case; of a number its digits."""
 
     number: float | None
-    """Of digits their value; NaN where they are none."""
+    """The value of digits; NaN for words."""
 
     joined: bool
     """Whether nothing but a blank or a hyphen is between it and the token before."""
 
     glued: bool
-    """Whether a hyphen does."""
+    """Whether it is a hyphen."""
 
 
 class _Unreadable(ValueError):
-    """What looks like a number and is none that can be read."""
+    """Text that looks like a number but can't be read as one."""
 
 
 def read_number(text: str) -> float | None:
@@ -227,7 +227,7 @@ def _phrase(tokens: list[_Token], at: int) -> tuple[list[str], int]:
             if tokens[at + 1].word in ("a", "an"):
                 raise _Unreadable
         elif tokens[at].number is not None or word in _VAGUE or _GLUED.fullmatch(word) or (word in _SMALL and words[-1] == "#"):
-            raise _Unreadable  # "two 5", "ten thousands": no number that is written so
+            raise _Unreadable  # "two 5", "ten thousands": numbers are not written like this
         else:
             break
         at += 1
@@ -261,7 +261,7 @@ def _word(tokens: list[_Token], at: int) -> str:
 
 
 def _value(words: list[str], first: float | None) -> float:
-    """The value of number words in a row; NaN where no number is written so.
+    """The value of consecutive number words; NaN if no number is written like this.
 
     Args:
         words: Words of `_SMALL` and `_BIG`, "and" left out; "#" for digits, which only come first.

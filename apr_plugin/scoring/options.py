@@ -1,4 +1,4 @@
-r"""Which option a reply names, and how the labels of options are written: the one rule for both. Pure functions.
+r"""Which option a reply names, and how the labels of options are written: the only rule for both. Pure functions.
 
 An option is named by its label alone (`B`, `(B)`, `**B**`), by its label with words after it (`B. the red one`, `B - the red one`), by its words, or
 by a statement of the answer (`the answer is B`, `I choose B`, `\boxed{B}`, a last line `B`). A sentence that merely begins with a capital letter
@@ -57,7 +57,7 @@ _BOXED = re.compile(r"\\f?boxed\s{0,2}\{([^{}]{0,500})\}")
 _PUNCTUATION = "()[]{}<>.:,;!*#\"'`“”‘’«»【】「」『』〔〕。、，；！ \t\r\n"
 
 MAX_OPTION_CHARS = 20_000
-"""A label is looked for in the last so many characters: an answer is at the end of a long reply."""
+"""A label is searched for in this many last characters: in a long reply, the answer is at the end."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Rules:
     """Patterns for one set of labels."""
 
     leading: re.Pattern[str]
-    """The label that a text begins with, and what parts it from the words after it."""
+    """The label that a text begins with, and what separates it from the words after it."""
 
     stated: re.Pattern[str]
     """A statement of the answer."""
@@ -77,19 +77,19 @@ class _Rules:
     """What leads to the answer in words."""
 
     joined: re.Pattern[str]
-    """At the beginning of what follows a label: another one beside it."""
+    """At the beginning of the text after a label: another label next to it."""
 
     joined_before: re.Pattern[str]
-    """At the end of what comes before a label: another one beside it."""
+    """At the end of the text before a label: another label next to it."""
 
     hedged: re.Pattern[str]
-    """Another label that may be meant as well."""
+    """Another label that may also be meant."""
 
     others: re.Pattern[str]
     """Labels that begin a line, or are within one as labels of a list do."""
 
     ends_with_label: re.Pattern[str]
-    """At the end of what comes before a last line: another label."""
+    """At the end of the text before the last line: another label."""
 
     label_line: re.Pattern[str]
     """A last line that is a label alone."""
@@ -144,7 +144,7 @@ def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: b
     Args:
         content: What was answered, without thought and marks of a turn (`apr_plugin.scoring.text.answer_part`).
         options: (label, text) of each option.
-        opening: Whether only what the text begins with counts, as of a reply that was cut off.
+        opening: Whether only the beginning of the text counts, because the reply was cut off.
     """
     by_label = {_folded(label): label for label, _ in options if _folded(label)}
     if not by_label:
@@ -168,7 +168,7 @@ def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: b
 
 
 def _leading(text: str, rules: _Rules, options: Sequence[tuple[str, str]], by_label: dict[str, str]) -> str | None:
-    """The label that the text begins with, where the words after it let it stand."""
+    """The label that the text begins with, if the words after it don't contradict it."""
     match = rules.leading.match(text)
     if match is None:
         own = [label for label, words in options if words.strip() and _words(text) == _words(f"{label} {words}")]
@@ -244,7 +244,7 @@ def _begins_with(rest: str, words: str) -> bool:
 
 
 def _by_text(text: str, options: Sequence[tuple[str, str]]) -> str | None:
-    """The option whose words, and no other's, are the text."""
+    """The only option with exactly these words."""
     wanted = _words(text)
     found = [label for label, words in options if words.strip() and _words(_plain_marks(words)) == wanted]
     return found[0] if wanted and len(found) == 1 else None
@@ -291,7 +291,7 @@ def label_pattern(one: str, marks: str = _MARK) -> str:
 
 
 def label_of(match: re.Match[str]) -> str:
-    """The label that a match of `label_pattern` holds, as a plain letter or digit."""
+    """The label in a match of `label_pattern`, as a plain letter or digit."""
     return _normal(match["bold"] or match["round"] or match["square"] or match["label"])
 
 

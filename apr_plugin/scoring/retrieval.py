@@ -18,14 +18,14 @@ MAX_PREDICTIONS = 10
 """Only this many spans of a question count towards its average precision."""
 
 LENGTHS = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}
-"""Length of a true span in seconds: over the first number, up to the second."""
+"""Length of a true span in seconds: above the first number, up to the second."""
 
 
 def average_precisions(predicted: Sequence[Sequence[float]], true: Sequence[Span], thresholds: Sequence[float] = MAP_THRESHOLDS) -> list[float]:
     """Interpolated average precision of one question's ranked spans at each IoU threshold.
 
-    Going down the ranking, a span is right when its IoU with a true span that no earlier one took is at least the threshold; it takes the
-    one it fits best.
+    In order of rank, a span is right if its IoU with a true span that is not yet taken is at least the threshold. It takes the true span that fits
+    best.
 
     Args:
         predicted: `(start, end, score)` each, or `(start, end)` in falling order of confidence; the first `MAX_PREDICTIONS` count.

@@ -1,4 +1,4 @@
-"""Where in a reply the answer stands. Pure functions."""
+"""Finds the answer in a reply. Pure functions."""
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
 
@@ -30,7 +30,7 @@ ANSWER_KEYS = (
     "response",
     "value",
 )
-"""Keys of a JSON object that hold an answer; the first that an object has counts."""
+"""Keys of a JSON object for an answer; the first that an object has counts."""
 
 _ANSWER_MARKS = (
     ("<answer>", "</answer>"),
@@ -51,7 +51,7 @@ _LONGEST_MARK = 48
 
 
 def answer_part(text: str) -> str:
-    """What a reply says outside its thought, of that what its last marks of an answer hold, without marks of a turn at its ends.
+    """The reply without its thought, reduced to the content of its last marks of an answer, without marks of a turn at its ends.
 
     Empty where the reply's thought is never closed (`apr_plugin.scoring.thought`). Marks of an answer are `<answer>` and the like.
     """
@@ -74,7 +74,7 @@ def without_turn_marks(text: str) -> str:
 
 
 def json_value(text: str) -> Any:
-    """The JSON value that is the whole text, in a code fence or bare; `None` where it is none."""
+    """The JSON value that is the whole text, in a code fence or bare; `None` if it is not JSON."""
     bare = fenced[1] if (fenced := _FENCE.match(text)) else text
     if bare.strip()[:1] not in tuple('[{"'):
         return None

@@ -1,7 +1,7 @@
-"""How models mark their thought, and what a reply says outside it: the one place that knows. Pure functions.
+"""How models mark their thought, and what a reply says outside it: the only place that knows. Pure functions.
 
-A reply is what is outside thought. Thought that is never closed leaves no reply; a closing mark without an opening one (the chat template
-wrote that into the prompt) makes all before it thought; of several pieces outside thought the last counts.
+A reply is the text outside thought. Thought that is never closed leaves no reply. If a closing mark has no opening mark (the chat template wrote that
+one into the prompt), everything before it is thought. Of several parts outside thought, the last counts.
 
 The marks are those of released models, by the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the models' own chat templates:
 
@@ -48,14 +48,14 @@ _PAIRS = {
 """Family -> its opening and its closing mark."""
 
 _ENDS_BLOCK_ONLY = {"channel": r"<\|end\|>"}
-"""What ends a block of that family, and is no mark of thought elsewhere (`<|end|>` ends the turns of several models)."""
+"""What ends a block of that family, and is not a mark of thought elsewhere (`<|end|>` ends the turns of several models)."""
 
 _WORDS = frozenset(("words", "plain"))
 """Families marked by ordinary words: they count in a reply that begins with their opening mark."""
 
 
 def _pattern(first: str) -> str:
-    """The marks of the families whose opening mark begins so."""
+    """The marks of the families with an opening mark that begins like this."""
     families = [family for family, (opening, _) in _PAIRS.items() if opening.startswith(first)]
     patterns = [f"(?P<open_{family}>{_PAIRS[family][0]})|(?P<close_{family}>{_PAIRS[family][1]})" for family in families]
     patterns += [f"(?P<end_{family}>{pattern})" for family, pattern in _ENDS_BLOCK_ONLY.items() if family in families]
@@ -69,10 +69,10 @@ _BEGINS_WITH_WORDS = re.compile(rf"\s{{0,9}}(?:{'|'.join(_PAIRS[family][0] for f
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply, parted from the thought in it."""
+    """A reply, separated from the thought in it."""
 
     said: str
-    """What is outside thought; empty where thought is never closed, or nothing follows it."""
+    """The text outside thought; empty if thought is never closed, or nothing follows it."""
 
     thought: bool = False
     """Whether the reply holds thought."""
@@ -82,7 +82,7 @@ class Reply:
 
 
 def split_thought(text: str) -> Reply:
-    """Part a reply from the thought in it. Marks within the strings of a JSON object that can be read are words, not marks."""
+    """Separate a reply from the thought in it. Marks in the strings of a JSON object that can be read are words, not marks."""
     inside: str | None = None
     said, start, skip_to, seen = "", 0, 0, False
     objects = _Objects(text)
@@ -106,13 +106,13 @@ def split_thought(text: str) -> Reply:
 
 
 class _Objects:
-    """The JSON objects of a text that can be read, looked for only as far as is asked, and only so much."""
+    """The readable JSON objects of a text, searched for only as far as needed, up to a limit."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at, self._tried, self._scanned = text, 0, 0, 0
 
     def end_around(self, start: int, position: int) -> int:
-        """Where the object ends that begins at `start` or later and holds `position`; 0 where none does."""
+        """The end of the object that begins at `start` or later and contains `position`; 0 if there is none."""
         self._at = max(self._at, start)
         while self._tried < MAX_OBJECTS and self._scanned < MAX_SCANNED_CHARS:
             begin = self._text.find("{", self._at, position)

@@ -1,6 +1,6 @@
-"""Times and time spans in what a model writes: the one parser for every task and for the loop. Pure functions, seconds throughout.
+"""Times and time spans in what a model writes: the only parser for every task and for the loop. Pure functions; times are in seconds.
 
-Every pattern here repeats a bounded number of times, so that reading takes time in proportion to the text, whatever the text is.
+Every pattern here repeats a bounded number of times, so that reading any text takes time in proportion to its length.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -17,7 +17,7 @@ from apr_plugin.scoring.text import ANSWER_KEYS, answer_part, json_value
 Span = tuple[float, float]
 
 MAX_CHARS = 100_000
-"""Words are read in the last so many characters: an answer stands at the end of a long reply. Thousands of spans have room in them."""
+"""Words are read in this many last characters: in a long reply, the answer is at the end. Thousands of spans fit in them."""
 
 _UNITS = {
     "h": r"hours?|hrs?|h|小时|小時|時間|时|時|시간",
@@ -45,7 +45,7 @@ def _after(name: str) -> str:
 
 
 def _time(number: str) -> str:
-    """A pattern of one time: `1:02.5`, `62.5`, `62 s`, `1 min 2 s`, `1 minute and 2 seconds`; not cut off a longer number, and no percentage."""
+    """A pattern of one time: `1:02.5`, `62.5`, `62 s`, `1 min 2 s`, `1 minute and 2 seconds`; not part of a longer number, and not a percentage."""
     hours, minutes = rf"{number}{_unit('h')}{_after('m')}?{_after('s')}?", rf"{number}{_unit('m')}{_after('s')}?"
     return rf"(?>{_CLOCK}|{hours}|{minutes}|{number}{_unit('s')}|{number}){_NOT_CUT}"
 
@@ -136,15 +136,15 @@ def parse_time(text: str) -> float:
 def parse_spans(text: str) -> list[Span]:
     """Read the time spans an answer names.
 
-    Read are, and the first of these kinds that the text has counts: JSON that is the whole answer, bare or in a code fence (`[[1.5, 4]]`,
+    The first of these kinds that the text has is read: JSON that is the whole answer, bare or in a code fence (`[[1.5, 4]]`,
     `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs in brackets among words (`The event
     is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1
     minute and 20 seconds`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number
-    without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are no times, and where it can't be told
-    which times belong together ("1 to 2 to 3") there is no span.
+    without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are not times. If it is unclear which times
+    belong together ("1 to 2 to 3"), there is no span.
 
-    Spans come back in the order written, however many there are, reversed and non-finite ones included, so that the caller can say what is wrong
-    with them; an empty list means that no span was found. A decimal may have any number of digits that a float can hold, or an exponent.
+    All spans are returned in the order written, including reversed and non-finite ones, so that the caller can say what is wrong with them. An
+    empty list means that no span was found. A decimal may have any number of digits that a float can hold, or an exponent.
     """
     text = answer_part(text)
     value = json_value(text)
@@ -155,7 +155,7 @@ def parse_spans(text: str) -> list[Span]:
 
 
 def _end_of(text: str) -> str:
-    """The last `MAX_CHARS` characters, without the piece of a line or a word at their beginning."""
+    """The last `MAX_CHARS` characters, without a partial line or word at their beginning."""
     if len(text) <= MAX_CHARS:
         return text
     begin = len(text) - MAX_CHARS
@@ -164,7 +164,7 @@ def _end_of(text: str) -> str:
 
 
 def _from_json(value: object, depth: int = 0) -> list[Span] | None:
-    """The spans of a JSON value; `None` where it is none."""
+    """The spans of a JSON value; `None` if it has no such form."""
     if depth > 4:
         return None
     if isinstance(value, str):
@@ -200,7 +200,7 @@ def _from_object(value: dict[str, object], depth: int) -> list[Span] | None:
 
 
 def _key(key: str) -> str:
-    """What a key is called without "time", "seconds" and the like: `start_time`, `time_start`, `startSec` are `start`."""
+    """A key without "time", "seconds" and the like: `start_time`, `time_start`, `startSec` are `start`."""
     return _KEY_WORDS.sub("", key[:40]).casefold().strip("_- ")
 
 
@@ -237,7 +237,7 @@ def _listed(text: str, pattern: re.Pattern[str]) -> list[Span]:
 
 
 def _told(text: str) -> list[Span]:
-    """Pairs of times in words; none at all where it can't be told which times belong together."""
+    """Pairs of times in words; none if it is unclear which times belong together."""
     times = [_Time(match.start(), match.end(), match[0]) for match in _WORD_TIME.finditer(text)]
     spans: list[Span] = []
     paired: set[int] = set()
@@ -265,7 +265,7 @@ def _told(text: str) -> list[Span]:
         paired |= {at, at + 1}
     lone = (time for at, time in enumerate(times) if at not in paired) if "between" in text.casefold() else ()
     if any(_BETWEEN.search(text, max(0, time.start - _LOOK_BACK), time.start) for time in lone):
-        return []  # "between 1 minute and 30 seconds": one time, and the other is not there
+        return []  # "between 1 minute and 30 seconds": one time, and the other is missing
     return spans
 
 
@@ -276,7 +276,7 @@ def _pairs_up(text: str, first: _Time, gap: str) -> bool:
 
 
 def _cut_off(text: str, times: list[_Time], at: int, last_of_pair: int) -> bool:
-    """Whether the pair `at`, `at + 1` is a piece of longer times: "1 minute and 75 seconds to …", "1 minute 5 to …"."""
+    """Whether the pair `at`, `at + 1` is part of longer times: "1 minute and 75 seconds to …", "1 minute 5 to …"."""
     first, second = times[at], times[at + 1]
     if at > 0 and at - 1 != last_of_pair and _units(times[at - 1].text) and _BESIDE.match(text[times[at - 1].end : first.start]):
         return True
@@ -289,7 +289,7 @@ def _cut_off(text: str, times: list[_Time], at: int, last_of_pair: int) -> bool:
 
 
 def _minus(before: str, *, first: bool) -> bool:
-    """Whether the text before a time ends with its sign; a hyphen that is the range itself is none."""
+    """Whether the text before a time ends with its sign; the hyphen of a range is not a sign."""
     if not before.endswith("-"):
         return False
     rest = before[:-1]
@@ -297,7 +297,7 @@ def _minus(before: str, *, first: bool) -> bool:
 
 
 def _is_told(times: str) -> bool:
-    """Whether a clock or a unit says that it is a time."""
+    """Whether a clock format or a unit shows that it is a time."""
     return ":" in times or bool(_units(times))
 
 

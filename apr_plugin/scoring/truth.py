@@ -1,6 +1,6 @@
-"""`Truth`: a question's right answer and where its evidence lies; `score`: how right an answer is by it. Pure functions.
+"""`Truth`: a question's right answer and where its evidence is; `score`: how right an answer is. Pure functions.
 
-A truth is kept beside its question, under the same key (task, split, doc id, repeat). No prompt, policy or trajectory ever holds one.
+A truth is stored separately from its question, under the same key (task, split, doc id, repeat). No prompt, policy or trajectory ever contains one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Truth:
     """The right answer in canonical form (a label, `[[start, end], ...]` in seconds, a number, a text), or several of which each is right."""
 
     evidence: tuple[Evidence, ...] = ()
-    """Where the answer can be seen or heard; empty where the task does not say."""
+    """Where the answer can be seen or heard; empty if the task does not say."""
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class Truth:
         return (self.answer,) if isinstance(self.answer, str) else self.answer
 
     def spans(self, video: int = 0) -> list[Span]:
-        """The evidence in one video, as (start, end) in seconds; what is no span of time is left out."""
+        """The evidence in one video, as (start, end) in seconds; invalid spans are left out."""
         spans = [(part.start_s, part.end_s) for part in self.evidence if part.video == video]
         return [span for span in spans if valid_span(span)]
 
@@ -58,21 +58,21 @@ class Rules:
 
     spans: Literal["set", "hull", "best"] = "set"
     """Which IoU (`apr_plugin.scoring.intervals`). `hull` and `best` take one span of the answer, the longest: a canonical answer is in order of
-    time, so its first span is not the surest."""
+    time, so its first span is not the most certain one."""
 
     number: Literal["exact", "relative"] = "exact"
     """Equal at two decimals, or mean relative accuracy."""
 
     text: Literal["exact", "normalised"] | None = None
-    """Equal, equal but for case and blanks, or not scored here."""
+    """Equal, equal except for case and blanks, or not scored here."""
 
 
 def score(answer: str | None, truth: Truth, kind: str, rules: Rules | None = None) -> float | None:
-    """How right an answer is, in [0, 1]; of several right answers the one that gives the most counts.
+    """How right an answer is, in [0, 1]; of several right answers, the one with the highest score counts.
 
     Args:
-        answer: In canonical form, as a trajectory holds it. `None` is no answer, and wrong. One in another form is read as far as its kind says
-            (numbers and spans from text); the label of an option has one form only.
+        answer: In canonical form, as in a trajectory. `None` is no answer, and wrong. Numbers and spans in another form are read from the text;
+            the label of an option has one form only.
         truth: What is right.
         kind: `mcq`, `grounding`, `number` or `free_form`.
         rules: The task's; without them set IoU and the exact number.
@@ -81,7 +81,7 @@ def score(answer: str | None, truth: Truth, kind: str, rules: Rules | None = Non
         The score, or `None` for free-form text without a rule.
 
     Raises:
-        ValueError: there is no such kind, or a right answer of kind `number` is no number.
+        ValueError: there is no such kind, or a right answer of kind `number` is not a number.
     """
     rules = rules or Rules()
     if kind == "free_form" and rules.text is None:

@@ -3,13 +3,13 @@
 One query: the predicted spans are widened to whole seconds (start down, end up). Then
 
 - IoU: reversed spans are dropped, the rest merged; seconds in both over seconds in either (set IoU).
-- precision and recall: reversed spans are turned round and nothing is merged; shared seconds over predicted or true seconds. A query with no
+- precision and recall: the ends of reversed spans are swapped and nothing is merged; shared seconds over predicted or true seconds. A query with no
   predicted (or true) seconds has no precision (or recall) and leaves that mean.
 
 A set of queries: each figure is the area under a curve over the thresholds 0, 0.01, ... 1 by the trapezoid rule; the curve is the share of
 queries with IoU > t, with precision >= t, with recall >= t.
 
-The official script runs over the predictions, so that a query without one is not counted. Figures named `_all` here count it as an empty answer:
+The official script loops over the predictions, so that a query without one is not counted. Figures named `_all` here count it as an empty answer:
 IoU and recall 0, no precision. `miou` is the plain mean of the set IoU of the spans as predicted, not widened: what OmniAgent (arXiv 2606.19341)
 measures for its own rows of Table 3; its baseline rows there are the areas of the official table.
 """
@@ -54,11 +54,11 @@ class Query:
     """keyword, phrase or sentence."""
 
     query_modality: str
-    """What it takes to find the answer: vision, audio or vision+audio."""
+    """What is needed to find the answer: vision, audio or vision+audio."""
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The rows of the table that this query counts in."""
+        """The rows of the table in which this query counts."""
         return OVERALL, self.duration_category, self.query_format, self.query_modality
 
 
@@ -123,7 +123,7 @@ class Cell:
     """Queries in the ground truth."""
 
     answered: int
-    """Queries that have a prediction, be it an empty one."""
+    """Queries that have a prediction, even an empty one."""
 
     precision: float | None
     """Official: area, over the answered queries with predicted seconds."""
@@ -152,7 +152,7 @@ def score(queries: Sequence[Query], answers: Mapping[int, Sequence[Span]], versi
 
     Args:
         queries: The ground truth.
-        answers: Predicted spans by query id; a query that is not in here is missing.
+        answers: Predicted spans by query id; queries that are not in it are missing.
         version: 1 for VUE-TR, 2 for VUE-TR-V2.
     """
     rows: dict[str, list[tuple[bool, QueryScore]]] = {name: [] for name in (OVERALL, *(value for values in ATTRIBUTES.values() for value in values))}

@@ -1,4 +1,4 @@
-"""Writing a canonical answer in the one form that a task's scorer reads right. Pure functions; none of these raises."""
+"""Writes a canonical answer in the form that a task's scorer reads right. Pure functions; none of them raises."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from decimal import Decimal, InvalidOperation
 from apr_plugin.scoring.intervals import parse_spans, valid_span
 
 _MAX_EXPONENT = 30
-"""A number beyond 10**30, or finer than 10**-30, is no answer; written out it would be a wall of zeros."""
+"""A number above 10**30, or finer than 10**-30, is not an answer; in plain decimals it would be mostly zeros."""
 
 
 def write_label(text: str, *, written: Mapping[str, str]) -> str:
-    """An option's label, as the scorer wants it.
+    """An option's label, in the form that the scorer reads.
 
     Args:
         text: The canonical answer, a label.
-        written: Label -> what goes back for it.
+        written: Label -> what is returned for it.
     """
     return written.get(text.strip(), text)
 
 
 def write_longest_span(text: str, *, template: str = "The event happens in the {start} - {end} seconds.") -> str:
-    """One span for a scorer that reads one: the longest of the answer, the earlier named of two equally long ones.
+    """One span for a scorer that reads one: the longest of the answer; of two equally long ones, the one named earlier.
 
     Args:
         text: The canonical answer, `[[start, end], ...]` in seconds.
@@ -38,7 +38,7 @@ def write_longest_span(text: str, *, template: str = "The event happens in the {
 
 
 def write_longest_first(text: str) -> str:
-    """Spans for a scorer that reads a ranking: the longest first, of equally long ones the earlier. A canonical answer is in order of time.
+    """Spans for a scorer that reads a ranking: the longest first; of equally long ones, the earlier first. A canonical answer is in order of time.
 
     Args:
         text: The canonical answer, `[[start, end], ...]` in seconds.

@@ -1,4 +1,4 @@
-"""What the YAMLs call by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+"""What the YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
 
 from __future__ import annotations
 

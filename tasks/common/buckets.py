@@ -75,7 +75,7 @@ def _variance(items: Sequence[Grouped]) -> float | None:
 
 
 def _split(items: Sequence[Grouped]) -> tuple[list[float], dict[str, list[Grouped]]]:
-    """Scores that stand at this level, and the rest by their outermost group."""
+    """Scores at this level, and the rest by their outermost group."""
     leaf = [score for path, score in items if not path]
     groups: dict[str, list[Grouped]] = {}
     for path, score in items:

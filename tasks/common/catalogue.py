@@ -39,7 +39,7 @@ class File:
     """Its path in the data set's repository, and below the benchmark's folder: JSON, JSON Lines, Parquet or CSV, by its suffix."""
 
     hub: str = ""
-    """The id of the hub's data set that holds it."""
+    """The id of its data set on the hub."""
 
     url: str = ""
     """Where it is downloaded from when it is on no hub; names a commit."""
@@ -126,7 +126,7 @@ class Source:
     """What the metric of a bucket begins with: `acc_<bucket>`, `iou_hull_<bucket>`."""
 
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """Buckets whose metric begins otherwise, and with what."""
+    """Buckets with another prefix of the metric's name, and that prefix."""
 
     metric: str = "score"
     """The metric to report."""
@@ -156,7 +156,7 @@ class Source:
 
     @property
     def bucket_metrics(self) -> tuple[str, ...]:
-        """The metrics that `scored` can return beside those it is given, in order."""
+        """The metrics that `scored` can return in addition to those it is given, in order."""
         names = (*self.buckets, OTHER) if self.measure else self.buckets
         return ("score", "n", "score_present", "n_present", *(f"{head}_{name}" for name in names for head in (self._prefix(name), "n")))
 
@@ -219,7 +219,7 @@ class Source:
     def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
         """The rows with their videos' paths, durations and buckets.
 
-        One that can't be read, or that lies in a bucket which this source does not name, has the column `apr_unreadable`.
+        One that can't be read, or that is in a bucket which this source does not name, has the column `apr_unreadable`.
 
         Args:
             library: Where videos are looked for; without one in `video_folders`.
@@ -310,7 +310,7 @@ class Source:
         return _named([self.local_file(file) or self.home / file.name for file in self.files])
 
     def _content(self, path: Path) -> Any:
-        """What a file of annotations holds."""
+        """The content of a file of annotations."""
         try:
             return content(path)
         except (*FAULTS, OSError) as error:
@@ -347,7 +347,7 @@ class _Facts:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    """The files, those beside the first one by their names alone."""
+    """The files; those in the folder of the first one by their names alone."""
     return ", ".join([str(paths[0]), *(path.name if path.parent == paths[0].parent else str(path) for path in paths[1:])])
 
 
@@ -363,7 +363,7 @@ def _download(url: str, path: Path) -> Path:
 
 @cache
 def sources() -> Mapping[str, Source]:
-    """Every task of this package that has a `Source`, by its name, sorted: the sources that stand in the task folders' `utils.py`."""
+    """Every task of this package that has a `Source`, by its name, sorted: the sources in the task folders' `utils.py`."""
     import apr_plugin.tasks
 
     found: dict[str, Source] = {}

@@ -59,7 +59,7 @@ class Report:
     questions: int
     """Questions of the task in the annotations."""
     answerable: int
-    """Questions whose every video can be opened."""
+    """Questions for which all videos can be opened."""
     videos: tuple[VideoState, ...]
     """In official order."""
     annotations: tuple[Path, ...]
@@ -113,7 +113,7 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
         source: The task.
         folders: Where its videos are; without any where the task looks for them.
         hashes: Whether to read every byte for its SHA-256.
-        media_root: A folder in which every video must lie, links followed; others are not opened, and unreadable.
+        media_root: A folder that must contain every video, with links followed; others are not opened, and count as unreadable.
 
     Raises:
         AprError: there are no annotations.

@@ -35,7 +35,7 @@ def row(question: str, query: str, spans: Iterable[Sequence[float]], **columns: 
     """One row.
 
     Args:
-        question: What is asked, with `{}` where the event stands.
+        question: What is asked, with `{}` in place of the event.
         query: The event as the benchmark words it; blanks at its ends and a full stop are not part of it.
         spans: True spans in seconds.
         columns: The benchmark's own.
@@ -71,7 +71,7 @@ def question_of_one(doc: Row) -> Question:
 
 
 def question_of_all(doc: Row) -> Question:
-    """The question, whose answer is every span."""
+    """The question; its answer is every span."""
     return Question(text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds")
 
 

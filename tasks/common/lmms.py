@@ -74,6 +74,6 @@ def doc_to_visual(doc: Row) -> list[str]:
 
 
 def reply(results: Sequence[Any]) -> str:
-    """The text of a model's reply; empty where there is no answer at all, for which no scorer may guess."""
+    """The text of a model's reply; empty if there is no answer at all, so that no scorer guesses."""
     text = "" if not results or results[0] is None else str(results[0])
     return "" if text.strip() in ("", NO_ANSWER) else text

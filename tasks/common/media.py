@@ -47,7 +47,7 @@ class Library:
         return self._index().get(Path(stem).name) or self.folders[0] / (f"{stem}{endings[0]}" if endings[0] else f"{stem}.mp4")
 
     def _index(self) -> dict[str, Path]:
-        """Every video below the folders by its name without suffix; a name that stands for two different files is left out."""
+        """Every video below the folders by its name without suffix; a name of two different files is left out."""
         if self._by_stem is None:
             found: dict[str, Path] = {}
             twice: set[str] = set()
@@ -71,7 +71,7 @@ class FileFacts:
     size: int
     """Bytes."""
     mtime_ns: int
-    """When it was last written; facts of a file that has changed are read anew."""
+    """When it was last written; facts of a file that has changed are read again."""
     seconds: float | None = None
     """How long it lasts, or `None` where it can't be read."""
     error: str = ""

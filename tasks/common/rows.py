@@ -197,7 +197,7 @@ def _misfits(values: Sequence[Any]) -> dict[int, str]:
 
 
 def content(path: Path) -> Any:
-    """What a file holds; bytes that are no UTF-8 are left to the row that has them."""
+    """The content of a file; bytes that are not UTF-8 are left to the row that has them."""
     if path.suffix == ".parquet":
         require("pyarrow", "lmms")
         from pyarrow import parquet

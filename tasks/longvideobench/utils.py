@@ -1,4 +1,4 @@
-"""What `apr_longvideobench.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+"""What `apr_longvideobench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apr_plugin.tasks.common import NOT_READ, File, Row, Source, lmms, reply, un
 MODULE = "lmms_eval.tasks.longvideobench.utils"
 
 GROUPS = {15: "8-15s", 60: "15-60s", 600: "180-600s", 3600: "900-3600s"}
-"""Column `duration_group` and what it stands for. The label decides: a few measured durations lie outside its limits."""
+"""Column `duration_group` and its meaning. The label decides: a few measured durations are outside its limits."""
 
 SOURCE = Source(
     task="apr_longvideobench",

@@ -1,4 +1,4 @@
-"""What `apr_lvbench.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+"""What `apr_lvbench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _row(key: str, question: Row) -> list[Row]:
 
 
 def truth_of(doc: Row) -> Truth:
-    """The letter, and `time_reference` as evidence: `00:15-00:19`, or one time, which stands for its whole second; another form is no evidence."""
+    """The letter, and `time_reference` as evidence: `00:15-00:19`, or one time, which means its whole second; another form is not evidence."""
     found: list[Evidence] = []
     for part in str(doc["time_reference"]).split(","):
         with suppress(ValueError):
@@ -70,7 +70,7 @@ def docs(_stub: Any) -> Any:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """lmms-eval's prompt; the options stand in the question."""
+    """lmms-eval's prompt; the options are in the question."""
     if unreadable(doc):
         return str(NOT_READ)
     from lmms_eval.tasks.lvbench.utils import lvbench_doc_to_text

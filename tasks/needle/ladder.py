@@ -109,7 +109,7 @@ class Bounds:
 
 
 def bounds(case: Case, belongs: Callable[[Point], bool]) -> Bounds | None:
-    """What the notes say about where the matching points lie; `None` where there is none."""
+    """What the notes say about where the matching points are; `None` if there is none."""
     times = [point.time_s for point in case.points if belongs(point)]
     if not times:
         return None
@@ -223,7 +223,7 @@ def _event(case: Case, asked: ParsedQuestion) -> Bounds | None:
 
 
 def _uncovered(window: Window, covered: list[Window], sliver_s: float = 0.2) -> list[Window]:
-    """The parts of the window that no covered window holds, slivers left out."""
+    """The parts of the window that are in no covered window, without very short ones."""
     parts, at = [], window[0]
     for start, end in [*sorted(covered), (window[1], window[1])]:
         if min(start, window[1]) - at > sliver_s:

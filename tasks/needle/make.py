@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class OtherSpecError(ValueError):
-    """The folder holds a needle set of another spec."""
+    """The folder contains a needle set of another spec."""
 
 
 class NeedleSpec(BaseModel):
@@ -144,7 +144,7 @@ def make_needle(out_dir: Path | str, spec: NeedleSpec, workers: int | None = Non
     with _locked(out / _LOCK_NAME):
         jobs = _plan(spec)
         _refuse_other_spec(out, spec, jobs)
-        for part in (*out.glob(f".*{PART_SUFFIX}"), *videos.glob(f".*{PART_SUFFIX}")):  # left by a killed maker: nobody else holds the lock
+        for part in (*out.glob(f".*{PART_SUFFIX}"), *videos.glob(f".*{PART_SUFFIX}")):  # left by a killed maker: no other process has the lock
             part.unlink()
         _render([job for job in jobs if not is_complete(videos / job.name)], videos, spec, workers, progress)
         _write_text(out / DOCS_NAME, _docs_text(spec, jobs))
@@ -153,7 +153,7 @@ def make_needle(out_dir: Path | str, spec: NeedleSpec, workers: int | None = Non
 
 
 def is_made(out_dir: Path | str, spec: NeedleSpec) -> bool:
-    """Whether a folder holds the whole set of this spec; looks at the outside of videos only."""
+    """Whether a folder contains the whole set of this spec; videos are checked without opening them."""
     out = Path(out_dir).expanduser()
     record = _read_spec(out)
     if record is None or record.get("fingerprint") != spec.fingerprint():
@@ -188,7 +188,7 @@ def load_docs(out_dir: Path | str) -> list[Doc]:
 
 
 def planned_docs(spec: NeedleSpec) -> list[Doc]:
-    """The documents that a set of this spec holds, video paths as in its file; nothing is made."""
+    """The documents of a set of this spec, with video paths as in its file; nothing is made."""
     return [json.loads(line) for line in _docs_text(spec, _plan(spec)).splitlines()]
 
 
@@ -242,7 +242,7 @@ def _render(jobs: list[_Job], videos: Path, spec: NeedleSpec, workers: int | Non
 
 
 _stop: Event | None = None
-"""In a worker: set once nobody wants the rest of the work, not even the jobs that the pool has already handed to its workers."""
+"""In a worker: set when the rest of the work is not needed any more, including the jobs that the pool has already handed out."""
 
 
 def _adopt(stop: Event) -> None:
@@ -262,7 +262,7 @@ def _work(world: World, path: Path, size: tuple[int, int], fps: float, gop_s: fl
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a folder's lock; wait for it where another process holds it. The system frees it when the holder dies."""
+    """Hold a folder's lock; wait for it if another process holds it. The system releases it when the holder dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

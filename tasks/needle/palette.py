@@ -194,7 +194,7 @@ def glyph_mask(shape: str, size: tuple[int, int]) -> Mask:
 
 @lru_cache(maxsize=8)
 def patch_mask(size: tuple[int, int]) -> Mask:
-    """Where the patch behind a glyph lies, outline included: read-only bool array of shape (h, w)."""
+    """Where the patch behind a glyph is, outline included: read-only bool array of shape (h, w)."""
     return _centred_square(size, PATCH_SIDE)
 
 

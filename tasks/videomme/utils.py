@@ -1,4 +1,4 @@
-"""What `apr_videomme.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+"""What `apr_videomme.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCE = Source(
     files=(File("videomme/test-00000-of-00001.parquet", hub="lmms-lab/Video-MME"),),
     needs=("question", "options", "answer"),
     videos_of=lambda row: [f"data/{row['videoID']}.mp4"],
-    labels_of=lambda row, seconds: [row["duration"]],  # the label decides: measured seconds lie outside the documented limits
+    labels_of=lambda row, seconds: [row["duration"]],  # the label decides: measured seconds are outside the documented limits
     buckets=BUCKETS,
     harness_folders=("videomme",),
     truth_of=lambda doc: Truth(doc["answer"]),

@@ -1,4 +1,4 @@
-"""What `apr_vsibench.yaml` calls by `!function`. lmms-eval runs this file anew for every reference, so it keeps no state."""
+"""What `apr_vsibench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BINS = Bins((0, 60, 120, 180, inf), ("0-60s", "60-120s", "120-180s", "over_180s"
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """The official rows; a number that is not written as text becomes text. One that is no number would end the scoring of all."""
+    """The official rows; a number that is not written as text becomes text. A value that is not a number would end the scoring of all rows."""
     yield from each(_row, contents[0])
 
 

@@ -1,6 +1,6 @@
 """How a run under lmms-eval ends: with one message for an error, and a status that says whether every question was answered.
 
-Its command line prints a traceback for every exception, and returns 0 whatever happened.
+Its command line prints a traceback for every exception, and always returns 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.terminal import complain
 
 FAILURES: list[str] = []
-"""The questions that ended without being answered, a line each; after `sum_up`, rank 0 holds those of all ranks and the others none."""
+"""The questions that were not answered, one line each; after `sum_up`, rank 0 has those of all ranks and the others have none."""
 
 exit_status_is_set = False
 """Whether who runs lmms-eval turns `FAILURES` into an exit status (`apr eval` does); otherwise `sum_up` sees to it."""

@@ -121,7 +121,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         name_run(config_hash, store.folder)
         reading = Decoding(settings.decode_threads, settings.decoded_bytes)
         try:
-            with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands behind it
+            with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands after it
                 trajectories = run_sync(
                     run_episodes(
                         [job.question for job in asked],
@@ -147,7 +147,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered), strict) for job in jobs]
 
     def clean(self) -> None:
-        """After the last request of this rank: give back what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
+        """After the last request of this rank: release what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
         super().clean()
         interrupt.check()
         self.settings.policy.close()
@@ -256,7 +256,7 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
 def _messages(
     context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
 ) -> tuple[str, tuple[MediaRef, ...], ReadPictures | None]:
-    """The words, videos and pictures of one request; pictures only where there is no video, and read anew when their question is asked.
+    """The words, videos and pictures of one request; pictures only if there is no video. They are read again when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
     so that this question ends as `media_unreadable` with that reason and the others are asked.
@@ -272,7 +272,7 @@ def _messages(
 
 
 def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None) -> list[ImagePart]:
-    """A doc's pictures, each with at most so many pixels. Holding those of a whole task would take more memory than there is."""
+    """A doc's pictures, each with at most so many pixels. Those of a whole task would not fit into memory."""
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
         return [_picture(image, media_root, pixels) for image in images]
@@ -302,7 +302,7 @@ def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePar
 
 
 def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult:
-    """What goes back. With `strict` an agent's answer in a wrong form does not, since a scorer that searches for a letter would find one in it."""
+    """What is returned. With `strict`, an agent's answer in a wrong form is not: a scorer that searches for a letter would find one in it."""
     answer = text = trajectory.answer or ""
     if strict and trajectory.arm == "agent" and not trajectory.answer_valid:
         return GenerationResult(NO_ANSWER, _tokens(trajectory))

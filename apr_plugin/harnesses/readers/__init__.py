@@ -1,7 +1,7 @@
 """Readers: a harness request (raw doc, prompt) becomes a question, and its answer the text that the task's own scorer reads right.
 
-Scorers mis-parse sentences ("Based on …" is a B to one, "A man walks" an A to another), so what goes back is the shortest text each reads
-right. No reader looks at a column that holds the right answer. The table of tasks is in `docs/readers.md`.
+Scorers mis-parse sentences ("Based on …" is a B to one, "A man walks" an A to another), so the shortest text that each reads right
+is returned. No reader looks at a column that contains the right answer. The table of tasks is in `docs/readers.md`.
 """
 
 from apr_plugin.harnesses.readers import mcq, other  # noqa: F401 - importing them registers their readers

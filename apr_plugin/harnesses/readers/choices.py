@@ -69,13 +69,13 @@ def printed(options: object) -> tuple[Option, ...]:
 
 
 def mcq(question: object, options: tuple[Option, ...], *, context: str = "", written: Mapping[str, str] | None = None) -> Reading:
-    """An `mcq` reading; the bare label goes back unless `written` says otherwise.
+    """An `mcq` reading; the bare label is returned unless `written` says otherwise.
 
     Args:
         question: The question without its options.
         options: Its options.
-        context: What the prompt shows beside the question, such as subtitles.
-        written: Label -> what goes back for it.
+        context: What the prompt shows besides the question, such as subtitles.
+        written: Label -> what is returned for it.
     """
     return Reading(
         text=paragraphs(context, str(question).strip()),
@@ -86,7 +86,7 @@ def mcq(question: object, options: tuple[Option, ...], *, context: str = "", wri
 
 
 def context_of(prompt: str, question: object, options: tuple[Option, ...]) -> str:
-    """What a prompt shows beside question and options: subtitles, or where to look; without its instructions on the letter."""
+    """What a prompt shows besides question and options: subtitles, or where to look; without its instructions on the letter."""
     wanted = str(question).strip()
     start = prompt.rfind(wanted + "\n") if wanted else -1
     start = prompt.rfind(wanted) if wanted and start < 0 else start

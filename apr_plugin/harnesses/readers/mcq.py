@@ -89,7 +89,7 @@ def read_cinepile(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("lvbench*")
 def read_lvbench(doc: Doc, prompt: str) -> Reading:
-    """LVBench: `question`, and `options` where the copy of the data set has that column; else they stand in the question."""
+    """LVBench: `question`, and `options` if the copy of the data set has that column; otherwise they are in the question."""
     if doc.get("options"):
         return mcq(column(doc, "question"), by_position(doc["options"]))
     return _embedded(column(doc, "question"))
@@ -97,13 +97,13 @@ def read_lvbench(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("mlvu*", "tempcompass_multi_choice", "temporalbench_*_qa")
 def read_question_column(doc: Doc, prompt: str) -> Reading:
-    """Tasks whose `question` column holds the options too: MLVU "(A) …", TempCompass and TemporalBench "A. …"."""
+    """Tasks with the options in the `question` column too: MLVU "(A) …", TempCompass and TemporalBench "A. …"."""
     return _embedded(column(doc, "question"))
 
 
 @register_reader("timescope", "longtimescope", "egoplan2", "vinoground")
 def read_whole_prompt(doc: Doc, prompt: str) -> Reading:
-    """Tasks whose prompt is one column, or a file beside the data set, and lists the options itself."""
+    """Tasks with a prompt that is one column, or a separate file of the data set, and lists the options itself."""
     return _embedded(prompt)
 
 
@@ -175,7 +175,7 @@ def read_tempcompass_yes_no(doc: Doc, prompt: str) -> Reading:
 def read_tempcompass_captions(doc: Doc, prompt: str) -> Reading:
     """TempCompass, caption matching: the lines of `question` after the first are "Sentence A: …", "Option 1: …" and the like.
 
-    The scorer knows the options by those heads, so a head goes back.
+    The scorer knows the options by those heads, so a head is returned.
     """
     stem, *lines = str(column(doc, "question")).split("\n")
     heads = dict(line.split(": ", 1) for line in lines)

@@ -71,7 +71,7 @@ def read_short_answer(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("moviechat_global", "tempcompass_captioning")
 def read_question_only(doc: Doc, prompt: str) -> Reading:
-    """Tasks whose text answer goes to a judge: `question`."""
+    """Tasks with a text answer that a judge scores: `question`."""
     return _words(doc, "")
 
 

@@ -1,4 +1,4 @@
-"""Reading a question from the prompt alone: the fallback for every task that has no reader of its own.
+"""Reads a question from the prompt alone: the fallback for every task without a reader.
 
 Every pattern here starts from a fixed phrase or a line start and has bounded repeats, so that a prompt of 100,000 characters
 (a film's subtitles) is read in linear time.
@@ -66,13 +66,13 @@ class Split:
     """A prompt, taken apart."""
 
     stem: str
-    """What stands before the options."""
+    """The text before the options."""
 
     options: tuple[Option, ...]
     """The options, or none where fewer than two labels from A on were found."""
 
     tail: str
-    """What stands after them."""
+    """The text after them."""
 
 
 @dataclass(frozen=True)

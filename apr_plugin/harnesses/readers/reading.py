@@ -26,11 +26,11 @@ class Reading:
     """How the answer is to be written, where the kind does not say all ("in centimetres")."""
 
     write: Callable[[str], str] = str
-    """Canonical answer (label, `[[start, end], ...]`, number or text) -> the text the scorer reads right. Anything else comes back unchanged."""
+    """Canonical answer (label, `[[start, end], ...]`, number or text) -> the text the scorer reads right. Anything else is returned unchanged."""
 
 
 Reader = Callable[[Mapping[str, Any], str], Reading]
-"""(raw doc, prompt text) -> `Reading`. A reader never looks at a column that holds the right answer."""
+"""(raw doc, prompt text) -> `Reading`. A reader never looks at a column that contains the right answer."""
 
 
 class DocError(ValueError):

@@ -57,7 +57,7 @@ def find_reader(task: str) -> tuple[str, Reader]:
 
 
 def _own_reader(task: str) -> Reader | None:
-    """What a task of this package says of its own questions."""
+    """What a task of this package defines for its own questions."""
     if not task.startswith(OURS):
         return None
     from apr_plugin.tasks.common.catalogue import sources

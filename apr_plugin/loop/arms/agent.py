@@ -104,7 +104,7 @@ async def _look(episode: Episode, action: Look, prompt: Callable[[list[Percept]]
 
 
 def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts: list[Percept]) -> Prompt:
-    """The next turn's prompt, if this turn's look brings this percept."""
+    """The next turn's prompt, if this turn's look returns this percept."""
     return notebook.with_turn(text, percepts[0]).prompt(number, turns)
 
 

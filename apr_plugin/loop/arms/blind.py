@@ -1,4 +1,4 @@
-"""The blind control: the question alone. What it gets right needs no video."""
+"""The blind control: the question alone. A question that it answers right needs no video."""
 
 from __future__ import annotations
 

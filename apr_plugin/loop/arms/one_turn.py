@@ -1,4 +1,4 @@
-"""What the arms of one turn share: everything that is shown, then the question, then one reply, which is the answer."""
+"""Shared code of the arms with one turn: everything that is shown, then the question, then one reply, which is the answer."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = l
     """Ask once.
 
     Args:
-        episode: The frame.
-        plan: What is shown of the videos, under a limit of visual tokens; `None` shows nothing. Without a video, the question's pictures are.
-        change: What is done with what was read before it is shown.
+        episode: The episode.
+        plan: What is shown of the videos, under a limit of visual tokens; `None` shows nothing. Without a video, the question's pictures are shown.
+        change: Changes the percepts after reading, before they are shown.
     """
     notes = [] if episode.question.videos else ["the request had no video, so it was answered in one passive turn"]
     began = time.perf_counter()

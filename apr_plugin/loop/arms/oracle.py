@@ -1,4 +1,4 @@
-"""The oracle control: frames from where the truth lies. What it gets wrong is not for want of looking at the right place."""
+"""The oracle control: frames from where the evidence is. A question that it answers wrong needs more than looking at the right place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shuffled control: the passive frames in a random order, without their times. What it gets right needs no order."""
+"""The shuffled control: the passive frames in a random order, without their times. A question that it answers right needs no order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The single-frame control: the middle frame of each video. What it gets right needs no time."""
+"""The single-frame control: the middle frame of each video. A question that it answers right needs no time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Wire`: this project's own form, for models that were trained on no other. Other wires say only what they do differently."""
+"""`Wire`: this project's own form, for models that were not trained on another one. Other wires define only what they do differently."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class VideoMeta:
     fps: float | None
     has_audio: bool
     audio_s: float | None = None
-    """Up to where there is sound, where that outlasts the pictures."""
+    """End of the sound, if it is longer than the pictures."""
 
 
 class Wire:
     """The default form: true times, every picture once, shapes kept."""
 
     name = "apr"
-    """What the setting `wire` calls it."""
+    """Its name in the setting `wire`."""
 
     sampling = Sampling()
-    """How turns are sampled where nothing else is said."""
+    """How turns are sampled by default."""
 
     repeats = False
     """Whether the same look may be taken again."""
@@ -59,7 +59,7 @@ class Wire:
 
     def _meta(self, name: str, video: VideoMeta, modalities: Collection[str]) -> str:
         lines = [name, f"- duration_seconds: {floored(video.duration_s)}", f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}"]
-        if "audio" in modalities:  # to a policy that can't hear it would be a trap
+        if "audio" in modalities:  # it would mislead a policy that can't hear
             lines.append(f"- has_audio: {str(video.has_audio).lower()}")
             if video.audio_s is not None:
                 lines.append(f"- audio_seconds: {floored(video.audio_s)}")
@@ -91,14 +91,14 @@ class Wire:
                 return (TextPart(f"{self.heading(percept)}{remark}"), VideoPart(percept.images, percept.times_s, percept.fps, sound))
 
     def placeholder(self, percept: Percept) -> str:
-        """What stays in the prompt when the media is gone: the same heading and the same times."""
+        """What stays in the prompt without the media: the same heading and the same times."""
         if percept.kind == "frames":
             stamps = ", ".join(f"{t:.2f}s" for t in self.times(percept))
             return f"{self.heading(percept)}. Timestamps: [{stamps}] {OMITTED}"
         return f"{self.heading(percept)} {OMITTED}"
 
     def heading(self, percept: Percept) -> str:
-        """What begins a percept and its placeholder."""
+        """The beginning of a percept and of its placeholder."""
         video = f"Video {percept.video}: " if percept.several else ""
         if percept.kind == "frames":
             times = self.times(percept)
@@ -110,14 +110,14 @@ class Wire:
         return f"{video}{'Audio' if percept.kind == 'audio' else 'Clip'} {percept.start_s:.2f}s-{percept.end_s:.2f}s"
 
     def times(self, percept: Percept) -> tuple[float, ...]:
-        """The time that is written at each frame, in seconds of the video: when it is shown."""
+        """The time that is written at each frame, in seconds of the video: the time when it is on screen."""
         return percept.times_s
 
     def _label(self, time_s: float) -> str:
         return f"\nFrame {time_s:.2f}s:"
 
     def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
-        """The size at which a frame is shown: its own shape, at most `max_pixels`, and no more visual tokens than so many pixels stand for.
+        """The size at which a frame is shown: its own shape, at most `max_pixels`, and no more visual tokens than that many pixels have.
 
         A processor rounds sides to whole 28-pixel squares, up too, so the tokens are counted after rounding.
         """
@@ -150,5 +150,5 @@ class Wire:
 
 
 def floored(value: float) -> str:
-    """Two decimals, rounded down: a length that is told must not lie past the end."""
+    """Two decimals, rounded down: the length that the model is told must not be past the end."""
     return f"{math.floor(value * 100) / 100:.2f}"

@@ -49,13 +49,13 @@ _SUPERSEDED = 0.875
 
 
 def layers_of(cache: Any) -> Layers:
-    """What each layer of a transformers cache holds."""
+    """The content of each layer of a transformers cache."""
     held = [(layer, states_of(layer)) for layer in cache.layers]
     return [KeysValues(layer.keys, layer.values) if states is None else State(*states) for layer, states in held]
 
 
 def cache_of(layers: Layers, config: Any = None) -> Any:
-    """A transformers cache that holds copies of these; empty for no layers.
+    """A transformers cache with copies of these; empty for no layers.
 
     Args:
         layers: What each layer keeps.
@@ -72,7 +72,7 @@ def cache_of(layers: Layers, config: Any = None) -> Any:
 
 
 def beginning(layers: Layers, length: int) -> Layers:
-    """Views of the first `length` tokens; a state is that of its own last token, whatever the length."""
+    """Views of the first `length` tokens; a state is always that of its own last token."""
     return [layer if isinstance(layer, State) else KeysValues(*(each[:, :, :length] for each in layer)) for layer in layers]
 
 
@@ -116,7 +116,7 @@ class PrefixStore:
 
     Args:
         most_bytes: Memory for what the layers keep; the longest unused go first.
-        whole: Whether a beginning is taken over whole or not at all, as linear attention wants it.
+        whole: Whether a beginning is reused whole or not at all, as linear attention needs it.
     """
 
     def __init__(self, most_bytes: int, *, whole: bool = False) -> None:

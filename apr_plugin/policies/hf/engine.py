@@ -164,7 +164,7 @@ class Engine:
                     self._write_guarded()
 
     def _guarded(self, job: _Job) -> None:
-        """Read one prompt; whatever goes wrong is that prompt's alone."""
+        """Read one prompt; a failure affects only that prompt."""
         import torch
 
         try:
@@ -238,7 +238,7 @@ class Engine:
             self._join(job, cache, n)
 
     def _keep(self, job: _Job, length: int, places: NDArray[Any], cache: Any) -> None:
-        """Keep the beginning of a prompt for the next one, unless the weights changed meanwhile."""
+        """Keep the beginning of a prompt for the next one, unless the weights changed in the meantime."""
         assert job.encoded is not None and self.store is not None
         with self._keeping:
             if job.weights == self._weights:

@@ -158,7 +158,7 @@ class HfPolicy:
         return made
 
     def weights_changed(self, weights: str | None = None) -> None:
-        """Say that the model's weights are no longer those of before (an optimiser's step, another adapter).
+        """Say that the model's weights have changed (an optimiser's step, another adapter).
 
         Kept keys and values are dropped, a turn that is being written fails (`PolicyUnavailable`), and `describe` and so the hash of a run's
         configuration change: what was written with other weights is not taken for this model's.
@@ -174,7 +174,7 @@ class HfPolicy:
         return await asyncio.to_thread(self._encoder.count, prompt)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Write the next turn. Other prompts are written beside it; cancelling drops it.
+        """Write the next turn, in a batch with other prompts; cancelling drops it.
 
         Raises:
             PolicyUnavailable: the GPU's memory is used up, the model's output is not finite, or the policy is closed.

@@ -15,12 +15,12 @@ from apr_plugin.loop.policy import Sampling
 class Draws:
     """How one generation is sampled, and what it has written.
 
-    A row draws from its own seeded generator, one number per token, so that whatever is generated beside it changes nothing.
+    A row draws from its own seeded generator, one number per token, so that other rows of the batch do not change it.
     """
 
     sampling: Sampling
     repetition_penalty: float = 1.0
-    """Above 1, tokens that the prompt or the answer holds already become less likely (arXiv 1909.05858)."""
+    """Above 1, tokens that are already in the prompt or the answer become less likely (arXiv 1909.05858)."""
     prompt: Any = None
     """Ids of the prompt, shape (n,); needed for the penalty alone."""
     tokens: list[int] = field(default_factory=list)

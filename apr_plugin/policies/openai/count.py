@@ -24,7 +24,7 @@ AUDIO_TOKENS_PER_S = 25
 BRACKETS = 2
 """Tokens that open and close one picture or sound."""
 PER_MESSAGE = 8
-"""Tokens that a chat template writes around a message, at most, in the families we know."""
+"""Most tokens that a chat template writes around a message, in the families we know."""
 
 _PIECE = re.compile(r"[A-Za-z]+|[^A-Za-z\s]|\s+")
 
@@ -78,7 +78,7 @@ class Counter:
         return self._costs[key]
 
     async def _between_words(self, part: Part) -> int:
-        """How many tokens a part adds between words such as stand around it in a look."""
+        """How many tokens a part adds between words like those around it in a look."""
         before, after = TextPart("Frame 1.00s:"), TextPart("\nFrame 2.00s:")
         with_it, without = (Prompt((Message("user", parts),)) for parts in ((before, part, after), (before, after)))
         if not self._words_alone:

@@ -1,4 +1,4 @@
-"""One server's connections: a reply is read up to a limit, inflated and decoded beside the event loop, and no redirect leads to another server.
+"""One server's connections: a reply is read up to a limit, and inflated and decoded outside the event loop; no redirect leads to another server.
 
 `openai` makes the requests with a client of ours, so that what reaches it is short and plain. Import this module inside functions: `openai` is an
 optional dependency.
@@ -118,7 +118,7 @@ class Connections:
 
         Raises:
             Failure: no reply, or an error.
-            BadReply: the reply is no JSON; or what `read` raises.
+            BadReply: the reply is not JSON; or what `read` raises.
         """
         clock = asyncio.timeout(timeout_s)  # the client's own limit is for each read alone
         try:

@@ -42,7 +42,7 @@ class MediaSettings:
     """Whether the model hears; without it a clip is shown without its sound."""
 
     audio_as: Literal["input_audio", "audio_url"] = "input_audio"
-    """Name of the part that holds sound: the protocol's own, or SGLang's."""
+    """Name of the part with sound: the protocol's own, or SGLang's."""
 
 
 def chat_messages(prompt: Prompt, settings: MediaSettings) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def wav_bytes(part: AudioPart) -> bytes:
 def mp4_bytes(part: VideoPart) -> bytes:
     """A clip as an mp4 file: H.264 at the clip's own frame rate, one picture per frame, and AAC where it has sound.
 
-    Its times begin at 0; the words before it say where in the video it stands.
+    Its times begin at 0; the words before it say where it is in the video.
     """
     height, width = (side + side % 2 for side in part.frames.shape[1:3])  # H.264 with halved chroma takes even sides alone
     frames = np.pad(part.frames, ((0, 0), (0, height - part.frames.shape[1]), (0, width - part.frames.shape[2]), (0, 0)), mode="edge")

@@ -2,8 +2,8 @@
 
     apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-What is sent is in `media.py`, what comes back in `reply.py`, one server's connections in `http.py`, retries and several servers in `servers.py`,
-what a server says of its model in `served.py`, counting in `count.py`.
+Requests are in `media.py`, replies in `reply.py`, one server's connections in `http.py`, retries and several servers in `servers.py`,
+what a server reports about its model in `served.py`, counting in `count.py`.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def _urls(text: str, variable: str) -> list[str]:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, what stands above winning; objects inside are merged alike."""
+    """Both merged; `above` takes precedence, also in nested objects."""
     both = dict(below)
     for key, value in above.items():
         inner = both.get(key)

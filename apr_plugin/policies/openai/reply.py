@@ -35,7 +35,7 @@ LONGEST_S = 7 * 86_400.0
 _CUT_OFF = ("length", "max_tokens", "max_output_tokens")
 _FINISH = re.compile(r"[A-Za-z][\w.-]{0,39}")
 _THOUGHT = ("reasoning_content", "reasoning", "thinking")
-"""Where servers keep a model's thought, beside `content`."""
+"""Fields other than `content` in which servers return a model's thought."""
 _DIGITS = 18
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxdict, _repr.maxlist, _repr.maxstring, _repr.maxother = 4, 8, 8, 2000, 200
@@ -121,7 +121,7 @@ def _shown(value: Any) -> str:
 
 
 def _finish(given: Any) -> str:
-    """Why the turn ended, in the protocol's words; what is no word counts as absent."""
+    """Why the turn ended, in the protocol's words; a value that is not a word counts as absent."""
     if not isinstance(given, str) or not _FINISH.fullmatch(given):
         return "stop"
     return "length" if given.lower() in _CUT_OFF else given
@@ -204,7 +204,7 @@ def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
 
 
 def _logprobs(tokens: list[Mapping[str, Any]] | None) -> tuple[float, ...] | None:
-    """Log-probabilities of the sampled tokens; nothing where one of them is no number."""
+    """Log-probabilities of the sampled tokens; none if one of them is not a number."""
     found = [_finite(token.get("logprob")) for token in tokens or []]
     return None if tokens is None or None in found else tuple(value for value in found if value is not None)
 

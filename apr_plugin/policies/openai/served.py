@@ -81,7 +81,7 @@ def _ask(servers: Servers, server: Server) -> Any:
 
 
 def _cards(told: Any, servers: Servers) -> _Cards:
-    """The models that have a name, and what is said of them; text that is no name counts as absent."""
+    """The models that have a name, and what is reported about them; text that is not a name counts as absent."""
     data = told.get("data") if isinstance(told, Mapping) else None
     cards = [dict(card) for card in data if isinstance(card, Mapping)] if isinstance(data, list) else []
     for card in cards:

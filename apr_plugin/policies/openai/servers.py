@@ -40,7 +40,7 @@ LONGEST_RETRY_AFTER_S = 300.0
 LOOK_UP_S = 20.0
 """Seconds a request before the first question may take."""
 SECRET_CHARS = 8
-"""A shorter key (`EMPTY`) is no secret."""
+"""A shorter key (`EMPTY`) is not a secret."""
 EPISODES_REMEMBERED = 10_000
 """How many episodes' servers are remembered."""
 
@@ -126,7 +126,7 @@ class Servers:
         return self._key is not None
 
     def scrub(self, text: str) -> str:
-        """Text without the key, and without its beginning where that is all there is. Fewer than `SECRET_CHARS` letters are no secret."""
+        """Text without the key, and without the key's beginning if only that is there. Fewer than `SECRET_CHARS` letters are not a secret."""
         key = self._key or ""
         if len(key) < SECRET_CHARS:
             return text
@@ -287,7 +287,7 @@ class Servers:
         return one_line(self.scrub(text))
 
     async def _here(self) -> _Lines:
-        """Clients and slots of the running loop; a harness may run every task in a loop of its own.
+        """Clients and slots of the running loop; a harness may run every task in a separate loop.
 
         They are closed when the loop ends: `asyncio.run` finishes every generator that was begun in it.
         """

@@ -1,4 +1,4 @@
-"""vLLM's `AsyncLLM` on an event loop of its own, in a thread of its own.
+"""vLLM's `AsyncLLM` on its own event loop, in its own thread.
 
 A harness may run one event loop after the other (lmms-eval does, one for each call of `generate_until`), while the engine's tasks and sockets belong
 to the loop they were made in. So the engine has a loop that lives as long as it does, and callers of any loop wait for it across the threads.
@@ -45,7 +45,7 @@ class VllmEngine:
 
     Raises:
         TypeError: an argument that vLLM does not know.
-        ValueError: one whose value it refuses.
+        ValueError: an argument has a value that it refuses.
         RuntimeError: the engine did not start; its own log says why.
     """
 

@@ -42,7 +42,7 @@ class VllmPolicy:
     """A vLLM engine. Arguments left out take vLLM's own defaults.
 
     Args:
-        pretrained: Name on the hub, or a folder. An Omni checkpoint must be a whole one, not a Thinker by itself.
+        pretrained: Name on the hub, or a folder. An Omni checkpoint must be a whole one, not a Thinker alone.
         revision: Branch, tag or commit on the hub.
         dtype: `auto`, `bfloat16`, `float16` or `float32`.
         quantization: A method vLLM knows (`fp8`, `awq`, `gptq`, `bitsandbytes`, …).
@@ -58,7 +58,7 @@ class VllmPolicy:
         engine_args: JSON, any further field of vLLM's `AsyncEngineArgs`: `{"enforce_eager": true}`.
         sampling_args: JSON, any further field of vLLM's `SamplingParams`: `{"repetition_penalty": 1.05}`.
         chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
-        stall_s: Seconds after which a turn of which no token has come, or no further one, ends as `policy_unavailable`.
+        stall_s: Seconds without a first or a further token after which a turn ends as `policy_unavailable`.
 
     Raises:
         MissingExtra: vLLM is not installed.
@@ -287,7 +287,7 @@ def _adapter_weights(adapter: str) -> str:
 
 
 def _rank(adapter: str) -> int:
-    """The least rank vLLM reserves memory for that holds a LoRA adapter."""
+    """The smallest rank for which vLLM reserves memory that is enough for a LoRA adapter."""
     path = Path(adapter).expanduser() / "adapter_config.json"
     try:
         rank = int(json.loads(path.read_text("utf-8"))["r"])
