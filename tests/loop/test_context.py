@@ -288,7 +288,7 @@ def test_counting_is_cheap(shared_videos: Videos, make_video: Callable[..., Path
 def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Videos) -> None:
     """A look that repair makes smaller ends a strictly read episode; one that the budget alone makes smaller does not."""
     texts = [look(0, 5, 20), look(0, 1, 1), answer("red")]
-    for room, ending in ((EMPTY + 700, StrictEnding.UNKNOWN), (EMPTY + 20_000, StrictEnding.SAME)):
+    for room, ending in ((EMPTY + 700, StrictEnding.WRONG), (EMPTY + 20_000, StrictEnding.SAME)):
         repaired = play(shared_videos["sound"], Counting(texts, room))
         strict = play(shared_videos["sound"], Counting(texts, room), parsing="strict")
         assert (repaired.stop_reason, strict_outcome(repaired, room=room).ending) == (StopReason.ANSWERED, ending)
@@ -298,6 +298,8 @@ def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Vi
     assert sized[0].shown is not None
     smaller = sized[0].shown.model_copy(update={"remark": "(Scaled down to 160x32 to fit the token limit.)"})
     by_budget = repaired.model_copy(update={"turns": (sized[0].model_copy(update={"shown": smaller}), *sized[1:])})
+    assert strict_outcome(by_budget, room=1200).ending is StrictEnding.SAME, "the line says that the context had no part in it"
+    by_budget = by_budget.model_copy(update={"budget": None})  # a line of version 1 does not
     assert strict_outcome(by_budget, room=20_000).ending is StrictEnding.SAME and strict_outcome(by_budget, room=1200).ending is StrictEnding.UNKNOWN
 
 
