@@ -287,7 +287,7 @@ def test_a_picture_that_grows_too_large_later_is_damage(tmp_path: Path, monkeypa
     path = tmp_path / "grows.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     file = LocalFile(str(path), 1, max_pixels=160 * 48 * 4)
-    shown = file.frames([1.0, 6.0], None, "exact", float("inf"), None)
+    shown = file.frames([1.0, 6.0], (160, 48), "exact", float("inf"), None)
     file.close()
     assert shown.missing_s == (6.0,) and number_of(shown.images[0]) == 24
 
