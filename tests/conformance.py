@@ -62,7 +62,7 @@ def percept(kind: str, frames: int = 3, seconds: float = 2.0, sound: bool = True
 
 
 def notebook(question: Question = QUESTION, audio: bool = True) -> Notebook:
-    return Notebook(question, [VideoMeta(60.0, 10.0, audio)], Budget())
+    return Notebook(question, [VideoMeta(60.0, 10.0, audio)], Budget(), episode=question.text)
 
 
 def opening() -> Prompt:

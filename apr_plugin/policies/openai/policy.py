@@ -279,7 +279,7 @@ def _episode(prompt: Prompt) -> str | None:
     """Names the episode that a prompt belongs to; `None` where it has no later turn, so that any server will do."""
     if prompt.asked is None or (prompt.final and prompt.asked.turn == 1):
         return None
-    return prompt.asked.episode
+    return prompt.asked.episode or None
 
 
 def _key(urls: list[str], variable: str) -> str | None:
