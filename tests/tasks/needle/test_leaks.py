@@ -318,6 +318,7 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(duration_s=lengths[path], sound_s=lengths[path], fps=10.0, has_video=True, has_audio=True, size=(112, 112))
 
     monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=borrow, give_back=lambda video: None))
+    monkeypatch.setattr(environment, "media_digest", lambda path: (0, ""))  # there is no file
     docs = rows()[0][:1500]
     scores: dict[str, list[float]] = defaultdict(list)
     chance_of_when: list[list[float]] = []

@@ -82,6 +82,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Videos by path; what `Video.open` returns."""
     videos: dict[str, object] = {}
     monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None))
+    monkeypatch.setattr(environment, "media_digest", lambda path: (0, ""))  # there is no file
     return videos
 
 
