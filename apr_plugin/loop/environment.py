@@ -229,14 +229,6 @@ class Environment:
                 left -= end - start
         return [self._plan_frames(0, inside[0][0], inside[-1][1], times, visual_tokens)] if times else []
 
-    def uniform(self, num: int) -> list[Percept]:
-        """Carry out `plan_uniform`.
-
-        Raises:
-            MediaError: as `step`.
-        """
-        return [self.show(plan) for plan in self.plan_uniform(num)]
-
     def _tokens_left(self) -> int | None:
         if self.budget.visual_tokens_per_episode is None:
             return None

@@ -208,7 +208,7 @@ def test_a_window_of_a_file_is_a_video_of_its_own(shared_videos: Videos) -> None
         assert [number_of(image) for image in seen.images] == [20, 39] and seen.times_s == pytest.approx((0.0, 1.9))
         error = environment.step(frames(0, 2.5, 2))
         assert isinstance(error, ActionError) and "2.00s" in error.message
-        (uniform,) = environment.uniform(4)
+        uniform = environment.show(*environment.plan_uniform(4))
         assert uniform.images is not None and [number_of(image) for image in uniform.images] == [22, 27, 32, 37]
         clip = environment.step(GetClip(start=0.5, end=1.5))
         assert isinstance(clip, Percept) and clip.times_s == pytest.approx((0.5, 1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -82,16 +82,16 @@ async def _look(episode: Episode, action: Look, prompt: Callable[[list[Percept]]
     plan = episode.environment.plan(action)
     if isinstance(plan, ActionError):
         return plan
-    if episode.strict:
-        measured = await episode.asking.context.over(prompt([plan.blank()]))
-        if measured is not None and measured[0] > 0:
-            raise ContextFull
 
     def again(limit: int) -> list[LookPlan]:
         smaller = episode.environment.plan(action, limit)
         return [smaller] if isinstance(smaller, LookPlan) else []
 
-    fitting = await episode.asking.context.fit([plan], again, prompt)
+    fitting: Sequence[LookPlan] | ActionError = [plan]
+    if not episode.strict:
+        fitting = await episode.asking.context.fit([plan], again, prompt)
+    elif (measured := await episode.asking.context.over(prompt([plan.blank()]))) is not None and measured[0] > 0:
+        raise ContextFull
     if isinstance(fitting, ActionError):
         return fitting
     await episode.hold(fitting[0].bytes)
