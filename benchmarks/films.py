@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -43,12 +45,29 @@ FPS = 25
 TEN_MINUTES_S, TWO_HOURS_S = 600, 7200
 
 
+@contextmanager
+def own_schedule() -> Iterator[None]:
+    """Give the calling thread its scheduling policy back after the block.
+
+    As root, libsvtav1 gives the thread that opens an encoder the real-time policy SCHED_FIFO at priority 99 and leaves it so. Everything that this
+    thread starts inherits it, and two such processes can keep a machine of two cores from running anything else.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux: libsvtav1 does it only there
+        yield
+        return
+    policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, param)
+
+
 def small(folder: Path, name: str, seconds: float = 3.0) -> Path:
     """Write one of `SMALL`."""
     path = folder / name
     codec, options, sound = SMALL[name]
     container = {"movflags": "frag_keyframe+empty_moov"} if name.startswith("fragmented") else {}
-    with av.open(str(path), "w", options=container) as out:
+    with own_schedule(), av.open(str(path), "w", options=container) as out:
         film: Any = out.add_stream(codec, rate=16) if codec else None
         track: Any = out.add_stream(sound, rate=48_000 if sound != "libmp3lame" else 44_100, layout="mono")
         packets: list[Any] = []

@@ -1,12 +1,13 @@
-"""Fixtures that all tests share; what tests import stands in `apr_testing.py` (a folder may have a `conftest` of its own).
+"""Fixtures that all tests share; what tests import is in `apr_testing.py` (a folder may have a `conftest` of its own).
 
-`pytest --update-golden` writes the golden prompts of `tests/loop/golden` anew; read the difference before committing it.
+`pytest --update-golden` writes the golden prompts of `tests/loop/golden` again; read the difference before committing it.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +21,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write the golden prompts anew instead of comparing with them")
+    parser.addoption("--update-golden", action="store_true", help="write the golden prompts again instead of comparing with them")
+
+
+@pytest.fixture(autouse=True)
+def _own_schedule() -> Iterator[None]:
+    """No test may leave its process with another scheduling policy: as a real-time one it would starve the machine for the rest of the run."""
+    before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+    yield
+    if before is not None and (after := os.sched_getscheduler(0)) != before:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+        pytest.fail(f"the test left the scheduling policy {after} where it was {before}: see benchmarks.films.own_schedule")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from apr_testing import chirp, picture
 
+from benchmarks.films import own_schedule
+
 SIZE = (160, 48)
 _LEAD_S = 0.1  # the rule that `MediaInfo.start_s` states: sound that leads the picture by less does not move second 0
 
@@ -85,7 +87,7 @@ def write_film(
     """
     codec, wanted = CODECS[kind]
     base = Fraction(1) / (Fraction(fps) * (4 if pts is not None else 1))
-    with av.open(str(path), "w", format=container, options=options or {}) as out:
+    with own_schedule(), av.open(str(path), "w", format=container, options=options or {}) as out:
         stream: Any = out.add_stream(codec, rate=Fraction(fps))
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format or ("yuvj420p" if codec == "mjpeg" else "yuv420p")
