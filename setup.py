@@ -7,6 +7,9 @@ OUTSIDE = ("results", "tasks", "training")
 setup(
     packages=[
         *find_packages(include=["apr_plugin", "apr_plugin.*"]),
-        *(f"apr_plugin.{name}" for name in find_packages(include=[each for folder in OUTSIDE for each in (folder, f"{folder}.*")])),
+        *(
+            f"apr_plugin.{name}"
+            for name in find_packages(include=[each for folder in OUTSIDE for each in (folder, f"{folder}.*")])
+        ),
     ]
 )

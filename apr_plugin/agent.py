@@ -40,9 +40,11 @@ class Agent:
     """A policy with its limits, loaded once for any number of questions. Use it as a context manager, or call `close`.
 
     Args:
-        policy: The name of a policy (`hf`, `openai`, `vllm`, `needle`, …), or an object with the methods of `apr_plugin.loop.policy.Policy`.
-        arguments: The model_args: limits, sampling, what the policy takes. `concurrency` and the decoding limits apply to `ask_async`; `trajectories`
-            and `resume` have no effect, because nothing is saved (`trajectory.write(PATH)` does that).
+        policy: The name of a policy (`hf`, `openai`, `vllm`, `needle`, …), or an object with the methods of
+            `apr_plugin.loop.policy.Policy`.
+        arguments: The model_args: limits, sampling, what the policy takes. `concurrency` and the decoding limits apply
+            to `ask_async`; `trajectories` and `resume` have no effect, because nothing is saved
+            (`trajectory.write(PATH)` does that).
 
     Raises:
         AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
@@ -54,7 +56,9 @@ class Agent:
         elif isinstance(policy, Policy):
             self.settings = read_settings(arguments, policy)
         else:
-            raise AprError(f"policy must be a name or an object with the methods of apr_plugin.loop.Policy, not {quoted(policy)}")
+            raise AprError(
+                f"policy must be a name or an object with the methods of apr_plugin.loop.Policy, not {quoted(policy)}"
+            )
         self._closed = False
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
 
@@ -71,14 +75,16 @@ class Agent:
     ) -> Trajectory:
         """Ask, and wait for the trajectory; also in a notebook, where an event loop is already running.
 
-        A failure while the question is answered is in the trajectory's `stop_reason`, and is never an exception. In a notebook the episode runs in
-        its own thread, and so does `on_turn`.
+        A failure while the question is answered is in the trajectory's `stop_reason`, and is never an exception. In a
+        notebook the episode runs in its own thread, and so does `on_turn`.
 
         Args:
-            video: One video or several, in the order in which an action counts them from 0. None is a question about words alone.
+            video: One video or several, in the order in which an action counts them from 0. None is a question about
+                words alone.
             question: What is asked.
             options: The options of a multiple-choice question, with their labels ("A. red") or without.
-            kind: `mcq`, `grounding`, `number` or `free_form`; without it `mcq` where there are options, else `free_form`.
+            kind: `mcq`, `grounding`, `number` or `free_form`; without it `mcq` where there are options, else
+                `free_form`.
             hint: How to write the answer, where the kind does not say everything ("in centimetres").
             system_prompt: Other instructions for this question: the words themselves, or the `Path` of a file.
             on_turn: Called with the number (from 1) and the record of each turn when it has ended.
@@ -87,7 +93,9 @@ class Agent:
             AprError: a bad option, kind or file of instructions, or the agent was closed.
             KeyboardInterrupt: Ctrl-C was pressed; the episode has ended.
         """
-        asking = self.ask_async(video, question, options=options, kind=kind, hint=hint, system_prompt=system_prompt, on_turn=on_turn)
+        asking = self.ask_async(
+            video, question, options=options, kind=kind, hint=hint, system_prompt=system_prompt, on_turn=on_turn
+        )
         return run_sync(asking)
 
     async def ask_async(
@@ -101,7 +109,10 @@ class Agent:
         system_prompt: str | Path | None = None,
         on_turn: OnTurn | None = None,
     ) -> Trajectory:
-        """As `ask`, in the running event loop. Of several at once (`asyncio.gather`) at most `concurrency` are answered at a time."""
+        """As `ask`, in the running event loop.
+
+        Of several at once (`asyncio.gather`) at most `concurrency` are answered at a time.
+        """
         lane = self._lane()
         asked = make_question(video, question, options=options, kind=kind, hint=hint)
         episode = self.episode(asked, system_prompt=system_prompt, on_turn=on_turn, decoding=lane.decoding)
@@ -126,7 +137,10 @@ class Agent:
         config = self.settings.config
         if system_prompt is not None:
             given = {"system_prompt": _instructions(system_prompt)}
-            config = config.model_copy(update=given | {"system_prompt_template": isinstance(system_prompt, Path) and is_template(system_prompt)})
+            config = config.model_copy(
+                update=given
+                | {"system_prompt_template": isinstance(system_prompt, Path) and is_template(system_prompt)}
+            )
         return Episode(question, self.settings.policy, config, on_turn=on_turn, decoding=decoding)
 
     def close(self) -> None:
@@ -140,14 +154,17 @@ class Agent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _lane(self) -> _Lane:
         loop = asyncio.get_running_loop()
         if (lane := self._lanes.get(loop)) is None:
             lane = self._lanes[loop] = _Lane(
-                Decoding(self.settings.decode_threads, self.settings.decoded_bytes), asyncio.Semaphore(self.settings.concurrency)
+                Decoding(self.settings.decode_threads, self.settings.decoded_bytes),
+                asyncio.Semaphore(self.settings.concurrency),
             )
         return lane
 
@@ -182,17 +199,22 @@ def ask(
         hint: How to write the answer.
         system_prompt: Other instructions: the words, or the `Path` of a file.
         on_turn: Called after each turn.
-        policy: Who answers; by default the scripted policy that reads needle videos (`apr needle make`), which needs no model.
+        policy: Who answers; by default the scripted policy that reads needle videos (`apr needle make`), which needs no
+            model.
         arguments: The model_args.
 
     Raises:
         AprError: as `Agent` and `Agent.ask`.
     """
     with Agent(policy, **arguments) as agent:
-        return agent.ask(video, question, options=options, kind=kind, hint=hint, system_prompt=system_prompt, on_turn=on_turn)
+        return agent.ask(
+            video, question, options=options, kind=kind, hint=hint, system_prompt=system_prompt, on_turn=on_turn
+        )
 
 
-def make_question(video: Media | Sequence[Media], text: str, *, options: Sequence[str] = (), kind: str | None = None, hint: str = "") -> Question:
+def make_question(
+    video: Media | Sequence[Media], text: str, *, options: Sequence[str] = (), kind: str | None = None, hint: str = ""
+) -> Question:
     """A question from plain values (see `Agent.ask`).
 
     Raises:
@@ -203,7 +225,9 @@ def make_question(video: Media | Sequence[Media], text: str, *, options: Sequenc
         text=text,
         kind=_kind(kind, options),
         options=_options(options),
-        videos=tuple(ref if isinstance(ref, MediaRef) else MediaRef(path=str(Path(ref).expanduser())) for ref in videos),
+        videos=tuple(
+            ref if isinstance(ref, MediaRef) else MediaRef(path=str(Path(ref).expanduser())) for ref in videos
+        ),
         answer_hint=hint,
     )
 
@@ -226,7 +250,9 @@ def _options(options: Sequence[str]) -> tuple[Option, ...]:
         if not text.strip():
             raise AprError(f"option {number + 1} is empty")
         match = _OPTION.fullmatch(text.strip())
-        found.append(Option(label=match[1], text=match[2]) if match else Option(label=chr(ord("A") + number), text=text.strip()))
+        found.append(
+            Option(label=match[1], text=match[2]) if match else Option(label=chr(ord("A") + number), text=text.strip())
+        )
     if len({option.label for option in found}) < len(found):
         raise AprError(f"two options have the same label: {', '.join(option.label for option in found)}")
     return tuple(found)
@@ -237,9 +263,12 @@ def _instructions(given: str | Path) -> str:
         try:
             return load_system_prompt(given)
         except (OSError, ValueError) as error:  # not text, or a name with a null character
-            raise AprError(f"system_prompt: cannot read {given}: {getattr(error, 'strerror', None) or error}") from error
+            raise AprError(
+                f"system_prompt: cannot read {given}: {getattr(error, 'strerror', None) or error}"
+            ) from error
     if "\n" not in given and given.endswith((".txt", ".md", ".jinja")):
         raise AprError(
-            f"system_prompt: {quoted(given)} looks like a file; give it as pathlib.Path, since a text is taken for the instructions themselves"
+            f"system_prompt: {quoted(given)} looks like a file; give it as pathlib.Path, since a text is "
+            "taken for the instructions themselves"
         )
     return given

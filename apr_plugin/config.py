@@ -43,5 +43,8 @@ def hub_dir() -> Path:
 
 
 def api_key(variable: str) -> str | None:
-    """The key of a model server from the environment; `None` where it is unset or empty. It is kept in memory and written nowhere."""
+    """The key of a model server from the environment; `None` where it is unset or empty.
+
+    It is kept in memory and written nowhere.
+    """
     return os.environ.get(variable, "").strip() or None

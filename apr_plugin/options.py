@@ -1,7 +1,8 @@
 """What the words of a `key=value` option mean. One reading for every policy and every setting of a run.
 
-A harness hands options over as text, as numbers or as values of their own, each in its own way (lmms-eval makes `True` of `true`, 8 of `8` and 8.0 of
-`8.0`); the command line hands over text alone. The same word means the same in all of them.
+A harness hands options over as text, as numbers or as values of their own, each in its own way (lmms-eval makes `True`
+of `true`, 8 of `8` and 8.0 of `8.0`); the command line hands over text alone. The same word means the same in all of
+them.
 
 | kind | what is read |
 |---|---|

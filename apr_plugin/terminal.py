@@ -1,11 +1,12 @@
 """What may reach a terminal; everything this package prints goes through here.
 
-A file name, a question, a model's reply or a server's error may hold sequences that a terminal obeys: move the cursor, set the title, write the
-clipboard, hide text.
+A file name, a question, a model's reply or a server's error may hold sequences that a terminal obeys: move the cursor,
+set the title, write the clipboard, hide text.
 
-There are two lines of defence. `console`, `complain`, `warn` and the log records of `guard_logs` print no control character at all but those of our
-own styles. `guarded_streams` is the choke point below them, for whatever else prints (a library, a traceback): it lets pass only what moves nothing
-but the line of a progress bar. It also ends a command when nobody reads its output any more, and replaces what the encoding lacks.
+There are two lines of defence. `console`, `complain`, `warn` and the log records of `guard_logs` print no control
+character at all but those of our own styles. `guarded_streams` is the choke point below them, for whatever else prints
+(a library, a traceback): it lets pass only what moves nothing but the line of a progress bar. It also ends a command
+when nobody reads its output any more, and replaces what the encoding lacks.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CLOSED_PIPE = 141
-"""Exit status when whoever read the output has gone (`apr show … | head -1`): what a shell gives for a program that SIGPIPE ends."""
+"""Exit status when whoever read the output has gone (`apr show … | head -1`): what a shell gives for a program that
+SIGPIPE ends."""
 
 LONGEST = 3000
 """Characters of one message at most."""
 
 _LONGEST_WORD = 400
-_TURNING = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # they turn the direction of writing, or end a line
+_TURNING = (
+    "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # they turn the direction of writing, or end a line
+)
 _CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{_TURNING}]")
 _PASSING = re.compile(rf"(\x1b\[(?:[0-9;]*m|[0-9]*[AK]|\?25[lh])|\r)|[\x00-\x08\x0b-\x1f\x7f-\x9f{_TURNING}]")
 """Colours and what a progress bar needs; then what is taken out."""
@@ -150,7 +154,9 @@ class _Guarded(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)  # what is still in a buffer goes there, or Python fails once more at its end
+            nowhere = os.open(
+                os.devnull, os.O_WRONLY
+            )  # what is still in a buffer goes there, or Python fails once more at its end
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             if not self._ends:
@@ -164,7 +170,8 @@ class _Guarded(io.TextIOWrapper):
 def guarded_streams() -> Iterator[None]:
     """While it lasts, standard output and standard error pass nothing harmful, and take every character.
 
-    A command whose output nobody reads any more ends with `CLOSED_PIPE`; one whose output can't be written (the disk is full) with a message and 1.
+    A command whose output nobody reads any more ends with `CLOSED_PIPE`; one whose output can't be written (the disk is
+    full) with a message and 1.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _guard(sys.stdout, ends_the_command=True), _guard(sys.stderr, ends_the_command=False)
@@ -187,7 +194,11 @@ def _guard(stream: TextIO | None, *, ends_the_command: bool) -> TextIO:
         stream.fileno()
         stream.flush()
         return _Guarded(stream, ends_the_command=ends_the_command)
-    except (AttributeError, OSError, ValueError):  # not a stream of the system, but something of a program that calls us
+    except (
+        AttributeError,
+        OSError,
+        ValueError,
+    ):  # not a stream of the system, but something of a program that calls us
         return stream
 
 
@@ -213,6 +224,8 @@ def guard_logs() -> None:
 def _plain_record(record: Any) -> None:
     message = plain(record["message"])
     if (raised := record["exception"]) is not None and raised.type is not None:
-        message += "\n" + plain("".join(traceback.format_exception(raised.type, raised.value, raised.traceback)).rstrip())
+        message += "\n" + plain(
+            "".join(traceback.format_exception(raised.type, raised.value, raised.traceback)).rstrip()
+        )
         record["exception"] = None
     record["message"] = message

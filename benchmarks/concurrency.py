@@ -4,11 +4,12 @@
 
 Two parts, both over real video files through `run_episodes`:
 
-1. A policy of fixed latency (1 s a turn, four turns), 64 questions at concurrency 16. The ideal is 64 x 4 x 1 s / 16 = 16 s: no time but the
-   policy's own. Target: at least 0.95 of that throughput.
-2. A real vLLM server on the CPU (`scripts/vllm_cpu.py` makes its environment) with a small random Qwen2.5-VL, through `policy=openai`. A grammar
-   holds the model to turns in the wire format, so that each one looks at frames and all are about equally long. Concurrency 1 and 8 answer the same
-   number of questions. Target: 8 has at least 2.5 times the throughput of 1.
+1. A policy of fixed latency (1 s a turn, four turns), 64 questions at concurrency 16. The ideal is 64 x 4 x 1 s / 16 =
+   16 s: no time but the policy's own. Target: at least 0.95 of that throughput.
+2. A real vLLM server on the CPU (`scripts/vllm_cpu.py` makes its environment) with a small random Qwen2.5-VL, through
+   `policy=openai`. A grammar holds the model to turns in the wire format, so that each one looks at frames and all are
+   about equally long. Concurrency 1 and 8 answer the same number of questions. Target: 8 has at least 2.5 times the
+   throughput of 1.
 """
 
 from __future__ import annotations
@@ -68,7 +69,11 @@ class Watched:
     spans: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.name, self.modalities, self.context_tokens = self.policy.name, self.policy.modalities, self.policy.context_tokens
+        self.name, self.modalities, self.context_tokens = (
+            self.policy.name,
+            self.policy.modalities,
+            self.policy.context_tokens,
+        )
         self.count, self.describe, self.close = self.policy.count, self.policy.describe, self.policy.close
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -121,7 +126,9 @@ class Run:
             line = ["."] * COLUMNS
             for mark, spans in (("G", self.spans[asked]), ("d", gaps[asked])):
                 for start, end in spans:
-                    left, right = (min(COLUMNS - 1, int((moment - self.began) / until * COLUMNS)) for moment in (start, end))
+                    left, right = (
+                        min(COLUMNS - 1, int((moment - self.began) / until * COLUMNS)) for moment in (start, end)
+                    )
                     line[left : right + 1] = mark * (right + 1 - left)
             lines.append(f"{asked[:16]:>16} {''.join(line)}")
         return "\n".join([*lines, f"{'':>16} 0 s{f'{until:.1f} s':>{COLUMNS - 3}}"])
@@ -129,7 +136,10 @@ class Run:
 
 def run(policy: Policy, film: Path, questions: int, concurrency: int, turns: int, sampling: Sampling) -> Run:
     """Ask `questions` about a film."""
-    asked = [Question(text=f"question {n}", kind="free_form", videos=(MediaRef(path=str(film)),), doc_id=str(n)) for n in range(questions)]  # type: ignore[arg-type]
+    asked = [
+        Question(text=f"question {n}", kind="free_form", videos=(MediaRef(path=str(film)),), doc_id=str(n))
+        for n in range(questions)
+    ]  # type: ignore[arg-type]
     watched = Watched(policy)
     config = EpisodeConfig(budget=Budget(turns=turns, frame_pixels=112 * 112), sampling=sampling)
     began = time.perf_counter()
@@ -144,15 +154,26 @@ def run(policy: Policy, film: Path, questions: int, concurrency: int, turns: int
 def fixed_latency(film: Path) -> dict[str, Any]:
     """Part 1."""
     tell(f"{QUESTIONS} questions, {TURNS} turns of {LATENCY_S} s, concurrency {AT_ONCE}")
-    run(Paced(0.0), film, AT_ONCE, AT_ONCE, TURNS, Sampling())  # modules are loaded and threads started once a process, not once a question
+    run(
+        Paced(0.0), film, AT_ONCE, AT_ONCE, TURNS, Sampling()
+    )  # modules are loaded and threads started once a process, not once a question
     got = run(Paced(LATENCY_S), film, QUESTIONS, AT_ONCE, TURNS, Sampling())
     ideal = QUESTIONS * TURNS * LATENCY_S / AT_ONCE
     assert got.turns == QUESTIONS * TURNS, got.turns
-    print(f"\nA policy of fixed latency: {QUESTIONS} questions at concurrency {AT_ONCE}, {TURNS} turns of {LATENCY_S} s each\n\n{got.timeline()}\n")
+    print(
+        f"\nA policy of fixed latency: {QUESTIONS} questions at concurrency {AT_ONCE}, {TURNS} turns of "
+        f"{LATENCY_S} s each\n\n{got.timeline()}\n"
+    )
     total, shared = got.overlap()
     print(f"{got.seconds:.2f} s, ideal {ideal:.2f} s: {ideal / got.seconds:.3f} of the ideal throughput (target 0.95)")
     print(f"between generations {total:.2f} s in all, of which others were generating: {shared / total:.1%}")
-    return {"seconds": got.seconds, "ideal_s": ideal, "of_ideal": ideal / got.seconds, "between_s": total, "overlapped_s": shared}
+    return {
+        "seconds": got.seconds,
+        "ideal_s": ideal,
+        "of_ideal": ideal / got.seconds,
+        "between_s": total,
+        "overlapped_s": shared,
+    }
 
 
 def on_the_server(film: Path, questions: int) -> dict[str, Any]:
@@ -165,9 +186,13 @@ def on_the_server(film: Path, questions: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tell("starting the server")
         model = save_tiny("qwen2_5_vl", Path(folder) / "model")
-        with serve(vllm_python(), model, Path(folder) / "server.log", "--limit-mm-per-prompt", '{"image": 64}') as server:
+        with serve(
+            vllm_python(), model, Path(folder) / "server.log", "--limit-mm-per-prompt", '{"image": 64}'
+        ) as server:
             # A look, a look that comes too late, and the forced answer: three generations of about 150 tokens.
-            policy = make_policy("openai", base_url=server.base_url, model=MODEL, extra_body=json.dumps(looking(letters=240)))
+            policy = make_policy(
+                "openai", base_url=server.base_url, model=MODEL, extra_body=json.dumps(looking(letters=240))
+            )
             sampling = Sampling(temperature=1.0, max_new_tokens=400)
             tell("warming up")
             run(policy, film, 8, 8, 2, sampling)
@@ -181,14 +206,27 @@ def on_the_server(film: Path, questions: int) -> dict[str, Any]:
         tokens = sum(turn.usage.completion_tokens or 0 for t in got.trajectories for turn in t.turns)
         rates[concurrency] = tokens / got.seconds
         total, shared = got.overlap()
-        print(f"\nvLLM on the CPU, concurrency {concurrency}: {questions} questions, {got.turns} turns, {tokens} tokens in {got.seconds:.1f} s")
-        print(f"{rates[concurrency]:.0f} tokens/s, {60 * questions / got.seconds:.1f} questions/min\n\n{got.timeline(8)}\n")
-        print(f"between generations {total:.2f} s in all, of which others were generating: {shared / max(total, 1e-9):.1%}")
+        print(
+            f"\nvLLM on the CPU, concurrency {concurrency}: {questions} questions, {got.turns} turns, "
+            f"{tokens} tokens in {got.seconds:.1f} s"
+        )
+        print(
+            f"{rates[concurrency]:.0f} tokens/s, {60 * questions / got.seconds:.1f} "
+            f"questions/min\n\n{got.timeline(8)}\n"
+        )
+        print(
+            f"between generations {total:.2f} s in all, of which others were generating: "
+            f"{shared / max(total, 1e-9):.1%}"
+        )
     by_questions = runs[1].seconds / runs[8].seconds
     print(
-        f"\nconcurrency 8 has {by_questions:.2f} times the questions/min of concurrency 1 (target 2.5), {rates[8] / rates[1]:.2f} times the tokens/s"
+        f"\nconcurrency 8 has {by_questions:.2f} times the questions/min of concurrency 1 (target 2.5), "
+        f"{rates[8] / rates[1]:.2f} times the tokens/s"
     )
-    return {f"seconds_at_{n}": got.seconds for n, got in runs.items()} | {"questions_ratio": by_questions, "tokens_ratio": rates[8] / rates[1]}
+    return {f"seconds_at_{n}": got.seconds for n, got in runs.items()} | {
+        "questions_ratio": by_questions,
+        "tokens_ratio": rates[8] / rates[1],
+    }
 
 
 def tell(text: str) -> None:
@@ -204,7 +242,9 @@ def main(words: Sequence[str] | None = None) -> int:
     wanted = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         film = small(Path(folder), "h264.mp4", 60.0)
-        figures: dict[str, Any] = {"machine": f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"}
+        figures: dict[str, Any] = {
+            "machine": f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        }
         figures["fixed_latency"] = fixed_latency(film)
         met = figures["fixed_latency"]["of_ideal"] >= 0.95
         if not wanted.skip_server:

@@ -1,4 +1,7 @@
-"""The files that the benchmarks read: small ones of every kind for the fuzz test, long ones for speed and memory. PyAV makes them."""
+"""The files that the benchmarks read: small ones of every kind for the fuzz test, long ones for speed and memory.
+
+PyAV makes them.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,16 @@ SMALL: dict[str, tuple[str, dict[str, str], str]] = {
     "h264.ts": ("libx264", X264, "aac"),
     "h264.mov": ("libx264", X264, "pcm_s16le"),
     "fragmented.mp4": ("libx264", X264, "aac"),
-    "hevc.mp4": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=16:bframes=2"}, "aac"),
-    "hevc.mkv": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=16:bframes=2"}, "libopus"),
+    "hevc.mp4": (
+        "libx265",
+        {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=16:bframes=2"},
+        "aac",
+    ),
+    "hevc.mkv": (
+        "libx265",
+        {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=16:bframes=2"},
+        "libopus",
+    ),
     "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "16"}, "libopus"),
     "vp8.webm": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "16"}, "libvorbis"),
     "av1.mp4": ("libsvtav1", {"preset": "12", "g": "16", "svtav1-params": "lp=1"}, "aac"),
@@ -49,8 +60,9 @@ TEN_MINUTES_S, TWO_HOURS_S = 600, 7200
 def own_schedule() -> Iterator[None]:
     """Give the calling thread its scheduling policy back after the block.
 
-    As root, libsvtav1 gives the thread that opens an encoder the real-time policy SCHED_FIFO at priority 99 and leaves it so. Everything that this
-    thread starts inherits it, and two such processes can keep a machine of two cores from running anything else.
+    As root, libsvtav1 gives the thread that opens an encoder the real-time policy SCHED_FIFO at priority 99 and leaves
+    it so. Everything that this thread starts inherits it, and two such processes can keep a machine of two cores from
+    running anything else.
     """
     if not hasattr(os, "sched_getscheduler"):  # not Linux: libsvtav1 does it only there
         yield
@@ -155,7 +167,9 @@ def repeat(source: Path, target: Path, times: int) -> Path:
     return half.rename(target)
 
 
-def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell: Callable[[str], None], turn_s: int = 60) -> Path:
+def long(
+    path: Path, seconds: int, width: int, height: int, bit_rate: int, tell: Callable[[str], None], turn_s: int = 60
+) -> Path:
     """Write a long H.264 file with B-frames, GOP 250 and sound: `turn_s` of it are encoded, and their packets repeated."""
     if path.exists():
         return path
@@ -165,7 +179,8 @@ def long(path: Path, seconds: int, width: int, height: int, bit_rate: int, tell:
     with av.open(str(part), "w") as out:
         film: Any = out.add_stream("libx264", rate=FPS)
         film.width, film.height, film.pix_fmt, film.bit_rate = width, height, "yuv420p", bit_rate
-        params = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=3:b-adapt=0:vbv-maxrate={bit_rate // 1000}:vbv-bufsize={bit_rate // 250}"
+        params = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=3:b-adapt=0"
+        params += f":vbv-maxrate={bit_rate // 1000}:vbv-bufsize={bit_rate // 250}"
         film.options = {"preset": "veryfast", "x264-params": params}
         track: Any = out.add_stream("aac", rate=48_000, layout="mono")
         sound = encode_sound(track, turn_s)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.fuzz_media --n 5000 --seed 0 --jobs 2
 
-File `i` of a seed is the same in every run. Each is read (open, frames in both modes, audio, clip) in a child process; a child that dies or takes
-over 10 s for a read is a failure, counted and kept in `--keep FOLDER`. Ends with status 1 if there was any.
+File `i` of a seed is the same in every run. Each is read (open, frames in both modes, audio, clip) in a child process;
+a child that dies or takes over 10 s for a read is a failure, counted and kept in `--keep FOLDER`. Ends with status 1 if
+there was any.
 """
 
 from __future__ import annotations
@@ -26,12 +27,49 @@ from typing import Any
 from benchmarks.films import SMALL, small
 
 LIMIT_S = 10.0
-"""Longest time for one read: opening, a look, sound, a clip. Files that take longer for all their reads together are counted too."""
+"""Longest time for one read: opening, a look, sound, a clip. Files that take longer for all their reads together are
+counted too."""
 _ASKED_S = 9.0  # what a read is told, so that the limit holds on a busy machine too
 _PATIENCE_S = 30.0  # after which a child counts as hung
-HEADERS = (b"moov", b"trak", b"stsd", b"stts", b"stss", b"stsc", b"stsz", b"stco", b"ctts", b"tkhd", b"mdhd", b"mvhd", b"elst", b"avcC", b"hvcC",
-           b"esds", b"moof", b"tfhd", b"trun", b"hdrl", b"strh", b"strf", b"idx1", b"movi", b"\x1aE\xdf\xa3", b"\x15I\xa9f", b"\x16T\xaek",
-           b"\x1cS\xbbk", b"\x1fC\xb6u", b"OggS", b"OpusHead", b"fmt ", b"data", b"fLaC", b"onMetaData", b"av1C", b"vpcC")  # fmt: skip
+HEADERS = (
+    b"moov",
+    b"trak",
+    b"stsd",
+    b"stts",
+    b"stss",
+    b"stsc",
+    b"stsz",
+    b"stco",
+    b"ctts",
+    b"tkhd",
+    b"mdhd",
+    b"mvhd",
+    b"elst",
+    b"avcC",
+    b"hvcC",
+    b"esds",
+    b"moof",
+    b"tfhd",
+    b"trun",
+    b"hdrl",
+    b"strh",
+    b"strf",
+    b"idx1",
+    b"movi",
+    b"\x1aE\xdf\xa3",
+    b"\x15I\xa9f",
+    b"\x16T\xaek",
+    b"\x1cS\xbbk",
+    b"\x1fC\xb6u",
+    b"OggS",
+    b"OpusHead",
+    b"fmt ",
+    b"data",
+    b"fLaC",
+    b"onMetaData",
+    b"av1C",
+    b"vpcC",
+)
 _ODD = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE)
 
 
@@ -151,7 +189,9 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
             times = [rng.uniform(0, length) for _ in range(rng.choice((1, 4, 8)))]
             if look == 3:
                 times = [length * (i + 0.5) / 4 for i in range(4)]
-            shown = attempt(lambda t=times, k=look: video.frames(t, 20_000, "keyframe" if k == 2 else "exact", timeout_s=_ASKED_S))
+            shown = attempt(
+                lambda t=times, k=look: video.frames(t, 20_000, "keyframe" if k == 2 else "exact", timeout_s=_ASKED_S)
+            )
             if shown is not None:
                 missing += len(shown.missing_s)
                 if shown.images.ndim != 4 or shown.images.dtype != np.uint8 or len(shown.images) != len(shown.times_s):
@@ -164,8 +204,12 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
         end = min(length, start + 1.0)
         if video.has_audio and end > start:
             sound = attempt(lambda: video.audio(start, end, timeout_s=_ASKED_S))
-            if sound is not None and (sound.samples.shape != (round((end - start) * 16000),) or not np.isfinite(sound.samples).all()):
-                untyped.append(f"odd sound: {sound.samples.shape} for {end - start}, finite: {np.isfinite(sound.samples).all()}")
+            if sound is not None and (
+                sound.samples.shape != (round((end - start) * 16000),) or not np.isfinite(sound.samples).all()
+            ):
+                untyped.append(
+                    f"odd sound: {sound.samples.shape} for {end - start}, finite: {np.isfinite(sound.samples).all()}"
+                )
         if video.has_video and end > start:
             attempt(lambda: video.clip(start, end, 4.0, 20_000, timeout_s=_ASKED_S))
         used_worker = isolation == "auto" and video.isolated
@@ -198,7 +242,9 @@ class Child:
 
     def read(self, path: str, seed: int) -> dict[str, Any]:
         if self._process is None:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+            )
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps([path, seed]).encode() + b"\n")
@@ -267,14 +313,23 @@ class Report:
 
     def text(self) -> str:
         """The counts, a line each."""
-        order = ("files", "read without error", "recovered", "clean errors", "files read by a worker", "worker kills", "process crashed",
+        order = ("files", "read without error", "recovered", "clean errors", "files read by a worker", "worker kills",
+            "process crashed",
                  "untyped exceptions", "over 10 s", "files over 10 s in all")  # fmt: skip
         lines = [f"{name:24s} {self.counts[name]}" for name in order]
         lines += [f"  {name:22s} {count}" for name, count in self.errors.most_common()]
         return "\n".join([*lines, f"slowest read             {self.slowest[0]:.1f} s (number {self.slowest[1]})"])
 
 
-def run(n: int, seed: int = 0, jobs: int = 2, isolation: str = "auto", keep: Path | None = None, first: int = 0, bar: bool = False) -> Report:
+def run(
+    n: int,
+    seed: int = 0,
+    jobs: int = 2,
+    isolation: str = "auto",
+    keep: Path | None = None,
+    first: int = 0,
+    bar: bool = False,
+) -> Report:
     """Damage and read `n` files."""
     report, lock, local = Report(), threading.Lock(), threading.local()
     children: list[Child] = []
@@ -295,7 +350,12 @@ def run(n: int, seed: int = 0, jobs: int = 2, isolation: str = "auto", keep: Pat
                 report.add(number, film, way, got)
                 if bar and (report.counts["files"] % 20 == 0 or report.counts["files"] == n):
                     done = report.counts["files"]
-                    print(f"\r[{'#' * (done * 40 // n):40s}] {done}/{n}, {len(report.failures)} failures ", end="", file=sys.stderr, flush=True)
+                    print(
+                        f"\r[{'#' * (done * 40 // n):40s}] {done}/{n}, {len(report.failures)} failures ",
+                        end="",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 if keep is not None and len(report.failures) > before:
                     keep.mkdir(parents=True, exist_ok=True)
                     path.replace(keep / path.name)

@@ -1,11 +1,15 @@
-"""What the grounding tasks score for replies that are known beforehand. No model and no video; annotations as the tasks fetch them.
+"""What the grounding tasks score for replies that are known beforehand.
+
+No model and no video; annotations as the tasks fetch them.
 
     python -m benchmarks.grounding_replies                       # every question is replied to with the whole video
-    python -m benchmarks.grounding_replies --predictions apr_qvhighlights_val=sample_val_preds.jsonl --predictions apr_vue_tr=results_Vidi.json
+    python -m benchmarks.grounding_replies --predictions apr_qvhighlights_val=sample_val_preds.jsonl --predictions
+    apr_vue_tr=results_Vidi.json
 
-The first says what naming everything is worth, which an mIoU should be read against. The second puts official prediction files through the tasks as
-replies, so that the figures can be held against the official ones: `standalone_eval/sample_val_preds.jsonl` of jayleicn/moment_detr against its
-`sample_val_preds_metrics_raw.json`, `VUE_TR*/results_*.json` of bytedance/vidi against its `results_table.csv`.
+The first says what naming everything is worth, which an mIoU should be read against. The second puts official
+prediction files through the tasks as replies, so that the figures can be held against the official ones:
+`standalone_eval/sample_val_preds.jsonl` of jayleicn/moment_detr against its `sample_val_preds_metrics_raw.json`,
+`VUE_TR*/results_*.json` of bytedance/vidi against its `results_table.csv`.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ TASKS: dict[str, tuple[Source, Score]] = {
         (vue.ALL_V2, vue.process_results),
     )
 }
-SHOWN = ("score", "r1_hull_0.3", "r1_hull_0.5", "r1_hull_0.7", "r1_best_0.5", "r1_best_0.7", "map", "map_0.5", "map_0.75", "map_long", "map_middle",
+SHOWN = ("score", "r1_hull_0.3", "r1_hull_0.5", "r1_hull_0.7", "r1_best_0.5", "r1_best_0.7", "map", "map_0.5",
+    "map_0.75", "map_long", "map_middle",
          "map_short", "vue_iou", "vue_precision", "vue_recall", "no_span")  # fmt: skip
 
 
@@ -68,7 +73,9 @@ def predicted(path: Path) -> Callable[[Mapping[str, Any]], str | None]:
     return lambda row: replies.get(row.get("qid", row.get("query_id")))
 
 
-def figures(source: Source, score: Score, reply: Callable[[Mapping[str, Any]], str | None]) -> tuple[dict[str, float], int, int]:
+def figures(
+    source: Source, score: Score, reply: Callable[[Mapping[str, Any]], str | None]
+) -> tuple[dict[str, float], int, int]:
     """Mean of each metric in percent, over the questions that have a reply; how many those are, and how many there are."""
     found: dict[str, list[float]] = defaultdict(list)
     rows = source.rows()
@@ -83,7 +90,13 @@ def figures(source: Source, score: Score, reply: Callable[[Mapping[str, Any]], s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--predictions", action="append", default=[], metavar="TASK=FILE", help="an official prediction file; may be given again")
+    parser.add_argument(
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="TASK=FILE",
+        help="an official prediction file; may be given again",
+    )
     parser.add_argument("--all", action="store_true", help="print every metric")
     args = parser.parse_args()
     asked = [(task, predicted(Path(name))) for task, _, name in (given.partition("=") for given in args.predictions)]
@@ -95,7 +108,11 @@ def main() -> None:
             console.print(f"{task}: {error}", style="yellow", markup=False)
             continue
         shown = [name for name in (found if args.all else SHOWN) if name in found]
-        console.print(f"{task} ({n} of {of}): " + ", ".join(f"{name} {found[name]:.2f}" for name in shown), markup=False, soft_wrap=True)
+        console.print(
+            f"{task} ({n} of {of}): " + ", ".join(f"{name} {found[name]:.2f}" for name in shown),
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

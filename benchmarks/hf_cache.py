@@ -2,9 +2,10 @@
 
     python -m benchmarks.hf_cache [--json FILE] [--episodes 2] [--tokens 16] [--hidden 256] [--layers 4]
 
-A random Qwen2.5-VL runs on the device at hand. The notebook is a long one: each turn notes 80 words and looks at 8 frames of 224x224; what the
-model writes is thrown away, so that every way reads the same prompts. Episodes go side by side, each turn when the one before it is done.
-Greedy turns of all ways are compared token by token. Beside other work, CPU seconds say more than wall seconds.
+A random Qwen2.5-VL runs on the device at hand. The notebook is a long one: each turn notes 80 words and looks at 8
+frames of 224x224; what the model writes is thrown away, so that every way reads the same prompts. Episodes go side by
+side, each turn when the one before it is done. Greedy turns of all ways are compared token by token. Beside other work,
+CPU seconds say more than wall seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,24 @@ from apr_plugin.policies.hf.policy import HfPolicy
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 TURNS = 10
-WORDS = ("red", "blue", "square", "circle", "left", "right", "enters", "leaves", "room", "door", "window", "car", "person", "turns", "walks", "says")
+WORDS = (
+    "red",
+    "blue",
+    "square",
+    "circle",
+    "left",
+    "right",
+    "enters",
+    "leaves",
+    "room",
+    "door",
+    "window",
+    "car",
+    "person",
+    "turns",
+    "walks",
+    "says",
+)
 
 
 def make_model(folder: Path, hidden: int, layers: int) -> Path:
@@ -93,7 +111,9 @@ def run(folder: Path, episodes: list[list[Prompt]], tokens: int, **arguments: An
         "cpu_s": round(cpu, 2),
         "read_s": round(sum(generation.timings.prefill_s or 0 for generation in flat), 2),
         "prompt_tokens": sum(generation.usage.prompt_tokens or 0 for generation in flat),
-        "computed_tokens": sum((generation.usage.prompt_tokens or 0) - (generation.usage.cached_tokens or 0) for generation in flat),
+        "computed_tokens": sum(
+            (generation.usage.prompt_tokens or 0) - (generation.usage.cached_tokens or 0) for generation in flat
+        ),
         "written": [generation.token_ids for generation in flat],
     }
 
@@ -120,15 +140,29 @@ def main() -> None:
             print(f"kv_cache={cache}, batch_size={size}: {rows[-1]['wall_s']} s", file=sys.stderr)
     base = rows[0]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    print(f"{device}, {platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}, {wanted.dtype}")
-    print(f"{wanted.episodes} episodes of {TURNS} turns, prompts of {base['prompt_tokens'] // len(base['written'])} tokens on average, ", end="")
+    print(
+        f"{device}, {platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{wanted.dtype}"
+    )
+    print(
+        f"{wanted.episodes} episodes of {TURNS} turns, prompts of "
+        f"{base['prompt_tokens'] // len(base['written'])} tokens on average, ",
+        end="",
+    )
     print(f"{wanted.tokens} tokens a turn, {wanted.hidden} wide, {wanted.layers} layers")
-    print("| kv_cache | batch_size | wall s | CPU s | reading prompts, s | prompt tokens computed | times less wall | times less CPU |")
+    print(
+        "| kv_cache | batch_size | wall s | CPU s | reading prompts, s | prompt tokens computed | times less "
+        "wall | times less CPU |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         share = row["computed_tokens"] / row["prompt_tokens"]
         faster = base["wall_s"] / row["wall_s"], base["cpu_s"] / row["cpu_s"]
-        print(f"| {row['kv_cache']} | {row['batch_size']} | {row['wall_s']} | {row['cpu_s']} | {row['read_s']} | {share:.0%} | ", end="")
+        print(
+            f"| {row['kv_cache']} | {row['batch_size']} | {row['wall_s']} | {row['cpu_s']} | {row['read_s']} "
+            f"| {share:.0%} | ",
+            end="",
+        )
         print(f"{faster[0]:.2f} | {faster[1]:.2f} |")
     print(f"greedy turns are the same in every way: {all(row['written'] == base['written'] for row in rows)}")
     if wanted.json:

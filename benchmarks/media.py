@@ -2,9 +2,10 @@
 
     python -m benchmarks.media [--dir FOLDER] [--json FILE] [--quick] [--repeat 3]
 
-Makes its files (10 minutes and 2 hours of 720p H.264 at 4 Mbit/s, GOP 250, B-frames, sound; 2 hours of 1080p) in `--dir` and uses them again: 4 GB.
-The looks of an agent: 32 frames over the whole file, then nine narrowing looks of 19; one minute of sound; a clip of 10 s. Every way runs in a
-process of its own, in turns (`--repeat` rounds, the best counts), so that a busy machine disturbs all alike. `--quick` reads the 10-minute file only.
+Makes its files (10 minutes and 2 hours of 720p H.264 at 4 Mbit/s, GOP 250, B-frames, sound; 2 hours of 1080p) in
+`--dir` and uses them again: 4 GB. The looks of an agent: 32 frames over the whole file, then nine narrowing looks of
+19; one minute of sound; a clip of 10 s. Every way runs in a process of its own, in turns (`--repeat` rounds, the best
+counts), so that a busy machine disturbs all alike. `--quick` reads the 10-minute file only.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ GOP_S = GOP / FPS
 TARGETS = (
     ("exact, 2 workers, is at least 4x faster than ffmpeg per frame", "ffmpeg per frame", "exact, workers=2", 4.0),
     ("exact, 2 workers, is at least 2.5x faster than decord", "decord", "exact, workers=2", 2.5),
-    ("keyframe mode is at least 10x faster than ffmpeg per frame on the wide looks", "ffmpeg per frame, wide looks", "keyframe, wide looks", 10.0),
+    (
+        "keyframe mode is at least 10x faster than ffmpeg per frame on the wide looks",
+        "ffmpeg per frame, wide looks",
+        "keyframe, wide looks",
+        10.0,
+    ),
 )
 
 
@@ -51,8 +57,8 @@ class Row:
 def looks(seconds: float, count: int = 10) -> list[list[float]]:
     """The times of each look: a scan, then windows that narrow around places of the file.
 
-    Every time stands at the same place within its GOP in a file of any length (a scan of 32 in one GOP each, windows of whole GOPs), so that as many
-    pictures have to be decoded in the 2-hour file as in the 10-minute one.
+    Every time stands at the same place within its GOP in a file of any length (a scan of 32 in one GOP each, windows of
+    whole GOPs), so that as many pictures have to be decoded in the 2-hour file as in the 10-minute one.
     """
     gops = int(seconds / GOP_S)
     step = max(1, int(gops / 32 - 0.875)) + 0.875  # of the scan, in GOPs: 1.875 in 10 minutes, 21.875 in 2 hours
@@ -145,8 +151,23 @@ def ffmpeg(path: str, plan: list[list[float]]) -> tuple[float, int]:
     width, height = _size()
     for times in plan:
         for t in times:
-            command = ["ffmpeg", "-v", "error", "-nostdin", "-ss", f"{t:.3f}", "-i", path, "-frames:v", "1", "-s", f"{width}x{height}"]
-            done = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+            command = [
+                "ffmpeg",
+                "-v",
+                "error",
+                "-nostdin",
+                "-ss",
+                f"{t:.3f}",
+                "-i",
+                path,
+                "-frames:v",
+                "1",
+                "-s",
+                f"{width}x{height}",
+            ]
+            done = subprocess.run(
+                [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True
+            )
             assert len(done.stdout) == width * height * 3
     return 0.0, 0
 
@@ -223,12 +244,22 @@ def memory(path: str, seconds: float, count: int) -> dict[str, Any]:
             video.frames([start + i * 0.8 for i in range(8)], MAX_PIXELS)
             curve.append(resident() - before)
     tenth = max(1, count // 10)
-    return {"highest_mb": max(curve), "first_tenth_mb": max(curve[:tenth]), "last_tenth_mb": max(curve[-tenth:]), "looks": count}
+    return {
+        "highest_mb": max(curve),
+        "first_tenth_mb": max(curve[:tenth]),
+        "last_tenth_mb": max(curve[-tenth:]),
+        "looks": count,
+    }
 
 
 def child(*arguments: object) -> dict[str, Any] | None:
     """Run `measure` or `memory` in a separate process; if that fails, print its last words and return `None`."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.media", "--child", json.dumps(arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.media", "--child", json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         tell(f"  {arguments[1]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
         return None
@@ -256,19 +287,29 @@ def compare(film: Path, seconds: float, rounds: int, count: int, ways: list[str]
             tell(f"{film.name}, round {turn + 1} of {rounds}: {way}")
             got = child("measure", way, str(film), seconds, count)
             if got is not None:
-                row = best.setdefault(way, Row(way, film.stem, got["wall_s"], got["cpu_s"], got["open_s"], got["packets"]))
-                row.wall_s, row.cpu_s, row.open_s = (min(getattr(row, name), got[name]) for name in ("wall_s", "cpu_s", "open_s"))
+                row = best.setdefault(
+                    way, Row(way, film.stem, got["wall_s"], got["cpu_s"], got["open_s"], got["packets"])
+                )
+                row.wall_s, row.cpu_s, row.open_s = (
+                    min(getattr(row, name), got[name]) for name in ("wall_s", "cpu_s", "open_s")
+                )
     return list(best.values())
 
 
 def table(rows: list[Row]) -> str:
     """Markdown; ratios to ours with 2 workers (on the wide looks, to keyframe mode)."""
-    lines = ["| file | way | wall s | CPU s | wall, ours = 1 | open s | packets decoded |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| file | way | wall s | CPU s | wall, ours = 1 | open s | packets decoded |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         own = "keyframe, wide looks" if "wide" in row.way else "exact, workers=2"
         base = next((other.wall_s for other in rows if other.film == row.film and other.way == own), None)
         ratio = f"{row.wall_s / base:.2f}" if base and not row.way.startswith(("sound", "clip")) else ""
-        lines.append(f"| {row.film} | {row.way} | {row.wall_s:.2f} | {row.cpu_s:.2f} | {ratio} | {row.open_s:.3f} | {row.packets or ''} |")
+        lines.append(
+            f"| {row.film} | {row.way} | {row.wall_s:.2f} | {row.cpu_s:.2f} | {ratio} | {row.open_s:.3f} | "
+            f"{row.packets or ''} |"
+        )
     return "\n".join(lines)
 
 
@@ -295,7 +336,9 @@ def verdicts(rows: list[Row], ram: dict[str, Any] | None) -> list[tuple[str, flo
     if ram:
         found.append(("resident memory grows by less than 300 MB", ram["highest_mb"], ram["highest_mb"] < 300))
         growth = ram["last_tenth_mb"] - ram["first_tenth_mb"]
-        found.append((f"and by less than 30 MB from the first tenth of {ram['looks']} looks to the last", growth, growth < 30))
+        found.append(
+            (f"and by less than 30 MB from the first tenth of {ram['looks']} looks to the last", growth, growth < 30)
+        )
     return found
 
 
@@ -304,9 +347,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dir", type=Path, default=cache_dir() / "benchmarks", help="folder for the files it makes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--quick", action="store_true", help="the 10-minute file, four looks, one round, ours and the floor")
+    parser.add_argument(
+        "--quick", action="store_true", help="the 10-minute file, four looks, one round, ours and the floor"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
-    parser.add_argument("--seconds", type=int, default=TEN_MINUTES_S, help="length of the shorter file (for tests of this program)")
+    parser.add_argument(
+        "--seconds", type=int, default=TEN_MINUTES_S, help="length of the shorter file (for tests of this program)"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.child:
@@ -315,8 +362,16 @@ def main() -> None:
         return
     count, rounds = (4, 1) if wanted.quick else (10, wanted.repeat)
     short = long(wanted.dir / f"{wanted.seconds}s-720p.mp4", wanted.seconds, 1280, 720, 4_000_000, tell)
-    ways = [way for way in WAYS if available(way) and (not wanted.quick or way.startswith(("exact", "floor", "keyframe")))]
-    rows = compare(short, wanted.seconds, rounds, count, [way for way in ways if wanted.quick or way.startswith(("exact", "floor", "sound", "clip"))])
+    ways = [
+        way for way in WAYS if available(way) and (not wanted.quick or way.startswith(("exact", "floor", "keyframe")))
+    ]
+    rows = compare(
+        short,
+        wanted.seconds,
+        rounds,
+        count,
+        [way for way in ways if wanted.quick or way.startswith(("exact", "floor", "sound", "clip"))],
+    )
     ram = None
     if not wanted.quick:
         two = repeat(short, wanted.dir / f"{TWO_HOURS_S}s-720p.mp4", TWO_HOURS_S // wanted.seconds)

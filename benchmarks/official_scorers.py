@@ -3,10 +3,11 @@
     git clone https://github.com/bytedance/vidi && git clone https://github.com/jayleicn/moment_detr
     python -m benchmarks.official_scorers --vidi vidi --moment-detr moment_detr
 
-From the checkouts come code that is run (read it first), ground truth and prediction files. VUE-TR: every shipped file of both versions, every
-cell, as a file for `apr score` and as replies to the task, and random answers with reversed, overlapping and negative spans. QVHighlights: the
-shipped sample of predictions and random ones; the official code rounds to 0.01 points. `--moment-detr` needs scikit-learn, which that code imports.
-Mean relative accuracy is compared where lmms-eval is installed.
+From the checkouts come code that is run (read it first), ground truth and prediction files. VUE-TR: every shipped file
+of both versions, every cell, as a file for `apr score` and as replies to the task, and random answers with reversed,
+overlapping and negative spans. QVHighlights: the shipped sample of predictions and random ones; the official code
+rounds to 0.01 points. `--moment-detr` needs scikit-learn, which that code imports. Mean relative accuracy is compared
+where lmms-eval is installed.
 """
 
 from __future__ import annotations
@@ -54,21 +55,34 @@ def load(path: Path, name: str) -> Any:
 
 def vue_tr_files(checkout: Path) -> Iterator[tuple[str, float]]:
     """Each shipped prediction file and the largest difference in any of its cells, in points."""
-    for folder, truth, version in (("VUE_TR", "VUE-TR_ground_truth.json", 1), ("VUE_TR_V2", "VUE-TRv2_ground_truth.json", 2)):
+    for folder, truth, version in (
+        ("VUE_TR", "VUE-TR_ground_truth.json", 1),
+        ("VUE_TR_V2", "VUE-TRv2_ground_truth.json", 2),
+    ):
         official = load(checkout / folder / "qa_eval.py", f"official_{folder}")
         official.draw_plot = lambda *_arguments, **_named: None
         ground_truth = checkout / folder / truth
         queries = read_queries(ground_truth)
         for path in sorted((checkout / folder).glob("results_*.json")):
-            theirs = official.breakdown_results(np.array(CELLS), {"x": official.load_result(str(ground_truth), str(path))}, "")
+            theirs = official.breakdown_results(
+                np.array(CELLS), {"x": official.load_result(str(ground_truth), str(path))}, ""
+            )
             ours = vue_tr.score(queries, read_answers(path, queries, ground_truth), version)
             of_ours = [[getattr(ours[cell], column) for cell in CELLS] for column in ("precision", "recall", "iou")]
             yield f"{folder}/{path.name}, {3 * len(CELLS)} cells", _largest(of_ours, [scores["x"] for scores in theirs])
-            replies = {query_id: json.dumps(spans) for query_id, spans in read_answers(path, queries, ground_truth).items()}
+            replies = {
+                query_id: json.dumps(spans) for query_id, spans in read_answers(path, queries, ground_truth).items()
+            }
             ours_as_task = _vue_tr_task(ground_truth, replies)
             official_cells = [theirs[0]["x"][0], theirs[1]["x"][0], *theirs[2]["x"]]
-            yield f"{folder}/{path.name} as replies to the task, {len(official_cells)} cells", _largest([ours_as_task], [official_cells])
-        yield f"{folder}, 400 sets of 30 random answers", max(_vue_tr_random(official, random.Random(seed), version) for seed in range(400))
+            yield (
+                f"{folder}/{path.name} as replies to the task, {len(official_cells)} cells",
+                _largest([ours_as_task], [official_cells]),
+            )
+        yield (
+            f"{folder}, 400 sets of 30 random answers",
+            max(_vue_tr_random(official, random.Random(seed), version) for seed in range(400)),
+        )
 
 
 def _vue_tr_task(ground_truth: Path, replies: Mapping[int, str]) -> list[float]:
@@ -77,10 +91,20 @@ def _vue_tr_task(ground_truth: Path, replies: Mapping[int, str]) -> list[float]:
     for row in vue_tr_task.rows_of([json.loads(ground_truth.read_text("utf-8"))]):
         labels = [row[attribute] for attribute in vue_tr.ATTRIBUTES]
         if row["query_id"] in replies:
-            scored = vue_tr_task.process_results({**row, "apr_present": True, "apr_buckets": labels}, [replies[row["query_id"]]])
-            for name in scored.keys() & {"vue_precision", "vue_recall", "vue_iou", *(f"vue_iou_{label}" for label in labels)}:
+            scored = vue_tr_task.process_results(
+                {**row, "apr_present": True, "apr_buckets": labels}, [replies[row["query_id"]]]
+            )
+            for name in scored.keys() & {
+                "vue_precision",
+                "vue_recall",
+                "vue_iou",
+                *(f"vue_iou_{label}" for label in labels),
+            }:
                 found[name].append(scored[name])
-    return [fmean(found[name]) for name in ("vue_precision", "vue_recall", "vue_iou", *(f"vue_iou_{cell}" for cell in CELLS[1:]))]
+    return [
+        fmean(found[name])
+        for name in ("vue_precision", "vue_recall", "vue_iou", *(f"vue_iou_{cell}" for cell in CELLS[1:]))
+    ]
 
 
 def _vue_tr_random(official: Any, pick: random.Random, version: int) -> float:
@@ -89,7 +113,9 @@ def _vue_tr_random(official: Any, pick: random.Random, version: int) -> float:
         ends = sorted(pick.sample(range(60), 2 * pick.randint(1, 4)))
         true = [(float(start), float(end)) for start, end in zip(ends[::2], ends[1::2], strict=True)]
         spans = [(pick.uniform(-3, 62), pick.uniform(-3, 62)) for _ in range(pick.choice([0, 1, 1, 2, 5]))]
-        answer = [span if pick.random() < 0.3 else (min(span), max(span)) for span in spans] if pick.random() < 0.8 else true
+        answer = (
+            [span if pick.random() < 0.3 else (min(span), max(span)) for span in spans] if pick.random() < 0.8 else true
+        )
         array = np.array(answer)
         if answer:
             array[:, 0], array[:, 1] = np.floor(array[:, 0]), np.ceil(array[:, 1])
@@ -98,7 +124,9 @@ def _vue_tr_random(official: Any, pick: random.Random, version: int) -> float:
         answers[query_id] = answer
     ours = vue_tr.score(queries, answers, version)[vue_tr.OVERALL]
     precision, recall = official.compute_precision_recall(results)
-    return _largest([[ours.precision, ours.recall, ours.iou]], [[precision, recall, official.success_overlap(results)[1]]])
+    return _largest(
+        [[ours.precision, ours.recall, ours.iou]], [[precision, recall, official.success_overlap(results)[1]]]
+    )
 
 
 def qvhighlights(checkout: Path) -> Iterator[tuple[str, float]]:
@@ -110,7 +138,10 @@ def qvhighlights(checkout: Path) -> Iterator[tuple[str, float]]:
         for path in ("standalone_eval/sample_val_preds.jsonl", "data/highlight_val_release.jsonl")
     )
     yield "QVHighlights, shipped sample of predictions", _qvhighlights(official, sample, truth)
-    yield "QVHighlights, 60 sets of 60 random questions", max(_qvhighlights(official, *_random_windows(random.Random(seed))) for seed in range(60))
+    yield (
+        "QVHighlights, 60 sets of 60 random questions",
+        max(_qvhighlights(official, *_random_windows(random.Random(seed))) for seed in range(60)),
+    )
 
 
 def _random_windows(pick: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -120,7 +151,9 @@ def _random_windows(pick: random.Random) -> tuple[list[dict[str, Any]], list[dic
         true = [[start, end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
         windows = []
         for _ in range(pick.randint(1, 14)):
-            start, end = pick.choice(true) if pick.random() < 0.4 else sorted((pick.uniform(0, 150), pick.uniform(0, 150)))
+            start, end = (
+                pick.choice(true) if pick.random() < 0.4 else sorted((pick.uniform(0, 150), pick.uniform(0, 150)))
+            )
             start = max(0, start + pick.choice([-4, -2, 0, 0, 2]))
             windows.append([start, max(end, start + 1), round(pick.random(), 1)])
         truths.append({"qid": qid, "relevant_windows": true})
@@ -132,7 +165,10 @@ def _qvhighlights(official: Any, predictions: list[dict[str, Any]], truths: list
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = official.eval_moment_retrieval(predictions, truths, verbose=False)
     windows = {row["qid"]: row["pred_relevant_windows"] for row in predictions}
-    ours = moment_metrics([windows[row["qid"]] for row in truths], [[(start, end) for start, end in row["relevant_windows"]] for row in truths])
+    ours = moment_metrics(
+        [windows[row["qid"]] for row in truths],
+        [[(start, end) for start, end in row["relevant_windows"]] for row in truths],
+    )
     full = theirs["full"]
     expected = {f"map_{length}": theirs[length]["MR-mAP"]["average"] for length in ("short", "middle", "long")}
     expected |= {"map": full["MR-mAP"]["average"], "map_0.5": full["MR-mAP"]["0.5"], "map_0.75": full["MR-mAP"]["0.75"]}
@@ -150,7 +186,10 @@ def mra() -> Iterator[tuple[str, float]]:
     for _ in range(200_000):
         true = pick.choice([pick.randint(1, 60), round(pick.uniform(0.1, 50), 2)])
         guess = pick.choice([pick.randint(0, 60), round(true * pick.choice([step / 20 for step in range(10, 31)]), 6)])
-        largest = max(largest, abs(mean_relative_accuracy(guess, true) - vsibench.mean_relative_accuracy(guess, true, 0.5, 0.95, 0.05)))
+        largest = max(
+            largest,
+            abs(mean_relative_accuracy(guess, true) - vsibench.mean_relative_accuracy(guess, true, 0.5, 0.95, 0.05)),
+        )
     yield "mean relative accuracy, 200,000 pairs", 100 * largest
 
 

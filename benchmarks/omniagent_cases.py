@@ -43,16 +43,26 @@ FILMS = {
 
 
 def make_film(path: Path, film: Film) -> Path:
-    """Write a film: H.264 with B-frames; sides that are odd need 4:4:4. Its sound is tones that no two moments share."""
+    """Write a film: H.264 with B-frames; sides that are odd need 4:4:4.
+
+    Its sound is tones that no two moments share.
+    """
     width, height = film.size
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
     sides = (height, width) if pixels == "yuv444p" else (height // 2, width // 2)
-    colour = [np.linspace(low, high, sides[0] * sides[1]).reshape(sides).astype(np.uint8) for low, high in ((110, 146), (150, 106))]
+    colour = [
+        np.linspace(low, high, sides[0] * sides[1]).reshape(sides).astype(np.uint8)
+        for low, high in ((110, 146), (150, 106))
+    ]
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=film.fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.time_base = 1 / film.fps
-        stream.options = {"preset": "ultrafast", "crf": "18", "x264-params": "keyint=50:min-keyint=50:scenecut=0:bframes=2:b-adapt=0"}
+        stream.options = {
+            "preset": "ultrafast",
+            "crf": "18",
+            "x264-params": "keyint=50:min-keyint=50:scenecut=0:bframes=2:b-adapt=0",
+        }
         track: Any = out.add_stream("aac", rate=48_000, layout="mono") if film.sound else None
         packets: list[Any] = []
         for number in range(film.frames):
@@ -172,13 +182,16 @@ class Case:
 
 
 SHORT_PROMPT = 6
-"""Messages of a prompt (the system's, the question, two turns and what they brought) from which on `Case.tokens` holds."""
+"""Messages of a prompt (the system's, the question, two turns and what they brought) from which on `Case.tokens` holds.
+"""
 
 PUBLISHED = {"frames": 60, "audio_s": 300, "clip_s": 60, "steps": 32}
 
 
 def turn(action: object, **more: object) -> str:
-    return json.dumps({"observation": "seen", "think": "so", "confidence": 0.5, "action": action} | more, ensure_ascii=False)
+    return json.dumps(
+        {"observation": "seen", "think": "so", "confidence": 0.5, "action": action} | more, ensure_ascii=False
+    )
 
 
 def frames(start: object, end: object, num: object, **more: object) -> str:
@@ -213,17 +226,39 @@ def looks() -> Iterator[Case]:
         told = int(end * 100) / 100
         middle = round(end / 2 + 0.013, 3)
         yield Case(
-            f"frames on {name}", name, (frames(0.0, told, 5), frames(middle, middle, 1), frames(1.1, 2.9, 7), frames(0.0, told, 5), answer("B"))
+            f"frames on {name}",
+            name,
+            (frames(0.0, told, 5), frames(middle, middle, 1), frames(1.1, 2.9, 7), frames(0.0, told, 5), answer("B")),
         )
-        yield Case(f"clips on {name}", name, (clip(0.0, 4.0), clip(1.23, 3.77), clip(round(told - 3.5, 2), told), clip(2, 2.4), answer("B")))
+        yield Case(
+            f"clips on {name}",
+            name,
+            (clip(0.0, 4.0), clip(1.23, 3.77), clip(round(told - 3.5, 2), told), clip(2, 2.4), answer("B")),
+        )
         if film.sound:
-            yield Case(f"sound of {name}", name, (audio(0.5, 3.5), audio(0, 1), audio(round(told - 2, 2), told), audio(2.0, 2.1), answer("B")))
+            yield Case(
+                f"sound of {name}",
+                name,
+                (audio(0.5, 3.5), audio(0, 1), audio(round(told - 2, 2), told), audio(2.0, 2.1), answer("B")),
+            )
     narrow = (frames(5.0, 5.2, 20), frames(3.0, 3.0, 4), frames(3.001, 3.002, 2), frames(5.0, 5.2, 20), answer("B"))
     yield Case("dense, empty and repeated windows", "tiny", narrow)
-    yield Case("a window denser than its frames", "silent", (frames(5.0, 5.2, 20), frames(5.0, 5.2, 3), frames(69.5, 70.0, 20), answer("B")))
+    yield Case(
+        "a window denser than its frames",
+        "silent",
+        (frames(5.0, 5.2, 20), frames(5.0, 5.2, 3), frames(69.5, 70.0, 20), answer("B")),
+    )
     yield Case("repeated sound and clip", "tiny", (audio(0, 2), audio(0, 2), clip(0, 2), clip(0, 2), answer("B")))
-    yield Case("the very ends", "long", (frames(130.0, 130.0, 1), frames(129.0, 130.0, 11), frames(0, 0, 1), clip(129.5, 130.0), audio(129.7, 130.0)))
-    yield Case("whole minutes", "long", (clip(0, 60), clip(70.0, 130.0), audio(0.0, 130.0), audio(64.9, 127.3), frames(0, 130, 20), answer("B")))
+    yield Case(
+        "the very ends",
+        "long",
+        (frames(130.0, 130.0, 1), frames(129.0, 130.0, 11), frames(0, 0, 1), clip(129.5, 130.0), audio(129.7, 130.0)),
+    )
+    yield Case(
+        "whole minutes",
+        "long",
+        (clip(0, 60), clip(70.0, 130.0), audio(0.0, 130.0), audio(64.9, 127.3), frames(0, 130, 20), answer("B")),
+    )
     yield Case("a minute of the silent film", "silent", (clip(0, 60.0), clip(12.34, 69.99), answer("B")))
     yield Case("60 frames of 1080p", "1080p", (frames(0.0, 6.0, 60), answer("A")))
     short = (clip(1.0, 1.16), clip(1.0, 1.2), clip(1.0, 1.33), clip(1.0, 1.75), answer("B"))
@@ -276,11 +311,29 @@ def errors() -> Iterator[Case]:
     }
     for name, reply in bad.items():
         yield Case(name, "tiny", (good, reply, answer("B")))
-    for name, reply in {"clip of 60.005 s": clip(0, 60.005), "clip of 61 s": clip(0, 61.0), "sound where there is none": audio(0, 5)}.items():
+    for name, reply in {
+        "clip of 60.005 s": clip(0, 60.005),
+        "clip of 61 s": clip(0, 61.0),
+        "sound where there is none": audio(0, 5),
+    }.items():
         yield Case(name, "silent", (good, reply, answer("B")))
-    yield Case("sound of 41 s where 40 may be", "long", (good, audio(0, 41.0), audio(0, 40.005), answer("B")), limits={"audio_s": 40})
-    yield Case("9 frames where 8 may be", "tiny", (good, frames(0, 5, 9), frames(0, 5, 8), answer("B")), limits={"frames": 8, "steps": 4})
-    yield Case("an error after a clip, then one after that", "tiny", (clip(1, 3), clip(5, 3), clip(1, 1.12), audio(1, 2), answer("B")))
+    yield Case(
+        "sound of 41 s where 40 may be",
+        "long",
+        (good, audio(0, 41.0), audio(0, 40.005), answer("B")),
+        limits={"audio_s": 40},
+    )
+    yield Case(
+        "9 frames where 8 may be",
+        "tiny",
+        (good, frames(0, 5, 9), frames(0, 5, 8), answer("B")),
+        limits={"frames": 8, "steps": 4},
+    )
+    yield Case(
+        "an error after a clip, then one after that",
+        "tiny",
+        (clip(1, 3), clip(5, 3), clip(1, 1.12), audio(1, 2), answer("B")),
+    )
     yield Case("a clip too short after a clip", "tiny", (clip(1, 3), clip(1, 1.12), frames(1, 1, 1), answer("B")))
 
 
@@ -289,7 +342,9 @@ def replies() -> Iterator[Case]:
     good = frames(2.0, 2.0, 1)
     look = {"type": "get_frames", "start": 1.5, "end": 4, "num": 1}
     whole = {"observation": "seen", "think": "so", "confidence": 0.5, "action": look}
-    written = {f"without {key}": json.dumps({name: value for name, value in whole.items() if name != key}) for key in whole}
+    written = {
+        f"without {key}": json.dumps({name: value for name, value in whole.items() if name != key}) for key in whole
+    }
     written |= {f"{key} as a list": json.dumps(whole | {key: ["x"]}) for key in whole}
     good_look = json.dumps(whole)
     written |= {
@@ -328,7 +383,20 @@ def replies() -> Iterator[Case]:
 def answers() -> Iterator[Case]:
     """Each type of question, and answers in many forms."""
     good = frames(2.0, 2.0, 1)
-    for content in ("B", "b", " B ", "B.", "(B)", "B. blue, (or so)", "blue, (or so)", "Z", "", "A", "The answer is B", "AB"):
+    for content in (
+        "B",
+        "b",
+        " B ",
+        "B.",
+        "(B)",
+        "B. blue, (or so)",
+        "blue, (or so)",
+        "Z",
+        "",
+        "A",
+        "The answer is B",
+        "AB",
+    ):
         yield Case(f"choice {content!r}", "tiny", (good, answer(content), answer("B")))
     yield Case("choice as a number", "tiny", (good, answer(2), answer("B")))
     yield Case("answer without content", "tiny", (good, turn({"type": "answer"}), answer("B")))
@@ -344,9 +412,27 @@ def answers() -> Iterator[Case]:
         "[[1, 2, 3]]",
         "[[1.23456, 2.98765]]",
     ]
-    spans += ["1-2.5", "from 1 to 2.5", '[["1", "2.5"]]', "[[1, 2], [1.5, 2.5]]", "[[1, NaN]]", "", "7", "{}", "null", "[[1, 2.5]"]
+    spans += [
+        "1-2.5",
+        "from 1 to 2.5",
+        '[["1", "2.5"]]',
+        "[[1, 2], [1.5, 2.5]]",
+        "[[1, NaN]]",
+        "",
+        "7",
+        "{}",
+        "null",
+        "[[1, 2.5]",
+    ]
     for content in spans:
-        case = Case(f"spans {content!r}", "tiny", (good, answer(content), answer("[[1, 2.5]]")), "TR", [[1.0, 2.0], [4.0, 5.0]], options=())
+        case = Case(
+            f"spans {content!r}",
+            "tiny",
+            (good, answer(content), answer("[[1, 2.5]]")),
+            "TR",
+            [[1.0, 2.0], [4.0, 5.0]],
+            options=(),
+        )
         yield case
     for kind in ("NUM", "SIZE"):
         for content in (
@@ -369,12 +455,32 @@ def answers() -> Iterator[Case]:
         ):
             for truth in ("3", "1203") if content == "1,203" else ("3",):
                 name = f"{kind} {content!r} for {truth}"
-                yield Case(name, "tiny", (good, answer(content), answer(truth)), kind, [truth], "How many are there?", ())
-    for content, truth in (("97.5", "100"), ("90", "100"), ("75.0001", "100"), ("55", "100"), ("49", "100"), ("0", "5"), ("12", "12.5")):
-        yield Case(f"SIZE {content} for {truth}", "tiny", (good, answer(content)), "SIZE", [truth], "How large is it?", ())
+                yield Case(
+                    name, "tiny", (good, answer(content), answer(truth)), kind, [truth], "How many are there?", ()
+                )
+    for content, truth in (
+        ("97.5", "100"),
+        ("90", "100"),
+        ("75.0001", "100"),
+        ("55", "100"),
+        ("49", "100"),
+        ("0", "5"),
+        ("12", "12.5"),
+    ):
+        yield Case(
+            f"SIZE {content} for {truth}", "tiny", (good, answer(content)), "SIZE", [truth], "How large is it?", ()
+        )
     yield Case("NUM_count", "tiny", (good, answer("3")), "NUM_count", ["3"], "How many?", ())
     for content in ("a red ball", " a red ball\n", ""):
-        yield Case(f"free form {content!r}", "tiny", (good, answer(content), answer("a red ball")), "FF", ["a red ball"], "What is it?", ())
+        yield Case(
+            f"free form {content!r}",
+            "tiny",
+            (good, answer(content), answer("a red ball")),
+            "FF",
+            ["a red ball"],
+            "What is it?",
+            (),
+        )
 
 
 def endings() -> Iterator[Case]:
@@ -387,7 +493,9 @@ def endings() -> Iterator[Case]:
     yield Case("an answer at the end", "tiny", (*again[:3], answer("B")), limits=four)
     yield Case("a wrong answer at the end", "tiny", (*again[:3], answer("A")), limits=four)
     yield Case("a malformed answer at the end", "tiny", (*again[:3], answer("Z")), limits=four)
-    yield Case("malformed spans at the end", "tiny", (*again[:3], answer("soon")), "TR", [[1.0, 2.0]], options=(), limits=four)
+    yield Case(
+        "malformed spans at the end", "tiny", (*again[:3], answer("soon")), "TR", [[1.0, 2.0]], options=(), limits=four
+    )
     yield Case("no number at the end", "tiny", (*again[:3], answer("none")), "NUM", ["3"], options=(), limits=four)
     yield Case("an early answer", "tiny", (answer("B"), good, answer("B")))
     yield Case("an early answer twice", "tiny", (answer("B"), answer("B")))
@@ -404,6 +512,20 @@ def endings() -> Iterator[Case]:
     yield Case("steps of 20 s each", "long", (frames(100, 100, 1), answer("B")), limits={"clip_s": 20})
     yield Case("steps at most", "long", (frames(100, 100, 1), answer("B")), limits={"clip_s": 20, "steps": 9})
     strange = "Wer “fällt” hin?  {braces} <b>\n- second line \n"
-    yield Case("a question of two lines", "silent", (good, answer("a")), question=strange, options=("A. {one}  ", "B. two\nlines", "C.  C. "))
-    yield Case("many options", "silent", (good, answer("G")), truth=["G"], options=tuple(f"{label}. number {label}" for label in "ABCDEFG"))
-    yield Case("options in another order", "silent", (good, answer("C")), truth=["C"], options=("C. one", "A. two", "B. three"))
+    yield Case(
+        "a question of two lines",
+        "silent",
+        (good, answer("a")),
+        question=strange,
+        options=("A. {one}  ", "B. two\nlines", "C.  C. "),
+    )
+    yield Case(
+        "many options",
+        "silent",
+        (good, answer("G")),
+        truth=["G"],
+        options=tuple(f"{label}. number {label}" for label in "ABCDEFG"),
+    )
+    yield Case(
+        "options in another order", "silent", (good, answer("C")), truth=["C"], options=("C. one", "A. two", "B. three")
+    )

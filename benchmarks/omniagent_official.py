@@ -1,9 +1,10 @@
 """The official environment of OmniAgent, run out of a user's clone: what it shows a model while the turns of a case are played.
 
-Its own `SingleVideoQAEnv`, `qwen-vl-utils` and `qwen-omni-utils` are loaded from their files and run as they are. Stand-ins in memory take the place
-of ray (calls are made at once), of verl's reward judge (a free-form answer counts where it is equal), of the object storage, of librosa and audioread
-(imported there, unused for local files) and of the processor (a prompt is as long as the case says). Waiting between retries is left out, and what
-one ffmpeg command wrote is kept for when the same command comes again.
+Its own `SingleVideoQAEnv`, `qwen-vl-utils` and `qwen-omni-utils` are loaded from their files and run as they are.
+Stand-ins in memory take the place of ray (calls are made at once), of verl's reward judge (a free-form answer counts
+where it is equal), of the object storage, of librosa and audioread (imported there, unused for local files) and of the
+processor (a prompt is as long as the case says). Waiting between retries is left out, and what one ffmpeg command wrote
+is kept for when the same command comes again.
 """
 
 from __future__ import annotations
@@ -74,16 +75,24 @@ class Official:
         try:
             importlib.import_module("torchcodec.decoders" if reader == "torchcodec" else reader)
         except (ImportError, OSError, RuntimeError) as error:
-            sys.exit(f"the official code reads clips with {reader}, which can't be loaded (see the command at the top of omniagent_parity): {error}")
+            sys.exit(
+                f"the official code reads clips with {reader}, which can't be loaded (see the command at the "
+                f"top of omniagent_parity): {error}"
+            )
         for name in UNSET:
             os.environ.pop(name, None)
         os.environ |= SETTINGS | {"FORCE_QWENVL_VIDEO_READER": reader, "VIDEO_ENV_TMP_DIR": str(scratch)}
         self._stand_in()
-        prompts = _load("agent_system.environments.prompts.video_prompt", clone / "agent_system/environments/prompts/video_prompt.py")
+        prompts = _load(
+            "agent_system.environments.prompts.video_prompt",
+            clone / "agent_system/environments/prompts/video_prompt.py",
+        )
         _module("agent_system.environments.prompts", build_video_prompt_omniagent=prompts.build_video_prompt_omniagent)
         self.vision = _load("qwen_vl_utils.vision_process", clone / "qwen-vl-utils/src/qwen_vl_utils/vision_process.py")
         _module("qwen_vl_utils", process_vision_info=self._see)
-        self.audio = _load("qwen_omni_utils.v2_5.audio_process", clone / "qwen-omni-utils/src/qwen_omni_utils/v2_5/audio_process.py")
+        self.audio = _load(
+            "qwen_omni_utils.v2_5.audio_process", clone / "qwen-omni-utils/src/qwen_omni_utils/v2_5/audio_process.py"
+        )
         _module("qwen_omni_utils", process_audio_info=self._hear)
         self.env = _load("agent_system.environments.env_package.video_env", clone / ENVIRONMENT)
         for module in (self.vision, self.audio, self.env):
@@ -99,8 +108,16 @@ class Official:
         template = _Remote(lambda history, **_named: "." * len(history))
         count = _Remote(lambda prompt, **_named: case.tokens if len(prompt) >= SHORT_PROMPT else 1000)
         processor = types.SimpleNamespace(apply_chat_template=template, count_tokens=count)
-        sample = probe(video) | {"video": str(video), "question_type": case.type, "question": case.question, "mode": "OmniAgent"}
-        sample |= {"answer": list(case.truth) if isinstance(case.truth, tuple) else case.truth, "options": list(case.options)}
+        sample = probe(video) | {
+            "video": str(video),
+            "question_type": case.type,
+            "question": case.question,
+            "mode": "OmniAgent",
+        }
+        sample |= {
+            "answer": list(case.truth) if isinstance(case.truth, tuple) else case.truth,
+            "options": list(case.options),
+        }
         played = Played([], [], 0, "open", 0.0)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             environment = self.env.SingleVideoQAEnv(
@@ -143,7 +160,9 @@ class Official:
                     case "video":
                         shown, fps = next(clips)
                         images = shown.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
-                        pieces.append(Piece("video", pictures=images, fps=float(fps), sound=next(sounds) if has_audio else None))
+                        pieces.append(
+                            Piece("video", pictures=images, fps=float(fps), sound=next(sounds) if has_audio else None)
+                        )
             yield message["role"], merged(pieces)
 
     @staticmethod
@@ -176,7 +195,14 @@ class Official:
         remote = lambda *given, **named: given[0] if given and callable(given[0]) and not named else (lambda made: made)  # noqa: E731
         _module("ray", remote=remote, get=lambda value: value)
         reader = type("OssReader", (), {"__init__": lambda self: None})
-        for name in ("verl", "agent_system", "agent_system.environments", "agent_system.environments.env_package", "librosa", "audioread"):
+        for name in (
+            "verl",
+            "agent_system",
+            "agent_system.environments",
+            "agent_system.environments.env_package",
+            "librosa",
+            "audioread",
+        ):
             _module(name)
         _module("verl.utils", hf_processor=nothing)
         _module("verl.utils.reward_score")
@@ -206,7 +232,11 @@ def probe(video: Path) -> dict[str, Any]:
 
     rate = float(Fraction(told("-select_streams", "v:0", "-show_entries", "stream=r_frame_rate")))
     duration = float(told("-show_entries", "format=duration"))
-    return {"duration_seconds": duration, "fps": rate, "has_audio": "audio" in told("-show_entries", "stream=codec_type")}
+    return {
+        "duration_seconds": duration,
+        "fps": rate,
+        "has_audio": "audio" in told("-show_entries", "stream=codec_type"),
+    }
 
 
 def _module(name: str, **holds: Any) -> None:

@@ -1,15 +1,16 @@
 """Our `profile=omniagent` beside the official environment of OmniAgent: the same films, the same turns, every message compared.
 
     git clone https://github.com/HarryHsing/OmniAgent        # commit 18725bc is the one compared with
-    apt-get install ffmpeg                                   # the official code runs it, and torchcodec needs its libraries
-    uv pip install -c constraints.txt torchcodec             # beside '.[lmms,dev]': what the official scripts read clips with
-    python -m benchmarks.omniagent_parity --clone OmniAgent
+    apt-get install ffmpeg                                   # the official code runs it, and torchcodec needs its
+    libraries uv pip install -c constraints.txt torchcodec             # beside '.[lmms,dev]': what the official scripts
+    read clips with python -m benchmarks.omniagent_parity --clone OmniAgent
 
-The clone's code is run (read it first): its `SingleVideoQAEnv` and its own readers of pictures, clips and sound, with stand-ins for ray, verl and
-storage (`omniagent_official.py`). Compared are the prompt of each turn (roles, kinds of parts, headings, labels, placeholders, notices, the
-question's text, sizes of pictures, which frames they are, clips' frame rates, sound), whether a turn is an error, the number of turns, how the
-episode ends and its reward. Left out are the words of our own instructions and of errors. Then the texts of the released example rows, which win
-where the code disagrees.
+The clone's code is run (read it first): its `SingleVideoQAEnv` and its own readers of pictures, clips and sound, with
+stand-ins for ray, verl and storage (`omniagent_official.py`). Compared are the prompt of each turn (roles, kinds of
+parts, headings, labels, placeholders, notices, the question's text, sizes of pictures, which frames they are, clips'
+frame rates, sound), whether a turn is an error, the number of turns, how the episode ends and its reward. Left out are
+the words of our own instructions and of errors. Then the texts of the released example rows, which win where the code
+disagrees.
 
 Run with torchcodec 0.17, torch 2.15, torchvision 0.29 and ffmpeg 5.1.
 
@@ -36,17 +37,47 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.cli.omniagent_prompt import omniagent_prompt
-from apr_plugin.loop import PROFILES, Budget, EpisodeConfig, Generation, MediaRef, Option, Prompt, Question, QuestionKind, Sampling
+from apr_plugin.loop import (
+    PROFILES,
+    Budget,
+    EpisodeConfig,
+    Generation,
+    MediaRef,
+    Option,
+    Prompt,
+    Question,
+    QuestionKind,
+    Sampling,
+)
 from apr_plugin.loop.episode import Episode
 from apr_plugin.loop.notebook import load_system_prompt
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, PolicyDefaults, PromptSize, TextPart, VideoPart
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.scoring.answers import exact_number, mean_relative_accuracy
 from apr_plugin.scoring.intervals import parse_spans, set_iou
-from benchmarks.omniagent_cases import FILMS, PUBLISHED, SHORT_PROMPT, Case, Film, Message, Piece, Played, cases, make_film, merged, number_of
+from benchmarks.omniagent_cases import (
+    FILMS,
+    PUBLISHED,
+    SHORT_PROMPT,
+    Case,
+    Film,
+    Message,
+    Piece,
+    Played,
+    cases,
+    make_film,
+    merged,
+    number_of,
+)
 from benchmarks.omniagent_official import Official
 
-KINDS = {"MCQ": QuestionKind.MCQ, "TR": QuestionKind.GROUNDING, "NUM": QuestionKind.NUMBER, "SIZE": QuestionKind.NUMBER, "FF": QuestionKind.FREE_FORM}
+KINDS = {
+    "MCQ": QuestionKind.MCQ,
+    "TR": QuestionKind.GROUNDING,
+    "NUM": QuestionKind.NUMBER,
+    "SIZE": QuestionKind.NUMBER,
+    "FF": QuestionKind.FREE_FORM,
+}
 
 UNIT = "in metres"
 """What our side is told of how a size is written; it is what tells a size from another number."""
@@ -73,7 +104,8 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     found: dict[tuple[str, ...], tuple[Difference, list[str]]] = field(default_factory=dict)
-    """Differences that nothing accepts, those of one kind that differ in their numbers alone under one key: the first, and where they all are."""
+    """Differences that nothing accepts, those of one kind that differ in their numbers alone under one key: the first,
+    and where they all are."""
     accepted: Counter[str] = field(default_factory=Counter)
     pixels: float = 0.0
     """The largest mean difference of two pictures of the same frame, in grey levels of 255."""
@@ -91,21 +123,29 @@ class Tally:
 
 ACCEPTED: tuple[tuple[str, Callable[[Difference, str], bool]], ...] = (
     (
-        "the official code shows the first frame at or after a time, and 0.2 s before the end at the latest; ours the frame on screen at that time",
+        "the official code shows the first frame at or after a time, and 0.2 s before the end at the latest; "
+        "ours the frame on screen at that time",
         lambda it, _case: it.what == "frame one off",
     ),
-    ("a size is asked for with its unit, which official questions hold in their own words", lambda it, _case: it.what == "unit"),
+    (
+        "a size is asked for with its unit, which official questions hold in their own words",
+        lambda it, _case: it.what == "unit",
+    ),
     (
         "the official code ends clips and sound 0.2 s before the end of the film, and fails where nothing is left",
         lambda it, case: it.what.startswith(NEAR_END) or "last fifth of a second" in case,
     ),
     (
-        "training and eval.sh let the processor take clips for 2 frames a second; only the demo's launcher tells it how many were sampled",
+        "training and eval.sh let the processor take clips for 2 frames a second; only the demo's launcher "
+        "tells it how many were sampled",
         lambda it, _case: it.what == "frames per second of a clip" and it.ours == "2.000",
     ),
     (
-        "media is visible for one generation; the official code shows it once more after a clip of fewer than 4 frames was refused",
-        lambda it, case: case in ("clip of 3 frames", "a clip too short after a clip") and it.what in ("heading", "parts"),
+        "media is visible for one generation; the official code shows it once more after a clip of fewer than "
+        "4 frames was refused",
+        lambda it, case: (
+            case in ("clip of 3 frames", "a clip too short after a clip") and it.what in ("heading", "parts")
+        ),
     ),
     ("a time that is no number is an error", lambda _it, case: case == "frames from NaN"),
     (
@@ -142,12 +182,25 @@ class Playback(PolicyDefaults):
 def play(case: Case, video: MediaRef) -> Played:
     """Play a case on our side."""
     limits, profile = PUBLISHED | dict(case.limits), PROFILES["omniagent"]
-    told = {"frames_per_look": int(limits["frames"]), "audio_s": limits["audio_s"], "clip_s": limits["clip_s"], "max_turns": int(limits["steps"])}
+    told = {
+        "frames_per_look": int(limits["frames"]),
+        "audio_s": limits["audio_s"],
+        "clip_s": limits["clip_s"],
+        "max_turns": int(limits["steps"]),
+    }
     budget = Budget.model_validate(profile.budget.model_dump() | told)
     config = EpisodeConfig(budget=budget, wire=profile.wire, parsing=profile.parsing)
-    options = tuple(Option(label=label, text=text) for label, _, text in (option.partition(". ") for option in case.options))
+    options = tuple(
+        Option(label=label, text=text) for label, _, text in (option.partition(". ") for option in case.options)
+    )
     kind = case.type.partition("_")[0]
-    question = Question(text=case.question, kind=KINDS[kind], options=options, videos=(video,), answer_hint=UNIT if kind == "SIZE" else "")
+    question = Question(
+        text=case.question,
+        kind=KINDS[kind],
+        options=options,
+        videos=(video,),
+        answer_hint=UNIT if kind == "SIZE" else "",
+    )
     policy = Playback(case.turns, case.tokens)
     trajectory = asyncio.run(Episode(question, policy, config).run())
     open_still = trajectory.stop_reason is StopReason.POLICY_UNAVAILABLE and len(trajectory.turns) == len(case.turns)
@@ -155,7 +208,10 @@ def play(case: Case, video: MediaRef) -> Played:
     if trajectory.stop_reason.failed and not open_still:
         raise RuntimeError(f"{case.name}: {trajectory.stop_detail}")
     return Played(
-        prompts=[[(message.role, merged([_piece(part) for part in message.parts])) for message in prompt.messages[1:]] for prompt in policy.prompts],
+        prompts=[
+            [(message.role, merged([_piece(part) for part in message.parts])) for message in prompt.messages[1:]]
+            for prompt in policy.prompts
+        ],
         errors=[turn.error.code if turn.error is not None else None for turn in trajectory.turns],
         steps=trajectory.turns_allowed,
         ended="open" if open_still else "answer" if answered else "failed",
@@ -204,10 +260,14 @@ def compare(official: Played, ours: Played, film: Film, tally: Tally) -> Iterato
             yield Difference("roles", " ".join(role for role, _ in theirs), " ".join(role for role, _ in mine), where)
             continue
         for index, (one, other) in enumerate(zip(theirs, mine, strict=True)):
-            if number == 1 or index >= len(theirs) - 3:  # what comes before was the same message in the prompt before, unless it is among these
+            if (
+                number == 1 or index >= len(theirs) - 3
+            ):  # what comes before was the same message in the prompt before, unless it is among these
                 yield from _message(one, other, index, film, tally, where)
             elif (said := _words(one)) != (told := _words(other)):
-                yield Difference("unit" if told == f"{said} ({UNIT})" else "history", _short(said, told), _short(told, said), where)
+                yield Difference(
+                    "unit" if told == f"{said} ({UNIT})" else "history", _short(said, told), _short(told, said), where
+                )
     for number, (code, own) in enumerate(zip(official.errors, ours.errors, strict=False), 1):
         tally.counts["turns"] += 1
         if (code is None) != (own is None):
@@ -215,7 +275,11 @@ def compare(official: Played, ours: Played, film: Film, tally: Tally) -> Iterato
     if len(official.errors) != len(ours.errors):
         yield Difference("turns taken", str(len(official.errors)), str(len(ours.errors)))
     if official.ended != ours.ended:
-        yield Difference("end", f"{official.ended} ({official.errors[-1]})", f"{ours.ended} ({ours.errors[-1] if ours.errors else 'before a turn'})")
+        yield Difference(
+            "end",
+            f"{official.ended} ({official.errors[-1]})",
+            f"{ours.ended} ({ours.errors[-1] if ours.errors else 'before a turn'})",
+        )
     elif abs(official.reward - ours.reward) > 1e-6:
         yield Difference("reward", f"{official.reward:.4f}", f"{ours.reward:.4f}")
 
@@ -253,7 +317,15 @@ def _text(theirs: str, mine: str, index: int, where: str, role: str) -> Iterator
     """Differences of two texts, with the notice compared separately; an error's words are left out."""
     for what, one, other in zip(("", "notice"), _split(theirs), _split(mine), strict=True):
         if one != other:
-            name = what or ("unit" if other == f"{one} ({UNIT})" else "turn" if role == "assistant" else "question" if index == 0 else _name(one))
+            name = what or (
+                "unit"
+                if other == f"{one} ({UNIT})"
+                else "turn"
+                if role == "assistant"
+                else "question"
+                if index == 0
+                else _name(one)
+            )
             yield Difference(name, _short(one, other), _short(other, one), where)
 
 
@@ -279,7 +351,12 @@ def _pictures(theirs: Piece, mine: Piece, label: str, film: Film, tally: Tally, 
     one, other = theirs.pictures, mine.pictures
     if one.shape[1:3] != other.shape[1:3]:
         height, width = film.size[1], film.size[0]
-        yield Difference(f"size of {theirs.kind} of {width}x{height}", f"{one.shape[2]}x{one.shape[1]}", f"{other.shape[2]}x{other.shape[1]}", where)
+        yield Difference(
+            f"size of {theirs.kind} of {width}x{height}",
+            f"{one.shape[2]}x{one.shape[1]}",
+            f"{other.shape[2]}x{other.shape[1]}",
+            where,
+        )
     numbers, own = ([number_of(image) for image in images] for images in (one, other))
     tally.counts["pictures"] += len(numbers)
     if len(numbers) != len(own):
@@ -303,7 +380,11 @@ def _one_off(theirs: int, mine: int, kind: str, label: str, film: Film) -> bool:
     if kind != "image" or found is None:
         return False
     asked_s, last_s = float(found[1]), film.frames / float(film.fps) - END_S
-    return asked_s > last_s and abs(theirs - last_s * film.fps) <= 1 and abs(mine - min(asked_s * film.fps, film.frames - 1)) <= 1
+    return (
+        asked_s > last_s
+        and abs(theirs - last_s * film.fps) <= 1
+        and abs(mine - min(asked_s * film.fps, film.frames - 1)) <= 1
+    )
 
 
 def _sound(theirs: Piece, mine: Piece, where: str) -> Iterator[Difference]:
@@ -312,16 +393,27 @@ def _sound(theirs: Piece, mine: Piece, where: str) -> Iterator[Difference]:
         return
     if one is None or other is None:
         if (one is None) != (other is None):
-            yield Difference(f"sound of {theirs.kind}", "none" if one is None else "some", "none" if other is None else "some", where)
+            yield Difference(
+                f"sound of {theirs.kind}", "none" if one is None else "some", "none" if other is None else "some", where
+            )
         return
     if theirs.rate != mine.rate:
         yield Difference("sample rate", str(theirs.rate), str(mine.rate), where)
-    most = 0.03 if theirs.kind == "video" else 1.5 / theirs.rate  # the official clip is coded once more, in whole AAC frames
+    most = (
+        0.03 if theirs.kind == "video" else 1.5 / theirs.rate
+    )  # the official clip is coded once more, in whole AAC frames
     if abs(len(one) - len(other)) > most * theirs.rate:
-        yield Difference(f"seconds of sound of {theirs.kind}", f"{len(one) / theirs.rate:.4f}", f"{len(other) / mine.rate:.4f}", where)
+        yield Difference(
+            f"seconds of sound of {theirs.kind}",
+            f"{len(one) / theirs.rate:.4f}",
+            f"{len(other) / mine.rate:.4f}",
+            where,
+        )
     lag_s, likeness = _aligned(np.asarray(one, np.float64), np.asarray(other, np.float64), theirs.rate)
     if abs(lag_s) > 0.001 or likeness < 0.95:
-        yield Difference(f"samples of {theirs.kind}", "in step", f"{lag_s * 1000:.2f} ms later, correlation {likeness:.2f}", where)
+        yield Difference(
+            f"samples of {theirs.kind}", "in step", f"{lag_s * 1000:.2f} ms later, correlation {likeness:.2f}", where
+        )
 
 
 def _aligned(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], rate: int) -> tuple[float, float]:
@@ -354,12 +446,20 @@ def _counted(kinds: Sequence[str]) -> str:
     """Kinds of parts in order, those that repeat with their number."""
     pairs = [f"{a} {b}" for a, b in pairwise(kinds)]
     repeats = Counter(kinds)
-    return " ".join(kinds) if len(kinds) <= 6 else f"{repeats['text']} texts, {repeats['image']} images, {repeats['video']} clips ({pairs[0]} …)"
+    return (
+        " ".join(kinds)
+        if len(kinds) <= 6
+        else f"{repeats['text']} texts, {repeats['image']} images, {repeats['video']} clips ({pairs[0]} …)"
+    )
 
 
 def system_prompt(official: Official, clone: Path, folder: Path) -> Iterator[Difference]:
     """What a policy is told with the file that `apr omniagent-prompt` writes, and what the official function returns."""
-    limits = {"max_frames_len": PUBLISHED["frames"], "max_audio_len": PUBLISHED["audio_s"], "max_clip_len": PUBLISHED["clip_s"]}
+    limits = {
+        "max_frames_len": PUBLISHED["frames"],
+        "max_audio_len": PUBLISHED["audio_s"],
+        "max_clip_len": PUBLISHED["clip_s"],
+    }
     theirs = official.env.build_video_prompt_omniagent(PUBLISHED["steps"], **limits)
     path = folder / "omniagent_prompt.txt"
     path.write_bytes(omniagent_prompt(clone, limits).encode())
@@ -386,12 +486,20 @@ def rows(clone: Path, folder: Path, tally: Tally) -> None:
             (extra["answer"],) if isinstance(extra["answer"], str) else extra["answer"],
             extra["question"],
             tuple(extra["options"] or ()),
-            {"frames": int(limits["actual_max_frames"]), "audio_s": limits["actual_max_audio"], "clip_s": limits["actual_max_clip"]},
+            {
+                "frames": int(limits["actual_max_frames"]),
+                "audio_s": limits["actual_max_audio"],
+                "clip_s": limits["actual_max_clip"],
+            },
         )
         ours = play(case, MediaRef(path=str(path), end_s=duration_s))
-        theirs = [[(message["role"], _row_pieces(message["content"])) for message in row["raw_input"][1:]] for row in episode]
+        theirs = [
+            [(message["role"], _row_pieces(message["content"])) for message in row["raw_input"][1:]] for row in episode
+        ]
         last = episode[-1]
-        official = Played(theirs, [None] * len(episode), int(limits["actual_max_steps"]), "answer", float(last["episode_reward"]))
+        official = Played(
+            theirs, [None] * len(episode), int(limits["actual_max_steps"]), "answer", float(last["episode_reward"])
+        )
         tally.add(case.name, compare(official, ours, film, tally))
 
 
@@ -407,10 +515,19 @@ def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clone", type=Path, required=True, help="A clone of HarryHsing/OmniAgent.")
-    parser.add_argument("--dir", type=Path, help="Folder for the films, which are used again; without it one that is thrown away.")
-    parser.add_argument("--reader", default="torchcodec", choices=("torchcodec", "decord"), help="What the official code reads its clips with.")
+    parser.add_argument(
+        "--dir", type=Path, help="Folder for the films, which are used again; without it one that is thrown away."
+    )
+    parser.add_argument(
+        "--reader",
+        default="torchcodec",
+        choices=("torchcodec", "decord"),
+        help="What the official code reads its clips with.",
+    )
     parser.add_argument("--only", default="", help="Only cases whose name holds this.")
-    parser.add_argument("-v", "--verbose", action="store_true", help="Name every place of a difference, and what was accepted.")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="Name every place of a difference, and what was accepted."
+    )
     asked = parser.parse_args()
     tally, began = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as beside:
@@ -428,7 +545,10 @@ def main() -> None:
             try:
                 theirs = official.play(case, video)
             except Exception as error:  # noqa: BLE001 - whatever code that is not ours raises
-                tally.add(case.name, iter([Difference("the official code raises", f"{type(error).__name__}: {error}"[:160], "")]))
+                tally.add(
+                    case.name,
+                    iter([Difference("the official code raises", f"{type(error).__name__}: {error}"[:160], "")]),
+                )
                 continue
             tally.add(case.name, compare(theirs, ours.result(), FILMS[case.film], tally))
         if asked.only in "system prompt":
@@ -448,7 +568,9 @@ def print_tally(tally: Tally, verbose: bool, seconds: float) -> None:
     for reason, number in tally.accepted.items():
         print(f"accepted, {number} times: {reason}")
     print(", ".join(f"{number} {what}" for what, number in tally.counts.items()) + f" compared in {seconds:.0f} s")
-    print(f"pictures of the same frame differ by {tally.pixels:.2f} of 255 grey levels at most, on average over a picture")
+    print(
+        f"pictures of the same frame differ by {tally.pixels:.2f} of 255 grey levels at most, on average over a picture"
+    )
     found = len(tally.found)
     print(f"{found} difference{'' if found == 1 else 's'}" if found else "no difference but the accepted ones")
 

@@ -2,11 +2,13 @@
 
     python -m benchmarks.replay [--json FILE]
 
-Episodes of every kind of look run with small random models (Qwen2.5-VL and Qwen2.5-Omni, float32, in this process): frames, sound, clips,
-several videos, windows of files, looks made smaller for the context, malformed turns, a forced call that leaves notes out, every arm, both wires.
-What the model samples gives the token values; the turns themselves are written by a script, since a random model asks for nothing. Trajectories and
-card go through their files; then `replay` makes each prompt again and the model writes its turn again, with nothing kept from before. The largest
-differences are printed; words, ids, pictures and sound must be equal and log-probabilities within 1e-4, else the status is 1.
+Episodes of every kind of look run with small random models (Qwen2.5-VL and Qwen2.5-Omni, float32, in this process):
+frames, sound, clips, several videos, windows of files, looks made smaller for the context, malformed turns, a forced
+call that leaves notes out, every arm, both wires. What the model samples gives the token values; the turns themselves
+are written by a script, since a random model asks for nothing. Trajectories and card go through their files; then
+`replay` makes each prompt again and the model writes its turn again, with nothing kept from before. The largest
+differences are printed; words, ids, pictures and sound must be equal and log-probabilities within 1e-4, else the status
+is 1.
 """
 
 from __future__ import annotations
@@ -68,7 +70,11 @@ def turn(action: dict[str, Any], observation: str = "seen") -> str:
 
 def looks(start: float, hears: bool) -> list[str]:
     """Frames, a clip, sound, a turn that is none, a wide look, the answer."""
-    heard = {"type": "get_audio", "start": start, "end": start + 2.5} if hears else {"type": "get_frames", "start": 1.0, "end": 1.0, "num": 1}
+    heard = (
+        {"type": "get_audio", "start": start, "end": start + 2.5}
+        if hears
+        else {"type": "get_frames", "start": 1.0, "end": 1.0, "num": 1}
+    )
     return [
         turn({"type": "get_frames", "start": start, "end": start + 3.3, "num": 4}),
         turn({"type": "get_clip", "start": start + 0.7, "end": start + 4.1}),
@@ -86,17 +92,35 @@ def cases(film: Path, silent: Path, hears: bool) -> dict[str, tuple[Question, li
     def ask(name: str, *videos: MediaRef) -> Question:
         return Question(text="What is shown?", kind="free_form", videos=videos, task="replay", doc_id=name)  # type: ignore[arg-type]
 
-    small, warm = Budget(turns=7, frame_pixels=112 * 112, clip_pixels=112 * 112), Sampling(temperature=0.8, max_new_tokens=12)
+    small, warm = (
+        Budget(turns=7, frame_pixels=112 * 112, clip_pixels=112 * 112),
+        Sampling(temperature=0.8, max_new_tokens=12),
+    )
     plain = EpisodeConfig(budget=small, sampling=warm)
     long = [turn({"type": "get_frames", "start": float(n), "end": n + 0.5, "num": 1}, "word " * 90) for n in range(5)]
     found = {
         "looks": (ask("looks", whole), looks(0.3, hears), plain, None),
         "window": (ask("window", part), looks(0.2, hears), plain, None),
         "two videos": (ask("two videos", part, MediaRef(path=str(silent))), looks(0.2, hears), plain, None),
-        "keyframes": (ask("keyframes", whole), looks(0.3, hears), plain.model_copy(update={"media": MediaSettings(mode="keyframe")}), None),
-        "omniagent wire": (ask("omniagent wire", whole), looks(0.3, hears), plain.model_copy(update={"wire": "omniagent"}), None),
+        "keyframes": (
+            ask("keyframes", whole),
+            looks(0.3, hears),
+            plain.model_copy(update={"media": MediaSettings(mode="keyframe")}),
+            None,
+        ),
+        "omniagent wire": (
+            ask("omniagent wire", whole),
+            looks(0.3, hears),
+            plain.model_copy(update={"wire": "omniagent"}),
+            None,
+        ),
         "made to fit": (ask("made to fit", whole), looks(0.3, hears), plain, 900),
-        "forced, notes left out": (ask("forced", whole), long, plain.model_copy(update={"budget": small.model_copy(update={"turns": 5})}), 560),
+        "forced, notes left out": (
+            ask("forced", whole),
+            long,
+            plain.model_copy(update={"budget": small.model_copy(update={"turns": 5})}),
+            560,
+        ),
     }
     for arm in ("passive", "blind", "single_frame", "shuffled", "oracle"):
         found[arm] = (ask(arm, part), ["a pot"], plain.model_copy(update={"arm": arm, "passive_frames": 6}), None)
@@ -106,15 +130,24 @@ def cases(film: Path, silent: Path, hears: bool) -> dict[str, tuple[Question, li
 def encoded(encoder: Any, prompt: Prompt) -> tuple[list[int], list[np.ndarray]]:
     """Token ids, and every array of pictures and sound."""
     made = encoder.encode(prompt)
-    arrays = [np.asarray(array) for medium in made.media for array in (medium.pixels, medium.grid, medium.mel) if array is not None]
+    arrays = [
+        np.asarray(array)
+        for medium in made.media
+        for array in (medium.pixels, medium.grid, medium.mel)
+        if array is not None
+    ]
     return made.ids.tolist(), arrays
 
 
-def measure(model: Any, question: Question, script: list[str], config: EpisodeConfig, room: int | None, folder: Path) -> dict[str, float]:
+def measure(
+    model: Any, question: Question, script: list[str], config: EpisodeConfig, room: int | None, folder: Path
+) -> dict[str, float]:
     """Run, store, read back, replay; the largest difference of each kind."""
     policy = Steered(model, script)
     if room is not None:
-        opening = Notebook(question, [VideoMeta(16.0, 25.0, "audio" in model.modalities)], config.budget, modalities=model.modalities).prompt(1, 7)
+        opening = Notebook(
+            question, [VideoMeta(16.0, 25.0, "audio" in model.modalities)], config.budget, modalities=model.modalities
+        ).prompt(1, 7)
         policy.context_tokens = asyncio.run(model.count(opening)).total + config.sampling.max_new_tokens + room
     seen: list[tuple[str, list[int], list[np.ndarray]]] = []
     card = Card.of(config, policy)
@@ -131,15 +164,28 @@ def measure(model: Any, question: Question, script: list[str], config: EpisodeCo
     if room is not None and not smaller:
         raise SystemExit(f"error: {question.doc_id}: everything fitted into the context, so the case was not tried")
     replayed = list(replay(trajectory, Card.read(store.folder)))
-    found = {"prompts": float(len(seen)), "words": abs(len(seen) - len(replayed)), "ids": 0.0, "media": 0.0, "tokens": 0.0, "logprobs": 0.0}
+    found = {
+        "prompts": float(len(seen)),
+        "words": abs(len(seen) - len(replayed)),
+        "ids": 0.0,
+        "media": 0.0,
+        "tokens": 0.0,
+        "logprobs": 0.0,
+    }
     for number, ((prompt, written), (text, ids, arrays)) in enumerate(zip(replayed, seen, strict=False), 1):
         now_ids, now_arrays = encoded(model._encoder, prompt)
         found["words"] += text != prompt.text
         found["ids"] += ids != now_ids
         sizes = [a.shape for a in arrays] == [a.shape for a in now_arrays]
-        apart = [float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in zip(arrays, now_arrays, strict=False) if a.size]
+        apart = [
+            float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+            for a, b in zip(arrays, now_arrays, strict=False)
+            if a.size
+        ]
         found["media"] = max([found["media"], *apart]) if sizes else float("inf")
-        sampling = replace(config.sampling, seed=(trajectory.seed + number) % 2**32, max_new_tokens=len(written.token_ids or ()))
+        sampling = replace(
+            config.sampling, seed=(trajectory.seed + number) % 2**32, max_new_tokens=len(written.token_ids or ())
+        )
         again = asyncio.run(model.generate(prompt, sampling))
         found["tokens"] += again.token_ids != written.token_ids
         if again.token_ids == written.token_ids:
@@ -162,15 +208,28 @@ def main() -> int:
 
     figures: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as there:
-        film = make_video_file(Path(there, "film.mp4"), frames=25 * 16, fps=25, size=(320, 240), gop=50, bframes=2, sound_s=16.0)
+        film = make_video_file(
+            Path(there, "film.mp4"), frames=25 * 16, fps=25, size=(320, 240), gop=50, bframes=2, sound_s=16.0
+        )
         silent = make_video_file(Path(there, "silent.mp4"), frames=300, fps=30, size=(256, 144), gop=60)
         for name in ("qwen2_5_vl", "qwen2_5_omni"):
-            model: Any = make_policy("hf", pretrained=str(save_tiny(name, Path(there, name))), dtype="float32", device="cpu")
-            print(f"{name}\n  {'case':24} {'prompts':>7} {'words':>6} {'ids':>6} {'media':>9} {'tokens':>6} {'logprobs':>9}", flush=True)
+            model: Any = make_policy(
+                "hf", pretrained=str(save_tiny(name, Path(there, name))), dtype="float32", device="cpu"
+            )
+            print(
+                f"{name}\n  {'case':24} {'prompts':>7} {'words':>6} {'ids':>6} {'media':>9} {'tokens':>6} "
+                f"{'logprobs':>9}",
+                flush=True,
+            )
             figures[name] = {}
             for case, (question, script, config, room) in cases(film, silent, "audio" in model.modalities).items():
-                found = figures[name][case] = measure(model, question, script, config, room, Path(there, f"{name} {case}"))
-                numbers = f"{found['prompts']:7.0f} {found['words']:6.0f} {found['ids']:6.0f} {found['media']:9.1e} {found['tokens']:6.0f}"
+                found = figures[name][case] = measure(
+                    model, question, script, config, room, Path(there, f"{name} {case}")
+                )
+                numbers = (
+                    f"{found['prompts']:7.0f} {found['words']:6.0f} {found['ids']:6.0f} {found['media']:9.1e} "
+                    f"{found['tokens']:6.0f}"
+                )
                 print(f"  {case:24} {numbers} {found['logprobs']:9.1e}", flush=True)
             model.close()
     if arguments.json:
@@ -178,7 +237,10 @@ def main() -> int:
     every = [found for cases_ in figures.values() for found in cases_.values()]
     equal = not any(found[key] for found in every for key in ("words", "ids", "media", "tokens"))
     worst = max(found["logprobs"] for found in every)
-    print(f"words, ids, pictures and sound {'equal' if equal else 'DIFFER'}; log-probabilities at most {worst:.1e} apart (limit {LOGPROB:g})")
+    print(
+        f"words, ids, pictures and sound {'equal' if equal else 'DIFFER'}; log-probabilities at most "
+        f"{worst:.1e} apart (limit {LOGPROB:g})"
+    )
     return 0 if equal and worst <= LOGPROB else 1
 
 

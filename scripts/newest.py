@@ -6,11 +6,14 @@
 
 Two kinds of environment, each made from nothing in a temporary folder and thrown away:
 
-- the base package alone, on each of the Pythons: `apr doctor`, a small needle set made, `apr probe`, `apr ask` with the right answer;
-- `[lmms,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through plain `lmms-eval`, the fast tests.
+- the base package alone, on each of the Pythons: `apr doctor`, a small needle set made, `apr probe`, `apr ask` with the
+  right answer;
+- `[lmms,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through plain
+  `lmms-eval`, the fast tests.
 
-It prints which packages moved away from the constraints, which are held back by a bound in pyproject.toml, and what broke, with the end of its
-output. Exit status 1: something broke. Nothing depends on it; where all is well, `make constraints` moves the constraints forward.
+It prints which packages moved away from the constraints, which are held back by a bound in pyproject.toml, and what
+broke, with the end of its output. Exit status 1: something broke. Nothing depends on it; where all is well, `make
+constraints` moves the constraints forward.
 """
 
 # ruff: noqa: T201
@@ -57,7 +60,9 @@ class Environment:
         """Run one step; its output, or `None` where it failed, with the end of the output printed."""
         print(f"{self.name}: {step} …", flush=True)
         began = time.monotonic()
-        environment = os.environ | variables | {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
+        environment = (
+            os.environ | variables | {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
+        )
         environment.pop("VIRTUAL_ENV", None)
         try:
             done = subprocess.run(
@@ -83,16 +88,42 @@ class Environment:
 
     def make(self, interpreter: str, cwd: Path) -> bool:
         """Install the newest of everything into it."""
-        if self.run("environment", uv(), "venv", "--quiet", "--no-python-downloads", "--python", interpreter, self.folder, cwd=cwd) is None:
+        if (
+            self.run(
+                "environment",
+                uv(),
+                "venv",
+                "--quiet",
+                "--no-python-downloads",
+                "--python",
+                interpreter,
+                self.folder,
+                cwd=cwd,
+            )
+            is None
+        ):
             return False
         what = f"{REPOSITORY}[{self.extras}]" if self.extras else str(REPOSITORY)
-        install = [uv(), "pip", "install", "--quiet", "--upgrade", "--python", self.python, *(["--editable"] if self.editable else []), what]
+        install = [
+            uv(),
+            "pip",
+            "install",
+            "--quiet",
+            "--upgrade",
+            "--python",
+            self.python,
+            *(["--editable"] if self.editable else []),
+            what,
+        ]
         return self.run("install", *install, cwd=cwd) is not None
 
     def releases(self) -> dict[str, str]:
         """What is installed."""
         listed = subprocess.run(
-            [uv(), "pip", "list", "--quiet", "--format", "json", "--python", self.python], capture_output=True, text=True, check=True
+            [uv(), "pip", "list", "--quiet", "--format", "json", "--python", self.python],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return {package["name"]: package["version"] for package in json.loads(listed.stdout)}
 
@@ -112,19 +143,33 @@ class Environment:
     def held_back(self) -> list[str]:
         """The packages that have a newer release which a bound of pyproject.toml does not admit."""
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-        texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+        texts = [
+            *project["dependencies"],
+            *(text for extra in project["optional-dependencies"].values() for text in extra),
+        ]
         bounded = {re.match(r"[A-Za-z0-9._-]+", text)[0].lower() for text in texts if "<" in text}  # type: ignore[index]
         command = [uv(), "pip", "list", "--quiet", "--outdated", "--format", "json", "--python", self.python]
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
         rows = json.loads(listed.stdout or "[]")
-        return [f"{row['name']} {row['version']} ({row['latest_version']} is out)" for row in rows if row["name"] in bounded]
+        return [
+            f"{row['name']} {row['version']} ({row['latest_version']} is out)" for row in rows if row["name"] in bounded
+        ]
 
 
 def find_python(version: str) -> str | None:
     """An interpreter of a version: on the PATH, or one of pyenv's."""
-    places = [shutil.which(f"python{version}"), sys.executable, *map(str, sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python")))]
+    places = [
+        shutil.which(f"python{version}"),
+        sys.executable,
+        *map(str, sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python"))),
+    ]
     for place in filter(None, places):
-        told = subprocess.run([place, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            [place, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if told.stdout.strip() == version:
             return place
     return None
@@ -137,10 +182,24 @@ def try_base(environment: Environment, cwd: Path) -> None:
     needle = make_needle(environment, cwd)
     if needle is None:
         return
-    doc = next(doc for line in (needle / "needle.jsonl").read_text("utf-8").splitlines() if (doc := json.loads(line))["kind"] == "glyph")
+    doc = next(
+        doc
+        for line in (needle / "needle.jsonl").read_text("utf-8").splitlines()
+        if (doc := json.loads(line))["kind"] == "glyph"
+    )
     options = [word for text in doc["options"] for word in ("--option", text)]
     environment.run("apr probe", apr, "probe", needle / doc["video"], cwd=cwd, expect="frames per second")
-    environment.run("apr ask", apr, "ask", needle / doc["video"], doc["question"], *options, cwd=cwd, expect=f"answer {doc['answer']}", COLUMNS="160")
+    environment.run(
+        "apr ask",
+        apr,
+        "ask",
+        needle / doc["video"],
+        doc["question"],
+        *options,
+        cwd=cwd,
+        expect=f"answer {doc['answer']}",
+        COLUMNS="160",
+    )
 
 
 def try_full(environment: Environment, cwd: Path) -> None:
@@ -149,22 +208,50 @@ def try_full(environment: Environment, cwd: Path) -> None:
     environment.run("lmms-eval's evaluator", python, "-c", "import lmms_eval.evaluator", cwd=cwd)
     environment.run("apr doctor", apr, "doctor", cwd=cwd)
     if (needle := make_needle(environment, cwd)) is not None:
-        environment.run("apr probe", apr, "probe", next((needle / "videos").glob("*.mp4")), cwd=cwd, expect="frames per second")
+        environment.run(
+            "apr probe", apr, "probe", next((needle / "videos").glob("*.mp4")), cwd=cwd, expect="frames per second"
+        )
         tasks = environment.run("apr tasks --path", apr, "tasks", "--path", cwd=cwd) or ""
-        arguments = ["--model", "apr", "--model_args", "policy=needle", "--tasks", "apr_needle", "--include_path", tasks.strip(), "--limit", "2"]
+        arguments = [
+            "--model",
+            "apr",
+            "--model_args",
+            "policy=needle",
+            "--tasks",
+            "apr_needle",
+            "--include_path",
+            tasks.strip(),
+            "--limit",
+            "2",
+        ]
         lmms = environment.folder / "bin" / "lmms-eval"
-        ten = environment.run("ten questions through lmms-eval", lmms, *arguments, "--output_path", cwd / "out", cwd=cwd, APR_NEEDLE_DIR=str(needle))
+        ten = environment.run(
+            "ten questions through lmms-eval",
+            lmms,
+            *arguments,
+            "--output_path",
+            cwd / "out",
+            cwd=cwd,
+            APR_NEEDLE_DIR=str(needle),
+        )
         if ten is not None:
             lines = sum(path.read_bytes().count(b"\n") for path in (cwd / "apr_runs").rglob("*.jsonl"))
             environment.results.append((f"{lines} of 10 trajectories", lines == 10, 0.0))
-    environment.run("fast tests", python, "-m", "pytest", "-q", "-m", "not slow", "-n", "2", "--dist", "loadgroup", cwd=REPOSITORY)
+    environment.run(
+        "fast tests", python, "-m", "pytest", "-q", "-m", "not slow", "-n", "2", "--dist", "loadgroup", cwd=REPOSITORY
+    )
 
 
 def make_needle(environment: Environment, cwd: Path) -> Path | None:
     """A needle set of one video of a minute, with two questions of each kind."""
     needle = cwd / "needle"
     made = environment.run(
-        "apr needle make", environment.folder / "bin" / "apr", *("needle", "make", "--buckets", "1m", "--videos", "1"), "--out", needle, cwd=cwd
+        "apr needle make",
+        environment.folder / "bin" / "apr",
+        *("needle", "make", "--buckets", "1m", "--videos", "1"),
+        "--out",
+        needle,
+        cwd=cwd,
     )
     return needle if made is not None else None
 
@@ -173,7 +260,9 @@ def main() -> None:
     """Make and try every environment, then print what moved and what broke."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pythons", default=PYTHONS, help=f"Pythons for the base package, comma-separated (default {PYTHONS})")
+    parser.add_argument(
+        "--pythons", default=PYTHONS, help=f"Pythons for the base package, comma-separated (default {PYTHONS})"
+    )
     parser.add_argument("--no-full", action="store_true", help="leave out the environment with lmms-eval and the tests")
     asked = parser.parse_args()
     wanted = [(version, "", False) for version in asked.pythons.split(",") if version]
@@ -183,20 +272,28 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="apr-newest-") as folder:
             work = Path(folder) / "work"
             work.mkdir()
-            environment = Environment(f"{extras or 'base'} on Python {version}", Path(folder) / "venv", extras, editable)
+            environment = Environment(
+                f"{extras or 'base'} on Python {version}", Path(folder) / "venv", extras, editable
+            )
             interpreter = find_python(version)
             if interpreter is None:
                 report.append(f"{environment.name}: not tried, there is no Python {version} here")
                 continue
             if environment.make(interpreter, work):
                 (try_full if extras else try_base)(environment, work)
-                moved, held = (", ".join(found) or "nothing" for found in (environment.moved(), environment.held_back()))
+                moved, held = (
+                    ", ".join(found) or "nothing" for found in (environment.moved(), environment.held_back())
+                )
                 report.append(f"{environment.name}: moved: {moved}; held back: {held}")
             for step, well, seconds in environment.results:
                 report.append(f"    {'ok   ' if well else 'BROKE'} {step} ({seconds:.0f} s)")
                 broke |= not well
     print("\n" + "\n".join(report))
-    print("\nsomething broke: keep the constraints" if broke else "\nall is well: `make constraints` may move the constraints forward")
+    print(
+        "\nsomething broke: keep the constraints"
+        if broke
+        else "\nall is well: `make constraints` may move the constraints forward"
+    )
     sys.exit(1 if broke else 0)
 
 

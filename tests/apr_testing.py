@@ -1,4 +1,5 @@
-"""Helpers that tests import: real video files whose frames carry their number and whose sound tells the time, and a policy that plays texts."""
+"""Helpers that tests import: real video files whose frames carry their number and whose sound tells the time, and a
+policy that plays texts."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def lag_s(samples: np.ndarray, start_s: float, rate: int = 16_000, reach_s: floa
     reach = int(reach_s * rate)
     expected = chirp(start_s + np.arange(-reach, len(samples) + reach) / rate)
     length = len(expected) + len(samples)
-    products = np.fft.irfft(np.fft.rfft(expected, length) * np.conj(np.fft.rfft(samples, length)), length)[: 2 * reach + 1]
+    products = np.fft.irfft(np.fft.rfft(expected, length) * np.conj(np.fft.rfft(samples, length)), length)[
+        : 2 * reach + 1
+    ]
     return (reach - int(np.argmax(products))) / rate
 
 
@@ -98,7 +101,8 @@ def make_video_file(
             if codec == "libx264":
                 picture_stream.options = {
                     "preset": "ultrafast", "crf": "18", "threads": "1",
-                    "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:b-adapt=0:b-pyramid=none",
+                    "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0"
+                    f":bframes={bframes}:b-adapt=0:b-pyramid=none",
                 }  # fmt: skip
         sound_stream: Any = None
         if sound_s is not None:
@@ -121,8 +125,14 @@ def make_video_file(
             layout = "stereo" if channels == 2 else "mono"
             resampler = av.AudioResampler(format=sound_stream.codec_context.format, layout=layout, rate=audio_rate)
             for at in range(0, total, 1024):
-                block = av.AudioFrame.from_ndarray(np.tile(samples[at : at + 1024], (channels, 1)), format="fltp", layout=layout)
-                block.sample_rate, block.pts, block.time_base = audio_rate, at + round(start_s * audio_rate), Fraction(1, audio_rate)
+                block = av.AudioFrame.from_ndarray(
+                    np.tile(samples[at : at + 1024], (channels, 1)), format="fltp", layout=layout
+                )
+                block.sample_rate, block.pts, block.time_base = (
+                    audio_rate,
+                    at + round(start_s * audio_rate),
+                    Fraction(1, audio_rate),
+                )
                 for piece in resampler.resample(block):
                     packets += sound_stream.encode(piece)
             packets += sound_stream.encode(None)
@@ -131,7 +141,9 @@ def make_video_file(
     return path
 
 
-def turn(action: dict[str, Any] | None, observation: str = "seen", think: str = "so", confidence: float = 0.5, **more: Any) -> str:
+def turn(
+    action: dict[str, Any] | None, observation: str = "seen", think: str = "so", confidence: float = 0.5, **more: Any
+) -> str:
     """A turn in the wire format."""
     return json.dumps({"observation": observation, "think": think, "confidence": confidence, "action": action} | more)
 
@@ -147,9 +159,14 @@ def answer(content: str) -> str:
 
 
 class Playback(PolicyDefaults):
-    """A policy that plays the given texts in order, then repeats the last, and keeps every prompt. A text that is an exception is raised."""
+    """A policy that plays the given texts in order, then repeats the last, and keeps every prompt.
 
-    def __init__(self, texts: Iterable[str | BaseException], *, usage: Usage | None = None, name: str = "playback") -> None:
+    A text that is an exception is raised.
+    """
+
+    def __init__(
+        self, texts: Iterable[str | BaseException], *, usage: Usage | None = None, name: str = "playback"
+    ) -> None:
         self.texts, self.usage, self.name = list(texts), usage or Usage(), name
         self.prompts: list[Prompt] = []
         self.samplings: list[Sampling] = []

@@ -1,11 +1,13 @@
-"""A small server of the chat-completions protocol over a real socket: it plays turns in order, answers like vLLM, and fails on demand.
+"""A small server of the chat-completions protocol over a real socket: it plays turns in order, answers like vLLM, and
+fails on demand.
 
     with ChatServer([look(0, 2), answer("B")]) as server:
         server.mishaps += [drop, status(429, retry_after="1")]
         OpenAIPolicy(model="m", base_url=server.url)
 
-Tokens follow simple rules: one for four characters of words, one for a 28-pixel square of a picture, 25 for a second of sound. The server decodes
-what it is sent, so pictures and sound that no decoder takes are an error 400, as is a prompt longer than its context.
+Tokens follow simple rules: one for four characters of words, one for a 28-pixel square of a picture, 25 for a second of
+sound. The server decodes what it is sent, so pictures and sound that no decoder takes are an error 400, as is a prompt
+longer than its context.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from PIL import Image
 
 @pytest.fixture(autouse=True, scope="module")
 def one_tls_context() -> Iterator[None]:
-    """Every client reads the certificates of all authorities (27 ms), even for plain HTTP; here they are read once. Import it to use it."""
+    """Every client reads the certificates of all authorities (27 ms), even for plain HTTP; here they are read once.
+
+    Import it to use it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
         yield
@@ -71,7 +76,13 @@ class ChatServer:
         trusts_kwargs: bool = True,
     ) -> None:
         self.turns, self.model, self.engine, self.context_tokens = list(turns), model, engine, context_tokens
-        self.key, self.latency_s, self.tokenizes, self.gives_details, self.trusts_kwargs = key, latency_s, tokenizes, gives_details, trusts_kwargs
+        self.key, self.latency_s, self.tokenizes, self.gives_details, self.trusts_kwargs = (
+            key,
+            latency_s,
+            tokenizes,
+            gives_details,
+            trusts_kwargs,
+        )
         self.mishaps: deque[Mishap] = deque()
         """Taken one after the other by the requests for a turn."""
         self.always: Mishap | None = None
@@ -182,7 +193,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self.owner.models(self)
         if self.path != "/v1/models":
             return self.error(404, "not found")
-        card = {"id": self.owner.model, "object": "model", "owned_by": self.owner.engine, "root": f"/models/{self.owner.model}"}
+        card = {
+            "id": self.owner.model,
+            "object": "model",
+            "owned_by": self.owner.engine,
+            "root": f"/models/{self.owner.model}",
+        }
         if self.owner.context_tokens is not None:
             card["max_model_len"] = self.owner.context_tokens
         self.reply({"object": "list", "data": [card]})
@@ -197,7 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
             owner.tokenized.append(body)
             if owner.counts is not None:
                 return owner.counts(self)
-            return self.reply({"count": sum(count_tokens(body["messages"]).values()), "max_model_len": owner.context_tokens, "tokens": []})
+            return self.reply(
+                {
+                    "count": sum(count_tokens(body["messages"]).values()),
+                    "max_model_len": owner.context_tokens,
+                    "tokens": [],
+                }
+            )
         if self.path != "/v1/chat/completions":
             return self.error(404, "not found")
         self.asked = body
@@ -233,7 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.error(400, f"bad media: {error}")
         prompt, limit = sum(counts.values()), body.get("max_tokens", body.get("max_completion_tokens"))
         if owner.context_tokens is not None and prompt + limit > owner.context_tokens:
-            return self.error(400, f"This model's maximum context length is {owner.context_tokens} tokens. However, you requested {prompt + limit}.")
+            return self.error(
+                400,
+                f"This model's maximum context length is {owner.context_tokens} tokens. However, you "
+                f"requested {prompt + limit}.",
+            )
         owner.stopping.wait(owner.latency_s)
         number = sum(message["role"] == "assistant" for message in body["messages"])
         text = owner.turns[min(number, len(owner.turns) - 1)]
@@ -242,13 +268,24 @@ class _Handler(BaseHTTPRequestHandler):
         pieces = [text[at : at + 4] for at in range(0, len(text), 4)]
         finish = "stop" if len(pieces) <= limit else "length"
         pieces = pieces[:limit]
-        choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": "".join(pieces)}, "finish_reason": finish}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": {"role": "assistant", "content": "".join(pieces)},
+            "finish_reason": finish,
+        }
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [_logprob(piece, body.get("top_logprobs", 0)) for piece in pieces]}
         if body.get("return_token_ids"):
             choice["token_ids"] = list(range(len(pieces)))
-        details = {"cached_tokens": prompt // 128 * 128, "multimodal_tokens": {key: n for key, n in counts.items() if key != "text" and n}}
-        usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": len(pieces), "total_tokens": prompt + len(pieces)}
+        details = {
+            "cached_tokens": prompt // 128 * 128,
+            "multimodal_tokens": {key: n for key, n in counts.items() if key != "text" and n},
+        }
+        usage: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "completion_tokens": len(pieces),
+            "total_tokens": prompt + len(pieces),
+        }
         if owner.gives_details:
             usage["prompt_tokens_details"] = details
         ids = {"prompt_token_ids": list(range(prompt))} if body.get("return_token_ids") else {}
@@ -281,10 +318,14 @@ def count_tokens(messages: Sequence[dict[str, Any]]) -> dict[str, int]:
                 case "video_url":
                     with av.open(io.BytesIO(_data(part["video_url"]["url"]))) as file:
                         frames = [frame for frame in file.decode(video=0)]
-                        found["video"] += 2 + -(-len(frames) // 2) * max(1, round(frames[0].width / 28)) * max(1, round(frames[0].height / 28))
+                        found["video"] += 2 + -(-len(frames) // 2) * max(1, round(frames[0].width / 28)) * max(
+                            1, round(frames[0].height / 28)
+                        )
                     with av.open(io.BytesIO(_data(part["video_url"]["url"]))) as file:
                         if file.streams.audio:
-                            found["audio"] += 2 + math.ceil(sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0)) * 25)
+                            found["audio"] += 2 + math.ceil(
+                                sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0)) * 25
+                            )
     return found
 
 

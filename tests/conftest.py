@@ -1,6 +1,7 @@
 """Fixtures that all tests share; what tests import is in `apr_testing.py` (a folder may have a `conftest` of its own).
 
-`pytest --update-golden` writes the golden prompts of `tests/loop/golden` again; read the difference before committing it.
+`pytest --update-golden` writes the golden prompts of `tests/loop/golden` again; read the difference before committing
+it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,28 @@ from apr_testing import make_video_file
 from vllm_server import tiny_checkpoint, vllm_server  # noqa: F401 - fixtures
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background deaf to Ctrl-C, and every process below inherits it: the tests that press it would wait for nothing.
+    # A shell starts what runs in the background deaf to Ctrl-C, and every process below inherits it: the tests that
+    # press it would wait for nothing.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write the golden prompts again instead of comparing with them")
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden prompts again instead of comparing with them"
+    )
 
 
 @pytest.fixture(autouse=True)
 def _own_schedule() -> Iterator[None]:
-    """No test may leave its process with another scheduling policy: as a real-time one it would starve the machine for the rest of the run."""
+    """No test may leave its process with another scheduling policy: as a real-time one it would starve the machine for
+    the rest of the run."""
     before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
     yield
     if before is not None and (after := os.sched_getscheduler(0)) != before:
         os.sched_setscheduler(0, before, os.sched_param(0))
-        pytest.fail(f"the test left the scheduling policy {after} where it was {before}: see benchmarks.films.own_schedule")
+        pytest.fail(
+            f"the test left the scheduling policy {after} where it was {before}: see benchmarks.films.own_schedule"
+        )
 
 
 @pytest.fixture
@@ -42,7 +49,8 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def shared_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A few files that many tests read: `sound` (6 s, with sound), `silent` (6 s), `ears` (sound only), `long` (75 s, small)."""
+    """A few files that many tests read: `sound` (6 s, with sound), `silent` (6 s), `ears` (sound only), `long` (75 s,
+    small)."""
     folder = tmp_path_factory.mktemp("videos")
     return {
         "sound": make_video_file(folder / "sound.mp4", frames=60, sound_s=6.0),
@@ -54,7 +62,8 @@ def shared_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`tiny("qwen2_5_vl")`: the folder of a small random model (names: `tiny_models.FAMILIES`), made when it is first asked for."""
+    """`tiny("qwen2_5_vl")`: the folder of a small random model (names: `tiny_models.FAMILIES`), made when it is first
+    asked for."""
     pytest.importorskip("transformers")
     pytest.importorskip("torchvision")
     import torch

@@ -1,4 +1,5 @@
-"""A prompt as a checkpoint's own processor reads it, called the way its documentation says; what `policy=hf` makes of prompts is compared with it."""
+"""A prompt as a checkpoint's own processor reads it, called the way its documentation says; what `policy=hf` makes of
+prompts is compared with it."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def real(encoder: PromptEncoder, prompt: Prompt, **more: Any) -> Any:
                     sounds.append(part.waveform)
         messages.append({"role": message.role, "content": content})
     text = encoder.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    if encoder.family.clip == "timed":  # the first release replaced the brackets too (as vLLM does); transformers 5 leaves them around the clip
+    if (
+        encoder.family.clip == "timed"
+    ):  # the first release replaced the brackets too (as vLLM does); transformers 5 leaves them around the clip
         marks = encoder.family.marks
         text = text.replace(marks.vision_start + marks.video + marks.vision_end, marks.video)
     side = encoder.family.factor
@@ -40,7 +43,11 @@ def real(encoder: PromptEncoder, prompt: Prompt, **more: Any) -> Any:
     if clips:
         fps = clips[0].fps
         start = round(clips[0].times_s[0] * fps)
-        metadata = {"total_num_frames": len(clips[0].frames), "fps": fps, "frames_indices": [start + n for n in range(len(clips[0].frames))]}
+        metadata = {
+            "total_num_frames": len(clips[0].frames),
+            "fps": fps,
+            "frames_indices": [start + n for n in range(len(clips[0].frames))],
+        }
         if encoder.family.hears:
             more["videos_kwargs"] |= {"fps": fps}
             if sounds:
@@ -49,4 +56,6 @@ def real(encoder: PromptEncoder, prompt: Prompt, **more: Any) -> Any:
             more["videos_kwargs"] |= {"video_metadata": [[metadata]]}
     given = {"images": images or None, "videos": [clip.frames for clip in clips] or None}
     given |= {"audio": sounds or None} if encoder.family.hears else {}
-    return encoder.processor(text=[text], return_tensors="pt", **{k: v for k, v in given.items() if v is not None}, **more)
+    return encoder.processor(
+        text=[text], return_tensors="pt", **{k: v for k, v in given.items() if v is not None}, **more
+    )

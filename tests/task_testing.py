@@ -1,4 +1,5 @@
-"""Runs task folders in the real lmms-eval with the real model `apr`, on a data set of the same schema that a test makes.
+"""Runs task folders in the real lmms-eval with the real model `apr`, on a data set of the same schema that a test
+makes.
 
 bench = TaskBench(tmp_path, monkeypatch)
 bench.place(SOURCE, [rows of the first file, ...], {"data/a.mp4": 6.0})
@@ -39,7 +40,8 @@ class Knows(PolicyDefaults):
     """Looks at one frame of the first video, then answers what a file says for the question.
 
     Args:
-        answers: A JSON file, words of a question -> its answer, or null where the policy is to fail. The longest words that match count.
+        answers: A JSON file, words of a question -> its answer, or null where the policy is to fail. The longest words
+            that match count.
     """
 
     name = "knows"
@@ -55,7 +57,9 @@ class Knows(PolicyDefaults):
         if answer is None:
             raise PolicyUnavailable("the test wants it to fail")
         first = not prompt.final and not any(message.role == "assistant" for message in prompt.messages)
-        action: dict[str, Any] = {"type": "get_frames", "start": 0, "end": 1, "num": 1} if first else {"type": "answer", "content": answer}
+        action: dict[str, Any] = (
+            {"type": "get_frames", "start": 0, "end": 1, "num": 1} if first else {"type": "answer", "content": answer}
+        )
         return Generation(json.dumps({"observation": "seen", "think": "so", "confidence": 0.5, "action": action}))
 
     def describe(self) -> dict[str, Any]:
@@ -76,17 +80,29 @@ class TaskBench:
         self.root, self.data, self.hub = root, root / "data", root / "hub"
         self.runs = 0
         self._films: dict[float, Path] = {}
-        for name, value in {"APR_DATA": self.data, "APR_HOME": root / "home", "HF_HOME": self.hub, "HF_HUB_OFFLINE": 1}.items():
+        for name, value in {
+            "APR_DATA": self.data,
+            "APR_HOME": root / "home",
+            "HF_HOME": self.hub,
+            "HF_HUB_OFFLINE": 1,
+        }.items():
             patch.setenv(name, str(value))
         patch.setitem(POLICIES, "knows", f"{__name__}:Knows")
 
     def film(self, seconds: float, path: Path | None = None) -> Path:
-        """A real video of that length in whole seconds, a picture every second or, when it is long, every minute, at `path` or anywhere."""
+        """A real video of that length in whole seconds, a picture every second or, when it is long, every minute, at
+        `path` or anywhere."""
         if seconds not in self._films:
             film, step = self.root / f"film_{seconds:g}.mp4", 60 if seconds > 120 else 1
             shown = list(range(0, round(seconds), step))
             self._films[seconds] = make_video_file(
-                film, frames=len(shown), fps=1, size=(64, 32), pts=shown, last_duration=round(seconds) - shown[-1], gop=10
+                film,
+                frames=len(shown),
+                fps=1,
+                size=(64, 32),
+                pts=shown,
+                last_duration=round(seconds) - shown[-1],
+                gop=10,
             )
         if path is None:
             return self._films[seconds]
@@ -94,7 +110,8 @@ class TaskBench:
         return Path(shutil.copy(self._films[seconds], path))
 
     def place(self, source: Any, contents: Sequence[Any], videos: Mapping[str, float] | None = None) -> Path:
-        """Write a source's annotation files, in their order, and its videos (official name -> seconds); returns its folder."""
+        """Write a source's annotation files, in their order, and its videos (official name -> seconds); returns its
+        folder."""
         home = self.data / source.folder
         for file, content in zip(source.files, contents, strict=True):
             write(home / file.name, content)
@@ -112,8 +129,9 @@ class TaskBench:
             more: For `simple_evaluate`.
 
         Returns:
-            Task -> metric -> value, as in results.json but for the filter's name (`acc_short`, `acc_short_stderr_clt`); `samples` holds the logged
-            samples of each task in order of their documents, `trajectories` the run's folder, and `raw` everything.
+            Task -> metric -> value, as in results.json but for the filter's name (`acc_short`, `acc_short_stderr_clt`);
+            `samples` holds the logged samples of each task in order of their documents, `trajectories` the run's
+            folder, and `raw` everything.
         """
         from lmms_eval.evaluator import simple_evaluate
 
@@ -132,7 +150,8 @@ class TaskBench:
             **more,
         )
         results: dict[str, Any] = {
-            task: {name.removesuffix(",none"): value for name, value in numbers.items()} for task, numbers in raw["results"].items()
+            task: {name.removesuffix(",none"): value for name, value in numbers.items()}
+            for task, numbers in raw["results"].items()
         }
         samples = {task: sorted(logged, key=lambda sample: sample["doc_id"]) for task, logged in raw["samples"].items()}
         return results | {"samples": samples, "trajectories": folder, "raw": raw}
@@ -145,7 +164,8 @@ def trajectories(folder: Path) -> dict[tuple[str, str], Trajectory]:
 
 
 def check_truths(results: Mapping[str, Any], *tasks: str) -> None:
-    """The score of every answer by the truth of its row is the one that lmms-eval computed from the same row; some are right and some wrong.
+    """The score of every answer by the truth of its row is the one that lmms-eval computed from the same row; some are
+    right and some wrong.
 
     Args:
         results: As `TaskBench.run` returns them.
@@ -159,12 +179,18 @@ def check_truths(results: Mapping[str, Any], *tasks: str) -> None:
             trajectory, truth = answered[task, str(sample["doc_id"])], source.truth(sample["doc"])
             assert truth is not None
             scores.append(score(trajectory.answer, truth, trajectory.question.kind, source.rules))
-            assert scores[-1] == pytest.approx(sample["score"], abs=1e-6), (task, sample["doc_id"], trajectory.answer, truth)
+            assert scores[-1] == pytest.approx(sample["score"], abs=1e-6), (
+                task,
+                sample["doc_id"],
+                trajectory.answer,
+                truth,
+            )
     assert {0.0, 1.0} <= set(scores)
 
 
 def counted(source: Any, numbers: Mapping[str, Any]) -> int:
-    """How many buckets of a source stand in its results; each has its mean, count and standard error, and the counts are whole.
+    """How many buckets of a source stand in its results; each has its mean, count and standard error, and the counts
+    are whole.
 
     Args:
         source: The task's.
@@ -224,7 +250,8 @@ POISONS: list[Any] = [
 
 
 def spoiled(item: Any, poisons: Sequence[Any] = POISONS) -> list[Any]:
-    """Copies of a part of a file of annotations, each with one value, at whatever depth, exchanged or gone, or with one more."""
+    """Copies of a part of a file of annotations, each with one value, at whatever depth, exchanged or gone, or with one
+    more."""
     found: list[Any] = list(poisons)
     if isinstance(item, dict):
         for name, value in item.items():
@@ -239,17 +266,26 @@ def spoiled(item: Any, poisons: Sequence[Any] = POISONS) -> list[Any]:
 
 
 def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poisons: Sequence[Any] = POISONS) -> None:
-    """Every way of spoiling the first row of a task costs that row alone: all rows are loaded, asked and scored as lmms-eval does it."""
+    """Every way of spoiling the first row of a task costs that row alone: all rows are loaded, asked and scored as
+    lmms-eval does it."""
     first = contents[0]
     filled: Any
     if isinstance(first, str):
         line, *_ = first.splitlines()
-        odd = [line[:at] + other + line[at + 1 :] for at in range(len(line)) for other in ("", " ", "#", "nan", "1e999", "x")]
+        odd = [
+            line[:at] + other + line[at + 1 :]
+            for at in range(len(line))
+            for other in ("", " ", "#", "nan", "1e999", "x")
+        ]
         filled = "\n".join([*odd, first])
     elif isinstance(first, dict):
         name, part = next(iter(first.items()))
         odd = spoiled(part, poisons)
-        filled = {f"odd{n}{name}": other for n, other in enumerate(odd)} | {f"{n}{name}": part for n in range(len(odd))} | first
+        filled = (
+            {f"odd{n}{name}": other for n, other in enumerate(odd)}
+            | {f"{n}{name}": part for n in range(len(odd))}
+            | first
+        )
     else:
         form = source.files[0].name.rpartition(".")[2]
         odd = [
@@ -282,7 +318,9 @@ def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poison
         if name in task.aggregation():
             task.aggregation()[name](values)
     for one, doc in zip(before, asked[-len(before) :], strict=True):
-        assert {name: doc.get(name) for name in one if name != "index"} == {name: value for name, value in one.items() if name != "index"}
+        assert {name: doc.get(name) for name in one if name != "index"} == {
+            name: value for name, value in one.items() if name != "index"
+        }
 
 
 def _task(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""`Agent`, `ask` and `open_run` from the package itself: what a program, a notebook and an async program do with them."""
+"""`Agent`, `ask` and `open_run` from the package itself: what a program, a notebook and an async program do with
+them."""
 
 from __future__ import annotations
 
@@ -23,9 +24,17 @@ Videos = dict[str, Path]
 
 
 def test_the_names_are_there_and_importing_the_package_loads_nothing() -> None:
-    code = "import sys, apr_plugin; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('apr_plugin', 'numpy', 'torch', 'pydantic', 'av')))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["apr_plugin"]
-    code = "import sys; from apr_plugin import Agent, ask, open_run; print({'torch', 'lmms_eval', 'pandas', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, apr_plugin; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('apr_plugin', "
+        "'numpy', 'torch', 'pydantic', 'av')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == [
+        "apr_plugin"
+    ]
+    code = (
+        "import sys; from apr_plugin import Agent, ask, open_run; print({'torch', 'lmms_eval', 'pandas', "
+        "'transformers'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
     assert {"Agent", "ask", "open_run"} <= set(dir(apr_plugin))
     with pytest.raises(AttributeError, match="has no attribute 'Agnet'"):
@@ -37,7 +46,14 @@ def test_the_names_are_there_and_importing_the_package_loads_nothing() -> None:
 def test_arguments_are_the_model_args(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(answer("A"))
-    given: dict[str, Any] = {"script": str(script), "max_turns": 9, "temperature": 0.5, "arm": "passive", "passive_frames": 3, "seed": 4}
+    given: dict[str, Any] = {
+        "script": str(script),
+        "max_turns": 9,
+        "temperature": 0.5,
+        "arm": "passive",
+        "passive_frames": 3,
+        "seed": 4,
+    }
     agent, settings = Agent("scripted", **given), read_settings({"policy": "scripted"} | given)
     assert agent.settings.config == settings.config and agent.settings.policy.describe() == settings.policy.describe()
     assert Agent(policy="guess", how="first").settings.policy.describe() == {"how": "first"}
@@ -60,22 +76,48 @@ def test_ask_with_everything_and_what_comes_back(shared_videos: Videos, tmp_path
     with Agent(policy, turns=5) as agent:
         videos = [shared_videos["silent"], MediaRef(path=str(shared_videos["sound"]), start_s=1, end_s=4)]
         trajectory = agent.ask(
-            videos, "Which?", options=["red", "Dr. No"], system_prompt="Look twice.", on_turn=lambda n, t: seen.append((n, t.text))
+            videos,
+            "Which?",
+            options=["red", "Dr. No"],
+            system_prompt="Look twice.",
+            on_turn=lambda n, t: seen.append((n, t.text)),
         )
         assert (trajectory.answer, trajectory.stop_reason, trajectory.frames) == ("B", StopReason.ANSWERED, 6)
-        assert [n for n, _ in seen] == [1, 2, 3] and trajectory.turns[1].shown is not None and trajectory.turns[1].shown.video == 1
+        assert (
+            [n for n, _ in seen] == [1, 2, 3]
+            and trajectory.turns[1].shown is not None
+            and trajectory.turns[1].shown.video == 1
+        )
         assert [(o.label, o.text) for o in trajectory.question.options] == [("A", "red"), ("B", "Dr. No")]
         assert trajectory.question.kind is QuestionKind.MCQ and trajectory.question.videos[1].start_s == 1
         assert "Look twice." in policy.prompts[0].text
 
         (tmp_path / "words.txt").write_text("Look once.")
-        other = agent.ask(str(shared_videos["silent"]), "How many?", kind="number", hint="in dozens", system_prompt=tmp_path / "words.txt")
-        assert other.question.kind is QuestionKind.NUMBER and (other.question.answer_hint, trajectory.question.answer_hint) == ("in dozens", "")
+        other = agent.ask(
+            str(shared_videos["silent"]),
+            "How many?",
+            kind="number",
+            hint="in dozens",
+            system_prompt=tmp_path / "words.txt",
+        )
+        assert other.question.kind is QuestionKind.NUMBER and (
+            other.question.answer_hint,
+            trajectory.question.answer_hint,
+        ) == ("in dozens", "")
         assert "Look once." in policy.prompts[3].text
         before = len(policy.prompts)
         agent.ask(shared_videos["silent"], "What?", hint="be brief")
         assert "be brief" in policy.prompts[before].text and "be brief" not in policy.prompts[0].text
-        assert len({trajectory.config_hash, other.config_hash, agent.ask(str(shared_videos["silent"]), "What?").config_hash}) == 3
+        assert (
+            len(
+                {
+                    trajectory.config_hash,
+                    other.config_hash,
+                    agent.ask(str(shared_videos["silent"]), "What?").config_hash,
+                }
+            )
+            == 3
+        )
         gone = agent.ask(tmp_path / "gone.mp4", "What?")
         assert gone.stop_reason is StopReason.MEDIA_UNREADABLE and gone.answer is None
         for more, words in (
@@ -118,7 +160,9 @@ def test_inside_a_running_loop_and_after_it(shared_videos: Videos) -> None:
     agent, threads = Agent(policy), set()
 
     async def cell() -> list[str | None]:
-        turns = agent.ask(shared_videos["silent"], "What?", on_turn=lambda n, t: threads.add(threading.current_thread().name))
+        turns = agent.ask(
+            shared_videos["silent"], "What?", on_turn=lambda n, t: threads.add(threading.current_thread().name)
+        )
         one = ask(shared_videos["silent"], "What?", policy=policy)
         awaited = await agent.ask_async(shared_videos["silent"], "What?")
         return [turns.answer, one.answer, awaited.answer]
@@ -166,7 +210,9 @@ def test_the_command_line_asks_the_same(shared_videos: Videos, tmp_path: Path) -
         "--save",
         str(saved),
     ]
-    done = subprocess.run([sys.executable, "-m", "apr_plugin.cli", *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "apr_plugin.cli", *command], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (by_command,) = Trajectory.read(saved)
     by_program = ask(shared_videos["silent"], "Which?", options=["red", "blue"], policy="scripted", script=str(script))

@@ -46,7 +46,9 @@ def test_importing_the_package_is_quick() -> None:
     ],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
-    loaded = _python(f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r})))")
+    loaded = _python(
+        f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r})))"
+    )
     assert loaded.split() == []
 
 
@@ -61,15 +63,22 @@ def _imports(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])]) if node.level else str(node.module)
+            base = (
+                ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+                if node.level
+                else str(node.module)
+            )
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACE.fullmatch(node.value):  # a registry names what it will import
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACE.fullmatch(node.value)
+        ):  # a registry names what it will import
             found.add(node.value.partition(":")[0])
     return found
 
 
 FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses", "cli", "training")
-"""From the lowest up: a room imports none above it. `tasks` is beside them; it takes scoring, media and loop, and its adapter lmms-eval."""
+"""From the lowest up: a room imports none above it. `tasks` is beside them; it takes scoring, media and loop, and its
+adapter lmms-eval."""
 FORBIDDEN = {
     "media": ("scoring", *FLOORS[2:], "tasks"),
     "scoring": ("media", *FLOORS[2:], "tasks"),
@@ -92,11 +101,18 @@ def test_imports_point_one_way(room: str) -> None:
 
 def test_no_backend_takes_from_another() -> None:
     """What two of them need belongs to `models`, or to `policies` itself."""
-    backends = [folder.name for folder in sorted((PACKAGE / "policies").iterdir()) if (folder / "__init__.py").is_file()]
+    backends = [
+        folder.name for folder in sorted((PACKAGE / "policies").iterdir()) if (folder / "__init__.py").is_file()
+    ]
     assert {"hf", "openai", "vllm"} <= set(backends)
     for own in backends:
         for file in (PACKAGE / "policies" / own).rglob("*.py"):
-            taken = {other for other in backends for name in _imports(file) if f"{name}.".startswith(f"apr_plugin.policies.{other}.")}
+            taken = {
+                other
+                for other in backends
+                for name in _imports(file)
+                if f"{name}.".startswith(f"apr_plugin.policies.{other}.")
+            }
             assert taken <= {own}, f"{file} imports {taken}"
 
 
@@ -104,7 +120,8 @@ TASKS = PACKAGE.parent / "tasks"
 
 
 def test_of_the_tasks_only_the_adapter_of_lmms_eval_imports_a_harness() -> None:
-    """A task folder's `utils.py`, which lmms-eval alone runs, may call lmms-eval's own scorers, inside its functions."""
+    """A task folder's `utils.py`, which lmms-eval alone runs, may call lmms-eval's own scorers, inside its
+    functions."""
     files = sorted(TASKS.rglob("*.py"))
     assert {"catalogue.py", "rows.py", "lmms.py"} <= {file.name for file in files}
     for file in files:
@@ -120,6 +137,9 @@ def test_of_the_tasks_only_the_adapter_of_lmms_eval_imports_a_harness() -> None:
 
 def test_the_catalogue_loads_no_harness() -> None:
     """Nor do the rows, the questions and the truths of a task."""
-    code = "import sys; from apr_plugin.tasks.common.catalogue import sources; assert len(sources()) > 20; print(*sorted(sys.modules))"
+    code = (
+        "import sys; from apr_plugin.tasks.common.catalogue import sources; assert len(sources()) > 20; "
+        "print(*sorted(sys.modules))"
+    )
     loaded = _python(code).split()
     assert not [name for name in loaded if name.startswith("apr_plugin.harnesses") or name.partition(".")[0] in HEAVY]

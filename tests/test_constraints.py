@@ -1,4 +1,5 @@
-"""The set-up is pinned: the committed constraints name one release of everything that pyproject.toml asks for, and `make` installs with them."""
+"""The set-up is pinned: the committed constraints name one release of everything that pyproject.toml asks for, and
+`make` installs with them."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def asked(*extras: str) -> list[Requirement]:
 def test_every_requirement_has_a_release_that_it_admits(name: str, extras: list[str], python: str) -> None:
     pinned = pins(name, python)
     for requirement in asked(*extras):
-        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)], prereleases=True), requirement
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)], prereleases=True), (
+            requirement
+        )
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-vllm.txt"])
@@ -75,10 +78,17 @@ def test_every_way_of_setting_up_uses_them() -> None:
     makefile = (REPOSITORY / "Makefile").read_text("utf-8").replace("\\\n", " ")
     installs = [line for line in makefile.splitlines() if "pip install" in line]
     assert installs and all("--constraint constraints.txt" in line for line in installs)
-    commands = [line for line in (REPOSITORY / ".ci" / "run").read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    commands = [
+        line
+        for line in (REPOSITORY / ".ci" / "run").read_text("utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     assert not [line for line in commands if re.search(r"\bpip\b", line)], "CI sets up by make alone"
 
 
 def test_extras_that_cannot_share_an_environment_say_so() -> None:
     tool = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["uv"]["conflicts"]
-    assert {frozenset(entry["extra"] for entry in group) for group in tool} == {frozenset({"train", "vllm"}), frozenset({"all", "vllm"})}
+    assert {frozenset(entry["extra"] for entry in group) for group in tool} == {
+        frozenset({"train", "vllm"}),
+        frozenset({"all", "vllm"}),
+    }

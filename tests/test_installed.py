@@ -29,7 +29,9 @@ def write_package(folder: Path, name: str, version: str, source: str) -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder first on the path, and the constraints of the test itself."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "constraints.txt").write_text("# tested\nlower==1.0\nupper==2.0 ; python_version >= '3.11'\nupper==1.0 ; python_version < '3.11'\n")
+    (tmp_path / "constraints.txt").write_text(
+        "# tested\nlower==1.0\nupper==2.0 ; python_version >= '3.11'\nupper==1.0 ; python_version < '3.11'\n"
+    )
     monkeypatch.setattr(installed, "constraints_file", lambda: tmp_path / "constraints.txt")
     return tmp_path
 
@@ -52,7 +54,11 @@ def why(module: str) -> str:
         ("from lower import name", "ImportError: cannot import name 'name' from 'lower'"),
         ("import lower; lower.name", "AttributeError: module 'lower' has no attribute 'name'"),
         ("import lower; lower.take(new=1)", "TypeError: take() got an unexpected keyword argument 'new'"),
-        ("try:\n    import lower._api\nexcept ImportError as error:\n    raise RuntimeError('cannot load') from error", "ModuleNotFoundError"),
+        (
+            "try:\n    import lower._api\nexcept ImportError as error:\n    raise RuntimeError('cannot load') "
+            "from error",
+            "ModuleNotFoundError",
+        ),
     ],
 )
 def test_the_package_that_moved_is_named_with_the_command_that_mends_it(site: Path, asks: str, reason: str) -> None:
@@ -60,7 +66,9 @@ def test_the_package_that_moved_is_named_with_the_command_that_mends_it(site: Pa
     write_package(site, "upper", "2.0", asks)
     told = why("upper")
     assert "\n" not in told and reason in told
-    assert told.endswith("Mend it with: pip install 'lower==1.0'") or ("TypeError" in reason and "lower 4.3.1 (tested: 1.0)" in told), told
+    assert told.endswith("Mend it with: pip install 'lower==1.0'") or (
+        "TypeError" in reason and "lower 4.3.1 (tested: 1.0)" in told
+    ), told
     assert "upper 2.0" in told and "lower 4.3.1" in told
 
 
@@ -68,13 +76,18 @@ def test_a_package_that_is_not_there_is_named_with_who_needs_it(site: Path) -> N
     write_package(site, "upper", "2.0", "import lower\n")
     assert why("upper") == "upper 2.0 needs lower, which is not installed. Mend it with: pip install 'lower==1.0'"
     (site / "upper" / "__init__.py").write_text("import no_such_package_at_all.part\n")
-    assert why("upper") == "upper 2.0 needs no_such_package_at_all, which is not installed. Mend it with: pip install no-such-package-at-all"
+    assert (
+        why("upper") == "upper 2.0 needs no_such_package_at_all, which is not installed. Mend it with: pip install "
+        "no-such-package-at-all"
+    )
 
 
 def test_where_nothing_moved_everything_is_installed_again(site: Path) -> None:
     write_package(site, "upper", "2.0", "raise OSError('libnothing.so: cannot open shared object file')\n")
     told = why("upper")
-    assert "upper 2.0: OSError: libnothing.so" in told and told.endswith(f"pip install -c {site / 'constraints.txt'} 'apr-plugin[lmms]'")
+    assert "upper 2.0: OSError: libnothing.so" in told and told.endswith(
+        f"pip install -c {site / 'constraints.txt'} 'apr-plugin[lmms]'"
+    )
 
 
 def test_the_one_asking_may_be_the_one_that_moved(site: Path) -> None:
@@ -87,11 +100,16 @@ def test_the_one_asking_may_be_the_one_that_moved(site: Path) -> None:
 def test_moved_packages(site: Path) -> None:
     write_package(site, "lower", "1.0+cpu", "")
     write_package(site, "upper", "3.0", "")
-    assert [(m.name, m.here, m.tested) for m in moved_packages()] == [("upper", "3.0", "2.0")]  # a build of the same release has not moved
+    assert [(m.name, m.here, m.tested) for m in moved_packages()] == [
+        ("upper", "3.0", "2.0")
+    ]  # a build of the same release has not moved
 
 
 def test_importing_lets_our_own_errors_and_interrupts_through() -> None:
-    with pytest.raises(BrokenInstall, match=r"lmms-eval can't be imported: .*no_such_module, which is not installed"), importing("lmms-eval", "lmms"):
+    with (
+        pytest.raises(BrokenInstall, match=r"lmms-eval can't be imported: .*no_such_module, which is not installed"),
+        importing("lmms-eval", "lmms"),
+    ):
         import no_such_module  # noqa: F401
     with pytest.raises(KeyboardInterrupt), importing("lmms-eval", "lmms"):
         raise KeyboardInterrupt
@@ -120,27 +138,48 @@ def test_what_hangs_or_dies_is_told(code: str, words: str, tmp_path: Path, monke
 
 
 def test_what_works_hands_back_its_line() -> None:
-    assert try_import(["json", "apr_plugin.cli.doctor:read_a_clip()"], "all") == installed.Tried(True, "a clip was written and read")
+    assert try_import(["json", "apr_plugin.cli.doctor:read_a_clip()"], "all") == installed.Tried(
+        True, "a clip was written and read"
+    )
 
 
 @pytest.mark.xdist_group("package")
 def test_filelock_4_beside_lmms_eval(tmp_path: Path) -> None:
-    """What happened on a day in November 2026, with the real packages: lmms-eval 0.7.3 imports `filelock._api` when it evaluates."""
+    """What happened on a day in November 2026, with the real packages: lmms-eval 0.7.3 imports `filelock._api` when it
+    evaluates."""
     pytest.importorskip("lmms_eval")
     uv = Path(sys.executable).with_name("uv")
     newer = tmp_path / "newer"
-    got = subprocess.run([uv, "pip", "install", "--quiet", "--no-deps", "--target", newer, "filelock==4.3.1"], capture_output=True, check=False)
+    got = subprocess.run(
+        [uv, "pip", "install", "--quiet", "--no-deps", "--target", newer, "filelock==4.3.1"],
+        capture_output=True,
+        check=False,
+    )
     if got.returncode != 0:
         pytest.skip("filelock 4 can't be had here")
     environment = os.environ | {"PYTHONPATH": str(newer), "COLUMNS": "160"}
     doctor = subprocess.run(
-        [sys.executable, "-m", "apr_plugin.cli", "doctor"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "apr_plugin.cli", "doctor"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert doctor.returncode == 1, doctor.stdout + doctor.stderr
-    (said,) = (line for line in doctor.stdout.splitlines() if line.startswith("lmms does not work: lmms-eval can't run: "))  # as `apr eval` told it
-    assert "lmms-eval 0.7.3 does not work with filelock 4.3.1 (ModuleNotFoundError: No module named 'filelock._api'). " in said
+    (said,) = (
+        line for line in doctor.stdout.splitlines() if line.startswith("lmms does not work: lmms-eval can't run: ")
+    )  # as `apr eval` told it
+    assert (
+        "lmms-eval 0.7.3 does not work with filelock 4.3.1 (ModuleNotFoundError: No module named 'filelock._api'). "
+        in said
+    )
     assert said.endswith(f"Mend it with: pip install 'filelock=={installed.tested_releases()['filelock']}'")
     assert "filelock 4.3.1 (tested: 3." in doctor.stdout
-    rows = {row[1]: row[2] for line in doctor.stdout.splitlines() if len(row := [cell.strip() for cell in line.split("\u2502")]) > 3}
+    rows = {
+        row[1]: row[2]
+        for line in doctor.stdout.splitlines()
+        if len(row := [cell.strip() for cell in line.split("\u2502")]) > 3
+    }
     assert rows["lmms"] == "0.7.3, BROKEN" and rows["openai"].endswith(", works")
     assert "apr eval" not in doctor.stdout.splitlines()[-2] and "openai" in doctor.stdout.splitlines()[-1]

@@ -1,4 +1,7 @@
-"""Ctrl-C: whatever swallows the first, the command stops; a second one ends it at once. Each case is a process that presses Ctrl-C on itself."""
+"""Ctrl-C: whatever swallows the first, the command stops; a second one ends it at once.
+
+Each case is a process that presses Ctrl-C on itself.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ def command(work):
 
 
 def run(code: str) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-c", START + textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", START + textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -143,6 +148,7 @@ def test_handlers_of_others_are_left_alone() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         elsewhere = threading.Thread(target=lambda: print(interrupt.install())); elsewhere.start(); elsewhere.join()
         command(lambda: None)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and sys.unraisablehook is sys.__unraisablehook__
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert sys.unraisablehook is sys.__unraisablehook__
     """)
     assert (status, out) == (0, "theirs\n7\nnot stopped\nFalse\nnot stopped\n"), err

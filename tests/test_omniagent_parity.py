@@ -1,4 +1,5 @@
-"""`benchmarks.omniagent_parity`, as far as it goes without the official code: our side plays its cases, and whatever differs is found."""
+"""`benchmarks.omniagent_parity`, as far as it goes without the official code: our side plays its cases, and whatever
+differs is found."""
 
 from __future__ import annotations
 
@@ -10,7 +11,20 @@ import pytest
 
 from apr_plugin.loop import MediaRef
 from apr_plugin.media import Video
-from benchmarks.omniagent_cases import FILMS, Case, Piece, Played, answer, audio, cases, clip, frames, make_film, merged, number_of
+from benchmarks.omniagent_cases import (
+    FILMS,
+    Case,
+    Piece,
+    Played,
+    answer,
+    audio,
+    cases,
+    clip,
+    frames,
+    make_film,
+    merged,
+    number_of,
+)
 from benchmarks.omniagent_parity import Tally, compare, play
 
 FILM = FILMS["tiny"]
@@ -78,7 +92,11 @@ def test_what_differs_is_found(played: Played) -> None:
     assert differences(played, changed(played, 3, 1, fps=1.5)) == ["frames per second of a clip"]
     assert differences(played, changed(played, 1, 1, kind="video")) == ["parts"]
     assert differences(played, replace(played, steps=6, reward=0.5)) == ["steps allowed", "reward"]
-    assert differences(played, replace(played, errors=[None, None, "X"], ended="failed")) == ["error or not", "turns taken", "end"]
+    assert differences(played, replace(played, errors=[None, None, "X"], ended="failed")) == [
+        "error or not",
+        "turns taken",
+        "end",
+    ]
 
 
 def test_names_of_cases_are_unique() -> None:

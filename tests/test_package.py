@@ -15,7 +15,9 @@ pytestmark = pytest.mark.xdist_group("package")  # one environment serves all
 
 
 def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 def _uv() -> str | None:
@@ -37,14 +39,20 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uv = _uv()
     venv = root / "venv"
     built = _run(
-        *([uv, "build", "--wheel"] if uv else [sys.executable, "-m", "build", "--wheel"]), "--out-dir" if uv else "--outdir", root, source, cwd=root
+        *([uv, "build", "--wheel"] if uv else [sys.executable, "-m", "build", "--wheel"]),
+        "--out-dir" if uv else "--outdir",
+        root,
+        source,
+        cwd=root,
     )
     assert built.returncode == 0, built.stderr
     (wheel,) = root.glob("*.whl")
     made = _run(*([uv, "venv", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]), venv, cwd=root)
     assert made.returncode == 0, made.stderr
     install: list[str | Path] = (
-        [uv, "pip", "install", "--python", venv / "bin" / "python"] if uv else [venv / "bin" / "python", "-m", "pip", "install"]
+        [uv, "pip", "install", "--python", venv / "bin" / "python"]
+        if uv
+        else [venv / "bin" / "python", "-m", "pip", "install"]
     )
     installed = _run(*install, "--constraint", REPOSITORY / "constraints.txt", wheel, cwd=root)
     assert installed.returncode == 0, installed.stderr
@@ -67,7 +75,8 @@ def test_data_files_travel(fresh: Path, tmp_path: Path) -> None:
     code = """
 from importlib.resources import files
 import apr_plugin.training
-for package, name in [("apr_plugin", "py.typed"), ("apr_plugin.loop", "instructions.jinja"), ("apr_plugin.tasks.needle", "_needle.yaml"),
+for package, name in [("apr_plugin", "py.typed"), ("apr_plugin.loop", "instructions.jinja"),
+    ("apr_plugin.tasks.needle", "_needle.yaml"),
                       ("apr_plugin.tasks.needle", "apr_needle.yaml"), ("apr_plugin.tasks.needle", "README.md"),
                       ("apr_plugin.tasks.common", "stub.jsonl"), ("apr_plugin.results", "published/lvbench.json")]:
     file = files(package) / name
@@ -76,7 +85,9 @@ for package, name in [("apr_plugin", "py.typed"), ("apr_plugin.loop", "instructi
 """
     done = _run(fresh / "python", "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert all(str(fresh.parent) in line for line in done.stdout.splitlines()), "found in the checkout, not in the wheel"
+    assert all(str(fresh.parent) in line for line in done.stdout.splitlines()), (
+        "found in the checkout, not in the wheel"
+    )
 
 
 def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
@@ -98,10 +109,20 @@ def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
 
 
 def test_policies_of_tasks_are_found(fresh: Path, tmp_path: Path) -> None:
-    done = _run(fresh / "python", "-c", "from apr_plugin.policies import make_policy; print(make_policy('needle').name)", cwd=tmp_path)
+    done = _run(
+        fresh / "python",
+        "-c",
+        "from apr_plugin.policies import make_policy; print(make_policy('needle').name)",
+        cwd=tmp_path,
+    )
     assert done.stdout == "needle\n", done.stderr
 
 
 def test_importing_loads_no_extra(fresh: Path, tmp_path: Path) -> None:
-    done = _run(fresh / "python", "-c", "import apr_plugin.cli.app, apr_plugin.loop, apr_plugin.media, apr_plugin.runs.settings", cwd=tmp_path)
+    done = _run(
+        fresh / "python",
+        "-c",
+        "import apr_plugin.cli.app, apr_plugin.loop, apr_plugin.media, apr_plugin.runs.settings",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,9 @@ def test_true_and_false(word: str, server: ChatServer, tmp_path: Path) -> None:
     readers = {
         "options": lambda value: options.flag("audio", value),
         "openai": lambda value: "audio" in OpenAIPolicy(base_url=server.url, audio=value).modalities,
-        "settings": lambda value: read_settings({"policy": "guess", "refuse_blind_answer": value}).config.budget.refuse_blind_answer,
+        "settings": lambda value: (
+            read_settings({"policy": "guess", "refuse_blind_answer": value}).config.budget.refuse_blind_answer
+        ),
     }
     for name, read in readers.items():
         for value in (word, _from_text(word)):
@@ -58,7 +60,11 @@ def test_whole_numbers_and_none(word: str, server: ChatServer) -> None:
     readers = {
         "options": optional,
         "openai": lambda value: OpenAIPolicy(base_url=server.url, context_tokens=value).context_tokens,
-        "settings": lambda value: read_settings({"policy": "guess", "visual_tokens_per_episode": value}).config.budget.visual_tokens_per_episode,
+        "settings": lambda value: (
+            read_settings(
+                {"policy": "guess", "visual_tokens_per_episode": value}
+            ).config.budget.visual_tokens_per_episode
+        ),
     }
     for name, read in readers.items():
         for value in (word, _from_text(word)):

@@ -1,9 +1,11 @@
-"""Small random models of every family, saved with tokenizer and processor, so that the ordinary `from_pretrained` road loads them.
+"""Small random models of every family, saved with tokenizer and processor, so that the ordinary `from_pretrained` road
+loads them.
 
     python tests/tiny_models.py qwen2_5_vl /tmp/tiny      # any name of FAMILIES
 
-They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE, attention heads of 32 (vLLM's
-CPU backend has none smaller; of linear attention it has none but 128). About a million weights, a byte-level tokenizer of about 1,000 tokens.
+They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE,
+attention heads of 32 (vLLM's CPU backend has none smaller; of linear attention it has none but 128). About a million
+weights, a byte-level tokenizer of about 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_full")
+FAMILIES = (
+    "qwen2_5_vl",
+    "qwen2_5_omni",
+    "qwen2_5_omni_full",
+    "qwen3_vl",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_omni_moe",
+    "qwen3_omni_moe_full",
+)
 """`_full`: the layout of a whole checkpoint, whose weights are called `thinker.…`; without it a Thinker by itself."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -27,12 +38,18 @@ SPREAD = 0.15
 """Of the weights: wide enough that what stands early in a prompt, or in a picture, changes what is written after it."""
 
 WORDS = (
-    "You answer a question about a video that you cannot see all at once. In each turn you choose one thing to look at or listen to, and you see it "
-    'once. {"observation": "...", "think": "...", "confidence": 0.0, "action": {"type": "get_frames", "start": 0.0, "end": 10.0, "num": 8}} '
-    '{"type": "get_audio", "start": 0.0, "end": 30.0} {"type": "get_clip", "start": 0.0, "end": 30.0} {"type": "answer", "content": "A"} '
-    "Video META:\n- duration_seconds: 60.00\n- fps: 25.00\n- has_audio: true\n\nQuestion: Which of these is shown first?\nOptions:\nA. one\nB. two\n"
-    "Frames 0.00s-10.00s (num=8). Timestamps: [0.00s, 1.43s] [MEDIA OMITTED - Refer to your Observation] [NOTICE] Step 1/6. 5 steps remaining. "
-    "FINAL STEP: only an answer counts now. Give the best answer that your notes allow. [ERROR] a line says why an action was refused. Frame 1.25s: "
+    "You answer a question about a video that you cannot see all at once. In each turn you choose one thing "
+    "to look at or listen to, and you see it "
+    'once. {"observation": "...", "think": "...", "confidence": 0.0, "action": {"type": "get_frames", '
+    '"start": 0.0, "end": 10.0, "num": 8}} '
+    '{"type": "get_audio", "start": 0.0, "end": 30.0} {"type": "get_clip", "start": 0.0, "end": 30.0} '
+    '{"type": "answer", "content": "A"} '
+    "Video META:\n- duration_seconds: 60.00\n- fps: 25.00\n- has_audio: true\n\nQuestion: Which of these is "
+    "shown first?\nOptions:\nA. one\nB. two\n"
+    "Frames 0.00s-10.00s (num=8). Timestamps: [0.00s, 1.43s] [MEDIA OMITTED - Refer to your Observation] "
+    "[NOTICE] Step 1/6. 5 steps remaining. "
+    "FINAL STEP: only an answer counts now. Give the best answer that your notes allow. [ERROR] a line says "
+    "why an action was refused. Frame 1.25s: "
 )
 """What the tokenizer learns its merges from, so that prompts of the loop are not one token per letter."""
 
@@ -68,7 +85,8 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
 
 
 def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | None, thinks: bool = False) -> str:
-    """A ChatML template: `vision` is start, end, image and video; `audio` is start, end, sound; `thinks`: it opens a thought, unless told."""
+    """A ChatML template: `vision` is start, end, image and video; `audio` is start, end, sound; `thinks`: it opens a
+    thought, unless told."""
     start, end, image, video = vision
     kinds = {"image": start + image + end, "video": start + video + end}
     if audio is not None:
@@ -81,8 +99,13 @@ def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | No
         "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
         + branches
-        + "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-        + ("<think>\n{% if enable_thinking is defined and enable_thinking is false %}\n</think>\n\n{% endif %}" if thinks else "")
+        + "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt "
+        "%}<|im_start|>assistant\n"
+        + (
+            "<think>\n{% if enable_thinking is defined and enable_thinking is false %}\n</think>\n\n{% endif %}"
+            if thinks
+            else ""
+        )
         + "{% endif %}"
     )
 
@@ -95,19 +118,24 @@ def _merges(special: tuple[str, ...]) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator([WORDS], trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        [WORDS], trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
+    )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer.to_str()
 
 
 def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str, ...] = ()) -> Any:
-    """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for, `plain` tokens that are decoded."""
+    """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for, `plain`
+    tokens that are decoded."""
     import transformers
     from tokenizers import AddedToken, Tokenizer
 
     made = Tokenizer.from_str(_merges(SPECIAL + extra))
     made.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
-    kind = "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"  # the processors of 4.57 take no other
+    kind = (
+        "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
+    )  # the processors of 4.57 take no other
     return getattr(transformers, kind)(
         tokenizer_object=made,
         eos_token="<|im_end|>",
@@ -120,8 +148,15 @@ def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str
 
 def _sizes(patch: int, edge: int) -> dict[str, Any]:
     smallest = (2 * patch) ** 2
-    means: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if patch == 16 else {}  # Qwen3's, for pictures and clips alike
-    return means | {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": smallest, "longest_edge": edge * edge}}
+    means: dict[str, Any] = (
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if patch == 16 else {}
+    )  # Qwen3's, for pictures and clips alike
+    return means | {
+        "patch_size": patch,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": smallest, "longest_edge": edge * edge},
+    }
 
 
 def _text(tokenizer: Any, section: list[int], interleaved: bool = False, **more: Any) -> dict[str, Any]:
@@ -149,7 +184,14 @@ def _text(tokenizer: Any, section: list[int], interleaved: bool = False, **more:
 
 
 def _eye(kind: int) -> dict[str, Any]:
-    common = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": HIDDEN, "spatial_merge_size": 2}
+    common = {
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "out_hidden_size": HIDDEN,
+        "spatial_merge_size": 2,
+    }
     common |= {"temporal_patch_size": 2, "initializer_range": SPREAD}
     if kind == 3:
         return common | {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
@@ -157,7 +199,13 @@ def _eye(kind: int) -> dict[str, Any]:
 
 
 def _ear(kind: int) -> dict[str, Any]:
-    common = {"num_mel_bins": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "d_model": 64}
+    common = {
+        "num_mel_bins": 16,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "d_model": 64,
+    }
     common |= {"max_source_positions": 1500, "n_window": 50, "output_dim": HIDDEN, "initializer_range": SPREAD}
     return common | ({"n_window_infer": 400, "conv_chunksize": 500, "downsample_hidden_size": 16} if kind == 3 else {})
 
@@ -175,7 +223,9 @@ def _finish(model: Any, tokenizer: Any) -> Any:
 def _features() -> Any:
     from transformers import WhisperFeatureExtractor
 
-    return WhisperFeatureExtractor(feature_size=16, sampling_rate=16_000, hop_length=160, chunk_length=30, n_fft=400, return_attention_mask=True)
+    return WhisperFeatureExtractor(
+        feature_size=16, sampling_rate=16_000, hop_length=160, chunk_length=30, n_fft=400, return_attention_mask=True
+    )
 
 
 def _qwen2_5_vl(edge: int) -> tuple[Any, Any]:
@@ -220,8 +270,17 @@ def _qwen2_5_omni(edge: int, full: bool = False) -> tuple[Any, Any]:
         Qwen2VLVideoProcessor,
     )
 
-    names = {"image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>", "vision_bos_token": "<|vision_bos|>"}
-    names |= {"vision_eos_token": "<|vision_eos|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>"}
+    names = {
+        "image_token": "<|IMAGE|>",
+        "audio_token": "<|AUDIO|>",
+        "video_token": "<|VIDEO|>",
+        "vision_bos_token": "<|vision_bos|>",
+    }
+    names |= {
+        "vision_eos_token": "<|vision_eos|>",
+        "audio_bos_token": "<|audio_bos|>",
+        "audio_eos_token": "<|audio_eos|>",
+    }
     tokenizer = tokenizer_of(OMNI_2_5, names)
     processor = Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(**_sizes(14, edge)),
@@ -258,7 +317,13 @@ def _qwen2_5_omni(edge: int, full: bool = False) -> tuple[Any, Any]:
 
 
 def _qwen3_vl(edge: int) -> tuple[Any, Any]:
-    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
 
     tokenizer = tokenizer_of(VISION, {})
     processor = Qwen3VLProcessor(
@@ -301,8 +366,18 @@ def _qwen3_5(edge: int, moe: bool = False) -> tuple[Any, Any]:
         video_processor=Qwen3VLVideoProcessor(**_sizes(16, edge)),
         chat_template=template(VISION, None, thinks=True),
     )
-    linear = {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64}
+    linear = {
+        "linear_num_key_heads": 1,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+    }
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 64,
+    }
     text = _text(tokenizer, [3, 3, 2], interleaved=True, head_dim=64, **linear, **(experts if moe else {}))
     text["rope_parameters"]["partial_rotary_factor"] = 0.25  # a quarter of each head turns: 8 pairs
     eye = {key: value for key, value in _eye(3).items() if key != "deepstack_visual_indexes"}
@@ -313,7 +388,11 @@ def _qwen3_5(edge: int, moe: bool = False) -> tuple[Any, Any]:
         vision_start_token_id="<|vision_start|>",
         vision_end_token_id="<|vision_end|>",
     )
-    config, model = (Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration) if moe else (Qwen3_5Config, Qwen3_5ForConditionalGeneration)
+    config, model = (
+        (Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration)
+        if moe
+        else (Qwen3_5Config, Qwen3_5ForConditionalGeneration)
+    )
     given = config(text_config=text | {"num_hidden_layers": 4}, vision_config=eye, tie_word_embeddings=False, **ids)
     return _finish(model(given), tokenizer), processor
 
@@ -329,8 +408,17 @@ def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
         Qwen3OmniMoeThinkerForConditionalGeneration,
     )
 
-    names = {"image_token": "<|image_pad|>", "audio_token": "<|audio_pad|>", "video_token": "<|video_pad|>", "vision_bos_token": "<|vision_start|>"}
-    names |= {"vision_eos_token": "<|vision_end|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
+    names = {
+        "image_token": "<|image_pad|>",
+        "audio_token": "<|audio_pad|>",
+        "video_token": "<|video_pad|>",
+        "vision_bos_token": "<|vision_start|>",
+    }
+    names |= {
+        "vision_eos_token": "<|vision_end|>",
+        "audio_bos_token": "<|audio_start|>",
+        "audio_eos_token": "<|audio_end|>",
+    }
     tokenizer = tokenizer_of(OMNI_3, names)
     processor = Qwen3OmniMoeProcessor(
         image_processor=Qwen2VLImageProcessor(**_sizes(16, edge)),
@@ -342,7 +430,11 @@ def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": HEAD_DIM}
     thinker = Qwen3OmniMoeThinkerConfig(
         text_config=_text(tokenizer, [6, 5, 5], interleaved=True, **experts),
-        vision_config=_eye(3) | {"image_size": 128, "apply_vit_abs_pos_embed": True},  # as published: transformers does without them, vLLM doesn't
+        vision_config=_eye(3)
+        | {
+            "image_size": 128,
+            "apply_vit_abs_pos_embed": True,
+        },  # as published: transformers does without them, vLLM doesn't
         audio_config=_ear(3),
         position_id_per_seconds=13,
         initializer_range=SPREAD,

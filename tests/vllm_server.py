@@ -1,7 +1,9 @@
-"""A real vLLM server on the CPU with a small random model, for tests (the fixture `vllm_server`, known everywhere) and benchmarks.
+"""A real vLLM server on the CPU with a small random model, for tests (the fixture `vllm_server`, known everywhere) and
+benchmarks.
 
-It runs in the environment that `scripts/vllm_cpu.py` makes; where that is absent, what needs it is skipped with a message that says so. Every test
-module that uses the server says `pytestmark = pytest.mark.xdist_group("vllm")`, so that one worker starts one server for all of them.
+It runs in the environment that `scripts/vllm_cpu.py` makes; where that is absent, what needs it is skipped with a
+message that says so. Every test module that uses the server says `pytestmark = pytest.mark.xdist_group("vllm")`, so
+that one worker starts one server for all of them.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def vllm_environment() -> dict[str, str]:
 
 
 def looking(letters: int = 20) -> dict[str, Any]:
-    """A grammar (vLLM's `structured_outputs`) that holds any model to turns which look at 2 to 4 frames of the first 5 seconds.
+    """A grammar (vLLM's `structured_outputs`) that holds any model to turns which look at 2 to 4 frames of the first 5
+    seconds.
 
     Args:
         letters: Length of the observation, which decides how long a turn is.
@@ -130,10 +133,22 @@ def serve(python: Path, model: Path, log: Path, *more: str, wait: bool = True) -
         RuntimeError: it ended, or was not healthy in time; with the end of its log.
     """
     port = free_port()
-    command = [str(python.with_name("vllm")), "serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL]
+    command = [
+        str(python.with_name("vllm")),
+        "serve",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--served-model-name",
+        MODEL,
+    ]
     command += ["--max-model-len", "8192", "--max-num-seqs", "16", "--dtype", "float32", "--enforce-eager"]
     command += ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
-    command += ["--no-enable-chunked-prefill"]  # on the CPU, the engine dies when the prompt of a seeded generation is split (0.32)
+    command += [
+        "--no-enable-chunked-prefill"
+    ]  # on the CPU, the engine dies when the prompt of a seeded generation is split (0.32)
     command += more
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=vllm_environment(), start_new_session=True)
@@ -157,7 +172,9 @@ def wait_until_healthy(servers: Sequence[VllmServer], timeout_s: float = START_S
         while not _healthy(server):
             if server.process.poll() is not None or time.monotonic() > end:
                 told = "ended" if server.process.poll() is not None else f"was not healthy after {timeout_s:.0f} s"
-                raise RuntimeError(f"the vLLM server {told}; the end of its log:\n" + server.log.read_text(errors="replace")[-4000:])
+                raise RuntimeError(
+                    f"the vLLM server {told}; the end of its log:\n" + server.log.read_text(errors="replace")[-4000:]
+                )
             time.sleep(0.25)
 
 
@@ -180,6 +197,10 @@ def vllm_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     """A server with a small random Qwen2.5-VL: up to 64 images a prompt, 8,192 tokens."""
     python = vllm_python()
     with serve(
-        python, tiny_checkpoint, tmp_path_factory.mktemp("vllm") / "server.log", "--limit-mm-per-prompt", '{"image": 64, "video": 1}'
+        python,
+        tiny_checkpoint,
+        tmp_path_factory.mktemp("vllm") / "server.log",
+        "--limit-mm-per-prompt",
+        '{"image": 64, "video": 1}',
     ) as server:
         yield server

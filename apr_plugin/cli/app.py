@@ -53,7 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-needle = typer.Typer(help="The diagnostic benchmark that needs no download: real video files made from a seed.", no_args_is_help=True)
+needle = typer.Typer(
+    help="The diagnostic benchmark that needs no download: real video files made from a seed.", no_args_is_help=True
+)
 app.add_typer(needle, name="needle")
 tasks = typer.Typer(help="The tasks of this package and their data.", invoke_without_command=True)
 app.add_typer(tasks, name="tasks")
@@ -83,7 +85,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     pass
 
@@ -103,12 +107,15 @@ def demo(
     run_demo(out, videos_per_bucket=videos, concurrency=concurrency)
 
 
-@app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(
+    "eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
 def evaluate(context: typer.Context) -> None:
     """Evaluate with lmms-eval: its own command line, with our tasks found and clearer errors.
 
-    Every option goes to lmms-eval. Differences: the model is 'apr' unless you name another; our task folder is included beside yours;
-    trajectories go to OUTPUT_PATH/trajectories; the exit status tells failure (1), wrong usage (2), unanswered questions (3).
+    Every option goes to lmms-eval. Differences: the model is 'apr' unless you name another; our task folder is included
+    beside yours; trajectories go to OUTPUT_PATH/trajectories; the exit status tells failure (1), wrong usage (2),
+    unanswered questions (3).
     """
     from apr_plugin.cli.evaluate import HELP, run_eval
 
@@ -120,12 +127,25 @@ def evaluate(context: typer.Context) -> None:
 
 @app.command()
 def ask(
-    video: Annotated[list[str], typer.Argument(help="VIDEO [VIDEO …] QUESTION: one or more files, then the question.", metavar="VIDEO... QUESTION")],
-    option: Annotated[list[str] | None, typer.Option("--option", "-o", help='An option of a multiple-choice question, "A. red"; repeat it.')] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="mcq, grounding, number or free_form; without it mcq where there are options, else free_form.")
+    video: Annotated[
+        list[str],
+        typer.Argument(
+            help="VIDEO [VIDEO …] QUESTION: one or more files, then the question.", metavar="VIDEO... QUESTION"
+        ),
+    ],
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help='An option of a multiple-choice question, "A. red"; repeat it.'),
     ] = None,
-    model_args: Annotated[str, typer.Option("--model-args", "-m", help="The same key=value list as for lmms-eval.")] = DEFAULT_MODEL_ARGS,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="mcq, grounding, number or free_form; without it mcq where there are options, else free_form."
+        ),
+    ] = None,
+    model_args: Annotated[
+        str, typer.Option("--model-args", "-m", help="The same key=value list as for lmms-eval.")
+    ] = DEFAULT_MODEL_ARGS,
     save: Annotated[Path | None, typer.Option(help="Append the trajectory to this file.")] = None,
 ) -> None:
     """Ask one question and watch how it is answered: thought, action, what came back, cost."""
@@ -151,9 +171,16 @@ def show(
 
 @app.command()
 def strict(
-    path: Annotated[Path, typer.Argument(help="A finished run: its output folder, its folder of trajectories, or a trajectory file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A finished run: its output folder, its folder of trajectories, or a trajectory file."),
+    ],
     samples: Annotated[
-        Path | None, typer.Option(help="lmms-eval's samples (--log_samples), a folder or a file; without it those in PATH, where it is a folder.")
+        Path | None,
+        typer.Option(
+            help="lmms-eval's samples (--log_samples), a folder or a file; without it those in PATH, where it is a "
+            "folder."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, every question, scores from 0 to 1.")] = False,
 ) -> None:
@@ -180,7 +207,8 @@ def doctor(
 ) -> None:
     """Try what each command needs, and say which versions, extras and devices are here and what will work.
 
-    Exit status 1: something that is installed does not work; the package that breaks it is named, with the command that mends it.
+    Exit status 1: something that is installed does not work; the package that breaks it is named, with the command that
+    mends it.
     """
     from apr_plugin.cli.doctor import run_doctor
 
@@ -190,7 +218,9 @@ def doctor(
 @tasks.callback()
 def tasks_all(
     context: typer.Context,
-    path: Annotated[bool, typer.Option("--path", help="Print only the folder, for lmms-eval's --include_path.")] = False,
+    path: Annotated[
+        bool, typer.Option("--path", help="Print only the folder, for lmms-eval's --include_path.")
+    ] = False,
 ) -> None:
     """List the tasks of this package, and the benchmarks whose questions are read column by column."""
     from apr_plugin.cli.tasks import run_tasks
@@ -210,12 +240,20 @@ def tasks_list() -> None:
 @tasks.command("check")
 def tasks_check(
     task: Annotated[str, typer.Argument(help="A task, such as apr_lvbench.")],
-    videos: Annotated[Path | None, typer.Option(help="Folder of its videos; without it where the task looks for them.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of its videos; without it where the task looks for them.")
+    ] = None,
     hashes: Annotated[bool, typer.Option(help="Compute SHA-256 of every video, which reads all of it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Where the manifest goes; without it the cache.")] = None,
-    media_root: Annotated[Path | None, typer.Option(help="Folder in which every video must lie, links followed; others count as unreadable.")] = None,
+    media_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which every video must lie, links followed; others count as unreadable."),
+    ] = None,
 ) -> None:
-    """Open every video of a task; name those that are missing, unreadable or of another length; write a manifest. Exit status 1: some are missing."""
+    """Open every video of a task; name those that are missing, unreadable or of another length; write a manifest.
+
+    Exit status 1: some are missing.
+    """
     from apr_plugin.cli.tasks import run_check
 
     raise SystemExit(run_check(task, videos, hashes, out, media_root))
@@ -225,8 +263,13 @@ def tasks_check(
 def score(
     benchmark: Annotated[str, typer.Argument(help="vue_tr or vue_tr_v2.")],
     ground_truth: Annotated[Path, typer.Option(help="The benchmark's own file of queries.")],
-    predictions: Annotated[Path, typer.Option(help='JSON list or JSON Lines of {"query_id": 0, "answer": [[start, end], ...]}, in seconds.')],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON (shares from 0 to 1) instead of a table (percent).")] = False,
+    predictions: Annotated[
+        Path,
+        typer.Option(help='JSON list or JSON Lines of {"query_id": 0, "answer": [[start, end], ...]}, in seconds.'),
+    ],
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON (shares from 0 to 1) instead of a table (percent).")
+    ] = False,
 ) -> None:
     """Score a file of predictions as the benchmark's own script does, and beside it with missing queries counted as zero."""
     from apr_plugin.cli.score import run_score
@@ -250,7 +293,9 @@ def omniagent_prompt(
     clone: Annotated[Path, typer.Argument(help="Folder of a clone of github.com/HarryHsing/OmniAgent.")],
     out: Annotated[str, typer.Option(help="Where the prompt goes; - prints it.")] = "omniagent_prompt.txt",
     frames_per_look: Annotated[int, typer.Option(min=1, max=100_000, help="Frames one look may ask for.")] = 60,
-    audio_s: Annotated[str, typer.Option(help="Seconds of sound, as the prompt shall write them (300 and 300.0 differ).")] = "300",
+    audio_s: Annotated[
+        str, typer.Option(help="Seconds of sound, as the prompt shall write them (300 and 300.0 differ).")
+    ] = "300",
     clip_s: Annotated[str, typer.Option(help="Seconds of a clip, likewise.")] = "60",
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
@@ -265,7 +310,9 @@ def omniagent_prompt(
 
 @needle.command("make")
 def needle_make(
-    out: Annotated[Path | None, typer.Option(help="Folder; without it the cache, where the tasks find it by themselves.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; without it the cache, where the tasks find it by themselves.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Where every video and question comes from.")] = 0,
     buckets: Annotated[str, typer.Option(help="Durations, comma-separated.")] = "1m,10m,30m,60m,120m",
     videos: Annotated[int, typer.Option(help="Videos for each duration.")] = 2,
@@ -275,8 +322,12 @@ def needle_make(
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 10.0,
     gop: Annotated[float, typer.Option(help="Seconds between keyframes, 2 to 10.")] = 5.0,
     decoys: Annotated[float, typer.Option(help="Chance that a scene gets a distractor event, 0 to 1.")] = 0.5,
-    lookalike: Annotated[bool, typer.Option("--lookalike", help="Chapter colours that are hard to tell apart.")] = False,
-    event_length: Annotated[float, typer.Option(help="Factor on the length of events, 1 to 3; longer is easier.")] = 1.0,
+    lookalike: Annotated[
+        bool, typer.Option("--lookalike", help="Chapter colours that are hard to tell apart.")
+    ] = False,
+    event_length: Annotated[
+        float, typer.Option(help="Factor on the length of events, 1 to 3; longer is easier.")
+    ] = 1.0,
     workers: Annotated[int | None, typer.Option(help="Processes; without it one per core.")] = None,
 ) -> None:
     """Write the videos and questions. Finished videos are kept, so a stopped run continues."""

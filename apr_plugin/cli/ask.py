@@ -16,7 +16,9 @@ from apr_plugin.runs.meter import run_sync
 from apr_plugin.terminal import console, quoted
 
 
-def run_ask(videos: Sequence[str], text: str, options: Sequence[str], kind: str | None, model_args: str, save: Path | None) -> int:
+def run_ask(
+    videos: Sequence[str], text: str, options: Sequence[str], kind: str | None, model_args: str, save: Path | None
+) -> int:
     """Ask; returns the exit status: 0 with an answer in the right form, 3 without.
 
     Raises:

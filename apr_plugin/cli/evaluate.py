@@ -88,7 +88,8 @@ def run_eval(arguments: Sequence[str]) -> int:
         lmms_main.cli_evaluate_single = run_one
     if failures := ending.FAILURES:
         complain(
-            f"{len(failures)} questions could not be answered and count as wrong; the first: {failures[0]}. The same command asks only those again."
+            f"{len(failures)} questions could not be answered and count as wrong; the first: {failures[0]}. "
+            "The same command asks only those again."
         )
         return UNANSWERED
     return 0
@@ -105,7 +106,9 @@ def _check_words(arguments: Sequence[str]) -> None:
             try:
                 check_regular(value or arguments[number + 1])
             except (OSError, ValueError) as error:
-                raise _WrongUsage(f"--config {value or arguments[number + 1]}: {getattr(error, 'strerror', None) or error}") from error
+                raise _WrongUsage(
+                    f"--config {value or arguments[number + 1]}: {getattr(error, 'strerror', None) or error}"
+                ) from error
 
 
 def _with_defaults(arguments: list[str]) -> list[str]:
@@ -123,7 +126,8 @@ _LISTS: dict[str, tuple[str, ...]] = {
     "list_tags": ("groups", "subtasks"),
     "list_subtasks": ("groups", "tags"),
 }
-"""Values of --tasks that print a list, and what each leaves out; lmms-eval itself only logs them, below the level that is shown."""
+"""Values of --tasks that print a list, and what each leaves out; lmms-eval itself only logs them, below the level that
+is shown."""
 
 
 class _WrongUsage(AprError):
@@ -150,7 +154,9 @@ def _prepare(args: Any) -> None:
             say_unused(args.gen_kwargs)
             args.gen_kwargs = ""
         if args.output_path and "trajectories=" not in args.model_args:
-            args.model_args = ",".join(filter(None, [args.model_args, f"trajectories={Path(args.output_path) / 'trajectories'}"]))
+            args.model_args = ",".join(
+                filter(None, [args.model_args, f"trajectories={Path(args.output_path) / 'trajectories'}"])
+            )
 
 
 def _print_list(args: Any) -> None:
@@ -189,22 +195,32 @@ def _check_paths(args: Any) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise AprError(f"--output_path {path}: cannot write there: {error.strerror}. Choose a folder you can write to.") from error
+        raise AprError(
+            f"--output_path {path}: cannot write there: {error.strerror}. Choose a folder you can write to."
+        ) from error
 
 
 def _check_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """lmms-eval only logs it when its results can't be written, and exits with 0. Its file has the run's date in its name and these scores in it."""
+    """lmms-eval only logs it when its results can't be written, and exits with 0.
+
+    Its file has the run's date in its name and these scores in it.
+    """
     for path in folder.rglob(f"{str(results.get('date', '*')).replace(':', '-')}_results.json"):
         with contextlib.suppress(ValueError, OSError):
             written = json.loads(path.read_bytes())
             if isinstance(written, dict) and list(written.get("results", ())) == list(results.get("results", ())):
                 return
-    raise AprError(f"--output_path {folder}: lmms-eval could not write its results there. Make room and run the same command again.")
+    raise AprError(
+        f"--output_path {folder}: lmms-eval could not write its results there. Make room and run the same "
+        "command again."
+    )
 
 
 def _explain(error: BaseException, args: Any) -> str:
     attempt = getattr(error, "last_attempt", None)
-    if attempt is not None and attempt.exception() is not None:  # lmms-eval tries some steps several times, and then names only that
+    if (
+        attempt is not None and attempt.exception() is not None
+    ):  # lmms-eval tries some steps several times, and then names only that
         error = attempt.exception()
     text = str(error)
     if text.startswith("Tasks not found: "):

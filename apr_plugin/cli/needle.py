@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 _RENAMED = {"videos_per_bucket": "--videos", "questions_per_kind": "--questions", "gop_s": "--gop"}
 """Options that are called otherwise than their field of `NeedleSpec`."""
 
-_LIMITS = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"), "multiple_of": ("a multiple of", "multiple_of")}
+_LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
 
 
 def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
@@ -44,7 +48,10 @@ def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
     told = console(stderr=True)
     told.print(f"{len({doc['video'] for doc in docs})} videos and {len(docs)} questions in {made}", soft_wrap=True)
     if out is not None:
-        told.print(f"use them with: APR_NEEDLE_DIR={made} apr eval --tasks apr_needle --model_args policy=needle", soft_wrap=True)
+        told.print(
+            f"use them with: APR_NEEDLE_DIR={made} apr eval --tasks apr_needle --model_args policy=needle",
+            soft_wrap=True,
+        )
     return Path(made)
 
 

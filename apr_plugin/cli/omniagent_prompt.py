@@ -1,7 +1,8 @@
 """`apr omniagent-prompt`: the system prompt that OmniAgent's checkpoints were trained under, out of a user's clone of its repository.
 
-The prompt is the repository's own text and is not shipped here. It is in a function that returns an f-string. The file is read as text and
-parsed (`ast`); nothing of it is imported or evaluated. Only constant words, and the limits in place of the function's arguments, make the prompt.
+The prompt is the repository's own text and is not shipped here. It is in a function that returns an f-string. The file
+is read as text and parsed (`ast`); nothing of it is imported or evaluated. Only constant words, and the limits in place
+of the function's arguments, make the prompt.
 """
 
 from __future__ import annotations
@@ -47,9 +48,16 @@ def run_omniagent_prompt(clone: Path, out: str, frames: int, audio_s: str, clip_
     Raises:
         AprError: no clone, a prompt of another form, or a file that can't be written.
     """
-    limits = {"max_frames_len": frames, "max_audio_len": _seconds("--audio-s", audio_s), "max_clip_len": _seconds("--clip-s", clip_s)}
+    limits = {
+        "max_frames_len": frames,
+        "max_audio_len": _seconds("--audio-s", audio_s),
+        "max_clip_len": _seconds("--clip-s", clip_s),
+    }
     if is_template(out):
-        raise AprError(f"{quoted(out)} would be read as a template, and the prompt is none; give a name that does not end with .jinja")
+        raise AprError(
+            f"{quoted(out)} would be read as a template, and the prompt is none; give a name that does not "
+            "end with .jinja"
+        )
     prompt = omniagent_prompt(clone, limits)
     if out == "-":
         print_exact(prompt.removesuffix("\n"))
@@ -63,10 +71,12 @@ def omniagent_prompt(clone: Path, limits: Mapping[str, int | float]) -> str:
 
     Args:
         clone: Folder of the clone.
-        limits: A number for each argument that the prompt may name; an int and a float are written as Python writes them (300, 300.0).
+        limits: A number for each argument that the prompt may name; an int and a float are written as Python writes
+            them (300, 300.0).
 
     Raises:
-        AprError: the file is missing or can't be read, or the function is missing or of a form that is more than words and limits.
+        AprError: the file is missing or can't be read, or the function is missing or of a form that is more than words
+            and limits.
     """
     path = clone / WHERE
     text = _read(clone, path)
@@ -76,7 +86,10 @@ def omniagent_prompt(clone: Path, limits: Mapping[str, int | float]) -> str:
             returned = _returned(path, ast.parse(text))
             prompt = _words(path, returned, limits)
     except (SyntaxError, ValueError) as error:
-        raise AprError(f"{path} is not Python: {getattr(error, 'msg', error)} (line {getattr(error, 'lineno', None) or 1}); {KNOWN}") from error
+        raise AprError(
+            f"{path} is not Python: {getattr(error, 'msg', error)} (line "
+            f"{getattr(error, 'lineno', None) or 1}); {KNOWN}"
+        ) from error
     except (RecursionError, MemoryError) as error:
         raise AprError(f"{path} is nested too deeply to be read; {KNOWN}") from error
     if not prompt.strip():
@@ -119,7 +132,11 @@ def _read(clone: Path, path: Path) -> str:
 
 def _returned(path: Path, module: ast.Module) -> ast.expr:
     """The expression that the function returns; it must do nothing else."""
-    found = [node for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == FUNCTION]
+    found = [
+        node
+        for node in module.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == FUNCTION
+    ]
     if not found:
         raise AprError(f"{path} has no function {FUNCTION}; {KNOWN}")
     function = found[0]
@@ -130,7 +147,12 @@ def _returned(path: Path, module: ast.Module) -> ast.expr:
     if function.decorator_list:
         raise _changed(path, function.decorator_list[0], "a decorator")
     given = function.args
-    if given.vararg or given.kwarg or given.kwonlyargs or tuple(one.arg for one in (*given.posonlyargs, *given.args)) != ARGUMENTS:
+    if (
+        given.vararg
+        or given.kwarg
+        or given.kwonlyargs
+        or tuple(one.arg for one in (*given.posonlyargs, *given.args)) != ARGUMENTS
+    ):
         raise _changed(path, function, f"arguments other than {', '.join(ARGUMENTS)}")
     body = function.body
     if len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
@@ -173,7 +195,9 @@ def _spec(path: Path, spec: ast.expr | None) -> str:
 
 
 def _changed(path: Path, node: ast.expr | ast.stmt, what: str) -> AprError:
-    return AprError(f"{path}, line {node.lineno}: {FUNCTION} has {what}. Nothing of it is run, so its prompt can't be read; {KNOWN}")
+    return AprError(
+        f"{path}, line {node.lineno}: {FUNCTION} has {what}. Nothing of it is run, so its prompt can't be read; {KNOWN}"
+    )
 
 
 def _write(path: Path, prompt: str, force: bool) -> None:
@@ -183,6 +207,8 @@ def _write(path: Path, prompt: str, force: bool) -> None:
         with path.open("w" if force else "x", encoding="utf-8", newline="") as file:
             file.write(prompt)
     except FileExistsError as error:
-        raise AprError(f"{path} is there already; name another file with --out, or write over it with --force") from error
+        raise AprError(
+            f"{path} is there already; name another file with --out, or write over it with --force"
+        ) from error
     except OSError as error:
         raise AprError(f"can't write {path}: {error.strerror or error}") from error

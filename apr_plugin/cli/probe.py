@@ -35,12 +35,20 @@ def run_probe(path: Path, media_root: Path | None = None) -> None:
         width, height = info.size or (0, 0)
         rate = f"{info.fps:.3f} frames per second" if info.fps else "no frame rate"
         count = f", {info.frame_count} frames by the header" if info.frame_count else ""
-        turned = (f", turned by {info.rotation} degrees" if info.rotation else "") + (", mirrored" if info.mirrored else "")
-        facts.add_row("picture", f"stream {info.video_stream} ({info.video_why}): {info.video_codec} {width}x{height}{turned} {info.pixel_format}")
+        turned = (f", turned by {info.rotation} degrees" if info.rotation else "") + (
+            ", mirrored" if info.mirrored else ""
+        )
+        facts.add_row(
+            "picture",
+            f"stream {info.video_stream} ({info.video_why}): {info.video_codec} {width}x{height}{turned} "
+            f"{info.pixel_format}",
+        )
         facts.add_row("", f"{rate}{count}")
     else:
         facts.add_row("picture", "none")
-    facts.add_row("sound", f"stream {info.audio_stream} ({info.audio_why}): {info.audio_codec}" if info.has_audio else "none")
+    facts.add_row(
+        "sound", f"stream {info.audio_stream} ({info.audio_why}): {info.audio_codec}" if info.has_audio else "none"
+    )
     for number, stream in enumerate(info.streams):
         facts.add_row("streams" if number == 0 else "", stream)
     facts.add_row("opened in", f"{opened_s * 1000:.0f} ms")

@@ -51,8 +51,8 @@ def run_score(benchmark: str, ground_truth: Path, predictions: Path, as_json: bo
     Args:
         benchmark: One of `BENCHMARKS`.
         ground_truth: The benchmark's own file: a JSON list of rows.
-        predictions: A JSON list of `{"query_id": 0, "answer": [[start_s, end_s], ...]}`, or JSON Lines of the same, or the samples that
-            lmms-eval logged of a VUE-TR task.
+        predictions: A JSON list of `{"query_id": 0, "answer": [[start_s, end_s], ...]}`, or JSON Lines of the same, or
+            the samples that lmms-eval logged of a VUE-TR task.
         as_json: Print JSON, shares in [0, 1], instead of the table, which is in percent.
 
     Raises:
@@ -61,7 +61,10 @@ def run_score(benchmark: str, ground_truth: Path, predictions: Path, as_json: bo
     name = benchmark.strip().lower().replace("-", "_").removeprefix("apr_")
     if name not in BENCHMARKS:
         close = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        raise AprError(f"can't score {quoted(benchmark)}{f'; did you mean {close[0]}?' if close else '.'} There are: {', '.join(BENCHMARKS)}")
+        raise AprError(
+            f"can't score {quoted(benchmark)}{f'; did you mean {close[0]}?' if close else '.'} There are: "
+            f"{', '.join(BENCHMARKS)}"
+        )
     queries = read_queries(ground_truth)
     answers = read_answers(predictions, queries, ground_truth)
     table = vue_tr.score(queries, answers, BENCHMARKS[name])
@@ -85,7 +88,9 @@ def read_queries(path: Path) -> list[vue_tr.Query]:
                 raise AprError(f"{path}: row {index}: {column} is {quoted(value)}, not one of {', '.join(values)}")
         if row.query_id in queries:
             raise AprError(f"{path}: row {index}: query_id {row.query_id} stands there twice")
-        queries[row.query_id] = vue_tr.Query(row.query_id, row.gt, row.duration_category, row.query_format, row.query_modality)
+        queries[row.query_id] = vue_tr.Query(
+            row.query_id, row.gt, row.duration_category, row.query_format, row.query_modality
+        )
     if not queries:
         raise AprError(f"{path} holds no queries")
     return list(queries.values())
@@ -101,10 +106,16 @@ def read_answers(path: Path, queries: list[vue_tr.Query], ground_truth: Path) ->
     answers: dict[int, list[Span]] = {}
     rows = _read(path, _PredictedRow, "the predictions")
     if rows and not any(row.query_id in known for row in rows):
-        raise AprError(f"{path} answers none of the {len(known)} queries in {ground_truth}: no query_id is in both; is it of another version?")
+        raise AprError(
+            f"{path} answers none of the {len(known)} queries in {ground_truth}: no query_id is in both; is "
+            "it of another version?"
+        )
     for index, row in enumerate(rows):
         if row.query_id not in known:
-            raise AprError(f"{path}: row {index}: query_id {row.query_id} is not in {ground_truth}; is it the file of another version?")
+            raise AprError(
+                f"{path}: row {index}: query_id {row.query_id} is not in {ground_truth}; is it the file of "
+                "another version?"
+            )
         if row.query_id in answers:
             raise AprError(f"{path}: row {index}: query_id {row.query_id} is answered twice")
         answers[row.query_id] = [span for span in row.answer if len(span) == 2]
@@ -149,10 +160,19 @@ def _print_table(name: str, table: dict[str, vue_tr.Cell], predictions: Path) ->
             cell = table[label]
             shares = (cell.precision, cell.recall, cell.iou, cell.miou, cell.recall_all, cell.iou_all, cell.miou_all)
             answered = f"{cell.answered}/{cell.queries}"
-            out.add_row(label, answered, *("-" if share is None else f"{100 * share:.2f}" for share in shares), end_section=label == group[-1])
+            out.add_row(
+                label,
+                answered,
+                *("-" if share is None else f"{100 * share:.2f}" for share in shares),
+                end_section=label == group[-1],
+            )
     printer = console()
     printer.print(out)
-    none = f"the {missing} queries without a prediction count" if missing > 1 else "the 1 query without a prediction counts"
+    none = (
+        f"the {missing} queries without a prediction count"
+        if missing > 1
+        else "the 1 query without a prediction counts"
+    )
     for line in (
         "In percent. precision, recall, IoU: the official table's, areas under curves over the answered queries.",
         "mIoU: plain mean of the IoU of the spans as predicted, which OmniAgent's Table 3 gives for its own rows.",

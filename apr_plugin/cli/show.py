@@ -30,10 +30,16 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
     chosen = [
         t
         for t in found
-        if (doc_id is None or t.question.doc_id == doc_id) and (task is None or t.question.task == task) and (not failed or t.stop_reason.failed)
+        if (doc_id is None or t.question.doc_id == doc_id)
+        and (task is None or t.question.task == task)
+        and (not failed or t.stop_reason.failed)
     ]
     if not chosen:
-        raise AprError(f"{path} holds {len(found)} trajectories; none matches" if found else f"{path} holds no finished trajectories")
+        raise AprError(
+            f"{path} holds {len(found)} trajectories; none matches"
+            if found
+            else f"{path} holds no finished trajectories"
+        )
     out = console()
     if doc_id is not None or len(chosen) == 1:
         for trajectory in chosen:
@@ -44,7 +50,14 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
 
 def _print_whole(console: Console, trajectory: Trajectory) -> None:
     question = trajectory.question
-    console.rule(Text(plain(f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}", LONGEST)))
+    console.rule(
+        Text(
+            plain(
+                f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}",
+                LONGEST,
+            )
+        )
+    )
     print_question(console, question)
     for shown in trajectory.first_shown:
         console.print(Text("  shown   ", "green") + Text(plain(describe_shown(shown), LONGEST)))
@@ -60,17 +73,26 @@ def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
         by_run.setdefault((trajectory.arm, trajectory.config_hash), []).append(trajectory)
     for (arm, config_hash), run in by_run.items():
         table = Table(
-            title=Text(plain(f"{arm}, configuration {config_hash}: {len(run)} trajectories", LONGEST)), title_justify="left", box=box.SIMPLE_HEAD
+            title=Text(plain(f"{arm}, configuration {config_hash}: {len(run)} trajectories", LONGEST)),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
         )
         for name in ("task", "doc", "question", "answer", "stop"):
             table.add_column(
-                name, no_wrap=True, overflow="ellipsis", ratio=1 if name == "question" else None, max_width=18 if name == "answer" else None
+                name,
+                no_wrap=True,
+                overflow="ellipsis",
+                ratio=1 if name == "question" else None,
+                max_width=18 if name == "answer" else None,
             )
         for name in ("turns", "frames", "tokens", "s"):
             table.add_column(name, justify="right", no_wrap=True)
         for t in run:
             table.add_row(
-                *(Text(plain(cell, 200)) for cell in (t.question.task, t.question.doc_id, t.question.text, t.answer or "–", t.stop_reason)),  # noqa: RUF001
+                *(
+                    Text(plain(cell, 200))
+                    for cell in (t.question.task, t.question.doc_id, t.question.text, t.answer or "–", t.stop_reason)  # noqa: RUF001
+                ),
                 str(len(t.turns)),
                 str(t.frames),
                 str(t.visual_tokens),
@@ -81,7 +103,8 @@ def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
         stops = Counter(t.stop_reason for t in run)
         console.print(
             f"mean {sum(len(t.turns) for t in run) / n:.2f} turns, {sum(t.frames for t in run) / n:.1f} frames, "
-            f"{sum(t.visual_tokens for t in run) / n:.0f} visual tokens, {sum(t.timings.total_s for t in run) / n:.2f} s; "
+            f"{sum(t.visual_tokens for t in run) / n:.0f} visual tokens, "
+            f"{sum(t.timings.total_s for t in run) / n:.2f} s; "
             + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
         )
     console.print("one of them turn by turn: apr show PATH --id DOC", style="dim")

@@ -76,7 +76,12 @@ def run_strict(path: Path, samples: Path | None, as_json: bool) -> None:
     if as_json:
         print_exact(json.dumps(_as_json(reads, scores, config_hash, parsing), indent=1))
     else:
-        _print(console(), reads, scores, f"{len(reads)} questions, configuration {config_hash or 'unknown'}, made with parsing={parsing}")
+        _print(
+            console(),
+            reads,
+            scores,
+            f"{len(reads)} questions, configuration {config_hash or 'unknown'}, made with parsing={parsing}",
+        )
 
 
 def _read_run(path: Path) -> tuple[list[_Read], str, str]:
@@ -90,13 +95,21 @@ def _read_run(path: Path) -> tuple[list[_Read], str, str]:
             runs.setdefault(trajectory.config_hash, file)
             question, outcome = trajectory.question, strict_outcome(trajectory, forced_call=forced_call, room=room)
             found[question.key] = _Read(
-                question.task, question.doc_id, question.repeat, trajectory.answer is not None, trajectory.answer_valid, outcome
+                question.task,
+                question.doc_id,
+                question.repeat,
+                trajectory.answer is not None,
+                trajectory.answer_valid,
+                outcome,
             )
     if not found:
         raise AprError(f"{path} holds no finished trajectories")
     if len(runs) > 1:
         folders = ", ".join(sorted({str(file.parent) for file in runs.values()}))
-        raise AprError(f"{path} holds {len(runs)} configurations; give the folder of one ({folders}), and its samples with --samples")
+        raise AprError(
+            f"{path} holds {len(runs)} configurations; give the folder of one ({folders}), and its samples "
+            "with --samples"
+        )
     ((config_hash, file),) = runs.items()
     return list(found.values()), config_hash, str(_config(file).get("parsing", "repair"))
 
@@ -126,7 +139,8 @@ def _scores(reads: Sequence[_Read], samples: Mapping[str, Score], task: str) -> 
         sample = samples[read.doc_id]
         if (sample.answered and not read.answered) or (read.valid and not sample.answered):
             raise AprError(
-                f"the samples of {task} are of another run: doc {read.doc_id} has an answer in only one of them; give its own with --samples"
+                f"the samples of {task} are of another run: doc {read.doc_id} has an answer in only one of "
+                "them; give its own with --samples"
             )
         if sample.value is None:
             return None
@@ -139,8 +153,13 @@ def _scores(reads: Sequence[_Read], samples: Mapping[str, Score], task: str) -> 
     return TaskScores(n, harness / n, least / n, most / n)
 
 
-def _as_json(reads: Sequence[_Read], scores: Mapping[str, TaskScores | None], config_hash: str, parsing: str) -> dict[str, Any]:
-    questions = [{"task": read.task, "doc_id": read.doc_id, "repeat": read.repeat} | dataclasses.asdict(read.outcome) for read in reads]
+def _as_json(
+    reads: Sequence[_Read], scores: Mapping[str, TaskScores | None], config_hash: str, parsing: str
+) -> dict[str, Any]:
+    questions = [
+        {"task": read.task, "doc_id": read.doc_id, "repeat": read.repeat} | dataclasses.asdict(read.outcome)
+        for read in reads
+    ]
     counts = {ending: sum(read.outcome.ending is ending for read in reads) for ending in StrictEnding}
     tasks = {task: dataclasses.asdict(found) if found else None for task, found in scores.items()}
     return {"config_hash": config_hash, "parsing": parsing, "counts": counts, "scores": tasks, "questions": questions}
@@ -163,7 +182,10 @@ def _print(out: Console, reads: Sequence[_Read], scores: Mapping[str, TaskScores
     if any(scores.values()):
         _print_scores(out, scores)
     for task in (task for task, found in scores.items() if found is None):
-        out.print(f"{task}: no scores: not every question has one in lmms-eval's samples (--log_samples), or it was asked more than once")
+        out.print(
+            f"{task}: no scores: not every question has one in lmms-eval's samples (--log_samples), or it was "
+            "asked more than once"
+        )
 
 
 def _print_scores(out: Console, scores: Mapping[str, TaskScores | None]) -> None:
@@ -177,7 +199,9 @@ def _print_scores(out: Console, scores: Mapping[str, TaskScores | None]) -> None
             table.add_row(Text(plain(task, 80)), str(found.questions), *(f"{number:.4f}" for number in numbers))
     out.print(table)
     out.print(
-        "Between the two bounds lie the questions that ended as other or unknown, 0 or 1 for each; only a run with parsing=strict tells. "
-        "With strict parsing a question without an answer of the form asked for is 0, also where the harness's scorer guesses for it.",
+        "Between the two bounds lie the questions that ended as other or unknown, 0 or 1 for each; only a run "
+        "with parsing=strict tells. "
+        "With strict parsing a question without an answer of the form asked for is 0, also where the "
+        "harness's scorer guesses for it.",
         style="dim",
     )

@@ -30,7 +30,9 @@ def run_tasks(only_path: bool) -> None:
         print_exact(str(tasks_dir()))
         return
     run_list()
-    readers = Table(title="lmms-eval tasks with a reader of their own (all others are read from the prompt)", title_justify="left")
+    readers = Table(
+        title="lmms-eval tasks with a reader of their own (all others are read from the prompt)", title_justify="left"
+    )
     readers.add_column("task")
     readers.add_column("reader")
     for pattern, reader in known_tasks():
@@ -48,12 +50,18 @@ def run_list() -> None:
         out.print(title)
         for task, kind, n, buckets, metric, data, ready in entries:
             out.print(Text(f"{task:<28} {n:>6}  {metric:<7}  {ready}", "bold"), soft_wrap=True)
-            out.print(Text("  " + "; ".join(filter(None, (kind, buckets and f"buckets {buckets}", data)))), soft_wrap=True)
+            out.print(
+                Text("  " + "; ".join(filter(None, (kind, buckets and f"buckets {buckets}", data)))), soft_wrap=True
+            )
         return
     table = Table(title=title, title_justify="left")
     for name in _Entry._fields:
         table.add_column(
-            name, justify="right" if name == "n" else "left", overflow="fold", no_wrap=name in ("task", "n"), max_width=30 if name == "data" else None
+            name,
+            justify="right" if name == "n" else "left",
+            overflow="fold",
+            no_wrap=name in ("task", "n"),
+            max_width=30 if name == "data" else None,
         )
     for entry in entries:
         table.add_row(*map(Text, entry))
@@ -79,7 +87,15 @@ def _entries() -> Iterator[_Entry]:
     yield _Entry("apr_needle", "group", f"{kinds.total():,}" if kinds else "", "", "score", str(folder), ready)
     for source in sources().values():
         if source.n:
-            yield _Entry(source.task, source.kind, f"{source.n:,}", _buckets(source.buckets), source.metric, f"{source.folder}/", _readiness(source))
+            yield _Entry(
+                source.task,
+                source.kind,
+                f"{source.n:,}",
+                _buckets(source.buckets),
+                source.metric,
+                f"{source.folder}/",
+                _readiness(source),
+            )
         else:  # made on this machine
             n = f"{kinds[source.task.removeprefix('apr_needle_')]:,}" if kinds else ""
             yield _Entry(source.task, source.kind, n, _buckets(source.buckets), source.metric, str(folder), ready)
@@ -101,7 +117,11 @@ def _needle() -> tuple[Counter[str], Path, str]:
     except (ValueError, KeyError, TypeError):
         return Counter(), folder, "no, it can't be read; delete it"
     videos = {doc["video"] for doc in docs}
-    return Counter(doc["kind"] for doc in docs), folder, _ready(sum(Path(video).is_file() for video in videos), len(videos))
+    return (
+        Counter(doc["kind"] for doc in docs),
+        folder,
+        _ready(sum(Path(video).is_file() for video in videos), len(videos)),
+    )
 
 
 def _ready(there: int, total: int) -> str:
@@ -133,7 +153,10 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None, me
     if task.startswith("apr_needle"):
         raise AprError(f"the videos of {task} are made on this machine, by: apr needle make")
     if task not in known:
-        raise AprError(f"there is no task {quoted(task)} with videos to check{did_you_mean(task, known)}; list them with: apr tasks list")
+        raise AprError(
+            f"there is no task {quoted(task)} with videos to check{did_you_mean(task, known)}; list them "
+            "with: apr tasks list"
+        )
     if videos is not None and not videos.is_dir():
         raise AprError(f"--videos {videos}: no such folder")
     if media_root is not None and not media_root.is_dir():
@@ -147,7 +170,9 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None, me
         raise AprError(f"--out {out}: cannot write there: {error.strerror}") from error
     printer = console(soft_wrap=True)
     present, missing, unreadable = (report.of(state) for state in ("present", "missing", "unreadable"))
-    printer.print(Text(f"{source.title}: {len(present)} videos present, {len(missing)} missing, {len(unreadable)} unreadable"))
+    printer.print(
+        Text(f"{source.title}: {len(present)} videos present, {len(missing)} missing, {len(unreadable)} unreadable")
+    )
     printer.print(
         Text(
             f"{report.answerable} of {report.questions} questions can be asked; the benchmark has {source.n}"
@@ -158,7 +183,9 @@ def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None, me
         "missing": [f"{video.name}  (expected at {video.path})" for video in missing],
         "unreadable": [f"{video.name}  {video.error}" for video in unreadable],
         "of another length than annotated": [
-            f"{video.name}  {video.seconds:.1f} s, annotated {video.annotated_s:.1f} s" for video in report.videos if video.off_s is not None
+            f"{video.name}  {video.seconds:.1f} s, annotated {video.annotated_s:.1f} s"
+            for video in report.videos
+            if video.off_s is not None
         ],
     }.items():
         if lines:

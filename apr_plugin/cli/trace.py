@@ -1,4 +1,7 @@
-"""How turns are printed, by `apr ask` as they come and by `apr show` from a file. What a model wrote is shown as plain text, never as markup."""
+"""How turns are printed, by `apr ask` as they come and by `apr show` from a file.
+
+What a model wrote is shown as plain text, never as markup.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,10 @@ def describe_shown(shown: Shown) -> str:
         case _:
             span = f"{shown.times_s[0]:.2f}s to {shown.times_s[-1]:.2f}s" if shown.times_s else "no times"
             sound = f" with {shown.audio_s:.1f} s of sound" if shown.audio_s else ""
-            text = f"{where}{len(shown.times_s)} frames of {shown.width}x{shown.height}, {span}{sound}, {shown.visual_tokens} visual tokens"
+            text = (
+                f"{where}{len(shown.times_s)} frames of {shown.width}x{shown.height}, {span}{sound}, "
+                f"{shown.visual_tokens} visual tokens"
+            )
     return text + (f" {shown.remark}" if shown.remark and shown.kind != "images" else "")
 
 
@@ -76,7 +82,9 @@ def print_end(console: Console, trajectory: Trajectory) -> None:
     good = trajectory.answer_valid
     answer = Text(plain(trajectory.answer or "no answer"), "bold green" if good else "bold red")
     console.print(
-        Text("answer ") + answer + Text(f"   ({trajectory.stop_reason}{': ' + plain(trajectory.stop_detail) if trajectory.stop_detail else ''})")
+        Text("answer ")
+        + answer
+        + Text(f"   ({trajectory.stop_reason}{': ' + plain(trajectory.stop_detail) if trajectory.stop_detail else ''})")
     )
     times = trajectory.timings
     turns = sum(not turn.forced for turn in trajectory.turns)
@@ -84,7 +92,8 @@ def print_end(console: Console, trajectory: Trajectory) -> None:
     console.print(
         Text(
             f"{turns} of {trajectory.turns_allowed} turns{forced}, {trajectory.frames} frames, "
-            f"{sum(look.audio_s for look in trajectory.looks):.0f} s of sound, {trajectory.visual_tokens} visual tokens, "
+            f"{sum(look.audio_s for look in trajectory.looks):.0f} s of sound, {trajectory.visual_tokens} "
+            "visual tokens, "
             f"{times.total_s:.2f} s ({times.model_s:.2f} model, {times.media_s:.2f} media)",
             "dim",
         )

@@ -1,7 +1,7 @@
 """The four actions a policy may take, as validated values.
 
-The JSON keys are the wire format that released OmniAgent checkpoints write (arXiv 2606.19341, appendix B): `type`, `start`, `end`, `num`,
-`content`. `video` is ours: the index of the video, for questions about several.
+The JSON keys are the wire format that released OmniAgent checkpoints write (arXiv 2606.19341, appendix B): `type`,
+`start`, `end`, `num`, `content`. `video` is ours: the index of the video, for questions about several.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checks that an answer has the form its question asks for, and gives its canonical form.
 
-Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted; `number` a plain decimal;
-`free_form` the text itself, without thought and stripped. `strict_answer` is for `parsing=strict`.
+Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted; `number` a
+plain decimal; `free_form` the text itself, without thought and stripped. `strict_answer` is for `parsing=strict`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
         duration_s: Length of the video, against which spans are checked; `None` skips the check.
     """
     if split_thought(content).unclosed:
-        return ActionError(ErrorCode.ANSWER_FORM, "the answer ends within a thought that is never closed; write the answer alone.")
+        return ActionError(
+            ErrorCode.ANSWER_FORM, "the answer ends within a thought that is never closed; write the answer alone."
+        )
     match question.kind:
         case QuestionKind.MCQ:
             label = match_option(content, [(option.label, option.text) for option in question.options])
             if label is None:
                 labels = ", ".join(option.label for option in question.options)
-                return ActionError(ErrorCode.ANSWER_FORM, f"the answer must be one of {labels}; {_clip(content)} names none of them.")
+                return ActionError(
+                    ErrorCode.ANSWER_FORM, f"the answer must be one of {labels}; {_clip(content)} names none of them."
+                )
             return label
         case QuestionKind.GROUNDING:
             return _canonical_spans(content, duration_s)
@@ -54,12 +58,20 @@ def canonical_answer(question: Question, content: str, duration_s: float | None 
 def _canonical_spans(content: str, duration_s: float | None) -> str | ActionError:
     spans = parse_spans(content)
     if not spans:
-        return ActionError(ErrorCode.ANSWER_FORM, f"the answer must be time spans in seconds such as [[12.5, 20.0]]; {_clip(content)} holds none.")
+        return ActionError(
+            ErrorCode.ANSWER_FORM,
+            f"the answer must be time spans in seconds such as [[12.5, 20.0]]; {_clip(content)} holds none.",
+        )
     for start, end in spans:
         if not valid_span((start, end)):
-            return ActionError(ErrorCode.ANSWER_FORM, f"the span [{start:g}, {end:g}] is reversed, negative or not finite.")
+            return ActionError(
+                ErrorCode.ANSWER_FORM, f"the span [{start:g}, {end:g}] is reversed, negative or not finite."
+            )
         if duration_s is not None and end > duration_s + SLACK_S:
-            return ActionError(ErrorCode.ANSWER_FORM, f"the span [{start:g}, {end:g}] reaches past the end of the video at {duration_s:.2f}s.")
+            return ActionError(
+                ErrorCode.ANSWER_FORM,
+                f"the span [{start:g}, {end:g}] reaches past the end of the video at {duration_s:.2f}s.",
+            )
     limit = duration_s if duration_s is not None else float("inf")
     merged = merge((min(start, limit), min(end, limit)) for start, end in spans)
     return json.dumps([[round(start, 3), round(end, 3)] for start, end in merged])
@@ -85,9 +97,10 @@ class TakenAnswer(NamedTuple):
 def strict_answer(question: Question, content: str, duration_s: float | None = None) -> TakenAnswer | ActionError:
     """An answer read as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`), or the error that costs the turn there.
 
-    mcq: the label alone, in either case; all else is accepted and wrong. grounding: JSON that is a list of pairs, or one pair; words or other JSON
-    are an error. Spans are not checked against the video's length; reversed and negative ones are dropped, and an answer without a span left is
-    wrong. number: the first digits (`first_number`); a text without digits is an error. free_form: the text as it is.
+    mcq: the label alone, in either case; all else is accepted and wrong. grounding: JSON that is a list of pairs, or
+    one pair; words or other JSON are an error. Spans are not checked against the video's length; reversed and negative
+    ones are dropped, and an answer without a span left is wrong. number: the first digits (`first_number`); a text
+    without digits is an error. free_form: the text as it is.
 
     Args:
         question: What was asked.
@@ -103,19 +116,34 @@ def strict_answer(question: Question, content: str, duration_s: float | None = N
             try:
                 spans = merge(_listed_spans(json.loads(content)))
             except (ValueError, TypeError, OverflowError, RecursionError):
-                return _refused(question, content, duration_s, "JSON time spans in seconds such as [[12.5, 20.0]], with nothing around them")
-            return TakenAnswer(json.dumps([list(span) for span in spans])) if spans else _wrong(content, "it holds no span that runs forward")
+                return _refused(
+                    question,
+                    content,
+                    duration_s,
+                    "JSON time spans in seconds such as [[12.5, 20.0]], with nothing around them",
+                )
+            return (
+                TakenAnswer(json.dumps([list(span) for span in spans]))
+                if spans
+                else _wrong(content, "it holds no span that runs forward")
+            )
         case QuestionKind.NUMBER:
             number = first_number(content)
             if number is None:
                 return _refused(question, content, duration_s, "a number in digits")
-            return TakenAnswer(_plain(number)) if math.isfinite(number) else _wrong(content, "its number is beyond any that can be kept")
+            return (
+                TakenAnswer(_plain(number))
+                if math.isfinite(number)
+                else _wrong(content, "its number is beyond any that can be kept")
+            )
         case QuestionKind.FREE_FORM:
             return TakenAnswer(content.strip()) if content.strip() else _wrong(content, "it is empty")
 
 
 def _listed_spans(value: Any) -> list[Span]:
-    """Pairs of a JSON value: a list of pairs, one pair of numbers, or nothing (`[]`, `null`). What Python converts to a float is a number.
+    """Pairs of a JSON value: a list of pairs, one pair of numbers, or nothing (`[]`, `null`).
+
+    What Python converts to a float is a number.
 
     Raises:
         ValueError, TypeError, OverflowError: it is none of these.

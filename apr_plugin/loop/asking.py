@@ -10,7 +10,17 @@ from typing import TypeVar, get_args
 
 from apr_plugin.errors import told
 from apr_plugin.loop.context import Context
-from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.loop.policy import (
+    Generation,
+    GenerationTimings,
+    LogprobsOf,
+    Policy,
+    PolicyUnavailable,
+    Prompt,
+    PromptSize,
+    Sampling,
+    Usage,
+)
 from apr_plugin.loop.text import printable
 
 _Out = TypeVar("_Out")
@@ -36,7 +46,12 @@ class Asking:
     """
 
     def __init__(
-        self, policy: Policy, sampling: Sampling, seed: int, seconds_left: Callable[[], float | None], prompt_tokens: int | None = None
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        seed: int,
+        seconds_left: Callable[[], float | None],
+        prompt_tokens: int | None = None,
     ) -> None:
         self.policy = policy
         self._sampling = sampling
@@ -86,7 +101,11 @@ class Asking:
         try:
             async with clock:
                 return await call()
-        except (Exception, asyncio.CancelledError, SystemExit) as error:  # some engines call sys.exit; the run would end as if it were done
+        except (
+            Exception,
+            asyncio.CancelledError,
+            SystemExit,
+        ) as error:  # some engines call sys.exit; the run would end as if it were done
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # stopped from outside, whatever the engine raised
                 raise asyncio.CancelledError from error
@@ -118,5 +137,7 @@ def _plain(generation: object) -> Generation:
         logprobs_of=generation.logprobs_of if generation.logprobs_of in get_args(LogprobsOf) else None,
         entropies=None if entropies is None else tuple(map(float, entropies)),
         entropy_top_k=None if top_k is None else int(top_k),
-        timings=GenerationTimings(**{key: None if s is None else round(float(s), 6) for key, s in vars(timings).items()}),
+        timings=GenerationTimings(
+            **{key: None if s is None else round(float(s), 6) for key, s in vars(timings).items()}
+        ),
     )

@@ -45,7 +45,10 @@ def frame_pairs(frames: int) -> int:
 
 
 class Budget(BaseModel):
-    """What one episode may spend. The defaults suit a 7B model with a 32K context; `PROFILES["omniagent"]` holds the published values."""
+    """What one episode may spend.
+
+    The defaults suit a 7B model with a 32K context; `PROFILES["omniagent"]` holds the published values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -92,7 +95,8 @@ class Budget(BaseModel):
     """Tokens of one prompt, media included; beside the limit of the model's context."""
 
     tokens_per_episode: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Prompt and completion tokens of all turns together, as the policy counts them; beyond it only an answer is asked for."""
+    """Prompt and completion tokens of all turns together, as the policy counts them; beyond it only an answer is asked
+    for."""
 
     wall_clock_s: float | None = Field(default=None, ge=0.1, le=366 * DAY_S)
     """Seconds an episode may take; a generation still running then is stopped."""
@@ -101,12 +105,14 @@ class Budget(BaseModel):
     """Whether an answer on the first turn, before any look, is refused."""
 
     on_last_turn: Literal["force", "fail"] = "force"
-    """When the turns are used up without an answer: ask once more for the answer alone, or fail (the published behaviour)."""
+    """When the turns are used up without an answer: ask once more for the answer alone, or fail (the published
+    behaviour)."""
 
     def turns_for(self, duration_s: float) -> int:
         """Turns for a question about `duration_s` seconds of video: `min(min_turns + floor(duration / clip_s), max_turns)`.
 
-        With several videos their durations add up. OmniAgent (arXiv 2606.19341) counts the same way with 5, 60 s and 22 (training) or 32.
+        With several videos their durations add up. OmniAgent (arXiv 2606.19341) counts the same way with 5, 60 s and 22
+        (training) or 32.
         """
         if self.turns is not None:
             return self.turns

@@ -1,4 +1,7 @@
-"""`Card`: what makes a run repeatable, with its trajectories. From both, the prompts can be rebuilt (`apr_plugin.loop.replay`)."""
+"""`Card`: what makes a run repeatable, with its trajectories.
+
+From both, the prompts can be rebuilt (`apr_plugin.loop.replay`).
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,11 @@ class Card(BaseModel):
     config_hash: str
     """Names the configuration; every trajectory of the run has it."""
     config: EpisodeConfig
-    """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget takes precedence."""
+    """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget
+    takes precedence."""
     per_question: dict[str, Any] | None = None
-    """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), if there was one."""
+    """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), if
+    there was one."""
     policy: dict[str, Any] = Field(default_factory=dict)
     """The policy's description of itself: its name, modalities, context, model, revision."""
     prompt_hash: str = ""
@@ -73,7 +78,9 @@ class Card(BaseModel):
         file = Path(path)
         if file.is_dir():
             if not (file / CARD_FILE).exists() and (file / "config.json").exists():
-                raise CardError(f"{file}: an earlier release made this run; it has no {CARD_FILE}, so its prompts can't be rebuilt")
+                raise CardError(
+                    f"{file}: an earlier release made this run; it has no {CARD_FILE}, so its prompts can't be rebuilt"
+                )
             file = file / CARD_FILE
         try:
             data = json.loads(read_regular(file))
@@ -82,7 +89,10 @@ class Card(BaseModel):
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("version"), int):
             raise CardError(f"{file}: this is no {SCHEMA} file")
         if data["version"] > VERSION:
-            raise CardError(f"{file}: card version {data['version']} is newer than {VERSION}, which this release reads; upgrade apr-plugin")
+            raise CardError(
+                f"{file}: card version {data['version']} is newer than {VERSION}, which this release reads; "
+                "upgrade apr-plugin"
+            )
         try:
             return cls.model_validate({key: value for key, value in data.items() if key not in ("schema", "version")})
         except ValidationError as error:

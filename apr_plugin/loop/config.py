@@ -34,8 +34,9 @@ class EpisodeConfig(BaseModel):
     wire: Literal["apr", "omniagent"] = "apr"
     """The form of everything but the instructions, and which pictures a look has; a name in `WIRES`."""
     parsing: Literal["repair", "strict"] = "repair"
-    """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment accepts (docs/scoring.md), and
-    a prompt that is too long ends the episode. It has no effect on the passive arm: its one reply is read the same way with both."""
+    """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment
+    accepts (docs/scoring.md), and a prompt that is too long ends the episode. It has no effect on the passive arm: its
+    one reply is read the same way with both."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
@@ -48,7 +49,11 @@ class EpisodeConfig(BaseModel):
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration of a run as JSON values, with the policy's own."""
         config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
-        described = {"name": policy.name, "modalities": sorted(policy.modalities), "context_tokens": policy.context_tokens} | policy.describe()
+        described = {
+            "name": policy.name,
+            "modalities": sorted(policy.modalities),
+            "context_tokens": policy.context_tokens,
+        } | policy.describe()
         return config | {
             "policy": described,
             "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire, self.system_prompt_template),

@@ -1,8 +1,9 @@
 """`Context`: no prompt is longer than the policy's context, and nothing is cut silently.
 
-The policy counts a prompt before it is sent. A look that would not fit is shown with fewer pixels, then with fewer pictures (`LookPlan` is made
-again, nothing is decoded for it). Sound can't be made smaller; it is refused, and the error names the limit. Where the words alone no longer fit,
-the answer is asked for without the first notes. For a policy that can't count its prompts, or has no limit, none of this is done.
+The policy counts a prompt before it is sent. A look that would not fit is shown with fewer pixels, then with fewer
+pictures (`LookPlan` is made again, nothing is decoded for it). Sound can't be made smaller; it is refused, and the
+error names the limit. Where the words alone no longer fit, the answer is asked for without the first notes. For a
+policy that can't count its prompts, or has no limit, none of this is done.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ LEAST_SHARE = 8
 """An eighth of the context is kept free for the turn, if `max_new_tokens` is that large."""
 
 WELL_FILLED = 0.25
-"""A look that had to be made smaller is not made larger again where the tokens left free are at most this share of its pictures'."""
+"""A look that had to be made smaller is not made larger again where the tokens left free are at most this share of its
+pictures'."""
 
 Count = Callable[[Prompt], Awaitable[PromptSize | None]]
 """Tokens of a prompt, or `None` where the policy can't tell."""
@@ -44,7 +46,12 @@ class Context:
     """
 
     def __init__(self, tokens: int | None, max_new_tokens: int, count: Count, prompt_tokens: int | None = None) -> None:
-        self.tokens, self.prompt_tokens, self._max_new_tokens, self._count = tokens, prompt_tokens, max_new_tokens, count
+        self.tokens, self.prompt_tokens, self._max_new_tokens, self._count = (
+            tokens,
+            prompt_tokens,
+            max_new_tokens,
+            count,
+        )
         self.reserve = 0 if tokens is None else min(max_new_tokens, max(LEAST_COMPLETION, tokens // LEAST_SHARE))
         """Tokens that a prompt leaves free for the turn."""
 
@@ -62,7 +69,9 @@ class Context:
 
     async def over(self, prompt: Prompt) -> tuple[int, PromptSize] | None:
         """How many tokens the prompt is too long by (negative: free), and its size; `None` where that is unknown."""
-        rooms = ([] if self.tokens is None else [self.tokens - self.reserve]) + ([] if self.prompt_tokens is None else [self.prompt_tokens])
+        rooms = ([] if self.tokens is None else [self.tokens - self.reserve]) + (
+            [] if self.prompt_tokens is None else [self.prompt_tokens]
+        )
         if not rooms:
             return None
         size = await self._count(prompt)
@@ -74,10 +83,19 @@ class Context:
         if measured is None:
             return self._max_new_tokens
         over, size = measured
-        return None if over > 0 else self._max_new_tokens if self.tokens is None else min(self._max_new_tokens, self.tokens - size.total)
+        return (
+            None
+            if over > 0
+            else self._max_new_tokens
+            if self.tokens is None
+            else min(self._max_new_tokens, self.tokens - size.total)
+        )
 
     async def fit(
-        self, plans: Sequence[LookPlan], again: Callable[[int], Sequence[LookPlan]], prompt: Callable[[list[Percept]], Prompt]
+        self,
+        plans: Sequence[LookPlan],
+        again: Callable[[int], Sequence[LookPlan]],
+        prompt: Callable[[list[Percept]], Prompt],
     ) -> Sequence[LookPlan] | ActionError:
         """The largest version of a look for which the prompt has room.
 
@@ -112,7 +130,9 @@ class Context:
             plans = again(limit)
         return plans if best is None else best
 
-    async def check(self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]) -> ActionError | None:
+    async def check(
+        self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]
+    ) -> ActionError | None:
         """Why a percept does not fit although its plan did: reading a damaged file can add words."""
         blank = plan.blank()
         if percept.remark == blank.remark and _shape(percept) == _shape(blank):
@@ -120,7 +140,9 @@ class Context:
         measured = await self.over(prompt([percept]))
         return self._too_much([plan], measured[0], measured[1]) if measured is not None and measured[0] > 0 else None
 
-    async def fit_pictures(self, pictures: Sequence[ImagePart], prompt: Callable[[Sequence[ImagePart]], Prompt]) -> int | None:
+    async def fit_pictures(
+        self, pictures: Sequence[ImagePart], prompt: Callable[[Sequence[ImagePart]], Prompt]
+    ) -> int | None:
         """Most pixels of each picture with which the prompt fits: `None` if they fit as they are, 0 if even small ones do not fit."""
         pixels: int | None = None
         while (measured := await self.over(prompt(pictures))) is not None and measured[0] > 0:
@@ -130,7 +152,9 @@ class Context:
             if pixels < LEAST_FRAME_PIXELS:
                 return 0
             sizes = [fit(p.image.shape[1], p.image.shape[0], pixels) for p in pictures]
-            pictures = [ImagePart(np.broadcast_to(np.zeros((), np.uint8), (height, width, 3))) for width, height in sizes]
+            pictures = [
+                ImagePart(np.broadcast_to(np.zeros((), np.uint8), (height, width, 3))) for width, height in sizes
+            ]
         return pixels
 
     async def forced(self, notebook: Notebook, why: str) -> tuple[Prompt, int] | None:
@@ -154,7 +178,10 @@ class Context:
         seconds = sum(p.end_s - p.start_s for p in plans if p.sound)
         most = math.floor(10 * seconds * (size.audio - over) / size.audio) / 10 if size.audio else 0.0
         if most > 0:
-            message = f"{seconds:.1f}s of sound take {size.audio} tokens and do not fit into {limit}; ask for at most {most:.1f}s, or answer."
+            message = (
+                f"{seconds:.1f}s of sound take {size.audio} tokens and do not fit into {limit}; ask for at most "
+                f"{most:.1f}s, or answer."
+            )
         else:
             message = f"not even the smallest form of this look fits into {limit}; answer now, from your notes."
         return ActionError(ErrorCode.NO_TOKENS_LEFT, message)

@@ -24,9 +24,10 @@ def cpus() -> int:
 class Decoding:
     """Threads that read media, and a limit on the bytes that looks hold until the model has seen them.
 
-    An episode that would exceed the limit waits until other looks have been seen. A look larger than the limit waits until it is alone. So memory
-    is bounded at any concurrency. Episodes never wait for each other, because each holds at most one look and releases it before the next.
-    Reading uses separate threads, so that a policy that works in asyncio's default threads never waits for a decoder.
+    An episode that would exceed the limit waits until other looks have been seen. A look larger than the limit waits
+    until it is alone. So memory is bounded at any concurrency. Episodes never wait for each other, because each holds
+    at most one look and releases it before the next. Reading uses separate threads, so that a policy that works in
+    asyncio's default threads never waits for a decoder.
 
     Args:
         threads: Looks read at once; by default one per processor. (A look uses several cores itself where it can.)

@@ -45,7 +45,11 @@ class OpenVideo:
         if not self.duration_s > 0:
             self.close()
             part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
-            raise MediaOpenError(ref.path, "open", f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s")
+            raise MediaOpenError(
+                ref.path,
+                "open",
+                f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s",
+            )
         try:
             self.bytes, self.digest = media_digest(ref.path)
         except MediaOpenError:
@@ -119,7 +123,9 @@ class Environment:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -149,7 +155,8 @@ class Environment:
 
         Args:
             action: What was asked for.
-            visual_tokens: A limit for this look in addition to the budget's: above it, fewer pixels are shown, then fewer pictures (at least one).
+            visual_tokens: A limit for this look in addition to the budget's: above it, fewer pixels are shown, then
+                fewer pictures (at least one).
         """
         error = self._refuse(action)
         if error is not None:
@@ -159,9 +166,20 @@ class Environment:
         start = min(action.start, end)
         match action:
             case GetFrames(num=num):
-                return self._plan_frames(action.video, start, end, np.linspace(start, end, num).tolist(), visual_tokens, action)
+                return self._plan_frames(
+                    action.video, start, end, np.linspace(start, end, num).tolist(), visual_tokens, action
+                )
             case GetAudio():
-                return LookPlan("audio", action.video, start, end, action, sound=True, several=self._several, fitted=visual_tokens is not None)
+                return LookPlan(
+                    "audio",
+                    action.video,
+                    start,
+                    end,
+                    action,
+                    sound=True,
+                    several=self._several,
+                    fitted=visual_tokens is not None,
+                )
             case GetClip():
                 return self._plan_clip(action, start, end, visual_tokens)
 
@@ -177,10 +195,15 @@ class Environment:
             if plan.kind != "audio":
                 raise
             window = f"the sound from {plan.start_s:.2f}s to {plan.end_s:.2f}s"
-            return ActionError(ErrorCode.UNREADABLE, f"{window} can't be decoded ({error.reason}); {self._instead('get_frames')}.")
+            return ActionError(
+                ErrorCode.UNREADABLE, f"{window} can't be decoded ({error.reason}); {self._instead('get_frames')}."
+            )
         left = self._tokens_left()
         if left is not None and percept.visual_tokens > left:
-            message = f"this look costs {percept.visual_tokens} visual tokens and {left} are left; ask for fewer frames or a shorter clip, or answer."
+            message = (
+                f"this look costs {percept.visual_tokens} visual tokens and {left} are left; ask for fewer frames "
+                "or a shorter clip, or answer."
+            )
             return ActionError(ErrorCode.NO_TOKENS_LEFT, message)
         if plan.action is not None:
             self._taken[_identity(plan.action)] = plan.action.num if isinstance(plan.action, GetFrames) else 1
@@ -190,7 +213,8 @@ class Environment:
     def plan_uniform(self, num: int, visual_tokens: int | None = None) -> list[LookPlan]:
         """The passive arm's one look: `num` frames in total, divided by the videos' lengths, at least one each; a file with sound only has none.
 
-        Each frame is the middle of its part of the video, so that the first and last frames are avoided, as passive samplers do.
+        Each frame is the middle of its part of the video, so that the first and last frames are avoided, as passive
+        samplers do.
 
         Args:
             num: Frames.
@@ -203,10 +227,14 @@ class Environment:
             duration = self.videos[number].duration_s
             share = max(1, round(num * duration / total))
             limit = None if visual_tokens is None else max(1, int(visual_tokens * duration / total))
-            plans.append(self._plan_frames(number, 0.0, duration, [duration * (i + 0.5) / share for i in range(share)], limit))
+            plans.append(
+                self._plan_frames(number, 0.0, duration, [duration * (i + 0.5) / share for i in range(share)], limit)
+            )
         return plans
 
-    def plan_spans(self, spans: Sequence[tuple[float, float]], num: int, visual_tokens: int | None = None) -> list[LookPlan]:
+    def plan_spans(
+        self, spans: Sequence[tuple[float, float]], num: int, visual_tokens: int | None = None
+    ) -> list[LookPlan]:
         """One look: `num` frames of the first video, spread over these spans by their length, in the order of time.
 
         Args:
@@ -243,18 +271,31 @@ class Environment:
     def _refuse(self, action: Look) -> ActionError | None:
         limits = self.budget
         if not 0 <= action.video < len(self.videos):
-            known = "no videos" if not self.videos else "only video 0" if len(self.videos) == 1 else f"videos 0 to {len(self.videos) - 1}"
+            known = (
+                "no videos"
+                if not self.videos
+                else "only video 0"
+                if len(self.videos) == 1
+                else f"videos 0 to {len(self.videos) - 1}"
+            )
             return ActionError(ErrorCode.UNKNOWN_VIDEO, f"there is no video {action.video}; the question has {known}.")
         opened = self.videos[action.video]
         start, end = action.start, action.end
         duration = opened.sound_s if isinstance(action, GetAudio) else opened.duration_s
         if end < start:
-            return ActionError(ErrorCode.REVERSED_WINDOW, f"the window ends at {end:.2f}s, before it begins at {start:.2f}s.")
+            return ActionError(
+                ErrorCode.REVERSED_WINDOW, f"the window ends at {end:.2f}s, before it begins at {start:.2f}s."
+            )
         if start < 0 or end > duration + self.wire.edge_s:
             lasts = f"which lasts from 0 to {_floor2(duration):.2f}s"
             if opened.sound_s > opened.duration_s:
-                lasts = f"whose pictures last from 0 to {_floor2(opened.duration_s):.2f}s and whose sound lasts to {_floor2(opened.sound_s):.2f}s"
-            return ActionError(ErrorCode.OUT_OF_RANGE, f"the window [{start:.2f}, {end:.2f}] lies outside the video, {lasts}.")
+                lasts = (
+                    f"whose pictures last from 0 to {_floor2(opened.duration_s):.2f}s and whose sound lasts to "
+                    f"{_floor2(opened.sound_s):.2f}s"
+                )
+            return ActionError(
+                ErrorCode.OUT_OF_RANGE, f"the window [{start:.2f}, {end:.2f}] lies outside the video, {lasts}."
+            )
         end = min(end, duration)
         start = min(start, end)
         match action:
@@ -262,14 +303,21 @@ class Environment:
                 if not opened.video.has_video:
                     return ActionError(ErrorCode.NO_PICTURE, f"the file has sound only; {self._instead('get_audio')}.")
                 if num > limits.frames_per_look:
-                    return ActionError(ErrorCode.TOO_MANY_FRAMES, f"{num} frames were asked for; one look shows at most {limits.frames_per_look}.")
+                    return ActionError(
+                        ErrorCode.TOO_MANY_FRAMES,
+                        f"{num} frames were asked for; one look shows at most {limits.frames_per_look}.",
+                    )
                 if num < 1:
                     return ActionError(ErrorCode.TOO_FEW_FRAMES, f"{num} frames were asked for; ask for at least 1.")
             case GetAudio():
                 if not opened.video.has_audio:
-                    return ActionError(ErrorCode.NO_AUDIO, f"the video has no audio track; {self._instead('get_frames')}.")
+                    return ActionError(
+                        ErrorCode.NO_AUDIO, f"the video has no audio track; {self._instead('get_frames')}."
+                    )
                 least = (max(limits.min_audio_s, 0.001), "")
-                error = refuse_length("audio", end - start, least, limits.audio_s, self.wire.edge_s, duration, self._instead("get_frames"))
+                error = refuse_length(
+                    "audio", end - start, least, limits.audio_s, self.wire.edge_s, duration, self._instead("get_frames")
+                )
                 if error is not None:
                     return error
             case GetClip():
@@ -277,12 +325,18 @@ class Environment:
                     return ActionError(ErrorCode.NO_PICTURE, f"the file has sound only; {self._instead('get_audio')}.")
                 fps = opened.video.fps
                 least = (limits.min_clip_frames / fps if fps else 0.001, f" ({limits.min_clip_frames} frames)")
-                error = refuse_length("clip", end - start, least, limits.clip_s, self.wire.edge_s, duration, self._instead("get_frames"))
+                error = refuse_length(
+                    "clip", end - start, least, limits.clip_s, self.wire.edge_s, duration, self._instead("get_frames")
+                )
                 if error is not None:
                     return error
-        if not self.wire.repeats and (action.num if isinstance(action, GetFrames) else 1) <= self._taken.get(_identity(action), 0):
+        if not self.wire.repeats and (action.num if isinstance(action, GetFrames) else 1) <= self._taken.get(
+            _identity(action), 0
+        ):
             return ActionError(
-                ErrorCode.REPEATED_LOOK, f"{action.type} on [{start:.2f}, {end:.2f}] was already taken; use your notes, or look elsewhere or closer."
+                ErrorCode.REPEATED_LOOK,
+                f"{action.type} on [{start:.2f}, {end:.2f}] was already taken; use your notes, or look "
+                "elsewhere or closer.",
             )
         return None
 
@@ -293,7 +347,9 @@ class Environment:
             MediaError: as `step`.
         """
         opened = self.videos[plan.video]
-        percept = Percept(plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several, fitted=plan.fitted)
+        percept = Percept(
+            plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several, fitted=plan.fitted
+        )
         remarks = list(plan.remarks)
         if plan.times_s:
             mode = self.settings.mode if plan.kind == "frames" else "exact"
@@ -304,7 +360,9 @@ class Environment:
             remarks += self._missing(opened, shown)
             if len(kept) < len(plan.times_s) and not shown.missing_s:
                 whole = len(plan.times_s) == plan.asked
-                remarks.append(f"(The window holds {len(kept)} different frames.)" if whole else f"({len(kept)} of them differ.)")
+                remarks.append(
+                    f"(The window holds {len(kept)} different frames.)" if whole else f"({len(kept)} of them differ.)"
+                )
             file_s = tuple(shown.times_s[i] for i in kept)
             own = self._own_times(opened, file_s)
             images = shown.images if len(kept) == len(shown.times_s) else shown.images[kept]
@@ -325,7 +383,15 @@ class Environment:
             percept = replace(percept, waveform=heard.samples, sound_file_s=window, packets=packets, decode_s=decode_s)
         return replace(percept, remark=" ".join(remarks))
 
-    def _plan_frames(self, video: int, start: float, end: float, times: list[float], limit: int | None, action: GetFrames | None = None) -> LookPlan:
+    def _plan_frames(
+        self,
+        video: int,
+        start: float,
+        end: float,
+        times: list[float],
+        limit: int | None,
+        action: GetFrames | None = None,
+    ) -> LookPlan:
         opened, asked = self.videos[video], len(times)
         whole = opened.video.size or (1, 1)
         size = partial(self.wire.frame_size, *whole)
@@ -383,7 +449,9 @@ class Environment:
         )
 
     @staticmethod
-    def _asked(plan: LookPlan, file_times: list[float], shown: Frames, kept: list[int], own: tuple[float, ...]) -> tuple[float, ...]:
+    def _asked(
+        plan: LookPlan, file_times: list[float], shown: Frames, kept: list[int], own: tuple[float, ...]
+    ) -> tuple[float, ...]:
         """The time at which each frame was asked for; a frame that replaces a damaged one has its own time."""
         return tuple(t if file_times[i] in shown.missing_s else plan.times_s[i] for i, t in zip(kept, own, strict=True))
 
@@ -394,7 +462,9 @@ class Environment:
         times = ", ".join(f"{t:.2f}s" for t in self._own_times(opened, shown.missing_s))
         return [f"(The file is damaged at {times}; what could be decoded next stands in, under its own time.)"]
 
-    def _affordable(self, size: Callable[[int], Size], max_pixels: int, count: int, limit: int | None, *, per_pair: bool = False) -> tuple[Size, int]:
+    def _affordable(
+        self, size: Callable[[int], Size], max_pixels: int, count: int, limit: int | None, *, per_pair: bool = False
+    ) -> tuple[Size, int]:
         """Size and count of the pictures that fit the token limits: first fewer pixels, then fewer pictures.
 
         Args:
@@ -411,7 +481,9 @@ class Environment:
         most = min(limits)
         units = frame_pairs(count) if per_pair else count
         while units * visual_tokens(width, height) > most and width * height > LEAST_FRAME_PIXELS:
-            shrink = max(LEAST_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height)))))
+            shrink = max(
+                LEAST_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height))))
+            )
             smaller = size(shrink)
             if smaller == (width, height):
                 break
@@ -441,7 +513,10 @@ def _scaled(size: Size, unlimited: Size) -> list[str]:
 
 
 def _identity(action: Look) -> tuple[object, ...]:
-    """What makes two looks the same: the action, the video and the window to a hundredth of a second. More frames of it are a new look."""
+    """What makes two looks the same: the action, the video and the window to a hundredth of a second.
+
+    More frames of it are a new look.
+    """
     return (action.type, action.video, round(action.start, 2), round(action.end, 2))
 
 

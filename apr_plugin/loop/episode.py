@@ -48,7 +48,8 @@ class Episode:
         policy: Who answers.
         config: Limits, arm, sampling.
         pictures: Reads the images that come with a question without a video; they are shown in its one turn.
-        evidence: Where the evidence is, as (start, end) in seconds of the first video: what the arm `oracle` shows. It is in no prompt.
+        evidence: Where the evidence is, as (start, end) in seconds of the first video: what the arm `oracle` shows. It
+            is in no prompt.
         on_turn: Called after each turn.
         on_prompt: Called with each prompt, media included, and what the policy wrote.
         on_phase: Called with what the episode did, and when it began and ended.
@@ -102,9 +103,10 @@ class Episode:
     async def run(self) -> Trajectory:
         """Run the episode to its end.
 
-        This returns a trajectory whatever the policy writes, the file contains or other code raises (also lack of memory, and panics of Rust
-        libraries). It raises only: `asyncio.CancelledError` when the task is cancelled (`cancelled()` then has the episode so far),
-        `KeyboardInterrupt` and `SystemExit`, and what the caller's own `on_turn`, `on_prompt` or `on_phase` raised.
+        This returns a trajectory whatever the policy writes, the file contains or other code raises (also lack of
+        memory, and panics of Rust libraries). It raises only: `asyncio.CancelledError` when the task is cancelled
+        (`cancelled()` then has the episode so far), `KeyboardInterrupt` and `SystemExit`, and what the caller's own
+        `on_turn`, `on_prompt` or `on_phase` raised.
         """
         self._started = time.perf_counter()
         try:
@@ -114,7 +116,9 @@ class Episode:
             self._films = tuple(opened.film() for opened in self.environment.videos)
             return await ARMS[self._arm](self)
         except WallClock:
-            return self.end(StopReason.WALL_CLOCK, detail=f"the episode took longer than {self.config.budget.wall_clock_s:g}s")
+            return self.end(
+                StopReason.WALL_CLOCK, detail=f"the episode took longer than {self.config.budget.wall_clock_s:g}s"
+            )
         except MediaError as error:
             return self.end(StopReason.MEDIA_UNREADABLE, detail=str(error))
         except PolicyUnavailable as error:
@@ -176,10 +180,15 @@ class Episode:
         self._decoding.let_go(self._held)
         self._held = 0
 
-    def _spent(self, what: Literal["open", "wait", "look", "generate"], began: float, ended: float | None = None) -> None:
+    def _spent(
+        self, what: Literal["open", "wait", "look", "generate"], began: float, ended: float | None = None
+    ) -> None:
         if self._on_phase is not None:
             turn = 0 if what == "open" else len(self.turns) + (what in ("generate", "wait", "look"))
-            self._callers(self._on_phase, Phase(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended))
+            self._callers(
+                self._on_phase,
+                Phase(self.question.key, turn, what, began, time.perf_counter() if ended is None else ended),
+            )
 
     def _seconds_left(self) -> float | None:
         limit = self.config.budget.wall_clock_s
@@ -240,7 +249,9 @@ class Episode:
         if self._on_turn is not None:
             self._callers(self._on_turn, len(self.turns), turn)
 
-    def end(self, reason: StopReason, *, answer: str | None = None, valid: bool = False, detail: str = "") -> Trajectory:
+    def end(
+        self, reason: StopReason, *, answer: str | None = None, valid: bool = False, detail: str = ""
+    ) -> Trajectory:
         """The finished trajectory."""
         total = time.perf_counter() - self._started
         model_s = sum(turn.model_s for turn in self.turns)
@@ -259,7 +270,10 @@ class Episode:
             videos=self._films,
             budget=self.config.budget,
             timings=Timings(
-                total_s=round(total, 6), model_s=round(model_s, 6), media_s=round(media_s, 6), other_s=round(max(0.0, total - model_s - media_s), 6)
+                total_s=round(total, 6),
+                model_s=round(model_s, 6),
+                media_s=round(media_s, 6),
+                other_s=round(max(0.0, total - model_s - media_s), 6),
             ),
             seed=self.seed,
             config_hash=self._config_hash,

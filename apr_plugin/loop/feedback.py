@@ -85,4 +85,7 @@ class ActionError:
 
     def feedback(self) -> str:
         """What the model reads in place of a percept."""
-        return f"[ERROR] {self.code}: {self.message} Nothing was shown and the turn is spent; correct this in your next turn."
+        return (
+            f"[ERROR] {self.code}: {self.message} Nothing was shown and the turn is spent; correct this in your "
+            "next turn."
+        )

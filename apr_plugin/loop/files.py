@@ -1,7 +1,8 @@
 """Files of lines that several processes append to: lines are whole and on disk when the call returns; a half line means that its writer died.
 
-A writer holds a lock on the file itself (`flock`), so a killed process leaves no lock. On Linux and macOS, local or over NFS, the lock works between
-all processes; on a file system without locks, only one process at a time may write. Windows has no `flock` and is not supported (WSL is).
+A writer holds a lock on the file itself (`flock`), so a killed process leaves no lock. On Linux and macOS, local or
+over NFS, the lock works between all processes; on a file system without locks, only one process at a time may write.
+Windows has no `flock` and is not supported (WSL is).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def append_line(path: Path, line: str) -> None:
     try:
         fd = _open_locked(path)
     except OSError as error:
-        raise TrajectoryError(f"{path}: cannot write trajectories: {error.strerror or error}. Choose a folder you can write to.") from error
+        raise TrajectoryError(
+            f"{path}: cannot write trajectories: {error.strerror or error}. Choose a folder you can write to."
+        ) from error
     before = os.fstat(fd).st_size
     try:
         before = _cut_torn_tail(fd, before)
@@ -48,7 +51,8 @@ def append_line(path: Path, line: str) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(fd, before)
         raise TrajectoryError(
-            f"{path}: cannot write trajectories: {error.strerror or error}. What was finished is safe; make room and run the same command again."
+            f"{path}: cannot write trajectories: {error.strerror or error}. What was finished is safe; make "
+            "room and run the same command again."
         ) from error
     finally:
         os.close(fd)
@@ -77,7 +81,9 @@ def held(path: Path) -> Iterator[None]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Each whole line of a file: its number from 1, where it begins in bytes, and the line with its newline. Empty ones are left out.
+    """Each whole line of a file: its number from 1, where it begins in bytes, and the line with its newline.
+
+    Empty ones are left out.
 
     Raises:
         TrajectoryError: the file can't be read.
@@ -123,7 +129,10 @@ def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) 
 
 
 def _whole(file: BinaryIO) -> int:
-    """Bytes up to the end of the last whole line. They never change; what comes after may be another process's half line."""
+    """Bytes up to the end of the last whole line.
+
+    They never change; what comes after may be another process's half line.
+    """
     fd, until = file.fileno(), time.monotonic() + PATIENCE_S
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return sys.maxsize  # a pipe, which has no size

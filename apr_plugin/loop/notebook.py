@@ -4,11 +4,12 @@ Layout of a prompt, in this order:
 
 1. system: the instructions, the same in every turn of an episode;
 2. user: length, frame rate and sound of the video, then the question;
-3. for each turn so far, assistant: the turn word for word; user: its placeholder or error. Only the last percept carries media;
+3. for each turn so far, assistant: the turn word for word; user: its placeholder or error. Only the last percept
+   carries media;
 4. at the very end of the last user message, the notice of how many turns are left.
 
-So everything up to the newest turn is a strict prefix of the next prompt, and prefix caches are hit: the media comes after the newest turn, and the
-notice, which changes every turn, after the media.
+So everything up to the newest turn is a strict prefix of the next prompt, and prefix caches are hit: the media comes
+after the newest turn, and the notice, which changes every turn, after the media.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 MAX_TURN_CHARS = 20_000
 """A longer turn (4,096 tokens are about 16,000 characters) is cut in the prompt; the trajectory keeps all of it."""
 
-PASSIVE_INSTRUCTIONS = "You answer a question about a video from the frames you are given. Reply with the answer alone, and nothing else."
+PASSIVE_INSTRUCTIONS = (
+    "You answer a question about a video from the frames you are given. Reply with the answer alone, and nothing else."
+)
 """System prompt of the passive arm."""
 
 
@@ -56,8 +59,8 @@ class Notebook:
         question: What is asked.
         videos: What is known about each video before the first look.
         budget: Limits that the instructions name.
-        system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own. Where they don't say how the answer is written,
-            the first user message does.
+        system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own. Where they don't say
+            how the answer is written, the first user message does.
         modalities: What the policy can perceive; nothing else is offered.
         wire: How everything but the instructions is written.
         episode: Names the episode in its prompts.
@@ -83,14 +86,20 @@ class Notebook:
         self.system = system_prompt or ""
         if system_prompt is None or template:
             self.system = render_instructions(question, max(1, len(videos)), budget, modalities, system_prompt)
-        told = wire.tells_form or system_prompt is None or (template and "answer_form" in template_variables(system_prompt))
+        told = (
+            wire.tells_form
+            or system_prompt is None
+            or (template and "answer_form" in template_variables(system_prompt))
+        )
         self._form = "" if told else f"\n{answer_form(question)}"
         self._entries: list[_Entry] = []
         self._latest: Percept | None = None
 
     def add(self, text: str, outcome: Percept | ActionError | None) -> None:
         """Add one turn: what the policy wrote, and what the environment returned."""
-        self._entries.append(_Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", self._as_text(outcome)))
+        self._entries.append(
+            _Entry(text if len(text) <= MAX_TURN_CHARS else text[:MAX_TURN_CHARS] + " [cut]", self._as_text(outcome))
+        )
         self._latest = outcome if isinstance(outcome, Percept) else None
 
     def forget_media(self) -> None:
@@ -136,13 +145,19 @@ class Notebook:
             reason: Which limit was reached, in words.
             left_out: How many of the first turns are left out, where not all fit into the model's context.
         """
-        notice = f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the answer, from your notes."
-        return Prompt(self._with_latest(notice, media=False, left_out=left_out), True, self._asked(len(self._entries) + 1))
+        notice = (
+            f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the "
+            "answer, from your notes."
+        )
+        return Prompt(
+            self._with_latest(notice, media=False, left_out=left_out), True, self._asked(len(self._entries) + 1)
+        )
 
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
         """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form.
 
-        It is written in our own form with any wire: a passive model is not an agent, and was not trained on any of them.
+        It is written in our own form with any wire: a passive model is not an agent, and was not trained on any of
+        them.
         """
         own = WIRES["apr"]
         media = tuple(part for percept in percepts for part in (*own.parts(percept), TextPart("\n\n")))
@@ -179,9 +194,14 @@ def answer_form(question: Question) -> str:
     hint = f" ({question.answer_hint})" if question.answer_hint else ""
     match question.kind:
         case QuestionKind.MCQ:
-            return f"The answer is the label of one option: {', '.join(option.label for option in question.options)}{hint}."
+            return (
+                "The answer is the label of one option: "
+                f"{', '.join(option.label for option in question.options)}{hint}."
+            )
         case QuestionKind.GROUNDING:
-            return f"The answer is every matching time span in seconds, as text like [[12.5, 20.0], [33.0, 41.2]]{hint}."
+            return (
+                f"The answer is every matching time span in seconds, as text like [[12.5, 20.0], [33.0, 41.2]]{hint}."
+            )
         case QuestionKind.NUMBER:
             return f"The answer is one number in digits{hint}."
         case QuestionKind.FREE_FORM:
@@ -210,7 +230,11 @@ def template_variables(source: str) -> frozenset[str]:
 
 
 def render_instructions(
-    question: Question, videos: int, budget: Budget, modalities: frozenset[Modality] = EVERY_MODALITY, source: str | None = None
+    question: Question,
+    videos: int,
+    budget: Budget,
+    modalities: frozenset[Modality] = EVERY_MODALITY,
+    source: str | None = None,
 ) -> str:
     """The system prompt of an episode.
 
@@ -240,7 +264,8 @@ def load_system_prompt(path: str | Path) -> str:
         except jinja2.TemplateError as error:
             line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise ValueError(
-                f"it is no template{line}: {error.message}; its variables are videos, budget, answer_form, frames, audio, clip"
+                f"it is no template{line}: {error.message}; its variables are videos, budget, answer_form, "
+                "frames, audio, clip"
             ) from error
     return text
 
@@ -251,16 +276,38 @@ def is_template(path: str | Path) -> bool:
 
 
 @cache
-def prompt_hash(system_prompt: str | None, modalities: frozenset[Modality] = EVERY_MODALITY, wire: str = "apr", template: bool = False) -> str:
+def prompt_hash(
+    system_prompt: str | None,
+    modalities: frozenset[Modality] = EVERY_MODALITY,
+    wire: str = "apr",
+    template: bool = False,
+) -> str:
     """16 hex digits that change when the words or the layout of prompts change: a hash over one prompt of each kind."""
     option = Option(label="A", text="one")
     seen: list[str] = []
     for kind in QuestionKind:
-        question = Question(text="what?", kind=kind, options=(option,) if kind is QuestionKind.MCQ else (), answer_hint="hint")
+        question = Question(
+            text="what?", kind=kind, options=(option,) if kind is QuestionKind.MCQ else (), answer_hint="hint"
+        )
         for videos in (1, 2):
-            notebook = Notebook(question, [VideoMeta(1.0, 1.0, True)] * videos, Budget(), system_prompt, modalities, WIRES[wire], template=template)
+            notebook = Notebook(
+                question,
+                [VideoMeta(1.0, 1.0, True)] * videos,
+                Budget(),
+                system_prompt,
+                modalities,
+                WIRES[wire],
+                template=template,
+            )
             look = Percept(
-                "frames", 0, 0.0, 1.0, images=np.zeros((2, 1, 1, 3), np.uint8), times_s=(0.0, 1.0), asked_s=(0.01, 1.01), several=videos > 1
+                "frames",
+                0,
+                0.0,
+                1.0,
+                images=np.zeros((2, 1, 1, 3), np.uint8),
+                times_s=(0.0, 1.0),
+                asked_s=(0.01, 1.01),
+                several=videos > 1,
             )
             notebook.add("{}", look)
             seen += [notebook.prompt(2, 4).text, notebook.passive_prompt([look]).text]

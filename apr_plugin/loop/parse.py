@@ -1,9 +1,10 @@
 """From the text a policy wrote to a validated turn: the only parser of the wire format.
 
-Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the slips that models
-make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as strings, a missing `confidence`. Every repair
-is named on the turn, so that a report can say how cleanly a model writes. What can't be repaired is an `ActionError` that the model reads.
-`parse_strictly` accepts only the strict form; anything else costs the turn (`parsing=strict`).
+Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the
+slips that models make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as
+strings, a missing `confidence`. Every repair is named on the turn, so that a report can say how cleanly a model writes.
+What can't be repaired is an `ActionError` that the model reads. `parse_strictly` accepts only the strict form; anything
+else costs the turn (`parsing=strict`).
 
 What is in a block of thought (`apr_plugin.scoring.thought`) is not a turn: a draft in it is never carried out.
 """
@@ -55,15 +56,17 @@ class ParsedTurn:
     """What had to be repaired, in words."""
 
 
-def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS), cut: bool = False) -> ParsedTurn:
+def parse_turn(
+    text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS), cut: bool = False
+) -> ParsedTurn:
     """Read one turn. Never raises, whatever the text.
 
     Args:
         text: What the policy wrote.
         answer_only: Whether a missing observation or thought is accepted, because only the answer counts.
         offered: The actions that the policy may take; any other is unknown.
-        cut: Whether the turn was cut off at its length limit. Then an object after other words may be a draft in a thought that the chat template
-            opened, and is not carried out unless a block of thought is closed before it.
+        cut: Whether the turn was cut off at its length limit. Then an object after other words may be a draft in a
+            thought that the chat template opened, and is not carried out unless a block of thought is closed before it.
     """
     repairs: list[str] = []
     found = _find_object(text, repairs, cut=cut)
@@ -78,24 +81,31 @@ def parse_turn(text: str, *, answer_only: bool = False, offered: Collection[str]
     missing = [key for key in ("observation", "think") if key not in found]
     if missing and not answer_only and not isinstance(action, ActionError):
         named = " and ".join(f"'{key}'" for key in missing)
-        action = ActionError(ErrorCode.MISSING_KEY, f"{named} {'is' if len(missing) == 1 else 'are'} missing; the keys given are {_keys(found)}.")
+        action = ActionError(
+            ErrorCode.MISSING_KEY,
+            f"{named} {'is' if len(missing) == 1 else 'are'} missing; the keys given are {_keys(found)}.",
+        )
     if isinstance(action, ActionError):
         return ParsedTurn(observation, think, confidence, error=action, repairs=tuple(repairs))
     return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs))
 
 
-def parse_strictly(text: str, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False, cut: bool = False) -> ParsedTurn:
+def parse_strictly(
+    text: str, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False, cut: bool = False
+) -> ParsedTurn:
     """Read one turn as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`, with its check of the confidence on). Never raises.
 
-    It accepts one raw JSON object, with nothing but blanks around it, that has exactly the four keys: `observation` and `think` strings, `confidence`
-    any number (1.7 and NaN too), and the action with its arguments: numbers for `start` and `end`, a number without a point for `num`, a string for
-    `content`. `true` and `false` count as 1 and 0; other arguments are ignored. Nothing is repaired. A turn that `parse_turn` refuses as well gets
-    its error, so that a policy reads the same words. One thing is refused here but accepted there: NaN for a time (`docs/scoring.md`).
+    It accepts one raw JSON object, with nothing but blanks around it, that has exactly the four keys: `observation` and
+    `think` strings, `confidence` any number (1.7 and NaN too), and the action with its arguments: numbers for `start`
+    and `end`, a number without a point for `num`, a string for `content`. `true` and `false` count as 1 and 0; other
+    arguments are ignored. Nothing is repaired. A turn that `parse_turn` refuses as well gets its error, so that a
+    policy reads the same words. One thing is refused here but accepted there: NaN for a time (`docs/scoring.md`).
 
     Args:
         text: What the policy wrote.
         offered: The actions that the policy may take; any other is unknown.
-        several: Whether the question has several videos. Only then `video` is an argument; the official format has none.
+        several: Whether the question has several videos. Only then `video` is an argument; the official format has
+            none.
         cut: Whether the turn was cut off at its length limit; it is used only in the words of the error.
     """
     read = _read_strictly(text, offered, several)
@@ -110,8 +120,14 @@ def _read_strictly(text: str, offered: Collection[str], several: bool) -> Parsed
     found = _loads(text) if text.startswith("{") else None
     if not isinstance(found, dict):
         fault = _json_fault(text) if text.startswith("{") else f"it begins with {_clip(text)}"
-        return ParsedTurn(error=_malformed(f"the turn must be one raw JSON object with nothing before or after it: {fault}."))
-    observation, think, confidence = _as_text(found, "observation", []), _as_text(found, "think", []), _read_confidence(found, [])
+        return ParsedTurn(
+            error=_malformed(f"the turn must be one raw JSON object with nothing before or after it: {fault}.")
+        )
+    observation, think, confidence = (
+        _as_text(found, "observation", []),
+        _as_text(found, "think", []),
+        _read_confidence(found, []),
+    )
     if not several and isinstance(raw := found.get("action"), dict):
         found = found | {"action": {key: value for key, value in raw.items() if key != "video"}}
     read = _strict_fault(found) or _read_action(found, [], offered, strict=True)
@@ -127,7 +143,9 @@ def _strict_fault(found: dict[str, Any]) -> ActionError | None:
         return ActionError(ErrorCode.MISSING_KEY, f"{named} must be there too; the keys given are {_keys(found)}.")
     if unknown := sorted(set(found) - _KEYS):
         named = ", ".join(_clip(key) for key in unknown[:5])
-        return ActionError(ErrorCode.UNKNOWN_KEY, f"the object has keys beside observation, think, confidence and action: {named}.")
+        return ActionError(
+            ErrorCode.UNKNOWN_KEY, f"the object has keys beside observation, think, confidence and action: {named}."
+        )
     for key in ("observation", "think"):
         if not isinstance(found[key], str):
             return ActionError(ErrorCode.WRONG_TYPE, f"'{key}' must be a string, not {_kind(found[key])}.")
@@ -147,7 +165,8 @@ def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] 
         repairs.append("left out a block of thought")
     if reply.unclosed:
         return _malformed(
-            "the thought before the JSON object is never closed, so there is no turn; think less, close it and write the object after it."
+            "the thought before the JSON object is never closed, so there is no turn; think less, close it "
+            "and write the object after it."
         )
     if not said:
         return _malformed(
@@ -165,7 +184,10 @@ def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, A
     first = text.find("{")
     unclosed = first >= 0 and closing_brace(text, first) is None
     if opening_only and first > 0 and text[:first].strip("`\n ").removeprefix("json").strip():
-        return _malformed("the turn was cut off at its length limit, and its JSON object is not what it begins with; write the object alone.")
+        return _malformed(
+            "the turn was cut off at its length limit, and its JSON object is not what it begins with; write "
+            "the object alone."
+        )
     if unclosed and not opening_only and lacks_one_brace(bare := text.removesuffix("```").rstrip(), first):
         value, notes = _repaired(bare[first:] + "}")
         if isinstance(value, dict) and isinstance(value.get("action"), dict):
@@ -297,7 +319,9 @@ def _read_confidence(found: dict[str, Any], repairs: list[str]) -> float | None:
     return float(value)
 
 
-def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[str], *, strict: bool = False) -> Look | Answer | ActionError:
+def _read_action(
+    found: dict[str, Any], repairs: list[str], offered: Collection[str], *, strict: bool = False
+) -> Look | Answer | ActionError:
     if "action" not in found:
         return ActionError(ErrorCode.MISSING_KEY, f"the key 'action' is missing; the keys given are {_keys(found)}.")
     raw = found["action"]
@@ -308,13 +332,17 @@ def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[
     name = raw["type"]
     model = ACTIONS.get(name) if isinstance(name, str) and name in offered else None
     if model is None:
-        return ActionError(ErrorCode.UNKNOWN_ACTION, f"there is no action {_clip(name)}; the actions are {', '.join(offered)}.")
+        return ActionError(
+            ErrorCode.UNKNOWN_ACTION, f"there is no action {_clip(name)}; the actions are {', '.join(offered)}."
+        )
     fields = {key: value for key, value in raw.items() if key in model.model_fields}
     if unknown := sorted(set(raw) - set(fields)):
         repairs.append("ignored unknown arguments " + ", ".join(_clip(key) for key in unknown[:5]))
     for key, number in _NUMBER_KEYS.items():
         if key in fields:
-            value = _strict_number(key, fields[key], number) if strict else _read_number(key, fields[key], number, repairs)
+            value = (
+                _strict_number(key, fields[key], number) if strict else _read_number(key, fields[key], number, repairs)
+            )
             if isinstance(value, ActionError):
                 return value
             fields[key] = value
@@ -331,11 +359,15 @@ def _read_action(found: dict[str, Any], repairs: list[str], offered: Collection[
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "missing":
-            return ActionError(ErrorCode.MISSING_KEY, f"{name} needs the key '{where}'; the keys given are {_keys(raw)}.")
+            return ActionError(
+                ErrorCode.MISSING_KEY, f"{name} needs the key '{where}'; the keys given are {_keys(raw)}."
+            )
         return ActionError(ErrorCode.WRONG_TYPE, f"'{where}' of {name}: {fault['msg']}.")
 
 
-def _read_number(key: str, value: Any, number: type[int] | type[float], repairs: list[str]) -> int | float | ActionError:
+def _read_number(
+    key: str, value: Any, number: type[int] | type[float], repairs: list[str]
+) -> int | float | ActionError:
     if isinstance(value, str):
         try:
             value = float(value.strip().removesuffix("s"))
@@ -363,7 +395,8 @@ def _strict_number(key: str, value: Any, number: type[int] | type[float]) -> int
     if not isinstance(value, int if number is int else int | float):
         whole = "whole number without a point" if number is int else "number"
         return ActionError(
-            ErrorCode.WRONG_TYPE, f"'{key}' must be a {whole}, not {_clip(value) if isinstance(value, str | float) else _kind(value)}."
+            ErrorCode.WRONG_TYPE,
+            f"'{key}' must be a {whole}, not {_clip(value) if isinstance(value, str | float) else _kind(value)}.",
         )
     return _read_number(key, int(value) if isinstance(value, bool) else value, number, [])
 
@@ -378,5 +411,13 @@ def _keys(found: dict[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)

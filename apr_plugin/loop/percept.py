@@ -1,4 +1,7 @@
-"""`Percept`: what the environment returns for one look. A wire (`apr_plugin.loop.wires`) renders it with media, then as a placeholder."""
+"""`Percept`: what the environment returns for one look.
+
+A wire (`apr_plugin.loop.wires`) renders it with media, then as a placeholder.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`LookPlan`: what a look will show, known from the video's data before anything is decoded.
 
-So the tokens and the bytes that it will take are known in advance: a look that would not fit is planned again with fewer pixels or pictures
-(`Environment.plan`), and decoded once.
+So the tokens and the bytes that it will take are known in advance: a look that would not fit is planned again with
+fewer pixels or pictures (`Environment.plan`), and decoded once.
 """
 
 from __future__ import annotations
@@ -87,7 +87,13 @@ class LookPlan:
 
 
 def refuse_length(
-    what: Literal["audio", "clip"], asked_s: float, least: tuple[float, str], most_s: float, edge_s: float, duration_s: float, instead: str
+    what: Literal["audio", "clip"],
+    asked_s: float,
+    least: tuple[float, str],
+    most_s: float,
+    edge_s: float,
+    duration_s: float,
+    instead: str,
 ) -> ActionError | None:
     """What is wrong with the length of a window, if anything; if no window of the video can be right, the model is told so.
 
@@ -101,13 +107,19 @@ def refuse_length(
         instead: What else the model can do.
     """
     least_s, remark = least
-    shortest = f"{math.ceil(round(least_s * 100, 6)) / 100:.2f}s{remark}"  # as much as the model must ask for, in two decimals
+    shortest = (
+        f"{math.ceil(round(least_s * 100, 6)) / 100:.2f}s{remark}"  # as much as the model must ask for, in two decimals
+    )
     name = "audio" if what == "audio" else "a clip"
     if least_s > min(most_s + edge_s, duration_s) + _ROUNDING_S:
         limits = f"{name} must last at least {shortest} and at most {most_s:g}s, and the video lasts {duration_s:.2f}s"
         return ActionError(ErrorCode.TOO_SHORT, f"get_{what} is not possible for this video: {limits}; {instead}.")
     if asked_s > most_s + edge_s + _ROUNDING_S:
-        return ActionError(ErrorCode.TOO_LONG, f"{name} of {asked_s:.2f}s was asked for; one look plays at most {most_s:g}s.")
+        return ActionError(
+            ErrorCode.TOO_LONG, f"{name} of {asked_s:.2f}s was asked for; one look plays at most {most_s:g}s."
+        )
     if asked_s < least_s - _ROUNDING_S:
-        return ActionError(ErrorCode.TOO_SHORT, f"{name} of {asked_s:.2f}s was asked for; it must last at least {shortest}.")
+        return ActionError(
+            ErrorCode.TOO_SHORT, f"{name} of {asked_s:.2f}s was asked for; it must last at least {shortest}."
+        )
     return None

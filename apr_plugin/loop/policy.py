@@ -1,6 +1,7 @@
 """What the loop needs of a policy: one method that turns a prompt into the next turn's text.
 
-Policies are in `apr_plugin.policies` (one package per way to run a model); this module defines the interface that the loop uses.
+Policies are in `apr_plugin.policies` (one package per way to run a model); this module defines the interface that the
+loop uses.
 """
 
 from __future__ import annotations
@@ -154,7 +155,10 @@ MOST_TOKENS = 2**53
 
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost, in tokens. A count that the engine does not give, or that is impossible, is `None`, never a guess."""
+    """What one generation cost, in tokens.
+
+    A count that the engine does not give, or that is impossible, is `None`, never a guess.
+    """
 
     prompt_tokens: int | None = None
     """The whole prompt, media included."""
@@ -173,7 +177,9 @@ class Usage:
 
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
-            if count is not None and not 0 <= count <= MOST_TOKENS:  # a server or a file may give 400 digits: sums and averages would fail
+            if (
+                count is not None and not 0 <= count <= MOST_TOKENS
+            ):  # a server or a file may give 400 digits: sums and averages would fail
                 object.__setattr__(self, name, None)
 
 
@@ -194,10 +200,10 @@ class GenerationTimings:
 LogprobsOf = Literal["raw", "scaled", "truncated"]
 """The distribution that log-probabilities belong to.
 
-`raw`: the model's own, before the temperature. `scaled`: divided by the temperature, over the whole vocabulary, before `top_k` and `top_p`.
-`truncated`: what the token was drawn from, after `top_k` and `top_p` too, so that every other token has probability 0. At temperature 0, where
-nothing is scaled, they are `raw`. Penalties and banned tokens come before all three in an engine of this process; what a server does is its own
-affair.
+`raw`: the model's own, before the temperature. `scaled`: divided by the temperature, over the whole vocabulary, before
+`top_k` and `top_p`. `truncated`: what the token was drawn from, after `top_k` and `top_p` too, so that every other
+token has probability 0. At temperature 0, where nothing is scaled, they are `raw`. Penalties and banned tokens come
+before all three in an engine of this process; what a server does is its own affair.
 """
 
 
@@ -224,20 +230,23 @@ class Generation:
     """The distribution that they belong to; `None` without them, and if the engine does not say."""
 
     prompt_token_ids: tuple[int, ...] | None = None
-    """The prompt as the model read it, with one token for each position of media, where the engine gives it. It is large, and a replay gives it
-    again, so it is not written to trajectories."""
+    """The prompt as the model read it, with one token for each position of media, where the engine gives it. It is
+    large, and a replay gives it again, so it is not written to trajectories."""
 
     entropies: tuple[float, ...] | None = None
-    """Entropy (nats) of the distribution each token was drawn from (the unscaled one at temperature 0), where the engine gives it."""
+    """Entropy (nats) of the distribution each token was drawn from (the unscaled one at temperature 0), where the
+    engine gives it."""
 
     entropy_top_k: int | None = None
-    """`None`: entropies are over the whole vocabulary. Else they are over the k likeliest tokens, renormalised: a lower bound in practice."""
+    """`None`: entropies are over the whole vocabulary. Else they are over the k likeliest tokens, renormalised: a lower
+    bound in practice."""
 
     timings: GenerationTimings = field(default_factory=GenerationTimings)
     """How the time was spent."""
 
     remark: str = ""
-    """Why the text is empty, if the engine tells: thought that was cut off, a tool call. The policy reads it as the turn's error."""
+    """Why the text is empty, if the engine tells: thought that was cut off, a tool call. The policy reads it as the
+    turn's error."""
 
     @property
     def cut(self) -> bool:
@@ -281,7 +290,8 @@ class Policy(Protocol):
     """Its name in results."""
 
     modalities: frozenset[Modality]
-    """What the model can perceive; an action for anything else is not offered, and `clip` without `audio` is shown without its sound."""
+    """What the model can perceive; an action for anything else is not offered, and `clip` without `audio` is shown
+    without its sound."""
 
     context_tokens: int | None
     """Most tokens of prompt and completion together, or `None` if there is no limit or it is not known."""

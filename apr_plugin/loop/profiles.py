@@ -16,7 +16,8 @@ class Profile:
     """Limits."""
 
     wire: str = "apr"
-    """The form of everything a model reads and of the pictures it sees (`apr_plugin.loop.wires`); it also says how turns are sampled."""
+    """The form of everything a model reads and of the pictures it sees (`apr_plugin.loop.wires`); it also says how
+    turns are sampled."""
 
     parsing: Literal["repair", "strict"] = "repair"
     """Whether slips of form are repaired."""
@@ -38,7 +39,7 @@ _OMNIAGENT = Profile(
 PROFILES: dict[str, Profile] = {"default": Profile(), "omniagent": _OMNIAGENT, "paper": _OMNIAGENT}
 """Every profile by name.
 
-`omniagent`, also called `paper`, is the published evaluation of OmniAgent (arXiv 2606.19341; HarryHsing/OmniAgent at 18725bc,
-`demo/launch_eval.sh` and `video_env.py`): 60 frames, 300 s or 60 s a look, 1024 and 768 visual tokens a picture, a prompt of 65,536 tokens less 32,
-5 to 32 turns, no forced answer, its wire, its sampling, strict parsing.
+`omniagent`, also called `paper`, is the published evaluation of OmniAgent (arXiv 2606.19341; HarryHsing/OmniAgent at
+18725bc, `demo/launch_eval.sh` and `video_env.py`): 60 frames, 300 s or 60 s a look, 1024 and 768 visual tokens a
+picture, a prompt of 65,536 tokens less 32, 5 to 32 turns, no forced answer, its wire, its sampling, strict parsing.
 """

@@ -96,12 +96,18 @@ class Question(BaseModel):
     @property
     def key(self) -> tuple[str, str, str, int]:
         """What names this question within a run."""
-        return (printable(self.task), printable(self.split), printable(self.doc_id), self.repeat)  # as it is read back from a file
+        return (
+            printable(self.task),
+            printable(self.split),
+            printable(self.doc_id),
+            self.repeat,
+        )  # as it is read back from a file
 
     def content_hash(self) -> str:
         """16 hex digits over everything a policy can see of the question and each video's name and size, but not its folder.
 
-        A resumed run asks again when it differs. So a changed data set or a replaced video file is noticed, and a moved file makes no difference.
+        A resumed run asks again when it differs. So a changed data set or a replaced video file is noticed, and a moved
+        file makes no difference.
         """
         seen = self.model_dump(mode="json", include={"text", "kind", "options", "answer_hint"})
         seen["videos"] = [(Path(v.path).name, _size(v.path), v.start_s, v.end_s) for v in self.videos]

@@ -1,7 +1,7 @@
 """`replay`: from a trajectory and its run's card to the prompts that the policy saw, text, pictures and sound.
 
-Media is never stored. It is read again from the files, which must be the same: their name, size and digest are compared, and so is the time of
-every picture. A change raises a `ReplayError`; another picture is never returned.
+Media is never stored. It is read again from the files, which must be the same: their name, size and digest are
+compared, and so is the time of every picture. A change raises a `ReplayError`; another picture is never returned.
 """
 
 from __future__ import annotations
@@ -53,15 +53,27 @@ def replay(
     question, budget, config = trajectory.question, trajectory.budget, card.config
     where = f"{question.task} doc {question.doc_id}"
     if budget is None:
-        raise ReplayError(f"{where}: the line is of version 1, which does not record what prompts are rebuilt from (budget, file times, clip rates)")
+        raise ReplayError(
+            f"{where}: the line is of version 1, which does not record what prompts are rebuilt from (budget, "
+            "file times, clip rates)"
+        )
     if trajectory.config_hash != card.config_hash:
-        raise ReplayError(f"{where}: it was made under the configuration {trajectory.config_hash}, and the card is of {card.config_hash}")
+        raise ReplayError(
+            f"{where}: it was made under the configuration {trajectory.config_hash}, and the card is of "
+            f"{card.config_hash}"
+        )
     modalities = card.modalities
     if prompt_hash(config.system_prompt, modalities, config.wire, config.system_prompt_template) != card.prompt_hash:
-        raise ReplayError(f"{where}: this release words or lays out prompts otherwise than the run's ({card.versions.get('apr-plugin', 'unknown')})")
+        raise ReplayError(
+            f"{where}: this release words or lays out prompts otherwise than the run's "
+            f"({card.versions.get('apr-plugin', 'unknown')})"
+        )
     made_with, now = trajectory.versions.get("av"), package_versions().get("av")
     if trajectory.looks and made_with != now and not other_versions:
-        raise ReplayError(f"{where}: its pictures were decoded with PyAV {made_with}, and {now} is installed; other_versions=True goes on")
+        raise ReplayError(
+            f"{where}: its pictures were decoded with PyAV {made_with}, and {now} is installed; "
+            "other_versions=True goes on"
+        )
     notebook = Notebook(
         question,
         [VideoMeta(film.duration_s, film.fps, film.has_audio, film.audio_s) for film in trajectory.videos],
@@ -112,10 +124,14 @@ def _turn_by_turn(trajectory: Trajectory, notebook: Notebook, films: _Films) -> 
             notebook.add(turn.text, outcome)
 
 
-def _at_once(trajectory: Trajectory, notebook: Notebook, films: _Films, pictures: Sequence[ImagePart]) -> Iterator[tuple[Prompt, Turn]]:
+def _at_once(
+    trajectory: Trajectory, notebook: Notebook, films: _Films, pictures: Sequence[ImagePart]
+) -> Iterator[tuple[Prompt, Turn]]:
     asked = [shown for shown in trajectory.first_shown if shown.kind == "images"]
     if asked and not pictures:
-        raise ReplayError(f"{films.where}: its pictures came with the question and are stored nowhere; give them as pictures=")
+        raise ReplayError(
+            f"{films.where}: its pictures came with the question and are stored nowhere; give them as pictures="
+        )
     percepts = [films.read(shown) for shown in trajectory.first_shown if shown.kind != "images"]
     for turn in trajectory.turns:
         yield notebook.passive_prompt(percepts, pictures), turn
@@ -147,7 +163,9 @@ class _Films:
                 frames = video.frames(shown.file_s, size=(shown.width, shown.height))
                 for was, now in zip(shown.file_s, frames.times_s, strict=True):
                     if abs(was - now) > _TICK_S:
-                        raise ReplayError(f"{self.where}: {video.path} shows the picture of {now:.6f}s at {was:.6f}s now")
+                        raise ReplayError(
+                            f"{self.where}: {video.path} shows the picture of {now:.6f}s at {was:.6f}s now"
+                        )
                 percept = replace(percept, images=frames.images)
             if shown.sound_file_s is not None:
                 percept = replace(percept, waveform=video.audio(*shown.sound_file_s).samples)
@@ -171,6 +189,9 @@ class _Films:
         if Path(was).name != Path(path).name:
             raise ReplayError(f"{self.where}: the video was {Path(was).name}, and {path} has another name")
         if (film.size, film.digest) != (now.size, now.digest):
-            raise ReplayError(f"{self.where}: {path} is another file now: {now.size} bytes, digest {now.digest}; it was {film.size}, {film.digest}")
+            raise ReplayError(
+                f"{self.where}: {path} is another file now: {now.size} bytes, digest {now.digest}; it was "
+                f"{film.size}, {film.digest}"
+            )
         if film != now:
             raise ReplayError(f"{self.where}: {path} is read otherwise now: {now}; it was {film}")

@@ -35,12 +35,18 @@ class AnswerReply:
     """Whether the answer was written without the object around it."""
 
 
-def read_turn(generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)) -> ParsedTurn:
+def read_turn(
+    generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)
+) -> ParsedTurn:
     """`parse_turn` of the generated text. If it has no words, the error says what came instead."""
-    return _remarked(parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut), generation)
+    return _remarked(
+        parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut), generation
+    )
 
 
-def read_turn_strictly(generation: Generation, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False) -> ParsedTurn:
+def read_turn_strictly(
+    generation: Generation, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False
+) -> ParsedTurn:
     """`parse_strictly` of the generated text; without words, like `read_turn`."""
     return _remarked(parse_strictly(generation.text, offered=offered, several=several, cut=generation.cut), generation)
 
@@ -54,9 +60,9 @@ def _remarked(parsed: ParsedTurn, generation: Generation) -> ParsedTurn:
 def read_answer(generation: Generation, question: Question) -> AnswerReply:
     """The answer that a completion states: that of its JSON object, else its words outside thought.
 
-    A reply that ends within its thought is no answer, and neither is a turn without one. A reply that was cut off without a mark of thought may be
-    thought that the chat template opened: only its beginning counts. Words of a free-form answer that was cut off are kept, and the fault is
-    named.
+    A reply that ends within its thought is no answer, and neither is a turn without one. A reply that was cut off
+    without a mark of thought may be thought that the chat template opened: only its beginning counts. Words of a
+    free-form answer that was cut off are kept, and the fault is named.
     """
     parsed = read_turn(generation, answer_only=True)
     if isinstance(parsed.action, Answer):
@@ -67,11 +73,15 @@ def read_answer(generation: Generation, question: Question) -> AnswerReply:
     reply = split_thought(generation.text)
     said = without_turn_marks(reply.said)
     if reply.unclosed:
-        return AnswerReply(parsed, fault=_missing("the reply held no answer: it ends within its thought, which is never closed."))
+        return AnswerReply(
+            parsed, fault=_missing("the reply held no answer: it ends within its thought, which is never closed.")
+        )
     if not said and generation.remark:
         return AnswerReply(parsed, fault=parsed.error)
     if not said:
-        return AnswerReply(parsed, fault=_missing("the reply held no answer after its thought.") if reply.thought else _no_answer())
+        return AnswerReply(
+            parsed, fault=_missing("the reply held no answer after its thought.") if reply.thought else _no_answer()
+        )
     if _TURN_KEYS.search(said):
         return AnswerReply(parsed, fault=parsed.error)
     if not generation.cut or reply.thought:

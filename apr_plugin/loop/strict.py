@@ -1,7 +1,8 @@
 """How `parsing=strict` would have read a finished trajectory, as far as its words tell.
 
-A trajectory keeps every turn word for word, so each can be read again. Up to the first turn that the two readings treat differently, both would have
-shown the model the same prompts. After it, only the outcome of the reading that was used is known.
+A trajectory keeps every turn word for word, so each can be read again. Up to the first turn that the two readings treat
+differently, both would have shown the model the same prompts. After it, only the outcome of the reading that was used
+is known.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class StrictEnding(StrEnum):
     """How the question would have ended with strict parsing."""
 
     SAME = "same"
-    """In the same way: every turn and the answer count the same, or there is no answer. A passive arm always ends like this."""
+    """In the same way: every turn and the answer count the same, or there is no answer. A passive arm always ends like
+    this."""
 
     WRONG = "wrong"
     """With an answer that counts as wrong, or without one."""
@@ -61,8 +63,8 @@ def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: in
     Args:
         trajectory: One finished question, made with either parsing.
         forced_call: Whether the run asks once more for the answer when the turns are used up (`on_last_turn=force`).
-        room: Most tokens of a prompt of the run, if a limit made looks smaller; with strict parsing the limit ends the episode. `None` for a run
-            without a limit, and for one that was made with `parsing=strict`.
+        room: Most tokens of a prompt of the run, if a limit made looks smaller; with strict parsing the limit ends the
+            episode. `None` for a run without a limit, and for one that was made with `parsing=strict`.
     """
     if trajectory.arm == "agent":
         for number, turn in enumerate(trajectory.turns, 1):
@@ -76,11 +78,17 @@ def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool)
     """What is different from this turn on, or `None` if there is no difference."""
     read = parse_strictly(turn.text, several=len(trajectory.question.videos) > 1)
     if turn.forced and trajectory.stop_detail.startswith(_FULL):
-        return StrictOutcome(StrictEnding.WRONG, number, "the prompt is too long, which ends the episode") if trajectory.answer is not None else None
+        return (
+            StrictOutcome(StrictEnding.WRONG, number, "the prompt is too long, which ends the episode")
+            if trajectory.answer is not None
+            else None
+        )
     if turn.forced:
         return _forced(trajectory, number, read.action, read.error.message if read.error else "")
     if turn.action is None:
-        refused = turn.error is None or turn.error.code is ErrorCode.UNKNOWN_ACTION  # which actions the policy was offered is not in the trajectory
+        refused = (
+            turn.error is None or turn.error.code is ErrorCode.UNKNOWN_ACTION
+        )  # which actions the policy was offered is not in the trajectory
         if refused or read.action is None:
             return None
         return StrictOutcome(StrictEnding.UNKNOWN, number, "strict parsing takes this turn, which was refused")
@@ -102,17 +110,23 @@ def _squeezed(trajectory: Trajectory, number: int, turn: Turn, room: int | None)
         return None
     if turn.error is not None and turn.error.code is ErrorCode.NO_TOKENS_LEFT:
         return StrictOutcome(
-            StrictEnding.UNKNOWN, number, "the look did not fit; strict parsing ends the episode where that is for the prompt's limit"
+            StrictEnding.UNKNOWN,
+            number,
+            "the look did not fit; strict parsing ends the episode where that is for the prompt's limit",
         )
     if turn.shown is not None and turn.shown.fitted:
-        return StrictOutcome(StrictEnding.WRONG, number, "the look was made smaller to fit into the prompt, which ends the episode")
+        return StrictOutcome(
+            StrictEnding.WRONG, number, "the look was made smaller to fit into the prompt, which ends the episode"
+        )
     if turn.shown is None or trajectory.budget is not None or _SMALLER not in turn.shown.remark:
         return None  # only a line of version 1 does not say what made a look smaller
     after = trajectory.turns[number].usage.prompt_tokens if number < len(trajectory.turns) else None
     if after is not None and after < room / 2:  # a look that was made smaller for the prompt's limit fills it
         return None
     return StrictOutcome(
-        StrictEnding.UNKNOWN, number, "the look was made smaller; strict parsing ends the episode where that is for the prompt's limit"
+        StrictEnding.UNKNOWN,
+        number,
+        "the look was made smaller; strict parsing ends the episode where that is for the prompt's limit",
     )
 
 
@@ -127,7 +141,11 @@ def _ended(trajectory: Trajectory, number: int, taken: TakenAnswer, *, refused: 
 
 def _spent(trajectory: Trajectory, number: int, why: str, forced_call: bool) -> StrictOutcome | None:
     if number == trajectory.turns_allowed and not forced_call:
-        return StrictOutcome(StrictEnding.WRONG, number, f"{why} It was the last turn.") if trajectory.answer is not None else None
+        return (
+            StrictOutcome(StrictEnding.WRONG, number, f"{why} It was the last turn.")
+            if trajectory.answer is not None
+            else None
+        )
     return StrictOutcome(StrictEnding.UNKNOWN, number, why)
 
 
@@ -139,4 +157,6 @@ def _forced(trajectory: Trajectory, number: int, action: object, fault: str) -> 
         fault = taken.message
     if trajectory.answer is None:
         return None
-    return StrictOutcome(StrictEnding.WRONG, number, f"the forced call brings no answer: {fault or 'it asks for a look.'}")
+    return StrictOutcome(
+        StrictEnding.WRONG, number, f"the forced call brings no answer: {fault or 'it asks for a look.'}"
+    )

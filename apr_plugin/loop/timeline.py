@@ -18,7 +18,8 @@ class Phase:
     turn: int
     """Turn it belongs to, from 1; 0 for opening and saving."""
     what: Literal["open", "wait", "look", "generate", "save"]
-    """`open` the videos, `wait` for a decoding thread or for memory, `look` (decode), `generate` (waiting for the policy), `save` the trajectory."""
+    """`open` the videos, `wait` for a decoding thread or for memory, `look` (decode), `generate` (waiting for the
+    policy), `save` the trajectory."""
     began_s: float
     """When it began, by `time.perf_counter`."""
     ended_s: float
@@ -30,7 +31,10 @@ OnPhase = Callable[[Phase], None]
 
 
 class Callers:
-    """Calls the caller's functions. An exception from one of them belongs to the caller; it is not a failure of the question."""
+    """Calls the caller's functions.
+
+    An exception from one of them belongs to the caller; it is not a failure of the question.
+    """
 
     def __init__(self) -> None:
         self.raised: BaseException | None = None

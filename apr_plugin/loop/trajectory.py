@@ -1,4 +1,7 @@
-"""`Trajectory`: what happened in one episode, as a line of a versioned JSON Lines file. Media-free: timestamps and windows, never pixels."""
+"""`Trajectory`: what happened in one episode, as a line of a versioned JSON Lines file.
+
+Media-free: timestamps and windows, never pixels.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +59,18 @@ class StopReason(StrEnum):
     """The run was stopped from outside before the question was answered."""
 
     ERROR = "error"
-    """Something else failed: the content of the data set's row, a task's code, this program. The question was not answered."""
+    """Something else failed: the content of the data set's row, a task's code, this program. The question was not
+    answered."""
 
     @property
     def failed(self) -> bool:
         """Whether nothing is known about how the policy would have answered; a resumed run asks again."""
-        return self in (StopReason.MEDIA_UNREADABLE, StopReason.POLICY_UNAVAILABLE, StopReason.CANCELLED, StopReason.ERROR)
+        return self in (
+            StopReason.MEDIA_UNREADABLE,
+            StopReason.POLICY_UNAVAILABLE,
+            StopReason.CANCELLED,
+            StopReason.ERROR,
+        )
 
 
 OnDamaged = Callable[[int, int, "DamagedLine"], None]
@@ -81,7 +90,8 @@ def _finite(value: Any) -> Any:
 
 
 PerToken = tuple[Annotated[float | None, BeforeValidator(_finite)], ...]
-"""A number for each sampled token; `None` where the engine gave none, or NaN or an infinity, which JSON can't represent."""
+"""A number for each sampled token; `None` where the engine gave none, or NaN or an infinity, which JSON can't
+represent."""
 
 
 class _Record(BaseModel):
@@ -161,11 +171,13 @@ class Turn(_Record):
     usage: Usage = Usage()
     """Tokens in and out."""
     token_ids: tuple[int, ...] | None = None
-    """The sampled tokens, where the engine gives them; training uses them, because the text may tokenise differently."""
+    """The sampled tokens, where the engine gives them; training uses them, because the text may tokenise differently.
+    """
     logprobs: PerToken | None = None
     """Log-probability of each sampled token, where the engine gives them."""
     logprobs_of: LogprobsOf | None = None
-    """The distribution that they belong to (`loop.policy.LogprobsOf`); `None` in lines written before it was recorded."""
+    """The distribution that they belong to (`loop.policy.LogprobsOf`); `None` in lines written before it was recorded.
+    """
     entropies: PerToken | None = None
     """Entropy (nats) of each sampled token's distribution, where the engine gives it."""
     entropy_top_k: int | None = None
@@ -221,8 +233,8 @@ class Trajectory(_Record):
     first_shown: tuple[Shown, ...] = ()
     """What a passive arm was shown before its one turn, video by video."""
     answer: str | None = None
-    """The answer in canonical form (see `loop.answer`); as it was written where a forced or passive answer, or any with `parsing=strict`,
-    has a wrong form; `None` where there is none."""
+    """The answer in canonical form (see `loop.answer`); as it was written where a forced or passive answer, or any with
+    `parsing=strict`, has a wrong form; `None` where there is none."""
     answer_valid: bool = False
     """Whether the answer has the form the question asks for."""
     stop_reason: StopReason
@@ -321,9 +333,14 @@ class Trajectory(_Record):
         if not isinstance(version, int):
             raise DamagedLine(f"{where}: the line names no version of {SCHEMA}; it is damaged")
         if version > VERSION:
-            raise TrajectoryError(f"{where}: trajectory version {version} is newer than {VERSION}, which this release reads; upgrade apr-plugin")
+            raise TrajectoryError(
+                f"{where}: trajectory version {version} is newer than {VERSION}, which this release reads; "
+                "upgrade apr-plugin"
+            )
         try:
-            return cls.model_validate_json(json.dumps({k: v for k, v in data.items() if k not in ("schema", "version")}))
+            return cls.model_validate_json(
+                json.dumps({k: v for k, v in data.items() if k not in ("schema", "version")})
+            )
         except ValidationError as error:
             fault = error.errors(include_input=False, include_context=False, include_url=False)[0]
             raise DamagedLine(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
@@ -345,7 +362,8 @@ class Trajectory(_Record):
         """All trajectories of a file, in order.
 
         Raises:
-            TrajectoryError: the file can't be read, or a line is damaged (a torn last line, as a kill leaves one, is left out).
+            TrajectoryError: the file can't be read, or a line is damaged (a torn last line, as a kill leaves one, is
+                left out).
         """
         return list(cls.iterate(path))
 

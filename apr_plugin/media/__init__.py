@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from apr_plugin.media.digest import media_digest
-from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, WindowError
+from apr_plugin.media.errors import (
+    MediaDecodeError,
+    MediaError,
+    MediaOpenError,
+    MediaTimeout,
+    MediaWorkerKilled,
+    WindowError,
+)
 from apr_plugin.media.info import OUTLASTS_S, MediaInfo
 from apr_plugin.media.local import fit
 from apr_plugin.media.sound import SAMPLE_RATE

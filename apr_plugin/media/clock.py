@@ -1,6 +1,7 @@
 """Clocks that start again inside a file: joined recordings, downloaded segments, the turn of a 33-bit counter.
 
-A file is one timeline: a piece whose clock starts again follows the piece before it, as ffmpeg has it when it copies such a file.
+A file is one timeline: a piece whose clock starts again follows the piece before it, as ffmpeg has it when it copies
+such a file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from apr_plugin.media.opening import descriptor
 
 FORWARD_S = 10.0
-"""A clock that jumps ahead by more than this, in all streams at once, has started again (ffmpeg's `dts_delta_threshold`)."""
+"""A clock that jumps ahead by more than this, in all streams at once, has started again (ffmpeg's
+`dts_delta_threshold`)."""
 
 _BACK_S = 2.0  # the sound of a new piece may begin this much before the sound of the last one ended
 _CONFIRM = 3  # packets that have to follow a jump, before it counts as more than one wrong stamp
@@ -55,7 +57,9 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
         now, before = stamp.dts_s + offset, last.get(stamp.stream)
         if before is not None and now > before + stamp.step_s:
             following = [stamps[number].dts_s + offset for number in own[at + 1 : at + 1 + _CONFIRM]]
-            if len(following) == _CONFIRM and all(before <= later < now for later in following):  # the others go on as if it had not been
+            if len(following) == _CONFIRM and all(
+                before <= later < now for later in following
+            ):  # the others go on as if it had not been
                 found.append(before + stamp.step_s - stamp.dts_s)
                 continue
         if before is not None:
@@ -123,5 +127,11 @@ def _decoding_times(packets: NDArray[np.uint8], pid: int) -> NDArray[np.int64]:
 
     says = byte(7) >> 6
     more = np.where(says == 3, 5, 0)  # where both are given, the decoding time comes second
-    times = (byte(9, more) >> 1 & 7) << 30 | byte(10, more) << 22 | byte(11, more) >> 1 << 15 | byte(12, more) << 7 | byte(13, more) >> 1
+    times = (
+        (byte(9, more) >> 1 & 7) << 30
+        | byte(10, more) << 22
+        | byte(11, more) >> 1 << 15
+        | byte(12, more) << 7
+        | byte(13, more) >> 1
+    )
     return np.asarray(times[(byte(0) == 0) & (byte(1) == 0) & (byte(2) == 1) & (says >= 2)])

@@ -1,11 +1,12 @@
 """From a decoded frame to RGB: by the matrix and the range that the frame itself names, as ffmpeg's `scale` filter does it.
 
-A frame that names no matrix is taken for BT.601, whatever its size, which is ffmpeg's rule too. The transfer function is left alone: HDR (PQ, HLG) is
-not tone mapped, and neither primaries nor gamma are converted.
+A frame that names no matrix is taken for BT.601, whatever its size, which is ffmpeg's rule too. The transfer function
+is left alone: HDR (PQ, HLG) is not tone mapped, and neither primaries nor gamma are converted.
 
-What PyAV does by itself differs from release to release: up to 16 it ignores the matrix of a frame unless source and destination differ, 17 passes on
-whatever the frame says. Here both are always given for YUV. RGB and gray are taken as they are, whatever matrix or range a frame names, which is what
-ffmpeg does since 8.0; up to PyAV 16, source and destination must be alike for that.
+What PyAV does by itself differs from release to release: up to 16 it ignores the matrix of a frame unless source and
+destination differ, 17 passes on whatever the frame says. Here both are always given for YUV. RGB and gray are taken as
+they are, whatever matrix or range a frame names, which is what ffmpeg does since 8.0; up to PyAV 16, source and
+destination must be alike for that.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def full_range(frame: VideoFrame) -> bool:
 
 def is_yuv(pixel_format: VideoFormat) -> bool:
     """Whether a pixel is luma and two chromas, whatever their depth and packing."""
-    return len(pixel_format.components) > 2 and not (pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz"))
+    return len(pixel_format.components) > 2 and not (
+        pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz")
+    )
 
 
 class Converter:
-    """Makes RGB pictures of one size out of frames. May be shared between threads: each has a scaler of its own, kept from picture to picture.
+    """Makes RGB pictures of one size out of frames.
+
+    May be shared between threads: each has a scaler of its own, kept from picture to picture.
 
     Args:
         width: Of the result, in pixels.
@@ -72,7 +77,9 @@ class Converter:
         kind = (matrix, full, frame.format.name)
         if getattr(self._own, "kind", None) != kind:  # up to PyAV 16 a scaler keeps the matrix it was given first
             self._own.kind, self._own.scaler = kind, VideoReformatter()
-        if int(frame.colorspace) == _BT2020_CL:  # libswscale has no constant luminance; PyAV 17 would pass it on all the same
+        if (
+            int(frame.colorspace) == _BT2020_CL
+        ):  # libswscale has no constant luminance; PyAV 17 would pass it on all the same
             frame.colorspace = BT2020
         shown = self._own.scaler.reformat(
             frame,
@@ -95,4 +102,6 @@ def _check(pixel_format: str) -> None:
     Raises:
         av.FFmpegError: libswscale can't read it.
     """
-    VideoReformatter().reformat(VideoFrame(16, 16, pixel_format), format="rgb24", src_colorspace=BT709, dst_colorspace=BT601)
+    VideoReformatter().reformat(
+        VideoFrame(16, 16, pixel_format), format="rgb24", src_colorspace=BT709, dst_colorspace=BT601
+    )

@@ -17,7 +17,13 @@ def confine(path: str | Path, root: str | Path | None) -> None:
         return
     try:
         inside = Path(path).resolve().is_relative_to(Path(root).resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links (a RuntimeError before Python 3.13), a null character
-        raise MediaOpenError(path, "open", f"where it lies can't be found out ({error}); only files inside media_root={root} may be read") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a name too long, a loop of links (a RuntimeError before Python 3.13), a null character
+        raise MediaOpenError(
+            path, "open", f"where it lies can't be found out ({error}); only files inside media_root={root} may be read"
+        ) from error
     if not inside:
         raise MediaOpenError(path, "open", f"it lies outside media_root={root}; only files inside may be read")

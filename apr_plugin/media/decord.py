@@ -1,7 +1,7 @@
 """Frames by decord, for parity with harnesses that sample with it; everything else (headers, sound) is read as ever.
 
-decord is unmaintained and slower at this work. It opens a file by reading all of it, counts frames instead of trusting time stamps, and gets some
-files wrong that libav reads right: `docs/media.md` lists them.
+decord is unmaintained and slower at this work. It opens a file by reading all of it, counts frames instead of trusting
+time stamps, and gets some files wrong that libav reads right: `docs/media.md` lists them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class DecordFile(LocalFile):
         require("decord", "decord")
         super().__init__(path, workers=1, max_pixels=PIXELS_HERE)  # decord knows no limits
         if self.info.mirrored:
-            raise MediaOpenError(path, "open", "its pictures have to be mirrored, which decord can't do; read it with decoder=pyav")
+            raise MediaOpenError(
+                path, "open", "its pictures have to be mirrored, which decord can't do; read it with decoder=pyav"
+            )
         self._turn = threading.Lock()
         self._lead_s = self._first_picture_s() if self.info.has_video else 0.0
         self._by_size: OrderedDict[tuple[int, int], Any] = OrderedDict()
@@ -60,7 +62,9 @@ class DecordFile(LocalFile):
             self._by_size.clear()
         super().close()
 
-    def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+    def frames(
+        self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None
+    ) -> Pictures:
         """See `LocalFile.frames`; the deadline is looked at before decoding only."""
         import decord
 
@@ -76,8 +80,12 @@ class DecordFile(LocalFile):
                     self._by_size.popitem(last=False)
                 starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
                 starts += self._lead_s - starts[0]  # whether or not decord counts from the first picture
-                slack = float(np.spacing(np.float32(starts[-1])))  # decord tells times in 32 bits: half a millisecond after two hours
-                chosen = np.maximum(np.searchsorted(starts, np.asarray(times_s) + max(1e-6, slack), side="right") - 1, 0)
+                slack = float(
+                    np.spacing(np.float32(starts[-1]))
+                )  # decord tells times in 32 bits: half a millisecond after two hours
+                chosen = np.maximum(
+                    np.searchsorted(starts, np.asarray(times_s) + max(1e-6, slack), side="right") - 1, 0
+                )
                 images = reader.get_batch(chosen.tolist()).asnumpy()
         except (decord.DECORDError, RuntimeError, IndexError, OSError) as error:
             raise MediaDecodeError(self.path, "decode frames with decord", words(error).splitlines()[0]) from error

@@ -15,7 +15,8 @@ CHUNK = 2**16
 def media_digest(path: str | Path) -> tuple[int, str]:
     """Size in bytes, and 16 hex digits of a hash over the size and 64 KiB at the beginning, in the middle and at the end.
 
-    Two films differ there: lengths, tables and compressed pictures. It is no proof against somebody who wants them to be equal.
+    Two films differ there: lengths, tables and compressed pictures. It is no proof against somebody who wants them to
+    be equal.
 
     Raises:
         MediaOpenError: the file can't be read.

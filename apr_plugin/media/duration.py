@@ -43,7 +43,12 @@ class Length:
 
 
 def read_length(
-    path: str, container: InputContainer, video: VideoStream | None, audio: AudioStream | None, zero: Fraction, index: Index | None
+    path: str,
+    container: InputContainer,
+    video: VideoStream | None,
+    audio: AudioStream | None,
+    zero: Fraction,
+    index: Index | None,
 ) -> Length:
     """How long the file lasts.
 
@@ -69,12 +74,18 @@ def read_length(
     seen = ends.get(timed.index, 0.0)
     length = _decide(path, timed, claims, seen if seen > 0 else None, whole=index is not None)
     if length is None:
-        why = f"no duration in the header, and reading it through failed: {words(fault)}" if fault is not None else "the file has no length"
+        why = (
+            f"no duration in the header, and reading it through failed: {words(fault)}"
+            if fault is not None
+            else "the file has no length"
+        )
         raise MediaOpenError(path, "open", why)
     return Length(length.seconds, length.source, ends.get(audio.index) if audio is not None else None, length.warnings)
 
 
-def _decide(path: str, timed: Source, claims: Sequence[tuple[float, str]], seen: float | None, whole: bool) -> Length | None:
+def _decide(
+    path: str, timed: Source, claims: Sequence[tuple[float, str]], seen: float | None, whole: bool
+) -> Length | None:
     """Which of the claims and what was seen is the length."""
     kind = "pictures" if isinstance(timed, VideoStream) else "sound"
     if seen is None:
@@ -92,7 +103,10 @@ def _decide(path: str, timed: Source, claims: Sequence[tuple[float, str]], seen:
     if -_EARLY_S - step <= claims[0][0] - seen < 0:
         return Length(seen, "time stamps of the last packets")
     if claims[0][0] > seen and is_cut_short(path):
-        return Length(*claims[0], warnings=[f"the file is cut short: by its {claims[0][1]} it lasts {claims[0][0]:.2f} s, the {ends}"])
+        return Length(
+            *claims[0],
+            warnings=[f"the file is cut short: by its {claims[0][1]} it lasts {claims[0][0]:.2f} s, the {ends}"],
+        )
     return Length(seen, "time stamps of the last packets", warnings=denied)
 
 
@@ -105,11 +119,18 @@ def _claims(container: InputContainer, stream: Source, zero: Fraction) -> list[t
     elif tag := _TAG.fullmatch(stream.metadata.get("DURATION", "")):  # Matroska: when the stream ends
         found.append((int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3]) - zero, "DURATION tag"))
     if container.duration and container.duration > 0:
-        found.append((Fraction(container.duration, 1_000_000) + Fraction(container.start_time or 0, 1_000_000) - zero, "container"))
+        found.append(
+            (
+                Fraction(container.duration, 1_000_000) + Fraction(container.start_time or 0, 1_000_000) - zero,
+                "container",
+            )
+        )
     return [(float(seconds), source) for seconds, source in found if math.isfinite(seconds) and seconds > 0]
 
 
-def _ends(container: InputContainer, streams: Sequence[Source], zero: Fraction, claimed_s: float) -> tuple[dict[int, float], Exception | None]:
+def _ends(
+    container: InputContainer, streams: Sequence[Source], zero: Fraction, claimed_s: float
+) -> tuple[dict[int, float], Exception | None]:
     """When each stream ends, by its last packets; a stream that ends long before the others is looked for further back."""
     ends: dict[int, float] = {}
     fault: Exception | None = None

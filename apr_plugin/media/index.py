@@ -1,8 +1,9 @@
 """Every packet of a file, in the order of the file, for containers whose times can't be trusted after a seek.
 
-MPEG program streams, ASF and others give most packets no time of their own; libav makes the times up from what it has read since the last seek, and
-makes up others than when it reads from the beginning. Such a file is read through once (nothing is decoded). After a seek each packet is recognised
-by its place, size and check sum, and gets the time it has when read from the beginning.
+MPEG program streams, ASF and others give most packets no time of their own; libav makes the times up from what it has
+read since the last seek, and makes up others than when it reads from the beginning. Such a file is read through once
+(nothing is decoded). After a seek each packet is recognised by its place, size and check sum, and gets the time it has
+when read from the beginning.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from apr_plugin.media.errors import MediaOpenError
 from apr_plugin.media.opening import descriptor
 
 _TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf")
-"""Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `PacketReader` knows how to do."""
+"""Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `PacketReader` knows how to
+do."""
 
 _BY_BYTES = ("mpegts", "mpeg", "mpegvideo")  # where a byte is a better aim than a time, since clocks may start again
 _BACK_BYTES = (0, 1 << 16, 1 << 20, 1 << 24)
@@ -43,7 +45,9 @@ _SLOWEST = 20e6  # bytes in a second
 _KEPT = 4  # indexes kept of files opened before
 
 Source = VideoStream | AudioStream
-_Row = tuple[int | None, int | None, int, int, int, bool]  # presentation and decoding time, duration, place, sum, whether a keyframe
+_Row = tuple[
+    int | None, int | None, int, int, int, bool
+]  # presentation and decoding time, duration, place, sum, whether a keyframe
 
 
 class Astray(OSError):
@@ -73,7 +77,8 @@ class Track:
     counted: bool = False
     """Whether the file gives most packets no time, so that they were counted at the frame rate."""
     joints: frozenset[int] = frozenset()
-    """Numbers of the packets beside a place where the clock starts again: libav takes the joint for a loss and marks them as damaged."""
+    """Numbers of the packets beside a place where the clock starts again: libav takes the joint for a loss and marks
+    them as damaged."""
 
     @property
     def rising(self) -> bool:
@@ -123,7 +128,11 @@ def reading_through_s(path: str) -> float:
             head, size = os.pread(fd, 8, 0), os.fstat(fd).st_size
     except (MediaOpenError, OSError):
         return 0.0
-    return size / _SLOWEST if not head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) and head[4:8] not in (b"ftyp", b"moov", b"mdat") else 0.0
+    return (
+        size / _SLOWEST
+        if not head.startswith((b"\x1aE\xdf\xa3", b"RIFF", b"FLV")) and head[4:8] not in (b"ftyp", b"moov", b"mdat")
+        else 0.0
+    )
 
 
 def read_index(path: str, container: InputContainer, streams: Sequence[Source]) -> Index:
@@ -211,14 +220,34 @@ def _track(own: Sequence[_Row], decoding: Sequence[int], shift: NDArray[np.int64
         start = next((row[0] for row in own if row[0] is not None), decoding[0])
         times = np.asarray([start + round(number * even) for number in range(len(own))], np.int64)
     else:
-        times = np.asarray([row[0] if row[0] is not None else dts for row, dts in zip(own, decoding, strict=True)], np.int64) + shift
+        times = (
+            np.asarray(
+                [row[0] if row[0] is not None else dts for row, dts in zip(own, decoding, strict=True)], np.int64
+            )
+            + shift
+        )
     turned = np.flatnonzero(np.diff(shift)).tolist()
     joints = frozenset(number + beside for number in turned for beside in _BESIDE)
     keys = np.flatnonzero(marks)
     key_times = times[keys]
-    rising = np.concatenate([[True], key_times[1:] > np.maximum.accumulate(key_times)[:-1]]) if len(keys) else np.zeros(0, np.bool_)
+    rising = (
+        np.concatenate([[True], key_times[1:] > np.maximum.accumulate(key_times)[:-1]])
+        if len(keys)
+        else np.zeros(0, np.bool_)
+    )
     keys = keys[rising]
-    return Track(times, raw + shift, raw, places, sums, keys, times[keys].tolist(), int((times + durations).max()), even is not None, joints)
+    return Track(
+        times,
+        raw + shift,
+        raw,
+        places,
+        sums,
+        keys,
+        times[keys].tolist(),
+        int((times + durations).max()),
+        even is not None,
+        joints,
+    )
 
 
 def packets_of(container: InputContainer, streams: Sequence[Source]) -> Iterator[Packet]:

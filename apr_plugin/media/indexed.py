@@ -27,13 +27,21 @@ class IndexedReader(PacketReader):
         container: Open, and not used by others.
         stream_index: The stream.
         track: Its packets.
-        delay: For files without presentation times: by how many packets a picture comes out later than its packet. `None` where there are such times.
+        delay: For files without presentation times: by how many packets a picture comes out later than its packet.
+            `None` where there are such times.
         progress: See `PacketReader`.
     """
 
     numbered = True
 
-    def __init__(self, container: InputContainer, stream_index: int, track: Track, delay: int | None, progress: Effort | None = None) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream_index: int,
+        track: Track,
+        delay: int | None,
+        progress: Effort | None = None,
+    ) -> None:
         super().__init__(container, stream_index, delay, progress)
         self._track = track
         self._cursor = Cursor(container, self.stream, track)
@@ -49,7 +57,14 @@ class IndexedReader(PacketReader):
         number = self._track.key_after(limit)
         return int(self._track.times[number]) if number is not None else None
 
-    def run(self, run: Run, render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None = None) -> Found:
+    def run(
+        self,
+        run: Run,
+        render: Callable[[VideoFrame], Image],
+        late: int,
+        deadline: float,
+        cancelled: threading.Event | None = None,
+    ) -> Found:
         """See `PacketReader.run`. Where seeking leads astray, the file is read from its beginning."""
         try:
             return super().run(run, render, late, deadline, cancelled)

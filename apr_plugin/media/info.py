@@ -150,12 +150,18 @@ def read_info(path: str, container: InputContainer) -> Opened:
             warnings += _picture_warnings(first, video)
         if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
             unknown = "its pictures have no size, or one far too large"
-            raise MediaOpenError(path, "open", f"its pictures would be {size[0]}x{size[1]} pixels" if all(size) else unknown)
+            raise MediaOpenError(
+                path, "open", f"its pictures would be {size[0]}x{size[1]} pixels" if all(size) else unknown
+            )
         if orientation.sideways:
             size = (size[1], size[0])
         if orientation.warning:
             warnings.append(orientation.warning)
-    sound_s = length.sound_end_s if video is not None and length.sound_end_s is not None and length.sound_end_s > duration else None
+    sound_s = (
+        length.sound_end_s
+        if video is not None and length.sound_end_s is not None and length.sound_end_s > duration
+        else None
+    )
     if sound_s is not None and sound_s > duration + OUTLASTS_S:
         warnings.append(f"the pictures end at {duration:.2f} s, the sound at {sound_s:.2f} s")
     rate = (video.average_rate or video.guessed_rate) if video is not None else None
@@ -169,7 +175,11 @@ def read_info(path: str, container: InputContainer) -> Opened:
         size=size,
         rotation=orientation.turns * 90,
         mirrored=orientation.mirrored,
-        pixel_format=first.format.name if first is not None else _pixel_format(video.codec_context) if video is not None else "",
+        pixel_format=first.format.name
+        if first is not None
+        else _pixel_format(video.codec_context)
+        if video is not None
+        else "",
         video_stream=video.index if video is not None else None,
         video_codec=video.codec_context.name if video is not None else "",
         video_why=video_why,
@@ -223,7 +233,9 @@ def _choose_audio(container: InputContainer) -> tuple[AudioStream | None, str]:
     return pool[0], f"the first of {len(usable)}"
 
 
-def _second_zero(video: VideoStream | None, audio: AudioStream | None, index: Index | None, first: VideoFrame | None) -> Fraction:
+def _second_zero(
+    video: VideoStream | None, audio: AudioStream | None, index: Index | None, first: VideoFrame | None
+) -> Fraction:
     """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by priming alone does not count."""
     picture, sound = _start(video, index), _start(audio, index)
     if sound is not None and -_LEAD_S < sound < 0:
@@ -261,7 +273,8 @@ def _start(stream: VideoStream | AudioStream | None, index: Index | None) -> Fra
 def _first_picture(container: InputContainer, video: VideoStream) -> tuple[VideoFrame | None, int | None]:
     """The first picture; and, where presentation times can't be trusted, how many ticks of decoding order it came later than its packet.
 
-    AVI counts packets in the order of decoding and knows no presentation times; what libav makes up for them is wrong by the reordering.
+    AVI counts packets in the order of decoding and knows no presentation times; what libav makes up for them is wrong
+    by the reordering.
     """
     context = video.codec_context
     began: int | None = None
@@ -276,7 +289,9 @@ def _first_picture(container: InputContainer, video: VideoStream) -> tuple[Video
             if began is None and not ended:
                 began, guessed = packet.dts, (guessed or packet.pts is None) and packet.dts is not None
             for frame in context.decode(None if ended else packet):
-                return frame, (max(0, frame.dts - began) if frame.dts is not None and began is not None else 0) if guessed else None
+                return frame, (
+                    max(0, frame.dts - began) if frame.dts is not None and began is not None else 0
+                ) if guessed else None
             if number > 100 or ended:
                 break
     except (av.FFmpegError, OSError):
@@ -304,7 +319,9 @@ def _picture_warnings(frame: VideoFrame, video: VideoStream) -> list[str]:
 def _describe(stream: Stream) -> str:
     context: Any = getattr(stream, "codec_context", None)
     marks = " (default)" if stream.disposition & Disposition.default else ""
-    kind = stream.type if type(stream) is not Stream else "unknown"  # PyAV 15 crashes when asked for the type of a stream that has none
+    kind = (
+        stream.type if type(stream) is not Stream else "unknown"
+    )  # PyAV 15 crashes when asked for the type of a stream that has none
     text = f"{stream.index} {kind} {context.name if context is not None else 'no decoder'}{marks}"
     if kind == "video" and context is not None:
         return f"{text} {context.width}x{context.height} {_pixel_format(context)}"

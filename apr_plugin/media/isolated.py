@@ -49,14 +49,20 @@ KILLS = 0
 OPEN_TIMEOUT_S = 8.0
 """Longest time for opening, once the worker has started."""
 
-_GRACE_S = 1.0  # a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
+# a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
+_GRACE_S = 1.0
 _DEATHS = 2  # workers that died over a request: the file is at fault, or there is no memory
 _DEATHS_UNSEEN = 4  # workers that died, also while they started
-_ERRORS: dict[str, type[MediaError]] = {kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)}
+_ERRORS: dict[str, type[MediaError]] = {
+    kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)
+}
 _LARGEST_HEAD = 16 << 20
 _LARGEST_BLOB = 64 << 30
 _ROOT = str(Path(__file__).resolve().parents[2])
-_START = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from apr_plugin.media.worker import main; main(int(sys.argv[1]))"
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from apr_plugin.media.worker import main; "
+    "main(int(sys.argv[1]))"
+)
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 _idle: list[_Worker] = []
@@ -87,7 +93,11 @@ class _Worker:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"},  # both reserve address space for every core
+                    env=os.environ
+                    | {
+                        "OPENBLAS_NUM_THREADS": "1",
+                        "MALLOC_ARENA_MAX": "4",
+                    },  # both reserve address space for every core
                 )
         except BaseException:
             ours.close()
@@ -105,7 +115,9 @@ class _Worker:
         """
         self._move(memoryview(bytearray(len(READY))), until, cancelled, sending=False, stall_s=START_S)
 
-    def ask(self, request: dict[str, Any], until: float, cancelled: threading.Event | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+    def ask(
+        self, request: dict[str, Any], until: float, cancelled: threading.Event | None
+    ) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
         """Send a request and wait for its answer, patiently while the worker makes progress.
 
         Raises:
@@ -137,7 +149,14 @@ class _Worker:
         self._move(memoryview(data), until, cancelled, sending=False)
         return data
 
-    def _move(self, view: memoryview, until: float, cancelled: threading.Event | None, sending: bool, stall_s: float | None = None) -> None:
+    def _move(
+        self,
+        view: memoryview,
+        until: float,
+        cancelled: threading.Event | None,
+        sending: bool,
+        stall_s: float | None = None,
+    ) -> None:
         """Send or receive all of `view`."""
         stall_s = STALL_S if stall_s is None else stall_s
         at, stalled = 0, time.monotonic() + stall_s
@@ -163,12 +182,20 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             ended = self.process.wait(patience_s)
         self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a disk dies later; `subprocess` collects it then
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # one that waits for a disk dies later; `subprocess` collects it then
             self.process.wait(2.0)
         self.socket.close()
         with _lock:
             _all.discard(self)
-        return f"with signal {-ended}" if ended is not None and ended < 0 else f"with status {ended}" if ended is not None else "when it was killed"
+        return (
+            f"with signal {-ended}"
+            if ended is not None and ended < 0
+            else f"with status {ended}"
+            if ended is not None
+            else "when it was killed"
+        )
 
 
 def _python() -> str:
@@ -256,7 +283,9 @@ class IsolatedFile:
         """End the idle workers that have the file open; the next read gets a new one."""
         close_workers(self.path)
 
-    def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+    def frames(
+        self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None
+    ) -> Pictures:
         """See `LocalFile.frames`."""
         request = {"do": "frames", "times_s": [float(t) for t in times_s], "size": size, "mode": mode}
         reply, blobs = self._ask(request, deadline, cancelled)
@@ -265,7 +294,9 @@ class IsolatedFile:
             shown, missing = tuple(map(float, reply["times_s"])), tuple(map(float, reply["missing_s"]))
             if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(shown):
                 raise ValueError
-            return Pictures(images, shown, missing, int(reply["keyframes"]), Effort(int(reply["packets"]), float(reply["decode_s"])))
+            return Pictures(
+                images, shown, missing, int(reply["keyframes"]), Effort(int(reply["packets"]), float(reply["decode_s"]))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise self._nonsense("decode frames") from error
 
@@ -301,7 +332,9 @@ class IsolatedFile:
             try:
                 worker, used = _borrow(self.path)
             except OSError as error:
-                raise MediaWorkerKilled(self.path, str(request["do"]), f"no process could be started to read it: {words(error)}") from error
+                raise MediaWorkerKilled(
+                    self.path, str(request["do"]), f"no process could be started to read it: {words(error)}"
+                ) from error
             allowed_s = at_most_s
             try:
                 if not used:
@@ -324,10 +357,14 @@ class IsolatedFile:
             worker.path = self.path
             _give_back(worker)
             if "error" in reply:
-                raise _ERRORS.get(str(reply["error"]), MediaDecodeError)(self.path, str(reply.get("stage")), str(reply.get("reason")))
+                raise _ERRORS.get(str(reply["error"]), MediaDecodeError)(
+                    self.path, str(reply.get("stage")), str(reply.get("reason"))
+                )
             return reply, blobs
 
-    def _ended(self, error: BaseException, how: str, deaths: int, do: str, timeout_s: float, cancelled: threading.Event | None) -> BaseException:
+    def _ended(
+        self, error: BaseException, how: str, deaths: int, do: str, timeout_s: float, cancelled: threading.Event | None
+    ) -> BaseException:
         """The exception for a read that has lost its worker."""
         global KILLS
         if cancelled is not None and cancelled.is_set():
@@ -338,7 +375,11 @@ class IsolatedFile:
             KILLS += 1
         stage = {"frames": "decode frames", "audio": "decode audio"}.get(do, do)
         late = f"it made no progress for {STALL_S:g} s, or took longer than {timeout_s:.1f} s"
-        killed = "it was killed, as the system does when memory is short" if how == f"with signal {signal.SIGKILL.value}" else "it crashed"
+        killed = (
+            "it was killed, as the system does when memory is short"
+            if how == f"with signal {signal.SIGKILL.value}"
+            else "it crashed"
+        )
         why = late if isinstance(error, TimeoutError) else killed
         again = f", as {deaths - 1} before it died" if deaths > 1 else ""
         return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}{again}: {why}")

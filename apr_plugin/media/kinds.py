@@ -1,6 +1,9 @@
-"""What a file is that is no film: told from its first bytes and, in the MP4 family, from its boxes. Everything here is for the message alone.
+"""What a file is that is no film: told from its first bytes and, in the MP4 family, from its boxes.
 
-What downloads and data sets leave in place of a film: Git LFS pointers, a server's error page, a playlist, half of a file, an encrypted film.
+Everything here is for the message alone.
+
+What downloads and data sets leave in place of a film: Git LFS pointers, a server's error page, a playlist, half of a
+file, an encrypted film.
 """
 
 from __future__ import annotations
@@ -54,24 +57,66 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"ARROW1", "an Arrow table"),
 )
 _TEXTS: tuple[tuple[str, str], ...] = (
-    (r"version https?://(git-lfs|hawser)", "it is a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches that"),
-    (r"(\.\./)*(\.git/|/)annex/objects/", "it is a git-annex pointer, not the file itself; `git annex get` in its repository fetches that"),
+    (
+        r"version https?://(git-lfs|hawser)",
+        "it is a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches that",
+    ),
+    (
+        r"(\.\./)*(\.git/|/)annex/objects/",
+        "it is a git-annex pointer, not the file itself; `git annex get` in its repository fetches that",
+    ),
     (r"#extm3u", "it is an HLS playlist (text); the film itself is needed, in one file"),
     (r"ffconcat version", "it is a list of files for ffmpeg (ffconcat text); the film itself is needed, in one file"),
     (r"(<\?xml.*?)?<mpd\b", "it is a DASH manifest (XML text); the film itself is needed, in one file"),
-    (r"(<\?xml.*?)?<(smil|asx|playlist)\b|\[playlist\]|\[reference\]", "it is a playlist (text); the film itself is needed, in one file"),
+    (
+        r"(<\?xml.*?)?<(smil|asx|playlist)\b|\[playlist\]|\[reference\]",
+        "it is a playlist (text); the film itself is needed, in one file",
+    ),
     (r"v=0\r?\no=", "it is a description of a live stream (SDP text); the film itself is needed, in one file"),
-    (r"(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", f"it is a web page (HTML text), such as a server's error page; {_TAIL}"),
+    (
+        r"(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b",
+        f"it is a web page (HTML text), such as a server's error page; {_TAIL}",
+    ),
     (r"<(\?xml|!doctype|[a-z][\w:-]*[\s>])", f"it is a page of XML text, such as a server's error message; {_TAIL}"),
     (r"webvtt|\d+\r?\n\d+:\d\d:\d\d[,.]\d+ -->|\[script info\]", f"it holds subtitles (text); {_TAIL}"),
-    (r"(https?|rtsp|rtmp|ftp)://\S+\s*$|\[internetshortcut\]", "it is an address (text), not what lies there; download that first"),
+    (
+        r"(https?|rtsp|rtmp|ftp)://\S+\s*$|\[internetshortcut\]",
+        "it is an address (text), not what lies there; download that first",
+    ),
     (r"[\[{]", f"it is JSON text, such as a server's error message; {_TAIL}"),
     (r"", f"it is a text file; {_TAIL}"),
 )
 _UNFINISHED = {".part", ".crdownload", ".download", ".aria2", ".tmp", ".partial", ".!qb", ".!ut", ".ytdl"}
-_FTYP_PICTURES = {b"avif": "an AVIF picture", b"heic": "a HEIC picture", b"heix": "a HEIC picture", b"mif1": "a HEIF picture"}
-_BOX_NAMES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx", b"pnot", b"uuid", b"emsg"}
-_HIDDEN = {b"encv", b"enca", b"encs", b"enct", b"encm", b"drmi", b"drms", b"drmt"}  # sample entries of common encryption, and Apple's older ones
+_FTYP_PICTURES = {
+    b"avif": "an AVIF picture",
+    b"heic": "a HEIC picture",
+    b"heix": "a HEIC picture",
+    b"mif1": "a HEIF picture",
+}
+_BOX_NAMES = {
+    b"ftyp",
+    b"styp",
+    b"moov",
+    b"moof",
+    b"mdat",
+    b"free",
+    b"skip",
+    b"wide",
+    b"sidx",
+    b"pnot",
+    b"uuid",
+    b"emsg",
+}
+_HIDDEN = {
+    b"encv",
+    b"enca",
+    b"encs",
+    b"enct",
+    b"encm",
+    b"drmi",
+    b"drms",
+    b"drmt",
+}  # sample entries of common encryption, and Apple's older ones
 _ASF_HIDDEN = (bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"), bytes.fromhex("14e68a292226174cb935dae07ee9289c"))
 _ANIMATED_PNG = re.compile(rb"acTL(?!\0\0\0[\0\1])", re.DOTALL)  # how many pictures there are
 _TS_PACKET = 188
@@ -81,14 +126,24 @@ def picture(fd: int, head: bytes, size: int) -> str | None:
     """What to say about a picture that is not a film; `None` for everything else, also for an animated GIF or PNG."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         moves = head[12:16] == b"VP8X" and len(head) > 20 and head[20] & 2
-        return "it is an animated WebP, which is not read; convert it to GIF or MP4 first" if moves else f"it is a WebP picture; {_TAIL}"
+        return (
+            "it is an animated WebP, which is not read; convert it to GIF or MP4 first"
+            if moves
+            else f"it is a WebP picture; {_TAIL}"
+        )
     if head[:2] == b"BM" and len(head) > 18 and head[6:10] == bytes(4) and head[14] in (12, 40, 52, 56, 64, 108, 124):
         return f"it is a BMP picture; {_TAIL}"
-    if head[4:8] == b"ftyp" and head[8:12] in _FTYP_PICTURES and all(kind != b"moov" for kind, _, _ in _boxes(fd, 0, size)):
+    if (
+        head[4:8] == b"ftyp"
+        and head[8:12] in _FTYP_PICTURES
+        and all(kind != b"moov" for kind, _, _ in _boxes(fd, 0, size))
+    ):
         return f"it is {_FTYP_PICTURES[head[8:12]]}; {_TAIL}"
     for magic, name in _PICTURES:
         if head.startswith(magic):
-            animated = (magic == b"GIF8" and _gif_moves(fd)) or (magic[1:4] == b"PNG" and _ANIMATED_PNG.search(head.partition(b"IDAT")[0]))
+            animated = (magic == b"GIF8" and _gif_moves(fd)) or (
+                magic[1:4] == b"PNG" and _ANIMATED_PNG.search(head.partition(b"IDAT")[0])
+            )
             return None if animated else f"it is {name}; {_TAIL}"
     return None
 
@@ -173,7 +228,10 @@ def _without_index(fd: int, size: int) -> str | None:
         if kind == b"moov":
             return f"it is an MP4 whose index (moov) can't be read; {_BROKEN_OFF}" if end > size else None
     if b"moof" in kinds or b"styp" in kinds:
-        return "it is one segment of a stream (DASH or HLS) without the init segment that describes it; put them together first"
+        return (
+            "it is one segment of a stream (DASH or HLS) without the init segment that describes it; put them "
+            "together first"
+        )
     if not kinds:
         return None
     return f"it is an MP4 without its index (moov); {_BROKEN_OFF}"
@@ -190,7 +248,10 @@ def _film_in_boxes(fd: int, size: int) -> str | None:
         if media and entries:
             break
     if fragments and not media:
-        return "it is only the init segment of a stream (DASH or HLS): it describes a film and holds no picture of it; join the segments first"
+        return (
+            "it is only the init segment of a stream (DASH or HLS): it describes a film and holds no picture of "
+            "it; join the segments first"
+        )
     shown = [name for name in entries if name not in (b"text", b"tx3g", b"wvtt", b"stpp", b"tmcd", b"mebx", b"rtp ")]
     return _ENCRYPTED if shown and all(name in _HIDDEN for name in shown) else None
 

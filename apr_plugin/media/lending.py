@@ -33,12 +33,16 @@ class Lending(Generic[_R]):
 
     @contextmanager
     def lend(self, deadline: float, cancelled: threading.Event | None) -> Iterator[_R]:
-        """A reader for as long as the context lasts. One that an error left in the middle of something is not used again.
+        """A reader for as long as the context lasts.
+
+        One that an error left in the middle of something is not used again.
 
         Raises:
             TimeoutError: none was free before the deadline, or the read was cancelled.
         """
-        if self._process != os.getpid():  # forked off: the readers at hand share their place in the file with the parent's
+        if (
+            self._process != os.getpid()
+        ):  # forked off: the readers at hand share their place in the file with the parent's
             self._lock, self._free, self._process = threading.Lock(), [], os.getpid()
             self._places = threading.Semaphore(self._most)
         while not self._places.acquire(timeout=_WAIT_S):
@@ -51,7 +55,9 @@ class Lending(Generic[_R]):
                 reader = self._make()
             try:
                 yield reader
-            except MediaDecodeError:  # it looked, and there was nothing; to open a file whose header lies can take seconds
+            except (
+                MediaDecodeError
+            ):  # it looked, and there was nothing; to open a file whose header lies can take seconds
                 self._take_back(reader)
                 raise
             except BaseException:

@@ -39,7 +39,13 @@ Size = tuple[int, int]
 _RETRIES = 3  # keyframes tried after a damaged stretch
 _EARLIER = 4  # keyframes tried before one that was not enough to decode from
 _BYTES_A_PIXEL = 60  # of a decoder that keeps 20 pictures of 10 bits
-_FORGETFUL = ("pcm_", "flac", "alac", "mp3", "vorbis")  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
+_FORGETFUL = (
+    "pcm_",
+    "flac",
+    "alac",
+    "mp3",
+    "vorbis",
+)  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Pictures:
     times_s: tuple[float, ...]
     """True presentation time of each."""
     missing_s: tuple[float, ...]
-    """Times asked for at which nothing can be decoded; the next picture that can stands in where there is one, under its own time."""
+    """Times asked for at which nothing can be decoded; the next picture that can stands in where there is one, under
+    its own time."""
     keyframes: int
     """How many were chosen as the nearest keyframe instead of the exact picture."""
     effort: Effort
@@ -111,7 +118,9 @@ class LocalFile:
             raise MediaOpenError(path, "open", words(error)) from error
         else:
             self.info, self._zero = self._opened.info, self._opened.zero
-            stream = container.streams[self.info.video_stream if self.info.video_stream is not None else self.info.audio_stream or 0]
+            stream = container.streams[
+                self.info.video_stream if self.info.video_stream is not None else self.info.audio_stream or 0
+            ]
             self._time_base: Fraction = stream.time_base or Fraction(1, 1000)
         finally:
             container.close()
@@ -128,7 +137,9 @@ class LocalFile:
         self._readers.close()
         self._sound.close()
 
-    def frames(self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None) -> Pictures:
+    def frames(
+        self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None
+    ) -> Pictures:
         """The pictures at the given times, in the order given, each scaled to `size`.
 
         Raises:
@@ -160,7 +171,13 @@ class LocalFile:
         kept = [picture for _, picture in pictures if picture is not None]
         missing = tuple(dict.fromkeys(t for t, _ in pictures if nearest.get(ticks[t], ticks[t]) in faults))
         keyframes = sum(limit in nearest for limit in ticks.values())
-        return Pictures(np.stack([image for image, _ in kept]), tuple(max(0.0, self._seconds(at)) for _, at in kept), missing, keyframes, effort)
+        return Pictures(
+            np.stack([image for image, _ in kept]),
+            tuple(max(0.0, self._seconds(at)) for _, at in kept),
+            missing,
+            keyframes,
+            effort,
+        )
 
     def audio(self, start_s: float, end_s: float, deadline: float, cancelled: threading.Event | None) -> Sound:
         """The sound of a window.
@@ -175,7 +192,16 @@ class LocalFile:
             index, number = self._opened.index, self.info.audio_stream or 0
             track = index.tracks.get(number) if index is not None else None
             samples, padded_s, packets = read_sound(
-                self.path, reader.container, reader.stream, self._zero, start_s, end_s, deadline, cancelled, self.progress, track
+                self.path,
+                reader.container,
+                reader.stream,
+                self._zero,
+                start_s,
+                end_s,
+                deadline,
+                cancelled,
+                self.progress,
+                track,
             )
         return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
 
@@ -224,7 +250,12 @@ class LocalFile:
         return nearest
 
     def _decode(
-        self, runs: list[Run], render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None
+        self,
+        runs: list[Run],
+        render: Callable[[VideoFrame], Image],
+        late: int,
+        deadline: float,
+        cancelled: threading.Event | None,
     ) -> list[Found]:
         def one(run: Run) -> Found:
             with self._readers.lend(deadline, cancelled) as reader:
@@ -308,7 +339,9 @@ class LocalFile:
         try:
             return make()
         except (AssertionError, IndexError, av.FFmpegError, OSError) as error:
-            raise MediaOpenError(self.path, "open", f"it could be opened before, and now not: {words(error)}") from error
+            raise MediaOpenError(
+                self.path, "open", f"it could be opened before, and now not: {words(error)}"
+            ) from error
 
     def _check_version(self, must_exist: bool = False) -> None:
         """Refuse to mix pictures of two files of the same name.

@@ -1,4 +1,7 @@
-"""Many channels into one. Libav mixes the layouts whose loudspeakers it knows; of the others it refuses to mix any, and they are mixed here."""
+"""Many channels into one.
+
+Libav mixes the layouts whose loudspeakers it knows; of the others it refuses to mix any, and they are mixed here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import numpy as np
 class MonoResampler:
     """As `av.AudioResampler` to mono 32-bit float, for any layout of channels.
 
-    Ambisonic sound is its channel 0 (W), which is the mono signal by definition; of a layout that nobody knows it is the average of all channels.
+    Ambisonic sound is its channel 0 (W), which is the mono signal by definition; of a layout that nobody knows it is
+    the average of all channels.
     """
 
     def __init__(self, rate: int) -> None:

@@ -1,7 +1,7 @@
 """The one place where a file is given to libav: a local file, checked by its descriptor, in one of the formats that video data sets come in.
 
-libav never sees a name. It gets the descriptor of a file that was found to be a plain one, and may open nothing else: no address, no playlist and
-no other file that this one names.
+libav never sees a name. It gets the descriptor of a file that was found to be a plain one, and may open nothing else:
+no address, no playlist and no other file that this one names.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ _FILMS = (
     "mov,matroska,webm,avi,flv,live_flv,kux,mpegts,mpeg,asf,asf_o,ogg,rm,wtv,mxf,nut,dv,ivf,gxf,gif,apng,nsv,nuv,pva,dhav,yuv4mpegpipe,mtv,"
     "wav,w64,mp3,flac,aac,loas,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,tta,wv,ape,mpc,mpc8,voc,tak,shn,oma,ircam"
 )
-_RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"  # pictures without any time stamps
+# pictures without any time stamps
+_RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PROBED = (
     "h264,hevc,vvc,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,h261,h263,h263i,h263p,flv,"
     "rv10,rv20,rv30,rv40,vp6,vp6a,vp6f"
 )
-# Decoders of pictures that libav may use to find out what a file holds, before anybody can tell it how large a picture may be: those that it needs
-# for the order or the size of pictures. What the others decode is what this package asks of them, under that limit.
+# Decoders of pictures that libav may use to find out what a file holds, before anybody can tell it how large a picture
+# may be: those that it needs for the order or the size of pictures. What the others decode is what this package asks of
+# them, under that limit.
 
 _TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Names and titles in a broken encoding are no reason to refuse a file; from release 19 on PyAV never does.
@@ -66,8 +68,8 @@ def check_file(path: str) -> Version:
 def descriptor(path: str, version: Version | None = None) -> Iterator[int]:
     """A plain file, open for reading; closed when the context ends.
 
-    It is looked at before it is opened, since opening a device can do something, and again after, since it may be another file by then. Opening
-    never waits, as it would for a pipe that nobody writes into.
+    It is looked at before it is opened, since opening a device can do something, and again after, since it may be
+    another file by then. Opening never waits, as it would for a pipe that nobody writes into.
 
     Raises:
         MediaOpenError: as `check_file`; or it is not the file of that `version`.
@@ -141,7 +143,9 @@ def _detect(path: str, fd: int, head: bytes, size: int) -> InputContainer:
             if named is not None:
                 with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                     return _open(fd, named)
-        if told is None and error.args and error.args[0] == 22:  # how libav says that the format is none of those it may open
+        if (
+            told is None and error.args and error.args[0] == 22
+        ):  # how libav says that the format is none of those it may open
             told = "it is damaged, or in a format that is not opened; `ffmpeg -i IN OUT.mkv` makes a film of one"
         raise MediaOpenError(path, "open", told or words(error)) from error
 
@@ -158,7 +162,9 @@ def _open(fd: int, named: str | None = None) -> InputContainer:
             "format_whitelist": f"{_FILMS},{_RAW}",
             "codec_whitelist": _probed(),
         },
-        **_TOLERANT,  # no `options`: PyAV writes past the end of a list of them where streams appear later than the headers (FLV, MPEG-TS)
+        # no `options`: PyAV writes past the end of a list of them where streams appear later than the headers (FLV,
+        # MPEG-TS)
+        **_TOLERANT,
     )
     return container
 
@@ -186,7 +192,11 @@ def _format_of(suffix: str) -> str | None:
 def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer, max_pixels: int) -> None:
     """Refuse what libav opens and can't read, and what would take too much memory."""
     if container.format.name in _RAW.split(","):
-        raise MediaOpenError(path, "open", "it is a bare stream without time stamps; `ffmpeg -i IN -c copy OUT.mkv` puts it into a container")
+        raise MediaOpenError(
+            path,
+            "open",
+            "it is a bare stream without time stamps; `ffmpeg -i IN -c copy OUT.mkv` puts it into a container",
+        )
     told = kinds.no_content(fd, head, size, container)
     if told is not None:
         raise MediaOpenError(path, "open", told)
@@ -200,7 +210,11 @@ def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer
         pixels = context.width * context.height  # 0 where nothing tells before a picture is decoded
         if pixels > MAX_PIXELS:
             limit = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
-            raise MediaOpenError(path, "open", f"its pictures would be {context.width}x{context.height} pixels; {limit}")
+            raise MediaOpenError(
+                path, "open", f"its pictures would be {context.width}x{context.height} pixels; {limit}"
+            )
         if pixels > max_pixels or (not pixels and max_pixels < MAX_PIXELS):
             size_px = f"{context.width}x{context.height} pixels" if pixels else "of an unknown size"
-            raise MediaTooLarge(path, "open", f"its pictures are {size_px}, which is decoded in a process of its own only")
+            raise MediaTooLarge(
+                path, "open", f"its pictures are {size_px}, which is decoded in a process of its own only"
+            )

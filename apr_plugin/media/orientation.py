@@ -1,6 +1,7 @@
 """How a decoded picture is turned and mirrored before it is shown: the display matrix of the file, one of eight ways to lay a picture down.
 
-A matrix may ask for any angle. Quarter turns and mirrors are done exactly; another angle is rounded to the nearest of those, and said.
+A matrix may ask for any angle. Quarter turns and mirrors are done exactly; another angle is rounded to the nearest of
+those, and said.
 """
 
 from __future__ import annotations

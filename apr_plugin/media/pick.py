@@ -41,8 +41,8 @@ class Run:
     aim: int | None = None
     """Where to seek, when not to the keyframe before the first time."""
     trusted: bool = False
-    """Whether pictures are taken although the keyframe itself did not come out: after a gradual refresh, some decoders call a picture whole that is
-    not, so one refresh more is decoded."""
+    """Whether pictures are taken although the keyframe itself did not come out: after a gradual refresh, some decoders
+    call a picture whole that is not, so one refresh more is decoded."""
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Found:
     faults: dict[int, str] = field(default_factory=dict)
     """For each limit without a picture, libav's words."""
     early: list[int] = field(default_factory=list)
-    """Limits for which nothing came out yet, though nothing is damaged: the keyframe was only the beginning of one (gradual refresh, leading
-    pictures of an open GOP), and an earlier one has to be tried."""
+    """Limits for which nothing came out yet, though nothing is damaged: the keyframe was only the beginning of one
+    (gradual refresh, leading pictures of an open GOP), and an earlier one has to be tried."""
     effort: Effort = field(default_factory=Effort)
 
     def retried(self, again: Found) -> None:
@@ -71,8 +71,9 @@ class Found:
 class Pick:
     """Takes decoded frames in order of presentation and keeps for each limit the last that is not after it.
 
-    After a damaged packet, whatever was decoded later may be built on it, up to the next keyframe: none of that is shown. A decoder tells of some
-    damage only when the picture comes out, after others that were built on it; those are taken back.
+    After a damaged packet, whatever was decoded later may be built on it, up to the next keyframe: none of that is
+    shown. A decoder tells of some damage only when the picture comes out, after others that were built on it; those are
+    taken back.
 
     Args:
         limits: Times wanted, rising.
@@ -85,9 +86,23 @@ class Pick:
     """
 
     def __init__(
-        self, limits: list[int], key: int, found: Found, render: Callable[[VideoFrame], Image], late: int, slack: int = 0, trusted: bool = True
+        self,
+        limits: list[int],
+        key: int,
+        found: Found,
+        render: Callable[[VideoFrame], Image],
+        late: int,
+        slack: int = 0,
+        trusted: bool = True,
     ) -> None:
-        self._limits, self._key, self._found, self._render, self._late, self._slack = limits, key, found, render, late, slack
+        self._limits, self._key, self._found, self._render, self._late, self._slack = (
+            limits,
+            key,
+            found,
+            render,
+            late,
+            slack,
+        )
         self._trusted = trusted or key == BEGINNING
         self._next = 0
         self._frame: VideoFrame | None = None
@@ -99,8 +114,13 @@ class Pick:
         self._shown: list[tuple[int, int]] = []  # limit and packet of what was shown
         self._fault: int | None = None  # the first damaged packet since decoding began at a keyframe
         self._words = ""
-        self._last = (BEGINNING, 0)  # the packet shown last: when, and for how long, which PyAV 14 does not hand on to its picture
-        self._awaited: set[int] = set()  # times of packets whose picture has to come out, for decoders that drop what they can't read without a word
+        self._last = (
+            BEGINNING,
+            0,
+        )  # the packet shown last: when, and for how long, which PyAV 14 does not hand on to its picture
+        self._awaited: set[int] = (
+            set()
+        )  # times of packets whose picture has to come out, for decoders that drop what they can't read without a word
 
     @property
     def done(self) -> bool:
@@ -150,7 +170,9 @@ class Pick:
         if not self._trusted and self._fault is None and self._frame is None and at > self._key:
             self._settle(2**62)
             return
-        if self._frame is not None or self._key != BEGINNING:  # before the first picture of the file, the first is shown
+        if (
+            self._frame is not None or self._key != BEGINNING
+        ):  # before the first picture of the file, the first is shown
             self._settle(at)
         if self._fault is None or (turn is not None and turn < self._fault):
             self._frame, self._at, self._turn, self._image = frame, at, turn, None
@@ -167,10 +189,20 @@ class Pick:
         if self._at + tick < key:
             self._packets.append(self._at + tick)  # pictures that lead the keyframe come after it, and are lost too
         self._settle(key)
-        self._fault, self._frame, self._image, self._key, self._at, self._trusted = None, None, None, key, BEGINNING, True
+        self._fault, self._frame, self._image, self._key, self._at, self._trusted = (
+            None,
+            None,
+            None,
+            key,
+            BEGINNING,
+            True,
+        )
 
     def finish(self, at_end: bool) -> None:
-        """No more frames come. At the end of the file the last one stays on screen for as long as it lasts, and a little longer."""
+        """No more frames come.
+
+        At the end of the file the last one stays on screen for as long as it lasts, and a little longer.
+        """
         if self._frame is not None and at_end:
             self._settle(self._at + max(self._late, self._last[1]) + 1)
             self._frame = None
@@ -197,4 +229,6 @@ class Pick:
 
     def _lost(self, limit: int) -> bool:
         """Whether a picture that can't be trusted belongs between the one at hand and `limit`."""
-        return self._fault is not None and any(at is None or self._at < at <= limit for at in self._packets[self._fault :])
+        return self._fault is not None and any(
+            at is None or self._at < at <= limit for at in self._packets[self._fault :]
+        )

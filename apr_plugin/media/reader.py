@@ -1,7 +1,7 @@
 """One open container, read by one thread at a time: seeking, decoding only what is needed, scaling inside libswscale.
 
-The unit of work is a run: one keyframe and the times wanted between it and the next. Runs are independent, so that several readers of the same
-file can work on them at once.
+The unit of work is a run: one keyframe and the times wanted between it and the next. Runs are independent, so that
+several readers of the same file can work on them at once.
 """
 
 from __future__ import annotations
@@ -40,21 +40,25 @@ class PacketReader:
     Args:
         container: Open, and not used by others.
         stream_index: The stream.
-        reorder: For files whose presentation times can't be trusted: by how many ticks a picture comes out of the decoder after the time its packet
-            has by decoding order. `None` where the presentation times are used.
+        reorder: For files whose presentation times can't be trusted: by how many ticks a picture comes out of the
+            decoder after the time its packet has by decoding order. `None` where the presentation times are used.
         progress: Counts packets as they are decoded, so that a watcher sees whether they are.
     """
 
     numbered = False
     """Whether every packet is known by its number, so that counting is never off after a seek."""
 
-    def __init__(self, container: InputContainer, stream_index: int, reorder: int | None = None, progress: Effort | None = None) -> None:
+    def __init__(
+        self, container: InputContainer, stream_index: int, reorder: int | None = None, progress: Effort | None = None
+    ) -> None:
         self.container = container
         stream = self.container.streams[stream_index]
         assert isinstance(stream, VideoStream)
         self.stream = stream
         self.stream.thread_type = "NONE"
-        self.stream.codec_context.open(strict=False)  # before anything is skipped: AV1's decoder looks at `skip_frame` only here, and keeps to it
+        self.stream.codec_context.open(
+            strict=False
+        )  # before anything is skipped: AV1's decoder looks at `skip_frame` only here, and keeps to it
         assert stream.time_base is not None
         self.time_base: Fraction = stream.time_base
         self._reorder = reorder
@@ -92,7 +96,9 @@ class PacketReader:
         self._shift = 0
         for back_s in _BACK_STEPS:
             try:
-                self.container.seek(max(limit - math.ceil(back_s / self.time_base), BEGINNING), stream=self.stream, backward=True)
+                self.container.seek(
+                    max(limit - math.ceil(back_s / self.time_base), BEGINNING), stream=self.stream, backward=True
+                )
             except av.FFmpegError:
                 return None
             for packet in demux(self.container, self.stream):
@@ -105,7 +111,14 @@ class PacketReader:
                     break
         return None
 
-    def run(self, run: Run, render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None = None) -> Found:
+    def run(
+        self,
+        run: Run,
+        render: Callable[[VideoFrame], Image],
+        late: int,
+        deadline: float,
+        cancelled: threading.Event | None = None,
+    ) -> Found:
         """Decode one run.
 
         Args:
@@ -127,14 +140,22 @@ class PacketReader:
         return found
 
     def _run(
-        self, run: Run, render: Callable[[VideoFrame], Image], late: int, deadline: float, cancelled: threading.Event | None, found: Found
+        self,
+        run: Run,
+        render: Callable[[VideoFrame], Image],
+        late: int,
+        deadline: float,
+        cancelled: threading.Event | None,
+        found: Found,
     ) -> None:
         context = self.stream.codec_context
         first = self._seek(run.aim if run.aim is not None else run.limits[0]) if run.key != BEGINNING else None
         key = max(run.key, self._time(first) or run.key) if first is not None else BEGINNING
         self._shift = 0
         sought = (first.pos, first.dts) if first is not None and not self.numbered else None
-        if self._reorder and first is not None:  # here nothing tells which pictures behind a keyframe are built on what lies before it
+        if (
+            self._reorder and first is not None
+        ):  # here nothing tells which pictures behind a keyframe are built on what lies before it
             first = self._seek(key - 1)
         # before the first keyframe, or a file without any mark of keyframes
         packets = self._from_beginning() if first is None else chain([first], self._following())
@@ -148,7 +169,9 @@ class PacketReader:
                 if self._shift:
                     pick.fault("packets are missing")  # counting told
             at = self._time(packet)
-            if pick.damaged and packet.is_keyframe and at is not None and not self._reorder:  # what was decoded wrong must not leak into what follows
+            if (
+                pick.damaged and packet.is_keyframe and at is not None and not self._reorder
+            ):  # what was decoded wrong must not leak into what follows
                 self._drain(pick)
                 pick.restart(at, self._tick())
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
@@ -222,7 +245,9 @@ class PacketReader:
                 else:
                     timed = timed and packet.pts is not None
                     ahead.append(packet)
-                    ended = timed and len(limits) == 1 and packet.pts == limits[0]  # the very picture: nothing decoded later can replace it
+                    ended = (
+                        timed and len(limits) == 1 and packet.pts == limits[0]
+                    )  # the very picture: nothing decoded later can replace it
             if not ahead:
                 return
             packet = ahead.popleft()
@@ -231,7 +256,10 @@ class PacketReader:
 
 
 def demux(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Packet]:
-    """The packets of a stream from here on. PyAV stumbles over a packet of a stream that appeared later than the headers; that packet is skipped."""
+    """The packets of a stream from here on.
+
+    PyAV stumbles over a packet of a stream that appeared later than the headers; that packet is skipped.
+    """
     while True:
         try:
             yield from container.demux(stream)
@@ -259,4 +287,7 @@ def _may_show(pts: int, past: deque[int], ahead: deque[Packet], limits: list[int
     if at == len(limits):
         return False
     limit = limits[at]
-    return not (any(pts < other <= limit for other in past) or any(other.pts is not None and pts < other.pts <= limit for other in ahead))
+    return not (
+        any(pts < other <= limit for other in past)
+        or any(other.pts is not None and pts < other.pts <= limit for other in ahead)
+    )

@@ -20,7 +20,8 @@ class MediaSettings(BaseModel):
     """`pyav`, or `decord` for parity with harnesses that use it."""
 
     root: str | None = None
-    """A folder that must contain every file, with links followed; others are not opened. `None` is no limit. It does not affect pixels."""
+    """A folder that must contain every file, with links followed; others are not opened. `None` is no limit. It does
+    not affect pixels."""
 
     isolation: Isolation = "auto"
     """Whether files are read in a separate process: `auto` after an error or a stall, `always`, or `never`."""

@@ -26,9 +26,12 @@ from apr_plugin.media.reader import demux
 SAMPLE_RATE = 16_000
 """Every waveform is mono at this rate."""
 
-_PREROLL_S = 0.25  # decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
+# decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
+_PREROLL_S = 0.25
 _SEEK_WRONG = {("ogg", "flac")}  # libav's time stamps are wrong after a seek; these are read from the beginning
-_SKIPS_AGAIN = av.library_versions["libavformat"] >= (63,)  # PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too
+_SKIPS_AGAIN = av.library_versions["libavformat"] >= (
+    63,
+)  # PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too
 _GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
 
 
@@ -47,7 +50,8 @@ def read_sound(
     """The sound of a window.
 
     Returns:
-        Samples, shape (round((end_s - start_s) * 16000),); how many seconds of them the file has no sound for; packets decoded.
+        Samples, shape (round((end_s - start_s) * 16000),); how many seconds of them the file has no sound for; packets
+        decoded.
 
     Raises:
         MediaDecodeError: the track can't be read there at all.
@@ -58,7 +62,9 @@ def read_sound(
     out = _Track(length)
     packets = 0
     fault: BaseException | None = None
-    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S  # the packet that a codec begins with lies before 0
+    aim = (
+        max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S
+    )  # the packet that a codec begins with lies before 0
     try:
         ticks = math.floor((Fraction(aim) + zero) / stream.time_base)
         if track is not None:  # its times are known from reading the file through

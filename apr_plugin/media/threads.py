@@ -26,7 +26,10 @@ def start(work: Callable[[], _T]) -> Future[_T]:
 
 
 def spread(work: Callable[[_A], _T], items: Sequence[_A], most: int) -> list[_T]:
-    """`[work(item) for item in items]` on up to `most` threads, this one among them. After an error no further item is begun."""
+    """`[work(item) for item in items]` on up to `most` threads, this one among them.
+
+    After an error no further item is begun.
+    """
     results: dict[int, _T] = {}
     left = iter(enumerate(items))
     lock = threading.Lock()

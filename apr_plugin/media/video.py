@@ -1,10 +1,10 @@
 """`Video`: one media file, opened once and read at any time. It does not depend on the loop.
 
-Times are seconds from the moment a player's clock begins (see `MediaInfo.start_s`). The frame at `t` is the one a player shows then: the last whose
-presentation time is not after `t`.
+Times are seconds from the moment a player's clock begins (see `MediaInfo.start_s`). The frame at `t` is the one a
+player shows then: the last whose presentation time is not after `t`.
 
-A healthy file is read in this process. One that gives errors, or takes too long, is read by a worker process from then on, so that a file that
-crashes or hangs a decoder does that to the worker (`isolation="auto"`).
+A healthy file is read in this process. One that gives errors, or takes too long, is read by a worker process from then
+on, so that a file that crashes or hangs a decoder does that to the worker (`isolation="auto"`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ TIMEOUT_S = 120.0
 STALL_S = 3.0
 """A file in which nothing is decoded for this long is read by a worker process instead (`isolation="auto"`)."""
 
-_GRACE_S = 2.0  # a read is told to stop so much before its deadline, or a fifth of the time where that is less; one that does not is stuck in libav
+# a read is told to stop so much before its deadline, or a fifth of the time where that is less; one that does not is
+# stuck in libav
+_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Frames:
     """`exact`, `keyframe`, or `mixed` where only some of the times had a keyframe near enough."""
 
     missing_s: tuple[float, ...] = ()
-    """Times asked for at which the file is damaged; the next picture that can be decoded stands in where there is one, under its own time."""
+    """Times asked for at which the file is damaged; the next picture that can be decoded stands in where there is one,
+    under its own time."""
 
     packets: int = 0
     """Packets decoded."""
@@ -116,14 +119,18 @@ class Video:
         self.info: MediaInfo = self._file.info
 
     @classmethod
-    def open(cls, path: str | Path, *, workers: int | None = None, isolation: Isolation = "auto", decoder: Decoder = "pyav") -> Self:
+    def open(
+        cls, path: str | Path, *, workers: int | None = None, isolation: Isolation = "auto", decoder: Decoder = "pyav"
+    ) -> Self:
         """Open a file without reading more than its headers and its first picture.
 
         Args:
             path: The file.
             workers: Stretches decoded at once; one per core by default.
-            isolation: `auto` reads in a process of its own once the file has misbehaved, `always` from the start, `never` never.
-            decoder: `pyav`, or `decord` for parity with harnesses that use it (slower, and it fails on the files that `docs/media.md` lists).
+            isolation: `auto` reads in a process of its own once the file has misbehaved, `always` from the start,
+                `never` never.
+            decoder: `pyav`, or `decord` for parity with harnesses that use it (slower, and it fails on the files that
+                `docs/media.md` lists).
 
         Raises:
             MediaOpenError: missing, empty, a folder, no media, or neither picture nor sound in it.
@@ -155,7 +162,9 @@ class Video:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -208,8 +217,10 @@ class Video:
         Args:
             times_s: Seconds of the video, each in [0, duration].
             max_pixels: Frames with more pixels are scaled down to fit, keeping their shape.
-            mode: `keyframe` shows the nearest keyframe inside half the spacing where the times lie further apart than keyframes do.
-            size: (width, height) in pixels that every frame is scaled to, larger or smaller; it takes the place of `max_pixels`.
+            mode: `keyframe` shows the nearest keyframe inside half the spacing where the times lie further apart than
+                keyframes do.
+            size: (width, height) in pixels that every frame is scaled to, larger or smaller; it takes the place of
+                `max_pixels`.
             timeout_s: Longest time for this read.
             cancelled: Set it from another thread to stop the read.
 
@@ -235,9 +246,13 @@ class Video:
 
         found = self._read(read, lambda pictures: bool(pictures.missing_s), until, "decode frames", cancelled)
         mode_used = "exact" if not found.keyframes else "keyframe" if found.keyframes == len(set(times_s)) else "mixed"
-        return Frames(found.images, found.times_s, mode_used, found.missing_s, found.effort.packets, found.effort.decode_s)
+        return Frames(
+            found.images, found.times_s, mode_used, found.missing_s, found.effort.packets, found.effort.decode_s
+        )
 
-    def audio(self, start_s: float, end_s: float, *, timeout_s: float = TIMEOUT_S, cancelled: threading.Event | None = None) -> Waveform:
+    def audio(
+        self, start_s: float, end_s: float, *, timeout_s: float = TIMEOUT_S, cancelled: threading.Event | None = None
+    ) -> Waveform:
         """The sound from `start_s` to `end_s`, exactly that long; where the track has nothing it is padded with silence, and says so."""
         if not self.has_audio:
             raise WindowError(f"{self.path} has no audio track")
@@ -273,7 +288,9 @@ class Video:
         until = time.monotonic() + timeout_s
         frames = self.frames(times, max_pixels, timeout_s=timeout_s, cancelled=cancelled)
         left = until - time.monotonic()
-        return Clip(frames, fps, self.audio(start_s, end_s, timeout_s=left, cancelled=cancelled) if self.has_audio else None)
+        return Clip(
+            frames, fps, self.audio(start_s, end_s, timeout_s=left, cancelled=cancelled) if self.has_audio else None
+        )
 
     def _check(self, t: float, until_s: float | None = None) -> None:
         if not 0 <= t <= (self.duration_s if until_s is None else until_s):
@@ -319,7 +336,9 @@ class Video:
                 local.close()
             return self._file
 
-    def _isolated_read(self, read: Callable[[IsolatedFile], _T], until: float, stage: str, cancelled: threading.Event | None) -> _T:
+    def _isolated_read(
+        self, read: Callable[[IsolatedFile], _T], until: float, stage: str, cancelled: threading.Event | None
+    ) -> _T:
         try:
             return read(self._isolate(until))
         except TimeoutError:
@@ -352,4 +371,6 @@ def _guard(work: Callable[[], _T], timeout_s: float, path: str, stage: str, prog
         if progress is not None and progress.packets != packets:
             packets, stalled = progress.packets, now + STALL_S
         if now >= (until if progress is None else min(until, stalled)):
-            raise MediaTimeout(path, stage, f"stuck for {min(timeout_s, STALL_S) if progress is not None else timeout_s:.0f} s")
+            raise MediaTimeout(
+                path, stage, f"stuck for {min(timeout_s, STALL_S) if progress is not None else timeout_s:.0f} s"
+            )

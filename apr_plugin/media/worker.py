@@ -1,8 +1,9 @@
 """The other side of `isolated`: a process that opens files and reads them for its parent, within a memory limit.
 
-Started by `isolated`, speaks on the socket that is its standard input. A message is a 4-byte length, a JSON object of that many bytes, then the bytes
-of the arrays it announces under `blobs`. Only JSON and raw samples cross it, so that a file that takes this process over can't do the same to its
-parent. While it works it sends a beat now and then, as long as something happens: packets are decoded, or the file is being read.
+Started by `isolated`, speaks on the socket that is its standard input. A message is a 4-byte length, a JSON object of
+that many bytes, then the bytes of the arrays it announces under `blobs`. Only JSON and raw samples cross it, so that a
+file that takes this process over can't do the same to its parent. While it works it sends a beat now and then, as long
+as something happens: packets are decoded, or the file is being read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ BEAT_S = 0.5
 """Seconds between two signs of life."""
 
 _TICK_S = 0.02
-_READ_TWICE = 2  # a request that has read this many times the size of its file without decoding a packet goes in circles
+_READ_TWICE = (
+    2  # a request that has read this many times the size of its file without decoding a packet goes in circles
+)
 _SPARE_CPU_S = 10.0
 
 
@@ -126,7 +129,11 @@ class Server:
                 return reply | {"packets": effort.packets, "decode_s": effort.decode_s}, [pictures.images]
             case _:
                 sound = file.audio(request["start_s"], request["end_s"], deadline, None)
-                return {"padded_s": sound.padded_s, "packets": sound.effort.packets, "decode_s": sound.effort.decode_s}, [sound.samples]
+                return {
+                    "padded_s": sound.padded_s,
+                    "packets": sound.effort.packets,
+                    "decode_s": sound.effort.decode_s,
+                }, [sound.samples]
 
     def _open(self, request: dict[str, Any]) -> LocalFile:
         version = tuple(request["version"]) if request["version"] else None
@@ -144,11 +151,17 @@ class Server:
         if self._memory:
             _, hard = resource.getrlimit(resource.RLIMIT_AS)
             wanted = self._memory + more
-            resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+            resource.setrlimit(
+                resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+            )
 
 
 def _error(kind: str, request: dict[str, Any], reason: str) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-    return {"error": kind, "stage": {"frames": "decode frames", "audio": "decode audio"}.get(request["do"], request["do"]), "reason": reason}, []
+    return {
+        "error": kind,
+        "stage": {"frames": "decode frames", "audio": "decode audio"}.get(request["do"], request["do"]),
+        "reason": reason,
+    }, []
 
 
 def _limit_cpu(seconds: float) -> None:
@@ -180,14 +193,18 @@ def main(memory: int) -> None:
             done: list[tuple[dict[str, Any], list[np.ndarray[Any, Any]]]] = []
             finished = threading.Event()
 
-            def work(request: dict[str, Any] = request, done: list[Any] = done, finished: threading.Event = finished) -> None:
+            def work(
+                request: dict[str, Any] = request, done: list[Any] = done, finished: threading.Event = finished
+            ) -> None:
                 done.append(server.answer(request))
                 finished.set()
 
             threading.Thread(target=work, daemon=True).start()
             life, beat = Life(request["path"], server.packets), time.monotonic()
             while not finished.wait(_TICK_S):
-                if select.select([pipe], [], [], 0)[0]:  # between request and answer a parent says nothing, unless it dies
+                if select.select([pipe], [], [], 0)[
+                    0
+                ]:  # between request and answer a parent says nothing, unless it dies
                     os._exit(0)
                 if time.monotonic() - beat >= BEAT_S:
                     beat = time.monotonic()

@@ -48,17 +48,19 @@ class Checkpoint:
     def around(cls, model: Any, processor: Any, *, weights: str | None = None) -> Self:
         """A model that is in memory already, as it is: a trainer's, between its steps.
 
-        Nothing of it is changed for good. While a prompt goes through it, it is in evaluation mode and its head reads the last position alone; then,
-        whatever happened, every module is in the mode it was in and no hook is left. Gradients are switched off by `no_grad`: what `inference_mode`
-        makes can't be trained on (FSDP2 fails after it). Parameters are neither frozen nor moved. Nobody else may use the model meanwhile, and
-        whoever changes its weights says so: `weights_changed`.
+        Nothing of it is changed for good. While a prompt goes through it, it is in evaluation mode and its head reads
+        the last position alone; then, whatever happened, every module is in the mode it was in and no hook is left.
+        Gradients are switched off by `no_grad`: what `inference_mode` makes can't be trained on (FSDP2 fails after it).
+        Parameters are neither frozen nor moved. Nobody else may use the model meanwhile, and whoever changes its
+        weights says so: `weights_changed`.
 
         Args:
-            model: Of one of the families, or of a whole Omni model, whose Thinker is taken; with or without a PEFT adapter, sharded or not. Wrappers
-                of data parallelism are taken off first (`accelerator.unwrap_model(model)`).
+            model: Of one of the families, or of a whole Omni model, whose Thinker is taken; with or without a PEFT
+                adapter, sharded or not. Wrappers of data parallelism are taken off first
+                (`accelerator.unwrap_model(model)`).
             processor: The checkpoint's processor.
-            weights: What the weights are called in the configuration of a run, so that a resumed run knows them again: `step 120`. Without it they
-                get a name that never comes again.
+            weights: What the weights are called in the configuration of a run, so that a resumed run knows them again:
+                `step 120`. Without it they get a name that never comes again.
 
         Raises:
             AprError: the model is of no family that can be run, or the processor is only a part of one.
@@ -66,7 +68,8 @@ class Checkpoint:
         for part, wanted in ((model, "config"), (processor, "tokenizer"), (processor, "image_processor")):
             if not hasattr(part, wanted):
                 raise AprError(
-                    f"{type(part).__name__} has no {wanted}: a policy takes a transformers model, without the wrapper of data parallelism, and the "
+                    f"{type(part).__name__} has no {wanted}: a policy takes a transformers model, without the "
+                    "wrapper of data parallelism, and the "
                     "checkpoint's whole processor (AutoProcessor)"
                 )
         model = thinker_of(model)
@@ -75,7 +78,9 @@ class Checkpoint:
         except ValueError as error:
             raise AprError(str(error)) from error
         identity = {"pretrained": model.config.name_or_path, "model_type": model.config.model_type}
-        made = cls(model, processor, family.of_config(model.config), *_limits(model, processor), identity, borrowed=True)
+        made = cls(
+            model, processor, family.of_config(model.config), *_limits(model, processor), identity, borrowed=True
+        )
         made.weights_changed(weights)
         return made
 
@@ -105,7 +110,13 @@ class Checkpoint:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
 
     def forward(
-        self, ids: NDArray[np.int64], positions: NDArray[Any], cache: Any, *, media: Sequence[Medium] = (), mask: NDArray[np.bool_] | None = None
+        self,
+        ids: NDArray[np.int64],
+        positions: NDArray[Any],
+        cache: Any,
+        *,
+        media: Sequence[Medium] = (),
+        mask: NDArray[np.bool_] | None = None,
     ) -> Any:
         """Logits of the last token of each row, shape (rows, vocabulary); the cache grows by the tokens given.
 
@@ -133,12 +144,17 @@ class Checkpoint:
 
         device = self.model.device
         given: dict[str, Any] = {}
-        for pixels, grid, kind in (("pixel_values", "image_grid_thw", ImagePart), ("pixel_values_videos", "video_grid_thw", VideoPart)):
+        for pixels, grid, kind in (
+            ("pixel_values", "image_grid_thw", ImagePart),
+            ("pixel_values_videos", "video_grid_thw", VideoPart),
+        ):
             if seen := [medium for medium in media if isinstance(medium.part, kind)]:
                 given[pixels] = torch.cat([medium.pixels for medium in seen]).to(device)
                 given[grid] = torch.stack([medium.grid for medium in seen]).to(device)
         if sounds := [medium.mel for medium in media if medium.mel is not None]:
-            given["input_features"], given["feature_attention_mask"] = (each.to(device) for each in _side_by_side(sounds))
+            given["input_features"], given["feature_attention_mask"] = (
+                each.to(device) for each in _side_by_side(sounds)
+            )
         return given
 
     def without_gradients(self) -> Any:
@@ -152,7 +168,9 @@ class Checkpoint:
         """The model as reading wants it, and afterwards as it was."""
         training = [module for module in self.model.modules() if module.training] if self.borrowed else []
         # Only the last token's logits are ever used; 152,000 floats for each token of a long prompt would be gigabytes.
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][:, -1:], *given[1:]))
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, given: (given[0][:, -1:], *given[1:])
+        )
         try:
             for module in training:
                 module.training = False
@@ -182,7 +200,10 @@ def checkpoint_source(pretrained: str, policy: str) -> str:
     if folder.exists():
         return str(folder)
     if pretrained.startswith(("/", ".", "~")) or pretrained.count("/") != 1:
-        raise AprError(f"policy {policy}: there is no folder {pretrained}; pretrained takes a checkpoint's folder or a name on the hub (owner/model)")
+        raise AprError(
+            f"policy {policy}: there is no folder {pretrained}; pretrained takes a checkpoint's folder or a "
+            "name on the hub (owner/model)"
+        )
     return pretrained
 
 
@@ -199,7 +220,8 @@ def load_checkpoint(
     """Load a checkpoint from a folder or the hub; arguments as `HfPolicy`.
 
     Raises:
-        AprError: it isn't there, is of no family that can be run, or lacks weights; or something that it needs is not installed.
+        AprError: it isn't there, is of no family that can be run, or lacks weights; or something that it needs is not
+            installed.
     """
     for module in ("torch", "torchvision", "transformers", *(("accelerate",) if device_map else ())):
         require(module, "hf")
@@ -229,8 +251,16 @@ def load_checkpoint(
         raise AprError(f"policy hf: cannot load {pretrained}: {_line(error)}") from error
     if told["missing_keys"]:
         missing = sorted(told["missing_keys"])
-        raise AprError(f"policy hf: {pretrained} lacks {len(missing)} of the model's weights ({missing[0]}, …); it is not a whole {family.title}")
-    identity = {"pretrained": pretrained, "revision": revision, "model_type": config.model_type, "weights": weights_identity(source, config)}
+        raise AprError(
+            f"policy hf: {pretrained} lacks {len(missing)} of the model's weights ({missing[0]}, …); it is "
+            f"not a whole {family.title}"
+        )
+    identity = {
+        "pretrained": pretrained,
+        "revision": revision,
+        "model_type": config.model_type,
+        "weights": weights_identity(source, config),
+    }
     if adapter:
         model, identity["adapter"] = _adapted(model, adapter)
     if not device_map:
@@ -250,11 +280,14 @@ def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
     """The model with a LoRA adapter merged into its weights, and which adapter that is."""
     if not (folder := Path(adapter).expanduser()).is_dir():
         raise AprError(
-            f"policy hf: there is no folder {adapter}; adapter takes the folder that PEFT saved (adapter_config.json, adapter_model.safetensors)"
+            f"policy hf: there is no folder {adapter}; adapter takes the folder that PEFT saved "
+            "(adapter_config.json, adapter_model.safetensors)"
         )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
-            raise AprError(f"policy hf: adapter {adapter} has no {name}; only adapters saved by PEFT as safetensors are loaded")
+            raise AprError(
+                f"policy hf: adapter {adapter} has no {name}; only adapters saved by PEFT as safetensors are loaded"
+            )
     require("peft", "train")
     from peft import PeftModel
 
@@ -262,7 +295,10 @@ def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise AprError(f"policy hf: adapter {adapter} does not fit the model: {_line(error)}") from error
-    return merged, {"path": adapter, "weights": file_digest(folder, ("adapter_config.json", "adapter_model.safetensors"))}
+    return merged, {
+        "path": adapter,
+        "weights": file_digest(folder, ("adapter_config.json", "adapter_model.safetensors")),
+    }
 
 
 def weights_identity(source: str, config: Any) -> str:
@@ -271,7 +307,11 @@ def weights_identity(source: str, config: Any) -> str:
     if not folder.is_dir():
         return f"commit {commit_of(config)}"
     index = folder / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    files = (
+        sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        if index.is_file()
+        else ["model.safetensors"]
+    )
     return file_digest(folder, ("config.json", *([index.name] if index.is_file() else []), *files))
 
 

@@ -1,7 +1,7 @@
 """Every difference between releases of transformers (4.57 and later) that the policies meet, in one place.
 
-Each function says which releases differ. What a release calls something is read from its signatures and classes, not from its version number, except
-where only the results differ.
+Each function says which releases differ. What a release calls something is read from its signatures and classes, not
+from its version number, except where only the results differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from apr_plugin.errors import AprError
 
 LINEAR_ATTENTION_SINCE = (5, 10)
-"""The first release whose linear attention layers go on from a cached state when they read several tokens; before, they forgot it without a word."""
+"""The first release whose linear attention layers go on from a cached state when they read several tokens; before, they
+forgot it without a word."""
 
 
 def release() -> tuple[int, ...]:
@@ -42,7 +43,8 @@ def model_class(name: str, title: str, config: Any) -> Any:
     if has_linear_attention(config) and release() < LINEAR_ATTENTION_SINCE:
         since = ".".join(map(str, LINEAR_ATTENTION_SINCE))
         raise AprError(
-            f"policy hf: {title} needs transformers {since} or later: the linear attention of {transformers.__version__} does not go on "
+            f"policy hf: {title} needs transformers {since} or later: the linear attention of "
+            f"{transformers.__version__} does not go on "
             "from what it has read; upgrade it"
         )
     return found
@@ -71,12 +73,18 @@ def cache_argument(model: Any) -> str:
     Raises:
         ValueError: it has neither.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # within a PEFT adapter, which passes everything on
-    known = inspect.signature(type(inner).forward).parameters  # of the class: accelerate puts a function of its own on the instance
+    inner = (
+        model.get_base_model() if hasattr(model, "get_base_model") else model
+    )  # within a PEFT adapter, which passes everything on
+    known = inspect.signature(
+        type(inner).forward
+    ).parameters  # of the class: accelerate puts a function of its own on the instance
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
-    raise ValueError(f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)")
+    raise ValueError(
+        f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)"
+    )
 
 
 def has_linear_attention(config: Any) -> bool:
@@ -124,8 +132,9 @@ def clip_size(processor: Any) -> Mapping[str, int]:
 def expands_bare_clip(processor: Any) -> bool:
     """Whether the placeholder of a clip is expanded without the marks around it, so that those must not be there.
 
-    Each pair of frames brings marks of its own. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it, took the template's away; later
-    ones leave a second pair around the clip, which the model was not trained with (github.com/vllm-project/vllm/issues/46817).
+    Each pair of frames brings marks of its own. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it,
+    took the template's away; later ones leave a second pair around the clip, which the model was not trained with
+    (github.com/vllm-project/vllm/issues/46817).
     """
     from transformers.processing_utils import ProcessorMixin
 

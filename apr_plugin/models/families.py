@@ -1,7 +1,7 @@
 """Model families: what each perceives, and how many tokens a picture, a clip or a sound takes in its prompt.
 
-Pure arithmetic, no torch. The rules are those of each family's own processor in transformers (named at each function) and are compared with it in
-`tests/models/test_families.py`.
+Pure arithmetic, no torch. The rules are those of each family's own processor in transformers (named at each function)
+and are compared with it in `tests/models/test_families.py`.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ class Family:
     """Its class in transformers, the part that reads and writes text."""
 
     patch: int
-    """Side in pixels of one patch of the vision encoder; `merge` by `merge` of them, over a pair of frames of a clip, make a token."""
+    """Side in pixels of one patch of the vision encoder; `merge` by `merge` of them, over a pair of frames of a clip,
+    make a token."""
 
     clip: Literal["plain", "timed", "chunked", "merged"] = "plain"
-    """How a clip is laid out: one run; a time stamp before each pair of frames; with its sound in chunks of seconds; with its sound by time."""
+    """How a clip is laid out: one run; a time stamp before each pair of frames; with its sound in chunks of seconds;
+    with its sound by time."""
 
     marks: Marks = Marks()
     """Its special tokens."""
@@ -109,7 +111,9 @@ class Family:
 
     def of_config(self, config: Any) -> Family:
         """The family with the numbers of one checkpoint's configuration (of the Omni families: the Thinker's), where that gives them."""
-        timed = (config.vision_config, "tokens_per_second") if self.clip == "plain" else (config, "position_id_per_seconds")
+        timed = (
+            (config.vision_config, "tokens_per_second") if self.clip == "plain" else (config, "position_id_per_seconds")
+        )
         return replace(
             self,
             merge=config.vision_config.spatial_merge_size,
@@ -120,19 +124,24 @@ class Family:
     def size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
         """(height, width) in pixels that a picture has after the processor.
 
-        Both sides are rounded to whole tokens, keeping the shape as nearly as the limits allow (`smart_resize` of Qwen2VLImageProcessor).
+        Both sides are rounded to whole tokens, keeping the shape as nearly as the limits allow (`smart_resize` of
+        Qwen2VLImageProcessor).
 
         Raises:
             ValueError: one side is more than `MAX_ASPECT` times the other.
         """
         if max(height, width) > MAX_ASPECT * min(height, width):
-            raise ValueError(f"a picture of {width}x{height} is too narrow: one side may be at most {MAX_ASPECT} times the other")
+            raise ValueError(
+                f"a picture of {width}x{height} is too narrow: one side may be at most {MAX_ASPECT} times the other"
+            )
         side = self.factor
         least, most = limits.least or side * side, limits.most or 1 << 40
         tall, wide = round(height / side) * side, round(width / side) * side
         if tall * wide > most:
             shrink = math.sqrt(height * width / most)
-            return max(side, math.floor(height / shrink / side) * side), max(side, math.floor(width / shrink / side) * side)
+            return max(side, math.floor(height / shrink / side) * side), max(
+                side, math.floor(width / shrink / side) * side
+            )
         if tall * wide < least:
             grow = math.sqrt(least / (height * width))
             return math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
@@ -141,8 +150,8 @@ class Family:
     def frame_size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
         """(height, width) in pixels that a frame of a clip has after the processor.
 
-        The `timed` family enlarges a frame that is narrower than a token first (`smart_resize` of Qwen3VLVideoProcessor, whose limits of a whole
-        clip are set to `limits` times its frames).
+        The `timed` family enlarges a frame that is narrower than a token first (`smart_resize` of
+        Qwen3VLVideoProcessor, whose limits of a whole clip are set to `limits` times its frames).
         """
         side = self.factor
         if self.clip == "timed" and min(height, width) < side:
@@ -169,7 +178,9 @@ class Family:
         columns = -(-samples // HOP)
         return ((columns - 1) // 2 + 1 - 2) // 2 + 1
 
-    def video(self, height: int, width: int, times_s: Sequence[float], fps: float, samples: int | None, limits: Pixels) -> list[Piece]:
+    def video(
+        self, height: int, width: int, times_s: Sequence[float], fps: float, samples: int | None, limits: Pixels
+    ) -> list[Piece]:
         """A clip.
 
         Args:
@@ -180,8 +191,8 @@ class Family:
             samples: Length of its sound at `SAMPLE_RATE`, or `None`; a family that does not hear leaves it out.
             limits: Of one frame.
 
-        The `timed` layout is that of the family's first release and of vLLM, where the time stamps stand in place of the template's own brackets;
-        transformers 5 leaves those around the clip.
+        The `timed` layout is that of the family's first release and of vLLM, where the time stamps stand in place of
+        the template's own brackets; transformers 5 leaves those around the clip.
         """
         tall, wide = self.frame_size(height, width, limits)
         tokens = tall * wide // self.factor**2  # of a pair of frames
@@ -236,12 +247,26 @@ def _split(places: Sequence[float], long: int) -> list[int]:
 def tokens_of(pieces: Sequence[Piece]) -> tuple[int, int]:
     """(visual, audio) placeholder tokens of a medium."""
     runs = [piece for piece in pieces if isinstance(piece, Run)]
-    return sum(run.tokens for run in runs if run.kind != "audio"), sum(run.tokens for run in runs if run.kind == "audio")
+    return sum(run.tokens for run in runs if run.kind != "audio"), sum(
+        run.tokens for run in runs if run.kind == "audio"
+    )
 
 
-_OMNI_2_5 = Marks("<|vision_bos|>", "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>")
-_QWEN2_5_OMNI = Family("Qwen2.5-Omni", "Qwen2_5OmniThinkerForConditionalGeneration", 14, "chunked", _OMNI_2_5, hears=True, positions_per_s=25)
-_QWEN3_OMNI = Family("Qwen3-Omni-MoE", "Qwen3OmniMoeThinkerForConditionalGeneration", 16, "merged", hears=True, positions_per_s=13)
+_OMNI_2_5 = Marks(
+    "<|vision_bos|>", "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>"
+)
+_QWEN2_5_OMNI = Family(
+    "Qwen2.5-Omni",
+    "Qwen2_5OmniThinkerForConditionalGeneration",
+    14,
+    "chunked",
+    _OMNI_2_5,
+    hears=True,
+    positions_per_s=25,
+)
+_QWEN3_OMNI = Family(
+    "Qwen3-Omni-MoE", "Qwen3OmniMoeThinkerForConditionalGeneration", 16, "merged", hears=True, positions_per_s=13
+)
 
 FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", 14, positions_per_s=2),
@@ -254,7 +279,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": _QWEN3_OMNI,
     "qwen3_omni_moe_thinker": _QWEN3_OMNI,
 }
-"""By the `model_type` of a checkpoint's configuration. The Omni families run their Thinker, from a whole checkpoint or alone."""
+"""By the `model_type` of a checkpoint's configuration. The Omni families run their Thinker, from a whole checkpoint or
+alone."""
 
 
 def family_of(model_type: str) -> Family:

@@ -1,7 +1,9 @@
-"""M-RoPE positions (time, height, width) of a whole prompt, by the rule of each model family. Pure functions: numpy alone, no model.
+"""M-RoPE positions (time, height, width) of a whole prompt, by the rule of each model family.
 
-Words count on in all three. A picture or a clip begins where the words before it end, and advances by row and column; what comes after it goes on
-above its highest position. How a clip advances by time is its family's own:
+Pure functions: numpy alone, no model.
+
+Words count on in all three. A picture or a clip begins where the words before it end, and advances by row and column;
+what comes after it goes on above its highest position. How a clip advances by time is its family's own:
 
 | layout (`Family.clip`) | time of a pair of frames | source |
 |---|---|---|
@@ -10,9 +12,10 @@ above its highest position. How a clip advances by time is its family's own:
 | `chunked` | as `plain`; sound counts on from the same beginning; two brackets on either side share a position | Qwen2.5-Omni in transformers |
 | `merged` | as `chunked`, but not rounded and each bracket for itself | Qwen3-Omni in transformers |
 
-For Qwen2.5-VL transformers itself is not asked: since 5.3 its class has counted the words after a clip from within the clip, and some releases time
-clips wrongly (github.com/huggingface/transformers/issues/45381, /pull/48669). The others are compared with transformers' `get_rope_index` in
-`tests/models/test_positions.py`. A trainer that scores a row must give these positions to the model's `forward` (`position_ids`).
+For Qwen2.5-VL transformers itself is not asked: since 5.3 its class has counted the words after a clip from within the
+clip, and some releases time clips wrongly (github.com/huggingface/transformers/issues/45381, /pull/48669). The others
+are compared with transformers' `get_rope_index` in `tests/models/test_positions.py`. A trainer that scores a row must
+give these positions to the model's `forward` (`position_ids`).
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ def positions(encoded: Encoded, family: Family) -> NDArray[Any]:
         family: The checkpoint's family, with the timing of its configuration (`Family.of_config`).
 
     Returns:
-        Shape (3, n): time, height, width. Whole numbers (int64), but for the `merged` layout, whose clips lie between them (float32, as the model
-        computes them).
+        Shape (3, n): time, height, width. Whole numbers (int64), but for the `merged` layout, whose clips lie between
+        them (float32, as the model computes them).
     """
     number: Any = np.float32 if family.clip == "merged" else np.int64
     out = np.empty((3, len(encoded.ids)), number)

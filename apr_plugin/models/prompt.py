@@ -1,8 +1,8 @@
 """From a `Prompt` to what a transformers model reads: token ids, the media's tensors, and what tells two prompts' beginnings apart.
 
-The chat template is the checkpoint's own. Placeholders are expanded by `families.py` rather than by the processor's own call, so that tokens can be
-counted without touching a pixel, frames of a clip keep their true times, and one road serves every release of transformers;
-`tests/models/test_prompt.py` compares the result with the real processor's.
+The chat template is the checkpoint's own. Placeholders are expanded by `families.py` rather than by the processor's own
+call, so that tokens can be counted without touching a pixel, frames of a clip keep their true times, and one road
+serves every release of transformers; `tests/models/test_prompt.py` compares the result with the real processor's.
 """
 
 from __future__ import annotations
@@ -52,13 +52,15 @@ class Encoded:
     media: list[Medium]
     """In the order of the prompt."""
     keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Shape (n,): the ids, but for placeholders a negative number made of what they stand for. Equal beginnings are equal prompts."""
+    """Shape (n,): the ids, but for placeholders a negative number made of what they stand for. Equal beginnings are
+    equal prompts."""
     turns: int = 0
     """Turns that are already in the prompt."""
     history: int = 0
     """Tokens before the last message: those that the next prompt of the episode begins with too."""
     opened: str = ""
-    """What the chat template has begun to write in the model's place: `<think>` and a line break, for a model that thinks first."""
+    """What the chat template has begun to write in the model's place: `<think>` and a line break, for a model that
+    thinks first."""
 
     @property
     def size(self) -> PromptSize:
@@ -83,7 +85,9 @@ class PromptEncoder:
         ValueError: the tokenizer lacks one of the family's special tokens, or there is no chat template.
     """
 
-    def __init__(self, processor: Any, family: Family, limits: Pixels, dtype: Any, template: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, processor: Any, family: Family, limits: Pixels, dtype: Any, template: Mapping[str, Any] | None = None
+    ) -> None:
         self.processor = processor
         self.family = family
         self.limits = limits
@@ -100,10 +104,19 @@ class PromptEncoder:
         if not self._template:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self._turn = known.get(marks.turn, -1)
-        self.ids_of = {kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))}
-        self.never_written = tuple(sorted({known[token] for token in (*wanted, marks.audio_start, marks.audio_end, marks.audio) if token in known}))
-        """Tokens of media, or of the bounds of media. A turn that contained one could not be read again, because there is no media for it."""
-        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(wanted)
+        self.ids_of = {
+            kind: known[marks.of(cast(Any, kind))] for kind in ("image", "video", *(("audio",) if family.hears else ()))
+        }
+        self.never_written = tuple(
+            sorted(
+                {known[token] for token in (*wanted, marks.audio_start, marks.audio_end, marks.audio) if token in known}
+            )
+        )
+        """Tokens of media, or of the bounds of media. A turn that contained one could not be read again, because there
+        is no media for it."""
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(
+            wanted
+        )
         self._special = pattern(special)
         clip = re.escape(marks.vision_start + marks.video + marks.vision_end)
         image = re.escape(marks.vision_start + marks.image + marks.vision_end)
@@ -131,7 +144,10 @@ class PromptEncoder:
         encoded.keys = encoded.ids.copy()
         for medium in encoded.media:
             key, left = _key(medium.part), [run.tokens for run in medium.runs]
-            places = medium.start + np.flatnonzero(np.isin(encoded.ids[medium.start :], list(self.ids_of.values())))[: sum(left)]
+            places = (
+                medium.start
+                + np.flatnonzero(np.isin(encoded.ids[medium.start :], list(self.ids_of.values())))[: sum(left)]
+            )
             encoded.keys[places] = key
         return encoded
 
@@ -159,7 +175,10 @@ class PromptEncoder:
         times[places] = [run.tokens for of_one in runs for run in of_one]
         starts = (np.cumsum(times) - times)[places]
         first = np.cumsum([0, *(len(of_one) for of_one in runs)])
-        laid = [Medium(part, of_one, int(starts[first[n]])) for n, ((part, _), of_one) in enumerate(zip(media, runs, strict=True))]
+        laid = [
+            Medium(part, of_one, int(starts[first[n]]))
+            for n, ((part, _), of_one) in enumerate(zip(media, runs, strict=True))
+        ]
         whole, roles = np.repeat(ids, times), [message.role for message in prompt.messages]
         begins = np.flatnonzero(whole == self._turn)  # of each message, and of the one that is to be written
         newest = next((n for n, role in enumerate(reversed(roles)) if role != "user"), len(roles))
@@ -204,13 +223,18 @@ class PromptEncoder:
 
     def _size(self, frames: int = 1) -> dict[str, int]:
         side = self.family.factor
-        return {"shortest_edge": (self.limits.least or side * side) * frames, "longest_edge": (self.limits.most or 1 << 40) * frames}
+        return {
+            "shortest_edge": (self.limits.least or side * side) * frames,
+            "longest_edge": (self.limits.most or 1 << 40) * frames,
+        }
 
     def _see(self, pictures: Sequence[Medium]) -> None:
         if not pictures:
             return
         images = [cast(ImagePart, medium.part).image for medium in pictures]
-        made = self.processor.image_processor(images=images, size=self._size(), input_data_format="channels_last", return_tensors="pt")
+        made = self.processor.image_processor(
+            images=images, size=self._size(), input_data_format="channels_last", return_tensors="pt"
+        )
         grids = made["image_grid_thw"]
         pixels = made["pixel_values"].to(self.dtype).split(grids.prod(-1).tolist())
         for medium, patches, grid in zip(pictures, pixels, grids, strict=True):
@@ -220,7 +244,12 @@ class PromptEncoder:
         frames, _ = in_pairs(clip)
         processor = self.processor.video_processor
         size = self._size(len(frames) if self.family.clip == "timed" else 1)
-        options = {"size": size, "do_sample_frames": False, "input_data_format": "channels_last", **whole_frames(processor)}
+        options = {
+            "size": size,
+            "do_sample_frames": False,
+            "input_data_format": "channels_last",
+            **whole_frames(processor),
+        }
         made = processor(videos=[frames], return_tensors="pt", **options)
         medium.pixels, medium.grid = made["pixel_values_videos"].to(self.dtype), made["video_grid_thw"][0]
 
@@ -229,16 +258,29 @@ class PromptEncoder:
         if len(waveform) < MIN_SOUND:
             waveform = np.pad(waveform, (0, MIN_SOUND - len(waveform)))
         padding = "max_length" if self.family.clip == "chunked" else "longest"
-        if padding == "max_length" and len(waveform) > extractor.n_samples:  # the processor would cut it off without a word
+        if (
+            padding == "max_length" and len(waveform) > extractor.n_samples
+        ):  # the processor would cut it off without a word
             waveform, padding = np.pad(waveform, (0, -len(waveform) % HOP)), "longest"
-        made = extractor(waveform, sampling_rate=SAMPLE_RATE, padding=padding, truncation=False, return_attention_mask=True, return_tensors="pt")
+        made = extractor(
+            waveform,
+            sampling_rate=SAMPLE_RATE,
+            padding=padding,
+            truncation=False,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
         return made["input_features"][0][:, : int(made["attention_mask"].sum())].to(self.dtype)
 
 
 def in_pairs(clip: VideoPart) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
     """Frames and times of a clip as the encoders take them: of an odd number the last one comes twice."""
     odd = frame_pairs(len(clip.frames)) * FRAME_PAIR - len(clip.frames)
-    return (np.concatenate([clip.frames, clip.frames[-1:]]), (*clip.times_s, clip.times_s[-1])) if odd else (clip.frames, clip.times_s)
+    return (
+        (np.concatenate([clip.frames, clip.frames[-1:]]), (*clip.times_s, clip.times_s[-1]))
+        if odd
+        else (clip.frames, clip.times_s)
+    )
 
 
 def _kind(part: MediaPart) -> str:

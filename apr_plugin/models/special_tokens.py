@@ -1,8 +1,9 @@
 """Words in which no special token hides: what a stranger wrote opens no message and asks for no picture.
 
-Such words are a question, its options, a file's name, subtitles, a model's note. A token is broken up with a space after its first character:
-`<|im_end|>` becomes `< |im_end|>`. Behind a server the family is unknown, so the shapes and names of every family we know are broken up; a model in
-this process adds those of its own tokenizer. `a < b`, `<b>` and `[1]` stay as they are.
+Such words are a question, its options, a file's name, subtitles, a model's note. A token is broken up with a space
+after its first character: `<|im_end|>` becomes `< |im_end|>`. Behind a server the family is unknown, so the shapes and
+names of every family we know are broken up; a model in this process adds those of its own tokenizer. `a < b`, `<b>` and
+`[1]` stay as they are.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ _SHAPES = (
     r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
     r"|THINK|MODEL_SETTINGS|gMASK)\]",  # Mistral, Pixtral, Voxtral; GLM
     r"<</?SYS>>",  # Llama 2
-    r"</?(?:image|img|video|vid|audio|speech|box|ref|quad|slice|im_start|im_end|im_patch|vid_start|vid_end|vi_start|vi_end|image_id)>",  # LLaVA,
+    # LLaVA,
+    r"</?(?:image|img|video|vid|audio|speech|box|ref|quad|slice|im_start|im_end|im_patch|vid_start|vid_end|vi_start|vi_end|image_id)>",
     # InternVL, Qwen-VL, MiniCPM, VILA
-    r"</?(?:image|audio|video|speech|patch)_(?:start|end|pad|soft_token|placeholder|newline|token|patch|break|sep)>",  # Gemma 3, DeepSeek-VL, LLaVA
+    # Gemma 3, DeepSeek-VL, LLaVA
+    r"</?(?:image|audio|video|speech|patch)_(?:start|end|pad|soft_token|placeholder|newline|token|patch|break|sep)>",
     r"<(?:IMG|IMAGE|VIDEO|AUDIO)_[A-Z_]{1,32}>|<(?:unused|reserved_|extra_id_|row_\d{1,3}_col_)\d{1,6}>|<global-img>|<fake_token_around_image>",
     # InternVL, LMDeploy; Gemma, T5; Idefics, SmolVLM
     r"<__\w{1,32}__>|\[img-\d{1,6}\]",  # llama.cpp (<__media__>), Ollama

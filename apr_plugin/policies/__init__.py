@@ -1,7 +1,8 @@
 """Ways to run a model, one file each. A policy is loaded when it is named, so that its imports cost nothing otherwise.
 
-To add one: write a class with the `Policy` methods (`apr_plugin.loop.policy`) and one line in `POLICIES`. A policy of a task, or of another package,
-is registered where it lives: an entry point of the group `apr_plugin.policies` (CONTRIBUTING.md).
+To add one: write a class with the `Policy` methods (`apr_plugin.loop.policy`) and one line in `POLICIES`. A policy of a
+task, or of another package, is registered where it lives: an entry point of the group `apr_plugin.policies`
+(CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ POLICIES: dict[str, str] = {
 
 
 GROUP = "apr_plugin.policies"
-"""Entry points of this group are policies too: of a task here, or of another package. A name in `POLICIES` can't be taken."""
+"""Entry points of this group are policies too: of a task here, or of another package. A name in `POLICIES` can't be
+taken."""
 
 
 def known_policies() -> dict[str, str]:
@@ -51,10 +53,15 @@ def policy_maker(name: str) -> Callable[..., Policy]:
     """
     known = known_policies()
     if name not in known:
-        raise AprError(f"there is no policy {quoted(name, 60)}{did_you_mean(name, known)}; the policies are {', '.join(sorted(known))}")
+        raise AprError(
+            f"there is no policy {quoted(name, 60)}{did_you_mean(name, known)}; the policies are "
+            f"{', '.join(sorted(known))}"
+        )
     module, _, attributes = known[name].partition(":")
     with importing(f"policy {name}", _extra(name)):
-        maker: Callable[..., Policy] = reduce(getattr, attributes.split("."), cast(Any, importlib.import_module(module)))
+        maker: Callable[..., Policy] = reduce(
+            getattr, attributes.split("."), cast(Any, importlib.import_module(module))
+        )
     return maker
 
 
@@ -65,7 +72,9 @@ def _extra(policy: str) -> str:
 
 def policy_arguments(name: str) -> tuple[str, ...]:
     """The arguments that a policy takes."""
-    return tuple(p.name for p in inspect.signature(policy_maker(name)).parameters.values() if p.kind is not p.VAR_KEYWORD)
+    return tuple(
+        p.name for p in inspect.signature(policy_maker(name)).parameters.values() if p.kind is not p.VAR_KEYWORD
+    )
 
 
 def check_policy(name: str, arguments: Iterable[str]) -> None:
@@ -74,7 +83,11 @@ def check_policy(name: str, arguments: Iterable[str]) -> None:
     Raises:
         AprError: there is no such policy, or an argument is missing.
     """
-    needed = [p.name for p in inspect.signature(policy_maker(name)).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = [
+        p.name
+        for p in inspect.signature(policy_maker(name)).parameters.values()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
     if missing := [key for key in needed if key not in arguments]:
         raise AprError(f"policy {name}: it needs {', '.join(f'{key}=…' for key in missing)}")
 
@@ -93,7 +106,11 @@ def make_policy(name: str, **arguments: Any) -> Policy:
     except Exception as error:  # a checkpoint's files are read here, by libraries that raise whatever they meet
         if is_import_fault(error):
             raise BrokenInstall(f"policy {name} can't be loaded: {explain(error, _extra(name))}") from error
-        kind = "" if isinstance(error, (TypeError, ValueError, OSError, ImportError, RuntimeError)) else f"{type(error).__name__}: "
+        kind = (
+            ""
+            if isinstance(error, (TypeError, ValueError, OSError, ImportError, RuntimeError))
+            else f"{type(error).__name__}: "
+        )
         raise AprError(f"policy {name}: {kind}{error}") from error
     return policy
 

@@ -27,12 +27,21 @@ class GuessPolicy(PolicyDefaults):
         """Look at one frame, since an answer before any look is refused, then guess."""
         asked = prompt.asked
         if asked is None:
-            raise PolicyUnavailable("the policy guess answers the questions of an episode, and this prompt belongs to none")
+            raise PolicyUnavailable(
+                "the policy guess answers the questions of an episode, and this prompt belongs to none"
+            )
         first = not prompt.final and asked.turn == 1
         action: dict[str, Any] = (
-            {"type": "get_frames", "start": 0.0, "end": 0.0, "num": 1} if first else {"type": "answer", "content": self._guess(asked, sampling)}
+            {"type": "get_frames", "start": 0.0, "end": 0.0, "num": 1}
+            if first
+            else {"type": "answer", "content": self._guess(asked, sampling)}
         )
-        turn = {"observation": "Nothing was looked at.", "think": "A guess needs no evidence.", "confidence": 0.0, "action": action}
+        turn = {
+            "observation": "Nothing was looked at.",
+            "think": "A guess needs no evidence.",
+            "confidence": 0.0,
+            "action": action,
+        }
         return Generation(json.dumps(turn))
 
     def _guess(self, asked: Asked, sampling: Sampling) -> str:

@@ -20,8 +20,9 @@ class ScriptedPolicy(PolicyDefaults):
     """Writes the turns it was given, in order; after the last one it repeats the last.
 
     Args:
-        script: A JSON Lines file. Either each line is one turn (a string, or an object in the wire format), played for every question; or it is
-            a trajectory file, and each question is answered with the turns recorded for the same question, options and lengths of the videos.
+        script: A JSON Lines file. Either each line is one turn (a string, or an object in the wire format), played for
+            every question; or it is a trajectory file, and each question is answered with the turns recorded for the
+            same question, options and lengths of the videos.
     """
 
     name = "scripted"
@@ -31,7 +32,9 @@ class ScriptedPolicy(PolicyDefaults):
         try:
             text = read_regular(path).decode("utf-8")
         except (OSError, ValueError) as error:
-            raise AprError(f"policy scripted: cannot read script {path}: {getattr(error, 'strerror', None) or error}") from error
+            raise AprError(
+                f"policy scripted: cannot read script {path}: {getattr(error, 'strerror', None) or error}"
+            ) from error
         self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._turns: list[str] = []
         self._recorded: dict[tuple[object, ...], list[str]] = {}
@@ -44,7 +47,9 @@ class ScriptedPolicy(PolicyDefaults):
                 raise AprError(f"policy scripted: {path}, line {number}: not JSON ({error})") from error
             if isinstance(value, dict) and "schema" in value:
                 recorded = Trajectory.from_json(line, f"{path}, line {number}")
-                self._recorded[_what_is_asked(recorded.question, recorded.video_durations_s)] = [turn.text for turn in recorded.turns]
+                self._recorded[_what_is_asked(recorded.question, recorded.video_durations_s)] = [
+                    turn.text for turn in recorded.turns
+                ]
             else:
                 self._turns.append(value if isinstance(value, str) else json.dumps(value))
         if not self._turns and not self._recorded:
@@ -57,7 +62,9 @@ class ScriptedPolicy(PolicyDefaults):
             turns = self._recorded.get(_what_is_asked(asked.question, asked.durations_s), turns)
         if not turns:
             raise PolicyUnavailable("the script holds no turns for this question")
-        number = asked.turn - 1 if asked is not None else sum(message.role == "assistant" for message in prompt.messages)
+        number = (
+            asked.turn - 1 if asked is not None else sum(message.role == "assistant" for message in prompt.messages)
+        )
         return Generation(turns[min(number, len(turns) - 1)])
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Figures that others published, each with its source. They are data, in `results/published/BENCHMARK.json`, and were not measured here."""
+"""Figures that others published, each with its source.
+
+They are data, in `results/published/BENCHMARK.json`, and were not measured here.
+"""
 
 from __future__ import annotations
 

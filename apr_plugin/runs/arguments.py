@@ -11,7 +11,8 @@ from apr_plugin.terminal import quoted
 def parse_model_args(text: str) -> dict[str, object]:
     """`key=value,key=value` as lmms-eval reads it, so that one text works for both.
 
-    A comma inside brackets, braces or quotes belongs to the value; `true`, `false` and numbers become values of their own.
+    A comma inside brackets, braces or quotes belongs to the value; `true`, `false` and numbers become values of their
+    own.
 
     Raises:
         AprError: a part is not `key=value`, or an argument is given twice.
@@ -21,7 +22,10 @@ def parse_model_args(text: str) -> dict[str, object]:
     for part in _split_at_commas(text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise AprError(f"--model-args: {quoted(part)} is not key=value (a value with commas stands in brackets: base_url=[URL,URL])")
+            raise AprError(
+                f"--model-args: {quoted(part)} is not key=value (a value with commas stands in brackets: "
+                "base_url=[URL,URL])"
+            )
         found[key] = _value(value)
     return found
 

@@ -14,7 +14,8 @@ from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 
 Choose = Callable[[Question, random.Random], Budget]
-"""Gives the budget of one question. Random numbers come only from the generator, which is seeded from the run's seed and the question's key."""
+"""Gives the budget of one question. Random numbers come only from the generator, which is seeded from the run's seed
+and the question's key."""
 
 
 class RunConfig(Protocol):
@@ -37,8 +38,9 @@ class RunConfig(Protocol):
 class ConfigPerQuestion:
     """A configuration whose budget is a function of the question, for example drawn at random for synthesis and training.
 
-    Only the budget can vary: each trajectory records its own budget, and the card everything else, so every prompt can be rebuilt. Two runs with the
-    same name, parameters and base have the same hash, and continue each other: the name has to change when `choose` changes.
+    Only the budget can vary: each trajectory records its own budget, and the card everything else, so every prompt can
+    be rebuilt. Two runs with the same name, parameters and base have the same hash, and continue each other: the name
+    has to change when `choose` changes.
     """
 
     name: str
@@ -68,5 +70,8 @@ class ConfigPerQuestion:
 
     def card(self, policy: Policy) -> Card:
         """The card of a run that begins now: the base's, with the hash, name and parameters of this."""
-        own = {"config_hash": self.hash(policy), "per_question": {"name": self.name, "parameters": dict(self.parameters)}}
+        own = {
+            "config_hash": self.hash(policy),
+            "per_question": {"name": self.name, "parameters": dict(self.parameters)},
+        }
         return Card.of(self.base, policy).model_copy(update=own)

@@ -42,7 +42,9 @@ class FoundRun:
         inner = card["config"] if isinstance(card.get("config"), dict) else card
         policy = card.get("policy") or inner.get("policy")
         named = [policy.get("name") if isinstance(policy, dict) else policy, inner.get("arm")]
-        return ", ".join([*(str(name)[:60] for name in named if name), f"{sum(newlines(file) for file in self.files):,} lines"])
+        return ", ".join(
+            [*(str(name)[:60] for name in named if name), f"{sum(newlines(file) for file in self.files):,} lines"]
+        )
 
 
 def find_runs(path: Path) -> list[FoundRun]:

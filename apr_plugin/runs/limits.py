@@ -36,7 +36,9 @@ class Limits:
         if value is None:
             return self.none
         number = self.read(value)
-        return number in self.also or ((self.least < number if self.above else self.least <= number) and number <= self.most)
+        return number in self.also or (
+            (self.least < number if self.above else self.least <= number) and number <= self.most
+        )
 
     def __str__(self) -> str:
         kind, low, high = "a whole number" if self.whole else "a number", _plainly(self.least), _plainly(self.most)
@@ -56,5 +58,9 @@ def limits_of(model: type[BaseModel], field: str) -> Limits | None:
         return None
     least = found[Gt].gt if Gt in found else found[Ge].ge
     return Limits(
-        least, found[Le].le, whole=info.annotation in (int, int | None), above=Gt in found, none=info.annotation in (int | None, float | None)
+        least,
+        found[Le].le,
+        whole=info.annotation in (int, int | None),
+        above=Gt in found,
+        none=info.annotation in (int | None, float | None),
     )

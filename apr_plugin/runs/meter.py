@@ -29,10 +29,16 @@ class TokensSpent:
 
 def tokens_spent(trajectory: Trajectory) -> TokensSpent | None:
     """Tokens of all turns that the policy counted; `None` where it counted none."""
-    counted = [turn.usage for turn in trajectory.turns if turn.usage.prompt_tokens is not None and turn.usage.completion_tokens is not None]
+    counted = [
+        turn.usage
+        for turn in trajectory.turns
+        if turn.usage.prompt_tokens is not None and turn.usage.completion_tokens is not None
+    ]
     if not counted:
         return None
-    return TokensSpent(sum(usage.prompt_tokens or 0 for usage in counted), sum(usage.completion_tokens or 0 for usage in counted))
+    return TokensSpent(
+        sum(usage.prompt_tokens or 0 for usage in counted), sum(usage.completion_tokens or 0 for usage in counted)
+    )
 
 
 def audio_s(trajectory: Trajectory) -> float:
@@ -157,7 +163,8 @@ class Progress:
 def run_sync(work: Coroutine[Any, Any, _T]) -> _T:
     """Run to the end from code that is not async, also where an event loop is already running in this thread (a notebook).
 
-    There the work gets its own thread and loop, and this thread waits. Ctrl-C cancels the work, and is raised after it has ended.
+    There the work gets its own thread and loop, and this thread waits. Ctrl-C cancels the work, and is raised after it
+    has ended.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the work was cancelled, and has ended.
@@ -185,7 +192,8 @@ class _Beside(Generic[_T]):
     def result(self) -> _T:
         self._thread.start()
         try:
-            self._ended.wait()  # not `join`: up to Python 3.12, a `join` that Ctrl-C interrupts treats the thread as ended
+            # not `join`: up to Python 3.12, a `join` that Ctrl-C interrupts treats the thread as ended
+            self._ended.wait()
         except KeyboardInterrupt:
             self._cancel()
             self._ended.wait()

@@ -1,10 +1,11 @@
 """`open_run(DIR)`: a finished run from disk: its card, its trajectories, and the scores that a harness gave, joined question by question.
 
-    run = open_run("out")              # lmms-eval's --output_path, a folder of trajectories, or the folder of one configuration
-    for trajectory in run: ...         # one at a time
+    run = open_run("out")              # lmms-eval's --output_path, a folder of trajectories, or the folder of one
+    configuration for trajectory in run: ...         # one at a time
     run.frame()                        # a pandas DataFrame, a row per question
 
-Only files are loaded: no policy, no harness. What is cut off, damaged or missing is in `run.problems`, and logged as a warning.
+Only files are loaded: no policy, no harness. What is cut off, damaged or missing is in `run.problems`, and logged as a
+warning.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class _Line:
 
 
 class Run:
-    """A run as its files have it. Made by `open_run`; iterating gives its trajectories, each question once, read from disk one at a time."""
+    """A run as its files have it.
+
+    Made by `open_run`; iterating gives its trajectories, each question once, read from disk one at a time.
+    """
 
     def __init__(self, found: FoundRun, evaluations: Sequence[Evaluation]) -> None:
         self.folder = found.folder
@@ -98,7 +102,9 @@ class Run:
                 file.seek(line.start)
                 trajectory = Trajectory.from_json(file.readline().decode("utf-8", "replace"), str(line.file))
         except (OSError, DamagedLine) as error:
-            raise TrajectoryError(f"{line.file}: it has changed since the run was opened ({error}); open it again") from error
+            raise TrajectoryError(
+                f"{line.file}: it has changed since the run was opened ({error}); open it again"
+            ) from error
         if trajectory.question.key != key:
             raise TrajectoryError(f"{line.file}: it has changed since the run was opened; open it again")
         return trajectory
@@ -126,7 +132,9 @@ class Run:
     @property
     def metrics(self) -> dict[str, Mapping[str, float]]:
         """Task -> metric -> what the harness reported for the whole task, from the newest evaluation that has the task."""
-        return {task: values for evaluation in reversed(self.evaluations) for task, values in evaluation.metrics.items()}
+        return {
+            task: values for evaluation in reversed(self.evaluations) for task, values in evaluation.metrics.items()
+        }
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One question at a time, with the columns of `rows.QUESTION` and `metric.NAME`."""
@@ -153,7 +161,10 @@ class Run:
         return _frame(self.turn_rows(), TURN)
 
     def __repr__(self) -> str:
-        return f"<Run {self.config_hash}: {len(self)} questions, {len(self.scores)} scores, {len(self.problems)} problems, in {self.folder}>"
+        return (
+            f"<Run {self.config_hash}: {len(self)} questions, {len(self.scores)} scores, {len(self.problems)} "
+            f"problems, in {self.folder}>"
+        )
 
     def _say(self, problem: str) -> None:
         self.problems.append(one_line(problem))
@@ -188,7 +199,14 @@ class Run:
                 continue
             key, failed = trajectory.question.key, trajectory.stop_reason.failed
             if key not in self._lines or self._lines[key].failed or not failed:
-                self._lines[key] = _Line(file, start, failed, trajectory.answer is not None, trajectory.answer_valid, tokens_spent(trajectory))
+                self._lines[key] = _Line(
+                    file,
+                    start,
+                    failed,
+                    trajectory.answer is not None,
+                    trajectory.answer_valid,
+                    tokens_spent(trajectory),
+                )
         if others:
             self._say(f"{file}: {_count(others, 'line')} of another configuration; left out")
         with file.open("rb") as tail:
@@ -197,7 +215,9 @@ class Run:
             if size and tail.read(1) != b"\n":
                 self._say(f"{file}: its last line is torn (the run was killed, or writes still); left out")
         if re.search(r"\.rank\d+$", file.stem):
-            self._say(f"{file}: the file of one rank, which was not merged (the rank was killed, or runs still); it is read")
+            self._say(
+                f"{file}: the file of one rank, which was not merged (the rank was killed, or runs still); it is read"
+            )
         aside = file.with_name(f"{file.name}.damaged")
         if aside.exists():
             self._say(f"{aside}: {_count(newlines(aside), 'damaged line')} that a resumed run set aside")
@@ -214,7 +234,10 @@ class Run:
                 known = splits.get(printable(task), {""})
                 split = evaluation.splits.get(task) or (next(iter(known)) if len(known) == 1 else "")
                 if not split and len(known) > 1:
-                    self._say(f"{file}: nothing says which of the splits {', '.join(sorted(known))} its questions are of; left out")
+                    self._say(
+                        f"{file}: nothing says which of the splits {', '.join(sorted(known))} its questions "
+                        "are of; left out"
+                    )
                     continue
                 twice: list[Key] = []
                 seen: set[Key] = set()
@@ -232,10 +255,16 @@ class Run:
                     elif key not in self.scores or key in twice:
                         self.scores[key] = score
                 if twice:
-                    self._say(f"{file}: {_count(len(twice), 'question')} in it more than once ({_named(twice)}); the last counts")
+                    self._say(
+                        f"{file}: {_count(len(twice), 'question')} in it more than once ({_named(twice)}); "
+                        "the last counts"
+                    )
         self.without_trajectory = list(orphans)
         if together:
-            self._say(f"{_count(len(together), 'question')} with one score for several answers, which is joined to none of them: {_named(together)}")
+            self._say(
+                f"{_count(len(together), 'question')} with one score for several answers, which is joined to "
+                f"none of them: {_named(together)}"
+            )
         if old := [key for key in stale if key not in self.scores]:
             self._say(f"{_count(len(old), 'score')} of another answer than the trajectory's, left out: {_named(old)}")
         if orphans:
@@ -243,15 +272,22 @@ class Run:
         if self._lines and not any(evaluation.samples for evaluation in self.evaluations):
             self._say("no scores: no samples files of lmms-eval (--output_path with --log_samples) belong to this run")
         elif missing := self.without_score:
-            first = " (of several answers to a question lmms-eval logs the score of the first)" if any(key[3] for key in missing) else ""
+            first = (
+                " (of several answers to a question lmms-eval logs the score of the first)"
+                if any(key[3] for key in missing)
+                else ""
+            )
             self._say(f"{_count(len(missing), 'question')} without a score{first}: {_named(missing)}")
 
 
-def open_run(folder: str | Path, *, config: str | None = None, latest: bool = False, results: str | Path | None = None) -> Run:
+def open_run(
+    folder: str | Path, *, config: str | None = None, latest: bool = False, results: str | Path | None = None
+) -> Run:
     """Open a finished run. A run that is still going on is opened as it is so far.
 
     Args:
-        folder: The folder of one configuration (`…/trajectories/<hash>`), a folder of trajectories, or the output folder of lmms-eval; or one file.
+        folder: The folder of one configuration (`…/trajectories/<hash>`), a folder of trajectories, or the output
+            folder of lmms-eval; or one file.
         config: The configuration's hash or the beginning of it, where the folder has several.
         latest: If it has several, take the one that was evaluated last.
         results: The output folder of lmms-eval, where the trajectories are elsewhere and its results don't name them.
@@ -268,7 +304,9 @@ def open_run(folder: str | Path, *, config: str | None = None, latest: bool = Fa
     evaluations = [evaluation for place in places for evaluation in find_evaluations(place, notes.append)]
     found = find_runs(root) or _where_results_say(evaluations)
     if not found:
-        raise AprError(f"{root}: it holds no trajectories of a run, and no results of lmms-eval that say where they are")
+        raise AprError(
+            f"{root}: it holds no trajectories of a run, and no results of lmms-eval that say where they are"
+        )
     chosen = _choose(root, found, evaluations, config, latest)
     own = [evaluation for evaluation in evaluations if evaluation.config_hash == chosen.config_hash]
     unnamed = [evaluation for evaluation in evaluations if evaluation.config_hash is None]
@@ -280,7 +318,10 @@ def open_run(folder: str | Path, *, config: str | None = None, latest: bool = Fa
         run._say(note)
     if unnamed:
         times = ", ".join(evaluation.time for evaluation in unnamed)
-        run._say(f"evaluations that don't say which configuration they are of, left out: {times} (name their folder: results=DIR)")
+        run._say(
+            f"evaluations that don't say which configuration they are of, left out: {times} (name their "
+            "folder: results=DIR)"
+        )
     return run
 
 
@@ -303,7 +344,9 @@ def _where_results_say(evaluations: Sequence[Evaluation]) -> list[FoundRun]:
     return [found for folder in folders if folder.is_dir() for found in find_runs(folder)]
 
 
-def _choose(root: Path, found: Sequence[FoundRun], evaluations: Sequence[Evaluation], config: str | None, latest: bool) -> FoundRun:
+def _choose(
+    root: Path, found: Sequence[FoundRun], evaluations: Sequence[Evaluation], config: str | None, latest: bool
+) -> FoundRun:
     fitting = [one for one in found if config is None or one.config_hash.startswith(config)]
     if latest and len(fitting) > 1:
         for evaluation in evaluations:
@@ -315,7 +358,9 @@ def _choose(root: Path, found: Sequence[FoundRun], evaluations: Sequence[Evaluat
     there = "; ".join(f"{one.config_hash or 'without a name'} ({one.about}, in {one.folder})" for one in found)
     if not fitting:
         raise AprError(f"{root}: no configuration begins with {quoted(config)}; there are: {there}")
-    raise AprError(f"{root} holds {len(fitting)} configurations; choose one with config=HASH, or open its folder: {there}")
+    raise AprError(
+        f"{root} holds {len(fitting)} configurations; choose one with config=HASH, or open its folder: {there}"
+    )
 
 
 def _agree(score: Score, line: _Line) -> bool:
@@ -341,5 +386,7 @@ def _count(n: int, noun: str) -> str:
 
 def _named(keys: Any) -> str:
     listed = list(keys)
-    words = [f"{task} doc {doc_id}" + (f" repeat {repeat}" if repeat else "") for task, _, doc_id, repeat in listed[:_NAMED]]
+    words = [
+        f"{task} doc {doc_id}" + (f" repeat {repeat}" if repeat else "") for task, _, doc_id, repeat in listed[:_NAMED]
+    ]
     return ", ".join(words) + (f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else "")

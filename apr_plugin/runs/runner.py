@@ -37,21 +37,24 @@ async def run_episodes(
 ) -> list[Trajectory]:
     """Answer every question; the list has their order and length.
 
-    Each of `concurrency` workers takes the next question when its last has ended, so that an episode exists only while it runs. Models are
-    awaited in the event loop; decoding and saving happen in threads, so that one episode decodes while others generate. Memory is bounded by
-    `decoding`: a look waits until there is room for what it will show.
+    Each of `concurrency` workers takes the next question when its last has ended, so that an episode exists only while
+    it runs. Models are awaited in the event loop; decoding and saving happen in threads, so that one episode decodes
+    while others generate. Memory is bounded by `decoding`: a look waits until there is room for what it will show.
 
-    A question that is already in the store is not asked again. When the task is cancelled, running episodes are saved as `cancelled` and
-    asked again by a later run. The same happens after a Ctrl-C that `interrupt` received, even if an engine swallowed the cancellation.
+    A question that is already in the store is not asked again. When the task is cancelled, running episodes are saved
+    as `cancelled` and asked again by a later run. The same happens after a Ctrl-C that `interrupt` received, even if an
+    engine swallowed the cancellation.
 
     Whatever else fails inside one episode is that question's reason (`Episode.run`).
 
     Args:
         questions: What is asked.
         policy: Who answers.
-        config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash all its trajectories have.
+        config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash all its
+            trajectories have.
         concurrency: Episodes at once.
-        store: Where each trajectory is saved when its episode ends. Token ids, log-probs and entropies are then only in its files.
+        store: Where each trajectory is saved when its episode ends. Token ids, log-probs and entropies are then only in
+            its files.
         pictures: By question key, what reads the images of a question without a video.
         evidence: By question key, where the evidence is in the first video, in seconds: what the arm `oracle` shows.
         on_done: Called for each finished question.
@@ -60,7 +63,8 @@ async def run_episodes(
         decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
 
     Raises:
-        TrajectoryError: a trajectory could not be saved (the disk is full); the rest is stopped, and what was saved stays.
+        TrajectoryError: a trajectory could not be saved (the disk is full); the rest is stopped, and what was saved
+            stays.
     """
     chosen: RunConfig = config or EpisodeConfig()
     config_hash = chosen.hash(policy)

@@ -1,7 +1,8 @@
 """A harness's scores of a run: the results and samples files that lmms-eval writes (`--output_path`, `--log_samples`), read without loading it.
 
-One command of lmms-eval leaves `<time>_results.json` and, with `--log_samples`, one `<time>_samples_<task>.jsonl` for each task, in a folder below
-its output folder. The results name the run that they belong to (`config.resolved_cli_args.apr_run`; the model `apr` puts it there).
+One command of lmms-eval leaves `<time>_results.json` and, with `--log_samples`, one `<time>_samples_<task>.jsonl` for
+each task, in a folder below its output folder. The results name the run that they belong to
+(`config.resolved_cli_args.apr_run`; the model `apr` puts it there).
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ SAMPLES = "_samples_"
 
 _MODEL = "apr"
 _OURS = "apr_"
-_NOT_METRICS = ("doc_id", "doc", "target", "input", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media")
+_NOT_METRICS = (
+    "doc_id",
+    "doc",
+    "target",
+    "input",
+    "arguments",
+    "resps",
+    "filtered_resps",
+    "token_counts",
+    "doc_hash",
+    "input_media",
+)
 
 Say = Callable[[str], None]
 """Takes one sentence about what is wrong with a file."""
@@ -35,7 +47,8 @@ class Score:
     """The harness's score of one answer."""
 
     value: float | None
-    """In [0, 1]: a number called `score`, or the only one called `…_score`, which may be inside a mapping. `None` if the task has neither."""
+    """In [0, 1]: a number called `score`, or the only one called `…_score`, which may be inside a mapping. `None` if
+    the task has neither."""
 
     metrics: Mapping[str, float]
     """Every number that the task's scorer returned, by its name."""
@@ -64,7 +77,8 @@ class Evaluation:
     """One command of lmms-eval, by the files that it left."""
 
     time: str
-    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`. Later ones sort after earlier ones."""
+    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`. Later ones sort after earlier
+    ones."""
 
     folder: Path
     """Where the files are."""
@@ -82,7 +96,8 @@ class Evaluation:
     """Task -> the split of its questions."""
 
     voted: frozenset[str] = frozenset()
-    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one answer from several."""
+    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one
+    answer from several."""
 
     samples: Mapping[str, Path] = field(default_factory=dict)
     """Task -> its file of scored questions."""
@@ -130,14 +145,21 @@ def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
         "run_folder": Path(folder) if isinstance(folder, str) and "\0" not in folder else None,
         "metrics": {task: _numbers(values) for task, values in _mapping(found.get("results")).items()},
         "splits": {
-            task: split for task, config in tasks.items() if isinstance(split := config.get("test_split") or config.get("validation_split"), str)
+            task: split
+            for task, config in tasks.items()
+            if isinstance(split := config.get("test_split") or config.get("validation_split"), str)
         },
-        "voted": frozenset(task for task, config in tasks.items() if config.get("filter_list") and config.get("repeats", 1) != 1),
+        "voted": frozenset(
+            task for task, config in tasks.items() if config.get("filter_list") and config.get("repeats", 1) != 1
+        ),
     }
 
 
 def read_samples(path: Path, say: Say) -> Iterator[tuple[str, Score]]:
-    """The doc id and score of every line of a samples file, one at a time. A line that can't be read is reported and left out."""
+    """The doc id and score of every line of a samples file, one at a time.
+
+    A line that can't be read is reported and left out.
+    """
     time, _, task = path.stem.partition(SAMPLES)
     try:
         check_regular(path)
@@ -146,13 +168,19 @@ def read_samples(path: Path, say: Say) -> Iterator[tuple[str, Score]]:
                 if not line.strip():
                     continue
                 if not line.endswith(b"\n"):
-                    say(f"{path}, line {number}: its end is missing (lmms-eval was stopped while it wrote, or writes still); left out")
+                    say(
+                        f"{path}, line {number}: its end is missing (lmms-eval was stopped while it wrote, or "
+                        "writes still); left out"
+                    )
                     continue
                 try:
                     row = json.loads(line)
                     yield printable(str(row["doc_id"])), _score(row, task, time)
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                    say(f"{path}, line {number}: no sample of lmms-eval ({type(error).__name__}: {plain(str(error), 200)}); left out")
+                    say(
+                        f"{path}, line {number}: no sample of lmms-eval ({type(error).__name__}: "
+                        f"{plain(str(error), 200)}); left out"
+                    )
     except OSError as error:
         say(f"{path}: cannot read these samples: {error.strerror or error}")
 
@@ -175,8 +203,16 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
 
 
 def _value(metrics: Mapping[str, Any]) -> float | None:
-    found = [metrics["score"]] if "score" in metrics else [value for name, value in metrics.items() if name.endswith("_score")]
-    numbers = [number for value in found if (number := _number(value.get("score") if isinstance(value, dict) else value)) is not None]
+    found = (
+        [metrics["score"]]
+        if "score" in metrics
+        else [value for name, value in metrics.items() if name.endswith("_score")]
+    )
+    numbers = [
+        number
+        for value in found
+        if (number := _number(value.get("score") if isinstance(value, dict) else value)) is not None
+    ]
     return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= 1 else None
 
 
@@ -186,7 +222,12 @@ def _buckets(metrics: Mapping[str, Any], task: str) -> tuple[str, ...]:
         counted = [name.removeprefix("n_") for name in metrics if name.startswith("n_") and name != "n_present"]
         return tuple(counted or [name.partition("_")[2] for name in metrics if name.startswith(("acc_", "miou_"))])
     within = [value for value in metrics.values() if isinstance(value, dict)]
-    named = [value[name] for value in within for name in ("duration", "duration_group", "bucket") if isinstance(value.get(name), str)]
+    named = [
+        value[name]
+        for value in within
+        for name in ("duration", "duration_group", "bucket")
+        if isinstance(value.get(name), str)
+    ]
     return tuple(dict.fromkeys(named))
 
 

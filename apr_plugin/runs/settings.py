@@ -1,4 +1,7 @@
-"""From the flat `key=value` arguments of a harness to a policy and an episode configuration. Shared by every harness and by `apr ask`."""
+"""From the flat `key=value` arguments of a harness to a policy and an episode configuration.
+
+Shared by every harness and by `apr ask`.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +121,10 @@ def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[s
     for key in given:
         if key not in known:
             raise AprError(
-                f"unknown model_arg {quoted(key, 60)}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; limits: {', '.join(_BUDGET)}; "
-                f"media: {', '.join(_MEDIA)}; sampling: {', '.join(_SAMPLING)}; policy {name}: {', '.join(for_policy) or 'none'}"
+                f"unknown model_arg {quoted(key, 60)}{did_you_mean(key, known)}. Known: {', '.join(_OWN)}; "
+                f"limits: {', '.join(_BUDGET)}; "
+                f"media: {', '.join(_MEDIA)}; sampling: {', '.join(_SAMPLING)}; policy {name}: "
+                f"{', '.join(for_policy) or 'none'}"
             )
     resume = str(given.get("resume", "auto"))
     if resume not in ("auto", "never"):
@@ -160,9 +165,15 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {why}") from error
     try:
         for key in _BUDGET:
-            if (limits := limits_of(Budget, key)) is not None and key in given and not limits.hold(options.given(given[key])):
+            if (
+                (limits := limits_of(Budget, key)) is not None
+                and key in given
+                and not limits.hold(options.given(given[key]))
+            ):
                 raise AprError(f"model_arg {key}={_shown(given[key])}: it must be {limits}")
-        budget = Budget.model_validate(PROFILES[profile].budget.model_dump() | {key: _limit(key, given[key]) for key in _BUDGET if key in given})
+        budget = Budget.model_validate(
+            PROFILES[profile].budget.model_dump() | {key: _limit(key, given[key]) for key in _BUDGET if key in given}
+        )
         _check_together(budget, given)
         return EpisodeConfig(
             arm=cast(Any, arm),
@@ -170,7 +181,10 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             budget=budget,
             media=_read_media(given),
             wire=cast(Literal["apr", "omniagent"], wire),
-            sampling=_read_sampling({key: given[key] for key in _SAMPLING if key in given}, WIRES[wire].sampling if arm == "agent" else Sampling()),
+            sampling=_read_sampling(
+                {key: given[key] for key in _SAMPLING if key in given},
+                WIRES[wire].sampling if arm == "agent" else Sampling(),
+            ),
             parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
             system_prompt_template=prompt is not None and is_template(str(given["system_prompt"])),
@@ -178,7 +192,9 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         )
     except ValidationError as error:
         fault = error.errors()[0]
-        raise AprError(f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}") from error
+        raise AprError(
+            f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}"
+        ) from error
 
 
 def _limit(key: str, value: Any) -> Any:
@@ -193,14 +209,24 @@ def _limit(key: str, value: Any) -> Any:
 
 
 def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
-    """Refuse limits that contradict each other. A `max_turns` below the default of `min_turns` is allowed: it is the limit."""
+    """Refuse limits that contradict each other.
+
+    A `max_turns` below the default of `min_turns` is allowed: it is the limit.
+    """
     if "min_turns" in given and budget.turns is None and budget.min_turns > budget.max_turns:
-        raise AprError(f"model_arg min_turns={budget.min_turns} is above max_turns={budget.max_turns}: no video gets that many turns")
+        raise AprError(
+            f"model_arg min_turns={budget.min_turns} is above max_turns={budget.max_turns}: no video gets "
+            "that many turns"
+        )
     if budget.min_audio_s > budget.audio_s:
-        raise AprError(f"model_arg min_audio_s={budget.min_audio_s:g} is above audio_s={budget.audio_s:g}: no sound could be asked for")
+        raise AprError(
+            f"model_arg min_audio_s={budget.min_audio_s:g} is above audio_s={budget.audio_s:g}: no sound "
+            "could be asked for"
+        )
     if budget.clip_s < budget.min_clip_frames / _FASTEST_FPS:
         raise AprError(
-            f"model_arg clip_s={budget.clip_s:g} is shorter than min_clip_frames={budget.min_clip_frames} last, even at {_FASTEST_FPS} frames "
+            f"model_arg clip_s={budget.clip_s:g} is shorter than min_clip_frames={budget.min_clip_frames} "
+            f"last, even at {_FASTEST_FPS} frames "
             "a second: no clip could be asked for"
         )
 

@@ -1,8 +1,9 @@
 """Trajectory files of a run: appended durably, read back to resume, never mixed between configurations.
 
-Layout: `<folder>/<config hash>/card.json` and, in the same folder, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl` while several ranks run; the
-last one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks (`flock`, so that a killed process leaves no lock):
-`.lock.rank<r>` is held while that rank writes, `.lock.merge` while a rank begins (shared) or merges (exclusive); lines are appended as in `files`.
+Layout: `<folder>/<config hash>/card.json` and, in the same folder, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl`
+while several ranks run; the last one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks
+(`flock`, so that a killed process leaves no lock): `.lock.rank<r>` is held while that rank writes, `.lock.merge` while
+a rank begins (shared) or merges (exclusive); lines are appended as in `files`.
 """
 
 from __future__ import annotations
@@ -48,14 +49,22 @@ class TrajectoryStore:
         card: The run's card, written to the same folder.
         rank: Which of several processes this is.
         world_size: How many processes share the run.
-        resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under another name.
+        resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under
+            another name.
 
     Raises:
         TrajectoryError: the folder can't be written, another run holds it, or a newer release wrote a file in it.
     """
 
     def __init__(
-        self, folder: str | Path, config_hash: str, card: Card | Mapping[str, Any], *, rank: int = 0, world_size: int = 1, resume: Resume = "auto"
+        self,
+        folder: str | Path,
+        config_hash: str,
+        card: Card | Mapping[str, Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        resume: Resume = "auto",
     ) -> None:
         self.folder = Path(folder).expanduser() / config_hash
         self.config_hash = config_hash
@@ -74,7 +83,8 @@ class TrajectoryStore:
                 self._begin()
         except OSError as error:
             raise TrajectoryError(
-                f"{self.folder}: cannot write there: {error.strerror or error}. Choose a folder you can write to (model_args trajectories=DIR)."
+                f"{self.folder}: cannot write there: {error.strerror or error}. Choose a folder you can write "
+                "to (model_args trajectories=DIR)."
             ) from error
         return self
 
@@ -95,20 +105,31 @@ class TrajectoryStore:
         file = self.folder / CARD_FILE
         if not file.exists():
             self._say_what_is_not_continued()
-        file.write_text(self.card.to_json() if isinstance(self.card, Card) else json.dumps(dict(self.card), indent=2, sort_keys=True) + "\n")
+        file.write_text(
+            self.card.to_json()
+            if isinstance(self.card, Card)
+            else json.dumps(dict(self.card), indent=2, sort_keys=True) + "\n"
+        )
 
     def _say_what_is_not_continued(self) -> None:
         """A run of an earlier release always has another hash, even with the same arguments: say why its answers are not reused."""
-        old = [other.parent.name for other in sorted(self.folder.parent.glob("*/config.json")) if not (other.parent / CARD_FILE).exists()]
+        old = [
+            other.parent.name
+            for other in sorted(self.folder.parent.glob("*/config.json"))
+            if not (other.parent / CARD_FILE).exists()
+        ]
         if old:
             _log.warning(
-                "%s: an earlier release of apr-plugin wrote %s; its trajectories (version 1) can be read, but its prompts and pictures differ "
+                "%s: an earlier release of apr-plugin wrote %s; its trajectories (version 1) can be read, but "
+                "its prompts and pictures differ "
                 "from this release's, so no answer of it is taken over and all questions are asked",
                 self.folder.parent,
                 ", ".join(old[:5]),
             )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._release_lock()
 
     def finished(self, question: Question) -> Trajectory | None:
@@ -132,8 +153,9 @@ class TrajectoryStore:
     def merge(self, tasks: Iterable[str]) -> None:
         """Merge the files of all ranks and the attempts of all runs, each question once.
 
-        Every rank calls this when it has ended. Files of ranks that are still writing do not change: the rank that ends last merges all. So
-        the harness does not have to wait for every rank. A file that is left (its rank was killed) is still read by a resumed run.
+        Every rank calls this when it has ended. Files of ranks that are still writing do not change: the rank that ends
+        last merges all. So the harness does not have to wait for every rank. A file that is left (its rank was killed)
+        is still read by a resumed run.
 
         Raises:
             TrajectoryError: a file can't be read or written; its previous content is not changed.
@@ -155,7 +177,9 @@ class TrajectoryStore:
                             kept_still.enter_context(held(part))
                         self._merge_parts(parts, self.path(task))
         except OSError as error:
-            raise TrajectoryError(f"{self.folder}: cannot merge the ranks' files: {error.strerror or error}; they are left as they are") from error
+            raise TrajectoryError(
+                f"{self.folder}: cannot merge the ranks' files: {error.strerror or error}; they are left as they are"
+            ) from error
 
     def _merge_parts(self, parts: Sequence[Path], merged: Path) -> None:
         best: dict[_Key, _Place] = {}
@@ -221,7 +245,8 @@ class TrajectoryStore:
             holder = os.read(fd, 100).decode("utf-8", "replace").strip() or "another process"
             os.close(fd)
             raise TrajectoryError(
-                f"{self.folder}: {holder} is writing trajectories there with the same configuration. Wait for it, or choose another folder."
+                f"{self.folder}: {holder} is writing trajectories there with the same configuration. Wait for "
+                "it, or choose another folder."
             ) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()}".encode(), 0)
@@ -236,7 +261,9 @@ class TrajectoryStore:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for path in self.folder.glob("*.jsonl"):
             rank = _rank_of(path)
-            owner = rank if rank is not None and rank < self.world_size else 0  # rank 0 also takes the files of an earlier, larger run
+            owner = (
+                rank if rank is not None and rank < self.world_size else 0
+            )  # rank 0 also takes the files of an earlier, larger run
             if owner != self.rank:
                 continue
             old, again = path.with_name(f"{path.name}.{stamp}.old"), 1

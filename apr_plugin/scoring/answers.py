@@ -31,8 +31,9 @@ def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: b
 def parse_number(content: str) -> float | None:
     """The one number that a reply names, or `None` if it names none, several different ones, or one that can't be read.
 
-    Thousands separators count (`1,000` is 1000), and so do English number words of any size (`apr_plugin.scoring.numbers`). Of a reply with marks of
-    thought or of an answer only the answer is read, of a JSON object its answer.
+    Thousands separators count (`1,000` is 1000), and so do English number words of any size
+    (`apr_plugin.scoring.numbers`). Of a reply with marks of thought or of an answer only the answer is read, of a JSON
+    object its answer.
     """
     return read_number(named_answer(answer_part(content)))
 
@@ -43,8 +44,8 @@ _DIGITS = re.compile(r"[+-]?\d+(?:\.\d+)?")
 def first_number(content: str) -> float | None:
     """The first run of digits in a text, with its sign and decimals, or `None` if there is none: how OmniAgent reads its counting and size answers.
 
-    (HarryHsing/OmniAgent, `video_env.py`.) `parse_number` reads most texts differently: "1,000" is 1 here, "2 or 3" is 2, ".5" is 5, "1e3" is 1,
-    "three" is nothing. Digits beyond any float are infinity.
+    (HarryHsing/OmniAgent, `video_env.py`.) `parse_number` reads most texts differently: "1,000" is 1 here, "2 or 3" is
+    2, ".5" is 5, "1e3" is 1, "three" is nothing. Digits beyond any float are infinity.
     """
     found = _DIGITS.search(content)
     return float(found[0]) if found else None
@@ -53,7 +54,8 @@ def first_number(content: str) -> float | None:
 def exact_number(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
     """1.0 where the predicted number equals the true one at two decimals, else 0.0 (also where no number can be read).
 
-    The comparison of OmniAgent's counting questions (HarryHsing/OmniAgent, `video_env.py`): both sides through `round(x, 2)`.
+    The comparison of OmniAgent's counting questions (HarryHsing/OmniAgent, `video_env.py`): both sides through
+    `round(x, 2)`.
 
     Args:
         predicted: A number, or text that names one (`parse_number`).
@@ -69,19 +71,22 @@ def exact_number(predicted: str | float | None, true: str | float, *, strict: bo
 
 _STEP = (0.95 - 0.5) / 9
 MRA_TOLERANCES = (*(1 - (0.5 + step * _STEP) for step in range(9)), 1 - 0.95)
-"""How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value; to the last bit those of VSI-Bench's scorer."""
+"""How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value; to the last bit
+those of VSI-Bench's scorer."""
 
 _STRICT_TOLERANCES = np.float32(1) - np.array([0.5 + 0.05 * step for step in range(10)], np.float32)
-"""The same, shape (10,), in single precision: one minus what `torch.arange(0.5, 0.975, 0.05)` holds, to the last bit."""
+"""The same, shape (10,), in single precision: one minus what `torch.arange(0.5, 0.975, 0.05)` holds, to the last bit.
+"""
 
 
 def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
     """Mean relative accuracy (VSI-Bench): the share of the ten confidences .50, .55, ... .95 at which |p - t| / |t| <= 1 - confidence.
 
-    The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`). With `strict` it is OmniAgent's
-    reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single precision, and text read by `first_number`. For the same two
-    numbers the results differ only where the error equals a threshold: a prediction of 7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no
-    number scores 0. Of a true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
+    The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`).
+    With `strict` it is OmniAgent's reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single
+    precision, and text read by `first_number`. For the same two numbers the results differ only where the error equals
+    a threshold: a prediction of 7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no number scores 0. Of a
+    true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
 
     Args:
         predicted: A number, or text that names one (`parse_number`).

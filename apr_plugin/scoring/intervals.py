@@ -1,7 +1,7 @@
 """Temporal IoU and measures based on it. Pure functions; times are in seconds; every score is in [0, 1].
 
-Four different measures are called "IoU" in this field. So the name of each function says which one it computes, and the key of a metric should say it
-too (`docs/scoring.md`):
+Four different measures are called "IoU" in this field. So the name of each function says which one it computes, and the
+key of a metric should say it too (`docs/scoring.md`):
 
 - hull: one predicted span against one true span (Charades-STA, ActivityNet Captions, TACoS, TimeLens, LongVALE);
 - best: the first predicted span against whichever true span it fits best (QVHighlights R1, NExT-GQA);
@@ -73,8 +73,8 @@ def length(spans: Sequence[Span]) -> float:
 def hull_iou(predicted: Span | None, true: Span) -> float:
     """Temporal IoU of one predicted and one true span: seconds in both over seconds from the first start to the last end.
 
-    For two spans that overlap this is plain IoU; spans that don't overlap, or a prediction that is missing (`None`) or invalid, score 0.
-    Give it the first span of an answer: `hull_iou(next(iter(parse_spans(text)), None), true)`.
+    For two spans that overlap this is plain IoU; spans that don't overlap, or a prediction that is missing (`None`) or
+    invalid, score 0. Give it the first span of an answer: `hull_iou(next(iter(parse_spans(text)), None), true)`.
     """
     if predicted is None or not valid_span(predicted) or not valid_span(true):
         return 0.0
@@ -94,8 +94,8 @@ def best_iou(predicted: Sequence[Span], true: Sequence[Span]) -> float:
 def set_iou(predicted: Iterable[Span], true: Iterable[Span]) -> float:
     """Temporal IoU of two sets of spans: seconds in both over seconds in either, always in [0, 1].
 
-    Both sides are merged first and reversed spans dropped, so that an overlap never counts twice (the published scorer gives
-    `[[0, 100], [900, 810]]` against `[[10, 20]]` a score of 1.00; see `docs/scoring.md`).
+    Both sides are merged first and reversed spans dropped, so that an overlap never counts twice (the published scorer
+    gives `[[0, 100], [900, 810]]` against `[[10, 20]]` a score of 1.00; see `docs/scoring.md`).
     """
     return iou_of_unions(merge(predicted), merge(true))
 
@@ -153,4 +153,7 @@ def recalls(iou: float, variant: str, thresholds: Sequence[float] = THRESHOLDS) 
         variant: `hull`, `best` or `set`: how that IoU was computed.
         thresholds: IoU thresholds of R@1.
     """
-    return {f"iou_{variant}": iou, **{f"r1_{variant}_{threshold:g}": recall_at(iou, threshold) for threshold in thresholds}}
+    return {
+        f"iou_{variant}": iou,
+        **{f"r1_{variant}_{threshold:g}": recall_at(iou, threshold) for threshold in thresholds},
+    }

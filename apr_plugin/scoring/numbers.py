@@ -1,7 +1,7 @@
 """The one number that a text names, in digits or in English words; never a part of a longer number. Pure functions.
 
-A text is split into numbers and words. Consecutive words that belong to one number are read by a grammar. If something looks like a number but can't
-be read ("twenty-first", "two and a half", "1/2", "2:30"), the whole text names no number.
+A text is split into numbers and words. Consecutive words that belong to one number are read by a grammar. If something
+looks like a number but can't be read ("twenty-first", "two and a half", "1/2", "2:30"), the whole text names no number.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -35,7 +35,17 @@ _UNITS = [
     "eighteen",
     "nineteen",
 ]
-_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fourty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+_TENS = {
+    "twenty": 20,
+    "thirty": 30,
+    "forty": 40,
+    "fourty": 40,
+    "fifty": 50,
+    "sixty": 60,
+    "seventy": 70,
+    "eighty": 80,
+    "ninety": 90,
+}
 _SMALL = {
     **{word: value for value, word in enumerate(_UNITS)},
     **_TENS,
@@ -79,22 +89,70 @@ _ORDINALS = set(
         "millionth",
     ]
 )
-_POINTERS = {"the", "this", "that", "these", "those", "no", "any", "every", "each", "which", "another", "a", "an", "some", "last", "first", "other"}
+_POINTERS = {
+    "the",
+    "this",
+    "that",
+    "these",
+    "those",
+    "no",
+    "any",
+    "every",
+    "each",
+    "which",
+    "another",
+    "a",
+    "an",
+    "some",
+    "last",
+    "first",
+    "other",
+}
 """Words before "one" that make it a pronoun: "no one", "the red one"."""
 
-_NAMING = {"is", "are", "was", "were", "be", "equals", "number", "answer", "count", "total", "only", "just", "exactly", "about", "of", "there"}
+_NAMING = {
+    "is",
+    "are",
+    "was",
+    "were",
+    "be",
+    "equals",
+    "number",
+    "answer",
+    "count",
+    "total",
+    "only",
+    "just",
+    "exactly",
+    "about",
+    "of",
+    "there",
+}
 """Words that lead to a number: after them "one" is one, whatever comes before."""
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?:{_DIGITS})(?:[eE][-+]?\d{{1,3}})?")
-_SIGNS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\uff0b": "+", "\u00a0": " "})
+_SIGNS = str.maketrans(
+    {
+        "\u2212": "-",
+        "\ufe63": "-",
+        "\uff0d": "-",
+        "\u2010": "-",
+        "\u2011": "-",
+        "\u2013": "-",
+        "\uff0b": "+",
+        "\u00a0": " ",
+    }
+)
 _TOKEN = re.compile(
     r"(?P<digits>(?:\d[\d,.]{0,1500}+(?<=\d)|\d[\d,.]{0,1500}(?<=\d)|\.\d{1,1500})(?:[eE][-+]?\d{1,9})?)|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)|(?P<mark>[^\s])"
 )
 _BROKEN = re.compile(
-    r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])|\d \d{3}(?!\d)"
+    r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])|\d "
+    r"\d{3}(?!\d)"
 )
-"""Digits that are a part of something else: a clock, a fraction, a power, thousands set apart by blanks, a Chinese multiple."""
+"""Digits that are a part of something else: a clock, a fraction, a power, thousands set apart by blanks, a Chinese
+multiple."""
 
 _DERIVED = re.compile(rf"(?:{'|'.join([*_SMALL, *_BIG])})(?:ths?|ish|fold|s|some)")
 """Words made from a number word: "twenty oneish" is not twenty."""
@@ -128,8 +186,8 @@ class _Unreadable(ValueError):
 def read_number(text: str) -> float | None:
     """The one number that a text names, or `None` where it names none, several different ones, or one that can't be read.
 
-    Thousands separators count (`1,000` is 1000), as do `-`, U+2212, "minus" and "negative" before a number. English number words of any size count.
-    "no one" and "the red one" name no number.
+    Thousands separators count (`1,000` is 1000), as do `-`, U+2212, "minus" and "negative" before a number. English
+    number words of any size count. "no one" and "the red one" name no number.
     """
     if len(text) > MAX_NUMBER_CHARS:  # whole sentences, so that no number is cut
         text = text[: max(text.rfind(end, 0, MAX_NUMBER_CHARS) for end in (". ", "! ", "? ", "\n")) + 1]
@@ -180,14 +238,20 @@ def _numbers(tokens: list[_Token]) -> Iterator[float]:
         if token.number is None and token.word not in _SMALL and not _begins_with_scale(tokens, at):
             if _GLUED.fullmatch(token.word):
                 raise _Unreadable
-            if token.word == "half" and _word(tokens, at + 1) in ("a", "dozen") and _word(tokens, at + 2) in ("dozen", "of", ""):
+            if (
+                token.word == "half"
+                and _word(tokens, at + 1) in ("a", "dozen")
+                and _word(tokens, at + 2) in ("dozen", "of", "")
+            ):
                 raise _Unreadable
             at += 1
             continue
         begin = at
         phrase, at = _phrase(tokens, at)
         if _foreign(tokens, begin, at):
-            if named_to >= 0 and not any(token.word.isalpha() and token.word != "and" for token in tokens[named_to:begin]):
+            if named_to >= 0 and not any(
+                token.word.isalpha() and token.word != "and" for token in tokens[named_to:begin]
+            ):
                 raise _Unreadable  # "twenty, one-plus"
             continue  # "two-storey", "one-way": an adjective
         if phrase == ["one"] and _is_pronoun(tokens, begin, digits=digits):
@@ -197,10 +261,15 @@ def _numbers(tokens: list[_Token]) -> Iterator[float]:
             raise _Unreadable
         if at < len(tokens) and tokens[at].joined and _DERIVED.fullmatch(tokens[at].word):
             raise _Unreadable
-        if _word(tokens, at) in _FRACTIONS | _ORDINALS and tokens[at].joined and not (_word(tokens, at) == "second" and not tokens[at].glued):
+        if (
+            _word(tokens, at) in _FRACTIONS | _ORDINALS
+            and tokens[at].joined
+            and not (_word(tokens, at) == "second" and not tokens[at].glued)
+        ):
             raise _Unreadable
         if _word(tokens, at) == "and" and (
-            _word(tokens, at + 1) in ("half", "quarter") or (_word(tokens, at + 1) == "a" and _word(tokens, at + 2) in _FRACTIONS)
+            _word(tokens, at + 1) in ("half", "quarter")
+            or (_word(tokens, at + 1) == "a" and _word(tokens, at + 2) in _FRACTIONS)
         ):
             raise _Unreadable
         named_to = at
@@ -221,12 +290,23 @@ def _phrase(tokens: list[_Token], at: int) -> tuple[list[str], int]:
         word = tokens[at].word
         if word in _BIG or (word in _SMALL and words[-1] != "#"):
             words.append(word)
-        elif word == "and" and words[-1] in _BIG and words[-1] != "dozen" and at + 1 < len(tokens) and tokens[at + 1].joined:
+        elif (
+            word == "and"
+            and words[-1] in _BIG
+            and words[-1] != "dozen"
+            and at + 1 < len(tokens)
+            and tokens[at + 1].joined
+        ):
             if tokens[at + 1].word not in _SMALL and not _begins_with_scale(tokens, at + 1):
                 break
             if tokens[at + 1].word in ("a", "an"):
                 raise _Unreadable
-        elif tokens[at].number is not None or word in _VAGUE or _GLUED.fullmatch(word) or (word in _SMALL and words[-1] == "#"):
+        elif (
+            tokens[at].number is not None
+            or word in _VAGUE
+            or _GLUED.fullmatch(word)
+            or (word in _SMALL and words[-1] == "#")
+        ):
             raise _Unreadable  # "two 5", "ten thousands": numbers are not written like this
         else:
             break

@@ -8,14 +8,18 @@ MAX_OBJECTS = 64
 """How many opening braces of a text are tried as the beginning of an object."""
 
 MAX_SCANNED_CHARS = 500_000
-"""How many characters are read in total while searching for objects, so that any text takes only a fraction of a second."""
+"""How many characters are read in total while searching for objects, so that any text takes only a fraction of a
+second."""
 
 _STEP = re.compile(r'"(?:[^"\\]|\\.)*+"|"|\{+|\}+', re.DOTALL)
 """A whole string, or braces in a row; a lone quote begins a string that never ends."""
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    """Where the object that begins at `start` ends (after its closing brace), or `None` if it is never closed. Braces in strings don't count."""
+    """Where the object that begins at `start` ends (after its closing brace), or `None` if it is never closed.
+
+    Braces in strings don't count.
+    """
     return _scan(text, start)[0]
 
 

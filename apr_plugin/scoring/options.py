@@ -1,8 +1,9 @@
 r"""Which option a reply names, and how the labels of options are written: the only rule for both. Pure functions.
 
-An option is named by its label alone (`B`, `(B)`, `**B**`), by its label with words after it (`B. the red one`, `B - the red one`), by its words, or
-by a statement of the answer (`the answer is B`, `I choose B`, `\boxed{B}`, a last line `B`). A sentence that merely begins with a capital letter
-("A man walks"), several labels ("B or C"), a label that is denied ("not B", "A. wrong") and a list that judges every option name nothing.
+An option is named by its label alone (`B`, `(B)`, `**B**`), by its label with words after it (`B. the red one`, `B -
+the red one`), by its words, or by a statement of the answer (`the answer is B`, `I choose B`, `\boxed{B}`, a last line
+`B`). A sentence that merely begins with a capital letter ("A man walks"), several labels ("B or C"), a label that is
+denied ("not B", "A. wrong") and a list that judges every option name nothing.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -48,7 +49,8 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 _SAID_RIGHT = re.compile(
-    r"\s{0,3}(?:(?:this|it|that)\s)?(?:is\s{1,3})?(?:the\s)?(?:right|correct|yes|true|best|answer|\u6b63\u786e|\u5bf9)\b", re.IGNORECASE
+    r"\s{0,3}(?:(?:this|it|that)\s)?(?:is\s{1,3})?(?:the\s)?(?:right|correct|yes|true|best|answer|\u6b63\u786e|\u5bf9)\b",
+    re.IGNORECASE,
 )
 _HEDGED = r"\b(?:or|maybe|perhaps|possibly|either|both|and\salso)\s{1,3}(?:option\s{1,3}|choice\s{1,3})?"
 _MARKED = re.compile(r"(\*{1,3}|_{2}|`)\s{0,2}[(\[]?([^\W_]{1,3})[)\]]?\s{0,2}([.:)]?)\s{0,2}\1")
@@ -122,16 +124,24 @@ def _rules(labels: tuple[str, ...]) -> _Rules:
             rf"(?:{token('label', exact=False)}(?P<part>{part})|{token('marked', exact=True)}(?P<gap>\s{{1,3}}))",
             flags,
         ),
-        stated=re.compile(rf"{head}(?:{token('strict', exact=False)}{alone}{stop}|{token('loose', exact=True)}{alone}(?:{loose}|{cjk}))", flags),
+        stated=re.compile(
+            rf"{head}(?:{token('strict', exact=False)}{alone}{stop}|{token('loose', exact=True)}{alone}(?:{loose}|{cjk}))",
+            flags,
+        ),
         right=re.compile(rf"{token('right', exact=False)}(?:{_RIGHT}|{_RIGHT_CJK})", flags),
-        said_in_words=re.compile(rf"{_ANSWER}{_IS}\s{{0,3}}:?\s{{0,3}}{_NOUN}:?\s{{0,3}}(?P<words>[^\n]{{1,400}})", flags),
+        said_in_words=re.compile(
+            rf"{_ANSWER}{_IS}\s{{0,3}}:?\s{{0,3}}{_NOUN}:?\s{{0,3}}(?P<words>[^\n]{{1,400}})", flags
+        ),
         joined=re.compile(rf"{beside}|(?:or|and)\s{{1,3}}(?-i:{plain})", flags),
         joined_before=re.compile(
-            rf"(?:\bor|\band|\bnor|\bnot|或|和|与|及|不|不是|不选|[/&])\s{{0,3}}(?:option\s|choice\s)?\Z|(?-i:{plain})\s{{0,3}},\s{{0,3}}\Z", flags
+            rf"(?:\bor|\band|\bnor|\bnot|或|和|与|及|不|不是|不选|[/&])\s{{0,3}}(?:option\s|choice\s)?\Z|(?-i:{plain})\s{{0,3}},\s{{0,3}}\Z",
+            flags,
         ),
         hedged=re.compile(rf"{_HEDGED}(?-i:{plain})(?!\s{{1,3}}[a-z])", flags),
         others=re.compile(
-            rf"(?:^[ \t]{{0,9}}(?:[-*•]\s)?(?:option\s|choice\s|选项)?|(?<=\s))(?:\((?P<a>{one})\)|(?P<b>{one})[.:)](?=\s))", re.MULTILINE
+            r"(?:^[ "
+            rf"\t]{{0,9}}(?:[-*•]\s)?(?:option\s|choice\s|选项)?|(?<=\s))(?:\((?P<a>{one})\)|(?P<b>{one})[.:)](?=\s))",
+            re.MULTILINE,
         ),
         ends_with_label=re.compile(rf"(?<![{_LETTER}])(?:{one})\s?{_CLOSE}{{0,2}}[.:)]?\s{{0,9}}\Z"),
         label_line=re.compile(rf"\n[^\S\n]{{0,9}}(?:{noun})?{_OPEN}{{0,2}}(?P<line>{one}){_CLOSE}{{0,2}}[.。!]?\Z"),
@@ -153,7 +163,9 @@ def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: b
     bare = text.strip(_PUNCTUATION).casefold()
     if bare in by_label and not opening:
         return by_label[bare]
-    by_text = _by_text(text, options) or _by_text(bare, options)  # of an option that is as short as a label, `**5**` is "(5)" by now
+    by_text = _by_text(text, options) or _by_text(
+        bare, options
+    )  # of an option that is as short as a label, `**5**` is "(5)" by now
     if by_text is not None and not opening:
         return by_text
     rules = _rules(tuple(dict.fromkeys(_normal(label) for label, _ in options if _folded(label))))
@@ -193,9 +205,17 @@ def _leading(text: str, rules: _Rules, options: Sequence[tuple[str, str]], by_la
     others = [(_folded(other[1] or other[2]), other.end()) for other in rules.others.finditer(rest)]
     listed = {other for other, _ in others} - {_folded(label)}
     order = list(by_label)
-    if listed and min(map(order.index, listed)) < order.index(_folded(label)) and not any(_SAID_RIGHT.match(rest, end) for _, end in others):
-        listed = set()  # the answer, and after it why the others are wrong; a list that judges every option begins with the first
-    listed |= {line for line in (line.strip(_PUNCTUATION).casefold() for line in rest.split("\n")[:1]) if line in by_label}
+    if (
+        listed
+        and min(map(order.index, listed)) < order.index(_folded(label))
+        and not any(_SAID_RIGHT.match(rest, end) for _, end in others)
+    ):
+        listed = (
+            set()
+        )  # the answer, and after it why the others are wrong; a list that judges every option begins with the first
+    listed |= {
+        line for line in (line.strip(_PUNCTUATION).casefold() for line in rest.split("\n")[:1]) if line in by_label
+    }
     return None if listed else label
 
 
@@ -215,7 +235,10 @@ def _stated(text: str, rules: _Rules, options: Sequence[tuple[str, str]], by_lab
         if inside and "boxed" not in inside:
             found.append((match.start(), match_option(inside, options), False))
     for match in rules.said_in_words.finditer(text):
-        if not _DENIED.search(text, max(0, match.start() - 80), match.start()) and (label := _by_text(match["words"], options)) is not None:
+        if (
+            not _DENIED.search(text, max(0, match.start() - 80), match.start())
+            and (label := _by_text(match["words"], options)) is not None
+        ):
             found.append((match.start(), label, False))
     line = rules.label_line.search(text, max(0, len(text) - 60))
     if line and not rules.ends_with_label.search(text, max(0, line.start() - 12), line.start()):
@@ -236,7 +259,9 @@ _LABEL_GROUPS = frozenset(("label", "marked", "strict", "loose", "right", "line"
 
 def _is_wrapped(match: re.Match[str], name: str) -> bool:
     begin, end = match.span(name)
-    return match.string[max(0, begin - 1) : begin] in tuple("([{【「") and match.string[end : end + 1] in tuple(")]}】」")
+    return match.string[max(0, begin - 1) : begin] in tuple("([{【「") and match.string[end : end + 1] in tuple(
+        ")]}】」"
+    )
 
 
 def _begins_with(rest: str, words: str) -> bool:
@@ -268,7 +293,15 @@ def _plain_marks(text: str) -> str:
     text = _LATEX.sub(r"\1", _normal(text))
     text = _MARKED.sub(r"(\2)\3", text)
     return (
-        text.replace("**", "").replace("__", "").replace("`", "").replace("$", "").replace("\\(", "").replace("\\)", "").strip().strip("\"'").strip()
+        text.replace("**", "")
+        .replace("__", "")
+        .replace("`", "")
+        .replace("$", "")
+        .replace("\\(", "")
+        .replace("\\)", "")
+        .strip()
+        .strip("\"'")
+        .strip()
     )
 
 
@@ -276,9 +309,12 @@ _MARK = r"[.．。:：)）、]"
 
 
 def label_pattern(one: str, marks: str = _MARK) -> str:
-    """A pattern of the label that an option begins with: `A.` `A)` `A:` `(A)` `[A]` `**A.**` `**A**`, full-width signs and `A、` included.
+    """A pattern of the label that an option begins with: `A.`
 
-    Its groups are `bold`, `round`, `square` and `label`, one of which holds the label, and `mark`, the sign after a plain label.
+    `A)` `A:` `(A)` `[A]` `**A.**` `**A**`, full-width signs and `A、` included.
+
+    Its groups are `bold`, `round`, `square` and `label`, one of which holds the label, and `mark`, the sign after a
+    plain label.
 
     Args:
         one: A pattern of one label.

@@ -1,4 +1,6 @@
-"""Ranked moment retrieval as QVHighlights scores it: average precision over a ranked list of spans, and R@1. Pure functions, seconds.
+"""Ranked moment retrieval as QVHighlights scores it: average precision over a ranked list of spans, and R@1.
+
+Pure functions, seconds.
 
 The definition is that of jayleicn/moment_detr, `standalone_eval/eval.py`, with which it agrees (`docs/scoring.md`).
 """
@@ -21,19 +23,25 @@ LENGTHS = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}
 """Length of a true span in seconds: above the first number, up to the second."""
 
 
-def average_precisions(predicted: Sequence[Sequence[float]], true: Sequence[Span], thresholds: Sequence[float] = MAP_THRESHOLDS) -> list[float]:
+def average_precisions(
+    predicted: Sequence[Sequence[float]], true: Sequence[Span], thresholds: Sequence[float] = MAP_THRESHOLDS
+) -> list[float]:
     """Interpolated average precision of one question's ranked spans at each IoU threshold.
 
-    In order of rank, a span is right if its IoU with a true span that is not yet taken is at least the threshold. It takes the true span that fits
-    best.
+    In order of rank, a span is right if its IoU with a true span that is not yet taken is at least the threshold. It
+    takes the true span that fits best.
 
     Args:
-        predicted: `(start, end, score)` each, or `(start, end)` in falling order of confidence; the first `MAX_PREDICTIONS` count.
+        predicted: `(start, end, score)` each, or `(start, end)` in falling order of confidence; the first
+            `MAX_PREDICTIONS` count.
         true: True spans.
         thresholds: IoU from which a span is right.
     """
     ranked = sorted(predicted[:MAX_PREDICTIONS], key=_score, reverse=True)
-    ious = [sorted(((hull_iou((span[0], span[1]), other), index) for index, other in enumerate(true)), reverse=True) for span in ranked]
+    ious = [
+        sorted(((hull_iou((span[0], span[1]), other), index) for index, other in enumerate(true)), reverse=True)
+        for span in ranked
+    ]
     return [_average_precision(ious, len(true), threshold) for threshold in thresholds]
 
 
@@ -57,16 +65,20 @@ def _score(span: Sequence[float]) -> float:
     return -math.inf if math.isnan(score) else score
 
 
-def moment_metrics(predictions: Sequence[Sequence[Sequence[float]]], truths: Sequence[Sequence[Span]]) -> dict[str, float]:
+def moment_metrics(
+    predictions: Sequence[Sequence[Sequence[float]]], truths: Sequence[Sequence[Span]]
+) -> dict[str, float]:
     """The moment-retrieval numbers of QVHighlights over a set of questions, each in [0, 1].
 
     Args:
-        predictions: For each question its spans as `average_precisions` takes them; empty where nothing was predicted, which scores 0.
+        predictions: For each question its spans as `average_precisions` takes them; empty where nothing was predicted,
+            which scores 0.
         truths: For each question, in the same order, its true spans.
 
     Returns:
-        `map` (mean over IoU 0.5:0.05:0.95), `map_0.5`, `map_0.75`, `map_short`, `map_middle`, `map_long` (only true spans of that length, and
-        only questions that have one; absent where there is none), `r1_best_0.5` and `r1_best_0.7` (the first span listed).
+        `map` (mean over IoU 0.5:0.05:0.95), `map_0.5`, `map_0.75`, `map_short`, `map_middle`, `map_long` (only true
+        spans of that length, and only questions that have one; absent where there is none), `r1_best_0.5` and
+        `r1_best_0.7` (the first span listed).
 
     Raises:
         ValueError: the two lists differ in length, or are empty.
@@ -80,7 +92,9 @@ def moment_metrics(predictions: Sequence[Sequence[Sequence[float]]], truths: Seq
         column = MAP_THRESHOLDS.index(threshold)
         found[f"map_{threshold:g}"] = fmean(row[column] for row in table)
     for name, (over, up_to) in LENGTHS.items():
-        of_length = [(predicted, [span for span in true if over < span[1] - span[0] <= up_to]) for predicted, true in both]
+        of_length = [
+            (predicted, [span for span in true if over < span[1] - span[0] <= up_to]) for predicted, true in both
+        ]
         rows = [fmean(average_precisions(predicted, true)) for predicted, true in of_length if true]
         if rows:
             found[f"map_{name}"] = fmean(rows)

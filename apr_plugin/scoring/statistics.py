@@ -29,5 +29,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     n = only_a + only_b
     if n == 0:
         return 1.0
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / (1 << n)  # whole numbers, so that thousands of questions do not overflow
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / (
+        1 << n
+    )  # whole numbers, so that thousands of questions do not overflow
     return min(1.0, 2 * tail)

@@ -12,9 +12,10 @@ from typing import Any
 from apr_plugin.scoring.thought import split_thought
 
 NO_ANSWER = "(null)"
-"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the question out of the
-denominator or count it as right. It holds none of the letters A to J in either case, no digit and no word an option may hold ("unanswered" is
-right for "red" in MMVU), so that no scorer finds an answer in it; where lmms-eval guesses for what it can't read, it guesses here too."""
+"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the
+question out of the denominator or count it as right. It holds none of the letters A to J in either case, no digit and
+no word an option may hold ("unanswered" is right for "red" in MMVU), so that no scorer finds an answer in it; where
+lmms-eval guesses for what it can't read, it guesses here too."""
 
 ANSWER_KEYS = (
     "final_answer",
@@ -53,7 +54,8 @@ _LONGEST_MARK = 48
 def answer_part(text: str) -> str:
     """The reply without its thought, reduced to the content of its last marks of an answer, without marks of a turn at its ends.
 
-    Empty where the reply's thought is never closed (`apr_plugin.scoring.thought`). Marks of an answer are `<answer>` and the like.
+    Empty where the reply's thought is never closed (`apr_plugin.scoring.thought`). Marks of an answer are `<answer>`
+    and the like.
     """
     text = split_thought(text).said
     opening, closing, begin = "", "", -1
@@ -94,7 +96,10 @@ def named_answer(text: str) -> str:
             value = value[0] if len(value) == 1 else None
         elif isinstance(value, dict):
             lower = {str(key).casefold().replace(" ", "_"): item for key, item in value.items()}
-            value = next((lower[key] for key in ANSWER_KEYS if key in lower), next(iter(lower.values())) if len(lower) == 1 else None)
+            value = next(
+                (lower[key] for key in ANSWER_KEYS if key in lower),
+                next(iter(lower.values())) if len(lower) == 1 else None,
+            )
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return str(value)
     return value if isinstance(value, str) else ""

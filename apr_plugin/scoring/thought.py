@@ -1,16 +1,19 @@
 """How models mark their thought, and what a reply says outside it: the only place that knows. Pure functions.
 
-A reply is the text outside thought. Thought that is never closed leaves no reply. If a closing mark has no opening mark (the chat template wrote that
-one into the prompt), everything before it is thought. Of several parts outside thought, the last counts.
+A reply is the text outside thought. Thought that is never closed leaves no reply. If a closing mark has no opening mark
+(the chat template wrote that one into the prompt), everything before it is thought. Of several parts outside thought,
+the last counts.
 
-The marks are those of released models, by the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the models' own chat templates:
+The marks are those of released models, by the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the models' own
+chat templates:
 
-- `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like, with a prefix, a suffix or an attribute: Qwen, GLM, DeepSeek, InternVL, MiMo,
-  MiniCPM-V, Step, Nemotron, EXAONE, Hunyuan (`<think:…>`), LongCat (`<longcat_think>`), Seed (`<seed:think>`), MiniMax (`<mm:think>`), K2
-  (`<ifm|think>`), many fine-tunes;
+- `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like, with a prefix, a suffix or an attribute: Qwen, GLM,
+  DeepSeek, InternVL, MiMo, MiniCPM-V, Step, Nemotron, EXAONE, Hunyuan (`<think:…>`), LongCat (`<longcat_think>`), Seed
+  (`<seed:think>`), MiniMax (`<mm:think>`), K2 (`<ifm|think>`), many fine-tunes;
 - `[THINK]`: Magistral, Ministral;
 - `◁think▷`: Kimi-VL; `<|open|>think<|sep|>`: Kimi K3;
-- `<|channel|>analysis<|message|>` and `<|channel|>final<|message|>`, or `analysis…assistantfinal…` where a decoder drops special tokens: gpt-oss;
+- `<|channel|>analysis<|message|>` and `<|channel|>final<|message|>`, or `analysis…assistantfinal…` where a decoder
+  drops special tokens: gpt-oss;
 - `<|channel>thought` and `<channel|>`: Gemma 4; `<unused94>`: MedGemma;
 - `<|START_THINKING|>`: Command A; `<|inner_prefix|>`: Apertus; `<|begin_of_thought|>`: OpenThinker, Sky-T1;
 - `Here is my thought process:` and `Here is my response:`: Granite 3.2.
@@ -35,8 +38,14 @@ _PAIRS = {
     "square": (r"\[THINK\]", r"\[/THINK\]"),
     "triangle": (r"◁think▷", r"◁/think▷"),
     "sep": (r"<\|open\|>\s{0,2}think\s{0,2}<\|sep\|>", r"<\|close\|>\s{0,2}think\s{0,2}<\|sep\|>"),
-    "channel": (rf"<\|channel\|>\s{{0,2}}(?:analysis|commentary)\b{_HEADER}", rf"<\|channel\|>\s{{0,2}}final\b{_HEADER}"),
-    "gemma": (r"<\|channel>\s{0,2}(?:thought|analysis)\b", r"<channel\|>|<\|channel>\s{0,2}(?:content|final|response)\b"),
+    "channel": (
+        rf"<\|channel\|>\s{{0,2}}(?:analysis|commentary)\b{_HEADER}",
+        rf"<\|channel\|>\s{{0,2}}final\b{_HEADER}",
+    ),
+    "gemma": (
+        r"<\|channel>\s{0,2}(?:thought|analysis)\b",
+        r"<channel\|>|<\|channel>\s{0,2}(?:content|final|response)\b",
+    ),
     "unused": (r"<unused94>", r"<unused95>"),
     "token": (
         r"<\|(?:start_thinking|inner_prefix|begin_of_th(?:ought|ink)|think(?:ing)?)\|>",
@@ -48,7 +57,8 @@ _PAIRS = {
 """Family -> its opening and its closing mark."""
 
 _ENDS_BLOCK_ONLY = {"channel": r"<\|end\|>"}
-"""What ends a block of that family, and is not a mark of thought elsewhere (`<|end|>` ends the turns of several models)."""
+"""What ends a block of that family, and is not a mark of thought elsewhere (`<|end|>` ends the turns of several
+models)."""
 
 _WORDS = frozenset(("words", "plain"))
 """Families marked by ordinary words: they count in a reply that begins with their opening mark."""
@@ -57,14 +67,18 @@ _WORDS = frozenset(("words", "plain"))
 def _pattern(first: str) -> str:
     """The marks of the families with an opening mark that begins like this."""
     families = [family for family, (opening, _) in _PAIRS.items() if opening.startswith(first)]
-    patterns = [f"(?P<open_{family}>{_PAIRS[family][0]})|(?P<close_{family}>{_PAIRS[family][1]})" for family in families]
+    patterns = [
+        f"(?P<open_{family}>{_PAIRS[family][0]})|(?P<close_{family}>{_PAIRS[family][1]})" for family in families
+    ]
     patterns += [f"(?P<end_{family}>{pattern})" for family, pattern in _ENDS_BLOCK_ONLY.items() if family in families]
     return "|".join(patterns)
 
 
 _SYMBOLS = re.compile("|".join(f"(?={first})(?:{_pattern(first)})" for first in ("<", r"\[", "◁")), re.IGNORECASE)
 _EVERY = re.compile(f"{_SYMBOLS.pattern}|{_pattern('here')}|{_pattern('(?-i:')}", re.IGNORECASE)
-_BEGINS_WITH_WORDS = re.compile(rf"\s{{0,9}}(?:{'|'.join(_PAIRS[family][0] for family in sorted(_WORDS))})", re.IGNORECASE)
+_BEGINS_WITH_WORDS = re.compile(
+    rf"\s{{0,9}}(?:{'|'.join(_PAIRS[family][0] for family in sorted(_WORDS))})", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,10 @@ class Reply:
 
 
 def split_thought(text: str) -> Reply:
-    """Separate a reply from the thought in it. Marks in the strings of a JSON object that can be read are words, not marks."""
+    """Separate a reply from the thought in it.
+
+    Marks in the strings of a JSON object that can be read are words, not marks.
+    """
     inside: str | None = None
     said, start, skip_to, seen = "", 0, 0, False
     objects = _Objects(text)

@@ -1,4 +1,6 @@
-"""Times and time spans in what a model writes: the only parser for every task and for the loop. Pure functions; times are in seconds.
+"""Times and time spans in what a model writes: the only parser for every task and for the loop.
+
+Pure functions; times are in seconds.
 
 Every pattern here repeats a bounded number of times, so that reading any text takes time in proportion to its length.
 """
@@ -17,7 +19,8 @@ from apr_plugin.scoring.text import ANSWER_KEYS, answer_part, json_value
 Span = tuple[float, float]
 
 MAX_CHARS = 100_000
-"""Words are read in this many last characters: in a long reply, the answer is at the end. Thousands of spans fit in them."""
+"""Words are read in this many last characters: in a long reply, the answer is at the end. Thousands of spans fit in
+them."""
 
 _UNITS = {
     "h": r"hours?|hrs?|h|小时|小時|時間|时|時|시간",
@@ -50,14 +53,18 @@ def _time(number: str) -> str:
     return rf"(?>{_CLOCK}|{hours}|{minutes}|{number}{_unit('s')}|{number}){_NOT_CUT}"
 
 
-_WORD_TIME = re.compile(rf"(?<![\d:#$€£])(?<![\d:][.,])(?<![A-Za-z_])(?<!\de[-+])(?:{_time(f'(?:{_THOUSANDS}|{_PLAIN})')})", re.IGNORECASE)
+_WORD_TIME = re.compile(
+    rf"(?<![\d:#$€£])(?<![\d:][.,])(?<![A-Za-z_])(?<!\de[-+])(?:{_time(f'(?:{_THOUSANDS}|{_PLAIN})')})", re.IGNORECASE
+)
 _LIST_TIME = rf"[\"']?(-?{_time(_PLAIN)})[\"']?"
 _PAIR = rf"\s{{0,9}}{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\s{{0,9}}"
 _IN_BRACKETS = re.compile(rf"\[{_PAIR}\]", re.IGNORECASE)
 _IN_PARENTHESES_OR_BARE = re.compile(rf"\({_PAIR}\)|\A{_LIST_TIME}\s{{0,9}},\s{{0,9}}{_LIST_TIME}\Z", re.IGNORECASE)
 _LONE_TIME = re.compile(rf"-?{_time(_PLAIN)}", re.IGNORECASE)
 
-_ABOUT = r"(?:(?:about|around|approximately|approx\.|roughly|the|seconds?|timestamp|time|t=|第|大?约)\s{0,3}){0,3}[\"'“‘(]?"
+_ABOUT = (
+    r"(?:(?:about|around|approximately|approx\.|roughly|the|seconds?|timestamp|time|t=|第|大?约)\s{0,3}){0,3}[\"'“‘(]?"
+)
 _ENDED = r"[\"'”’)]?"
 _TO = re.compile(
     rf"{_ENDED}\s{{0,4}}(?:--?>|[-–—−~～→]|(?:up\s)?to(?![a-z])|until|till|through|到|至|から|부터|에서)\s{{0,4}}{_ABOUT}-?\Z",
@@ -67,7 +74,9 @@ _AND = re.compile(rf"{_ENDED}\s{{0,4}}(?:,\s)?(?:and|&|和|与|與)\s{{0,4}}{_AB
 _BETWEEN = re.compile(rf"(?:between\s{{1,4}}|在\s{{0,4}}){_ABOUT}-?\Z", re.IGNORECASE)
 _LABELLED = rf"[a-z_ ]{{0,12}}[\"']?\s{{0,3}}[:=]?\s{{0,3}}[\"']?{_ABOUT}-?\Z"
 _START = re.compile(rf"(?:start|begin|onset)(?![a-z_ ]{{0,9}}frame){_LABELLED}", re.IGNORECASE)
-_END = re.compile(rf"[^\d\[\]]{{0,40}}?(?<![a-z])(?:end|finish|stop|offset)(?![a-z_ ]{{0,9}}frame){_LABELLED}", re.IGNORECASE)
+_END = re.compile(
+    rf"[^\d\[\]]{{0,40}}?(?<![a-z])(?:end|finish|stop|offset)(?![a-z_ ]{{0,9}}frame){_LABELLED}", re.IGNORECASE
+)
 _BESIDE = re.compile(r"\s{0,3}(?:,\s{0,3})?(?:and\s{1,3})?\Z", re.IGNORECASE)
 _LATER = re.compile(r"\s{0,3}(?:later|after|afterwards|earlier|before)\b", re.IGNORECASE)
 _NO_TIME_BEFORE = re.compile(
@@ -79,7 +88,10 @@ _NO_TIME_AFTER = re.compile(
     r"\s{0,3}(?:frames?|fps|people|persons?|times|years?|months?|weeks?|days?|degrees?|dollars?|points?|pixels?|met(?:er|re)s?|feet|miles?|[ck]m|km/h|kg|帧)(?![a-z])",
     re.IGNORECASE,
 )
-_PART = re.compile(rf"({_THOUSANDS}|{_PLAIN})(?:\s{{0,3}}-?({'|'.join(f'(?:{unit})(?![a-z])' for unit in _UNITS.values())}))?", re.IGNORECASE)
+_PART = re.compile(
+    rf"({_THOUSANDS}|{_PLAIN})(?:\s{{0,3}}-?({'|'.join(f'(?:{unit})(?![a-z])' for unit in _UNITS.values())}))?",
+    re.IGNORECASE,
+)
 _UNIT_OF = re.compile("|".join(f"(?P<{name}>{unit})" for name, unit in _UNITS.items()), re.IGNORECASE)
 _SIGNS = str.maketrans("\u2212\uff0d\uff1a\u00a0" + "".join(map(chr, range(0xFF10, 0xFF1A))), "--: 0123456789")
 _LOOK_BACK = 60
@@ -87,7 +99,9 @@ _LONG_LINE = 1_000
 
 _START_KEYS = frozenset(("start", "begin", "from", "onset", "t0"))
 _END_KEYS = frozenset(("end", "stop", "to", "finish", "offset", "t1"))
-_KEY_WORDS = re.compile(r"(?:[_\- ]?(?:time|timestamp|seconds?|secs?|s|at))*\Z|\A(?:time|timestamp|t)[_\- ]", re.IGNORECASE)
+_KEY_WORDS = re.compile(
+    r"(?:[_\- ]?(?:time|timestamp|seconds?|secs?|s|at))*\Z|\A(?:time|timestamp|t)[_\- ]", re.IGNORECASE
+)
 _LIST_KEYS = (
     "spans",
     "span",
@@ -136,15 +150,17 @@ def parse_time(text: str) -> float:
 def parse_spans(text: str) -> list[Span]:
     """Read the time spans an answer names.
 
-    The first of these kinds that the text has is read: JSON that is the whole answer, bare or in a code fence (`[[1.5, 4]]`,
-    `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs in brackets among words (`The event
-    is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1
-    minute and 20 seconds`, `start: 10, end: 20`); pairs in parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number
-    without a unit takes that of the other end, else seconds. Percentages, frame numbers and counts are not times. If it is unclear which times
-    belong together ("1 to 2 to 3"), there is no span.
+    The first of these kinds that the text has is read: JSON that is the whole answer, bare or in a code fence (`[[1.5,
+    4]]`, `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs
+    in brackets among words (`The event is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s
+    and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1 minute and 20 seconds`, `start: 10, end: 20`); pairs in
+    parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number without a unit takes that of the
+    other end, else seconds. Percentages, frame numbers and counts are not times. If it is unclear which times belong
+    together ("1 to 2 to 3"), there is no span.
 
-    All spans are returned in the order written, including reversed and non-finite ones, so that the caller can say what is wrong with them. An
-    empty list means that no span was found. A decimal may have any number of digits that a float can hold, or an exponent.
+    All spans are returned in the order written, including reversed and non-finite ones, so that the caller can say what
+    is wrong with them. An empty list means that no span was found. A decimal may have any number of digits that a float
+    can hold, or an exponent.
     """
     text = answer_part(text)
     value = json_value(text)
@@ -278,7 +294,12 @@ def _pairs_up(text: str, first: _Time, gap: str) -> bool:
 def _cut_off(text: str, times: list[_Time], at: int, last_of_pair: int) -> bool:
     """Whether the pair `at`, `at + 1` is part of longer times: "1 minute and 75 seconds to …", "1 minute 5 to …"."""
     first, second = times[at], times[at + 1]
-    if at > 0 and at - 1 != last_of_pair and _units(times[at - 1].text) and _BESIDE.match(text[times[at - 1].end : first.start]):
+    if (
+        at > 0
+        and at - 1 != last_of_pair
+        and _units(times[at - 1].text)
+        and _BESIDE.match(text[times[at - 1].end : first.start])
+    ):
         return True
     if at + 2 < len(times) and _units(second.text) and _units(second.text)[-1] != "s":
         third = times[at + 2]
@@ -293,7 +314,11 @@ def _minus(before: str, *, first: bool) -> bool:
     if not before.endswith("-"):
         return False
     rest = before[:-1]
-    return not rest[-1:].isalnum() if first else bool(_TO.match(rest) or _AND.match(rest) or _END.match(rest)) and bool(rest.strip())
+    return (
+        not rest[-1:].isalnum()
+        if first
+        else bool(_TO.match(rest) or _AND.match(rest) or _END.match(rest)) and bool(rest.strip())
+    )
 
 
 def _is_told(times: str) -> bool:
@@ -326,4 +351,7 @@ def _seconds(time: str, default_unit: str) -> float:
     sign, time = (-1.0, time[1:]) if time.startswith("-") else (1.0, time)
     if ":" in time:
         return sign * parse_time(time.replace(",", "."))
-    return sign * sum(float(number.replace(",", "")) * _SECONDS[_name(unit) if unit else default_unit] for number, unit in _PART.findall(time))
+    return sign * sum(
+        float(number.replace(",", "")) * _SECONDS[_name(unit) if unit else default_unit]
+        for number, unit in _PART.findall(time)
+    )

@@ -1,6 +1,7 @@
 """`Truth`: a question's right answer and where its evidence is; `score`: how right an answer is. Pure functions.
 
-A truth is stored separately from its question, under the same key (task, split, doc id, repeat). No prompt, policy or trajectory ever contains one.
+A truth is stored separately from its question, under the same key (task, split, doc id, repeat). No prompt, policy or
+trajectory ever contains one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Truth:
     """What is right."""
 
     answer: str | tuple[str, ...]
-    """The right answer in canonical form (a label, `[[start, end], ...]` in seconds, a number, a text), or several of which each is right."""
+    """The right answer in canonical form (a label, `[[start, end], ...]` in seconds, a number, a text), or several of
+    which each is right."""
 
     evidence: tuple[Evidence, ...] = ()
     """Where the answer can be seen or heard; empty if the task does not say."""
@@ -57,8 +59,8 @@ class Rules:
     """How a task scores the kinds of question that are scored in more than one way."""
 
     spans: Literal["set", "hull", "best"] = "set"
-    """Which IoU (`apr_plugin.scoring.intervals`). `hull` and `best` take one span of the answer, the longest: a canonical answer is in order of
-    time, so its first span is not the most certain one."""
+    """Which IoU (`apr_plugin.scoring.intervals`). `hull` and `best` take one span of the answer, the longest: a
+    canonical answer is in order of time, so its first span is not the most certain one."""
 
     number: Literal["exact", "relative"] = "exact"
     """Equal at two decimals, or mean relative accuracy."""
@@ -71,8 +73,8 @@ def score(answer: str | None, truth: Truth, kind: str, rules: Rules | None = Non
     """How right an answer is, in [0, 1]; of several right answers, the one with the highest score counts.
 
     Args:
-        answer: In canonical form, as in a trajectory. `None` is no answer, and wrong. Numbers and spans in another form are read from the text;
-            the label of an option has one form only.
+        answer: In canonical form, as in a trajectory. `None` is no answer, and wrong. Numbers and spans in another form
+            are read from the text; the label of an option has one form only.
         truth: What is right.
         kind: `mcq`, `grounding`, `number` or `free_form`.
         rules: The task's; without them set IoU and the exact number.
@@ -106,7 +108,11 @@ def _iou(answer: str, true: Sequence[Span], rules: Rules) -> float:
     if rules.spans == "set":
         return set_iou(parse_spans(answer), true)
     spans = parse_spans(write_longest_first(answer))
-    return best_iou(spans, true) if rules.spans == "best" else max((hull_iou(next(iter(spans), None), span) for span in true), default=0.0)
+    return (
+        best_iou(spans, true)
+        if rules.spans == "best"
+        else max((hull_iou(next(iter(spans), None), span) for span in true), default=0.0)
+    )
 
 
 def _plain(text: str) -> str:

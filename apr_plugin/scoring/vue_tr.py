@@ -3,15 +3,16 @@
 One query: the predicted spans are widened to whole seconds (start down, end up). Then
 
 - IoU: reversed spans are dropped, the rest merged; seconds in both over seconds in either (set IoU).
-- precision and recall: the ends of reversed spans are swapped and nothing is merged; shared seconds over predicted or true seconds. A query with no
-  predicted (or true) seconds has no precision (or recall) and leaves that mean.
+- precision and recall: the ends of reversed spans are swapped and nothing is merged; shared seconds over predicted or
+  true seconds. A query with no predicted (or true) seconds has no precision (or recall) and leaves that mean.
 
-A set of queries: each figure is the area under a curve over the thresholds 0, 0.01, ... 1 by the trapezoid rule; the curve is the share of
-queries with IoU > t, with precision >= t, with recall >= t.
+A set of queries: each figure is the area under a curve over the thresholds 0, 0.01, ... 1 by the trapezoid rule; the
+curve is the share of queries with IoU > t, with precision >= t, with recall >= t.
 
-The official script loops over the predictions, so that a query without one is not counted. Figures named `_all` here count it as an empty answer:
-IoU and recall 0, no precision. `miou` is the plain mean of the set IoU of the spans as predicted, not widened: what OmniAgent (arXiv 2606.19341)
-measures for its own rows of Table 3; its baseline rows there are the areas of the official table.
+The official script loops over the predictions, so that a query without one is not counted. Figures named `_all` here
+count it as an empty answer: IoU and recall 0, no precision. `miou` is the plain mean of the set IoU of the spans as
+predicted, not widened: what OmniAgent (arXiv 2606.19341) measures for its own rows of Table 3; its baseline rows there
+are the areas of the official table.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Query:
     """The true spans in seconds: sorted, disjoint."""
 
     duration_category: str
-    """The data set's own label of the video's length: ultra-short (under 1 minute), short (to 10), medium (to 30), long (to 60), ultra-long."""
+    """The data set's own label of the video's length: ultra-short (under 1 minute), short (to 10), medium (to 30), long
+    (to 60), ultra-long."""
 
     query_format: str
     """keyword, phrase or sentence."""
@@ -69,7 +71,8 @@ class QueryScore(NamedTuple):
     """Set IoU of the widened spans, in [0, 1]."""
 
     precision: float | None
-    """`None` where no seconds were predicted. Above 1 where predicted spans overlap: the official script does not merge here."""
+    """`None` where no seconds were predicted. Above 1 where predicted spans overlap: the official script does not merge
+    here."""
 
     recall: float | None
     """`None` where no seconds are true. May be above 1, as precision."""
@@ -80,7 +83,11 @@ class QueryScore(NamedTuple):
 
 def widen(spans: Iterable[Span]) -> list[Span]:
     """Start rounded down and end rounded up to whole seconds; spans that are not finite are left out."""
-    return [(float(math.floor(start)), float(math.ceil(end))) for start, end in spans if math.isfinite(start) and math.isfinite(end)]
+    return [
+        (float(math.floor(start)), float(math.ceil(end)))
+        for start, end in spans
+        if math.isfinite(start) and math.isfinite(end)
+    ]
 
 
 def score_query(predicted: Sequence[Span], true: Sequence[Span], version: int = 1) -> QueryScore:
@@ -106,7 +113,10 @@ def iou_area(ious: Sequence[float]) -> float | None:
 
 
 def share_area(values: Sequence[float]) -> float | None:
-    """The figure the official table calls precision or recall: area under the share of queries with a value >= t. `None` of no queries."""
+    """The figure the official table calls precision or recall: area under the share of queries with a value >= t.
+
+    `None` of no queries.
+    """
     ordered = sorted(values)
     return _area([len(ordered) - bisect_left(ordered, t) for t in _THRESHOLDS], len(ordered))
 
@@ -155,7 +165,9 @@ def score(queries: Sequence[Query], answers: Mapping[int, Sequence[Span]], versi
         answers: Predicted spans by query id; queries that are not in it are missing.
         version: 1 for VUE-TR, 2 for VUE-TR-V2.
     """
-    rows: dict[str, list[tuple[bool, QueryScore]]] = {name: [] for name in (OVERALL, *(value for values in ATTRIBUTES.values() for value in values))}
+    rows: dict[str, list[tuple[bool, QueryScore]]] = {
+        name: [] for name in (OVERALL, *(value for values in ATTRIBUTES.values() for value in values))
+    }
     for query in queries:
         scored = query.query_id in answers, score_query(answers.get(query.query_id, ()), query.spans, version)
         for name in query.cells:

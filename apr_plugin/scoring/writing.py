@@ -29,7 +29,8 @@ def write_longest_span(text: str, *, template: str = "The event happens in the {
         text: The canonical answer, `[[start, end], ...]` in seconds.
         template: The sentence the scorer reads, with `{start}` and `{end}`.
     """
-    # `parse_spans` reads words too; only the canonical form is rewritten here, so that a forced answer stays what it was.
+    # `parse_spans` reads words too; only the canonical form is rewritten here, so that a forced answer stays what it
+    # was.
     spans = parse_spans(text) if text.lstrip().startswith("[") else []
     if not spans or not all(valid_span(span) for span in spans):
         return text
@@ -38,7 +39,9 @@ def write_longest_span(text: str, *, template: str = "The event happens in the {
 
 
 def write_longest_first(text: str) -> str:
-    """Spans for a scorer that reads a ranking: the longest first; of equally long ones, the earlier first. A canonical answer is in order of time.
+    """Spans for a scorer that reads a ranking: the longest first; of equally long ones, the earlier first.
+
+    A canonical answer is in order of time.
 
     Args:
         text: The canonical answer, `[[start, end], ...]` in seconds.

@@ -54,7 +54,9 @@ SOURCE = Source(
     truth_of=grounding.truth_of,
     rules=Rules(spans="hull"),
 )
-VAL = replace(SOURCE, task="apr_activitynet_captions_val", n=17505, files=(File("val_1.json", url=f"{REPOSITORY}/val.json"),))
+VAL = replace(
+    SOURCE, task="apr_activitynet_captions_val", n=17505, files=(File("val_1.json", url=f"{REPOSITORY}/val.json"),)
+)
 
 
 def docs(_stub: Any) -> Any:

@@ -25,7 +25,9 @@ def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
         video, start, end = where.split()
         if number(start) < number(end):
             asked = 'When in the video does this happen: "{}"?'
-            yield grounding.row(asked, query, [(number(start), number(end))], video=video, duration=number(seconds[video]))
+            yield grounding.row(
+                asked, query, [(number(start), number(end))], video=video, duration=number(seconds[video])
+            )
 
     yield from each(of_line, filter(None, lines))
 

@@ -25,7 +25,9 @@ class Bins:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.edges_s) - 1 or list(self.edges_s) != sorted(set(self.edges_s)):
-            raise ValueError(f"{len(self.edges_s)} rising edges need {len(self.edges_s) - 1} names, not {len(self.names)}")
+            raise ValueError(
+                f"{len(self.edges_s)} rising edges need {len(self.edges_s) - 1} names, not {len(self.names)}"
+            )
 
     @classmethod
     def of_minutes(cls, *edges: float) -> Bins:
@@ -37,11 +39,16 @@ class Bins:
         """The bin of a duration in seconds; `OTHER` where it is unknown or in no bin."""
         if seconds is None:
             return OTHER
-        return next((name for name, (a, b) in zip(self.names, pairwise(self.edges_s), strict=True) if a <= seconds < b), OTHER)
+        return next(
+            (name for name, (a, b) in zip(self.names, pairwise(self.edges_s), strict=True) if a <= seconds < b), OTHER
+        )
 
 
 def count(items: Sequence[Any]) -> int:
-    """Aggregation of the metrics `n`, `n_<bucket>`: how many answers there were. For YAML: `!function apr_plugin.tasks.common.count`."""
+    """Aggregation of the metrics `n`, `n_<bucket>`: how many answers there were.
+
+    For YAML: `!function apr_plugin.tasks.common.count`.
+    """
     return len(items)
 
 
@@ -61,7 +68,10 @@ def macro_mean(items: Sequence[Grouped]) -> float | None:
 
 
 def macro_stderr(items: Sequence[Grouped]) -> float | None:
-    """Standard error of `macro_mean`: answers are drawn within groups, the groups are fixed. `None` where a group has a single answer."""
+    """Standard error of `macro_mean`: answers are drawn within groups, the groups are fixed.
+
+    `None` where a group has a single answer.
+    """
     variance = _variance(items)
     return None if variance is None else math.sqrt(variance)
 

@@ -1,10 +1,11 @@
 """`Source`: one benchmark as its owners distribute it, made into questions; and `sources`, the catalogue of all of them. It knows no harness.
 
-Annotations are read from `<data folder>/<benchmark>/` under their official file names, else fetched from where their owners keep them. Videos are
-looked for in `<data folder>/<benchmark>/videos`, in whatever sub-folders they were unpacked, and where lmms-eval's own task unpacks them.
-A source may say what a row asks (`question_of`) and what is right (`truth_of`); the second never reaches a policy.
-Three columns are added to a row: `apr_videos` (paths), `apr_seconds` (of the first video, or `None`), `apr_buckets` (names); and `apr_present`,
-whether every video is there. A row that can't be read is one question that counts as wrong (`rows.py`).
+Annotations are read from `<data folder>/<benchmark>/` under their official file names, else fetched from where their
+owners keep them. Videos are looked for in `<data folder>/<benchmark>/videos`, in whatever sub-folders they were
+unpacked, and where lmms-eval's own task unpacks them. A source may say what a row asks (`question_of`) and what is
+right (`truth_of`); the second never reaches a policy. Three columns are added to a row: `apr_videos` (paths),
+`apr_seconds` (of the first video, or `None`), `apr_buckets` (names); and `apr_present`, whether every video is there. A
+row that can't be read is one question that counts as wrong (`rows.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,18 @@ from apr_plugin.loop.question import Question
 from apr_plugin.scoring.truth import Rules, Truth
 from apr_plugin.tasks.common.buckets import OTHER
 from apr_plugin.tasks.common.media import Library, Manifest
-from apr_plugin.tasks.common.rows import FAULTS, OURS, UNREADABLE, Row, Unreadable, content, each, number, reason, unreadable
+from apr_plugin.tasks.common.rows import (
+    FAULTS,
+    OURS,
+    UNREADABLE,
+    Row,
+    Unreadable,
+    content,
+    each,
+    number,
+    reason,
+    unreadable,
+)
 
 _DOWNLOAD_TIMEOUT_S = 60.0
 
@@ -36,7 +48,8 @@ class File:
     """One file of annotations."""
 
     name: str
-    """Its path in the data set's repository, and below the benchmark's folder: JSON, JSON Lines, Parquet or CSV, by its suffix."""
+    """Its path in the data set's repository, and below the benchmark's folder: JSON, JSON Lines, Parquet or CSV, by its
+    suffix."""
 
     hub: str = ""
     """The id of its data set on the hub."""
@@ -52,7 +65,11 @@ class File:
         if self.hub:
             pinned = "" if self.revision == "main" else f" --revision {self.revision}"
             return f"hf download {self.hub} {self.name} --repo-type dataset{pinned} --local-dir {folder}"
-        return f"curl -L --create-dirs -o {folder / self.name} {self.url}" if self.url else f"see its README, and put it at {folder / self.name}"
+        return (
+            f"curl -L --create-dirs -o {folder / self.name} {self.url}"
+            if self.url
+            else f"see its README, and put it at {folder / self.name}"
+        )
 
 
 def _concatenated(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
@@ -132,8 +149,9 @@ class Source:
     """The metric to report."""
 
     question_of: Callable[[Row], Question] | None = None
-    """Document -> what is asked: text, kind, options and how the answer is written, without its videos and its place in the task. It reads no column
-    that holds the right answer. Without it the task is one of a harness, which has a reader for it."""
+    """Document -> what is asked: text, kind, options and how the answer is written, without its videos and its place in
+    the task. It reads no column that holds the right answer. Without it the task is one of a harness, which has a
+    reader for it."""
 
     write: Callable[[str], str] = str
     """Canonical answer -> the text that this task's scorer reads right (`apr_plugin.scoring.writing`)."""
@@ -158,7 +176,13 @@ class Source:
     def bucket_metrics(self) -> tuple[str, ...]:
         """The metrics that `scored` can return in addition to those it is given, in order."""
         names = (*self.buckets, OTHER) if self.measure else self.buckets
-        return ("score", "n", "score_present", "n_present", *(f"{head}_{name}" for name in names for head in (self._prefix(name), "n")))
+        return (
+            "score",
+            "n",
+            "score_present",
+            "n_present",
+            *(f"{head}_{name}" for name in names for head in (self._prefix(name), "n")),
+        )
 
     def manifest(self) -> Manifest:
         """What is known of its video files."""
@@ -209,12 +233,17 @@ class Source:
         for name in self.needs:
             if (value := row[name]) is None or (isinstance(value, list) and None in value):
                 raise ValueError(f"no {name}")
-        return [{name: value for name, value in row.items() if not str(name).startswith(OURS)}] if self.keep(row) else []
+        return (
+            [{name: value for name, value in row.items() if not str(name).startswith(OURS)}] if self.keep(row) else []
+        )
 
     def _refuse(self, rows: Sequence[object]) -> None:
         """Raises AprError where no row at all can be read: the file is another than it should be."""
         if isinstance(rows[0], Unreadable) and all(isinstance(row, Unreadable) for row in rows):
-            raise AprError(f"{self.title}: {self.named_files} is not as its README says: question 0 (counted from 0): {rows[0].reason}; get it anew")
+            raise AprError(
+                f"{self.title}: {self.named_files} is not as its README says: question 0 (counted from 0): "
+                f"{rows[0].reason}; get it anew"
+            )
 
     def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
         """The rows with their videos' paths, durations and buckets.
@@ -223,7 +252,8 @@ class Source:
 
         Args:
             library: Where videos are looked for; without one in `video_folders`.
-            measure: Whether durations that the annotation lacks are read from the files; without one as this source says.
+            measure: Whether durations that the annotation lacks are read from the files; without one as this source
+                says.
 
         Raises:
             AprError: as `rows`.
@@ -231,7 +261,9 @@ class Source:
         library = library or Library(self.video_folders)
         where: dict[str, Path] = {}
         there: dict[str, bool] = {}
-        read: list[_Facts | Unreadable] = [row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()]
+        read: list[_Facts | Unreadable] = [
+            row if isinstance(row, Unreadable) else self._facts(row) for row in self._rows()
+        ]
         for at, one in enumerate(read):
             for name in one.videos if isinstance(one, _Facts) else ():
                 try:
@@ -242,16 +274,26 @@ class Source:
         self._refuse(read)
         measured: dict[Path, float | None] = {}
         if self.measure if measure is None else measure:
-            firsts = (one.videos[0] for one in read if not isinstance(one, Unreadable) and one.seconds is None and one.videos)
+            firsts = (
+                one.videos[0] for one in read if not isinstance(one, Unreadable) and one.seconds is None and one.videos
+            )
             unknown = [where[name] for name in firsts]
             facts = self.manifest().read(unknown, f"{self.title}: durations") if unknown else {}
             measured = {path: facts[str(path)].seconds for path in unknown if str(path) in facts}
-        found = [one if isinstance(one, Unreadable) else self._document(one, [where[name] for name in one.videos], measured) for one in read]
+        found = [
+            one if isinstance(one, Unreadable) else self._document(one, [where[name] for name in one.videos], measured)
+            for one in read
+        ]
         self._refuse(found)
         documents: list[dict[str, Any]] = []
         for document in found:
             if isinstance(document, Unreadable):
-                nothing: dict[str, Any] = {"apr_videos": [], "apr_seconds": None, "apr_buckets": [], "apr_present": True}
+                nothing: dict[str, Any] = {
+                    "apr_videos": [],
+                    "apr_seconds": None,
+                    "apr_buckets": [],
+                    "apr_present": True,
+                }
                 documents.append({**nothing, UNREADABLE: document.reason})
             else:
                 documents.append({**document, "apr_present": all(there[path] for path in document["apr_videos"])})
@@ -267,14 +309,24 @@ class Source:
         except FAULTS as error:
             return Unreadable.by(error)
 
-    def _document(self, facts: _Facts, paths: Sequence[Path], measured: Mapping[Path, float | None]) -> dict[str, Any] | Unreadable:
+    def _document(
+        self, facts: _Facts, paths: Sequence[Path], measured: Mapping[Path, float | None]
+    ) -> dict[str, Any] | Unreadable:
         """The row with the columns that are added to it."""
         seconds = measured.get(paths[0]) if facts.seconds is None and paths else facts.seconds
         try:
             labels = list(dict.fromkeys(self.labels_of(facts.row, seconds)))
             if strange := set(labels) - {*self.buckets, OTHER}:
-                return Unreadable(f"it lies in bucket {str(strange.pop())!r}, which {self.task} does not know: another version of the annotations?")
-            document = {**facts.row, "apr_videos": [str(path) for path in paths], "apr_seconds": seconds, "apr_buckets": labels}
+                return Unreadable(
+                    f"it lies in bucket {str(strange.pop())!r}, which {self.task} does not know: another "
+                    "version of the annotations?"
+                )
+            document = {
+                **facts.row,
+                "apr_videos": [str(path) for path in paths],
+                "apr_seconds": seconds,
+                "apr_buckets": labels,
+            }
             if self.question_of is not None:
                 self.question_of(document)
             self.truth(document)
@@ -334,7 +386,10 @@ class Source:
         except Exception as error:  # noqa: BLE001 - the hub's client raises its own errors, and those of three layers below it
             why = reason(error)
         others = f", and so its other {len(self.files) - 1}" if len(self.files) > 1 else ""
-        raise AprError(f"{self.title}: no annotations at {self.home / file.name} ({why}). Get them with: {file.how_to_get(self.home)}{others}")
+        raise AprError(
+            f"{self.title}: no annotations at {self.home / file.name} ({why}). Get them with: "
+            f"{file.how_to_get(self.home)}{others}"
+        )
 
 
 @dataclass(frozen=True)
@@ -348,7 +403,9 @@ class _Facts:
 
 def _named(paths: Sequence[Path]) -> str:
     """The files; those in the folder of the first one by their names alone."""
-    return ", ".join([str(paths[0]), *(path.name if path.parent == paths[0].parent else str(path) for path in paths[1:])])
+    return ", ".join(
+        [str(paths[0]), *(path.name if path.parent == paths[0].parent else str(path) for path in paths[1:])]
+    )
 
 
 def _download(url: str, path: Path) -> Path:

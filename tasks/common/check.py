@@ -83,7 +83,10 @@ class Report:
             "questions_official": self.source.n,
             "questions": self.questions,
             "questions_with_every_video": self.answerable,
-            "annotations": [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in self.annotations],
+            "annotations": [
+                {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+                for path in self.annotations
+            ],
             "videos": [asdict(video) for video in self.videos],
         }
 
@@ -94,7 +97,9 @@ class Report:
 
 
 def count_videos(source: Source) -> tuple[int, int] | None:
-    """How many of a task's videos are there, and how many it has; `None` without annotations on this machine. Nothing is fetched or opened.
+    """How many of a task's videos are there, and how many it has; `None` without annotations on this machine.
+
+    Nothing is fetched or opened.
 
     Raises:
         AprError: the annotations are not what they should be.
@@ -113,7 +118,8 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
         source: The task.
         folders: Where its videos are; without any where the task looks for them.
         hashes: Whether to read every byte for its SHA-256.
-        media_root: A folder that must contain every video, with links followed; others are not opened, and count as unreadable.
+        media_root: A folder that must contain every video, with links followed; others are not opened, and count as
+            unreadable.
 
     Raises:
         AprError: there are no annotations.
@@ -131,10 +137,18 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
         if names and document["apr_seconds"] is not None:
             annotated.setdefault(names[0], document["apr_seconds"])
     outside = {path: reason for path in paths.values() if (reason := _outside(path, media_root))}
-    facts = {**source.manifest().read((Path(path) for path in paths.values() if path not in outside), f"{source.title}: videos", hashes)}
+    facts = {
+        **source.manifest().read(
+            (Path(path) for path in paths.values() if path not in outside), f"{source.title}: videos", hashes
+        )
+    }
     facts |= {path: FileFacts(0, 0, error=reason) for path, reason in outside.items()}
-    states = {name: _state(name, path, facts.get(path), asked[name], annotated.get(name)) for name, path in paths.items()}
-    answerable = sum(all(states[name].state == "present" for name in source.videos_of(document)) for document in readable)
+    states = {
+        name: _state(name, path, facts.get(path), asked[name], annotated.get(name)) for name, path in paths.items()
+    }
+    answerable = sum(
+        all(states[name].state == "present" for name in source.videos_of(document)) for document in readable
+    )
     read = tuple(path for file in source.files if (path := source.local_file(file)) is not None)
     return Report(source, len(documents), answerable, tuple(states.values()), read)
 

@@ -1,6 +1,7 @@
 """Shared code of the multiple-choice tasks that lmms-eval lacks: options without labels, the prompt, names of buckets.
 
-Their rows have two columns in addition to the benchmark's own: `question`, and `options`, texts without labels. The first option is A.
+Their rows have two columns in addition to the benchmark's own: `question`, and `options`, texts without labels. The
+first option is A.
 """
 
 from __future__ import annotations

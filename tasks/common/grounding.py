@@ -1,8 +1,9 @@
 """What the grounding tasks share: how a model is asked for time spans, how its reply is read, and the numbers of one reply.
 
-A row of a grounding task has three columns beside its benchmark's own (`row`): `query`, the event in the benchmark's words; `question`, what is
-asked; `spans`, the true spans in seconds. Every function here is pure, so that lmms-eval's threads can share them, and none raises on what a model
-wrote. All corpus figures of these benchmarks are means over questions, so that lmms-eval's `mean` gives them, with standard errors.
+A row of a grounding task has three columns beside its benchmark's own (`row`): `query`, the event in the benchmark's
+words; `question`, what is asked; `spans`, the true spans in seconds. Every function here is pure, so that lmms-eval's
+threads can share them, and none raises on what a model wrote. All corpus figures of these benchmarks are means over
+questions, so that lmms-eval's `mean` gives them, with standard errors.
 """
 
 from __future__ import annotations
@@ -41,7 +42,12 @@ def row(question: str, query: str, spans: Iterable[Sequence[float]], **columns: 
         columns: The benchmark's own.
     """
     event = " ".join(query.split()).rstrip(".").rstrip()
-    return {**columns, "query": query, "question": question.format(event), "spans": [[number(start), number(end)] for start, end in spans]}
+    return {
+        **columns,
+        "query": query,
+        "question": question.format(event),
+        "spans": [[number(start), number(end)] for start, end in spans],
+    }
 
 
 def ask_one(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
@@ -67,12 +73,16 @@ def ask_ranked(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
 
 def question_of_one(doc: Row) -> Question:
     """The question, without words on the form of its answer, which is one span."""
-    return Question(text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="one time span in seconds")
+    return Question(
+        text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="one time span in seconds"
+    )
 
 
 def question_of_all(doc: Row) -> Question:
     """The question; its answer is every span."""
-    return Question(text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds")
+    return Question(
+        text=str(doc["question"]).strip(), kind=QuestionKind.GROUNDING, answer_hint="every time span in seconds"
+    )
 
 
 def truth_of(doc: Row) -> Truth:
@@ -120,14 +130,17 @@ def score_set(source: Source, doc: Row, results: Sequence[Any], **more: float) -
 def score_ranked(source: Source, doc: Row, results: Sequence[Any]) -> dict[str, Any]:
     """Several true spans and a ranked reply: IoU of its first span with the true span it fits best, and average precision of the ranking.
 
-    A bucket is a range of lengths of the true spans: only true spans of that length count in it, as in QVHighlights' own evaluation.
+    A bucket is a range of lengths of the true spans: only true spans of that length count in it, as in QVHighlights'
+    own evaluation.
     """
     spans, true = read(results), true_spans(doc)
     iou = best_iou(spans, true)
     numbers = {**recalls(iou, "best"), **moment_metrics([spans], [true]), "no_span": float(not spans)}
     for name in doc["apr_buckets"]:
         over, up_to = LENGTHS[name]
-        numbers[f"{source.prefix}_{name}"] = best_iou(spans, [span for span in true if over < span[1] - span[0] <= up_to])
+        numbers[f"{source.prefix}_{name}"] = best_iou(
+            spans, [span for span in true if over < span[1] - span[0] <= up_to]
+        )
     scored: dict[str, Any] = source.scored(doc, iou, **numbers)
     return scored
 

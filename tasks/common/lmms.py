@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from apr_plugin.tasks.common.catalogue import Source
 
 
-def docs(source: Source, ask: Callable[..., str] | None = None, score: Callable[[Row, list[Any]], Any] | None = None) -> Any:
-    """A source's documents as a `datasets.Dataset`, for `process_docs`. Says how many questions lack their video, which count as wrong.
+def docs(
+    source: Source, ask: Callable[..., str] | None = None, score: Callable[[Row, list[Any]], Any] | None = None
+) -> Any:
+    """A source's documents as a `datasets.Dataset`, for `process_docs`.
+
+    Says how many questions lack their video, which count as wrong.
 
     Args:
         source: The task's.
@@ -23,7 +27,8 @@ def docs(source: Source, ask: Callable[..., str] | None = None, score: Callable[
         score: Its `process_results`, likewise.
 
     Raises:
-        AprError: as `Source.documents`; under lmms-eval's own command line the process ends with that message instead of five more attempts.
+        AprError: as `Source.documents`; under lmms-eval's own command line the process ends with that message instead
+            of five more attempts.
     """
     from loguru import logger
 
@@ -35,13 +40,16 @@ def docs(source: Source, ask: Callable[..., str] | None = None, score: Callable[
         end_with(error)
     if source.n and len(documents) != source.n:
         logger.warning(
-            f"{source.task}: the annotations hold {len(documents)} questions, the official split {source.n}: a score is not of the whole benchmark"
+            f"{source.task}: the annotations hold {len(documents)} questions, the official split {source.n}: "
+            "a score is not of the whole benchmark"
         )
     absent = sum(not document["apr_present"] for document in documents)
     if absent:
         logger.warning(
-            f"{source.task}: {absent} of {len(documents)} questions lack their video in {source.video_folders[0]} and count as wrong; "
-            f"`score_present` leaves them out. " + (f"List the files with: apr tasks check {source.task}" if source.n else "Make the set anew.")
+            f"{source.task}: {absent} of {len(documents)} questions lack their video in "
+            f"{source.video_folders[0]} and count as wrong; "
+            f"`score_present` leaves them out. "
+            + (f"List the files with: apr tasks check {source.task}" if source.n else "Make the set anew.")
         )
 
     def attempt(document: Row) -> None:
@@ -54,10 +62,16 @@ def docs(source: Source, ask: Callable[..., str] | None = None, score: Callable[
     found, faults = table(documents, attempt)
     random.setstate(state)
     if len(faults) == len(documents):
-        end_with(AprError(f"{source.title}: no question of {source.named_files} can be read; the first: {faults[0][1]}; get it anew"))
+        end_with(
+            AprError(
+                f"{source.title}: no question of {source.named_files} can be read; the first: {faults[0][1]}; "
+                "get it anew"
+            )
+        )
     if faults:
         logger.warning(
-            f"{source.task}: {len(faults)} of {len(documents)} questions of {source.named_files} can't be read and count as wrong; "
+            f"{source.task}: {len(faults)} of {len(documents)} questions of {source.named_files} can't be "
+            "read and count as wrong; "
             f"the first is question {faults[0][0]} (counted from 0): {faults[0][1]}"
         )
     return found

@@ -1,4 +1,7 @@
-"""The video files of a benchmark: where they are, how long they last, whether they can be read. Durations are kept in a manifest."""
+"""The video files of a benchmark: where they are, how long they last, whether they can be read.
+
+Durations are kept in a manifest.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from pathlib import Path
 from apr_plugin.files import read_regular
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
-"""Tried in this order where the file with the official name is absent: a video fetched again often comes in another container."""
+"""Tried in this order where the file with the official name is absent: a video fetched again often comes in another
+container."""
 
 _BLOCK = 1 << 22
 
@@ -35,7 +39,9 @@ class Library:
             name: Its path as the benchmark names it, with or without a suffix ("data/abc.mp4", "abc").
         """
         wanted = Path(name)
-        if wanted.is_absolute() or ".." in wanted.parts:  # whatever the annotations say, a video lies below these folders
+        if (
+            wanted.is_absolute() or ".." in wanted.parts
+        ):  # whatever the annotations say, a video lies below these folders
             name, wanted = wanted.name, Path(wanted.name)
         endings = [wanted.suffix, *EXTENSIONS] if wanted.suffix in EXTENSIONS else ["", *EXTENSIONS]
         stem = name.removesuffix(wanted.suffix) if wanted.suffix in EXTENSIONS else name
@@ -44,7 +50,9 @@ class Library:
                 for path in (folder / f"{stem}{ending}", folder / f"{Path(stem).name}{ending}"):
                     if path.is_file():
                         return path
-        return self._index().get(Path(stem).name) or self.folders[0] / (f"{stem}{endings[0]}" if endings[0] else f"{stem}.mp4")
+        return self._index().get(Path(stem).name) or self.folders[0] / (
+            f"{stem}{endings[0]}" if endings[0] else f"{stem}.mp4"
+        )
 
     def _index(self) -> dict[str, Path]:
         """Every video below the folders by its name without suffix; a name of two different files is left out."""
@@ -108,12 +116,16 @@ class Manifest:
         stale = []
         for name, stat in there.items():
             known = self.facts.get(name)
-            if known is None or known.seconds is None or not known.of(stat) or (hashes and not known.sha256):  # what failed is tried again
+            if (
+                known is None or known.seconds is None or not known.of(stat) or (hashes and not known.sha256)
+            ):  # what failed is tried again
                 stale.append(name)
         if stale:
             with ThreadPoolExecutor(max_workers=4) as pool:
                 read = pool.map(lambda name: self._facts(name, hashes), stale)
-                for number, facts in enumerate(track(read, what, len(stale), console=Console(stderr=True), transient=True)):
+                for number, facts in enumerate(
+                    track(read, what, len(stale), console=Console(stderr=True), transient=True)
+                ):
                     self.facts[stale[number]] = facts
                     if number % 50 == 49:
                         self.save()
@@ -135,11 +147,17 @@ class Manifest:
         return replace(facts, sha256=_sha256(name)) if hashes and not facts.sha256 else facts
 
     def save(self) -> None:
-        """Write the file where that is possible; without it the facts are read again. Of two processes that write at once the later one counts."""
+        """Write the file where that is possible; without it the facts are read again.
+
+        Of two processes that write at once the later one counts.
+        """
         beside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"files": {name: asdict(facts) for name, facts in sorted(self.facts.items())}}, indent=1), "utf-8")
+            beside.write_text(
+                json.dumps({"files": {name: asdict(facts) for name, facts in sorted(self.facts.items())}}, indent=1),
+                "utf-8",
+            )
             beside.replace(self.path)
 
 

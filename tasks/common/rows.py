@@ -2,9 +2,10 @@
 
 One that can't costs its own question, which counts as wrong and says why; it never ends a run.
 
-A row can't be read where a task's own code fails on it, or where a value of it has another type than its column: a harness holds a task's rows in an
-Arrow table, which can't keep it. Its document has the column `apr_unreadable`, with the reason, and of all others only those that begin with `apr_`.
-Asked for its videos it raises that reason, so that the model `apr` ends the question as `media_unreadable` with it.
+A row can't be read where a task's own code fails on it, or where a value of it has another type than its column: a
+harness holds a task's rows in an Arrow table, which can't keep it. Its document has the column `apr_unreadable`, with
+the reason, and of all others only those that begin with `apr_`. Asked for its videos it raises that reason, so that the
+model `apr` ends the question as `media_unreadable` with it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,17 @@ OURS = "apr_"
 UNREADABLE = "apr_unreadable"
 """The column with the reason why a row can't be read; only where a task has such a row."""
 
-FAULTS = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, AssertionError, RecursionError, csv.Error)
+FAULTS = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    csv.Error,
+)
 """What reading a row of another form raises."""
 
 NOT_READ = "(this row of the data set can't be read)"
@@ -88,7 +99,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     """The same value as a table takes it: texts without lone surrogates, in lists and objects too.
 
     Raises:
-        ValueError: it has a whole number beyond 64 bits, an infinite number, a column without a name, or lists within lists without end.
+        ValueError: it has a whole number beyond 64 bits, an infinite number, a column without a name, or lists within
+            lists without end.
     """
     if isinstance(value, str):
         return printable(value)
@@ -121,7 +133,9 @@ def check_readable(document: Row) -> None:
         raise AprError(f"this row of the data set can't be read: {why}")
 
 
-def table(documents: Sequence[Row], attempt: Callable[[Row], object] | None = None) -> tuple[Any, list[tuple[int, str]]]:
+def table(
+    documents: Sequence[Row], attempt: Callable[[Row], object] | None = None
+) -> tuple[Any, list[tuple[int, str]]]:
     """The documents as a `datasets.Dataset`, and the numbers of those that can't be read with their reasons.
 
     A column has the type that most of its values have. A document with a value that does not fit can't be read.
@@ -157,11 +171,17 @@ def table(documents: Sequence[Row], attempt: Callable[[Row], object] | None = No
 
 def _without(row: Row, why: str) -> dict[str, Any]:
     """A row that can't be read, after all."""
-    return {**{name: value for name, value in row.items() if isinstance(name, str) and name.startswith(OURS)}, UNREADABLE: why}
+    return {
+        **{name: value for name, value in row.items() if isinstance(name, str) and name.startswith(OURS)},
+        UNREADABLE: why,
+    }
 
 
 def _misfits(values: Sequence[Any]) -> dict[int, str]:
-    """Which values of a column do not fit its type, and why. The type is the commonest one, widened by the others as far as that goes."""
+    """Which values of a column do not fit its type, and why.
+
+    The type is the commonest one, widened by the others as far as that goes.
+    """
     import pyarrow
 
     try:

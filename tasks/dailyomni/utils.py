@@ -12,7 +12,8 @@ from apr_plugin.tasks.common.choices import bucket_name, question_of, without_la
 DURATIONS = ("30s", "60s")
 TYPES = ("Event Sequence", "AV Event Alignment", "Context understanding", "Reasoning", "Inference", "Comparative")
 COLUMNS = ("Question", "Choice", "Answer", "video_id", "Type", "video_category", "video_duration")
-"""Those that every row has; the others (`content_parent_category`, `content_fine_category`, `Explaination`) are missing from some."""
+"""Those that every row has; the others (`content_parent_category`, `content_fine_category`, `Explaination`) are missing
+from some."""
 
 
 def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
@@ -20,7 +21,9 @@ def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
 
 
 def _row(row: Row) -> list[Row]:
-    return [{**{name: row[name] for name in COLUMNS}, "question": row["Question"], "options": without_labels(row["Choice"])}]
+    return [
+        {**{name: row[name] for name in COLUMNS}, "question": row["Question"], "options": without_labels(row["Choice"])}
+    ]
 
 
 SOURCE = Source(

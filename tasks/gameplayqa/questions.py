@@ -14,13 +14,16 @@ from apr_plugin.tasks.common.choices import bucket_name
 LEVELS = ("1", "2", "3")
 TASKS = (
     "Action Recognition", "State Recognition", "Object Recognition", "Event Recognition", "Static Object Count",
-    "Cross-Entity Referring", "Timestamp Referring", "Time Localization", "Absence Recognition", "Occurrence Count", "Ordering",
+    "Cross-Entity Referring", "Timestamp Referring", "Time Localization", "Absence Recognition", "Occurrence Count",
+    "Ordering",
     "Intent Identification", "Sync-Referring", "Cross-Video Ordering", "POV Identification",
 )  # fmt: skip
 """The 15 values of `task_name`, five of level 1, seven of level 2, three of level 3 (Table 2 of the paper)."""
 GAMES = {
-    "apex": "apex_legends", "arc": "arc_raiders", "battlefield": "battlefield_6", "counterstrike": "counter_strike_2", "cs2": "counter_strike_2",
-    "cyberpunk": "cyberpunk_2077", "elden": "elden_ring", "minecraft": "minecraft", "nomans": "no_mans_sky", "valheim": "valheim",
+    "apex": "apex_legends", "arc": "arc_raiders", "battlefield": "battlefield_6", "counterstrike": "counter_strike_2",
+    "cs2": "counter_strike_2",
+    "cyberpunk": "cyberpunk_2077", "elden": "elden_ring", "minecraft": "minecraft", "nomans": "no_mans_sky",
+    "valheim": "valheim",
 }  # fmt: skip
 """How `game_name` begins, without blanks and marks and in small letters -> the bucket of the game."""
 KINDS = ("lexical", "scene", "temporal", "role", "cross_video")
@@ -43,7 +46,17 @@ def _row(row: Row) -> list[Row]:
     options = list(_options(row))
     # The official order: one shuffle by a generator seeded with the first 16 hex digits of SHA-256("13:<id>").
     random.Random(int(hashlib.sha256(f"{_SEED}:{row['id']}".encode()).hexdigest()[:16], 16)).shuffle(options)
-    kept = ("id", "instance_id", "game_name", "question_code", "task_name", "question_level", "question", "answer_start", "answer_end")
+    kept = (
+        "id",
+        "instance_id",
+        "game_name",
+        "question_code",
+        "task_name",
+        "question_level",
+        "question",
+        "answer_start",
+        "answer_end",
+    )
     return [
         {
             **{name: row[name] for name in kept},

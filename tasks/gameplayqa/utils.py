@@ -9,14 +9,31 @@ from apr_plugin.scoring.answers import match_option
 from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.common import NOT_READ, File, Row, Source, check_readable, lmms, reply, unreadable
 from apr_plugin.tasks.common.choices import ask, bucket_name, lettered, question_of
-from apr_plugin.tasks.gameplayqa.questions import GAMES, KINDS, LEVELS, OTHER_KIND, TASKS, buckets_of, rows, statement_kind
+from apr_plugin.tasks.gameplayqa.questions import (
+    GAMES,
+    KINDS,
+    LEVELS,
+    OTHER_KIND,
+    TASKS,
+    buckets_of,
+    rows,
+    statement_kind,
+)
 
 
 def asked(doc: Row) -> Question:
-    """The question. It counts videos from 1 and may leave some out, looks count from 0: both numbers of each stand before it."""
+    """The question.
+
+    It counts videos from 1 and may leave some out, looks count from 0: both numbers of each stand before it.
+    """
     numbers = doc["video_numbers"]
-    names = "; ".join(f'"Video {number}" in the question or its options is video {index} of a look' for index, number in enumerate(numbers))
-    asked_of: Question = question_of(doc, f"The videos show the same time from different players. {names}." if len(numbers) > 1 else "")
+    names = "; ".join(
+        f'"Video {number}" in the question or its options is video {index} of a look'
+        for index, number in enumerate(numbers)
+    )
+    asked_of: Question = question_of(
+        doc, f"The videos show the same time from different players. {names}." if len(numbers) > 1 else ""
+    )
     return asked_of
 
 
@@ -71,8 +88,9 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """1 where the right option is named, overall and in each bucket; and what kind of distractor an error went for.
 
-    `error_<kind>` has a question of true or false in its denominator where the statement is a distractor of that kind. `picked_<kind>` has a
-    question in its denominator where an option of that kind is offered, and is 1 where such an option was chosen.
+    `error_<kind>` has a question of true or false in its denominator where the statement is a distractor of that kind.
+    `picked_<kind>` has a question in its denominator where an option of that kind is offered, and is 1 where such an
+    option was chosen.
     """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))

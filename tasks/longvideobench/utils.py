@@ -36,7 +36,10 @@ SOURCE = Source(
 
 
 def official() -> Any:
-    """lmms-eval's module. It imports decord for another of its tasks; where that is absent, an empty module stands in while it loads."""
+    """lmms-eval's module.
+
+    It imports decord for another of its tasks; where that is absent, an empty module stands in while it loads.
+    """
     if MODULE in sys.modules:
         return importlib.import_module(MODULE)  # waits for another thread that is loading it
     absent = importlib.util.find_spec("decord") is None

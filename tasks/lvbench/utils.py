@@ -57,7 +57,10 @@ SOURCE = Source(
     needs=("question", "answer"),
     videos_of=lambda row: [f"{row['key']}.mp4"],
     measure=True,
-    labels_of=lambda row, seconds: [BINS.name(seconds), *(ABILITIES[name] for name in row["question_type"])],  # it counts in each of its types
+    labels_of=lambda row, seconds: [
+        BINS.name(seconds),
+        *(ABILITIES[name] for name in row["question_type"]),
+    ],  # it counts in each of its types
     buckets=(*BINS.names, *ABILITIES.values()),
     harness_folders=("lvbench",),
     truth_of=truth_of,

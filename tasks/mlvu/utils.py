@@ -28,9 +28,12 @@ BINS = Bins.of_minutes(0, 5, 10, 20, 60, 120, inf)
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
     """The official columns, and those that lmms-eval's scorer reads: `task_type`, `video_name`, the options in `question`, a letter as `answer`.
 
-    As in the official evaluation, of two equal options the last is the answer, and a question whose answer is none of its options can't be right.
+    As in the official evaluation, of two equal options the last is the answer, and a question whose answer is none of
+    its options can't be right.
     """
-    named = ((task, stem, row) for (task, stem), content in zip(TASKS.items(), contents, strict=True) for row in content)
+    named = (
+        (task, stem, row) for (task, stem), content in zip(TASKS.items(), contents, strict=True) for row in content
+    )
     yield from each(_row, named)
 
 
@@ -40,7 +43,9 @@ def _row(named: tuple[str, str, Row]) -> list[Row]:
     right = max((i for i, option in enumerate(options) if option == row["answer"]), default=-1)
     return [
         {
-            "question": "\n".join([row["question"], *(f"({'ABCDEF'[i]}) {option}" for i, option in enumerate(options))]),
+            "question": "\n".join(
+                [row["question"], *(f"({'ABCDEF'[i]}) {option}" for i, option in enumerate(options))]
+            ),
             "candidates": options,
             "answer": "ABCDEF"[right] if right >= 0 else "(no option)",
             "answer_text": row["answer"],

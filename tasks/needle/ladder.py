@@ -1,7 +1,7 @@
 """What `NeedlePolicy` knows and what it does next: a `Case` of notes, and the ladder that goes from the whole video to the event.
 
-The ladder: scan the video for the chapter, scan the chapter for the scene, scan (or listen to) the scene for the event, narrow the event's edges,
-answer. A rung that the notes already cover is left out.
+The ladder: scan the video for the chapter, scan the chapter for the scene, scan (or listen to) the scene for the event,
+narrow the event's edges, answer. A rung that the notes already cover is left out.
 
 A note reads `[frames 0.00-7200.00s x60] 0.00-732.20s blue/striped; 854.24s blue/dotted red triangle; ...` or
 `[audio 10.00-40.00s] chime 12.10-12.60s`.
@@ -54,7 +54,8 @@ class Case:
     tried: set[tuple[str, float, float]] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)  # answers that were given and, since there is another turn, refused
     errors: list[str] = field(default_factory=list)
-    form: str = ""  # label, span, number or words: what the instructions, or the last refusal, ask for; empty where they say nothing
+    # label, span, number or words: what the instructions, or the last refusal, ask for; empty where they say nothing
+    form: str = ""
     videos: int = 1
 
     def take(self, note: str) -> None:
@@ -63,7 +64,9 @@ class Case:
             window = (float(start), float(end))
             if kind == "audio":
                 self.heard.append(window)
-                self.sounds += [(m[1], float(m[2]), float(m[3])) for m in map(_SOUND.match, items.strip().split("; ")) if m]
+                self.sounds += [
+                    (m[1], float(m[2]), float(m[3])) for m in map(_SOUND.match, items.strip().split("; ")) if m
+                ]
                 continue
             self.scans.append((*window, (window[1] - window[0]) / max(1, int(num or 1) - 1)))
             for match in filter(None, map(_RUN.match, items.strip().split("; "))):
@@ -124,7 +127,14 @@ def decide(case: Case, final: bool) -> Step:
         return answer(case, "No turn is left, so I answer from my notes.")
     stuck = len(case.errors) >= 6 or case.max_frames < 2
     if not case.scans and not stuck:
-        return look(case, "get_frames", (0.0, case.duration_s), "I know nothing of this video yet, so I scan all of it.", 0.1, case.max_frames)
+        return look(
+            case,
+            "get_frames",
+            (0.0, case.duration_s),
+            "I know nothing of this video yet, so I scan all of it.",
+            0.1,
+            case.max_frames,
+        )
     if stuck or case.asked is None or not case.points:
         return answer(case, "I can't read this question or this video as a needle one, so this is a guess.")
     return next(iter(_rungs(case, case.asked)), None) or answer(case, "My notes hold what can be found.")
@@ -138,23 +148,44 @@ def _rungs(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
         place = chapter.outer if chapter else (0.0, case.duration_s)
         what = f"the {asked.pattern} scene of the {asked.colour} chapter" if chapter else f"the {asked.colour} chapter"
         for parts in (50, 200):
-            yield from _scan(case, place, (place[1] - place[0]) / parts, f"I have not seen {what} yet, so I scan where it can be.", 0.3)
+            yield from _scan(
+                case,
+                place,
+                (place[1] - place[0]) / parts,
+                f"I have not seen {what} yet, so I scan where it can be.",
+                0.3,
+            )
         return
     glyphs = {point.glyph for point in case.points if _in_scene(asked)(point)} - {""}
     length = scene.middle[1] - scene.middle[0]
     if asked.kind in (Kind.COUNT, Kind.SOUND) and case.has_audio:
         if scene.slack > 0.25 * length:  # else listening takes in all of the scene and no event of its neighbours
-            yield from _scan(case, scene.outer, max(0.5, length / 10), "Where this scene begins and ends is too uncertain to listen to it.", 0.5)
+            yield from _scan(
+                case,
+                scene.outer,
+                max(0.5, length / 10),
+                "Where this scene begins and ends is too uncertain to listen to it.",
+                0.5,
+            )
         yield from _listen(case, scene.middle)
         for _, start, end in _tones(case, asked)[:1] if asked.kind is Kind.SOUND else []:
             window = (round(start + 0.25 * (end - start), 2), round(end - 0.25 * (end - start), 2))
             if _glyph_at(case, asked, (start + end) / 2) is None and ("get_frames", *window) not in case.tried:
-                yield look(case, "get_frames", window, f"The {asked.pitch} tone sounds here; what is on screen is still unknown.", 0.7, 3)
+                yield look(
+                    case,
+                    "get_frames",
+                    window,
+                    f"The {asked.pitch} tone sounds here; what is on screen is still unknown.",
+                    0.7,
+                    3,
+                )
         return
     wanted = {glyph.name for glyph in asked.glyphs}
     missing = wanted - glyphs if wanted else ({"glyph"} if not glyphs else set())
     for step_s in (max(1.9, 0.04 * length), max(0.9, 0.02 * length)) if missing else ():
-        yield from _scan(case, scene.outer, step_s, f"I have not seen the {' or the '.join(sorted(missing))} of this scene yet.", 0.5)
+        yield from _scan(
+            case, scene.outer, step_s, f"I have not seen the {' or the '.join(sorted(missing))} of this scene yet.", 0.5
+        )
     if asked.kind is Kind.WHEN and not missing:
         yield from _narrow(case, asked)
 
@@ -166,7 +197,9 @@ def _in_scene(asked: ParsedQuestion) -> Callable[[Point], bool]:
 def _tones(case: Case, asked: ParsedQuestion) -> list[tuple[str, float, float]]:
     scene = bounds(case, _in_scene(asked))
     name = "chime" if asked.kind is Kind.COUNT else asked.pitch
-    return [s for s in case.sounds if s[0] == name and scene and scene.middle[0] <= (s[1] + s[2]) / 2 <= scene.middle[1]]
+    return [
+        s for s in case.sounds if s[0] == name and scene and scene.middle[0] <= (s[1] + s[2]) / 2 <= scene.middle[1]
+    ]
 
 
 def _glyph_at(case: Case, asked: ParsedQuestion, time_s: float) -> str | None:
@@ -188,7 +221,9 @@ def _scan(case: Case, window: Window, step_s: float, think: str, confidence: flo
     coarse_s = (end - start) / most
     if coarse_s > step_s and not _unscanned(case, window, 1.1 * coarse_s):
         end = start + step_s * most
-    yield look(case, "get_frames", (start, end), think, confidence, min(case.max_frames, math.ceil((end - start) / step_s) + 1))
+    yield look(
+        case, "get_frames", (start, end), think, confidence, min(case.max_frames, math.ceil((end - start) / step_s) + 1)
+    )
 
 
 def _unscanned(case: Case, window: Window, step_s: float) -> list[Window]:
@@ -200,7 +235,13 @@ def _unscanned(case: Case, window: Window, step_s: float) -> list[Window]:
 def _listen(case: Case, window: Window) -> Iterator[Step]:
     longest = MAX_AUDIO_S / 2 ** case.errors.count("TOO_LONG")
     for start, end in _uncovered(window, case.heard):
-        yield look(case, "get_audio", (start, min(end, start + longest)), "I know where the scene is, but not yet how it sounds.", 0.6)
+        yield look(
+            case,
+            "get_audio",
+            (start, min(end, start + longest)),
+            "I know where the scene is, but not yet how it sounds.",
+            0.6,
+        )
 
 
 def _narrow(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
@@ -215,7 +256,9 @@ def _narrow(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
     for start, end in [(wide[0][0], wide[-1][1]), *wide]:
         step_s = max(tick, (end - start) / (case.max_frames - 1))
         if step_s <= 0.5 * event.slack or step_s <= tolerance:
-            yield from _scan(case, (start, end), step_s, "I have seen the event; its exact edges are still uncertain.", 0.8)
+            yield from _scan(
+                case, (start, end), step_s, "I have seen the event; its exact edges are still uncertain.", 0.8
+            )
 
 
 def _event(case: Case, asked: ParsedQuestion) -> Bounds | None:
@@ -253,7 +296,9 @@ def answer(case: Case, think: str) -> Step:
     forms = [_form(case), "label", "span", "number", "words"]
     guesses = [guess for form in forms if (guess := _guessed(case, form)) is not None]
     content = next((guess for guess in guesses if guess not in case.answered), guesses[0])
-    why = "The notes do not tell" if known is None else f"The notes say {known}, which has not the form that is asked for"
+    why = (
+        "The notes do not tell" if known is None else f"The notes say {known}, which has not the form that is asked for"
+    )
     return Step(f"{think} {why}, so I guess.", 0.1, {"type": "answer", "content": content})
 
 
@@ -294,12 +339,16 @@ def _known(case: Case) -> tuple[str | None, float]:
         case Kind.WHEN:
             event = _event(case, asked)
             if event is not None:
-                # The first frame of an edge is the first that shows it, so a true edge lies half a frame later than halfway between two frames.
+                # The first frame of an edge is the first that shows it, so a true edge lies half a frame later than
+                # halfway between two frames.
                 half = 0.5 / case.fps if case.fps > 0 else 0.0
                 start, end = (min(edge + half, case.duration_s) for edge in event.middle)
                 found = f"[[{start:.2f}, {max(end, start):.2f}]]"
         case Kind.SOUND:
-            found = next((name for _, start, end in _tones(case, asked) if (name := _glyph_at(case, asked, (start + end) / 2))), None)
+            found = next(
+                (name for _, start, end in _tones(case, asked) if (name := _glyph_at(case, asked, (start + end) / 2))),
+                None,
+            )
         case Kind.ORDER:
             names = [point.glyph for point in seen if point.glyph in {glyph.name for glyph in asked.glyphs}]
             found = names[0] if len(set(names)) == 2 else None

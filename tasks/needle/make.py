@@ -3,9 +3,10 @@
     from apr_plugin.tasks.needle.make import NeedleSpec, make_needle
     make_needle(Path("needle"), NeedleSpec(seed=0))
 
-writes `needle/videos/*.mp4`, `needle/needle.jsonl` (one `Doc` per line) and, last, `needle/spec.json`. A second call finds the work done and writes
-nothing; a call after an interruption makes only what is missing. A video's name is a hash of its world and of how it is drawn, so that a file under
-its name is that video, whole, and its name tells nothing.
+writes `needle/videos/*.mp4`, `needle/needle.jsonl` (one `Doc` per line) and, last, `needle/spec.json`. A second call
+finds the work done and writes nothing; a call after an interruption makes only what is missing. A video's name is a
+hash of its world and of how it is drawn, so that a file under its name is that video, whole, and its name tells
+nothing.
 """
 
 import fcntl
@@ -90,7 +91,9 @@ class NeedleSpec(BaseModel):
     def _known_buckets(cls, buckets: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in buckets if name not in BUCKETS]
         if unknown or not buckets or len(set(buckets)) < len(buckets):
-            raise ValueError(f"buckets must be different names out of {', '.join(BUCKETS)}, not {', '.join(buckets) or 'none'}")
+            raise ValueError(
+                f"buckets must be different names out of {', '.join(BUCKETS)}, not {', '.join(buckets) or 'none'}"
+            )
         return tuple(sorted(buckets, key=BUCKETS.__getitem__))
 
     @model_validator(mode="after")
@@ -98,7 +101,10 @@ class NeedleSpec(BaseModel):
         chapters, scenes = tree_shape(BUCKETS[self.buckets[0]])
         limit = max_questions_per_kind(chapters * scenes)
         if self.questions_per_kind > limit:
-            raise ValueError(f"questions_per_kind is {self.questions_per_kind}, but a video of bucket {self.buckets[0]} has no more than {limit}")
+            raise ValueError(
+                f"questions_per_kind is {self.questions_per_kind}, but a video of bucket {self.buckets[0]} "
+                f"has no more than {limit}"
+            )
         return self
 
     @property
@@ -144,7 +150,10 @@ def make_needle(out_dir: Path | str, spec: NeedleSpec, workers: int | None = Non
     with _locked(out / _LOCK_NAME):
         jobs = _plan(spec)
         _refuse_other_spec(out, spec, jobs)
-        for part in (*out.glob(f".*{PART_SUFFIX}"), *videos.glob(f".*{PART_SUFFIX}")):  # left by a killed maker: no other process has the lock
+        for part in (
+            *out.glob(f".*{PART_SUFFIX}"),
+            *videos.glob(f".*{PART_SUFFIX}"),
+        ):  # left by a killed maker: no other process has the lock
             part.unlink()
         _render([job for job in jobs if not is_complete(videos / job.name)], videos, spec, workers, progress)
         _write_text(out / DOCS_NAME, _docs_text(spec, jobs))
@@ -159,7 +168,9 @@ def is_made(out_dir: Path | str, spec: NeedleSpec) -> bool:
     if record is None or record.get("fingerprint") != spec.fingerprint():
         return False
     jobs = _plan(spec)
-    return _says(out / DOCS_NAME, _docs_text(spec, jobs)) and all(is_complete(out / VIDEOS_NAME / job.name) for job in jobs)
+    return _says(out / DOCS_NAME, _docs_text(spec, jobs)) and all(
+        is_complete(out / VIDEOS_NAME / job.name) for job in jobs
+    )
 
 
 def finished(out_dir: Path | str) -> Path:
@@ -199,7 +210,12 @@ def _plan(spec: NeedleSpec) -> list[_Job]:
         for i in range(spec.videos_per_bucket):
             seed = int(_digest(["needle video", spec.seed, bucket, i]), 16)
             world = World.from_seed(seed, BUCKETS[bucket], spec.difficulty)
-            drawn = {"version": GENERATOR_VERSION, "size": [spec.width, spec.height], "fps": spec.fps, "gop_s": spec.gop_s}
+            drawn = {
+                "version": GENERATOR_VERSION,
+                "size": [spec.width, spec.height],
+                "fps": spec.fps,
+                "gop_s": spec.gop_s,
+            }
             jobs.append(_Job(world, bucket, f"{_digest([world.digest(), drawn])}.mp4"))
     return jobs
 
@@ -207,7 +223,11 @@ def _plan(spec: NeedleSpec) -> list[_Job]:
 def _docs_text(spec: NeedleSpec, jobs: list[_Job]) -> str:
     """Every question of a spec as JSON Lines, in an order that tells nothing."""
     letters = LetterDeck(spec.seed)
-    docs = [doc for job in jobs for doc in ask(job.world, f"{VIDEOS_NAME}/{job.name}", job.bucket, spec.questions_per_kind, letters)]
+    docs = [
+        doc
+        for job in jobs
+        for doc in ask(job.world, f"{VIDEOS_NAME}/{job.name}", job.bucket, spec.questions_per_kind, letters)
+    ]
     random.Random(f"needle order:{spec.seed}").shuffle(docs)
     return "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
 
@@ -215,7 +235,9 @@ def _docs_text(spec: NeedleSpec, jobs: list[_Job]) -> str:
 def _render(jobs: list[_Job], videos: Path, spec: NeedleSpec, workers: int | None, progress: bool) -> None:
     if not jobs:
         return
-    jobs = sorted(jobs, key=lambda job: -job.world.duration_s)  # the longest first, so that no core waits for one at the end
+    jobs = sorted(
+        jobs, key=lambda job: -job.world.duration_s
+    )  # the longest first, so that no core waits for one at the end
     workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     columns = (TextColumn("needle videos"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     arguments = ((spec.width, spec.height), spec.fps, spec.gop_s)
@@ -242,7 +264,8 @@ def _render(jobs: list[_Job], videos: Path, spec: NeedleSpec, workers: int | Non
 
 
 _stop: Event | None = None
-"""In a worker: set when the rest of the work is not needed any more, including the jobs that the pool has already handed out."""
+"""In a worker: set when the rest of the work is not needed any more, including the jobs that the pool has already
+handed out."""
 
 
 def _adopt(stop: Event) -> None:
@@ -278,7 +301,8 @@ def _refuse_other_spec(out: Path, spec: NeedleSpec, jobs: list[_Job]) -> None:
         strangers = {path.name for path in (out / VIDEOS_NAME).glob("*.mp4")} - {job.name for job in jobs}
         if strangers:
             raise OtherSpecError(
-                f"{out} holds {len(strangers)} videos that don't belong to needle set {spec.fingerprint()}, such as {min(strangers)} "
+                f"{out} holds {len(strangers)} videos that don't belong to needle set {spec.fingerprint()}, "
+                f"such as {min(strangers)} "
                 "(an unfinished set of another spec?). Name another folder, or delete this one first."
             )
         return
@@ -288,9 +312,14 @@ def _refuse_other_spec(out: Path, spec: NeedleSpec, jobs: list[_Job]) -> None:
     there = {**record, **record.get("spec", {})}
     wanted = {**here, **here["spec"]}
     names = sorted((set(there) | set(wanted)) - {"spec", "fingerprint"})
-    changes = ", ".join(f"{name}: {there.get(name)!r} there, {wanted.get(name)!r} wanted" for name in names if there.get(name) != wanted.get(name))
+    changes = ", ".join(
+        f"{name}: {there.get(name)!r} there, {wanted.get(name)!r} wanted"
+        for name in names
+        if there.get(name) != wanted.get(name)
+    )
     raise OtherSpecError(
-        f"{out} holds needle set {record.get('fingerprint')}, not {spec.fingerprint()} ({changes}). Name another folder, or delete this one first."
+        f"{out} holds needle set {record.get('fingerprint')}, not {spec.fingerprint()} ({changes}). Name "
+        "another folder, or delete this one first."
     )
 
 
@@ -301,14 +330,20 @@ def _read_spec(out: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise OtherSpecError(f"{path} is not a needle spec ({error}). Name another folder, or delete this one first.") from error
+        raise OtherSpecError(
+            f"{path} is not a needle spec ({error}). Name another folder, or delete this one first."
+        ) from error
     if not isinstance(record, dict):
         raise OtherSpecError(f"{path} is not a needle spec. Name another folder, or delete this one first.")
     return record
 
 
 def _spec_record(spec: NeedleSpec) -> dict[str, Any]:
-    return {"fingerprint": spec.fingerprint(), "generator_version": GENERATOR_VERSION, "spec": spec.model_dump(mode="json")}
+    return {
+        "fingerprint": spec.fingerprint(),
+        "generator_version": GENERATOR_VERSION,
+        "spec": spec.model_dump(mode="json"),
+    }
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,10 +1,12 @@
 """What a needle video is made of: backgrounds, patterns, glyphs, tones and the chime.
 
-The one place that knows how each of them looks and sounds. The renderer draws with it; `perceive.py` compares what it decoded against the same
-masks and colours. All pictures are uint8 RGB arrays of shape (h, w, 3), all sounds float32 mono arrays in [-1, 1].
+The one place that knows how each of them looks and sounds. The renderer draws with it; `perceive.py` compares what it
+decoded against the same masks and colours. All pictures are uint8 RGB arrays of shape (h, w, 3), all sounds float32
+mono arrays in [-1, 1].
 
-Layout of a frame (s = the shorter side): the background colour fills the frame; the pattern is near-black ink over it; while an event is on,
-a light square patch of side 0.44 s sits at the centre and carries the glyph. A frame without an event has no patch.
+Layout of a frame (s = the shorter side): the background colour fills the frame; the pattern is near-black ink over it;
+while an event is on, a light square patch of side 0.44 s sits at the centre and carries the glyph. A frame without an
+event has no patch.
 """
 
 from dataclasses import dataclass
@@ -44,7 +46,8 @@ LOOKALIKES: dict[str, Rgb] = {
     "light yellow": (250, 240, 150),
     "dark yellow": (180, 150, 25),
 }
-"""Chapter colours of the look-alike knob: two shades of each hue, still tellable apart (over 50 in RGB). No name is shared with BACKGROUNDS."""
+"""Chapter colours of the look-alike knob: two shades of each hue, still tellable apart (over 50 in RGB). No name is
+shared with BACKGROUNDS."""
 
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checkered", "framed", "crossed")
 """Scene patterns: nothing; horizontal stripes; a grid of dots; a checkerboard border; a solid border; one big X."""
@@ -271,7 +274,9 @@ def _pixel_centres(size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[
 
 def _centred_square(size: tuple[int, int], side: float) -> Mask:
     x, y = _pixel_centres(size)
-    return _frozen((np.abs(x - size[0] / min(size) / 2) <= side / 2) & (np.abs(y - size[1] / min(size) / 2) <= side / 2))
+    return _frozen(
+        (np.abs(x - size[0] / min(size) / 2) <= side / 2) & (np.abs(y - size[1] / min(size) / 2) <= side / 2)
+    )
 
 
 def _frozen(mask: Mask) -> Mask:

@@ -1,7 +1,8 @@
 """From pixels and samples back to the words of `palette.py`: what a needle frame shows and what a needle sound track says.
 
-A frame is compared, pixel by pixel, with what `draw_frame` would have drawn at the frame's own size. A waveform is projected on the five
-frequencies that tones and chimes use. Both survive scaling and lossy coding, because thousands of pixels or samples vote.
+A frame is compared, pixel by pixel, with what `draw_frame` would have drawn at the frame's own size. A waveform is
+projected on the five frequencies that tones and chimes use. Both survive scaling and lossy coding, because thousands of
+pixels or samples vote.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class FrameReading:
     """The event's glyph, or `None` where no patch is shown."""
 
     fit: float
-    """Share of pixels around the centre that have the colour this reading predicts; under GOOD_FIT it is some other video."""
+    """Share of pixels around the centre that have the colour this reading predicts; under GOOD_FIT it is some other
+    video."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,12 @@ def _templates(size: tuple[int, int]) -> _Templates:
     inside = np.flatnonzero(patch)
     around = np.flatnonzero(~patch)
     patterns = np.stack([pattern_mask(pattern, size)[cut].reshape(-1)[around] for pattern in PATTERNS])
-    glyphs = np.stack([draw_frame("gray", "plain", glyph, size)[cut].reshape(-1, 3)[inside].reshape(-1) for glyph in ALL_GLYPHS]).astype(np.float32)
-    return _Templates(stride, around, inside, np.where(patterns, 1, -1).astype(np.float32), glyphs, (glyphs**2).sum(axis=1))
+    glyphs = np.stack(
+        [draw_frame("gray", "plain", glyph, size)[cut].reshape(-1, 3)[inside].reshape(-1) for glyph in ALL_GLYPHS]
+    ).astype(np.float32)
+    return _Templates(
+        stride, around, inside, np.where(patterns, 1, -1).astype(np.float32), glyphs, (glyphs**2).sum(axis=1)
+    )
 
 
 def read_frame(image: NDArray[np.uint8]) -> FrameReading:
@@ -128,7 +134,9 @@ def read_frame(image: NDArray[np.uint8]) -> FrameReading:
     nearest = int(((_COLOUR_RGB - np.median(around[clean][::5], axis=0)) ** 2).sum(axis=1).argmin())
     expected = np.where(known.patterns[pattern][:, None] > 0, _INK, _COLOUR_RGB[nearest])
     fit = float((((around - expected) ** 2).sum(axis=1) < _CLOSE**2).mean())
-    return FrameReading(_COLOUR_NAMES[nearest], PATTERNS[pattern], _read_glyph(pixels[known.inside].astype(np.float32), known), fit)
+    return FrameReading(
+        _COLOUR_NAMES[nearest], PATTERNS[pattern], _read_glyph(pixels[known.inside].astype(np.float32), known), fit
+    )
 
 
 def _read_glyph(inside: Floats, known: _Templates) -> Glyph | None:
@@ -189,7 +197,9 @@ def _runs(loud: NDArray[np.bool_]) -> list[tuple[float, float]]:
 
 def _onsets(ring: Floats) -> list[float]:
     """Where a decaying sound is struck: the level rises well above the lowest of the three blocks before."""
-    before = np.minimum.reduce([np.concatenate([np.zeros(lag, dtype=ring.dtype), ring[:-lag]])[: len(ring)] for lag in (1, 2, 3)])
+    before = np.minimum.reduce(
+        [np.concatenate([np.zeros(lag, dtype=ring.dtype), ring[:-lag]])[: len(ring)] for lag in (1, 2, 3)]
+    )
     struck = np.flatnonzero((ring > _CHIME_AMPLITUDE) & (ring > 2 * before + 0.02))
     starts: list[float] = []
     for block in struck:

@@ -1,7 +1,8 @@
 """`NeedlePolicy`: a scripted reference policy that looks coarse to fine, and knows nothing but its prompt.
 
-It keeps no state. Every turn it reads the question from the first user message, its own notes from the assistant messages, and pixels or samples
-from the last user message, writes a note on what it just saw, and takes the next step of its ladder (`ladder.py`).
+It keeps no state. Every turn it reads the question from the first user message, its own notes from the assistant
+messages, and pixels or samples from the last user message, writes a note on what it just saw, and takes the next step
+of its ladder (`ladder.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from apr_plugin.loop.policy import AudioPart, Generation, ImagePart, Part, PolicyDefaults, Prompt, Sampling, TextPart, VideoPart
+from apr_plugin.loop.policy import (
+    AudioPart,
+    Generation,
+    ImagePart,
+    Part,
+    PolicyDefaults,
+    Prompt,
+    Sampling,
+    TextPart,
+    VideoPart,
+)
 
 from .ladder import Case, decide
 from .perceive import GOOD_FIT, hear, read_frame
@@ -22,7 +33,9 @@ from .questions import parse_question
 UNCLEAR = "unclear"
 
 _META = re.compile(r"^Video(?: \d+)? META:\n((?:- .*\n?)*)", re.MULTILINE)
-_FORM = re.compile(r"\banswer (?:is|must be) (the label of|one of|every matching time span|time spans|one number|a short text)")
+_FORM = re.compile(
+    r"\banswer (?:is|must be) (the label of|one of|every matching time span|time spans|one number|a short text)"
+)
 _FORMS = {
     "the label of": "label", "one of": "label", "every matching time span": "span", "time spans": "span",
     "one number": "number", "a short text": "words",
@@ -59,9 +72,13 @@ def write_turn(prompt: Prompt) -> str:
     case.take(note)
     step = decide(case, prompt.final)
     refused = re.match(r"\[ERROR\] (\w+):", users[-1].text) if users else None
-    observation = note or (f"My last action was refused ({refused[1]}); nothing new was seen." if refused else "Nothing has been seen yet.")
+    observation = note or (
+        f"My last action was refused ({refused[1]}); nothing new was seen." if refused else "Nothing has been seen yet."
+    )
     think = step.think + (" I look at video 0 only, whatever the others show." if case.videos > 1 else "")
-    return json.dumps({"observation": observation, "think": think, "confidence": step.confidence, "action": step.action})
+    return json.dumps(
+        {"observation": observation, "think": think, "confidence": step.confidence, "action": step.action}
+    )
 
 
 def read_case(text: str) -> Case:
@@ -72,9 +89,19 @@ def read_case(text: str) -> Case:
     options = re.findall(r"^([A-Z])\. (.+)$", text, re.MULTILINE)
     videos = _META.findall(text)
     meta = videos[0] if videos else ""
-    numbers = {key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", meta, re.MULTILINE)}
+    numbers = {
+        key: float(value) for key, value in re.findall(r"^- (duration_seconds|fps): ([\d.]+)", meta, re.MULTILINE)
+    }
     question, has_audio = text[text.find("Question:") :], "has_audio: false" not in meta.lower()
-    return Case(question, asked, options, numbers.get("duration_seconds", 0.0), numbers.get("fps", 0.0), has_audio, videos=len(videos))
+    return Case(
+        question,
+        asked,
+        options,
+        numbers.get("duration_seconds", 0.0),
+        numbers.get("fps", 0.0),
+        has_audio,
+        videos=len(videos),
+    )
 
 
 def _recall(case: Case, turn: str) -> None:
@@ -128,4 +155,6 @@ def _say(part: ImagePart) -> str:
 
 def _say_sounds(part: AudioPart, start: float) -> str:
     said = [f"{h.sound} {start + h.start_s:.2f}-{start + h.end_s:.2f}s" for h in hear(part.waveform, part.sample_rate)]
-    return f"[audio {start:.2f}-{start + len(part.waveform) / part.sample_rate:.2f}s] " + ("; ".join(said) or "no sound that I know")
+    return f"[audio {start:.2f}-{start + len(part.waveform) / part.sample_rate:.2f}s] " + (
+        "; ".join(said) or "no sound that I know"
+    )

@@ -1,8 +1,9 @@
 """The questions about a needle world: their exact words, how to read them back, and the documents that carry them.
 
-Nothing but the video may tell the answer. Which scene is asked about, which options stand beside the answer, in which order they stand and in which
-order a sentence names two glyphs are four independent random streams, none of which sees the others' draws. Nor does one document tell another's
-answer: a question that names a glyph is never about a scene where `glyph` or `sound` ask for it, and questions about one scene share their options.
+Nothing but the video may tell the answer. Which scene is asked about, which options stand beside the answer, in which
+order they stand and in which order a sentence names two glyphs are four independent random streams, none of which sees
+the others' draws. Nor does one document tell another's answer: a question that names a glyph is never about a scene
+where `glyph` or `sound` ask for it, and questions about one scene share their options.
 """
 
 import random
@@ -115,7 +116,10 @@ def parse_question(text: str) -> ParsedQuestion:
 def max_questions_per_kind(n_scenes: int) -> int:
     """How many different questions of every kind a video with so many scenes has."""
     roles = scene_roles(n_scenes)
-    glyphs, events = roles.count(Role.GLYPH), 3 * roles.count(Role.ORDER)  # an order scene has three events to find and three pairs to order
+    glyphs, events = (
+        roles.count(Role.GLYPH),
+        3 * roles.count(Role.ORDER),
+    )  # an order scene has three events to find and three pairs to order
     return min(glyphs, roles.count(Role.COUNT), 3 * roles.count(Role.SOUND), events, (glyphs + events) // 2)
 
 
@@ -149,7 +153,9 @@ def ask(world: World, video: str, bucket: str, per_kind: int, letters: LetterDec
     """
     n_scenes = sum(1 for _ in world.scenes())
     if not 1 <= per_kind <= max_questions_per_kind(n_scenes):
-        raise ValueError(f"per_kind is 1 to {max_questions_per_kind(n_scenes)} for a video of {world.duration_s:g} s, not {per_kind}")
+        raise ValueError(
+            f"per_kind is 1 to {max_questions_per_kind(n_scenes)} for a video of {world.duration_s:g} s, not {per_kind}"
+        )
     return _Asker(world, video, bucket, letters).ask(per_kind)
 
 
@@ -166,10 +172,18 @@ class _Asker:
     def ask(self, per_kind: int) -> list[Doc]:
         by_role = {role: self._shuffled(pair for pair in self._world.scenes() if pair[1].role is role) for role in Role}
         glyph_scenes = by_role[Role.GLYPH]
-        tones = self._shuffled((*pair, event) for pair in by_role[Role.SOUND] for event in pair[1].glyph_events if event.sound)
+        tones = self._shuffled(
+            (*pair, event) for pair in by_role[Role.SOUND] for event in pair[1].glyph_events if event.sound
+        )
         orders = [(*pair, self._shuffled(range(3))) for pair in by_role[Role.ORDER]]
-        pairs = [(chapter, scene, self._two_of(scene.glyph_events, left_out[i])) for i in range(3) for chapter, scene, left_out in orders]
-        shown = [(*pair, pair[1].glyph_events[0]) for pair in glyph_scenes[per_kind:]]  # the question names the glyph, so `glyph` must not ask for it
+        pairs = [
+            (chapter, scene, self._two_of(scene.glyph_events, left_out[i]))
+            for i in range(3)
+            for chapter, scene, left_out in orders
+        ]
+        shown = [
+            (*pair, pair[1].glyph_events[0]) for pair in glyph_scenes[per_kind:]
+        ]  # the question names the glyph, so `glyph` must not ask for it
         shown += self._shuffled((*pair, event) for pair in by_role[Role.ORDER] for event in pair[1].glyph_events)
         docs = [self._glyph(i, *pair) for i, pair in enumerate(glyph_scenes[:per_kind])]
         docs += [self._when(i, *place) for i, place in enumerate(shown[:per_kind])]
@@ -197,9 +211,13 @@ class _Asker:
     def _sound(self, i: int, chapter: Chapter, scene: Scene, event: Event) -> Doc:
         others = [_name(other) for other in scene.glyph_events if other is not event]
         place = chapter.colour, scene.pattern
-        if place not in self._strangers:  # one for all tones of a scene: were it another each time, what two questions' options share would tell
+        if (
+            place not in self._strangers
+        ):  # one for all tones of a scene: were it another each time, what two questions' options share would tell
             self._strangers[place] = self._wrong(event, others, 1)
-        return self._doc(i, Kind.SOUND, chapter, scene, [event], others + self._strangers[place], pitch=str(event.sound))
+        return self._doc(
+            i, Kind.SOUND, chapter, scene, [event], others + self._strangers[place], pitch=str(event.sound)
+        )
 
     def _count(self, i: int, chapter: Chapter, scene: Scene) -> Doc:
         return self._doc(i, Kind.COUNT, chapter, scene, list(scene.chimes), [])
@@ -207,14 +225,18 @@ class _Asker:
     def _order(self, i: int, chapter: Chapter, scene: Scene, events: tuple[Event, ...]) -> Doc:
         first, second = events
         names = self._sentence_rng.sample([_name(first), _name(second)], 2)
-        return self._doc(i, Kind.ORDER, chapter, scene, [first, second], [_name(second)], glyph=names[0], other=names[1])
+        return self._doc(
+            i, Kind.ORDER, chapter, scene, [first, second], [_name(second)], glyph=names[0], other=names[1]
+        )
 
     def _wrong(self, right: Event, taken: list[str], count: int) -> list[str]:
         """Glyphs that do appear in this video, but are neither the answer nor already an option."""
         names = [glyph.name for glyph in self._glyphs if glyph != right.glyph and glyph.name not in taken]
         return self._option_rng.sample(names, count)
 
-    def _doc(self, i: int, kind: Kind, chapter: Chapter, scene: Scene, events: list[Event], wrong: list[str], **words: str) -> Doc:
+    def _doc(
+        self, i: int, kind: Kind, chapter: Chapter, scene: Scene, events: list[Event], wrong: list[str], **words: str
+    ) -> Doc:
         """A document whose right option, where there are options, is the first of `events`."""
         options: list[str] = []
         answer = str(len(events)) if kind is Kind.COUNT else ""

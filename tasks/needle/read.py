@@ -126,7 +126,9 @@ def _check(doc: Mapping[str, Any]) -> None:
         KeyError, TypeError, ValueError: it can't.
     """
     options = doc["options"]
-    if not isinstance(options, list) or not all(isinstance(text, str) for text in (doc["question"], doc["video"], doc["bucket"], *options)):
+    if not isinstance(options, list) or not all(
+        isinstance(text, str) for text in (doc["question"], doc["video"], doc["bucket"], *options)
+    ):
         raise TypeError("question, video, bucket and options are not all text")
     if doc["kind"] == Kind.WHEN:
         if options or not [(number(start), number(end)) for start, end in doc["answer_spans"]]:

@@ -1,8 +1,9 @@
 """Writing a needle world as an MP4 file: H.264 and AAC, byte-identical for the same world, settings and library versions.
 
-A world has a few hundred distinct pictures; each is drawn and converted to YUV once, then handed to the encoder again and again with a new timestamp.
-Keyframes stand on a regular grid and nowhere else (scene-cut detection is off), so that the index of the file tells nothing about events. Everything
-runs in one thread of one process: videos are made in parallel, not parts of one.
+A world has a few hundred distinct pictures; each is drawn and converted to YUV once, then handed to the encoder again
+and again with a new timestamp. Keyframes stand on a regular grid and nowhere else (scene-cut detection is off), so that
+the index of the file tells nothing about events. Everything runs in one thread of one process: videos are made in
+parallel, not parts of one.
 """
 
 import errno
@@ -30,7 +31,9 @@ _SIX_ZERO_ONE = 6  # AVCOL_SPC_SMPTE170M: the matrix that swscale converts with,
 _TIME_BASE_AUDIO = Fraction(1, SAMPLE_RATE)
 
 
-def write_video(world: World, path: Path, size: tuple[int, int] = (224, 224), fps: float = 10.0, gop_s: float = 5.0) -> None:
+def write_video(
+    world: World, path: Path, size: tuple[int, int] = (224, 224), fps: float = 10.0, gop_s: float = 5.0
+) -> None:
     """Write a world as an MP4 file; the file appears under its name only when it is whole.
 
     Args:
@@ -50,7 +53,9 @@ def write_video(world: World, path: Path, size: tuple[int, int] = (224, 224), fp
             raise OSError(f"the file came out truncated (is the disk full?): {part}")
         part.replace(path)
     except (OSError, av.FFmpegError) as error:
-        raise OSError(getattr(error, "errno", None) or errno.EIO, f"could not write the video: {error}", str(path)) from error
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO, f"could not write the video: {error}", str(path)
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -119,7 +124,9 @@ def _pictures(world: World, size: tuple[int, int], fps: Fraction) -> Iterator[tu
 
     @lru_cache(maxsize=512)
     def draw(colour: str, pattern: str, glyph: Glyph | None) -> av.VideoFrame:
-        return av.VideoFrame.from_ndarray(draw_frame(colour, pattern, glyph, size), format="rgb24").reformat(format="yuv420p")
+        return av.VideoFrame.from_ndarray(draw_frame(colour, pattern, glyph, size), format="rgb24").reformat(
+            format="yuv420p"
+        )
 
     for segment in world.segments():
         first, end = (-(-Fraction(str(at)) * fps // 1) for at in (segment.start_s, segment.end_s))  # rounded up

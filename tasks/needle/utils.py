@@ -13,7 +13,9 @@ from apr_plugin.tasks.needle.read import needle_set
 
 HINTS = {
     "number": "Answer with one whole number only.",
-    "spans": "Answer with the time span in seconds from the beginning of the video, as [[start, end]], and nothing else.",
+    "spans": (
+        "Answer with the time span in seconds from the beginning of the video, as [[start, end]], and nothing else."
+    ),
     "option": "Answer with the option's letter only.",
 }
 
@@ -67,12 +69,17 @@ def doc_to_target(doc: Row) -> str:
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Score one answer in [0, 1], overall and under its duration bucket; of time spans with what the other grounding tasks say of theirs.
 
-    An answer that can't be read scores 0 and stays in the denominator. Safe in threads; never raises on what a model wrote.
+    An answer that can't be read scores 0 and stays in the denominator. Safe in threads; never raises on what a model
+    wrote.
     """
     if unreadable(doc) is not None:
         return dict(GLYPH.scored(doc, 0.0))
     if doc["kind"] == Kind.WHEN:
         return dict(grounding.score_set(WHEN, {**doc, "spans": doc["answer_spans"]}, results))
     text = reply(results)
-    right = match_option(text, lettered(doc)) == doc["answer"] if doc["options"] else parse_number(text) == float(doc["answer"])
+    right = (
+        match_option(text, lettered(doc)) == doc["answer"]
+        if doc["options"]
+        else parse_number(text) == float(doc["answer"])
+    )
     return dict(GLYPH.scored(doc, float(right)))

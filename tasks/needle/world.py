@@ -1,11 +1,12 @@
 """The tree of time behind a needle video: chapters, their scenes, and the short events inside scenes.
 
-A `World` is made from a seed alone, before anything is drawn, so that questions can be asked of it and checked without a video. Times are seconds
-on a grid of 0.1 s; inside this module they are whole ticks of 0.1 s, so that no rounding ever moves an edge.
+A `World` is made from a seed alone, before anything is drawn, so that questions can be asked of it and checked without
+a video. Times are seconds on a grid of 0.1 s; inside this module they are whole ticks of 0.1 s, so that no rounding
+ever moves an edge.
 
-What holds for every world (and is tested): chapters tile the video and scenes tile their chapter without gaps; chapter colours are distinct, and so
-are the patterns in a chapter; a scene is at least 1/8 of its chapter; a glyph event lasts at least 2 s and at least 1/24 of its scene; events lie in
-the central 70 % of their scene and never overlap.
+What holds for every world (and is tested): chapters tile the video and scenes tile their chapter without gaps; chapter
+colours are distinct, and so are the patterns in a chapter; a scene is at least 1/8 of its chapter; a glyph event lasts
+at least 2 s and at least 1/24 of its scene; events lie in the central 70 % of their scene and never overlap.
 """
 
 import hashlib
@@ -49,7 +50,18 @@ class Role(StrEnum):
     """Nothing but decoys: no question."""
 
 
-_ROLE_CYCLE = (Role.GLYPH, Role.COUNT, Role.ORDER, Role.SOUND, Role.GLYPH, Role.COUNT, Role.EMPTY, Role.ORDER, Role.SOUND, Role.EMPTY)
+_ROLE_CYCLE = (
+    Role.GLYPH,
+    Role.COUNT,
+    Role.ORDER,
+    Role.SOUND,
+    Role.GLYPH,
+    Role.COUNT,
+    Role.EMPTY,
+    Role.ORDER,
+    Role.SOUND,
+    Role.EMPTY,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,8 @@ class Difficulty:
     """The knobs of a world."""
 
     decoys: float = 0.5
-    """Chance, 0 to 1, that a scene gets a decoy: a glyph event where no glyph is asked for, a chime where no chimes are counted."""
+    """Chance, 0 to 1, that a scene gets a decoy: a glyph event where no glyph is asked for, a chime where no chimes are
+    counted."""
 
     lookalike: bool = False
     """Chapter colours from LOOKALIKES (two shades of each hue) instead of BACKGROUNDS."""
@@ -161,7 +174,9 @@ class World:
         ticks = round(duration_s * TICKS_PER_S)
         if abs(ticks - duration_s * TICKS_PER_S) > 1e-6:
             raise ValueError(f"duration_s must be a multiple of 0.1 s, not {duration_s}")
-        rng = random.Random(f"needle world:{seed}:{ticks}:{difficulty.decoys}:{difficulty.lookalike}:{difficulty.event_length}")
+        rng = random.Random(
+            f"needle world:{seed}:{ticks}:{difficulty.decoys}:{difficulty.lookalike}:{difficulty.event_length}"
+        )
         jitter = 0.15 if duration_s >= 120 else 0.03  # a short scene must keep room for three events
         colours = _chapter_colours(rng, n_chapters, difficulty.lookalike)
         roles = list(scene_roles(n_chapters * n_scenes))
@@ -171,7 +186,9 @@ class World:
         for colour, (start, end) in zip(colours, _split(rng, 0, ticks, n_chapters, jitter), strict=True):
             patterns = rng.sample(PATTERNS, n_scenes)
             scenes = []
-            for pattern, (scene_start, scene_end) in zip(patterns, _split(rng, start, end, n_scenes, jitter), strict=True):
+            for pattern, (scene_start, scene_end) in zip(
+                patterns, _split(rng, start, end, n_scenes, jitter), strict=True
+            ):
                 role = roles.pop()
                 events = _events(rng, deck, role, scene_start, scene_end, difficulty)
                 scenes.append(Scene(pattern, scene_start / TICKS_PER_S, scene_end / TICKS_PER_S, role, events))
@@ -205,7 +222,11 @@ class World:
 
     def glyphs(self) -> tuple[Glyph, ...]:
         """The distinct glyphs that appear anywhere in the video, sorted."""
-        return tuple(sorted({event.glyph for _, scene in self.scenes() for event in scene.glyph_events if event.glyph is not None}))
+        return tuple(
+            sorted(
+                {event.glyph for _, scene in self.scenes() for event in scene.glyph_events if event.glyph is not None}
+            )
+        )
 
     def digest(self) -> str:
         """Hex SHA-256 of everything in this world."""
@@ -264,16 +285,26 @@ def _split(rng: random.Random, start: int, end: int, count: int, jitter: float) 
     return list(itertools.pairwise(edges))
 
 
-def _events(rng: random.Random, deck: _GlyphDeck, role: Role, start: int, end: int, difficulty: Difficulty) -> tuple[Event, ...]:
+def _events(
+    rng: random.Random, deck: _GlyphDeck, role: Role, start: int, end: int, difficulty: Difficulty
+) -> tuple[Event, ...]:
     """Fill a scene of [start, end) ticks as its role asks for, plus decoys that no question about it can trip over."""
     room_start, room_end = start + math.ceil(0.15 * (end - start)), end - math.ceil(0.15 * (end - start))
     items: list[tuple[int, Glyph | None, str | None]] = []
     if role is Role.COUNT:
         items += [(_CHIME_TICKS, None, CHIME)] * rng.randint(1, _MAX_CHIMES)
     else:
-        sounds_of: dict[Role, list[str | None]] = {Role.GLYPH: [None], Role.ORDER: [None] * 3, Role.SOUND: [*PITCHES], Role.EMPTY: []}
+        sounds_of: dict[Role, list[str | None]] = {
+            Role.GLYPH: [None],
+            Role.ORDER: [None] * 3,
+            Role.SOUND: [*PITCHES],
+            Role.EMPTY: [],
+        }
         sounds = sounds_of[role]
-        items += [(_glyph_ticks(rng, end - start, difficulty), glyph, sound) for glyph, sound in zip(deck.deal(len(sounds)), sounds, strict=True)]
+        items += [
+            (_glyph_ticks(rng, end - start, difficulty), glyph, sound)
+            for glyph, sound in zip(deck.deal(len(sounds)), sounds, strict=True)
+        ]
     if role in (Role.COUNT, Role.EMPTY) and rng.random() < difficulty.decoys:
         decoy = (_glyph_ticks(rng, end - start, difficulty), deck.deal(1)[0], None)
         items += [decoy] if _fits([*items, decoy], room_end - room_start) else []

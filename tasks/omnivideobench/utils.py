@@ -14,8 +14,10 @@ from apr_plugin.tasks.common.choices import bucket_name, question_of, without_la
 
 BINS = Bins.of_minutes(0, 1, 5, 10, math.inf)
 TYPES = (
-    "counting", "causal reasoning", "temporal understanding", "reference reasoning", "fine-grained perception", "sentiment analysis", "ego reasoning",
-    "spatial understanding", "summarization", "background&music understanding", "relationship reasoning", "hypothetical reasoning",
+    "counting", "causal reasoning", "temporal understanding", "reference reasoning", "fine-grained perception",
+    "sentiment analysis", "ego reasoning",
+    "spatial understanding", "summarization", "background&music understanding", "relationship reasoning",
+    "hypothetical reasoning",
     "attribute comparison",
 )  # fmt: skip
 SOUNDS = ("Speech", "Sound", "Music")
@@ -53,9 +55,18 @@ SOURCE = Source(
     n=1000,
     licence="CC BY-NC-SA 4.0; videos on request",
     homepage="https://github.com/NJU-LINK/OmniVideoBench",
-    files=(File("data.json", url=f"https://raw.githubusercontent.com/NJU-LINK/OmniVideoBench/{COMMIT}/data_example/data.json"),),
+    files=(
+        File(
+            "data.json",
+            url=f"https://raw.githubusercontent.com/NJU-LINK/OmniVideoBench/{COMMIT}/data_example/data.json",
+        ),
+    ),
     videos_of=lambda row: [f"{row['video']}.mp4"],
-    labels_of=lambda row, seconds: [BINS.name(seconds), bucket_name(row["question_type"]), bucket_name(row["audio_type"])],
+    labels_of=lambda row, seconds: [
+        BINS.name(seconds),
+        bucket_name(row["question_type"]),
+        bucket_name(row["audio_type"]),
+    ],
     buckets=(*BINS.names, *map(bucket_name, TYPES), *map(bucket_name, SOUNDS)),
     rows_of=_rows,
     needs=("question", "correct_option"),

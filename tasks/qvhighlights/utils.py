@@ -22,12 +22,20 @@ def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
 
 def _of_query(query: Row) -> list[Row]:
     columns = {name: query[name] for name in ("qid", "vid", "duration")}
-    return [grounding.row('In which parts of the video does this happen: "{}"?', query["query"], query["relevant_windows"], **columns)]
+    return [
+        grounding.row(
+            'In which parts of the video does this happen: "{}"?', query["query"], query["relevant_windows"], **columns
+        )
+    ]
 
 
 def lengths(row: Row) -> list[str]:
     """The official ranges of length in which the query has a true window: over 0, 10, 30 seconds, up to 10, 30, 150."""
-    return [name for name, (over, up_to) in LENGTHS.items() if any(over < end - start <= up_to for start, end in row["spans"])]
+    return [
+        name
+        for name, (over, up_to) in LENGTHS.items()
+        if any(over < end - start <= up_to for start, end in row["spans"])
+    ]
 
 
 SOURCE = Source(
@@ -52,7 +60,10 @@ SOURCE = Source(
     metric="map",
 )
 VAL = replace(
-    SOURCE, task="apr_qvhighlights_val", n=1550, files=(File("highlight_val_release.jsonl", url=f"{REPOSITORY}/highlight_val_release.jsonl"),)
+    SOURCE,
+    task="apr_qvhighlights_val",
+    n=1550,
+    files=(File("highlight_val_release.jsonl", url=f"{REPOSITORY}/highlight_val_release.jsonl"),),
 )
 
 

@@ -20,7 +20,9 @@ SOURCE = Source(
     files=(File("videomme/test-00000-of-00001.parquet", hub="lmms-lab/Video-MME"),),
     needs=("question", "options", "answer"),
     videos_of=lambda row: [f"data/{row['videoID']}.mp4"],
-    labels_of=lambda row, seconds: [row["duration"]],  # the label decides: measured seconds are outside the documented limits
+    labels_of=lambda row, seconds: [
+        row["duration"]
+    ],  # the label decides: measured seconds are outside the documented limits
     buckets=BUCKETS,
     harness_folders=("videomme",),
     truth_of=lambda doc: Truth(doc["answer"]),
@@ -49,7 +51,9 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
         return str(NOT_READ)
     from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
 
-    return str(videomme_doc_to_text(doc, lmms_eval_specific_kwargs or {})).replace("the video and the subtitles", "the video")
+    return str(videomme_doc_to_text(doc, lmms_eval_specific_kwargs or {})).replace(
+        "the video and the subtitles", "the video"
+    )
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:

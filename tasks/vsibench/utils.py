@@ -26,7 +26,10 @@ BINS = Bins((0, 60, 120, 180, inf), ("0-60s", "60-120s", "120-180s", "over_180s"
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """The official rows; a number that is not written as text becomes text. A value that is not a number would end the scoring of all rows."""
+    """The official rows; a number that is not written as text becomes text.
+
+    A value that is not a number would end the scoring of all rows.
+    """
     yield from each(_row, contents[0])
 
 
@@ -84,7 +87,9 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     from lmms_eval.tasks.vsibench.utils import vsibench_process_results
 
     columns = {name: doc[name] for name in ("id", "question_type", "ground_truth")}
-    official = vsibench_process_results(columns, [reply(results)])["vsibench_overall"]  # it writes its score into the columns
+    official = vsibench_process_results(columns, [reply(results)])[
+        "vsibench_overall"
+    ]  # it writes its score into the columns
     kind = doc["question_type"]
     score = float(official["MRA:.5:.95:.05" if kind in NUMBERS else "accuracy"])
     grouped = ([DIRECTION, kind] if kind.startswith(DIRECTION) else [kind], score)

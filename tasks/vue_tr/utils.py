@@ -21,7 +21,11 @@ def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
 
 def _of_query(query: Row) -> list[Row]:
     columns = {name: query[name] for name in ("query_id", "video_id", "duration", "task", *ATTRIBUTES)}
-    return [grounding.row('In which parts of the video is this seen or heard: "{}"?', query["query"], query["gt"], **columns)]
+    return [
+        grounding.row(
+            'In which parts of the video is this seen or heard: "{}"?', query["query"], query["gt"], **columns
+        )
+    ]
 
 
 ALL = Source(
@@ -43,10 +47,15 @@ ALL = Source(
     truth_of=grounding.truth_of,
 )
 VISION = replace(ALL, task="apr_vue_tr_vision", n=562, keep=lambda row: row["query_modality"] == "vision")
-VISION_AUDIO = replace(ALL, task="apr_vue_tr_vision_audio", n=748, keep=lambda row: row["query_modality"] == "vision+audio")
+VISION_AUDIO = replace(
+    ALL, task="apr_vue_tr_vision_audio", n=748, keep=lambda row: row["query_modality"] == "vision+audio"
+)
 AUDIO = replace(ALL, task="apr_vue_tr_audio", n=288, keep=lambda row: row["query_modality"] == "audio")
 
-_V2: dict[str, Any] = {"title": "VUE-TR-V2", "files": (File("VUE-TRv2_ground_truth.json", url=f"{REPOSITORY}/VUE_TR_V2/VUE-TRv2_ground_truth.json"),)}
+_V2: dict[str, Any] = {
+    "title": "VUE-TR-V2",
+    "files": (File("VUE-TRv2_ground_truth.json", url=f"{REPOSITORY}/VUE_TR_V2/VUE-TRv2_ground_truth.json"),),
+}
 ALL_V2 = replace(ALL, task="apr_vue_tr_v2", n=1600, **_V2)
 VISION_V2 = replace(VISION, task="apr_vue_tr_v2_vision", n=727, **_V2)
 VISION_AUDIO_V2 = replace(VISION_AUDIO, task="apr_vue_tr_v2_vision_audio", n=586, **_V2)
@@ -96,16 +105,23 @@ def v2_audio_docs(_stub: Any) -> Any:
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Plain set IoU, the official figures, and `prediction`, the line of the official prediction file.
 
-    An area under a success curve is the mean over queries of the area under each query's own curve, so that lmms-eval's `mean` gives the official
-    figures. A query without predicted seconds has no precision.
+    An area under a success curve is the mean over queries of the area under each query's own curve, so that lmms-eval's
+    `mean` gives the official figures. A query without predicted seconds has no precision.
     """
     spans = [span for span in grounding.read(results) if all(math.isfinite(second) for second in span)]
     official = score_query(spans, grounding.true_spans(doc))
-    areas = {"vue_iou": iou_area([official.iou]), "vue_recall": _area(official.recall), "vue_precision": _area(official.precision)}
+    areas = {
+        "vue_iou": iou_area([official.iou]),
+        "vue_recall": _area(official.recall),
+        "vue_precision": _area(official.precision),
+    }
     numbers = {name: area for name, area in areas.items() if area is not None}
     numbers |= {f"vue_iou_{label}": numbers["vue_iou"] for label in doc["apr_buckets"]}
     about = {name: doc.get(name) for name in ("query_id", "video_id", "duration", "query", "task")}
-    return {**grounding.score_set(ALL, doc, results, **numbers), "prediction": {**about, "answer": [list(span) for span in spans]}}
+    return {
+        **grounding.score_set(ALL, doc, results, **numbers),
+        "prediction": {**about, "answer": [list(span) for span in spans]},
+    }
 
 
 def _area(value: float | None) -> float | None:

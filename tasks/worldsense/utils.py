@@ -10,7 +10,8 @@ from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.common import NOT_READ, File, Row, Source, Unreadable, each, lmms, reply, unreadable
 
 BUCKETS = {
-    "<1min": "under_1min", "1-2min": "1-2min", "2-4min": "2-4min", "4-6min": "4-6min", "6-8min": "6-8min", ">8min": "over_8min",
+    "<1min": "under_1min", "1-2min": "1-2min", "2-4min": "2-4min", "4-6min": "4-6min", "6-8min": "6-8min",
+    ">8min": "over_8min",
 }  # fmt: skip
 """The data set's label of a duration -> the bucket."""
 
@@ -69,7 +70,8 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """The score of lmms-eval's own task, overall and by duration label.
 
-    That scorer takes A for a reply that it can't read; a question without an answer is not given to it as one, and counts as wrong.
+    That scorer takes A for a reply that it can't read; a question without an answer is not given to it as one, and
+    counts as wrong.
     """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))

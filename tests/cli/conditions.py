@@ -1,8 +1,9 @@
-"""`apr` commands under conditions that users meet: nobody reads the output, the disk is full, the locale is ASCII, colours are on.
+"""`apr` commands under conditions that users meet: nobody reads the output, the disk is full, the locale is ASCII,
+colours are on.
 
-Reads JSON, `{"environment": {…}, "warm": [[…], …], "cases": [{"arguments": […], "condition": …}, …]}`, and prints for each case
-`{"status", "out", "err"}` (bytes as Latin-1). The commands in "warm" are run first, to load what they load. Each case runs in a process forked off
-this one; one that hangs is ended by SIGALRM after `LIMIT_S`.
+Reads JSON, `{"environment": {…}, "warm": [[…], …], "cases": [{"arguments": […], "condition": …}, …]}`, and prints for
+each case `{"status", "out", "err"}` (bytes as Latin-1). The commands in "warm" are run first, to load what they load.
+Each case runs in a process forked off this one; one that hangs is ended by SIGALRM after `LIMIT_S`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ LIMIT_S = 120
 
 
 def _stream(fd: int, encoding: str, errors: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(io.FileIO(fd, "w", closefd=False)), encoding, errors, line_buffering=errors != "strict")
+    return io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(fd, "w", closefd=False)), encoding, errors, line_buffering=errors != "strict"
+    )
 
 
 def _become(condition: str, out: int, err: int) -> None:

@@ -55,9 +55,32 @@ def script(tmp_path: Path) -> Path:
 
 def test_ask_streams_the_trace(script: Path, shared_videos: Mapping[str, Path], tmp_path: Path) -> None:
     saved = tmp_path / "ask.jsonl"
-    done = apr("ask", shared_videos["sound"], "Which?", "-o", "A. red", "-o", "B. Dr. No", "-m", f"policy=scripted,script={script}", "--save", saved)
+    done = apr(
+        "ask",
+        shared_videos["sound"],
+        "Which?",
+        "-o",
+        "A. red",
+        "-o",
+        "B. Dr. No",
+        "-m",
+        f"policy=scripted,script={script}",
+        "--save",
+        saved,
+    )
     assert done.returncode == 0, done.stderr
-    for words in ("Which?", "turn 1", "get_frames", "3 frames of", "visual tokens", "turn 4", "error", "answer A", "(answered)", "4 of 5 turns"):
+    for words in (
+        "Which?",
+        "turn 1",
+        "get_frames",
+        "3 frames of",
+        "visual tokens",
+        "turn 4",
+        "error",
+        "answer A",
+        "(answered)",
+        "4 of 5 turns",
+    ):
         assert words in done.stdout, done.stdout
     assert "\x1b" not in done.stdout and "\x07" not in done.stdout and "\u202e" not in done.stdout
     assert "[bold]markup[/bold] [/nonsense]" in done.stdout
@@ -65,7 +88,12 @@ def test_ask_streams_the_trace(script: Path, shared_videos: Mapping[str, Path], 
     assert trajectory.answer == "A" and [option.text for option in trajectory.question.options] == ["red", "Dr. No"]
 
     shown = apr("show", saved)
-    assert shown.returncode == 0 and "turn 4" in shown.stdout and "\x1b" not in shown.stdout and "[bold]markup" in shown.stdout
+    assert (
+        shown.returncode == 0
+        and "turn 4" in shown.stdout
+        and "\x1b" not in shown.stdout
+        and "[bold]markup" in shown.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,9 +132,16 @@ def test_show(script: Path, shared_videos: Mapping[str, Path], tmp_path: Path) -
     (folder / "20260101_samples_x.jsonl").write_text('{"doc_id": 0, "resps": [["A"]]}\n')
 
     table = apr("show", folder)
-    assert table.returncode == 0 and "2 trajectories" in table.stdout and "media_unreadable 1" in table.stdout, table.stderr
+    assert table.returncode == 0 and "2 trajectories" in table.stdout and "media_unreadable 1" in table.stdout, (
+        table.stderr
+    )
     failed = apr("show", folder, "--failed")
-    assert failed.returncode == 0 and "gone.mp4" in failed.stdout and "doc 7" in failed.stdout and "doc 0" not in failed.stdout
+    assert (
+        failed.returncode == 0
+        and "gone.mp4" in failed.stdout
+        and "doc 7" in failed.stdout
+        and "doc 0" not in failed.stdout
+    )
     chosen = apr("show", folder, "--id", "0")
     assert chosen.returncode == 0 and "turn 1" in chosen.stdout
     none = apr("show", folder, "--id", "99")
@@ -147,14 +182,24 @@ def test_doctor_and_tasks(tmp_path: Path) -> None:
     assert "OPENAI_API_KEY is set" in doctor.stdout and "sk-very" not in doctor.stdout
     assert "OPENAI_API_KEY is not set" in apr("doctor", "--fast", OPENAI_API_KEY="").stdout
     assert "vllm-cpu-1" in doctor.stdout and "Policies that are installed: guess, " in doctor.stdout
-    for words in (platform.python_version(), "libavcodec", "h264 read yes", "GPU", "not made yet", "pip install 'apr-plugin[", "apr ask"):
+    for words in (
+        platform.python_version(),
+        "libavcodec",
+        "h264 read yes",
+        "GPU",
+        "not made yet",
+        "pip install 'apr-plugin[",
+        "apr ask",
+    ):
         assert words in doctor.stdout
     assert "[bold]home" in doctor.stdout
     tasks = apr("tasks")
     assert tasks.returncode == 0 and "apr_needle_glyph" in tasks.stdout and "videomme*" in tasks.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["ask"], ["show"], ["demo"], ["doctor"], ["tasks"], ["needle"], ["needle", "make"], ["eval"]])
+@pytest.mark.parametrize(
+    "command", [[], ["ask"], ["show"], ["demo"], ["doctor"], ["tasks"], ["needle"], ["needle", "make"], ["eval"]]
+)
 def test_help(command: Sequence[str]) -> None:
     done = apr(*command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout
@@ -191,9 +236,20 @@ def test_ctrl_c(shared_videos: Mapping[str, Path], tmp_path: Path) -> None:
     """A question under way is stopped, shown as far as it came, and saved as cancelled."""
     looks = [turn("o", type="get_frames", start=n / 100, end=n / 100 + 20, num=60) for n in range(400)]
     script = write_script(tmp_path / "s.jsonl", *looks)
-    command = ["ask", shared_videos["long"], "What?", "-m", f"policy=scripted,script={script},turns=400", "--save", tmp_path / "t.jsonl"]
+    command = [
+        "ask",
+        shared_videos["long"],
+        "What?",
+        "-m",
+        f"policy=scripted,script={script},turns=400",
+        "--save",
+        tmp_path / "t.jsonl",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "apr_plugin.cli", *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "apr_plugin.cli", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     while "turn 2" not in process.stdout.readline():

@@ -1,4 +1,5 @@
-"""`apr omniagent-prompt` on made-up files of the official form: what is read, and that nothing of a hostile file is run."""
+"""`apr omniagent-prompt` on made-up files of the official form: what is read, and that nothing of a hostile file is
+run."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from apr_plugin.errors import AprError
 LIMITS = {"max_frames_len": 60, "max_audio_len": 300, "max_clip_len": 60.0}
 HEAD = f"def {FUNCTION}(max_steps: int, max_frames_len: int, max_audio_len: float, max_clip_len: float) -> str:\n"
 TEMPLATE = (
-    'f"""\nLook at {max_frames_len} frames, hear {max_audio_len}s,\n  watch {max_clip_len}s. {{"type": "answer"}} “é” \\n stays.\n'
+    'f"""\nLook at {max_frames_len} frames, hear {max_audio_len}s,\n  watch {max_clip_len}s. {{"type": '
+    '"answer"}} “é” \\n stays.\n'
     'One\\\nline, {max_clip_len:.1f}.\n"""'
 )
 
@@ -31,12 +33,17 @@ def clone(folder: Path, source: str | bytes) -> Path:
 def run_function(source: str, limits: dict[str, int | float]) -> str:
     """What Python itself returns, in a process of its own."""
     code = f"{source}\nimport json\nprint(json.dumps({FUNCTION}(32, {', '.join(map(repr, limits.values()))})))"
-    return str(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
+    return str(
+        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    )
 
 
 def apr(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "apr_plugin.cli", "omniagent-prompt", *map(str, arguments)], cwd=cwd, capture_output=True, check=False
+        [sys.executable, "-m", "apr_plugin.cli", "omniagent-prompt", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        check=False,
     )
 
 
@@ -53,13 +60,20 @@ def apr(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]
     ],
     ids=["f-string", "docstring", "constant", "plus", "implicit", "only-limits", "warned-of"],
 )
-@pytest.mark.parametrize("numbers", [(60, 300, 60), (60, 300.0, 59.96), (1, 0.5, 86_400)], ids=["ints", "floats", "odd"])
+@pytest.mark.parametrize(
+    "numbers", [(60, 300, 60), (60, 300.0, 59.96), (1, 0.5, 86_400)], ids=["ints", "floats", "odd"]
+)
 def test_equals_what_the_function_returns(body: str, numbers: tuple[int | float, ...], tmp_path: Path) -> None:
     limits = dict(zip(LIMITS, numbers, strict=True))
-    source = f"# Words of another kind: {{not_read}}\nimport this_is_not_installed\n\n{HEAD}{body}\n\ndef another(): return eval('1')\n"
+    source = (
+        f"# Words of another kind: {{not_read}}\nimport this_is_not_installed\n\n{HEAD}{body}\n\ndef another(): "
+        "return eval('1')\n"
+    )
     expected = run_function(source.replace("import this_is_not_installed", ""), limits)
     assert omniagent_prompt(clone(tmp_path, source), limits) == expected
-    assert omniagent_prompt(clone(tmp_path, b"\xef\xbb\xbf" + source.replace("\n", "\r\n").encode()), limits) == expected
+    assert (
+        omniagent_prompt(clone(tmp_path, b"\xef\xbb\xbf" + source.replace("\n", "\r\n").encode()), limits) == expected
+    )
 
 
 BOMB = "__import__('pathlib').Path('ran').touch()"
@@ -67,15 +81,24 @@ BOMB = "__import__('pathlib').Path('ran').touch()"
 
 REFUSED: dict[str, tuple[str | bytes, str]] = {
     "runs-code": (f'{BOMB}\n{HEAD}    return f"{{{BOMB}}}"\n', "{__import__('pathlib').Path('ran').touch()}"),
-    "code-before": (f"{HEAD}    {BOMB}\n    return 'x'\n", "line 2: build_video_prompt_omniagent has more than one statement"),
-    "assigns": (f"{HEAD}    x = 'x'\n    return x\n", "line 2: build_video_prompt_omniagent has more than one statement"),
+    "code-before": (
+        f"{HEAD}    {BOMB}\n    return 'x'\n",
+        "line 2: build_video_prompt_omniagent has more than one statement",
+    ),
+    "assigns": (
+        f"{HEAD}    x = 'x'\n    return x\n",
+        "line 2: build_video_prompt_omniagent has more than one statement",
+    ),
     "calls": (f"{HEAD}    return open('secret').read()\n", "has \"open('secret').read()\", which is more than words"),
     "multiplies": (f"{HEAD}    return 'a' * 1000000000\n", "has \"'a' * 1000000000\""),
     "bare-name": (f"{HEAD}    return 'a' + max_clip_len\n", "has 'max_clip_len', which is more than words"),
     "attribute": (f"{HEAD}    return f'{{max_clip_len.real}}'\n", "which is more than words"),
     "conversion": (f"{HEAD}    return f'{{max_clip_len!r}}'\n", "which is more than words"),
     "wide-spec": (f"{HEAD}    return f'{{max_clip_len:1000000000}}'\n", "has a format spec that is not a plain one"),
-    "nested-spec": (f"{HEAD}    return f'{{max_clip_len:{{max_frames_len}}}}'\n", "has a format spec that is not a plain one"),
+    "nested-spec": (
+        f"{HEAD}    return f'{{max_clip_len:{{max_frames_len}}}}'\n",
+        "has a format spec that is not a plain one",
+    ),
     "wrong-spec": (f"{HEAD}    return f'{{max_clip_len:d}}'\n", "has {max_clip_len:d}, which 60.0 can't be written by"),
     "max-steps": (f"{HEAD}    return f'{{max_steps}}'\n", "has {max_steps}, which depends on the video"),
     "unknown-name": (f"{HEAD}    return f'{{secret}}'\n", "has {secret}, which is no limit"),
@@ -87,8 +110,14 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "decorator": (f"@{BOMB}\n{HEAD}    return 'x'\n", "has a decorator"),
     "async": (f"async {HEAD}    return 'x'\n", "has an async function"),
     "twice": (f"{HEAD}    return 'x'\n{HEAD}    return 'y'\n", "line 3: build_video_prompt_omniagent has a second"),
-    "star-arguments": (f"def {FUNCTION}(max_steps, **more):\n    return 'x'\n", "has arguments other than max_steps, max_frames_len"),
-    "other-order": (f"def {FUNCTION}(max_steps, max_clip_len, max_frames_len, max_audio_len):\n    return 'x'\n", "has arguments other than"),
+    "star-arguments": (
+        f"def {FUNCTION}(max_steps, **more):\n    return 'x'\n",
+        "has arguments other than max_steps, max_frames_len",
+    ),
+    "other-order": (
+        f"def {FUNCTION}(max_steps, max_clip_len, max_frames_len, max_audio_len):\n    return 'x'\n",
+        "has arguments other than",
+    ),
     "other-function": ("def another():\n    return 'x'\n", f"has no function {FUNCTION}"),
     "indented": (f"if True:\n    {HEAD}        return 'x'\n", f"has no function {FUNCTION}"),
     "empty": ("", f"has no function {FUNCTION}"),
@@ -104,7 +133,9 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize(("source", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_more_than_words_is_refused(source: str | bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_more_than_words_is_refused(
+    source: str | bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AprError) as refused:
         omniagent_prompt(clone(tmp_path, source), LIMITS)

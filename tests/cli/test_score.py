@@ -19,7 +19,9 @@ from apr_plugin.errors import AprError
 from apr_plugin.scoring.vue_tr import ATTRIBUTES
 
 
-def true_row(query_id: int, *spans: tuple[float, float], duration: str = "short", form: str = "phrase", modality: str = "vision") -> dict[str, Any]:
+def true_row(
+    query_id: int, *spans: tuple[float, float], duration: str = "short", form: str = "phrase", modality: str = "vision"
+) -> dict[str, Any]:
     return {
         "query_id": query_id,
         "video_id": f"video{query_id}",
@@ -33,7 +35,12 @@ def true_row(query_id: int, *spans: tuple[float, float], duration: str = "short"
     }
 
 
-TRUE = [true_row(1, (0, 10)), true_row(2, (0, 10), duration="long", modality="audio"), true_row(3, (0, 10), (20, 30)), true_row(4, (5, 9))]
+TRUE = [
+    true_row(1, (0, 10)),
+    true_row(2, (0, 10), duration="long", modality="audio"),
+    true_row(3, (0, 10), (20, 30)),
+    true_row(4, (5, 9)),
+]
 ANSWERS: list[dict[str, Any]] = [
     {"query_id": 1, "answer": [[0.3, 9.8]]},  # widened it is exact: IoU 1; as written 0.95
     {"query_id": 2, "answer": [[0, 4], [900, 810]]},  # IoU 0.4; turned round, 4 of 94 predicted seconds are true
@@ -61,7 +68,8 @@ def test_json_by_hand(benchmark: str, files: tuple[Path, Path], capsys: pytest.C
         {
             "queries": 4,
             "answered": 3,
-            "precision": (1 + 0.045) / 2,  # 4/94 is at least 0, 0.01 ... 0.04: five thresholds, the first of which weighs half
+            "precision": (1 + 0.045)
+            / 2,  # 4/94 is at least 0, 0.01 ... 0.04: five thresholds, the first of which weighs half
             "recall": (1 + 0.405 + 0.005) / 3,
             "iou": (0.995 + 0.395 + 0) / 3,
             "recall_all": (1 + 0.405 + 0.005 + 0.005) / 4,
@@ -74,7 +82,9 @@ def test_json_by_hand(benchmark: str, files: tuple[Path, Path], capsys: pytest.C
     assert set(cells) == {"overall"}.union(*ATTRIBUTES.values())
 
 
-def test_table_fits_a_terminal(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_fits_a_terminal(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run_score("vue_tr", *files, as_json=False)
     out = capsys.readouterr().out
@@ -87,7 +97,9 @@ def test_table_fits_a_terminal(files: tuple[Path, Path], capsys: pytest.CaptureF
 
 def test_json_lines_and_the_other_name_of_the_id(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     lines = files[1].with_suffix(".jsonl")
-    lines.write_text("".join(json.dumps({"id": row["query_id"], "answer": row["answer"]}) + "\n" for row in ANSWERS) + "\n")
+    lines.write_text(
+        "".join(json.dumps({"id": row["query_id"], "answer": row["answer"]}) + "\n" for row in ANSWERS) + "\n"
+    )
     for path in (files[1], lines):
         run_score("vue_tr", files[0], path, as_json=True)
     out = capsys.readouterr().out
@@ -108,8 +120,16 @@ def test_json_lines_and_the_other_name_of_the_id(files: tuple[Path, Path], capsy
         (TRUE, [{"query_id": 1}], "row 0: answer: Field required"),
         (TRUE, [{"query_id": "one", "answer": []}], "row 0: query_id: Input should be a valid integer"),
         (TRUE, [{"query_id": 1, "answer": "0-10"}], "row 0: 'answer' must be a list of [start, end] pairs in seconds"),
-        (TRUE, [{"query_id": 1, "answer": [[1, 2, 3]]}], "row 0: 'answer' must be a list of [start, end] pairs in seconds"),
-        (TRUE, [{"query_id": 1, "answer": [["a", 2]]}], "row 0: 'answer' must be a list of [start, end] pairs in seconds"),
+        (
+            TRUE,
+            [{"query_id": 1, "answer": [[1, 2, 3]]}],
+            "row 0: 'answer' must be a list of [start, end] pairs in seconds",
+        ),
+        (
+            TRUE,
+            [{"query_id": 1, "answer": [["a", 2]]}],
+            "row 0: 'answer' must be a list of [start, end] pairs in seconds",
+        ),
         (TRUE, [{"query_id": 77, "answer": []}], "answers none of the 4 queries in"),
         (TRUE, [ANSWERS[0], {"query_id": 77, "answer": []}], "row 1: query_id 77 is not in"),
         (TRUE, [ANSWERS[0], ANSWERS[0]], "row 1: query_id 1 is answered twice"),
@@ -135,16 +155,26 @@ def test_command_line(files: tuple[Path, Path]) -> None:
         run_score("vue_tr", files[0], files[1].with_name("none.json"), as_json=False)
     command = [sys.executable, "-m", "apr_plugin.cli", "score", "vue_rt", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert ended.returncode == 1 and ended.stderr == "error: can't score 'vue_rt'; did you mean vue_tr? There are: vue_tr, vue_tr_v2\n"
+    assert (
+        ended.returncode == 1
+        and ended.stderr == "error: can't score 'vue_rt'; did you mean vue_tr? There are: vue_tr, vue_tr_v2\n"
+    )
 
 
 def test_a_whole_benchmark_takes_under_two_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pick = random.Random(0)
     true = [
-        true_row(n, *((start, start + 5) for start in range(0, 10 * pick.randint(1, 6), 10)), duration=pick.choice(ATTRIBUTES["duration_category"]))
+        true_row(
+            n,
+            *((start, start + 5) for start in range(0, 10 * pick.randint(1, 6), 10)),
+            duration=pick.choice(ATTRIBUTES["duration_category"]),
+        )
         for n in range(1600)
     ]
-    answers = [{"query_id": n, "answer": [[start + 0.5, start + 7.25] for start in range(0, 10 * pick.randint(0, 6), 10)]} for n in range(1600)]
+    answers = [
+        {"query_id": n, "answer": [[start + 0.5, start + 7.25] for start in range(0, 10 * pick.randint(0, 6), 10)]}
+        for n in range(1600)
+    ]
     paths = write(tmp_path, true, answers)
     began = time.process_time()
     run_score("vue_tr", *paths, as_json=False)

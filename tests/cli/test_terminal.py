@@ -21,8 +21,14 @@ from hypothesis import strategies as st
 from apr_plugin import terminal
 from apr_plugin.loop.trajectory import Trajectory
 
-EVIL = "\x1b[31mEVIL\x1b]52;c;aGk=\x07\x1b]8;;http://evil\x1b\\L\x9b2J\u202egnp\r\x08\x0e[bold]b[/bold][link=http://evil]l[/link][/nonsense] :smile:"
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+EVIL = (
+    "\x1b[31mEVIL\x1b]52;c;aGk=\x07"
+    "\x1b]8;;http://evil\x1b\\L\x9b2J\u202egnp\r\x08\x0e[bold]b[/bold][link=http://evil]l[/link][/nonsense] "
+    ":smile:"
+)
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 COLOURS = re.compile(r"\x1b\[(?:[0-9;]*m|[0-9]*[AK]|\?25[lh])|\r")
 CONDITIONS = ("pipe", "colours", "ascii", "closed", "full", "none")
 Done = Mapping[str, Any]
@@ -35,8 +41,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shared_videos: Mapping[str,
     (folder / "v \u00e9\x1b[31mEVIL [bold]x.mp4").write_bytes(shared_videos["sound"].read_bytes())
     turns = [{"type": "get_frames", "start": 0, "end": 2, "num": 2}, {"type": "answer", "content": EVIL}]
     lines = [json.dumps({"observation": EVIL, "think": EVIL, "confidence": 0.5, "action": action}) for action in turns]
-    (folder / "script").write_text("\n".join(["no JSON " + EVIL.replace("\r", "").replace("\n", ""), *lines][1:]) + "\n")
-    query = {"query_id": 0, "gt": [[0, 1]], "duration_category": "short", "query_format": "keyword", "query_modality": "vision"}
+    (folder / "script").write_text(
+        "\n".join(["no JSON " + EVIL.replace("\r", "").replace("\n", ""), *lines][1:]) + "\n"
+    )
+    query = {
+        "query_id": 0,
+        "gt": [[0, 1]],
+        "duration_category": "short",
+        "query_format": "keyword",
+        "query_modality": "vision",
+    }
     (folder / "truth.json").write_text(json.dumps([query]))
     (folder / f"p{EVIL[:8]}.json").write_text(json.dumps([{"query_id": 0, "answer": [[0, 1]]}]))
     (folder / "bad.json").write_text(json.dumps([query | {"query_modality": EVIL}]))
@@ -49,7 +63,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shared_videos: Mapping[str,
 def _commands(made: Path | None) -> dict[str, list[str]]:
     folder = made or Path("/nowhere")
     video, predictions = (str(next(folder.glob(name), name)) for name in ("v *.mp4", "p*.json"))
-    ask = ["ask", video, f"Which {EVIL}?", "-o", f"A. {EVIL}", "-o", "B. b", "-m", f"policy=scripted,script={folder / 'script'}"]
+    ask = [
+        "ask",
+        video,
+        f"Which {EVIL}?",
+        "-o",
+        f"A. {EVIL}",
+        "-o",
+        "B. b",
+        "-m",
+        f"policy=scripted,script={folder / 'script'}",
+    ]
     return {
         "show": ["show", str(folder / "evil.jsonl")],
         "show table": ["show", str(folder / "runs")],
@@ -73,7 +97,8 @@ def _commands(made: Path | None) -> dict[str, list[str]]:
 
 NAMES = tuple(_commands(None))
 WRONG = {"score wrong": 1, "tasks check": 1, "wrong usage": 2, "no such option": 2, "wrong argument": 1}
-"""Commands that end with an error, and their status: they print nothing on standard output, so its state does not matter."""
+"""Commands that end with an error, and their status: they print nothing on standard output, so its state does not
+matter."""
 
 NO_FILE = {
     "show": ["show", "PIPE"],
@@ -97,28 +122,49 @@ NO_FILE = {
 def done(folder: Path) -> dict[tuple[str, str], Done]:
     """Every command under every condition, by both."""
     video = str(next(folder.glob("v *.mp4")))
-    saved = _run(folder, [], [{"arguments": [*_commands(folder)["ask"], "--save", str(folder / "evil.jsonl")], "condition": "pipe"}])
+    saved = _run(
+        folder,
+        [],
+        [{"arguments": [*_commands(folder)["ask"], "--save", str(folder / "evil.jsonl")], "condition": "pipe"}],
+    )
     assert saved[0]["status"] == 0, saved
     (trajectory,) = Trajectory.read(folder / "evil.jsonl")
     question = trajectory.question.model_copy(update={"task": EVIL, "doc_id": EVIL, "split": EVIL})
-    trajectory = trajectory.model_copy(update={"question": question, "stop_detail": EVIL, "arm": EVIL, "config_hash": EVIL})
+    trajectory = trajectory.model_copy(
+        update={"question": question, "stop_detail": EVIL, "arm": EVIL, "config_hash": EVIL}
+    )
     (folder / "evil.jsonl").write_text(trajectory.to_json() + "\n")
     (folder / "runs" / "b.jsonl").write_text(2 * (trajectory.to_json() + "\n"))
-    cases = {(name, how): {"arguments": words, "condition": how} for name, words in _commands(folder).items() for how in CONDITIONS}
+    cases = {
+        (name, how): {"arguments": words, "condition": how}
+        for name, words in _commands(folder).items()
+        for how in CONDITIONS
+    }
     places = {"PIPE": str(folder / "pipe"), "FOLDER": str(folder), "VIDEO": video}
     for name, words in NO_FILE.items():
-        cases["no file", name] = {"arguments": [re.sub("PIPE|FOLDER|VIDEO", lambda m: places[m[0]], word) for word in words], "condition": "pipe"}
+        cases["no file", name] = {
+            "arguments": [re.sub("PIPE|FOLDER|VIDEO", lambda m: places[m[0]], word) for word in words],
+            "condition": "pipe",
+        }
     return dict(zip(cases, _run(folder, list(_commands(folder).values()), list(cases.values())), strict=True))
 
 
 def _run(folder: Path, warm: list[list[str]], cases: list[dict[str, Any]]) -> list[Done]:
-    environment = {"COLUMNS": "150", "APR_DATA": str(folder / EVIL[:12]), "APR_HOME": str(folder / "home [bold]x"), "APR_NEEDLE_DIR": ""}
+    environment = {
+        "COLUMNS": "150",
+        "APR_DATA": str(folder / EVIL[:12]),
+        "APR_HOME": str(folder / "home [bold]x"),
+        "APR_NEEDLE_DIR": "",
+    }
     order = json.dumps({"environment": environment, "warm": warm, "cases": cases})
     program = Path(__file__).with_name("conditions.py")
-    done = subprocess.run([sys.executable, str(program)], input=order, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        [sys.executable, str(program)], input=order, capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return [
-        {key: value.encode("latin-1").decode() if isinstance(value, str) else value for key, value in one.items()} for one in json.loads(done.stdout)
+        {key: value.encode("latin-1").decode() if isinstance(value, str) else value for key, value in one.items()}
+        for one in json.loads(done.stdout)
     ]
 
 
@@ -132,7 +178,10 @@ def test_every_command_under_every_condition(name: str, how: str, done: dict[tup
     assert "Traceback" not in text and "Exception ignored" not in text
     assert not CONTROLS.search(COLOURS.sub("", text) if how == "colours" else text), ascii(text)
     if name in WRONG:
-        assert one["err"].startswith("\x1b[1;31merror: " if how == "colours" else "error: ") and one["err"].count("\n") == 1, one["err"]
+        assert (
+            one["err"].startswith("\x1b[1;31merror: " if how == "colours" else "error: ")
+            and one["err"].count("\n") == 1
+        ), one["err"]
     elif how == "full":
         assert one["err"] == "error: standard output: No space left on device\n"
     elif how == "closed":
@@ -140,7 +189,9 @@ def test_every_command_under_every_condition(name: str, how: str, done: dict[tup
     if how == "ascii":
         assert text.isascii()
     if how == "pipe" and name in ("show", "show table", "ask"):
-        assert "[bold]b[/bold][link=http://evil]l[/link][/nonsense] :smile:"[: 150 if name != "show table" else 6] in one["out"].replace("\n", "")
+        assert "[bold]b[/bold][link=http://evil]l[/link][/nonsense] :smile:"[
+            : 150 if name != "show table" else 6
+        ] in one["out"].replace("\n", "")
 
 
 def test_output_for_programs_is_exact(done: dict[tuple[str, str], Done]) -> None:
@@ -159,7 +210,12 @@ def test_a_pipe_or_a_device_in_place_of_a_file(name: str, done: dict[tuple[str, 
 
 def test_a_real_ascii_locale(folder: Path, done: dict[tuple[str, str], Done]) -> None:
     """Python in the C locale also reads names and arguments otherwise."""
-    environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = os.environ | {
+        "LC_ALL": "C",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }
     command = [sys.executable, "-m", "apr_plugin.cli", "probe", str(next(folder.glob("v *.mp4")))]
     one = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
     assert one.returncode == 0 and one.stdout.isascii() and b"\x1b" not in one.stdout, one.stderr
@@ -183,7 +239,11 @@ def test_quoted_values_are_short(value: object) -> None:
 def test_a_message_keeps_its_ends() -> None:
     name = "x" * 5000
     line = terminal.one_line(f"/videos/{name}.mp4: cannot open: no such file\nat all")
-    assert line.startswith("/videos/xxx") and line.endswith("xxx.mp4: cannot open: no such file at all") and len(line) < 500
+    assert (
+        line.startswith("/videos/xxx")
+        and line.endswith("xxx.mp4: cannot open: no such file at all")
+        and len(line) < 500
+    )
 
 
 def test_a_console_takes_every_string_for_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +269,10 @@ def test_what_libraries_log_is_plain(capsys: pytest.CaptureFixture[str]) -> None
     loguru = pytest.importorskip("loguru")
     factory, core = logging.getLogRecordFactory(), loguru.logger._core.patcher
     stream = io.StringIO()
-    handler, sink = logging.StreamHandler(stream), loguru.logger.add(stream, format="{message}", backtrace=True, diagnose=True)
+    handler, sink = (
+        logging.StreamHandler(stream),
+        loguru.logger.add(stream, format="{message}", backtrace=True, diagnose=True),
+    )
     logger = logging.getLogger("evil")
     logger.addHandler(handler)
     try:
@@ -232,11 +295,22 @@ def test_what_libraries_log_is_plain(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_what_a_library_prints_passes_the_streams_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours and progress bars pass; a title, a link or the clipboard does not. A character that the encoding lacks is replaced."""
+    """Colours and progress bars pass; a title, a link or the clipboard does not.
+
+    A character that the encoding lacks is replaced.
+    """
     file = (tmp_path / "out").open("w", encoding="ascii")
     monkeypatch.setattr(sys, "stdout", file)
     with terminal.guarded_streams():
-        print("\x1b[1;31mred\x1b[0m \r bar \x1b[A\x1b[2K", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x9b5n", "\x1bc", "\x1b[5n", "é \ud800 –")  # noqa: RUF001
+        print(
+            "\x1b[1;31mred\x1b[0m \r bar \x1b[A\x1b[2K",
+            "\x1b]0;title\x07",
+            "\x1b]8;;http://x\x1b\\",
+            "\x9b5n",
+            "\x1bc",
+            "\x1b[5n",
+            "é \ud800 –",  # noqa: RUF001
+        )
         sys.stdout.writelines(["a\x07", "b"])
     assert sys.stdout is file and not file.closed
     file.close()

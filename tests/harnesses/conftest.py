@@ -1,4 +1,5 @@
-"""A folder of small lmms-eval tasks on real video files, and a way to run commands of `apr` without loading lmms-eval for each."""
+"""A folder of small lmms-eval tasks on real video files, and a way to run commands of `apr` without loading lmms-eval
+for each."""
 
 from __future__ import annotations
 
@@ -129,7 +130,12 @@ class Bench:
     @property
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("APR_", "LMMS_EVAL_"))}
-        return kept | {"HF_HOME": str(self.hub), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
+        return kept | {
+            "HF_HOME": str(self.hub),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
 
     @staticmethod
     def look(start: float, end: float, num: int = 2) -> dict[str, Any]:
@@ -138,7 +144,12 @@ class Bench:
 
     @staticmethod
     def answer(content: str) -> dict[str, Any]:
-        return {"observation": "seen", "think": "sure", "confidence": 0.9, "action": {"type": "answer", "content": content}}
+        return {
+            "observation": "seen",
+            "think": "sure",
+            "confidence": 0.9,
+            "action": {"type": "answer", "content": content},
+        }
 
     def task(self, name: str, docs: Sequence[Mapping[str, Any]], visual: str = "video") -> str:
         """Write a task; a doc is `question`, `answer`, `video`."""
@@ -176,15 +187,25 @@ def bench(tmp_path_factory: pytest.TempPathFactory, shared_videos: Mapping[str, 
         shutil.copy(videos["sound"], hub / "videomme" / "data" / f"{name}.mp4")
     bench = Bench(tasks, hub, videos)
     says = "ABCDAB"
-    bench.task("bench_mcq", [_doc(f"Say {letter}, number {n}.{OPTIONS}", letter, videos["sound"]) for n, letter in enumerate(says)])
+    bench.task(
+        "bench_mcq",
+        [_doc(f"Say {letter}, number {n}.{OPTIONS}", letter, videos["sound"]) for n, letter in enumerate(says)],
+    )
     bench.task("bench_text", [_doc(f"Say B.{OPTIONS}", "B", "")], visual="nothing")
     bench.task("bench_image", [_doc(f"Say C.{OPTIONS}", "C", videos["picture"])], visual="image")
     bench.task(
         "bench_bad",
-        [_doc(f"Say A, number {name}.{OPTIONS}", "A", videos[name]) for name in ("sound", "missing", "silent", "truncated", "empty", "words", "ears")]
+        [
+            _doc(f"Say A, number {name}.{OPTIONS}", "A", videos[name])
+            for name in ("sound", "missing", "silent", "truncated", "empty", "words", "ears")
+        ]
         + [_doc("Say A without options.", "A", videos["sound"])],
     )
-    bench.task("bench_strict", [_doc(f"Say A, number {name}.{OPTIONS}", "A", videos[name]) for name in ("missing", "sound")], visual="strict")
+    bench.task(
+        "bench_strict",
+        [_doc(f"Say A, number {name}.{OPTIONS}", "A", videos[name]) for name in ("missing", "sound")],
+        visual="strict",
+    )
     bench.task("bench_many", [_doc(f"Say A, number {n}.{OPTIONS}", "A", videos["sound"]) for n in range(40)])
     _packaged(bench)
     return bench
@@ -215,14 +236,17 @@ def _packaged(bench: Bench) -> None:
         }
         for n, name in enumerate(("one", "two"))
     ]
-    timelens = [{"video_path": str(bench.videos["sound"]), "query": "the door opens", "span": [[1.0, 3.0]], "duration": 6.0}]
+    timelens = [
+        {"video_path": str(bench.videos["sound"]), "query": "the door opens", "span": [[1.0, 3.0]], "duration": 6.0}
+    ]
     for name, yaml, split, docs in (
         ("videomme_bench", packaged / "videomme" / "videomme.yaml", "test", videomme),
         ("timelens_bench", packaged / "timelens" / "timelens_charades.yaml", "charades", timelens),
     ):
         (bench.tasks / f"{name}.json").write_text(json.dumps(docs))
         (bench.tasks / f"{name}.yaml").write_text(
-            f"include: {yaml}\ntask: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    {split}: {bench.tasks / name}.json\n"
+            f"include: {yaml}\ntask: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    {split}: "
+            f"{bench.tasks / name}.json\n"
         )
 
 
@@ -248,7 +272,9 @@ class Command:
         """Wait until something is so, while the process runs."""
         end = time.monotonic() + timeout_s
         while not condition():
-            assert not (running and self.ended) and time.monotonic() < end, [path.read_text() for path in sorted(self._folder.glob("*.*"))]
+            assert not (running and self.ended) and time.monotonic() < end, [
+                path.read_text() for path in sorted(self._folder.glob("*.*"))
+            ]
             time.sleep(0.05)
 
     def kill(self) -> None:
@@ -258,14 +284,20 @@ class Command:
 
     @property
     def status(self) -> int:
-        """What a shell would see of the one command, once its process has ended: the status it returned, or that its process made of it."""
+        """What a shell would see of the one command, once its process has ended: the status it returned, or that its
+        process made of it."""
         return int((self._folder / "ended").read_text()) or int((self._folder / "0.status").read_text())
 
     def end(self, status: int = 0) -> list[Ended]:
         """How each command ended, once all have and their process has ended with that status."""
         self.wait_for(lambda: self.ended, running=False)
-        assert (self._folder / "ended").read_text() == str(status), [path.read_text() for path in sorted(self._folder.glob("*.*"))]
-        read = [[(self._folder / f"{n}.{name}").read_text() for name in ("status", "out", "err")] for n in range(self._commands)]
+        assert (self._folder / "ended").read_text() == str(status), [
+            path.read_text() for path in sorted(self._folder.glob("*.*"))
+        ]
+        read = [
+            [(self._folder / f"{n}.{name}").read_text() for name in ("status", "out", "err")]
+            for n in range(self._commands)
+        ]
         return [Ended(int(status), out, err) for status, out, err in read]
 
 
@@ -285,7 +317,9 @@ def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     def start(*commands: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Command:
         folder = tmp_path_factory.mktemp("commands")
         words = [[str(word) for word in command] for command in commands]
-        orders.write(json.dumps({"commands": words, "folder": str(folder), "environment": dict(environment or {})}) + "\n")
+        orders.write(
+            json.dumps({"commands": words, "folder": str(folder), "environment": dict(environment or {})}) + "\n"
+        )
         orders.flush()
         return Command(folder, len(commands))
 

@@ -22,7 +22,10 @@ pytestmark = pytest.mark.xdist_group("lmms_eval")  # loading it takes longer tha
 
 
 class Obedient(PolicyDefaults):
-    """Looks once, then answers the letter the question asks for; later questions sooner than earlier ones. Counts its tokens."""
+    """Looks once, then answers the letter the question asks for; later questions sooner than earlier ones.
+
+    Counts its tokens.
+    """
 
     name = "obedient"
     asked: list[str] = []  # noqa: RUF012 - shared on purpose, so that a test sees what a run asked
@@ -42,8 +45,14 @@ class Obedient(PolicyDefaults):
         if self.refuse and self.refuse in found[1]:
             raise PolicyUnavailable("it does not want to")
         alone = "duration_seconds" not in user.text
-        action = {"type": "get_frames", "start": 0, "end": 2, "num": 3} if first and not alone else {"type": "answer", "content": found[2]}
-        return Generation(json.dumps({"observation": "o", "think": "t", "confidence": 0.5, "action": action}), Usage(100, 0, 10))
+        action = (
+            {"type": "get_frames", "start": 0, "end": 2, "num": 3}
+            if first and not alone
+            else {"type": "answer", "content": found[2]}
+        )
+        return Generation(
+            json.dumps({"observation": "o", "think": "t", "confidence": 0.5, "action": action}), Usage(100, 0, 10)
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"refuse": self.refuse}
@@ -54,7 +63,8 @@ Evaluate = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def evaluate(bench: Any) -> Iterator[Evaluate]:
-    """`evaluate("task,task", "policy=…", **more)`: lmms-eval's own `simple_evaluate`; answers come back as `{task: [text, …]}` under "answers"."""
+    """`evaluate("task,task", "policy=…", **more)`: lmms-eval's own `simple_evaluate`; answers come back as `{task:
+    [text, …]}` under "answers"."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(bench.hub))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -67,7 +77,13 @@ def evaluate(bench: Any) -> Iterator[Evaluate]:
         def run(tasks: str, model_args: str, **more: Any) -> dict[str, Any]:
             Obedient.asked.clear()
             results: dict[str, Any] = simple_evaluate(
-                model="apr", model_args=model_args, tasks=tasks.split(","), task_manager=manager, log_samples=True, verbosity="ERROR", **more
+                model="apr",
+                model_args=model_args,
+                tasks=tasks.split(","),
+                task_manager=manager,
+                log_samples=True,
+                verbosity="ERROR",
+                **more,
             )
             results["answers"] = {
                 task: [sample["filtered_resps"][0] for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
@@ -89,7 +105,8 @@ def test_the_entry_point_is_found() -> None:
 
 
 def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> None:
-    """Six questions answered out of order, one without media and one with a picture, come back in order, with what they cost."""
+    """Six questions answered out of order, one without media and one with a picture, come back in order, with what they
+    cost."""
     results = evaluate("bench_mcq,bench_text,bench_image", f"policy=obedient,concurrency=6,trajectories={tmp_path}")
 
     assert results["answers"] == {"bench_mcq": list("ABCDAB"), "bench_text": ["B"], "bench_image": ["C"]}
@@ -97,7 +114,11 @@ def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> N
     cost = results["throughput"]
     assert cost["avg_turns_per_question"] == pytest.approx(14 / 8)
     assert cost["avg_frames_per_question"] == pytest.approx(18 / 8)
-    assert cost["avg_visual_tokens_per_question"] > 0 and cost["avg_seconds_per_question"] > 0 and cost["avg_stop_answered"] == 8
+    assert (
+        cost["avg_visual_tokens_per_question"] > 0
+        and cost["avg_seconds_per_question"] > 0
+        and cost["avg_stop_answered"] == 8
+    )
     assert results["usage"]["total"]["input_tokens"] == 1400 and results["usage"]["total"]["output_tokens"] == 140
 
     saved = _saved(tmp_path)
@@ -117,13 +138,20 @@ def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> N
     assert again["throughput"]["avg_turns_per_question"] == cost["avg_turns_per_question"]
 
     evaluate("bench_mcq", f"policy=obedient,max_turns=3,trajectories={tmp_path}", limit=2)
-    assert len(Obedient.asked) == 2 and len(list(tmp_path.iterdir())) == 2, "another configuration has files of its own and reuses nothing"
+    assert len(Obedient.asked) == 2 and len(list(tmp_path.iterdir())) == 2, (
+        "another configuration has files of its own and reuses nothing"
+    )
     evaluate("bench_mcq", f"policy=obedient,resume=never,trajectories={tmp_path}", limit=2)
     assert len(Obedient.asked) == 2 and len(list(tmp_path.rglob("*.old"))) == 3
 
 
-def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(evaluate: Evaluate, tmp_path: Path) -> None:
-    """The bench's first question asks for A. "A." is right for a scorer that searches for a letter; the official environment counts it as wrong."""
+def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    """The bench's first question asks for A.
+
+    "A." is right for a scorer that searches for a letter; the official environment counts it as wrong.
+    """
     from apr_plugin.scoring.text import NO_ANSWER
 
     turns = [turn({"type": "get_frames", "start": 0, "end": 1, "num": 2}), turn({"type": "answer", "content": "A."})]
@@ -137,7 +165,11 @@ def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(eva
         (StopReason.ANSWERED, "A", True),
         (StopReason.ANSWERED, "A.", False),
     }
-    passive = evaluate("bench_mcq", f"policy=scripted,script={tmp_path / 'answer'},arm=passive,parsing=strict,trajectories={tmp_path}", limit=1)
+    passive = evaluate(
+        "bench_mcq",
+        f"policy=scripted,script={tmp_path / 'answer'},arm=passive,parsing=strict,trajectories={tmp_path}",
+        limit=1,
+    )
     assert passive["answers"]["bench_mcq"] == ["A"], "parsing has no say in the passive arm"
 
 
@@ -172,7 +204,9 @@ def test_the_cache_of_lmms_eval_does_not_keep_a_failure(evaluate: Evaluate, tmp_
         assert results["throughput"]["avg_stop_policy_unavailable"] == 1
 
 
-def test_a_task_that_exits_for_a_missing_video_loses_that_question_only(evaluate: Evaluate, bench: Any, tmp_path: Path) -> None:
+def test_a_task_that_exits_for_a_missing_video_loses_that_question_only(
+    evaluate: Evaluate, bench: Any, tmp_path: Path
+) -> None:
     results = evaluate("bench_strict", f"policy=obedient,trajectories={tmp_path}")
     assert results["answers"]["bench_strict"][1] == "A"
     (failed,) = [t for t in _saved(tmp_path) if t.stop_reason.failed]
@@ -202,7 +236,9 @@ def test_a_built_in_task_is_read_by_its_reader_and_scored_by_its_scorer(
     scores = []
     for name, content in (("right", right), ("wrong", wrong)):
         script = bench.script(f"{task}_{name}", bench.look(0, 5, 4), bench.answer(content))
-        scores.append(evaluate(task, f"policy=scripted,script={script},trajectories={tmp_path}")["results"][task][metric])
+        scores.append(
+            evaluate(task, f"policy=scripted,script={script},trajectories={tmp_path}")["results"][task][metric]
+        )
     assert scores == [100, 0]
     assert {t.question.reader for t in _saved(tmp_path)} == {task.removesuffix("_bench")}
     assert {t.stop_reason for t in _saved(tmp_path)} == {StopReason.ANSWERED}

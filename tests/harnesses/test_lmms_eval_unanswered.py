@@ -1,4 +1,5 @@
-"""What goes back for a question without an answer must be wrong to the task's own scorer, whatever the right option is."""
+"""What goes back for a question without an answer must be wrong to the task's own scorer, whatever the right option
+is."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 from test_readers import CASES, Case, hub, load  # noqa: F401 - hub and load are fixtures
 
 pytest.importorskip("lmms_eval")
-TASKS = ("videomme", "lvbench", "longvideobench_val_v", "mmvu_val", "motionbench_full", "neptune_full_v", "mmou_test_mini", "vsibench", "minerva",
+TASKS = ("videomme", "lvbench", "longvideobench_val_v", "mmvu_val", "motionbench_full", "neptune_full_v",
+    "mmou_test_mini", "vsibench", "minerva",
          "video_holmes", "mvbench_action_sequence", "mlvu_dev", "timelens_charades", "extremewhenbench")  # fmt: skip
 
 
@@ -23,5 +25,9 @@ def test_no_answer_is_a_wrong_answer(case: Case, load: Callable[[Case], Any], mo
     monkeypatch.setattr(random, "choice", lambda options: "Z")
     task = load(case)
     for right in "ABCD":
-        gold = {key: right for key in case.gold if isinstance(case.doc.get(key), str) and len(case.doc[key]) == 1 and case.doc[key].isalpha()}
+        gold = {
+            key: right
+            for key in case.gold
+            if isinstance(case.doc.get(key), str) and len(case.doc[key]) == 1 and case.doc[key].isalpha()
+        }
         assert task.score(dataclasses.replace(case, doc={**case.doc, **gold}), NO_ANSWER) == 0

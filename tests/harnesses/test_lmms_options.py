@@ -1,4 +1,5 @@
-"""Options of lmms-eval that an agent can't obey, under `apr eval`, plain `lmms-eval` and its evaluator; a folder that all media must lie in."""
+"""Options of lmms-eval that an agent can't obey, under `apr eval`, plain `lmms-eval` and its evaluator; a folder that
+all media must lie in."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ pytestmark = pytest.mark.xdist_group("lmms_eval")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_fewshot": 2}, "--num_fewshot 2 can't apply to model apr: the loop asks each question by itself"),
-    ({"apply_chat_template": True}, "--apply_chat_template can't apply to model apr: each policy writes its own prompts"),
+    (
+        {"apply_chat_template": True},
+        "--apply_chat_template can't apply to model apr: each policy writes its own prompts",
+    ),
     (
         {"system_instruction": "Be brief."},
         "--system_instruction 'Be brief.' can't apply to model apr: give instructions with the model_arg system_prompt",
@@ -31,7 +35,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [*REFUSED, ({"fewshot_as_multiturn": True}, "--fewshot_as_multiturn"), ({"force_simple": True}, "--force")]
+    ("options", "words"),
+    [*REFUSED, ({"fewshot_as_multiturn": True}, "--fewshot_as_multiturn"), ({"force_simple": True}, "--force")],
 )
 def test_what_can_t_apply_is_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(AprError) as raised:
@@ -46,7 +51,12 @@ def test_what_asks_for_nothing_passes() -> None:
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED[:3])
-def test_a_program_s_evaluation_is_refused_too(evaluate: Evaluate, options: dict[str, Any], words: str, tmp_path: Path) -> None:  # noqa: F811
+def test_a_program_s_evaluation_is_refused_too(
+    evaluate: Evaluate,  # noqa: F811
+    options: dict[str, Any],
+    words: str,
+    tmp_path: Path,
+) -> None:
     with pytest.raises(AprError) as raised:
         evaluate("bench_text", f"policy=obedient,trajectories={tmp_path}", **options)
     assert words in str(raised.value)
@@ -63,7 +73,9 @@ def test_generation_settings_are_said_to_be_unused_and_not_claimed(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    results = evaluate("bench_text", f"policy=obedient,trajectories={tmp_path}", gen_kwargs="temperature=0.7,num_beams=4")
+    results = evaluate(
+        "bench_text", f"policy=obedient,trajectories={tmp_path}", gen_kwargs="temperature=0.7,num_beams=4"
+    )
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(told) == 1 and "--gen_kwargs temperature=0.7,num_beams=4: model apr uses none of it" in told[0]
     assert not results["config"]["gen_kwargs"]
@@ -90,13 +102,18 @@ def test_command_lines(bench: Any, run_apr: Callable[..., Any], tmp_path: Path) 
     ]
     out = tmp_path / "out"
     settings = ["--output_path", out, "--gen_kwargs", "num_beams=4,temperature=0.7"]
-    *ended, done, plainly = run_apr(*(case for case, _ in cases), [*ours, *guess, *settings], [*plain, *guess, *settings])
+    *ended, done, plainly = run_apr(
+        *(case for case, _ in cases), [*ours, *guess, *settings], [*plain, *guess, *settings]
+    )
     for (case, words), end in zip(cases, ended, strict=True):
         errors = [line for line in end.err.splitlines() if line.startswith("error: ")]
         assert end.status == 2 and len(errors) == 1 and words in errors[0] and len(errors[0]) < 1500, (case, end.text)
         assert "Traceback" not in end.text and "\x1b[31mEVIL" not in end.text
     for end in (done, plainly):
-        assert end.status == 0 and end.err.count("--gen_kwargs num_beams=4,temperature=0.7: model apr uses none of it") == 1, end.text
+        assert (
+            end.status == 0
+            and end.err.count("--gen_kwargs num_beams=4,temperature=0.7: model apr uses none of it") == 1
+        ), end.text
         assert "gen_kwargs: ()" in end.out
     written = [path.read_text() for path in out.rglob("*_results.json")]
     assert written and not any("num_beams" in text for text in written)
@@ -106,10 +123,15 @@ def test_media_outside_the_folder_fail_one_by_one(evaluate: Evaluate, bench: Any
     """Those of `bench_bad` lie in two folders. The others are asked, and the reason is told."""
     inside = bench.videos["sound"].parent
     results = evaluate("bench_bad,bench_image", f"policy=obedient,media_root={inside},trajectories={tmp_path}")
-    saved = {(t.question.task, t.question.doc_id): t for path in tmp_path.rglob("*.jsonl") for t in Trajectory.iterate(path)}
+    saved = {
+        (t.question.task, t.question.doc_id): t for path in tmp_path.rglob("*.jsonl") for t in Trajectory.iterate(path)
+    }
     outside = {key for key, t in saved.items() if f"lies outside media_root={inside}" in t.stop_detail}
-    expected = {("bench_bad", n) for n, name in enumerate(("sound", "missing", "silent", "truncated", "empty", "words", "ears"))
+    expected = {("bench_bad", n) for n, name in enumerate(("sound", "missing", "silent", "truncated", "empty", "words",
+        "ears"))
                 if not bench.videos[name].is_relative_to(inside)}  # fmt: skip
-    assert outside == {(task, str(n)) for task, n in expected} | {("bench_image", "0")} - {key for key in saved if key[0] == "bench_image"}
+    assert outside == {(task, str(n)) for task, n in expected} | {("bench_image", "0")} - {
+        key for key in saved if key[0] == "bench_image"
+    }
     assert all(saved[key].stop_reason is StopReason.MEDIA_UNREADABLE for key in outside)
     assert saved["bench_bad", "0"].stop_reason is StopReason.ANSWERED and len(results["answers"]["bench_bad"]) == 8

@@ -1,4 +1,5 @@
-"""`apr eval` with a model server that dies: what was not answered is counted and asked again, nothing is scored as a wrong answer in silence."""
+"""`apr eval` with a model server that dies: what was not answered is counted and asked again, nothing is scored as a
+wrong answer in silence."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def test_an_outage_is_counted_and_made_up_for(bench: Any, run_apr: Callable[...,
         server.mishaps += [None] * 9 + [drop] * 200  # type: ignore[list-item]
 
         def told(url: str, retries: int) -> str:
-            return f'policy=openai,base_url={url},frame_pixels=4096,retries={retries},concurrency=2,extra_body={{"stop":["a,b"]}}'
+            server = f"policy=openai,base_url={url},frame_pixels=4096,retries={retries},concurrency=2"
+            return server + ',extra_body={"stop":["a,b"]}'
 
         def evaluate(model_args: str) -> list[str]:
             task = ["--tasks", "bench_many", "--limit", "8", "--include_path", str(bench.tasks)]
@@ -33,7 +35,11 @@ def test_an_outage_is_counted_and_made_up_for(bench: Any, run_apr: Callable[...,
             evaluate(told(f"[{second.url},http://127.0.0.1:9/v1]", 1)),
             ["ask", bench.videos["sound"], "Say A.", "-o", "A. red", "-m", told(f"[{second.url}]", 0)],
         )
-    assert broken.status == 3 and "policy_unavailable" in broken.err and "The same command asks only those again" in broken.err, broken.text
+    assert (
+        broken.status == 3
+        and "policy_unavailable" in broken.err
+        and "The same command asks only those again" in broken.err
+    ), broken.text
     lines = [t for path in out.rglob("bench_many.jsonl") for t in Trajectory.read(path)]
     assert repaired.status == 0, repaired.text
     failed = 8 - sum(json.dumps(chat["messages"]).count('"assistant"') == 1 for chat in server.chats[:9])

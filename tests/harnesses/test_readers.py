@@ -1,4 +1,5 @@
-"""Readers against the tasks they read for: the real YAML, its real prompt, its real scorer, on docs of the real columns.
+"""Readers against the tasks they read for: the real YAML, its real prompt, its real scorer, on docs of the real
+columns.
 
 No data set is loaded; the docs are invented, with the columns the task's own code reads.
 """
@@ -100,14 +101,21 @@ CGBENCH = {
     "choices": ["J. Smith", "K. Lee", *"cdefg"],
     "right_answer": "B",
 }
-VIDEO_MMMU = {"id": "dev_Art_1", "question_type": "multiple-choice", "question": QUESTION, "options": TEXTS, "answer": "B"}
+VIDEO_MMMU = {
+    "id": "dev_Art_1",
+    "question_type": "multiple-choice",
+    "question": QUESTION,
+    "options": TEXTS,
+    "answer": "B",
+}
 FIVE = {f"answer_choice_{index}": f"thing {index}" for index in range(5)}
 EGOSCHEMA = {"video_idx": "v", "question": QUESTION, "option": [*DOTTED, "E. x"], "answer": "1"}
 VSI = {"id": 1, "dataset": "scannet", "scene_name": "clip", "question": QUESTION}
 TEMPCOMPASS = {"video_id": "clip", "dim": "action"}
 SPAN = {"right": "[[24.296875, 30.4]]", "wrong": "[[1, 2]]"}
 NEEDLE = {
-    "kind": "glyph", "bucket": "1m", "question": QUESTION, "options": TEXTS, "answer": "B", "answer_spans": [], "video": "clip.mp4",
+    "kind": "glyph", "bucket": "1m", "question": QUESTION, "options": TEXTS, "answer": "B", "answer_spans": [],
+    "video": "clip.mp4",
     "apr_present": True, "apr_buckets": ["1m"],
 }  # fmt: skip
 
@@ -141,7 +149,8 @@ class Case:
     metric: str | None = None
     """The metric to look at, where the first of the YAML is none."""
     score: Callable[[Any], float] | None = None
-    """Score from the metric's record, where the task's own aggregation needs the whole data set, a network or a judge."""
+    """Score from the metric's record, where the task's own aggregation needs the whole data set, a network or a judge.
+    """
     shows: str = ""
     """What of the prompt has to be in the text."""
     stub: tuple[str, str] | None = None
@@ -165,15 +174,34 @@ CASES = [
     Case("lvbench", {"question": QUESTION, "options": TEXTS, "answer": "B", "video_path": "x"}),
     Case("lvbench", {"question": QUESTION + "\n" + "\n".join(ROUND), "answer": "B", "video_path": "x"}),
     *(
-        Case(task, LVB, gold=("correct_choice",), shows=SUBTITLE if task.endswith("_i") else "", stub=("decord", "VideoReader cpu"))
+        Case(
+            task,
+            LVB,
+            gold=("correct_choice",),
+            shows=SUBTITLE if task.endswith("_i") else "",
+            stub=("decord", "VideoReader cpu"),
+        )
         for task in ("longvideobench_val_v", "longvideobench_val_i")
     ),
-    Case("longvideobench_test_v", LVB, gold=("correct_choice",), score=lambda r: float(r["x_0"] == "B"), stub=("decord", "VideoReader cpu")),
+    Case(
+        "longvideobench_test_v",
+        LVB,
+        gold=("correct_choice",),
+        score=lambda r: float(r["x_0"] == "B"),
+        stub=("decord", "VideoReader cpu"),
+    ),
     *(
-        Case(task, {"video_name": "x", "task_type": "plotQA", "question": QUESTION + "\n" + "\n".join(ROUND), "answer": "B"})
+        Case(
+            task,
+            {"video_name": "x", "task_type": "plotQA", "question": QUESTION + "\n" + "\n".join(ROUND), "answer": "B"},
+        )
         for task in ("mlvu_dev", "mlvu_test")
     ),
-    Case("minerva", {"key": "k", "video_id": "v", "question": QUESTION, **FIVE, "answer": "thing 1", "answer_id": 1}, gold=("answer", "answer_id")),
+    Case(
+        "minerva",
+        {"key": "k", "video_id": "v", "question": QUESTION, **FIVE, "answer": "thing 1", "answer_id": 1},
+        gold=("answer", "answer_id"),
+    ),
     *(
         Case(
             task,
@@ -193,13 +221,27 @@ CASES = [
             gold=("ground_truth",),
             score=lambda doc: doc["MRA:.5:.95:.05"],
         )
-        for question_type, right in (("object_counting", "3"), ("room_size_estimation", "2.5"), ("object_abs_distance", ".5"))
+        for question_type, right in (
+            ("object_counting", "3"),
+            ("room_size_estimation", "2.5"),
+            ("object_abs_distance", ".5"),
+        )
     ),
     Case("worldsense", WORLDSENSE),
     Case("worldsense", {**WORLDSENSE, "candidates": DOTTED[:3]}),
     Case("worldsense_w_subtitle", WORLDSENSE, shows=SUBTITLE),
     *(
-        Case(task, {"video ID": "v", "Question Type": "SR", "Question": QUESTION, "Options": {**KEYED, "E": None}, "Answer": "B"}, gold=("Answer",))
+        Case(
+            task,
+            {
+                "video ID": "v",
+                "Question Type": "SR",
+                "Question": QUESTION,
+                "Options": {**KEYED, "E": None},
+                "Answer": "B",
+            },
+            gold=("Answer",),
+        )
         for task in ("video_holmes", "video_holmes_reasoning", "video_holmes_test")
     ),
     Case(
@@ -210,7 +252,13 @@ CASES = [
         gold=("timestamp",),
     ),
     *(
-        Case(task, {"video_path": "x", "query": "a man starts to sing", "span": "[[24.3, 30.4]]"}, GROUNDING, **SPAN, gold=("span",))
+        Case(
+            task,
+            {"video_path": "x", "query": "a man starts to sing", "span": "[[24.3, 30.4]]"},
+            GROUNDING,
+            **SPAN,
+            gold=("span",),
+        )
         for task in ("timelens_charades", "timelens_activitynet", "timelens_qvhighlights")
     ),
     Case(
@@ -258,12 +306,20 @@ CASES = [
     Case("egoschema_subset", EGOSCHEMA, metric="score"),
     Case("egoschema", EGOSCHEMA, score=lambda submitted: float(submitted["v"] == 1)),
     *(
-        Case(f"mvbench_{task}", {"video": "x", "question": QUESTION, "candidates": TEXTS, "answer": TEXTS[1], "start": 0.0, "end": 2.0})
+        Case(
+            f"mvbench_{task}",
+            {"video": "x", "question": QUESTION, "candidates": TEXTS, "answer": TEXTS[1], "start": 0.0, "end": 2.0},
+        )
         for task in ("action_antonym", "episodic_reasoning", "action_sequence")
     ),
     Case("tvbench_action_count", {"video": "x", "question": QUESTION, "candidates": TEXTS, "answer": TEXTS[1]}),
-    Case("nextqa_mc_test", {"video": 1, "question": QUESTION, "answer": 1, **{f"a{i}": f"thing {i}" for i in range(5)}}),
-    Case("tempcompass_multi_choice", {**TEMPCOMPASS, "question": QUESTION + "\n" + "\n".join(DOTTED), "answer": "B. A blue one"}),
+    Case(
+        "nextqa_mc_test", {"video": 1, "question": QUESTION, "answer": 1, **{f"a{i}": f"thing {i}" for i in range(5)}}
+    ),
+    Case(
+        "tempcompass_multi_choice",
+        {**TEMPCOMPASS, "question": QUESTION + "\n" + "\n".join(DOTTED), "answer": "B. A blue one"},
+    ),
     Case("tempcompass_yes_no", {**TEMPCOMPASS, "question": "Does it stop?", "answer": "no"}),
     *(
         Case(
@@ -292,7 +348,14 @@ CASES = [
         Case(task, VIDEO_MMMU, shows="end of the video" if "adapt" in task else "last frame of the video")
         for task in ("video_mmmu_adaptation", "video_mmmu_perception", "video_mmmu_comprehension")
     ),
-    Case("video_mmmu_adaptation", {**VIDEO_MMMU, "question_type": "open", "answer": "12.5"}, FREE, right="12.5", wrong="7", shows="end of the video"),
+    Case(
+        "video_mmmu_adaptation",
+        {**VIDEO_MMMU, "question_type": "open", "answer": "12.5"},
+        FREE,
+        right="12.5",
+        wrong="7",
+        shows="end of the video",
+    ),
     Case(
         "cinepile",
         {
@@ -316,13 +379,27 @@ CASES = [
     ),
     Case(
         "tomato",
-        {"id": 1, "question": QUESTION, "options": TEXTS, "answer": 1, "reason_type": "count", "demonstration_type": "human"},
+        {
+            "id": 1,
+            "question": QUESTION,
+            "options": TEXTS,
+            "answer": 1,
+            "reason_type": "count",
+            "demonstration_type": "human",
+        },
         score=lambda record: record["score"],
     ),
     *(
         Case(
             task,
-            {"id": 1, "type": "qa", "length": 60, "video": "v", "input": f"{QUESTION}\n" + "\n".join(DOTTED), "answer": "B"},
+            {
+                "id": 1,
+                "type": "qa",
+                "length": 60,
+                "video": "v",
+                "input": f"{QUESTION}\n" + "\n".join(DOTTED),
+                "answer": "B",
+            },
             score=_same("pred_answer", "answer"),
         )
         for task in ("timescope", "longtimescope")
@@ -342,18 +419,36 @@ CASES = [
     ),
     Case(
         "mmou_test_mini",
-        {"question_id": 1, "video_id": "v", "question": QUESTION, "options": json.dumps(KEYED), "correct_option_letter": "B"},
+        {
+            "question_id": 1,
+            "video_id": "v",
+            "question": QUESTION,
+            "options": json.dumps(KEYED),
+            "correct_option_letter": "B",
+        },
         gold=("correct_option_letter",),
         score=lambda record: record["score"],
     ),
     Case(
         "scivideobench",
-        {"video_id": "v", "question_type": "q", "video_duration": 90.0, "question": QUESTION, "options": KEYED, "answer": "B"},
+        {
+            "video_id": "v",
+            "question_type": "q",
+            "video_duration": 90.0,
+            "question": QUESTION,
+            "options": KEYED,
+            "answer": "B",
+        },
         score=_same("pred_answer", "answer"),
     ),
     Case(
         "motionbench_full",
-        {"question": QUESTION, "options": [{"label": k, "text": v} for k, v in KEYED.items()], "answer": "B", "question_type": "q"},
+        {
+            "question": QUESTION,
+            "options": [{"label": k, "text": v} for k, v in KEYED.items()],
+            "answer": "B",
+            "question_type": "q",
+        },
     ),
     *(
         Case(
@@ -373,7 +468,11 @@ CASES = [
         )
         for task in ("mmr_v", "mmr_v_cot")
     ),
-    Case("egoplan2", {"sample_id": 1, "formatted_question": f"{QUESTION}\n" + "\n".join(DOTTED), "ground_truth": "B"}, gold=("ground_truth",)),
+    Case(
+        "egoplan2",
+        {"sample_id": 1, "formatted_question": f"{QUESTION}\n" + "\n".join(DOTTED), "ground_truth": "B"},
+        gold=("ground_truth",),
+    ),
     Case(
         "temporalbench_short_qa",
         {"idx": 1, "question": f"{QUESTION}\n" + "\n".join(DOTTED), "GT": "B", "video_name": "v", "dataset": "d"},
@@ -382,7 +481,14 @@ CASES = [
     ),
 ]
 
-UNLISTED = {"videomme_video_only_abcd", "tempcompass_yes_no", "tempcompass_caption_matching", "tomato", "mmr_v", "mmr_v_cot"}
+UNLISTED = {
+    "videomme_video_only_abcd",
+    "tempcompass_yes_no",
+    "tempcompass_caption_matching",
+    "tomato",
+    "mmr_v",
+    "mmr_v_cot",
+}
 """Tasks whose prompt alone does not give the options: none, no labels, a Python dict, or a skipped letter."""
 
 
@@ -445,7 +551,9 @@ class Task:
             return str(doc[doc_to_text])
         takes_kwargs = "lmms_eval_specific_kwargs" in inspect.signature(doc_to_text).parameters
         kwargs = copy.deepcopy(kwargs.get("default", kwargs))
-        return str(doc_to_text(copy.deepcopy(dict(doc)), kwargs) if takes_kwargs else doc_to_text(copy.deepcopy(dict(doc))))
+        return str(
+            doc_to_text(copy.deepcopy(dict(doc)), kwargs) if takes_kwargs else doc_to_text(copy.deepcopy(dict(doc)))
+        )
 
     def score(self, case: Case, answer: str) -> float:
         records = self.config["process_results"](copy.deepcopy(dict(case.doc)), [answer])
@@ -489,7 +597,15 @@ def test_the_real_scorer_reads_what_goes_back(case: Case, load: Callable[[Case],
     assert reading.kind is case.kind
     assert task.score(case, reading.write(case.right)) > task.score(case, reading.write(case.wrong))
     assert case.shows in reading.text
-    for phrase in ("option's letter", "only the letter", "subtitles available", "<image>", "best option", "\nA. ", "(A)"):
+    for phrase in (
+        "option's letter",
+        "only the letter",
+        "subtitles available",
+        "<image>",
+        "best option",
+        "\nA. ",
+        "(A)",
+    ):
         assert phrase.lower() not in reading.text.lower()
     if case.kind is MCQ:
         labels = [option.label for option in reading.options]
@@ -501,12 +617,18 @@ def test_the_real_scorer_reads_what_goes_back(case: Case, load: Callable[[Case],
 
     unlabelled = {key: value for key, value in case.doc.items() if key not in case.gold}
     blind = read(case.task, unlabelled, prompt)[1]
-    assert (blind.text, blind.options, blind.kind, blind.answer_hint) == (reading.text, reading.options, reading.kind, reading.answer_hint)
+    assert (blind.text, blind.options, blind.kind, blind.answer_hint) == (
+        reading.text,
+        reading.options,
+        reading.kind,
+        reading.answer_hint,
+    )
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind is MCQ], ids=lambda case: case.task)
 def test_every_label_names_its_own_option(case: Case) -> None:
-    """The options' words come from the doc unchanged, and the label that is right belongs to the words that are right."""
+    """The options' words come from the doc unchanged, and the label that is right belongs to the words that are
+    right."""
     _, reading = read(case.task, case.doc, f"{case.doc.get('input', '')}{case.doc.get('formatted_question', '')}")
     by_label = {option.label: option.text for option in reading.options}
     assert all(by_label.values())
@@ -516,12 +638,16 @@ def test_every_label_names_its_own_option(case: Case) -> None:
 
 
 def test_numbered_options_of_videomme(hub: Path) -> None:
-    """The task itself can't be loaded from lmms-eval 0.7.3 (its YAML names functions its folder lacks); its scorer can."""
+    """The task itself can't be loaded from lmms-eval 0.7.3 (its YAML names functions its folder lacks); its scorer
+    can."""
     utils = pytest.importorskip("lmms_eval.tasks.videomme.number_option.utils")
     doc = {**VIDEOMME, "options": [f"{number}. {text}" for number, text in enumerate(TEXTS, 1)], "answer": "2"}
     _, reading = read("videomme_number_option", doc, utils.videomme_doc_to_text_number(doc))
     assert [(option.label, option.text) for option in reading.options] == list(zip("1234", TEXTS, strict=True))
-    records = [utils.videomme_process_results_number(doc, [reading.write(label)])["videomme_perception_score"] for label in "21"]
+    records = [
+        utils.videomme_process_results_number(doc, [reading.write(label)])["videomme_perception_score"]
+        for label in "21"
+    ]
     assert [record["pred_answer"] == record["answer"] for record in records] == [True, False]
 
 
@@ -530,7 +656,12 @@ def test_numbered_options_of_videomme(hub: Path) -> None:
     [
         (NEEDLE, MCQ, "B", "A"),
         ({**NEEDLE, "kind": "order", "options": TEXTS[:2]}, MCQ, "B", "A"),
-        ({**NEEDLE, "kind": "when", "options": [], "answer_spans": [[3.2, 7.9]]}, GROUNDING, "[[3.2, 7.9]]", "[[20, 30]]"),
+        (
+            {**NEEDLE, "kind": "when", "options": [], "answer_spans": [[3.2, 7.9]]},
+            GROUNDING,
+            "[[3.2, 7.9]]",
+            "[[20, 30]]",
+        ),
         ({**NEEDLE, "kind": "count", "options": [], "answer": "3"}, NUMBER, "3", "4"),
     ],
 )
@@ -587,10 +718,15 @@ def test_a_missing_column_is_named_and_the_prompt_is_read() -> None:
     task=st.sampled_from([*(pattern.replace("*", "x") for pattern, _ in known_tasks()), *sources()]),
     doc=st.dictionaries(
         st.sampled_from(COLUMNS),
-        st.none() | st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3) | st.none(), max_size=3) | st.just({"A": None}),
+        st.none()
+        | st.text(max_size=8)
+        | st.integers()
+        | st.lists(st.text(max_size=3) | st.none(), max_size=3)
+        | st.just({"A": None}),
     ),
     prompt=st.text(max_size=60),
-    answer=st.text(max_size=20) | st.sampled_from(["[[1, 2]]", "[[NaN, 1]]", "[[[[", "1e999999", "[[1]]", "[" * 5000, "[[1e400, 2]]"]),
+    answer=st.text(max_size=20)
+    | st.sampled_from(["[[1, 2]]", "[[NaN, 1]]", "[[[[", "1e999999", "[[1]]", "[" * 5000, "[[1e400, 2]]"]),
 )
 def test_reading_and_writing_never_raise(task: str, doc: dict[str, Any], prompt: str, answer: str) -> None:
     name, reading = read(task, doc, prompt)
@@ -617,16 +753,21 @@ def test_one_span_goes_back(answer: str, written: str) -> None:
     assert write_longest_span(answer) == written
 
 
-@pytest.mark.parametrize(("answer", "written"), [("3", "3"), ("2.5", "2.5"), (".5", "0.5"), ("1e-05", "0.00001"), ("nan", "nan"), ("three", "three")])
+@pytest.mark.parametrize(
+    ("answer", "written"),
+    [("3", "3"), ("2.5", "2.5"), (".5", "0.5"), ("1e-05", "0.00001"), ("nan", "nan"), ("three", "three")],
+)
 def test_numbers_go_back_in_plain_decimals(answer: str, written: str) -> None:
     assert write_number(answer) == written
 
 
 # --- the prompt reader ---
 
-WORDS = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n\r<", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30).filter(
-    str.strip
-)
+WORDS = st.text(
+    alphabet=st.characters(codec="utf-8", exclude_characters="\n\r<", exclude_categories=("Cs", "Cc")),
+    min_size=1,
+    max_size=30,
+).filter(str.strip)
 PLAIN = st.text(alphabet="abcxyz 0123456789", min_size=1, max_size=20).filter(str.strip)
 POST = st.sampled_from(
     [
@@ -640,7 +781,11 @@ POST = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None)
-@given(options=st.lists(WORDS, min_size=2, max_size=9), style=st.sampled_from(["{}. {}", "({}) {}", "{}) {}", "{}: {}", "- {}) {}"]), post=POST)
+@given(
+    options=st.lists(WORDS, min_size=2, max_size=9),
+    style=st.sampled_from(["{}. {}", "({}) {}", "{}) {}", "{}: {}", "- {}) {}"]),
+    post=POST,
+)
 def test_options_on_their_own_lines_round_trip(options: list[str], style: str, post: str) -> None:
     listed = "\n".join(style.format(label, text) for label, text in zip("ABCDEFGHI", options, strict=False))
     reading = read_prompt({}, f"Which one?\nOptions:\n{listed}{post}")
@@ -650,7 +795,9 @@ def test_options_on_their_own_lines_round_trip(options: list[str], style: str, p
 
 
 @settings(max_examples=80, deadline=None)
-@given(options=st.lists(PLAIN, min_size=2, max_size=6), style=st.sampled_from(["({}) {}", "{}) {}", "{}. {}"]), post=POST)
+@given(
+    options=st.lists(PLAIN, min_size=2, max_size=6), style=st.sampled_from(["({}) {}", "{}) {}", "{}. {}"]), post=POST
+)
 def test_options_within_a_line_round_trip(options: list[str], style: str, post: str) -> None:
     listed = ", ".join(style.format(label, text) for label, text in zip("ABCDEF", options, strict=False))
     reading = read_prompt({}, f"Which one? {listed}{post}")
@@ -683,18 +830,45 @@ def test_what_is_a_list_of_options(prompt: str, texts: list[str]) -> None:
     assert [option.text for option in read_prompt({}, prompt).options] == texts
 
 
-FORMS = ["{}. {}", "{}) {}", "({}) {}", "{}: {}", "[{}] {}", "**{}.** {}", "**{}** {}", "**({})** {}", "**{}**: {}", "__{}.__ {}", "- **{}.** {}",
-         "* {}. {}", "{}、{}", "{}．{}", "（{}）{}", "{}：{}", "{}）{}", "【{}】{}", "Option {}: {}", "选项{}：{}", "{} . {}"]  # fmt: skip
+FORMS = [
+    "{}. {}",
+    "{}) {}",
+    "({}) {}",
+    "{}: {}",
+    "[{}] {}",
+    "**{}.** {}",
+    "**{}** {}",
+    "**({})** {}",
+    "**{}**: {}",
+    "__{}.__ {}",
+    "- **{}.** {}",
+    "* {}. {}",
+    "{}、{}",
+    "{}．{}",
+    "（{}）{}",
+    "{}：{}",
+    "{}）{}",
+    "【{}】{}",
+    "Option {}: {}",
+    "选项{}：{}",
+    "{} . {}",
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("labels", ["AB", "ABCDEFGH", "ABD", "ACDG"])
 def test_no_option_falls_away_however_its_label_is_written(form: str, labels: str) -> None:
     listed = "\n".join(form.format(label, f"thing {label.lower()}") for label in labels)
-    reading = read_prompt({}, f"What is it?\n{listed}\nAnswer with the option's letter from the given choices directly.")
-    assert [(option.label, option.text) for option in reading.options] == [(label, f"thing {label.lower()}") for label in labels]
+    reading = read_prompt(
+        {}, f"What is it?\n{listed}\nAnswer with the option's letter from the given choices directly."
+    )
+    assert [(option.label, option.text) for option in reading.options] == [
+        (label, f"thing {label.lower()}") for label in labels
+    ]
     assert reading.kind is MCQ and reading.text == "What is it?"
-    assert [option.label for option in by_prefix(listed.split("\n"))] == list(labels) or form.startswith(("Option", "选项"))
+    assert [option.label for option in by_prefix(listed.split("\n"))] == list(labels) or form.startswith(
+        ("Option", "选项")
+    )
 
 
 @pytest.mark.parametrize(
@@ -740,10 +914,16 @@ def test_labels_of_a_list(prompt: str, labels: str) -> None:
 @pytest.mark.timeout(5)
 def test_a_long_prompt_is_read_in_linear_time(unit: str) -> None:
     read_prompt({}, (unit * (100_000 // len(unit))) + "\nA. one\nB. two")
-    read("videomme", {"question": QUESTION, "options": DOTTED}, unit * (100_000 // len(unit)) + f"\n{QUESTION}\n" + "\n".join(DOTTED))
+    read(
+        "videomme",
+        {"question": QUESTION, "options": DOTTED},
+        unit * (100_000 // len(unit)) + f"\n{QUESTION}\n" + "\n".join(DOTTED),
+    )
 
 
 def test_text_after_the_options_is_kept() -> None:
     split = split_options("Which?\nA. one\nB. two\nThe image is at the end.")
     assert split.tail.strip() == "The image is at the end."
-    assert read_prompt({}, "Which?\nA. one\nB. two\nThe image is at the end.").text == "Which?\n\nThe image is at the end."
+    assert (
+        read_prompt({}, "Which?\nA. one\nB. two\nThe image is at the end.").text == "Which?\n\nThe image is at the end."
+    )

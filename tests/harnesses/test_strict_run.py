@@ -26,7 +26,9 @@ TURNS = {
 """Doc id -> turns; the right answers are A, B, C, D, A, B."""
 
 
-def test_a_run_with_repair_and_one_that_is_strict(bench: Any, run_apr: Callable[..., list[Any]], tmp_path: Path) -> None:
+def test_a_run_with_repair_and_one_that_is_strict(
+    bench: Any, run_apr: Callable[..., list[Any]], tmp_path: Path
+) -> None:
     def evaluated(name: str, script: Path, *more: str) -> list[Any]:
         given = ",".join([f"policy=scripted,script={script}", *more])
         tasks = ["--include_path", bench.tasks, "--tasks", "bench_mcq"]
@@ -35,23 +37,41 @@ def test_a_run_with_repair_and_one_that_is_strict(bench: Any, run_apr: Callable[
     (first,) = run_apr(evaluated("first", bench.script("plain", *TURNS["0"])))
     assert first.status == 0, first.text
     (recorded,) = (tmp_path / "first" / "trajectories").rglob("bench_mcq.jsonl")
-    lines = [_with_turns(trajectory, TURNS[trajectory.question.doc_id]).to_json() for trajectory in Trajectory.iterate(recorded)]
+    lines = [
+        _with_turns(trajectory, TURNS[trajectory.question.doc_id]).to_json()
+        for trajectory in Trajectory.iterate(recorded)
+    ]
     script = tmp_path / "script.jsonl"
     script.write_text("\n".join(lines))
 
     *ran, repaired, table, strict, alone, mixed, foreign = run_apr(
         evaluated("repair", script), evaluated("strict", script, "parsing=strict"),
-        ["strict", tmp_path / "repair", "--json"], ["strict", tmp_path / "repair"], ["strict", tmp_path / "strict", "--json"],
+        ["strict", tmp_path / "repair", "--json"], ["strict", tmp_path / "repair"],
+        ["strict", tmp_path / "strict", "--json"],
         ["strict", tmp_path / "repair" / "trajectories", "--json"], ["strict", tmp_path],
         ["strict", tmp_path / "repair" / "trajectories", "--samples", tmp_path / "strict"],
     )  # fmt: skip
-    assert [end.status for end in (*ran, repaired, table, strict, alone)] == [0] * 6, [end.err for end in (*ran, repaired, table, strict, alone)]
+    assert [end.status for end in (*ran, repaired, table, strict, alone)] == [0] * 6, [
+        end.err for end in (*ran, repaired, table, strict, alone)
+    ]
     found = json.loads(repaired.out)
     assert (found["parsing"], found["counts"]) == ("repair", {"same": 2, "wrong": 2, "other": 0, "unknown": 2})
     endings = {question["doc_id"]: (question["ending"], question["turn"]) for question in found["questions"]}
-    assert endings == {"0": ("same", None), "1": ("wrong", 2), "2": ("unknown", 1), "3": ("wrong", 2), "4": ("same", None), "5": ("unknown", 1)}
+    assert endings == {
+        "0": ("same", None),
+        "1": ("wrong", 2),
+        "2": ("unknown", 1),
+        "3": ("wrong", 2),
+        "4": ("same", None),
+        "5": ("unknown", 1),
+    }
     bounds = found["scores"]["bench_mcq"]
-    assert bounds == {"questions": 6, "harness": pytest.approx(4 / 6), "strict_least": pytest.approx(1 / 6), "strict_most": pytest.approx(3 / 6)}
+    assert bounds == {
+        "questions": 6,
+        "harness": pytest.approx(4 / 6),
+        "strict_least": pytest.approx(1 / 6),
+        "strict_most": pytest.approx(3 / 6),
+    }
 
     known = json.loads(strict.out)["scores"]["bench_mcq"]
     assert known["harness"] == known["strict_least"] == known["strict_most"] == pytest.approx(2 / 6)
@@ -82,6 +102,8 @@ def _with_turns(trajectory: Trajectory, texts: list[str]) -> Trajectory:
 )
 def test_which_number_is_a_score(tmp_path: Path, row: dict[str, Any], score: float | None) -> None:
     for date, given in (("20260101", {"score": 0.25}), ("20260102", row)):
-        (tmp_path / f"{date}_samples_x.jsonl").write_text(json.dumps({"doc_id": 3, "filtered_resps": ["B"]} | given) + "\n")
+        (tmp_path / f"{date}_samples_x.jsonl").write_text(
+            json.dumps({"doc_id": 3, "filtered_resps": ["B"]} | given) + "\n"
+        )
     (sample,) = read_samples(tmp_path)["x"].values()
     assert (sample.value, sample.answered) == (score, True)

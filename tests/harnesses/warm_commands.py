@@ -1,8 +1,10 @@
-"""`apr` and `lmms-eval` commands without the wait: loads lmms-eval once, then forks for each order. Loading takes longer than most commands.
+"""`apr` and `lmms-eval` commands without the wait: loads lmms-eval once, then forks for each order.
 
-An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}}`; its commands run after each other in
-one new process, which ends as any other does. FOLDER gets `pid`, for the N-th command `N.out`, `N.err` and `N.status`, and `ended` when the process
-is gone, however.
+Loading takes longer than most commands.
+
+An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}}`; its
+commands run after each other in one new process, which ends as any other does. FOLDER gets `pid`, for the N-th command
+`N.out`, `N.err` and `N.status`, and `ended` when the process is gone, however.
 """
 
 from __future__ import annotations

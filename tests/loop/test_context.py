@@ -1,4 +1,5 @@
-"""No prompt is ever longer than the policy's context, whatever is looked at and written; nothing is cut in silence, and every question ends."""
+"""No prompt is ever longer than the policy's context, whatever is looked at and written; nothing is cut in silence, and
+every question ends."""
 
 from __future__ import annotations
 
@@ -12,7 +13,20 @@ from apr_testing import Playback, answer, look, turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apr_plugin.loop import Budget, Episode, EpisodeConfig, ErrorCode, Generation, MediaRef, Prompt, PromptSize, Question, Sampling, StopReason, Usage
+from apr_plugin.loop import (
+    Budget,
+    Episode,
+    EpisodeConfig,
+    ErrorCode,
+    Generation,
+    MediaRef,
+    Prompt,
+    PromptSize,
+    Question,
+    Sampling,
+    StopReason,
+    Usage,
+)
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.policy import AudioPart, ImagePart, TextPart, VideoPart
 from apr_plugin.loop.strict import StrictEnding, strict_outcome
@@ -23,7 +37,8 @@ Videos = dict[str, Path]
 
 
 class Counting(Playback):
-    """Counts as no family we know: words by their letters, pictures by 16-pixel squares, 50 tokens for a second of sound."""
+    """Counts as no family we know: words by their letters, pictures by 16-pixel squares, 50 tokens for a second of
+    sound."""
 
     def __init__(self, texts: Sequence[str], context_tokens: int | None) -> None:
         super().__init__(texts)
@@ -66,21 +81,30 @@ def _seconds(part: AudioPart) -> int:
 def play(path: Path, policy: Counting, turns: int = 5, max_new_tokens: int = 300, **config: Any) -> Trajectory:
     question = ASKED.model_copy(update={"videos": (MediaRef(path=str(path)),)})
     config.setdefault("budget", Budget(turns=turns))
-    done = asyncio.run(Episode(question, policy, EpisodeConfig(sampling=Sampling(max_new_tokens=max_new_tokens), **config)).run())
+    done = asyncio.run(
+        Episode(question, policy, EpisodeConfig(sampling=Sampling(max_new_tokens=max_new_tokens), **config)).run()
+    )
     assert Trajectory.from_json(done.to_json()) == done
     return done
 
 
-AUDIO, CLIP = (lambda end, kind=kind: turn({"type": kind, "start": 0, "end": end}) for kind in ("get_audio", "get_clip"))
+AUDIO, CLIP = (
+    lambda end, kind=kind: turn({"type": kind, "start": 0, "end": end}) for kind in ("get_audio", "get_clip")
+)
 ASKED = Question(text="what?", kind="free_form")  # type: ignore[arg-type]
-EMPTY = asyncio.run(Counting([], None).count(Notebook(ASKED, [VideoMeta(6.0, 10.0, True)], Budget()).prompt(1, 5))).total
+EMPTY = asyncio.run(
+    Counting([], None).count(Notebook(ASKED, [VideoMeta(6.0, 10.0, True)], Budget()).prompt(1, 5))
+).total
 """What the first prompt takes."""
 
 TEXTS = st.one_of(
     st.builds(look, st.floats(0, 3), st.floats(3, 6), st.integers(1, 60)),
     st.builds(AUDIO, st.floats(0.2, 6)),
     st.builds(CLIP, st.floats(0.5, 6)),
-    st.builds(lambda n: turn({"type": "get_frames", "start": 0, "end": 6, "num": 9}, observation="x" * n), st.integers(0, 9000)),
+    st.builds(
+        lambda n: turn({"type": "get_frames", "start": 0, "end": 6, "num": 9}, observation="x" * n),
+        st.integers(0, 9000),
+    ),
     st.text(max_size=2000),
     st.just(answer("a pot")),
 )
@@ -93,14 +117,20 @@ TEXTS = st.one_of(
     most=st.sampled_from([1, 300, 4096]),
     arm=st.sampled_from(["agent", "agent", "passive"]),
 )
-def test_no_prompt_exceeds_the_context_and_every_question_ends(shared_videos: Videos, texts: list[str], context: int, most: int, arm: Any) -> None:
+def test_no_prompt_exceeds_the_context_and_every_question_ends(
+    shared_videos: Videos, texts: list[str], context: int, most: int, arm: Any
+) -> None:
     policy = Counting(texts, context)
     done = play(shared_videos["sound"], policy, max_new_tokens=most, arm=arm)
     assert done.stop_reason in (StopReason.ANSWERED, StopReason.FORCED, StopReason.TURNS, StopReason.TOKENS)
     assert (done.stop_reason is not StopReason.TOKENS) or "context" in done.stop_detail
     assert len(policy.sizes) == len(done.turns)
     unbounded = play(shared_videos["sound"], Counting(texts, None), max_new_tokens=most, arm=arm)
-    if max((*policy.sizes, 0)) < context - most and len(done.turns) == len(unbounded.turns) and done.looks == unbounded.looks:
+    if (
+        max((*policy.sizes, 0)) < context - most
+        and len(done.turns) == len(unbounded.turns)
+        and done.looks == unbounded.looks
+    ):
         assert [t.text for t in done.turns] == [t.text for t in unbounded.turns]
 
 
@@ -153,11 +183,17 @@ def test_a_clip_gets_smaller_but_its_sound_does_not(shared_videos: Videos) -> No
     policy = Counting([CLIP(6), answer("a pot")], EMPTY + 1_200)
     done = play(shared_videos["sound"], policy, budget=Budget(turns=4, clip_fps=8))
     shown = done.turns[0].shown
-    assert shown is not None and shown.audio_s == 6.0 and (shown.width < 320 or len(shown.times_s) < 48) and shown.remark
+    assert (
+        shown is not None and shown.audio_s == 6.0 and (shown.width < 320 or len(shown.times_s) < 48) and shown.remark
+    )
     policy = Counting([CLIP(6), CLIP(2), answer("a pot")], EMPTY + 600)
     done = play(shared_videos["sound"], policy)
     error = done.turns[0].error
-    assert error is not None and error.code == ErrorCode.NO_TOKENS_LEFT and "6.0s of sound take 300 tokens" in error.message
+    assert (
+        error is not None
+        and error.code == ErrorCode.NO_TOKENS_LEFT
+        and "6.0s of sound take 300 tokens" in error.message
+    )
 
 
 def test_sound_that_does_not_fit_is_refused_with_the_limit_and_fits_below_it(shared_videos: Videos) -> None:
@@ -169,7 +205,9 @@ def test_sound_that_does_not_fit_is_refused_with_the_limit_and_fits_below_it(sha
     most = float(error.message.partition("at most ")[2].partition("s, or")[0])
     assert 10 < most < 30 and done.turns[1].shown is not None
     for seconds, fits in ((most, True), (most + 0.5, False)):
-        first = play(shared_videos["long"], Counting([AUDIO(seconds), answer("a pot")], EMPTY + 1_500), max_new_tokens=200).turns[0]
+        first = play(
+            shared_videos["long"], Counting([AUDIO(seconds), answer("a pot")], EMPTY + 1_500), max_new_tokens=200
+        ).turns[0]
         assert (first.shown is not None) == fits, first.error
 
 
@@ -179,7 +217,10 @@ def test_an_episode_that_cannot_go_on_gets_its_forced_answer_with_the_newest_not
             written = await super().generate(prompt, sampling)
             return Generation(answer("a pot")) if prompt.final else written
 
-    notes = [turn({"type": "get_frames", "start": n, "end": n, "num": 1}, observation=f"note {n} " + "x" * 900) for n in range(4)]
+    notes = [
+        turn({"type": "get_frames", "start": n, "end": n, "num": 1}, observation=f"note {n} " + "x" * 900)
+        for n in range(4)
+    ]
     policy = Obliging(notes, EMPTY + 1_400)
     done = play(shared_videos["sound"], policy, turns=9)
     assert done.stop_reason is StopReason.FORCED and done.answer_valid
@@ -201,7 +242,9 @@ def test_a_question_that_does_not_fit_at_all_ends_without_a_call(shared_videos: 
         assert "context of 100 tokens" in done.stop_detail and not done.stop_reason.failed
 
 
-def test_a_limit_on_the_prompt_alone_holds_whatever_the_context_and_takes_nothing_from_the_turn(shared_videos: Videos) -> None:
+def test_a_limit_on_the_prompt_alone_holds_whatever_the_context_and_takes_nothing_from_the_turn(
+    shared_videos: Videos,
+) -> None:
     for context in (None, EMPTY + 50_000, EMPTY + 800):
         policy = Counting([look(0, 5.9, 20), answer("a pot")], context)
         done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000))
@@ -220,10 +263,21 @@ def test_in_strict_parsing_a_prompt_that_is_too_long_ends_the_episode(shared_vid
     texts = [look(0, 5.9, 2), look(0, 5.9, 20), answer("a pot")]
     policy = Counting(texts, None)
     done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000), parsing="strict")
-    assert (done.stop_reason, done.answer, len(policy.prompts)) == (StopReason.TOKENS, None, 2) and not done.stop_reason.failed
+    assert (done.stop_reason, done.answer, len(policy.prompts)) == (
+        StopReason.TOKENS,
+        None,
+        2,
+    ) and not done.stop_reason.failed
     error = done.turns[1].error
-    assert error is not None and error.code is ErrorCode.NO_TOKENS_LEFT and done.turns[1].shown is None and "tokens is full" in done.stop_detail
-    policy = Counting([turn({"type": "get_frames", "start": 0, "end": 6, "num": 1}, observation="x" * 9000), answer("a pot")], None)
+    assert (
+        error is not None
+        and error.code is ErrorCode.NO_TOKENS_LEFT
+        and done.turns[1].shown is None
+        and "tokens is full" in done.stop_detail
+    )
+    policy = Counting(
+        [turn({"type": "get_frames", "start": 0, "end": 6, "num": 1}, observation="x" * 9000), answer("a pot")], None
+    )
     done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000), parsing="strict")
     assert (done.stop_reason, len(policy.prompts)) == (StopReason.TOKENS, 1)
 
@@ -233,7 +287,10 @@ def test_the_passive_arm_is_shown_less_and_says_so(shared_videos: Videos) -> Non
     done = play(shared_videos["sound"], policy, arm="passive", passive_frames=32, max_new_tokens=100)
     (shown,) = done.first_shown
     assert done.answer == "a pot" and (shown.width < 320 or len(shown.times_s) < 32)
-    assert "fewer pixels or frames to fit the model's context of 1500 tokens" in done.stop_detail and shown.remark in policy.prompts[0].text
+    assert (
+        "fewer pixels or frames to fit the model's context of 1500 tokens" in done.stop_detail
+        and shown.remark in policy.prompts[0].text
+    )
     whole = play(shared_videos["sound"], Counting(["a pot"], 10**6), arm="passive", passive_frames=32)
     assert whole.stop_detail == "" and whole.first_shown[0].width == 320
 
@@ -278,7 +335,8 @@ def test_a_count_that_fails_is_a_policy_that_fails(shared_videos: Videos) -> Non
 
 
 def test_counting_is_cheap(shared_videos: Videos, make_video: Callable[..., Path]) -> None:
-    """A look that fits is counted once when it is planned and once before it is sent; one that does not, a few times more."""
+    """A look that fits is counted once when it is planned and once before it is sent; one that does not, a few times
+    more."""
     for context, most in ((10**6, 10), (EMPTY + 600, 50)):
         policy = Counting([look(0, 5, 60), look(1, 6, 60), answer("a pot")], context)
         play(shared_videos["sound"], policy)
@@ -286,7 +344,8 @@ def test_counting_is_cheap(shared_videos: Videos, make_video: Callable[..., Path
 
 
 def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Videos) -> None:
-    """A look that repair makes smaller ends a strictly read episode; one that the budget alone makes smaller does not."""
+    """A look that repair makes smaller ends a strictly read episode; one that the budget alone makes smaller does
+    not."""
     texts = [look(0, 5, 20), look(0, 1, 1), answer("red")]
     for room, ending in ((EMPTY + 700, StrictEnding.WRONG), (EMPTY + 20_000, StrictEnding.SAME)):
         repaired = play(shared_videos["sound"], Counting(texts, room))
@@ -298,9 +357,14 @@ def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Vi
     assert sized[0].shown is not None
     smaller = sized[0].shown.model_copy(update={"remark": "(Scaled down to 160x32 to fit the token limit.)"})
     by_budget = repaired.model_copy(update={"turns": (sized[0].model_copy(update={"shown": smaller}), *sized[1:])})
-    assert strict_outcome(by_budget, room=1200).ending is StrictEnding.SAME, "the line says that the context had no part in it"
+    assert strict_outcome(by_budget, room=1200).ending is StrictEnding.SAME, (
+        "the line says that the context had no part in it"
+    )
     by_budget = by_budget.model_copy(update={"budget": None})  # a line of version 1 does not
-    assert strict_outcome(by_budget, room=20_000).ending is StrictEnding.SAME and strict_outcome(by_budget, room=1200).ending is StrictEnding.UNKNOWN
+    assert (
+        strict_outcome(by_budget, room=20_000).ending is StrictEnding.SAME
+        and strict_outcome(by_budget, room=1200).ending is StrictEnding.UNKNOWN
+    )
 
 
 def test_what_strict_parsing_would_have_made_of_notes_that_fill_the_context(shared_videos: Videos) -> None:

@@ -1,4 +1,5 @@
-"""The environment: every refusal names value and limit and raises nothing; budgets; windows of files; several videos."""
+"""The environment: every refusal names value and limit and raises nothing; budgets; windows of files; several
+videos."""
 
 from __future__ import annotations
 
@@ -13,7 +14,20 @@ from apr_testing import number_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apr_plugin.loop import ActionError, Budget, Environment, ErrorCode, GetAudio, GetClip, GetFrames, Look, MediaRef, Option, Percept, Question
+from apr_plugin.loop import (
+    ActionError,
+    Budget,
+    Environment,
+    ErrorCode,
+    GetAudio,
+    GetClip,
+    GetFrames,
+    Look,
+    MediaRef,
+    Option,
+    Percept,
+    Question,
+)
 from apr_plugin.loop.budget import visual_tokens
 from apr_plugin.loop.plan import refuse_length
 from apr_plugin.loop.profiles import PROFILES
@@ -58,7 +72,9 @@ def frames(start: float, end: float, num: int = 2, video: int = 0) -> GetFrames:
         ("ears", GetClip(start=0, end=1), ErrorCode.NO_PICTURE, ("get_audio",)),
     ],
 )
-def test_each_refusal_names_the_value_and_the_limit(shared_videos: Videos, name: str, action: Look, code: ErrorCode, words: tuple[str, ...]) -> None:
+def test_each_refusal_names_the_value_and_the_limit(
+    shared_videos: Videos, name: str, action: Look, code: ErrorCode, words: tuple[str, ...]
+) -> None:
     with opened(Budget(frames_per_look=8, audio_s=4, clip_s=3), shared_videos[name]) as environment:
         error = environment.step(action)
         assert isinstance(error, ActionError) and error.code == code
@@ -68,7 +84,9 @@ def test_each_refusal_names_the_value_and_the_limit(shared_videos: Videos, name:
 
 
 def test_limits_that_no_window_meets_are_said_to_be_so(make_video: Callable[..., Path]) -> None:
-    slides = make_video("slides.mp4", frames=8, fps=1, pts=[30 * number for number in range(8)], last_duration=30)  # one in 30 s
+    slides = make_video(
+        "slides.mp4", frames=8, fps=1, pts=[30 * number for number in range(8)], last_duration=30
+    )  # one in 30 s
     blink = make_video("blink.mp4", frames=3, sound_s=0.3)
     with opened(Budget(), slides, blink) as environment:
         for end in (30.0, 60.0, 119.0, 120.0, 230.0):
@@ -83,8 +101,16 @@ def test_limits_that_no_window_meets_are_said_to_be_so(make_video: Callable[...,
         assert not isinstance(environment.plan(GetClip(start=10.0, end=130.0)), ActionError)
 
 
-@given(least=st.floats(0.001, 500), most=st.floats(0.01, 500), duration=st.floats(0.01, 1000), start=st.floats(0, 900), asked=st.floats(0, 1000))
-def test_a_window_as_long_as_the_refusal_asks_for_is_taken(least: float, most: float, duration: float, start: float, asked: float) -> None:
+@given(
+    least=st.floats(0.001, 500),
+    most=st.floats(0.01, 500),
+    duration=st.floats(0.01, 1000),
+    start=st.floats(0, 900),
+    asked=st.floats(0, 1000),
+)
+def test_a_window_as_long_as_the_refusal_asks_for_is_taken(
+    least: float, most: float, duration: float, start: float, asked: float
+) -> None:
     def refused(length: float) -> ActionError | None:
         return refuse_length("clip", length, (least, " (4 frames)"), most, 0.01, duration, "use get_frames")
 
@@ -113,15 +139,22 @@ def test_sound_that_can_not_be_decoded_fails_that_look_and_not_the_question(make
         error = environment.step(GetAudio(start=1, end=3))
         assert isinstance(error, ActionError) and error.code == ErrorCode.UNREADABLE and "get_frames" in error.message
         clip = environment.step(GetClip(start=1, end=3))
-        assert isinstance(clip, Percept) and clip.waveform is None and "sound can't be decoded" in clip.remark and len(clip.times_s) == 4
+        assert (
+            isinstance(clip, Percept)
+            and clip.waveform is None
+            and "sound can't be decoded" in clip.remark
+            and len(clip.times_s) == 4
+        )
         assert isinstance(environment.step(frames(1, 3)), Percept)
 
 
 def test_a_repeated_look_is_refused_and_more_frames_are_a_new_look(shared_videos: Videos) -> None:
     with opened(Budget(), shared_videos["sound"], shared_videos["sound"]) as environment:
         for action, taken in [
-            (frames(0, 2, 4), True), (frames(0, 2, 4), False), (frames(0, 2, 3), False), (frames(0.001, 2, 4), False), (frames(0, 2, 5), True),
-            (frames(0, 2.5, 4), True), (frames(0, 2, 4, video=1), True), (GetClip(start=0, end=2), True), (GetClip(start=0, end=2), False),
+            (frames(0, 2, 4), True), (frames(0, 2, 4), False), (frames(0, 2, 3), False), (frames(0.001, 2, 4), False),
+            (frames(0, 2, 5), True),
+            (frames(0, 2.5, 4), True), (frames(0, 2, 4, video=1), True), (GetClip(start=0, end=2), True),
+            (GetClip(start=0, end=2), False),
             (GetAudio(start=0, end=2), True), (GetAudio(start=0, end=2), False),
         ]:  # fmt: skip
             outcome = environment.step(action)
@@ -146,17 +179,25 @@ def test_what_was_asked_for_is_shown(shared_videos: Videos) -> None:
         assert seen.times_s == pytest.approx((1.0, 1.5, 2.0, 2.5, 3.0)) and seen.remark == ""
         assert seen.visual_tokens == 5 * visual_tokens(320, 64)
         assert WIRES["apr"].placeholder(seen) == (
-            "Frames 1.00s-3.00s (num=5). Timestamps: [1.00s, 1.50s, 2.00s, 2.50s, 3.00s] [MEDIA OMITTED - Refer to your Observation]"
+            "Frames 1.00s-3.00s (num=5). Timestamps: [1.00s, 1.50s, 2.00s, 2.50s, 3.00s] [MEDIA OMITTED - "
+            "Refer to your Observation]"
         )
         clip = environment.step(GetClip(start=1, end=3))
         assert isinstance(clip, Percept) and clip.images is not None and clip.waveform is not None
         assert [number_of(image) for image in clip.images] == [10, 15, 20, 25] and len(clip.waveform) == 32_000
         assert clip.visual_tokens == 2 * visual_tokens(320, 64)
         heard = environment.step(GetAudio(start=5.5, end=6.005))
-        assert isinstance(heard, Percept) and heard.end_s == 6.0 and heard.visual_tokens == 0 and heard.shown().audio_s == 0.5
+        assert (
+            isinstance(heard, Percept)
+            and heard.end_s == 6.0
+            and heard.visual_tokens == 0
+            and heard.shown().audio_s == 0.5
+        )
         one = environment.step(frames(2.04, 2.04, 1))
         assert (
-            isinstance(one, Percept) and one.times_s == pytest.approx((2.0,)) and WIRES["apr"].placeholder(one).startswith("Frame at 2.00s (num=1).")
+            isinstance(one, Percept)
+            and one.times_s == pytest.approx((2.0,))
+            and WIRES["apr"].placeholder(one).startswith("Frame at 2.00s (num=1).")
         )
 
 
@@ -168,7 +209,9 @@ def test_frames_that_are_the_same_picture_are_shown_once(shared_videos: Videos) 
         assert "3 different frames" in seen.remark and "(num=3)" in WIRES["apr"].placeholder(seen)
 
 
-def test_a_look_over_its_token_limit_gets_fewer_pixels_then_fewer_frames_and_says_so(make_video: Callable[..., Path]) -> None:
+def test_a_look_over_its_token_limit_gets_fewer_pixels_then_fewer_frames_and_says_so(
+    make_video: Callable[..., Path],
+) -> None:
     path = make_video("large.mp4", size=(640, 352))
     full = visual_tokens(640, 352)
     with opened(Budget(visual_tokens_per_look=4 * full, frame_pixels=640 * 352), path) as environment:
@@ -176,7 +219,10 @@ def test_a_look_over_its_token_limit_gets_fewer_pixels_then_fewer_frames_and_say
         assert isinstance(seen, Percept) and seen.remark == ""
         seen = environment.step(frames(0, 5, 16))
         assert isinstance(seen, Percept) and seen.images is not None and len(seen.images) == 16
-        assert seen.visual_tokens <= 4 * full and f"Scaled down to {seen.images.shape[2]}x{seen.images.shape[1]}" in seen.remark
+        assert (
+            seen.visual_tokens <= 4 * full
+            and f"Scaled down to {seen.images.shape[2]}x{seen.images.shape[1]}" in seen.remark
+        )
     with opened(Budget(visual_tokens_per_look=40), path) as environment:
         seen = environment.step(frames(0, 5, 16))
         assert isinstance(seen, Percept) and seen.images is not None and 1 < len(seen.images) < 16
@@ -214,8 +260,12 @@ def test_a_window_of_a_file_is_a_video_of_its_own(shared_videos: Videos) -> None
         assert isinstance(clip, Percept) and clip.times_s == pytest.approx((0.5, 1.0))
 
 
-@pytest.mark.parametrize(("start", "end"), [(10.0, 12.0), (6.0, None), (3.0, 2.0), (None, 0.0), (math.nan, None), (None, -1.0)])
-def test_a_window_that_holds_nothing_is_unreadable_not_empty(shared_videos: Videos, start: float | None, end: float | None) -> None:
+@pytest.mark.parametrize(
+    ("start", "end"), [(10.0, 12.0), (6.0, None), (3.0, 2.0), (None, 0.0), (math.nan, None), (None, -1.0)]
+)
+def test_a_window_that_holds_nothing_is_unreadable_not_empty(
+    shared_videos: Videos, start: float | None, end: float | None
+) -> None:
     with pytest.raises(MediaOpenError, match=r"sound\.mp4.*holds nothing"):
         opened(Budget(), MediaRef(path=str(shared_videos["sound"]), start_s=start, end_s=end))
 
@@ -238,7 +288,11 @@ def test_the_smallest_windows_at_the_very_end_are_looks_or_errors(shared_videos:
                 assert isinstance(environment.step(action), Percept | ActionError)
 
 
-SECONDS = st.one_of(st.floats(-2, 8), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, 6.0, 6.01, 6.005, 5.9999999]))
+SECONDS = st.one_of(
+    st.floats(-2, 8),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, 6.0, 6.01, 6.005, 5.9999999]),
+)
 ACTIONS = st.one_of(
     st.builds(GetFrames, start=SECONDS, end=SECONDS, num=st.integers(-1, 6), video=st.integers(-1, 2)),
     st.builds(GetAudio, start=SECONDS, end=SECONDS, video=st.integers(-1, 2)),
@@ -247,9 +301,18 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(ACTIONS, min_size=1, max_size=6), st.sampled_from([None, 30, 200]), st.sampled_from([None, 60]), st.sampled_from(sorted(WIRES)))
-def test_no_action_raises_and_limits_hold(shared_videos: Videos, actions: list[Look], episode: int | None, per_look: int | None, wire: str) -> None:
-    budget = Budget(visual_tokens_per_episode=episode, visual_tokens_per_look=per_look, min_audio_s=0.0, min_clip_frames=1)
+@given(
+    st.lists(ACTIONS, min_size=1, max_size=6),
+    st.sampled_from([None, 30, 200]),
+    st.sampled_from([None, 60]),
+    st.sampled_from(sorted(WIRES)),
+)
+def test_no_action_raises_and_limits_hold(
+    shared_videos: Videos, actions: list[Look], episode: int | None, per_look: int | None, wire: str
+) -> None:
+    budget = Budget(
+        visual_tokens_per_episode=episode, visual_tokens_per_look=per_look, min_audio_s=0.0, min_clip_frames=1
+    )
     with opened(budget, shared_videos["sound"], shared_videos["ears"], wire=wire) as environment:
         for action in actions:
             outcome = environment.step(action)
@@ -265,15 +328,21 @@ def test_no_action_raises_and_limits_hold(shared_videos: Videos, actions: list[L
 @pytest.mark.parametrize(
     ("kind", "content", "canonical"),
     [
-        ("mcq", "b", "B"), ("mcq", "B. two", "B"), ("grounding", "[[3, 4], [1, 2], [1.5, 2.5]]", "[[1.0, 2.5], [3.0, 4.0]]"),
-        ("grounding", "[[5, 6.4]]", "[[5.0, 6.0]]"), ("number", "1,000", "1000"), ("number", "-0", "0"), ("number", "2.50", "2.5"),
+        ("mcq", "b", "B"), ("mcq", "B. two", "B"), ("grounding", "[[3, 4], [1, 2], [1.5, 2.5]]",
+        "[[1.0, 2.5], [3.0, 4.0]]"),
+        ("grounding", "[[5, 6.4]]", "[[5.0, 6.0]]"), ("number", "1,000", "1000"), ("number", "-0", "0"),
+        ("number", "2.50", "2.5"),
         ("number", "0.00001", "0.00001"), ("number", "1" + "0" * 22, "1" + "0" * 22), ("free_form", " hi ", "hi"),
-        ("mcq", "Z", None), ("grounding", "[[5, 7]]", None), ("grounding", "[[3, 1]]", None), ("grounding", "[[NaN, 1]]", None),
+        ("mcq", "Z", None), ("grounding", "[[5, 7]]", None), ("grounding", "[[3, 1]]", None),
+        ("grounding", "[[NaN, 1]]", None),
         ("grounding", "x", None),
-        ("grounding", "[[-1, 1]]", None), ("number", "none", None), ("number", "1" + ",000" * 300, None), ("free_form", "  ", None),
+        ("grounding", "[[-1, 1]]", None), ("number", "none", None), ("number", "1" + ",000" * 300, None),
+        ("free_form", "  ", None),
     ],
 )  # fmt: skip
-def test_answers_become_canonical_or_an_error(shared_videos: Videos, kind: str, content: str, canonical: str | None) -> None:
+def test_answers_become_canonical_or_an_error(
+    shared_videos: Videos, kind: str, content: str, canonical: str | None
+) -> None:
     options = (Option(label="A", text="one"), Option(label="B", text="two")) if kind == "mcq" else ()
     with opened(Budget(), shared_videos["sound"], kind=kind, options=options) as environment:
         checked = environment.check_answer(content)
@@ -284,7 +353,9 @@ def test_answers_become_canonical_or_an_error(shared_videos: Videos, kind: str, 
             assert environment.check_answer(checked) == canonical
 
 
-@pytest.mark.parametrize(("duration_s", "turns"), [(0, 5), (59.9, 5), (60, 6), (600, 15), (1619, 31), (1620, 32), (7200, 32), (1e9, 32)])
+@pytest.mark.parametrize(
+    ("duration_s", "turns"), [(0, 5), (59.9, 5), (60, 6), (600, 15), (1619, 31), (1620, 32), (7200, 32), (1e9, 32)]
+)
 def test_turns_grow_with_the_length_up_to_the_most(duration_s: float, turns: int) -> None:
     assert Budget().turns_for(duration_s) == turns
     assert Budget(turns=3).turns_for(duration_s) == 3
@@ -295,10 +366,27 @@ def test_the_published_values() -> None:
     profile = PROFILES["paper"]
     assert profile is PROFILES["omniagent"] and (profile.wire, profile.parsing) == ("omniagent", "strict")
     paper = profile.budget
-    assert (paper.frames_per_look, paper.audio_s, paper.min_audio_s, paper.clip_s, paper.min_clip_frames, paper.clip_fps) == (60, 300, 0.1, 60, 4, 2)
-    assert (paper.min_turns, paper.max_turns, paper.turns, paper.on_last_turn, paper.refuse_blind_answer) == (5, 32, None, "fail", True)
+    assert (
+        paper.frames_per_look,
+        paper.audio_s,
+        paper.min_audio_s,
+        paper.clip_s,
+        paper.min_clip_frames,
+        paper.clip_fps,
+    ) == (60, 300, 0.1, 60, 4, 2)
+    assert (paper.min_turns, paper.max_turns, paper.turns, paper.on_last_turn, paper.refuse_blind_answer) == (
+        5,
+        32,
+        None,
+        "fail",
+        True,
+    )
     assert (paper.frame_pixels, paper.clip_pixels) == (1024 * 784, 768 * 784)
-    assert (paper.visual_tokens_per_look, paper.visual_tokens_per_episode, paper.tokens_per_episode) == (None, None, None)
+    assert (paper.visual_tokens_per_look, paper.visual_tokens_per_episode, paper.tokens_per_episode) == (
+        None,
+        None,
+        None,
+    )
     assert paper.prompt_tokens == 65_504
 
 
@@ -328,7 +416,9 @@ def test_a_damaged_stretch_is_told_to_the_model(make_video: Callable[..., Path])
         assert all(number_of(image) == round(t * 10) for t, image in zip(percept.times_s, percept.images, strict=True))  # type: ignore[arg-type]
 
 
-def test_sound_that_outlasts_the_pictures_can_be_heard_and_pictures_there_are_refused(make_video: Callable[..., Path]) -> None:
+def test_sound_that_outlasts_the_pictures_can_be_heard_and_pictures_there_are_refused(
+    make_video: Callable[..., Path],
+) -> None:
     with opened(Budget(), make_video("tail.mkv", frames=20, sound_s=6.0)) as environment:
         error = environment.step(frames(1, 5))
         assert isinstance(error, ActionError) and error.code is ErrorCode.OUT_OF_RANGE

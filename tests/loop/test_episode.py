@@ -39,7 +39,9 @@ OPTIONS = (Option(label="A", text="one"), Option(label="B", text="two"))
 
 def ask(*paths: Path, doc_id: str = "0", kind: str = "mcq", text: str = "which?") -> Question:
     options = OPTIONS if kind == "mcq" else ()
-    return Question(text=text, kind=kind, options=options, videos=tuple(MediaRef(path=str(p)) for p in paths), doc_id=doc_id)  # type: ignore[arg-type]
+    return Question(
+        text=text, kind=kind, options=options, videos=tuple(MediaRef(path=str(p)) for p in paths), doc_id=doc_id
+    )  # type: ignore[arg-type]
 
 
 def play(question: Question, policy: Any, budget: Budget | None = None, **config: Any) -> Trajectory:
@@ -51,8 +53,18 @@ def play(question: Question, policy: Any, budget: Budget | None = None, **config
 def test_answered(shared_videos: Videos) -> None:
     policy = Playback([look(0, 5), turn({"type": "get_audio", "start": 0, "end": 2}), answer("b")])
     done = play(ask(shared_videos["sound"]), policy)
-    assert (done.stop_reason, done.answer, done.answer_valid, len(done.turns), done.turns_allowed) == (StopReason.ANSWERED, "B", True, 3, 4)
-    assert done.frames == 2 and [s.kind for s in done.looks] == ["frames", "audio"] and done.video_durations_s == pytest.approx((6.0,))
+    assert (done.stop_reason, done.answer, done.answer_valid, len(done.turns), done.turns_allowed) == (
+        StopReason.ANSWERED,
+        "B",
+        True,
+        3,
+        4,
+    )
+    assert (
+        done.frames == 2
+        and [s.kind for s in done.looks] == ["frames", "audio"]
+        and done.video_durations_s == pytest.approx((6.0,))
+    )
     assert done.timings.total_s >= done.timings.model_s + done.timings.media_s - 1e-5 and done.timings.media_s > 0
     assert done.turns[0].observation == "seen" and done.turns[0].shown is not None and done.turns[2].shown is None
 
@@ -80,7 +92,11 @@ def test_forced_and_turns(shared_videos: Videos) -> None:
     assert policy.prompts[3].final and policy.prompts[4].final and not policy.prompts[2].final
     assert not any(isinstance(p, ImagePart) for m in policy.prompts[4].messages for p in m.parts)
     failed = play(question, Playback(texts), Budget(turns=4, on_last_turn="fail"))
-    assert (failed.stop_reason, failed.answer, len(failed.turns)) == (StopReason.TURNS, None, 4) and "4 turns" in failed.stop_detail
+    assert (failed.stop_reason, failed.answer, len(failed.turns)) == (
+        StopReason.TURNS,
+        None,
+        4,
+    ) and "4 turns" in failed.stop_detail
     nothing = play(question, Playback([look(0, 1)]), Budget(turns=2))
     assert (nothing.stop_reason, nothing.answer, len(nothing.turns)) == (StopReason.TURNS, None, 3)
 
@@ -92,7 +108,9 @@ def test_a_forced_answer_in_the_wrong_form_keeps_its_words(shared_videos: Videos
 
 
 def test_answers_beyond_any_number_cost_a_turn(shared_videos: Videos) -> None:
-    done = play(ask(shared_videos["sound"], kind="number"), Playback([look(0, 1), answer("1" + ",000" * 300), answer("3")]))
+    done = play(
+        ask(shared_videos["sound"], kind="number"), Playback([look(0, 1), answer("1" + ",000" * 300), answer("3")])
+    )
     assert done.answer == "3" and done.turns[1].error is not None and done.turns[1].error.code == ErrorCode.ANSWER_FORM
 
 
@@ -100,7 +118,9 @@ def test_tokens(shared_videos: Videos) -> None:
     question, usage = ask(shared_videos["sound"]), Usage(prompt_tokens=100, completion_tokens=10)
     done = play(question, Playback([look(0, 1)], usage=usage), Budget(turns=9, tokens_per_episode=200))
     assert (done.stop_reason, len(done.turns)) == (StopReason.TOKENS, 3) and "200 tokens" in done.stop_detail
-    done = play(question, Playback([look(0, 1), look(0, 2), answer("A")], usage=usage), Budget(turns=9, tokens_per_episode=200))
+    done = play(
+        question, Playback([look(0, 1), look(0, 2), answer("A")], usage=usage), Budget(turns=9, tokens_per_episode=200)
+    )
     assert (done.stop_reason, done.answer) == (StopReason.FORCED, "A")
     spent = play(question, Playback([look(0, 1)]), Budget(turns=9, visual_tokens_per_episode=44, on_last_turn="fail"))
     assert (spent.stop_reason, len(spent.turns)) == (StopReason.TOKENS, 1) and "44 visual tokens" in spent.stop_detail
@@ -166,7 +186,10 @@ def test_a_file_that_vanishes_in_mid_episode_ends_in_one_reason(make_video: Call
             return await super().generate(prompt, sampling)
 
     done = play(ask(path), Remover([look(0, 1), answer("A")]))
-    assert done.stop_reason in (StopReason.ANSWERED, StopReason.MEDIA_UNREADABLE)  # an open file stays readable on Linux
+    assert done.stop_reason in (
+        StopReason.ANSWERED,
+        StopReason.MEDIA_UNREADABLE,
+    )  # an open file stays readable on Linux
 
 
 @pytest.mark.parametrize(
@@ -255,7 +278,12 @@ def test_the_passive_arm_sees_uniform_frames_once(shared_videos: Videos) -> None
     for written, expected, valid in (("B", "B", True), (answer("A"), "A", True), ("dunno", "dunno", False)):
         policy = Playback([written])
         done = play(ask(shared_videos["sound"]), policy, arm="passive", passive_frames=6)
-        assert (done.answer, done.answer_valid, done.stop_reason, done.frames) == (expected, valid, StopReason.ANSWERED, 6)
+        assert (done.answer, done.answer_valid, done.stop_reason, done.frames) == (
+            expected,
+            valid,
+            StopReason.ANSWERED,
+            6,
+        )
         assert done.first_shown[0].times_s == pytest.approx((0.5, 1.5, 2.5, 3.5, 4.5, 5.5))
     blind = play(ask(shared_videos["sound"]), Playback(["B"]), arm="passive", passive_frames=0)
     assert blind.first_shown == () and blind.frames == 0
@@ -276,7 +304,9 @@ def test_same_seed_same_trajectory_and_seeds_do_not_depend_on_order(shared_video
 
     def run(order: list[Question], concurrency: int, seed: int = 1) -> tuple[dict[str, Any], set[int]]:
         policy = Playback([look(0, 3), answer("A")])
-        done = asyncio.run(run_episodes(order, policy, EpisodeConfig(budget=Budget(turns=3), seed=seed), concurrency=concurrency))
+        done = asyncio.run(
+            run_episodes(order, policy, EpisodeConfig(budget=Budget(turns=3), seed=seed), concurrency=concurrency)
+        )
         assert [t.question for t in done] == order
         return {t.question.doc_id: _without_times(t) for t in done}, {s.seed for s in policy.samplings}
 
@@ -290,12 +320,18 @@ def test_same_seed_same_trajectory_and_seeds_do_not_depend_on_order(shared_video
 def test_a_passive_turn_without_a_reply_is_no_answer(shared_videos: Videos) -> None:
     for silence in ("", "  \n", answer("")):
         done = play(ask(shared_videos["sound"]), Playback([silence]), arm="passive")
-        assert (done.stop_reason, done.answer, done.answer_valid) == (StopReason.TURNS, None, False) and "no answer" in done.stop_detail
+        assert (done.stop_reason, done.answer, done.answer_valid) == (
+            StopReason.TURNS,
+            None,
+            False,
+        ) and "no answer" in done.stop_detail
 
 
 def test_the_passive_arm_sees_every_video_by_its_length(shared_videos: Videos) -> None:
     question = Question(
-        text="which?", kind=QuestionKind.FREE_FORM, videos=tuple(MediaRef(path=str(shared_videos[n])) for n in ("sound", "silent", "ears"))
+        text="which?",
+        kind=QuestionKind.FREE_FORM,
+        videos=tuple(MediaRef(path=str(shared_videos[n])) for n in ("sound", "silent", "ears")),
     )
     policy = Playback(["both"])
     done = play(question, policy, arm="passive", passive_frames=8)
@@ -305,4 +341,9 @@ def test_the_passive_arm_sees_every_video_by_its_length(shared_videos: Videos) -
 
 def test_a_bare_answer_is_taken_where_it_is_forced(shared_videos: Videos) -> None:
     done = play(ask(shared_videos["sound"]), Playback([look(0, 1), "still looking", "B"]), budget=Budget(turns=2))
-    assert (done.stop_reason, done.answer, done.answer_valid, done.turns[-1].forced) == (StopReason.FORCED, "B", True, True)
+    assert (done.stop_reason, done.answer, done.answer_valid, done.turns[-1].forced) == (
+        StopReason.FORCED,
+        "B",
+        True,
+        True,
+    )

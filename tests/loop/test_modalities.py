@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 from apr_testing import Playback, answer, look, turn
 
-from apr_plugin.loop import Budget, Environment, Episode, EpisodeConfig, ErrorCode, GetClip, MediaRef, Percept, Question, StopReason, Trajectory
+from apr_plugin.loop import (
+    Budget,
+    Environment,
+    Episode,
+    EpisodeConfig,
+    ErrorCode,
+    GetClip,
+    MediaRef,
+    Percept,
+    Question,
+    StopReason,
+    Trajectory,
+)
 from apr_plugin.loop.policy import ImagePart, Modality, VideoPart
 
 Videos = dict[str, Path]
@@ -32,7 +44,8 @@ def test_a_policy_without_ears(shared_videos: Videos) -> None:
     error = done.turns[0].error
     assert error is not None and error.code == ErrorCode.UNKNOWN_ACTION
     assert (
-        error.message == "there is no action 'get_audio'; the actions are get_frames, get_clip, answer." and error.message in policy.prompts[1].text
+        error.message == "there is no action 'get_audio'; the actions are get_frames, get_clip, answer."
+        and error.message in policy.prompts[1].text
     )
     (part,) = [part for part in policy.prompts[2].messages[-1].parts if isinstance(part, VideoPart)]
     assert part.audio is None and len(part.frames) == 4
@@ -56,7 +69,9 @@ def test_a_clip_without_ears_decodes_no_sound(shared_videos: Videos) -> None:
     packets = []
     for modalities in (frozenset[Modality]({"clip"}), frozenset[Modality]({"clip", "audio"})):
         with Environment(Budget(), modalities=modalities) as environment:
-            environment.reset(Question(text="?", kind="free_form", videos=(MediaRef(path=str(shared_videos["sound"])),)))  # type: ignore[arg-type]
+            environment.reset(
+                Question(text="?", kind="free_form", videos=(MediaRef(path=str(shared_videos["sound"])),))
+            )  # type: ignore[arg-type]
             seen = environment.step(GetClip(start=0, end=2))
             assert isinstance(seen, Percept) and (seen.waveform is None) == ("audio" not in modalities)
             packets.append(seen.packets)
@@ -65,12 +80,26 @@ def test_a_clip_without_ears_decodes_no_sound(shared_videos: Videos) -> None:
 
 def test_the_passive_arm_of_a_blind_policy_says_so(shared_videos: Videos) -> None:
     done, policy = play(shared_videos["sound"], ["a pot"], "audio", arm="passive")
-    assert done.stop_reason is StopReason.ANSWERED and "takes in no pictures" in done.stop_detail and done.first_shown == ()
+    assert (
+        done.stop_reason is StopReason.ANSWERED
+        and "takes in no pictures" in done.stop_detail
+        and done.first_shown == ()
+    )
     blind = asyncio.run(
-        Episode(Question(text="?", kind="free_form"), policy, EpisodeConfig(), pictures=lambda pixels: pytest.fail("read all the same")).run()  # type: ignore[arg-type]
+        Episode(
+            Question(text="?", kind="free_form"),
+            policy,
+            EpisodeConfig(),
+            pictures=lambda pixels: pytest.fail("read all the same"),
+        ).run()  # type: ignore[arg-type]
     )
     assert "takes in no pictures" in blind.stop_detail
-    assert not any(isinstance(part, ImagePart) for prompt in policy.prompts for message in prompt.messages for part in message.parts)
+    assert not any(
+        isinstance(part, ImagePart)
+        for prompt in policy.prompts
+        for message in prompt.messages
+        for part in message.parts
+    )
 
 
 def test_what_a_policy_perceives_is_part_of_the_configuration() -> None:

@@ -1,4 +1,5 @@
-"""Prompts: golden files of whole ones, and the rule that the rewritten history is a strict prefix of every later prompt.
+"""Prompts: golden files of whole ones, and the rule that the rewritten history is a strict prefix of every later
+prompt.
 
 Write the golden files anew with `pytest tests/loop/test_notebook.py --update-golden`.
 """
@@ -20,7 +21,9 @@ from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = {
-    "mcq": Question(text="Which glyph?", kind="mcq", options=(Option(label="A", text="a star"), Option(label="B", text="a ring"))),  # type: ignore[arg-type]
+    "mcq": Question(
+        text="Which glyph?", kind="mcq", options=(Option(label="A", text="a star"), Option(label="B", text="a ring"))
+    ),  # type: ignore[arg-type]
     "grounding": Question(text="When is the star visible?", kind="grounding"),  # type: ignore[arg-type]
     "number": Question(text="How tall is the tower?", kind="number", answer_hint="in metres"),  # type: ignore[arg-type]
     "free_form": Question(text="What is said?\nQuote it.", kind="free_form"),  # type: ignore[arg-type]
@@ -48,7 +51,14 @@ def audio_heard() -> Percept:
 
 def clip_seen() -> Percept:
     return Percept(
-        "clip", 0, 5.0, 7.0, images=np.zeros((4, 56, 56, 3), np.uint8), times_s=(5.0, 5.5, 6.0, 6.5), fps=2.0, waveform=np.zeros(32_000, np.float32)
+        "clip",
+        0,
+        5.0,
+        7.0,
+        images=np.zeros((4, 56, 56, 3), np.uint8),
+        times_s=(5.0, 5.5, 6.0, 6.5),
+        fps=2.0,
+        waveform=np.zeros(32_000, np.float32),
     )
 
 
@@ -60,7 +70,9 @@ def book(kind: str = "mcq", videos: int = 1, **more: object) -> Notebook:
 OMNIAGENT = WIRES["omniagent"]
 
 
-def _after_frames(wire: Wire = WIRES["apr"], remark: str = "(Scaled down to 84x56 to fit the token limit.)") -> Notebook:
+def _after_frames(
+    wire: Wire = WIRES["apr"], remark: str = "(Scaled down to 84x56 to fit the token limit.)"
+) -> Notebook:
     notebook = book(wire=wire)
     notebook.add(look(0, 60, 3), frames_seen(remark=remark))
     return notebook
@@ -75,7 +87,9 @@ def _mid(wire: Wire = WIRES["apr"]) -> Notebook:
 
 def _after_error() -> Notebook:
     notebook = _after_frames()
-    notebook.add("no JSON", ActionError(ErrorCode.MALFORMED_JSON, "the turn holds no JSON object; it begins with 'no JSON'."))
+    notebook.add(
+        "no JSON", ActionError(ErrorCode.MALFORMED_JSON, "the turn holds no JSON object; it begins with 'no JSON'.")
+    )
     return notebook
 
 
@@ -134,7 +148,9 @@ OUTCOMES = st.one_of(
     st.builds(ActionError, st.sampled_from(ErrorCode), st.text(max_size=30)),
     st.none(),
 )
-TURNS = st.lists(st.tuples(st.one_of(st.text(max_size=60), st.just(look(0, 1)), st.just(answer("A"))), OUTCOMES), max_size=8)
+TURNS = st.lists(
+    st.tuples(st.one_of(st.text(max_size=60), st.just(look(0, 1)), st.just(answer("A"))), OUTCOMES), max_size=8
+)
 
 
 @settings(deadline=None)
@@ -180,7 +196,17 @@ def test_another_system_prompt_is_used_word_for_word(tmp_path: Path) -> None:
     path.write_text("Look {{ twice }}.\n", "utf-8")
     prompt = book(system_prompt=load_system_prompt(path)).prompt(1, 2)
     assert prompt.messages[0].text == "Look {{ twice }}.\n"
-    assert len({prompt_hash("Look {{ twice }}."), prompt_hash(None), prompt_hash(None), prompt_hash(None, wire="omniagent")}) == 3
+    assert (
+        len(
+            {
+                prompt_hash("Look {{ twice }}."),
+                prompt_hash(None),
+                prompt_hash(None),
+                prompt_hash(None, wire="omniagent"),
+            }
+        )
+        == 3
+    )
 
 
 def test_an_own_system_prompt_keeps_the_form_of_the_answer(tmp_path: Path) -> None:
@@ -192,7 +218,9 @@ def test_an_own_system_prompt_keeps_the_form_of_the_answer(tmp_path: Path) -> No
         assert prompt.text.count(form) == (0 if wire.tells_form else 1)
         assert "When answering, set action.content to" in prompt.text or form in prompt.messages[1].text
     path = tmp_path / "own.jinja"
-    path.write_text("{{ budget.frames_per_look }} frames of {{ videos }}. {{ answer_form }}{% if audio %} Listen.{% endif %}\n")
+    path.write_text(
+        "{{ budget.frames_per_look }} frames of {{ videos }}. {{ answer_form }}{% if audio %} Listen.{% endif %}\n"
+    )
     text = load_system_prompt(path)
     assert is_template(path)
     prompt = book("grounding", system_prompt=text, template=True).prompt(1, 2)
@@ -202,7 +230,10 @@ def test_an_own_system_prompt_keeps_the_form_of_the_answer(tmp_path: Path) -> No
     assert prompt.messages[0].text == "Listen." and prompt.messages[1].text.count(form) == 1
 
 
-@pytest.mark.parametrize(("text", "words"), [("{{ what }}", "'what' is undefined"), ("{% if %}", "line 1"), ("{{ ''.__class__.__mro__ }}", "unsafe")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{{ what }}", "'what' is undefined"), ("{% if %}", "line 1"), ("{{ ''.__class__.__mro__ }}", "unsafe")],
+)
 def test_a_template_that_cannot_be_rendered_is_refused_when_it_is_read(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(text)

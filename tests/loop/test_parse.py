@@ -31,11 +31,21 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=20,
 )
-KEYS = st.sampled_from(["observation", "think", "confidence", "action", "type", "start", "end", "num", "content", "video", "x"])
-TURNISH = st.dictionaries(KEYS, JSON | st.dictionaries(KEYS, JSON | st.sampled_from(["get_frames", "answer", "get_audio"]), max_size=6), max_size=6)
+KEYS = st.sampled_from(
+    ["observation", "think", "confidence", "action", "type", "start", "end", "num", "content", "video", "x"]
+)
+TURNISH = st.dictionaries(
+    KEYS,
+    JSON | st.dictionaries(KEYS, JSON | st.sampled_from(["get_frames", "answer", "get_audio"]), max_size=6),
+    max_size=6,
+)
 
 
-@given(st.text(max_size=400) | st.text('{}[]":,\\ \n`0123456789eE.-+NaIfintyaction', max_size=400) | st.text(st.characters(categories=["Cs", "Ll"])))
+@given(
+    st.text(max_size=400)
+    | st.text('{}[]":,\\ \n`0123456789eE.-+NaIfintyaction', max_size=400)
+    | st.text(st.characters(categories=["Cs", "Ll"]))
+)
 def test_no_text_raises(text: str) -> None:
     parsed = parse_turn(text)
     assert (parsed.action is None) != (parsed.error is None)
@@ -63,10 +73,14 @@ def test_every_action_round_trips_without_repairs(action: Any, words: str, confi
 @pytest.mark.parametrize(
     "text",
     [
-        '{"a":' * 40_000, '{"a":' * 30_000 + "}" * 30_000, "{" * 100 + "," * 100_000 + "}" * 100, "{" * 200_000, '{"' * 100_000, "[" * 200_000,
-        "{" * 64 + " " * 190_000 + "}" * 64, '{"action":1,' * 60 + '"x":"' + "y" * 190_000 + '"' + "}," * 60, "x" * MAX_TEXT_CHARS * 3,
-        '{"observation":"' + "\\" * 199_000, "{}" * 100_000, '{"action":{"type":"answer","content":' + "9" * 100_000 + "}}", "\ud800" * 200_000,
-        "{<think>" * 25_000, "{a" * 90_000 + "<think>", '{"a":"<think>' * 15_000, "</think>" * 25_000 + "{", "<|channel|>analysis" * 10_000,
+        '{"a":' * 40_000, '{"a":' * 30_000 + "}" * 30_000, "{" * 100 + "," * 100_000 + "}" * 100, "{" * 200_000,
+        '{"' * 100_000, "[" * 200_000,
+        "{" * 64 + " " * 190_000 + "}" * 64, '{"action":1,' * 60 + '"x":"' + "y" * 190_000 + '"' + "}," * 60,
+        "x" * MAX_TEXT_CHARS * 3,
+        '{"observation":"' + "\\" * 199_000, "{}" * 100_000, '{"action":{"type":"answer","content":' + "9" * 100_000 + "}}",
+        "\ud800" * 200_000,
+        "{<think>" * 25_000, "{a" * 90_000 + "<think>", '{"a":"<think>' * 15_000, "</think>" * 25_000 + "{",
+        "<|channel|>analysis" * 10_000,
     ],
     ids=range(18),
 )  # fmt: skip
@@ -80,7 +94,9 @@ def test_attacks_finish_fast(text: str) -> None:
 @pytest.mark.parametrize("key", ["observation", "think", "confidence", "action", "type", "start", "content"])
 def test_deep_nesting_is_a_value_or_an_error(depth: int, key: str) -> None:
     nest = "[" * depth + "]" * depth
-    action = {"type": "get_frames", "start": 1, "end": 2, "num": 1} if key == "start" else {"type": "answer", "content": "x"}
+    action = (
+        {"type": "get_frames", "start": 1, "end": 2, "num": 1} if key == "start" else {"type": "answer", "content": "x"}
+    )
     value = json.loads(turn(action))
     (value if key in value else value["action"])[key] = "NEST"
     parse_turn(json.dumps(value).replace('"NEST"', nest))
@@ -129,9 +145,14 @@ def test_the_strict_form_needs_no_repair_and_integers_are_seconds() -> None:
     assert _repaired(turn({"type": "get_audio", "start": 1, "end": 2})) == (GetAudio(start=1.0, end=2.0), ())
 
 
-@pytest.mark.parametrize(("content", "text"), [([[1.5, 4]], "[[1.5, 4]]"), (7, "7"), ({"a": 1}, '{"a": 1}'), (True, "true")])
+@pytest.mark.parametrize(
+    ("content", "text"), [([[1.5, 4]], "[[1.5, 4]]"), (7, "7"), ({"a": 1}, '{"a": 1}'), (True, "true")]
+)
 def test_content_that_is_no_string_becomes_one(content: object, text: str) -> None:
-    assert _repaired(turn({"type": "answer", "content": content})) == (Answer(content=text), ("content was not a string",))
+    assert _repaired(turn({"type": "answer", "content": content})) == (
+        Answer(content=text),
+        ("content was not a string",),
+    )
 
 
 def test_the_first_object_with_an_action_counts_and_braces_in_strings_do_not() -> None:
@@ -183,7 +204,10 @@ def test_lone_surrogates_become_question_marks() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1,, "action": {"type": "answer", "content": "A"}}', '{"observation": "a" "think": "", "action": {"type": "answer", "content": "A"}}'],
+    [
+        '{"a": 1,, "action": {"type": "answer", "content": "A"}}',
+        '{"observation": "a" "think": "", "action": {"type": "answer", "content": "A"}}',
+    ],
 )
 def test_an_object_that_cannot_be_read_is_not_taken_for_its_inner_one(text: str) -> None:
     error = parse_turn(text).error

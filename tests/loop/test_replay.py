@@ -1,4 +1,5 @@
-"""Replay: from a trajectory, as it is read back from its file, to every prompt that the policy saw, equal in text, pixels and samples."""
+"""Replay: from a trajectory, as it is read back from its file, to every prompt that the policy saw, equal in text,
+pixels and samples."""
 
 from __future__ import annotations
 
@@ -84,13 +85,25 @@ def ask(*refs: MediaRef, kind: str = "free_form") -> Question:
     return Question(text="what?", kind=kind, videos=refs, options=options, task="t", doc_id="7", answer_hint="in words")  # type: ignore[arg-type]
 
 
-AUDIO, CLIP = (lambda a, b, kind=kind, **more: turn({"type": kind, "start": a, "end": b} | more) for kind in ("get_audio", "get_clip"))
+AUDIO, CLIP = (
+    lambda a, b, kind=kind, **more: turn({"type": kind, "start": a, "end": b} | more)
+    for kind in ("get_audio", "get_clip")
+)
 SECONDS = st.floats(0, 4)
 TEXTS = st.one_of(
-    st.builds(lambda a, b, n, v: look(min(a, b), max(a, b), n, video=v), SECONDS, SECONDS, st.integers(1, 24), st.integers(0, 1)),
+    st.builds(
+        lambda a, b, n, v: look(min(a, b), max(a, b), n, video=v),
+        SECONDS,
+        SECONDS,
+        st.integers(1, 24),
+        st.integers(0, 1),
+    ),
     st.builds(lambda a, b: AUDIO(min(a, b), max(a, b)), SECONDS, SECONDS),
     st.builds(lambda a, b: CLIP(min(a, b), max(a, b)), SECONDS, SECONDS),
-    st.builds(lambda n: turn({"type": "get_frames", "start": 0, "end": 3, "num": 5}, observation="x" * n), st.integers(0, 2000)),
+    st.builds(
+        lambda n: turn({"type": "get_frames", "start": 0, "end": 3, "num": 5}, observation="x" * n),
+        st.integers(0, 2000),
+    ),
     st.text(max_size=80),
     st.just(answer("A")),
 )
@@ -117,10 +130,20 @@ BUDGETS = st.builds(
     parsing=st.sampled_from(["repair", "strict"]),
 )
 def test_every_prompt_comes_back(
-    shared_videos: Videos, texts: list[str], budget: Budget, wire: Any, context: int | None, window: Any, mode: Any, arm: Any, parsing: Any
+    shared_videos: Videos,
+    texts: list[str],
+    budget: Budget,
+    wire: Any,
+    context: int | None,
+    window: Any,
+    mode: Any,
+    arm: Any,
+    parsing: Any,
 ) -> None:
     question = ask(
-        MediaRef(path=str(shared_videos["sound"]), start_s=window[0], end_s=window[1]), MediaRef(path=str(shared_videos["silent"])), kind="mcq"
+        MediaRef(path=str(shared_videos["sound"]), start_s=window[0], end_s=window[1]),
+        MediaRef(path=str(shared_videos["silent"])),
+        kind="mcq",
     )
     config = EpisodeConfig(
         arm=arm,
@@ -144,7 +167,9 @@ def test_one_of_each_look_with_the_published_settings(shared_videos: Videos) -> 
 
 
 def test_a_forced_call_that_left_notes_out_comes_back(shared_videos: Videos) -> None:
-    texts = [turn({"type": "get_frames", "start": n, "end": n + 0.5, "num": 1}, observation="word " * 60) for n in range(4)]
+    texts = [
+        turn({"type": "get_frames", "start": n, "end": n + 0.5, "num": 1}, observation="word " * 60) for n in range(4)
+    ]
     config = EpisodeConfig(budget=Budget(turns=4), sampling=Sampling(max_new_tokens=300), system_prompt="Look.")
     done, card, seen = play(ask(MediaRef(path=str(shared_videos["sound"]))), [*texts, answer("a pot")], config, 800)
     assert done.turns[-1].forced and done.turns[-1].left_out > 0 and done.turns[-1].forced_why
@@ -189,11 +214,15 @@ def test_what_has_changed_is_named(shared_videos: Videos, tmp_path: Path) -> Non
     shown = done.turns[0].shown
     assert shown is not None
     elsewhere = shown.model_copy(update={"file_s": (0.0, 2.51, 5.0)})
-    refused("now", done.model_copy(update={"turns": (done.turns[0].model_copy(update={"shown": elsewhere}), done.turns[1])}))
+    refused(
+        "now", done.model_copy(update={"turns": (done.turns[0].model_copy(update={"shown": elsewhere}), done.turns[1])})
+    )
 
 
 def test_a_line_of_version_1_loads_and_says_what_it_cannot_do(shared_videos: Videos) -> None:
-    done, card, _ = play(ask(MediaRef(path=str(shared_videos["sound"]))), [look(0, 5, 3), answer("a pot")], EpisodeConfig())
+    done, card, _ = play(
+        ask(MediaRef(path=str(shared_videos["sound"]))), [look(0, 5, 3), answer("a pot")], EpisodeConfig()
+    )
     data = json.loads(done.to_json())
     for key in ("videos", "budget"):
         del data[key]
@@ -209,7 +238,9 @@ def test_a_line_of_version_1_loads_and_says_what_it_cannot_do(shared_videos: Vid
 
 
 def test_a_card_comes_back_from_its_file_and_bad_ones_are_named(tmp_path: Path) -> None:
-    config = EpisodeConfig(system_prompt="Look.", media=MediaSettings(mode="keyframe"), wire="omniagent", sampling=Sampling(stop=("```",)))
+    config = EpisodeConfig(
+        system_prompt="Look.", media=MediaSettings(mode="keyframe"), wire="omniagent", sampling=Sampling(stop=("```",))
+    )
     card = Card.of(config, Counting([], 1000))
     (tmp_path / "card.json").write_text(card.to_json())
     assert Card.read(tmp_path) == card == Card.read(tmp_path / "card.json")

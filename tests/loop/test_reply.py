@@ -1,4 +1,5 @@
-"""From a completion to an answer, in every arm: thought is none, and neither is a reply that was cut off while thinking."""
+"""From a completion to an answer, in every arm: thought is none, and neither is a reply that was cut off while
+thinking."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ from apr_plugin.loop.action import Answer, GetFrames
 from apr_plugin.loop.parse import parse_turn
 
 Videos = Mapping[str, Path]
-DRAFT, FINAL = turn({"type": "get_frames", "start": 1.0, "end": 2.0, "num": 4}), turn({"type": "answer", "content": "B"})
+DRAFT, FINAL = (
+    turn({"type": "get_frames", "start": 1.0, "end": 2.0, "num": 4}),
+    turn({"type": "answer", "content": "B"}),
+)
 
 
 def ask(path: Path, kind: str = "mcq") -> Question:
@@ -107,11 +111,20 @@ def test_a_missing_last_brace_is_mended_and_said(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [FINAL[:-2], FINAL[:-3], FINAL[: FINAL.index(', "action"')], '{"action": {"type": "answer"}, "x": {"y": 1}', '{"a": {"b": 1}', '{"a": {"b": 1} '],
+    [
+        FINAL[:-2],
+        FINAL[:-3],
+        FINAL[: FINAL.index(', "action"')],
+        '{"action": {"type": "answer"}, "x": {"y": 1}',
+        '{"a": {"b": 1}',
+        '{"a": {"b": 1} ',
+    ],
 )
 def test_an_object_that_is_never_closed_is_named_as_that(text: str) -> None:
     error = parse_turn(text).error
-    assert error is not None and ("never closed" in error.message or "'content'" in error.message or "'action'" in error.message)
+    assert error is not None and (
+        "never closed" in error.message or "'content'" in error.message or "'action'" in error.message
+    )
     if '"action": {"type": "answer"}' not in text:
         assert "never closed" in error.message
 
@@ -139,8 +152,12 @@ def test_a_reply_that_ends_in_thought_is_no_answer_in_any_arm(shared_videos: Vid
             assert outcome(passive) == (StopReason.TURNS, None, False), passive.stop_detail
         forced = play(question, policy([look(0, 1), text]), budget=Budget(turns=2))
         assert outcome(forced) == (StopReason.TURNS, None, False) and "no answer" in forced.stop_detail
-        agent = play(question, policy([look(0, 1), f"<think>{answer('A')}", look(0, 1), "<think>"]), budget=Budget(turns=3))
-        assert agent.answer is None and agent.turns[1].error is not None and "never closed" in agent.turns[1].error.message
+        agent = play(
+            question, policy([look(0, 1), f"<think>{answer('A')}", look(0, 1), "<think>"]), budget=Budget(turns=3)
+        )
+        assert (
+            agent.answer is None and agent.turns[1].error is not None and "never closed" in agent.turns[1].error.message
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +193,12 @@ def test_words_of_a_free_answer_that_was_cut_off_are_kept_and_not_called_valid(s
 
 
 @pytest.mark.parametrize(
-    "text", [look(0, 1), json.dumps({"observation": "I saw 3 dogs", "action": None}), '{"observation": "3 dogs", "action": {"type": "ans']
+    "text",
+    [
+        look(0, 1),
+        json.dumps({"observation": "I saw 3 dogs", "action": None}),
+        '{"observation": "3 dogs", "action": {"type": "ans',
+    ],
 )
 def test_a_turn_that_is_no_answer_is_not_read_as_one(shared_videos: Videos, text: str) -> None:
     for kind in ("number", "grounding", "mcq"):
@@ -187,4 +209,9 @@ def test_a_turn_that_is_no_answer_is_not_read_as_one(shared_videos: Videos, text
 def test_an_object_with_an_answer_is_taken_where_an_answer_is_asked_for(shared_videos: Videos) -> None:
     question = ask(shared_videos["sound"])
     assert play(question, Playback(['{"answer": "B"}']), arm="passive").answer == "B"
-    assert play(question, Playback([look(0, 1), "still looking", '```json\n{"answer": "B"}\n```']), budget=Budget(turns=2)).answer == "B"
+    assert (
+        play(
+            question, Playback([look(0, 1), "still looking", '```json\n{"answer": "B"}\n```']), budget=Budget(turns=2)
+        ).answer
+        == "B"
+    )

@@ -25,10 +25,17 @@ CONTENTS = {
 
 
 def asked(kind: QuestionKind, video: Path) -> Question:
-    return Question(text="which?", kind=kind, options=OPTIONS if kind is QuestionKind.MCQ else (), videos=(MediaRef(path=str(video)),))
+    return Question(
+        text="which?",
+        kind=kind,
+        options=OPTIONS if kind is QuestionKind.MCQ else (),
+        videos=(MediaRef(path=str(video)),),
+    )
 
 
-def played(question: Question, texts: list[str], *, strict: bool = False, forced_call: bool = True, arm: str = "agent") -> Trajectory:
+def played(
+    question: Question, texts: list[str], *, strict: bool = False, forced_call: bool = True, arm: str = "agent"
+) -> Trajectory:
     budget = Budget(turns=4, on_last_turn="force" if forced_call else "fail")
     config = EpisodeConfig(budget=budget, parsing="strict" if strict else "repair", arm=arm, passive_frames=2)  # type: ignore[arg-type]
     return asyncio.run(Episode(question, Playback(texts), config).run())
@@ -43,16 +50,20 @@ def played(question: Question, texts: list[str], *, strict: bool = False, forced
         (QuestionKind.MCQ, [look(0, 1), answer("B.")], StrictEnding.WRONG, 2, "not a label alone"),
         (QuestionKind.MCQ, [look(0, 1), answer("Z"), answer("B")], StrictEnding.WRONG, 2, "not a label alone"),
         (QuestionKind.MCQ, [look(0, 1), f"So: {look(1, 2)}", answer("B")], StrictEnding.UNKNOWN, 2, "MALFORMED_JSON"),
-        (QuestionKind.MCQ, [look(0, 1), turn(FRAMES | {"start": False}), answer("B")], StrictEnding.UNKNOWN, 2, "takes this turn"),
+        (QuestionKind.MCQ, [look(0, 1), turn(FRAMES | {"start": False}), answer("B")], StrictEnding.UNKNOWN, 2,
+        "takes this turn"),
         (QuestionKind.GROUNDING, [look(0, 1), answer("from 1 to 2")], StrictEnding.UNKNOWN, 2, "ANSWER_FORM"),
-        (QuestionKind.GROUNDING, [look(0, 1), answer("[[1, 99]]"), answer("[[1, 2]]")], StrictEnding.OTHER, 2, "was refused"),
+        (QuestionKind.GROUNDING, [look(0, 1), answer("[[1, 99]]"), answer("[[1, 2]]")], StrictEnding.OTHER, 2,
+        "was refused"),
         (QuestionKind.NUMBER, [look(0, 1), answer("1,000")], StrictEnding.OTHER, 2, "reads '1'"),
         (QuestionKind.MCQ, [look(0, 1), look(1, 2), look(2, 3), look(3, 4), answer("B")], StrictEnding.SAME, None, ""),
         (QuestionKind.MCQ, [look(0, 1), look(1, 2), look(2, 3), look(3, 4), "B"], StrictEnding.WRONG, 5, "forced call"),
         (QuestionKind.MCQ, [look(0, 1), look(1, 2), look(2, 3), look(3, 4), look(4, 5)], StrictEnding.SAME, None, ""),
     ],
 )  # fmt: skip
-def test_each_ending(shared_videos: Videos, kind: QuestionKind, texts: list[str], ending: StrictEnding, number: int | None, words: str) -> None:
+def test_each_ending(
+    shared_videos: Videos, kind: QuestionKind, texts: list[str], ending: StrictEnding, number: int | None, words: str
+) -> None:
     outcome = strict_outcome(played(asked(kind, shared_videos["sound"]), texts))
     assert (outcome.ending, outcome.turn) == (ending, number) and words in outcome.why
 
@@ -73,7 +84,8 @@ def test_a_passive_arm_is_as_it_was(shared_videos: Videos) -> None:
 
 
 def test_it_says_what_a_strict_run_of_the_same_turns_brings(shared_videos: Videos) -> None:
-    """Random turns, played under both readings: what is known is the strict run's, and where nothing is, the runs part at that very turn."""
+    """Random turns, played under both readings: what is known is the strict run's, and where nothing is, the runs part
+    at that very turn."""
     draw, seen = random.Random(3), Counter[StrictEnding]()
     for _ in range(120):
         kind = draw.choice(list(QuestionKind))
@@ -95,7 +107,9 @@ def test_it_says_what_a_strict_run_of_the_same_turns_brings(shared_videos: Video
         before = min(read, len(repaired.turns) if outcome.turn is None else outcome.turn - 1)
         assert [t.error for t in repaired.turns[:before]] == [t.error for t in strict.turns[:before]], texts
         again = strict_outcome(strict, forced_call=forced_call)
-        assert again.ending in (StrictEnding.SAME, StrictEnding.WRONG) and (again.ending is StrictEnding.SAME or not strict.answer_valid), texts
+        assert again.ending in (StrictEnding.SAME, StrictEnding.WRONG) and (
+            again.ending is StrictEnding.SAME or not strict.answer_valid
+        ), texts
     assert all(seen[ending] >= 5 for ending in StrictEnding), seen
 
 

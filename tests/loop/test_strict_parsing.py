@@ -12,7 +12,18 @@ from apr_testing import Playback, answer, look, turn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apr_plugin.loop import Budget, Episode, EpisodeConfig, ErrorCode, MediaRef, Option, Question, QuestionKind, StopReason, Trajectory
+from apr_plugin.loop import (
+    Budget,
+    Episode,
+    EpisodeConfig,
+    ErrorCode,
+    MediaRef,
+    Option,
+    Question,
+    QuestionKind,
+    StopReason,
+    Trajectory,
+)
 from apr_plugin.loop.action import Answer, GetAudio, GetClip, GetFrames
 from apr_plugin.loop.answer import canonical_answer, strict_answer
 from apr_plugin.loop.feedback import ActionError
@@ -97,7 +108,9 @@ def test_what_a_turn_is(name: str) -> None:
 
 
 def test_a_video_is_an_argument_where_there_are_several() -> None:
-    assert parse_strictly(turn(FRAMES | {"video": 1}), several=True).action == GetFrames(start=1.0, end=2.5, num=4, video=1)
+    assert parse_strictly(turn(FRAMES | {"video": 1}), several=True).action == GetFrames(
+        start=1.0, end=2.5, num=4, video=1
+    )
     refused = parse_strictly(turn(FRAMES | {"video": "1"}), several=True).error
     assert refused is not None and refused.code == ErrorCode.WRONG_TYPE
 
@@ -112,7 +125,8 @@ WRONG = object()
 
 ANSWERS: list[tuple[QuestionKind, str, object]] = [
     *((QuestionKind.MCQ, text, "B") for text in ("B", "b", " B\n")),
-    *((QuestionKind.MCQ, text, WRONG) for text in ("B.", "(B)", "B. blue", "blue", "The answer is B", "Z", "", "AB", "\uff22", "[]")),
+    *((QuestionKind.MCQ, text, WRONG) for text in ("B.", "(B)", "B. blue", "blue", "The answer is B", "Z", "", "AB",
+    "\uff22", "[]")),
     (QuestionKind.GROUNDING, "[[10, 20], [40, 50]]", "[[10.0, 20.0], [40.0, 50.0]]"),
     (QuestionKind.GROUNDING, " [10, 20]\n", "[[10.0, 20.0]]"),
     (QuestionKind.GROUNDING, "[[10, 20], [12, 28]]", "[[10.0, 28.0]]"),
@@ -123,8 +137,10 @@ ANSWERS: list[tuple[QuestionKind, str, object]] = [
     (QuestionKind.GROUNDING, "[[-5, 20], [30, 40]]", "[[30.0, 40.0]]"),
     *((QuestionKind.GROUNDING, text, WRONG) for text in ("[]", "null", "[[20, 10]]", "[20, 10]", "[[-5, 20]]")),
     *((QuestionKind.GROUNDING, text, ErrorCode.ANSWER_FORM) for text in (
-        "from 10 to 20", "10-20", "10, 20", "[[10, 20]].", "```[[10, 20]]```", "[[10, 20],]", "", "7", "true", "{}", '"[[1, 2]]"',
-        '[["0:10", "0:20"]]', '["10", "20"]', "[10, 20, 30]", "[[10, 20, 30]]", "[[]]", "[10]", "[[1, null]]", "[[NaN, 3]]", "[1, Infinity]",
+        "from 10 to 20", "10-20", "10, 20", "[[10, 20]].", "```[[10, 20]]```", "[[10, 20],]", "", "7", "true", "{}",
+        '"[[1, 2]]"',
+        '[["0:10", "0:20"]]', '["10", "20"]', "[10, 20, 30]", "[[10, 20, 30]]", "[[]]", "[10]", "[[1, null]]",
+        "[[NaN, 3]]", "[1, Infinity]",
         '[["nan", 3]]', "[" * 5000, '{"start": 1, "end": 2}',
     )),
     (QuestionKind.NUMBER, "3", "3"),
@@ -147,7 +163,9 @@ def asked(kind: QuestionKind, *paths: Path) -> Question:
     return Question(text="which?", kind=kind, options=options, videos=tuple(MediaRef(path=str(path)) for path in paths))
 
 
-@pytest.mark.parametrize(("kind", "content", "expected"), ANSWERS, ids=[f"{kind}-{content[:24]!a}" for kind, content, _ in ANSWERS])
+@pytest.mark.parametrize(
+    ("kind", "content", "expected"), ANSWERS, ids=[f"{kind}-{content[:24]!a}" for kind, content, _ in ANSWERS]
+)
 def test_what_an_answer_counts_as(kind: QuestionKind, content: str, expected: object) -> None:
     question = asked(kind)
     taken = strict_answer(question, content, 600.0)
@@ -180,11 +198,16 @@ SLIPS = st.sampled_from(["", "", " ", "\n", "```", ",", "}", "x", "\t", '"', "\\
 
 
 @given(
-    st.fixed_dictionaries({"observation": st.text(), "think": st.text(), "confidence": NUMBERS, "action": ACTIONS | JSON}, optional={"plan": JSON}),
+    st.fixed_dictionaries(
+        {"observation": st.text(), "think": st.text(), "confidence": NUMBERS, "action": ACTIONS | JSON},
+        optional={"plan": JSON},
+    ),
     st.lists(st.tuples(st.integers(0, 400), SLIPS), max_size=2),
     st.booleans(),
 )
-def test_what_strict_takes_repair_takes_unrepaired(value: dict[str, Any], slips: list[tuple[int, str]], indented: bool) -> None:
+def test_what_strict_takes_repair_takes_unrepaired(
+    value: dict[str, Any], slips: list[tuple[int, str]], indented: bool
+) -> None:
     text = json.dumps(value, indent=1 if indented else None)
     for place, slip in slips:
         text = text[:place] + slip + text[place:]
@@ -196,7 +219,11 @@ def test_what_strict_takes_repair_takes_unrepaired(value: dict[str, Any], slips:
     assert (strict.action, strict.observation, strict.think, strict.confidence) == (
         repaired.action, repaired.observation, repaired.think, repaired.confidence
     )  # fmt: skip
-    noted = {note for note in repaired.repairs if not note.startswith("ignored unknown arguments") and note != "confidence was no number from 0 to 1"}
+    noted = {
+        note
+        for note in repaired.repairs
+        if not note.startswith("ignored unknown arguments") and note != "confidence was no number from 0 to 1"
+    }
     assert noted == set()
 
 
@@ -209,22 +236,32 @@ def test_no_text_raises(text: str) -> None:
         assert isinstance(taken, ActionError) or taken.valid or taken.remark
 
 
-@pytest.mark.parametrize("text", ['{"a":' * 40_000, "{" * MAX_TEXT_CHARS, '{"a":' + "9" * 9000 + "}", "[" * 200_000], ids=range(4))
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 40_000, "{" * MAX_TEXT_CHARS, '{"a":' + "9" * 9000 + "}", "[" * 200_000], ids=range(4)
+)
 def test_what_no_reader_takes_is_an_error(text: str) -> None:
     assert parse_strictly(text).error is not None
 
 
 def play(question: Question, policy: Playback, budget: Budget | None = None, **config: Any) -> Trajectory:
-    return asyncio.run(Episode(question, policy, EpisodeConfig(budget=budget or Budget(turns=4), parsing="strict", **config)).run())
+    return asyncio.run(
+        Episode(question, policy, EpisodeConfig(budget=budget or Budget(turns=4), parsing="strict", **config)).run()
+    )
 
 
 def test_an_episode_read_strictly(shared_videos: Videos) -> None:
     policy = Playback([look(0, 1), f"Sure! {look(2, 3)}", answer("B."), answer("B")])
     done = play(asked(QuestionKind.MCQ, shared_videos["sound"]), policy)
     assert [t.error.code if t.error else None for t in done.turns] == [None, ErrorCode.MALFORMED_JSON, None]
-    assert (done.stop_reason, done.answer, done.answer_valid) == (StopReason.ANSWERED, "B.", False) and "label alone" in done.stop_detail
+    assert (done.stop_reason, done.answer, done.answer_valid) == (
+        StopReason.ANSWERED,
+        "B.",
+        False,
+    ) and "label alone" in done.stop_detail
     assert "nothing before or after it" in policy.prompts[2].text
-    repaired = asyncio.run(Episode(done.question, Playback([look(0, 1), f"Sure! {look(2, 3)}", answer("B.")]), EpisodeConfig()).run())
+    repaired = asyncio.run(
+        Episode(done.question, Playback([look(0, 1), f"Sure! {look(2, 3)}", answer("B.")]), EpisodeConfig()).run()
+    )
     assert (repaired.answer, repaired.answer_valid) == ("B", True)
 
 
@@ -248,13 +285,19 @@ def test_an_answer_that_is_an_error_costs_a_turn(shared_videos: Videos) -> None:
         ('{"action": {"type": "answer", "content": "B"}}', StopReason.TURNS, None, False),
     ],
 )
-def test_the_forced_call_is_read_strictly(shared_videos: Videos, reply: str, stop: StopReason, given: str | None, valid: bool) -> None:
-    done = play(asked(QuestionKind.MCQ, shared_videos["sound"]), Playback([look(0, 1), look(0, 2), reply]), Budget(turns=2))
+def test_the_forced_call_is_read_strictly(
+    shared_videos: Videos, reply: str, stop: StopReason, given: str | None, valid: bool
+) -> None:
+    done = play(
+        asked(QuestionKind.MCQ, shared_videos["sound"]), Playback([look(0, 1), look(0, 2), reply]), Budget(turns=2)
+    )
     assert (done.stop_reason, done.answer, done.answer_valid, done.turns[-1].forced) == (stop, given, valid, True)
 
 
 def test_parsing_has_no_say_in_the_passive_arm(shared_videos: Videos) -> None:
-    done = play(asked(QuestionKind.MCQ, shared_videos["sound"]), Playback(["The answer is B."]), arm="passive", passive_frames=2)
+    done = play(
+        asked(QuestionKind.MCQ, shared_videos["sound"]), Playback(["The answer is B."]), arm="passive", passive_frames=2
+    )
     assert (done.answer, done.answer_valid) == ("B", True)
 
 

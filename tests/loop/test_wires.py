@@ -18,7 +18,10 @@ from apr_plugin.loop.wires.omniagent import whole_squares
 
 OURS, THEIRS = WIRES["apr"], WIRES["omniagent"]
 SIDES = st.one_of(st.integers(1, 4000), st.sampled_from([28, 42, 56, 320, 640, 1080, 1920, 3840]))
-LIMITS = st.one_of(st.integers(4 * PATCH_PIXELS, 2000 * PATCH_PIXELS), st.sampled_from([n * PATCH_PIXELS for n in (4, 128, 144, 256, 768, 1024)]))
+LIMITS = st.one_of(
+    st.integers(4 * PATCH_PIXELS, 2000 * PATCH_PIXELS),
+    st.sampled_from([n * PATCH_PIXELS for n in (4, 128, 144, 256, 768, 1024)]),
+)
 
 
 @given(SIDES, SIDES, LIMITS)
@@ -40,7 +43,9 @@ def test_whole_squares_are_those_of_the_real_processor(width: int, height: int, 
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     least, most = (n * PATCH_PIXELS for n in limits)
-    if max(width, height) > 200 * min(width, height) or min(width, height) < 14:  # refused there, and rounded down to no square at all
+    if (
+        max(width, height) > 200 * min(width, height) or min(width, height) < 14
+    ):  # refused there, and rounded down to no square at all
         return
     rows, columns = smart_resize(height, width, 28, least, most)
     if rows * columns <= most:
@@ -57,7 +62,9 @@ def test_whole_squares_are_those_of_the_real_processor(width: int, height: int, 
         ((608, 1080), (616, 1092), (560, 1008)),
     ],
 )
-def test_sizes_of_the_published_evaluation(size: tuple[int, int], frame: tuple[int, int], clip: tuple[int, int]) -> None:
+def test_sizes_of_the_published_evaluation(
+    size: tuple[int, int], frame: tuple[int, int], clip: tuple[int, int]
+) -> None:
     budget = PROFILES["omniagent"].budget
     assert THEIRS.frame_size(*size, budget.frame_pixels) == frame
     assert THEIRS.clip_size(*size, budget.clip_pixels, 20) == clip
@@ -75,7 +82,9 @@ def test_clip_frames_lie_in_the_window_and_reach_both_ends(start: float, length:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_video_file(tmp_path_factory.mktemp("wires") / "film.mp4", frames=25 * 24, fps=25, size=(320, 240), gop=50, bframes=2)
+    return make_video_file(
+        tmp_path_factory.mktemp("wires") / "film.mp4", frames=25 * 24, fps=25, size=(320, 240), gop=50, bframes=2
+    )
 
 
 def shown(film: Path, wire: str, *looks: GetFrames | GetClip) -> list[Percept]:
@@ -91,7 +100,13 @@ def shown(film: Path, wire: str, *looks: GetFrames | GetClip) -> list[Percept]:
 def test_labels_are_the_times_asked_for_and_the_record_keeps_the_true_ones(film: Path) -> None:
     look = GetFrames(start=0, end=10, num=4)
     (ours,), (theirs,) = shown(film, "apr", look), shown(film, "omniagent", look)
-    assert ours.times_s == theirs.times_s == ours.shown().times_s == theirs.shown().times_s == pytest.approx((0.0, 3.32, 6.64, 10.0))
+    assert (
+        ours.times_s
+        == theirs.times_s
+        == ours.shown().times_s
+        == theirs.shown().times_s
+        == pytest.approx((0.0, 3.32, 6.64, 10.0))
+    )
     assert [part.text for part in THEIRS.parts(theirs) if isinstance(part, TextPart)] == [
         "Frames 0.00s-10.00s (num=4).",
         *(f"Frame {t}s:" for t in ("0.00", "3.33", "6.67", "10.00")),
@@ -103,8 +118,15 @@ def test_labels_are_the_times_asked_for_and_the_record_keeps_the_true_ones(film:
 def test_a_dense_an_empty_and_a_repeated_look_show_what_was_asked_for(film: Path) -> None:
     dense, empty = GetFrames(start=5.0, end=5.2, num=20), GetFrames(start=5.0, end=5.0, num=4)
     first, second, third = shown(film, "omniagent", dense, empty, dense)
-    assert first.images is not None and len(first.images) == 20 and THEIRS.heading(first) == "Frames 5.00s-5.20s (num=20)" and not first.remark
-    assert second.images is not None and len(second.images) == 4 and THEIRS.heading(second) == "Frames 5.00s-5.00s (num=4)"
+    assert (
+        first.images is not None
+        and len(first.images) == 20
+        and THEIRS.heading(first) == "Frames 5.00s-5.20s (num=20)"
+        and not first.remark
+    )
+    assert (
+        second.images is not None and len(second.images) == 4 and THEIRS.heading(second) == "Frames 5.00s-5.00s (num=4)"
+    )
     assert third.times_s == first.times_s
 
 

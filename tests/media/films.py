@@ -22,30 +22,46 @@ from benchmarks.films import own_schedule
 SIZE = (160, 48)
 _LEAD_S = 0.1  # the rule that `MediaInfo.start_s` states: sound that leads the picture by less does not move second 0
 
+X265 = "log-level=none:pools=none:frame-threads=1"
 X264 = "preset=ultrafast:crf=18:threads=1"
 CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "gop12": ("libx264", {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=0"}),
     "gop250": ("libx264", {"x264-params": "keyint=250:min-keyint=250:scenecut=0:bframes=2:b-adapt=0"}),
     "infinite": ("libx264", {"x264-params": "keyint=infinite:scenecut=0:bframes=3:b-adapt=0:b-pyramid=normal"}),
-    "closed-pyramid": ("libx264", {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=7:b-adapt=0:b-pyramid=normal:ref=4"}),
-    "open": ("libx264", {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=3:b-adapt=0:open-gop=1:b-pyramid=none"}),
-    "open-pyramid": ("libx264", {"x264-params": "keyint=20:min-keyint=20:scenecut=0:bframes=5:b-adapt=0:open-gop=1:b-pyramid=normal:ref=4"}),
+    "closed-pyramid": (
+        "libx264",
+        {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=7:b-adapt=0:b-pyramid=normal:ref=4"},
+    ),
+    "open": (
+        "libx264",
+        {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=3:b-adapt=0:open-gop=1:b-pyramid=none"},
+    ),
+    "open-pyramid": (
+        "libx264",
+        {"x264-params": "keyint=20:min-keyint=20:scenecut=0:bframes=5:b-adapt=0:open-gop=1:b-pyramid=normal:ref=4"},
+    ),
     "refresh": ("libx264", {"x264-params": "keyint=20:scenecut=0:bframes=0:intra-refresh=1"}),
-    "interlaced": ("libx264", {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=3:b-adapt=0:interlaced=1:tff=1"}),
+    "interlaced": (
+        "libx264",
+        {"x264-params": "keyint=24:min-keyint=24:scenecut=0:bframes=3:b-adapt=0:interlaced=1:tff=1"},
+    ),
     "hevc": (
         "libx265",
-        {"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=24:min-keyint=24:bframes=4:b-adapt=0:open-gop=0:scenecut=0"},
+        {"x265-params": f"{X265}:keyint=24:min-keyint=24:bframes=4:b-adapt=0:open-gop=0:scenecut=0"},
     ),
     "hevc-open": (
         "libx265",
-        {"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=20:min-keyint=20:bframes=4:b-adapt=0:open-gop=1:scenecut=0"},
+        {"x265-params": f"{X265}:keyint=20:min-keyint=20:bframes=4:b-adapt=0:open-gop=1:scenecut=0"},
     ),
     "hevc-layers": (
         "libx265",
-        {"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=24:min-keyint=24:bframes=3:b-adapt=0:temporal-layers=1:scenecut=0"},
+        {"x265-params": f"{X265}:keyint=24:min-keyint=24:bframes=3:b-adapt=0:temporal-layers=1:scenecut=0"},
     ),
     "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "24", "keyint_min": "24"}),
-    "vp9-altref": ("libvpx-vp9", {"deadline": "good", "cpu-used": "5", "g": "32", "auto-alt-ref": "1", "lag-in-frames": "16"}),
+    "vp9-altref": (
+        "libvpx-vp9",
+        {"deadline": "good", "cpu-used": "5", "g": "32", "auto-alt-ref": "1", "lag-in-frames": "16"},
+    ),
     "vp8": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "g": "24"}),
     "av1": ("libaom-av1", {"cpu-used": "8", "usage": "realtime", "g": "24", "row-mt": "0"}),
     "av1-pyramid": ("libsvtav1", {"preset": "12", "g": "24", "svtav1-params": "lp=1"}),
@@ -131,9 +147,16 @@ def truth(path: Path) -> Truth:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         if container.format.name == "avi":  # knows no times: its pictures are shown one after the other
-            found = [(number / Fraction(stream.average_rate or 1), frame) for number, frame in enumerate(container.decode(stream))]
+            found = [
+                (number / Fraction(stream.average_rate or 1), frame)
+                for number, frame in enumerate(container.decode(stream))
+            ]
         else:
-            found = [(frame.pts * Fraction(frame.time_base), frame) for frame in container.decode(stream) if frame.pts is not None]
+            found = [
+                (frame.pts * Fraction(frame.time_base), frame)
+                for frame in container.decode(stream)
+                if frame.pts is not None
+            ]
         found.sort(key=lambda pair: pair[0])
         zero = found[0][0]
         if lead is not None and zero - lead > _LEAD_S:
@@ -174,7 +197,8 @@ def write_sound(
     picture_from_s: float | None = None,
     picture_s: float = 8.0,
 ) -> Path:
-    """Write a chirp whose pitch tells the time since the clock of the file began; with `picture_from_s`, pictures too (10 a second)."""
+    """Write a chirp whose pitch tells the time since the clock of the file began; with `picture_from_s`, pictures too
+    (10 a second)."""
     with av.open(str(path), "w", format=container) as out:
         stream: Any = out.add_stream(codec, rate=rate, layout=layout)
         if bit_rate:
@@ -189,7 +213,9 @@ def write_sound(
         samples = chirp(start_s + np.arange(round(seconds * rate)) / rate).astype(np.float32)
         resampler = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate)
         for at in range(0, len(samples), 1024):
-            block = av.AudioFrame.from_ndarray(np.tile(samples[at : at + 1024], (channels, 1)), format="fltp", layout=layout)
+            block = av.AudioFrame.from_ndarray(
+                np.tile(samples[at : at + 1024], (channels, 1)), format="fltp", layout=layout
+            )
             block.sample_rate, block.pts, block.time_base = rate, at + round(start_s * rate), Fraction(1, rate)
             for piece in resampler.resample(block):
                 packets += stream.encode(piece)
@@ -206,11 +232,14 @@ def write_sound(
 
 
 def lag_ms(samples: np.ndarray[Any, Any], start_s: float, rate: int = 16_000, reach_s: float = 0.04) -> float:
-    """How much later than it should `samples` shows the chirp of `start_s` on, in milliseconds, by the best normalised match."""
+    """How much later than it should `samples` shows the chirp of `start_s` on, in milliseconds, by the best normalised
+    match."""
     reach = int(reach_s * rate)
     expected = chirp(start_s + np.arange(-reach, len(samples) + reach) / rate)
     length = 1 << (len(expected) + len(samples)).bit_length()
-    products = np.fft.irfft(np.fft.rfft(expected, length) * np.conj(np.fft.rfft(samples, length)), length)[: 2 * reach + 1]
+    products = np.fft.irfft(np.fft.rfft(expected, length) * np.conj(np.fft.rfft(samples, length)), length)[
+        : 2 * reach + 1
+    ]
     energy = np.concatenate([[0.0], np.cumsum(expected**2)])
     norms = np.sqrt(energy[len(samples) :][: 2 * reach + 1] - energy[: 2 * reach + 1])
     return float(reach - np.argmax(products / norms)) / rate * 1000

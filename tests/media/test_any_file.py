@@ -48,7 +48,15 @@ def test_depths_and_odd_sizes(tmp_path: Path, kind: str, pixel_format: str, size
 
 def test_hdr_says_so(tmp_path: Path) -> None:
     source, path = write_film(tmp_path / "s.mp4", "hevc", pixel_format="yuv420p10le", frames=48), tmp_path / "hdr.mp4"
-    ffmpeg("-i", source, "-c:v", "libx265", "-x265-params", "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc", path)
+    ffmpeg(
+        "-i",
+        source,
+        "-c:v",
+        "libx265",
+        "-x265-params",
+        "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc",
+        path,
+    )
     with Video.open(path, isolation="never") as video:
         assert any("HDR" in warning for warning in video.info.warnings)
         assert video.frames([1.0]).images.shape == (1, SIZE[1], SIZE[0], 3)
@@ -121,24 +129,42 @@ def test_several_pictures_and_a_cover(tmp_path: Path) -> None:
     write_film(large, frames=24)
     ffmpeg("-i", small, "-frames:v", "1", cover)
     path = tmp_path / "two.mkv"
-    ffmpeg("-i", small, "-i", large, *["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "0", "-disposition:v:1", "default"], path)
+    ffmpeg(
+        "-i",
+        small,
+        "-i",
+        large,
+        *["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "0", "-disposition:v:1", "default"],
+        path,
+    )
     with Video.open(path, isolation="never") as video:
         assert video.info.video_stream == 1 and video.size == SIZE and "2" in video.info.video_why
         assert number_of(video.frames([0.5]).images[0]) == 12
     path = tmp_path / "cover.mp4"
-    ffmpeg("-i", cover, "-i", large, *["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic"], path)
+    ffmpeg(
+        "-i", cover, "-i", large, *["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic"], path
+    )
     with Video.open(path, isolation="never") as video:
         assert video.size == SIZE and any("cover" in warning for warning in video.info.warnings)
         assert number_of(video.frames([0.5]).images[0]) == 12
     sound, path = write_sound(tmp_path / "s.m4a", "aac", seconds=2.0), tmp_path / "album.m4a"
-    ffmpeg("-i", sound, "-i", cover, *["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic", "-f", "mp4"], path)
+    ffmpeg(
+        "-i",
+        sound,
+        "-i",
+        cover,
+        *["-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic", "-f", "mp4"],
+        path,
+    )
     with Video.open(path, isolation="never") as video:
         assert not video.has_video and video.has_audio
 
 
 @pytest.mark.parametrize(("suffix", "container"), [("h264", "h264"), ("hevc", "hevc"), ("m4v", "m4v")])
 def test_a_bare_stream_without_times_is_refused_with_a_way_out(tmp_path: Path, suffix: str, container: str) -> None:
-    path = write_film(tmp_path / f"bare.{suffix}", {"h264": "gop12", "hevc": "hevc", "m4v": "mpeg4"}[container], container=container)
+    path = write_film(
+        tmp_path / f"bare.{suffix}", {"h264": "gop12", "hevc": "hevc", "m4v": "mpeg4"}[container], container=container
+    )
     with pytest.raises(MediaOpenError, match="time stamps"):
         Video.open(path)
 
@@ -168,9 +194,12 @@ def test_without_a_duration_in_the_header_it_is_measured(tmp_path: Path) -> None
     assert _numbers(path, [1.0, 3.97]) == [24, 95]
 
 
-@pytest.mark.parametrize("name", ["gop12.mp4", "open-pyramid.mp4", "closed-pyramid.mp4", "mpeg4-b.mp4", "hevc-open.mp4"])
+@pytest.mark.parametrize(
+    "name", ["gop12.mp4", "open-pyramid.mp4", "closed-pyramid.mp4", "mpeg4-b.mp4", "hevc-open.mp4"]
+)
 def test_broken_in_the_middle(tmp_path: Path, name: str) -> None:
-    """Whole packets are wiped: what cannot be known is listed, and what is shown is what the whole file shows under that time."""
+    """Whole packets are wiped: what cannot be known is listed, and what is shown is what the whole file shows under
+    that time."""
     path = write_film(tmp_path / name, name.partition(".")[0], frames=192, size=(320, 96))
     known = truth(path)
     with av.open(str(path)) as container:
@@ -194,7 +223,9 @@ def test_broken_in_the_middle(tmp_path: Path, name: str) -> None:
                     continue
                 missing += bool(shown.missing_s)
                 number = known.at(shown.times_s[0] + 1e-4)
-                if not np.array_equal(shown.images[0], known.images[number]) or (not shown.missing_s and number != known.at(t)):
+                if not np.array_equal(shown.images[0], known.images[number]) or (
+                    not shown.missing_s and number != known.at(t)
+                ):
                     wrong.append((t, shown.times_s[0], number))
             assert not wrong and 0 < missing < 60, (seed, first)
             assert not video.frames([0.5, 7.8]).missing_s
@@ -220,7 +251,12 @@ def test_good_and_damaged_times_in_one_look(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.ts"])
 def test_cut_short(tmp_path: Path, name: str) -> None:
-    path = write_film(tmp_path / name, "closed-pyramid", frames=240, options={"movflags": "faststart"} if name.endswith("mp4") else None)
+    path = write_film(
+        tmp_path / name,
+        "closed-pyramid",
+        frames=240,
+        options={"movflags": "faststart"} if name.endswith("mp4") else None,
+    )
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
     with Video.open(path, isolation="never") as video:
@@ -232,7 +268,10 @@ def test_cut_short(tmp_path: Path, name: str) -> None:
             assert both.missing_s == (9.5,) and number_of(both.images[0]) == 24
 
 
-@pytest.mark.parametrize("name", ["with spaces.mp4", "Größe ü 視頻 🎬.mkv", "a'b\"c;$(x).mp4", "100%d.mp4", "-dash.mp4", "name:with:colons.mkv"])
+@pytest.mark.parametrize(
+    "name",
+    ["with spaces.mp4", "Größe ü 視頻 🎬.mkv", "a'b\"c;$(x).mp4", "100%d.mp4", "-dash.mp4", "name:with:colons.mkv"],
+)
 def test_names(tmp_path: Path, name: str) -> None:
     path = write_film(tmp_path / name)
     assert _numbers(path, [1.0]) == [24]

@@ -1,4 +1,5 @@
-"""Clocks that start again inside a file, and containers whose times libav makes up after a seek: every look, every opening, shows the same."""
+"""Clocks that start again inside a file, and containers whose times libav makes up after a seek: every look, every
+opening, shows the same."""
 
 from __future__ import annotations
 
@@ -26,9 +27,14 @@ TURN_S = 2**33 / 90_000
 """When the 33-bit clock of MPEG starts again from 0."""
 
 
-def write_piece(path: Path, first: int, count: int, clock_s: float = 0.0, codec: str = "libx264", container: str = "mpegts") -> bytes:
-    """Pictures `first` to `first + count` at 24 in a second with their sound, under a clock that begins at `clock_s`."""
-    with av.open(str(path), "w", format=container, options={"mpegts_copyts": "1"} if container == "mpegts" else {}) as out:
+def write_piece(
+    path: Path, first: int, count: int, clock_s: float = 0.0, codec: str = "libx264", container: str = "mpegts"
+) -> bytes:
+    """Pictures `first` to `first + count` at 24 in a second with their sound, under a clock that begins at
+    `clock_s`."""
+    with av.open(
+        str(path), "w", format=container, options={"mpegts_copyts": "1"} if container == "mpegts" else {}
+    ) as out:
         film: Any = out.add_stream(codec, rate=24)
         film.width, film.height, film.pix_fmt = *SIZE, "yuv420p"
         if codec == "libx264":
@@ -43,7 +49,9 @@ def write_piece(path: Path, first: int, count: int, clock_s: float = 0.0, codec:
         sound.bit_rate = 192_000
         packets = []
         for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(first + number, *SIZE), format="rgb24").reformat(format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(picture(first + number, *SIZE), format="rgb24").reformat(
+                format="yuv420p"
+            )
             frame.pts, frame.time_base = number + round(clock_s * 24), Fraction(1, 24)
             packets += film.encode(frame)
         packets += film.encode(None)
@@ -81,7 +89,9 @@ def test_pieces_follow_each_other_on_one_timeline(tmp_path: Path, name: str) -> 
     with Video.open(path, workers=2, isolation="never") as video:
         assert video.duration_s == pytest.approx(6.0, abs=0.05)
         assert any("clock starts again" in warning for warning in video.info.warnings) == (len(JOINED[name]) > 1)
-        numbers = list(range(0, 143, 5)) + [number for piece in JOINED[name] for number in (piece[0], piece[0] + piece[1] - 2) if number < 143]
+        numbers = list(range(0, 143, 5)) + [
+            number for piece in JOINED[name] for number in (piece[0], piece[0] + piece[1] - 2) if number < 143
+        ]
         times = [(number + 0.5) / 24 for number in numbers]
         together = video.frames(times)
         assert not together.missing_s and [number_of(image) for image in together.images] == numbers
@@ -106,7 +116,8 @@ from apr_testing import number_of
 from apr_plugin.media import Video
 times = [float(t) for t in sys.argv[2:]]
 with Video.open(sys.argv[1], isolation="never") as video:
-    print([number_of(video.frames([t]).images[0]) for t in times], [number_of(i) for i in video.frames(times).images], video.info)
+    alone = [number_of(video.frames([t]).images[0]) for t in times]
+    print(alone, [number_of(i) for i in video.frames(times).images], video.info)
 """
 
 
@@ -114,7 +125,12 @@ def test_every_opening_shows_the_same(tmp_path: Path) -> None:
     path = join(tmp_path / "joined.ts", (0, 72, 0.0), (72, 72, 0.0))
     times = [f"{(number + 0.5) / 24}" for number in (12, 60, 71, 72, 90, 140)]
     command = [sys.executable, "-c", _LOOK, str(path), *times]
-    shown = {subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=Path(__file__).parents[1]).stdout for _ in range(2)}
+    shown = {
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60, cwd=Path(__file__).parents[1]
+        ).stdout
+        for _ in range(2)
+    }
     assert len(shown) == 1 and next(iter(shown)).startswith("[12, 60, 71, 72, 90, 140] [12, 60, 71, 72, 90, 140]")
 
 
@@ -140,7 +156,9 @@ def test_containers_whose_times_are_made_up_after_a_seek(tmp_path: Path, name: s
         assert shown.times_s == pytest.approx([number / 24 for number in numbers], abs=2e-3)
 
 
-def test_where_seeking_leads_astray_the_file_is_read_from_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_seeking_leads_astray_the_file_is_read_from_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_film(tmp_path / "film.mpg", "mpeg1-b", frames=96, container="mpeg")
     go = Cursor._go
     monkeypatch.setattr(Cursor, "_go", lambda self, aim, back_s: go(self, aim // 2, back_s))  # always somewhere else
@@ -187,7 +205,10 @@ def test_time_never_goes_back_and_no_piece_is_stretched(pieces: list[tuple[float
         at += count
 
 
-@given(st.integers(5, 60), st.one_of(st.floats(-1e5, 1e5), st.floats(95, 115)).filter(lambda wrong_s: not 100 < wrong_s < 103.2))
+@given(
+    st.integers(5, 60),
+    st.one_of(st.floats(-1e5, 1e5), st.floats(95, 115)).filter(lambda wrong_s: not 100 < wrong_s < 103.2),
+)
 def test_one_wrong_stamp_moves_nothing_else(place: int, wrong_s: float) -> None:
     stamps = _stamps([(100.0, 80)])
     stamps[place] = Stamp(0, wrong_s, 1 / 25)

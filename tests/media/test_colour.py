@@ -1,4 +1,5 @@
-"""Colours are those that libav's own `scale` filter makes of the same frame, within 4 levels, by every matrix, range and depth, scaled or not."""
+"""Colours are those that libav's own `scale` filter makes of the same frame, within 4 levels, by every matrix, range
+and depth, scaled or not."""
 
 from __future__ import annotations
 
@@ -24,14 +25,20 @@ def _picture() -> np.ndarray[Any, Any]:
     """Patches of many colours beside gradients; RGB."""
     patches = np.kron(np.random.default_rng(3).integers(0, 256, (6, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     slopes = np.zeros((48, 32, 3), np.uint8)
-    slopes[..., 0], slopes[..., 1], slopes[..., 2] = np.linspace(0, 255, 32)[None], np.linspace(0, 255, 48)[:, None], 128
+    slopes[..., 0], slopes[..., 1], slopes[..., 2] = (
+        np.linspace(0, 255, 32)[None],
+        np.linspace(0, 255, 48)[:, None],
+        128,
+    )
     return np.concatenate([patches, slopes], axis=1)
 
 
 def _frame(pixel_format: str, matrix: int, full: int) -> av.VideoFrame:
     if pixel_format == "pal8" or pixel_format.startswith("bayer"):  # libswscale reads these, and does not write them
         frame = av.VideoFrame(*SIZE, pixel_format)
-        patches = np.kron(np.random.default_rng(3).integers(0, 256, (6, 8)), np.ones((8, 8))).astype(f"<u{frame.planes[0].line_size // SIZE[0]}")
+        patches = np.kron(np.random.default_rng(3).integers(0, 256, (6, 8)), np.ones((8, 8))).astype(
+            f"<u{frame.planes[0].line_size // SIZE[0]}"
+        )
         frame.planes[0].update((patches if patches.itemsize == 1 else patches * 257).tobytes())
         if pixel_format == "pal8":
             frame.planes[1].update(np.random.default_rng(4).integers(0, 256, 1024).astype(np.uint8).tobytes())
@@ -47,7 +54,11 @@ def by_libav(frame: av.VideoFrame, size: tuple[int, int] = SIZE) -> np.ndarray[A
     graph: Any = av.filter.Graph()
     about = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
     chain = [graph.add("buffer", f"{about}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}")]
-    chain += [graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear:threads=1"), graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
+    chain += [
+        graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear:threads=1"),
+        graph.add("format", "pix_fmts=rgb24"),
+        graph.add("buffersink"),
+    ]
     for one, other in itertools.pairwise(chain):
         one.link_to(other)
     graph.configure()
@@ -59,9 +70,48 @@ def _furthest(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
-YUV = ["yuv420p", "yuvj420p", "yuvj444p", "yuv422p", "yuv444p", "yuva420p", "yuyv422", "nv12", "nv21", "p010le", "yuv420p10le", "yuv444p12le"]
-RGB = ["gbrp", "rgb24", "bgra", "rgb0", "rgb565le", "gbrp10le", "gbrap12le", "gbrp16le", "gbrpf32le", "rgb48le", "rgba64be", "x2rgb10le", "xyz12le"]
-GRAY = ["gray", "gray9le", "gray10le", "gray12le", "gray14le", "gray16le", "gray16be", "grayf32le", "ya8", "ya16le", "monob"]
+YUV = [
+    "yuv420p",
+    "yuvj420p",
+    "yuvj444p",
+    "yuv422p",
+    "yuv444p",
+    "yuva420p",
+    "yuyv422",
+    "nv12",
+    "nv21",
+    "p010le",
+    "yuv420p10le",
+    "yuv444p12le",
+]
+RGB = [
+    "gbrp",
+    "rgb24",
+    "bgra",
+    "rgb0",
+    "rgb565le",
+    "gbrp10le",
+    "gbrap12le",
+    "gbrp16le",
+    "gbrpf32le",
+    "rgb48le",
+    "rgba64be",
+    "x2rgb10le",
+    "xyz12le",
+]
+GRAY = [
+    "gray",
+    "gray9le",
+    "gray10le",
+    "gray12le",
+    "gray14le",
+    "gray16le",
+    "gray16be",
+    "grayf32le",
+    "ya8",
+    "ya16le",
+    "monob",
+]
 
 
 @pytest.mark.parametrize("pixel_format", YUV)
@@ -75,7 +125,8 @@ def test_each_matrix_and_range_as_libav_converts_it(pixel_format: str, full: int
 @pytest.mark.parametrize("pixel_format", [*RGB, *GRAY, "pal8", "bayer_rggb8", "bayer_bggr16le"])
 @pytest.mark.parametrize("full", [0, 1, 2])
 def test_rgb_and_gray_are_taken_as_they_are(pixel_format: str, full: int) -> None:
-    """Whatever the frame names; libav up to 7.1 alone applies a matrix to RGB that names one, so it is asked for the frame that names none."""
+    """Whatever the frame names; libav up to 7.1 alone applies a matrix to RGB that names one, so it is asked for the
+    frame that names none."""
     for matrix, size in itertools.product((0, *MATRICES.values()), SIZES):
         wanted = by_libav(_frame(pixel_format, 2, 0), size)
         assert _furthest(Converter(*size)(_frame(pixel_format, matrix, full)), wanted) <= 4, (matrix, size)
@@ -88,8 +139,13 @@ def test_a_format_that_libswscale_cannot_read_is_an_error(pixel_format: str) -> 
         Converter(*SIZE)(av.VideoFrame(*SIZE, pixel_format))
 
 
-FILES = [("ffv1", name) for name in ("gray", "gray10le", "gray16le", "ya8", "bgra", "gbrp10le", "gbrp16le", "rgb48le", "yuv420p10le")]
-FILES += [("png", name) for name in ("gray16be", "ya16be", "rgb48be", "rgba")] + [("qtrle", name) for name in ("rgb24", "argb")]
+FILES = [
+    ("ffv1", name)
+    for name in ("gray", "gray10le", "gray16le", "ya8", "bgra", "gbrp10le", "gbrp16le", "rgb48le", "yuv420p10le")
+]
+FILES += [("png", name) for name in ("gray16be", "ya16be", "rgb48be", "rgba")] + [
+    ("qtrle", name) for name in ("rgb24", "argb")
+]
 FILES += [("mjpeg", "yuvj420p"), ("libx264", "gray10le"), ("libx264rgb", "bgr24"), ("rawvideo", "nv12")]
 
 
@@ -126,7 +182,14 @@ def test_a_matrix_that_libswscale_does_not_know_is_no_error(matrix: int) -> None
 def test_one_converter_takes_frames_of_many_kinds_in_turn() -> None:
     """The scaler is kept from frame to frame; what one frame says must not stay for the next."""
     convert = Converter(*SIZE)
-    kinds = [("yuv420p", 1, 1), ("yuv420p", 5, 1), ("yuv420p", 5, 2), ("yuv420p10le", 9, 1), ("yuv420p", 2, 0), ("yuv420p", 1, 1)]
+    kinds = [
+        ("yuv420p", 1, 1),
+        ("yuv420p", 5, 1),
+        ("yuv420p", 5, 2),
+        ("yuv420p10le", 9, 1),
+        ("yuv420p", 2, 0),
+        ("yuv420p", 1, 1),
+    ]
     for kind in kinds:
         assert np.array_equal(convert(_frame(*kind)), Converter(*SIZE)(_frame(*kind))), kind
 
@@ -135,20 +198,40 @@ def test_one_converter_takes_frames_of_many_kinds_in_turn() -> None:
 @pytest.mark.parametrize("matrix", [name for name in MATRICES if name != "unnamed"])
 def test_a_file_is_shown_in_the_colours_it_names(tmp_path: Path, matrix: str, full: str) -> None:
     colours = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (128, 128, 128), (200, 120, 40))
-    kr, kb = {"bt709": (0.2126, 0.0722), "fcc": (0.3, 0.11), "smpte240m": (0.212, 0.087), "bt2020nc": (0.2627, 0.0593)}.get(matrix, (0.299, 0.114))
+    kr, kb = {
+        "bt709": (0.2126, 0.0722),
+        "fcc": (0.3, 0.11),
+        "smpte240m": (0.212, 0.087),
+        "bt2020nc": (0.2627, 0.0593),
+    }.get(matrix, (0.299, 0.114))
     path = tmp_path / "colours.mp4"
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 16 * len(colours), 32, "yuv420p"
-        stream.options = {"crf": "1", "preset": "ultrafast", "x264-params": f"colormatrix={matrix}:fullrange={full}:log-level=none"}
+        stream.options = {
+            "crf": "1",
+            "preset": "ultrafast",
+            "x264-params": f"colormatrix={matrix}:fullrange={full}:log-level=none",
+        }
         rows: list[np.ndarray[Any, Any]] = []
         for r, g, b in colours:  # by the equations of the standards
             y = kr * r + (1 - kr - kb) * g + kb * b
             u, v = (b - y) / 2 / (1 - kb), (r - y) / 2 / (1 - kr)
-            rows.append(np.array([y, u + 128, v + 128] if full == "on" else [16 + y * 219 / 255, 128 + u * 224 / 255, 128 + v * 224 / 255]))
+            rows.append(
+                np.array(
+                    [y, u + 128, v + 128]
+                    if full == "on"
+                    else [16 + y * 219 / 255, 128 + u * 224 / 255, 128 + v * 224 / 255]
+                )
+            )
         luma = np.repeat(np.array([row[0] for row in rows]), 16)[None].repeat(32, 0)
-        chroma = [np.repeat(np.array([row[plane] for row in rows]), 8)[None].repeat(16, 0).reshape(-1, 16 * len(colours)) for plane in (1, 2)]
-        frame = av.VideoFrame.from_ndarray(np.clip(np.round(np.concatenate([luma, *chroma])), 0, 255).astype(np.uint8), format="yuv420p")
+        chroma = [
+            np.repeat(np.array([row[plane] for row in rows]), 8)[None].repeat(16, 0).reshape(-1, 16 * len(colours))
+            for plane in (1, 2)
+        ]
+        frame = av.VideoFrame.from_ndarray(
+            np.clip(np.round(np.concatenate([luma, *chroma])), 0, 255).astype(np.uint8), format="yuv420p"
+        )
         for number in range(3):
             frame.pts, frame.time_base = number, Fraction(1, 10)
             out.mux(stream.encode(frame))
@@ -160,4 +243,9 @@ def test_a_file_is_shown_in_the_colours_it_names(tmp_path: Path, matrix: str, fu
     with Video.open(path, isolation="never") as video:
         image = video.frames([0.1]).images[0]
     for place, colour in enumerate(colours):
-        assert _furthest(image[16, 16 * place + 8], np.array(colour)) <= 4, (matrix, full, colour, image[16, 16 * place + 8])
+        assert _furthest(image[16, 16 * place + 8], np.array(colour)) <= 4, (
+            matrix,
+            full,
+            colour,
+            image[16, 16 * place + 8],
+        )

@@ -38,8 +38,10 @@ def folders(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
 
 
 INSIDE = ("root/film.mp4", "root/sub/../film.mp4", "root/within.mp4", "elsewhere/../root/film.mp4", "by_link/film.mp4")
-OUTSIDE = ("elsewhere/film.mp4", "rootless/film.mp4", "root/../elsewhere/film.mp4", "root/link.mp4", "root/chain.mp4", "root/folder/film.mp4",
-           "root/dangling.mp4", "/etc/passwd", "/proc/self/root/etc/passwd", "root/../../../../../../../../etc/passwd", "concat:/etc/passwd",
+OUTSIDE = ("elsewhere/film.mp4", "rootless/film.mp4", "root/../elsewhere/film.mp4", "root/link.mp4", "root/chain.mp4",
+    "root/folder/film.mp4",
+           "root/dangling.mp4", "/etc/passwd", "/proc/self/root/etc/passwd", "root/../../../../../../../../etc/passwd",
+           "concat:/etc/passwd",
            "file:///etc/passwd", "http://127.0.0.1:1/x.mp4", "")  # fmt: skip
 
 
@@ -79,7 +81,10 @@ def test_a_question_outside_ends_with_the_reason_also_when_the_file_is_open(fold
     free = ask(folders / "root/link.mp4", MediaSettings())
     stop, why = ask(folders / "root/link.mp4", confined)
     assert free[0] is not StopReason.MEDIA_UNREADABLE
-    assert stop is StopReason.MEDIA_UNREADABLE and f"link.mp4: cannot open: it lies outside media_root={folders / 'root'}" in why
+    assert (
+        stop is StopReason.MEDIA_UNREADABLE
+        and f"link.mp4: cannot open: it lies outside media_root={folders / 'root'}" in why
+    )
     assert ask(folders / "root/within.mp4", confined)[0] is free[0]
 
 

@@ -29,11 +29,19 @@ with Video.open(path, decoder="decord") as theirs, Video.open(path) as ours:
 """
 
 
-@pytest.mark.parametrize("name", ["closed-pyramid.mp4", "closed-pyramid.mkv", "gop250.mkv", "hevc.mp4", "vp9.webm", "starts.mp4"])
+@pytest.mark.parametrize(
+    "name", ["closed-pyramid.mp4", "closed-pyramid.mkv", "gop250.mkv", "hevc.mp4", "vp9.webm", "starts.mp4"]
+)
 def test_plain_files_are_read_the_same(tmp_path: Path, name: str) -> None:
     pytest.importorskip("decord")
-    path = write_film(tmp_path / name, "closed-pyramid", first=240) if name == "starts.mp4" else write_film(tmp_path / name, name.partition(".")[0])
-    done = subprocess.run([sys.executable, "-c", _COMPARE, str(path)], capture_output=True, text=True, timeout=120, check=False)
+    path = (
+        write_film(tmp_path / name, "closed-pyramid", first=240)
+        if name == "starts.mp4"
+        else write_film(tmp_path / name, name.partition(".")[0])
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPARE, str(path)], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     off_s, far, mode = json.loads(done.stdout.splitlines()[-1])
     assert off_s < 1e-3 and far < 4.0 and mode == "exact"

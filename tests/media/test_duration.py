@@ -1,4 +1,5 @@
-"""How long a film lasts: as long as there are pictures, whatever one field of the file says; sound may outlast them, and can be heard."""
+"""How long a film lasts: as long as there are pictures, whatever one field of the file says; sound may outlast them,
+and can be heard."""
 
 from __future__ import annotations
 
@@ -21,11 +22,18 @@ def _tagged(path: Path, says: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("says", ["00:10:00.000000000", "00:00:02.000000000", "00:00:05.500000000", "00:00:03.900000000", "99:00:00.000000000"])
+@pytest.mark.parametrize(
+    "says",
+    ["00:10:00.000000000", "00:00:02.000000000", "00:00:05.500000000", "00:00:03.900000000", "99:00:00.000000000"],
+)
 def test_a_stale_tag_is_not_believed(tmp_path: Path, says: str) -> None:
     with Video.open(_tagged(tmp_path / "stale.mkv", says), isolation="never") as video:
         assert video.duration_s == pytest.approx(4.0, abs=0.002)
-        assert [number_of(image) for image in video.frames([0.0, video.duration_s / 2, video.duration_s]).images] == [0, 48, 95]
+        assert [number_of(image) for image in video.frames([0.0, video.duration_s / 2, video.duration_s]).images] == [
+            0,
+            48,
+            95,
+        ]
         assert any("DURATION tag says" in warning for warning in video.info.warnings)
         with pytest.raises(WindowError, match=r"lasts 4\.000s"):
             video.frames([4.5])
@@ -49,7 +57,9 @@ def test_headers_that_all_lie(tmp_path: Path, factor: float) -> None:
         assert [number_of(image) for image in video.frames([1.0, 3.99]).images] == [24, 95]
 
 
-@pytest.mark.parametrize(("name", "codec"), [("long.flv", "aac"), ("long.mkv", "flac"), ("long.mp4", "aac"), ("long.ts", "mp2")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("long.flv", "aac"), ("long.mkv", "flac"), ("long.mp4", "aac"), ("long.ts", "mp2")]
+)
 def test_sound_that_outlasts_the_pictures_is_heard_to_its_end(tmp_path: Path, name: str, codec: str) -> None:
     path = write_sound(tmp_path / name, codec, seconds=14.0, picture_from_s=0.0, picture_s=4.0)
     with Video.open(path, isolation="never") as video:
@@ -78,13 +88,17 @@ def test_sound_that_outlasts_the_pictures_in_a_worker_process(tmp_path: Path) ->
 def test_pictures_that_end_long_before_the_sound_are_found(tmp_path: Path, seconds: float) -> None:
     path = write_sound(tmp_path / "radio.mkv", "flac", seconds=seconds, rate=16_000, picture_from_s=0.0, picture_s=2.0)
     with Video.open(path, isolation="never") as video:
-        assert video.duration_s == pytest.approx(2.0, abs=0.01) and video.info.sound_s == pytest.approx(seconds, abs=0.01)
+        assert video.duration_s == pytest.approx(2.0, abs=0.01) and video.info.sound_s == pytest.approx(
+            seconds, abs=0.01
+        )
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.flv"])
 def test_a_file_cut_short_keeps_the_length_it_promised(tmp_path: Path, name: str) -> None:
     """The rest is missing, not over: a question about it must not be answered as if it had never been."""
-    path = write_film(tmp_path / name, "gop12", frames=240, options={"movflags": "faststart"} if name.endswith("mp4") else None)
+    path = write_film(
+        tmp_path / name, "gop12", frames=240, options={"movflags": "faststart"} if name.endswith("mp4") else None
+    )
     assert not is_cut_short(str(path))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
@@ -98,13 +112,24 @@ def test_a_file_cut_short_keeps_the_length_it_promised(tmp_path: Path, name: str
             assert any("cut short" in warning for warning in video.info.warnings)
 
 
-@pytest.mark.parametrize("name", ["whole.mp4", "whole.mov", "whole.mkv", "whole.webm", "whole.avi", "whole.flv", "whole.ts"])
+@pytest.mark.parametrize(
+    "name", ["whole.mp4", "whole.mov", "whole.mkv", "whole.webm", "whole.avi", "whole.flv", "whole.ts"]
+)
 def test_a_whole_file_is_not_taken_for_a_cut_one(tmp_path: Path, name: str) -> None:
     assert not is_cut_short(str(write_film(tmp_path / name, "vp8" if name.endswith("webm") else "gop12", frames=24)))
 
 
 @pytest.mark.parametrize(
-    "head", [b"\0", b"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3\xff", b"\0\0\0\x08ftyp", b"RIFF", b"FLV", b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff"]
+    "head",
+    [
+        b"\0",
+        b"\x1aE\xdf\xa3",
+        b"\x1aE\xdf\xa3\xff",
+        b"\0\0\0\x08ftyp",
+        b"RIFF",
+        b"FLV",
+        b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff",
+    ],
 )
 def test_any_head_is_whole_or_cut_and_no_error(tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "head"

@@ -1,4 +1,5 @@
-"""The frame at `t` is the last not after `t`, pixel for pixel what decoding from beginning to end shows, in every codec and container."""
+"""The frame at `t` is the last not after `t`, pixel for pixel what decoding from beginning to end shows, in every codec
+and container."""
 
 from __future__ import annotations
 
@@ -23,10 +24,14 @@ for _ in range(95):
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     f"{kind}.{suffix}": (kind, {})
     for kind, suffixes in {
-        "gop12": "mp4 mkv ts avi flv", "gop250": "mp4 mkv ts", "infinite": "mp4 mkv ts avi", "closed-pyramid": "mp4 mkv ts mov avi",
-        "open": "mp4 mkv avi", "open-pyramid": "mp4 mkv ts mov avi", "refresh": "mp4 ts avi", "interlaced": "mp4 ts", "hevc": "mp4 mkv ts",
-        "hevc-open": "mp4 mkv ts mov", "hevc-layers": "mp4", "vp9": "webm mp4", "vp9-altref": "webm", "vp8": "webm", "av1": "mp4 webm",
-        "av1-pyramid": "mp4 mkv", "mpeg4": "avi mkv", "mpeg4-b": "avi mkv mp4 ts", "mpeg2-b": "ts mkv avi", "mjpeg": "avi mov",
+        "gop12": "mp4 mkv ts avi flv", "gop250": "mp4 mkv ts", "infinite": "mp4 mkv ts avi",
+        "closed-pyramid": "mp4 mkv ts mov avi",
+        "open": "mp4 mkv avi", "open-pyramid": "mp4 mkv ts mov avi", "refresh": "mp4 ts avi", "interlaced": "mp4 ts",
+        "hevc": "mp4 mkv ts",
+        "hevc-open": "mp4 mkv ts mov", "hevc-layers": "mp4", "vp9": "webm mp4", "vp9-altref": "webm", "vp8": "webm",
+        "av1": "mp4 webm",
+        "av1-pyramid": "mp4 mkv", "mpeg4": "avi mkv", "mpeg4-b": "avi mkv mp4 ts", "mpeg2-b": "ts mkv avi",
+        "mjpeg": "avi mov",
     }.items()
     for suffix in suffixes.split()
 }  # fmt: skip
@@ -35,7 +40,13 @@ for suffix in ("mp4", "mkv", "ts", "mov"):
         CASES[f"varying-{kind}.{suffix}"] = (kind, {"pts": VARYING})
     CASES[f"starts-at-10-s.{suffix}"] = ("open-pyramid", {"first": 240})
 CASES["varying.webm"] = ("vp9", {"pts": VARYING})
-for name, fps in {"0.5": Fraction(1, 2), "1": 1, "23.976": Fraction(24000, 1001), "59.94": Fraction(60000, 1001), "120": 120}.items():
+for name, fps in {
+    "0.5": Fraction(1, 2),
+    "1": 1,
+    "23.976": Fraction(24000, 1001),
+    "59.94": Fraction(60000, 1001),
+    "120": 120,
+}.items():
     for kind, suffix in (("open-pyramid", "mp4"), ("closed-pyramid", "mkv"), ("gop12", "ts"), ("mpeg4-b", "avi")):
         CASES[f"{name}-fps-{kind}.{suffix}"] = (kind, {"fps": fps, "frames": 60})
 
@@ -68,7 +79,10 @@ def test_every_look_shows_what_decoding_it_all_shows(tmp_path: Path, name: str) 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("sources")
-    return {kind: write_film(folder / f"{kind}.mp4", kind) for kind in ("closed-pyramid", "open-pyramid", "infinite", "hevc-open")}
+    return {
+        kind: write_film(folder / f"{kind}.mp4", kind)
+        for kind in ("closed-pyramid", "open-pyramid", "infinite", "hevc-open")
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,13 +105,17 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("plain.m2ts", "open-pyramid", "", ""),
     ],
 )
-def test_edits_offsets_and_fragments(tmp_path: Path, sources: dict[str, Path], name: str, kind: str, before: str, after: str) -> None:
+def test_edits_offsets_and_fragments(
+    tmp_path: Path, sources: dict[str, Path], name: str, kind: str, before: str, after: str
+) -> None:
     path = tmp_path / name
     ffmpeg(*before.split(), "-i", sources[kind], "-c", "copy", *after.split(), path)
     check(path)
 
 
-@pytest.mark.parametrize("name", ["open-pyramid.mp4", "closed-pyramid.mkv", "hevc-open.mp4", "av1-pyramid.mp4", "mpeg2-b.ts"])
+@pytest.mark.parametrize(
+    "name", ["open-pyramid.mp4", "closed-pyramid.mkv", "hevc-open.mp4", "av1-pyramid.mp4", "mpeg2-b.ts"]
+)
 def test_skipping_what_nothing_needs_saves_decoding_and_changes_no_picture(tmp_path: Path, name: str) -> None:
     path = write_film(tmp_path / name, name.partition(".")[0])
     known = truth(path)
@@ -127,7 +145,9 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     return make
 
 
-@pytest.mark.parametrize("name", ["closed-pyramid.mp4", "open-pyramid.mkv", "gop12.ts", "hevc-open.mp4", "mpeg4.avi", "vp9.webm"])
+@pytest.mark.parametrize(
+    "name", ["closed-pyramid.mp4", "open-pyramid.mkv", "gop12.ts", "hevc-open.mp4", "mpeg4.avi", "vp9.webm"]
+)
 def test_keyframe_mode_shows_keyframes_inside_half_the_spacing_and_exact_pictures_elsewhere(
     keyed: Callable[[str], tuple[Path, Truth, list[float]]], name: str
 ) -> None:
@@ -145,7 +165,9 @@ def test_keyframe_mode_shows_keyframes_inside_half_the_spacing_and_exact_picture
                 nearest = min(abs(key - t) for key in keys)
                 assert abs(at - t) <= spacing / 2
                 if nearest < spacing / 2 - 0.1:
-                    assert any(at == pytest.approx(key, abs=2e-3) for key in keys) and abs(at - t) <= nearest + 0.09, t  # two ticks of 24 in a second
+                    assert any(at == pytest.approx(key, abs=2e-3) for key in keys) and abs(at - t) <= nearest + 0.09, (
+                        t
+                    )  # two ticks of 24 in a second
                 assert np.array_equal(image, known.images[known.at(at + 1e-4)])
             assert video.frames(look).mode == "exact"
         look = [1.0 + i * gop / 4 for i in range(8)]  # closer than the keyframes: exact
@@ -153,4 +175,7 @@ def test_keyframe_mode_shows_keyframes_inside_half_the_spacing_and_exact_picture
         assert shown.mode == "exact"
         assert shown.times_s == video.frames(look).times_s
         mixed = video.frames([1.0, 1.0 + gop / 4, 1.0 + gop / 2, 8.0], mode="keyframe")
-        assert mixed.mode in ("mixed", "exact") and mixed.times_s[:3] == video.frames([1.0, 1.0 + gop / 4, 1.0 + gop / 2]).times_s
+        assert (
+            mixed.mode in ("mixed", "exact")
+            and mixed.times_s[:3] == video.frames([1.0, 1.0 + gop / 4, 1.0 + gop / 2]).times_s
+        )

@@ -1,4 +1,7 @@
-"""Damaged files: nothing crashes, hangs or raises anything untyped. `python -m benchmarks.fuzz_media` does the same with thousands."""
+"""Damaged files: nothing crashes, hangs or raises anything untyped.
+
+`python -m benchmarks.fuzz_media` does the same with thousands.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ def test_nothing_crashes_or_hangs_on_damaged_files() -> None:
     report = fuzz_media.run(300, seed=1, jobs=2)
     assert report.failures == [], report.text()
     assert report.counts["files"] == 300
-    assert report.counts["read without error"] > 30 and report.counts["clean errors"] > 30 and report.counts["recovered"] > 10
+    assert (
+        report.counts["read without error"] > 30
+        and report.counts["clean errors"] > 30
+        and report.counts["recovered"] > 10
+    )
 
 
 def test_the_same_seed_damages_the_same_way() -> None:
@@ -50,10 +57,18 @@ def test_a_crash_and_a_hang_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["media", "--quick", "--seconds", "60", "--dir", str(tmp_path), "--json", str(tmp_path / "out.json")])
+def test_the_benchmark_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["media", "--quick", "--seconds", "60", "--dir", str(tmp_path), "--json", str(tmp_path / "out.json")],
+    )
     real = media.long
-    monkeypatch.setattr(media, "long", lambda path, seconds, width, height, rate, tell: real(path, seconds, 320, 180, 200_000, tell, 10))
+    monkeypatch.setattr(
+        media, "long", lambda path, seconds, width, height, rate, tell: real(path, seconds, 320, 180, 200_000, tell, 10)
+    )
     media.main()
     printed = capsys.readouterr().out
     assert "exact, workers=2" in printed and "floor" in printed and "opening takes" in printed
@@ -66,6 +81,8 @@ def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_looks_ask_for_the_same_pictures_of_each_gop_in_any_length() -> None:
     short, long = media.looks(600), media.looks(7200)
     assert [len(times) for times in short] == [len(times) for times in long] == [32] + [19] * 9
-    assert [[round(t % 10, 6) for t in times] for times in short] == [[round(t % 10, 6) for t in times] for times in long]
+    assert [[round(t % 10, 6) for t in times] for times in short] == [
+        [round(t % 10, 6) for t in times] for times in long
+    ]
     assert max(map(max, short)) < 600 and 6500 < max(map(max, long)) < 7200
     assert [media.wide(times) for times in short] == [media.wide(times) for times in long] == [True, True] + [False] * 8

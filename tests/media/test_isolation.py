@@ -1,4 +1,5 @@
-"""Reading in a process of its own: whatever happens to that process, the caller gets the right bytes or a typed error, and nothing is left over."""
+"""Reading in a process of its own: whatever happens to that process, the caller gets the right bytes or a typed error,
+and nothing is left over."""
 
 from __future__ import annotations
 
@@ -16,7 +17,16 @@ import numpy as np
 import pytest
 from apr_testing import make_video_file, number_of
 
-from apr_plugin.media import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, Video, isolated, video
+from apr_plugin.media import (
+    MediaDecodeError,
+    MediaError,
+    MediaOpenError,
+    MediaTimeout,
+    MediaWorkerKilled,
+    Video,
+    isolated,
+    video,
+)
 
 Maker = Callable[..., Path]
 REPOSITORY = Path(__file__).parents[2]
@@ -138,7 +148,9 @@ def test_a_worker_that_hangs_is_killed(heavy: Path, monkeypatch: pytest.MonkeyPa
         assert number_of(film.frames([1.0]).images[0]) == 25
 
 
-def test_a_request_longer_than_a_pipe_does_not_wait_for_a_worker_that_hangs(make_video: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_longer_than_a_pipe_does_not_wait_for_a_worker_that_hangs(
+    make_video: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(isolated, "STALL_S", 1.0)
     with Video.open(make_video(), isolation="always") as film:
         film.frames([1.0])
@@ -179,7 +191,12 @@ def test_the_same_bytes_with_and_without_a_worker(make_video: Maker, name: str) 
         for mode in ("exact", "keyframe"):
             one, other = apart.frames(times, 9_000, mode), here.frames(times, 9_000, mode)  # type: ignore[arg-type]
             assert np.array_equal(one.images, other.images)
-            assert (one.times_s, one.mode, one.missing_s, one.packets) == (other.times_s, other.mode, other.missing_s, other.packets)
+            assert (one.times_s, one.mode, one.missing_s, one.packets) == (
+                other.times_s,
+                other.mode,
+                other.missing_s,
+                other.packets,
+            )
         assert np.array_equal(apart.audio(1.5, 4.25).samples, here.audio(1.5, 4.25).samples)
         one_clip, other_clip = apart.clip(2.0, 3.0, 8.0), here.clip(2.0, 3.0, 8.0)
         assert np.array_equal(one_clip.frames.images, other_clip.frames.images)
@@ -278,9 +295,16 @@ def test_many_threads_many_workers(make_video: Maker) -> None:
         assert len(isolated._idle) <= isolated.IDLE_WORKERS
 
 
-@pytest.mark.parametrize("message", [b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\7nonsens", b'\0\0\0\x0d{"blobs": []}', b""])
-def test_a_worker_that_was_taken_over_can_only_fail(make_video: Maker, monkeypatch: pytest.MonkeyPatch, message: bytes) -> None:
-    code = f"import socket, os; s = socket.socket(fileno=0); s.sendall(b'ready'); s.recv(99999); s.sendall({message!r}); os._exit(0)"
+@pytest.mark.parametrize(
+    "message", [b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\7nonsens", b'\0\0\0\x0d{"blobs": []}', b""]
+)
+def test_a_worker_that_was_taken_over_can_only_fail(
+    make_video: Maker, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    code = (
+        "import socket, os; s = socket.socket(fileno=0); s.sendall(b'ready'); s.recv(99999); "
+        f"s.sendall({message!r}); os._exit(0)"
+    )
     path = make_video()
     monkeypatch.setattr(isolated, "_START", code)
     with pytest.raises(MediaWorkerKilled):
@@ -300,7 +324,9 @@ def test_an_embedding_program_is_not_started_as_a_worker(make_video: Maker, monk
             assert number_of(film.frames([1.0]).images[0]) == 10
 
 
-def test_a_folder_with_modules_of_the_same_names_does_no_harm(make_video: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_modules_of_the_same_names_does_no_harm(
+    make_video: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("json", "av", "numpy", "struct"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
@@ -311,7 +337,12 @@ def test_a_folder_with_modules_of_the_same_names_does_no_harm(make_video: Maker,
 def _run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60, env=environment
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment,
     )
 
 
@@ -349,7 +380,10 @@ def test_workers_end_when_their_parent_is_killed(make_video: Maker) -> None:
 
 
 def test_a_busy_worker_ends_when_its_parent_is_killed(heavy: Path) -> None:
-    busy = "threading.Thread(target=lambda: [film.frames([19.0]) for _ in range(99)], daemon=True).start(); time.sleep(0.5)\n"
+    busy = (
+        "threading.Thread(target=lambda: [film.frames([19.0]) for _ in range(99)], daemon=True).start(); "
+        "time.sleep(0.5)\n"
+    )
     done = _run(READ + busy + "os.kill(os.getpid(), signal.SIGKILL)", heavy)
     assert done.returncode == -signal.SIGKILL
     assert _gone(int(done.stdout))

@@ -20,7 +20,10 @@ from PIL import Image
 
 from apr_plugin.media import MediaOpenError, Video, kinds
 
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+LFS = (
+    b"version https://git-lfs.github.com/spec/v1\noid "
+    b"sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
 
 
 def _reason(path: Path) -> str:
@@ -60,7 +63,9 @@ def _zip() -> bytes:
         (bytes(300_000), "zeros"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "file",  # bytes that hold a date are not the same in every worker
+    ids=lambda value: (
+        value if isinstance(value, str) else "file"
+    ),  # bytes that hold a date are not the same in every worker
 )
 def test_what_stands_in_place_of_a_film_is_named(tmp_path: Path, content: bytes, word: str) -> None:
     for name in ("film.mp4", "film.mkv", "film"):
@@ -138,7 +143,14 @@ def test_a_format_that_is_not_opened_says_so(tmp_path: Path) -> None:
     assert "ffmpeg -i IN OUT.mkv" in _reason(path)
 
 
-MAGICS = [b"", b"GIF89a", b"\0\0\0\x18ftypisom", b"RIFF\0\0\0\0WEBPVP8X", b"\x89PNG\r\n\x1a\n", b"\0\0\0\1moov\0\0\0\0\0\0\0\x40"]
+MAGICS = [
+    b"",
+    b"GIF89a",
+    b"\0\0\0\x18ftypisom",
+    b"RIFF\0\0\0\0WEBPVP8X",
+    b"\x89PNG\r\n\x1a\n",
+    b"\0\0\0\1moov\0\0\0\0\0\0\0\x40",
+]
 
 
 @given(st.binary(max_size=400), st.sampled_from(MAGICS))
@@ -148,7 +160,11 @@ def test_any_bytes_are_looked_at_without_an_error(rest: bytes, magic: bytes) -> 
     try:
         os.write(fd, magic + rest)
         head = magic + rest
-        for told in (kinds.picture(fd, head, len(head)), kinds.no_film(fd, head, len(head), "x.mp4"), kinds._film_in_boxes(fd, len(head))):
+        for told in (
+            kinds.picture(fd, head, len(head)),
+            kinds.no_film(fd, head, len(head), "x.mp4"),
+            kinds._film_in_boxes(fd, len(head)),
+        ):
             assert told is None or (told.isprintable() and len(told) < 200)
     finally:
         os.close(fd)
@@ -169,7 +185,9 @@ def _layout_film(path: Path, layout: str, codec: str = "pcm_f32le") -> tuple[Pat
     return path, levels
 
 
-@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1", "7.1", "5.1.4", "7.1.4", "22.2", "13 channels", "64 channels", "FL+LFE"])
+@pytest.mark.parametrize(
+    "layout", ["mono", "stereo", "5.1", "7.1", "5.1.4", "7.1.4", "22.2", "13 channels", "64 channels", "FL+LFE"]
+)
 def test_sound_of_any_layout_is_heard(tmp_path: Path, layout: str) -> None:
     path, levels = _layout_film(tmp_path / "film.mkv", layout)
     with Video.open(path, isolation="never") as video:
@@ -181,7 +199,9 @@ def test_sound_of_any_layout_is_heard(tmp_path: Path, layout: str) -> None:
 
 
 def test_ambisonic_sound_is_its_channel_0() -> None:
-    frame = av.AudioFrame.from_ndarray(np.tile(np.array([0.5, -0.3, -0.3, -0.3], np.float32), 4800)[None], format="flt", layout="ambisonic 1")
+    frame = av.AudioFrame.from_ndarray(
+        np.tile(np.array([0.5, -0.3, -0.3, -0.3], np.float32), 4800)[None], format="flt", layout="ambisonic 1"
+    )
     frame.sample_rate, frame.pts = 48_000, 0
     from apr_plugin.media.mixing import MonoResampler
 

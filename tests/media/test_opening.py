@@ -1,4 +1,5 @@
-"""Only plain local files are opened, and only films and sounds: no address, no playlist, no pipe, no picture, nothing that would fill the memory."""
+"""Only plain local files are opened, and only films and sounds: no address, no playlist, no pipe, no picture, nothing
+that would fill the memory."""
 
 from __future__ import annotations
 
@@ -59,24 +60,35 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("isolation", ["auto", "always"])
-def test_playlists_are_refused_and_no_address_is_fetched(tmp_path: Path, server: tuple[str, list[str]], isolation: str) -> None:
+def test_playlists_are_refused_and_no_address_is_fetched(
+    tmp_path: Path, server: tuple[str, list[str]], isolation: str
+) -> None:
     address, asked = server
     write_film(tmp_path / "film.ts", frames=48)
     write_film(tmp_path / "film.mp4", frames=48)
-    mpd = '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><BaseURL>{}</BaseURL></Period></MPD>'
+    mpd = (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" '
+        'type="static"><Period><BaseURL>{}</BaseURL></Period></MPD>'
+    )
     lists = {
         "local.m3u8": (HLS.format("film.ts"), "HLS"),
         "absolute.m3u8": (HLS.format(tmp_path / "film.ts"), "HLS"),
         "named_as_film.mp4": (HLS.format("film.ts"), "HLS"),
         "remote.m3u8": (HLS.format(f"{address}/a.ts"), "HLS"),
         "master.m3u8": (f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{address}/b.m3u8\n", "HLS"),
-        "key.m3u8": (HLS.replace("#EXTINF", f'#EXT-X-KEY:METHOD=AES-128,URI="{address}/key"\n#EXTINF').format("film.ts"), "HLS"),
+        "key.m3u8": (
+            HLS.replace("#EXTINF", f'#EXT-X-KEY:METHOD=AES-128,URI="{address}/key"\n#EXTINF').format("film.ts"),
+            "HLS",
+        ),
         "list.ffconcat": ("ffconcat version 1.0\nfile film.mp4\n", "ffconcat"),
         "list.mp4": ("ffconcat version 1.0\nfile film.mp4\n", "ffconcat"),
         "itself.mp4": ("ffconcat version 1.0\nfile itself.mp4\n", "ffconcat"),
         "remote.mp4": (f"ffconcat version 1.0\nfile {address}/c.mp4\n", "ffconcat"),
         "dash.mpd": (mpd.format(f"{address}/d.mp4"), "DASH"),
-        "stream.sdp": ("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n", "SDP"),
+        "stream.sdp": (
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+            "SDP",
+        ),
         "list.asx": (f'<asx version="3.0"><entry><ref href="{address}/e.mp4"/></entry></asx>', "playlist"),
         "list.ram": (f"{address}/f.mp4\n", "address"),
     }
@@ -86,7 +98,9 @@ def test_playlists_are_refused_and_no_address_is_fetched(tmp_path: Path, server:
     assert asked == []
 
 
-def test_a_name_is_never_an_address(tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_never_an_address(
+    tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, asked = server
     monkeypatch.chdir(tmp_path)
     film = write_film(tmp_path / "film.mp4", frames=48)
@@ -137,7 +151,16 @@ def test_a_film_that_names_another_file_gets_nothing_of_it(tmp_path: Path) -> No
         video.frames([1.0])
 
 
-NAMES = ["line\nbreak.mp4", "per%03dcent.mp4", "-i.mp4", "two:colons:.mkv", "\u202egpj.mp4", "\t\x1b[31m.mp4", "film", "?*[a].mp4"]
+NAMES = [
+    "line\nbreak.mp4",
+    "per%03dcent.mp4",
+    "-i.mp4",
+    "two:colons:.mkv",
+    "\u202egpj.mp4",
+    "\t\x1b[31m.mp4",
+    "film",
+    "?*[a].mp4",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,14 +184,25 @@ def test_impossible_names_are_refused(name: str) -> None:
         Video.open(name)
 
 
-def test_pipes_sockets_devices_and_folders_are_refused_at_once_behind_any_indirection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_sockets_devices_and_folders_are_refused_at_once_behind_any_indirection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     reader, writer = os.pipe()
     with socket.socket(socket.AF_UNIX) as heard:
         monkeypatch.chdir(tmp_path)  # the name of a socket must be short
         heard.bind("socket.mp4")
         (tmp_path / "folder.mp4").mkdir()
-        names = ["pipe.mp4", "socket.mp4", "folder.mp4", "/dev/zero", "/dev/null", "/dev/tty", f"/proc/self/fd/{reader}", f"/dev/fd/{reader}"]
+        names = [
+            "pipe.mp4",
+            "socket.mp4",
+            "folder.mp4",
+            "/dev/zero",
+            "/dev/null",
+            "/dev/tty",
+            f"/proc/self/fd/{reader}",
+            f"/dev/fd/{reader}",
+        ]
         for number, name in enumerate(names):
             (tmp_path / f"link{number}").symlink_to(name)
             (tmp_path / f"link_to_link{number}").symlink_to(f"link{number}")
@@ -179,7 +213,9 @@ def test_pipes_sockets_devices_and_folders_are_refused_at_once_behind_any_indire
     os.close(writer)
 
 
-@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+@pytest.mark.parametrize(
+    "make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()]
+)
 def test_a_file_exchanged_for_something_else_after_it_was_looked_at_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
@@ -198,7 +234,10 @@ def test_a_file_exchanged_for_something_else_after_it_was_looked_at_is_refused(
 
 
 def test_a_descriptor_of_a_film_is_read_like_the_film(tmp_path: Path) -> None:
-    with write_film(tmp_path / "film.mp4").open("rb") as file, Video.open(f"/proc/self/fd/{file.fileno()}", isolation="never") as video:
+    with (
+        write_film(tmp_path / "film.mp4").open("rb") as file,
+        Video.open(f"/proc/self/fd/{file.fileno()}", isolation="never") as video,
+    ):
         assert number_of(video.frames([1.0]).images[0]) == 24
 
 
@@ -235,7 +274,13 @@ def _png_film(path: Path, side: int, *, whole: bool = True) -> Path:
         stream.pix_fmt = "rgba64be"
         for number in range(2):
             packet = av.Packet(picture)
-            packet.stream, packet.pts, packet.dts, packet.time_base, packet.is_keyframe = stream, number, number, Fraction(1), True
+            packet.stream, packet.pts, packet.dts, packet.time_base, packet.is_keyframe = (
+                stream,
+                number,
+                number,
+                Fraction(1),
+                True,
+            )
             out.mux(packet)
     return path
 
@@ -261,17 +306,26 @@ import resource, sys
 from apr_plugin.media import Video
 began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with Video.open(sys.argv[1]) as video:
-    print(video.isolated, video.frames([0.0], max_pixels=3136).images.shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began) // 1024)
+    shape = video.frames([0.0], max_pixels=3136).images.shape
+    print(video.isolated, shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began) // 1024)
 """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=120, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=environment,
+    )
     assert done.stdout.startswith("True (1, 56, 56, 3)"), done.stderr
     assert int(done.stdout.split()[-1]) < 70
 
 
 @pytest.mark.parametrize("name", ["film.flv", "film.ts", "film.mpg"])
 def test_streams_that_appear_later_than_the_headers_do_no_harm(make_video: Maker, name: str) -> None:
-    """PyAV writes past the end of a list where it was given options for streams that are not there yet, and the process may crash."""
+    """PyAV writes past the end of a list where it was given options for streams that are not there yet, and the process
+    may crash."""
     codec, sound = ("mpeg2video", "mp2") if name.endswith("mpg") else ("libx264", "aac")
     path = make_video(name, sound_s=2.0, frames=50, codec=codec, fps=25, audio_codec=sound)
     for _ in range(20):
@@ -282,7 +336,8 @@ def test_streams_that_appear_later_than_the_headers_do_no_harm(make_video: Maker
 
 def test_a_picture_that_grows_too_large_later_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (
-        write_film(tmp_path / f"{name}.ts", size=size, first=first) for name, size, first in (("s", (160, 48), 0), ("l", (1600, 480), 96))
+        write_film(tmp_path / f"{name}.ts", size=size, first=first)
+        for name, size, first in (("s", (160, 48), 0), ("l", (1600, 480), 96))
     )
     path = tmp_path / "grows.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
@@ -295,14 +350,21 @@ def test_a_picture_that_grows_too_large_later_is_damage(tmp_path: Path, monkeypa
 def test_nothing_is_left_open_by_files_that_fail(tmp_path: Path) -> None:
     film = write_film(tmp_path / "whole.mp4", frames=48).read_bytes()
     contents = [
-        b"", b"text", b"\x89PNG\r\n\x1a\n" + bytes(200), film[: len(film) // 2], film[:40] + bytes(len(film) - 40), b"\0" * 5000,
-        b"ffconcat version 1.0\nfile 0.mp4\n", HLS.format("x.ts").encode(), b"\x1aE\xdf\xa3" + bytes(300), b"RIFF\0\0\0\0AVI " + bytes(99),
+        b"", b"text", b"\x89PNG\r\n\x1a\n" + bytes(200), film[: len(film) // 2], film[:40] + bytes(len(film) - 40),
+            b"\0" * 5000,
+        b"ffconcat version 1.0\nfile 0.mp4\n", HLS.format("x.ts").encode(), b"\x1aE\xdf\xa3" + bytes(300),
+            b"RIFF\0\0\0\0AVI " + bytes(99),
     ]  # fmt: skip
     paths = [tmp_path / f"{number}.mp4" for number in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     os.mkfifo(tmp_path / "pipe.mp4")
-    paths += [tmp_path / "pipe.mp4", tmp_path, tmp_path / "absent.mp4", _png_film(tmp_path / "bomb.mov", 16_000, whole=False)]
+    paths += [
+        tmp_path / "pipe.mp4",
+        tmp_path,
+        tmp_path / "absent.mp4",
+        _png_film(tmp_path / "bomb.mov", 16_000, whole=False),
+    ]
 
     def held() -> tuple[int, int, int]:
         isolated.close_workers()
@@ -324,10 +386,20 @@ def test_every_open_of_the_package_goes_through_one_function() -> None:
     """What gives a name to libav, decord or Pillow elsewhere only writes, or reads bytes of its own."""
     found = {}
     for path in sorted((REPOSITORY / "apr_plugin").rglob("*.py")):
-        lines = [line for line in path.read_text().splitlines() if "av.open(" in line or "VideoReader(" in line or "Image.open(" in line]
+        lines = [
+            line
+            for line in path.read_text().splitlines()
+            if "av.open(" in line or "VideoReader(" in line or "Image.open(" in line
+        ]
         if lines:
             found[str(path.relative_to(REPOSITORY / "apr_plugin"))] = lines
-    assert set(found) <= {"media/opening.py", "media/decord.py", "policies/openai/media.py", "harnesses/lmms_eval/model.py", "cli/doctor.py"}, found
+    assert set(found) <= {
+        "media/opening.py",
+        "media/decord.py",
+        "policies/openai/media.py",
+        "harnesses/lmms_eval/model.py",
+        "cli/doctor.py",
+    }, found
     assert all('"w"' in line for name in ("policies/openai/media.py", "cli/doctor.py") for line in found.get(name, []))
     assert all("/dev/fd/" in line for line in found["media/decord.py"])
 

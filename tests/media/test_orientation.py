@@ -1,4 +1,5 @@
-"""The display matrix: all eight ways to lay a picture down, every path that shows one, and what is said about other angles."""
+"""The display matrix: all eight ways to lay a picture down, every path that shows one, and what is said about other
+angles."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ EIGHT = {
 def _with_matrix(path: Path, a: float, b: float, c: float, d: float) -> Path:
     data = bytearray(write_film(path, frames=12).read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix lies 40 bytes into the box
-    data[at : at + 36] = struct.pack(">9i", *(round(v * 65536) for v in (a, b)), 0, *(round(v * 65536) for v in (c, d)), 0, 0, 0, 1 << 30)
+    data[at : at + 36] = struct.pack(
+        ">9i", *(round(v * 65536) for v in (a, b)), 0, *(round(v * 65536) for v in (c, d)), 0, 0, 0, 1 << 30
+    )
     path.write_bytes(data)
     return path
 
@@ -69,7 +72,9 @@ def test_another_angle_is_rounded_and_said(tmp_path: Path) -> None:
     path = _with_matrix(tmp_path / "askew.mp4", math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle))
     with Video.open(path, isolation="never") as video:
         assert video.info.rotation == 270 and video.frames([0.2]).images.shape[1:3] == (160, 48)
-        assert any("turned by 270 degrees" in warning and "-10.0 degrees more" in warning for warning in video.info.warnings)
+        assert any(
+            "turned by 270 degrees" in warning and "-10.0 degrees more" in warning for warning in video.info.warnings
+        )
 
 
 @given(st.sampled_from(sorted(EIGHT)), st.floats(-40, 40), st.floats(0.1, 8))

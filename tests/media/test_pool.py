@@ -1,4 +1,5 @@
-"""Files are opened once for all who read them, exchanged files are noticed, and unused ones are closed beyond the cap."""
+"""Files are opened once for all who read them, exchanged files are noticed, and unused ones are closed beyond the
+cap."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ def test_the_frame_at_t_is_the_last_not_after_t(make_video: Maker, name: str, wa
     rng = random.Random(name)
     with Video.open(make_video(name, **wanted)) as video:
         assert video.duration_s == pytest.approx(count / fps, abs=0.02)
-        times = [rng.uniform(0, min(video.duration_s, count / fps)) for _ in range(60)] + [i / fps for i in rng.sample(range(count), 20)]
+        times = [rng.uniform(0, min(video.duration_s, count / fps)) for _ in range(60)] + [
+            i / fps for i in rng.sample(range(count), 20)
+        ]
         expected = [min(count - 1, int(t * fps + 1e-4)) for t in times]  # Matroska rounds stamps to a millisecond
         near = [abs(t * fps - round(t * fps)) < 0.02 for t in times]
         alone = [number_of(video.frames([t]).images[0]) for t in times]
@@ -97,7 +99,9 @@ def test_odd_sizes_and_scaling(make_video: Maker) -> None:
         assert number_of(small[0]) == 10
 
 
-@pytest.mark.parametrize(("width", "height", "limit"), [(1920, 1080, 200_704), (1, 10_000, 50), (3, 3, 1), (224, 224, 50_176), (7, 5, None)])
+@pytest.mark.parametrize(
+    ("width", "height", "limit"), [(1920, 1080, 200_704), (1, 10_000, 50), (3, 3, 1), (224, 224, 50_176), (7, 5, None)]
+)
 def test_fit(width: int, height: int, limit: int | None) -> None:
     w, h = fit(width, height, limit)
     assert 1 <= w <= width and 1 <= h <= height
@@ -120,10 +124,16 @@ def test_fit(width: int, height: int, limit: int | None) -> None:
         ("ears.mka", {"codec": None, "audio_codec": "flac"}, 0.001),
     ],
 )
-def test_sound_is_exactly_as_long_and_where_it_belongs(make_video: Maker, name: str, wanted: dict[str, object], tolerance_s: float) -> None:
+def test_sound_is_exactly_as_long_and_where_it_belongs(
+    make_video: Maker, name: str, wanted: dict[str, object], tolerance_s: float
+) -> None:
     rng = random.Random(name)
     with Video.open(make_video(name, frames=80, sound_s=8.0, **wanted)) as video:
-        windows = [(0.0, 1.0), (3.0, 7.5), *((start := rng.uniform(0, 6.5), start + rng.uniform(0.3, 1.2)) for _ in range(8))]
+        windows = [
+            (0.0, 1.0),
+            (3.0, 7.5),
+            *((start := rng.uniform(0, 6.5), start + rng.uniform(0.3, 1.2)) for _ in range(8)),
+        ]
         for start, end in windows:
             heard = video.audio(start, end)
             assert len(heard.samples) == round((end - start) * 16_000)
@@ -208,7 +218,20 @@ def _bad(tmp_path: Path, good: Path, what: str) -> Path:
 
 @pytest.mark.parametrize(
     "what",
-    ["missing", "empty", "text", "text.txt", "truncated", "header only", "zeros", "folder", "pipe", "long name", "unknown codec", "subtitles"],
+    [
+        "missing",
+        "empty",
+        "text",
+        "text.txt",
+        "truncated",
+        "header only",
+        "zeros",
+        "folder",
+        "pipe",
+        "long name",
+        "unknown codec",
+        "subtitles",
+    ],
 )
 @pytest.mark.timeout(20)
 def test_a_bad_file_names_itself_and_the_stage(tmp_path: Path, shared_videos: dict[str, Path], what: str) -> None:
@@ -221,7 +244,9 @@ def test_a_bad_file_names_itself_and_the_stage(tmp_path: Path, shared_videos: di
 
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.mp4"])
 def test_a_file_cut_short_is_an_error_where_it_is_cut_and_reads_before(make_video: Maker, name: str) -> None:
-    path = make_video(name, frames=200, sound_s=20.0, options={"movflags": "faststart"} if name.endswith("mp4") else None)
+    path = make_video(
+        name, frames=200, sound_s=20.0, options={"movflags": "faststart"} if name.endswith("mp4") else None
+    )
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
     with Video.open(path) as video:
@@ -260,7 +285,8 @@ def test_rotation_is_applied(make_video: Maker, matrix: tuple[int, int, int, int
         image = video.frames([1.1]).images[0]
     if upright:
         assert image.shape[:2] == (320, 64)
-        # (0 1 -1 0) is a phone held upright: players turn the coded picture clockwise, so its left column comes out on top
+        # (0 1 -1 0) is a phone held upright: players turn the coded picture clockwise, so its left column comes out on
+        # top
         turned = np.rot90(image, 1 if matrix[1] == 1 else -1)
         assert number_of(turned) == 11
     else:

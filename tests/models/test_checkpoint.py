@@ -77,7 +77,9 @@ def test_a_folder_without_its_processor(copied: Path) -> None:
 def test_code_that_comes_with_a_checkpoint_is_not_run(copied: Path) -> None:
     (copied / "evil.py").write_text("import pathlib\npathlib.Path('/tmp/apr-evil').touch()\nraise SystemExit(3)\n")
     config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}))
+    (copied / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}})
+    )
     HfPolicy.from_pretrained(str(copied), device="cpu").close()
     assert not Path("/tmp/apr-evil").exists()
     assert "trust_remote_code" not in policy_arguments("hf")
@@ -106,7 +108,9 @@ def test_bad_arguments_are_named(tiny: Tiny, argument: str, value: Any, said: st
 
 
 def test_limits_that_contradict_each_other(tiny: Tiny) -> None:
-    assert "min_pixels (900) is above max_pixels (800)" in refused(pretrained=str(tiny("qwen2_5_vl")), min_pixels=900, max_pixels=800)
+    assert "min_pixels (900) is above max_pixels (800)" in refused(
+        pretrained=str(tiny("qwen2_5_vl")), min_pixels=900, max_pixels=800
+    )
 
 
 def test_lmms_eval_hands_over_batch_size_and_device(tiny: Tiny) -> None:
@@ -115,9 +119,15 @@ def test_lmms_eval_hands_over_batch_size_and_device(tiny: Tiny) -> None:
     from apr_plugin.harnesses.lmms_eval.model import ActivePerception
 
     arguments = f"policy=hf,pretrained={tiny('qwen2_5_vl')},batch_size=3,device=cpu,dtype=float32"
-    model = ActivePerception.create_from_arg_string(arguments, {"batch_size": 1, "max_batch_size": None, "device": None})
+    model = ActivePerception.create_from_arg_string(
+        arguments, {"batch_size": 1, "max_batch_size": None, "device": None}
+    )
     policy = model.settings.policy
-    assert isinstance(policy, HfPolicy) and policy._engine.batch_size == 3 and policy._engine.checkpoint.model.device.type == "cpu"
+    assert (
+        isinstance(policy, HfPolicy)
+        and policy._engine.batch_size == 3
+        and policy._engine.checkpoint.model.device.type == "cpu"
+    )
     policy.close()
 
 
@@ -138,12 +148,27 @@ def test_weights_are_told_apart(tiny: Tiny, tmp_path: Path) -> None:
         described[name] = policy.describe()
         policy.close()
     other = HfPolicy.from_pretrained(
-        str(save_tiny("qwen2_5_vl", tmp_path / "other", seed=1)), device="cpu", dtype="bfloat16", batch_size=2, kv_cache=False
+        str(save_tiny("qwen2_5_vl", tmp_path / "other", seed=1)),
+        device="cpu",
+        dtype="bfloat16",
+        batch_size=2,
+        kv_cache=False,
     )
     assert other.describe()["weights"] != described["a"]["weights"] == described["moved"]["weights"]
     assert other.describe()["dtype"] == "bfloat16" and described["a"]["dtype"] == "float32"
-    assert {"pretrained", "revision", "model_type", "weights", "dtype", "attn_implementation", "min_pixels", "max_pixels"} <= set(described["a"])
-    assert not {"batch_size", "kv_cache", "kv_cache_gb"} & set(described["a"]), "they don't decide answers, so a resumed run may change them"
+    assert {
+        "pretrained",
+        "revision",
+        "model_type",
+        "weights",
+        "dtype",
+        "attn_implementation",
+        "min_pixels",
+        "max_pixels",
+    } <= set(described["a"])
+    assert not {"batch_size", "kv_cache", "kv_cache_gb"} & set(described["a"]), (
+        "they don't decide answers, so a resumed run may change them"
+    )
     generation = asyncio.run(other.generate(after("frames"), GREEDY))  # bfloat16 runs
     other.close()
     assert generation.usage.completion_tokens == GREEDY.max_new_tokens
@@ -159,14 +184,24 @@ def test_an_adapter_is_merged(tiny: Tiny, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tuned = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
     tuned.save_pretrained(tmp_path / "lora")
-    plain, adapted = (HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", adapter=adapter) for adapter in (None, str(tmp_path / "lora")))
+    plain, adapted = (
+        HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", adapter=adapter)
+        for adapter in (None, str(tmp_path / "lora"))
+    )
     ids = torch.from_numpy(plain._encoder.encode(opening()).ids)[None]
     with torch.inference_mode():
-        logits = tuned(input_ids=ids).logits[0, -1].double().index_fill(0, torch.tensor(plain._encoder.never_written), -torch.inf)
+        logits = (
+            tuned(input_ids=ids)
+            .logits[0, -1]
+            .double()
+            .index_fill(0, torch.tensor(plain._encoder.never_written), -torch.inf)
+        )
         wanted = torch.log_softmax(logits, -1)
     before, after_it = (asyncio.run(policy.generate(opening(), GREEDY)) for policy in (plain, adapted))
     assert after_it.logprobs is not None and after_it.token_ids is not None and before.token_ids != after_it.token_ids
-    assert after_it.token_ids[0] == int(wanted.argmax()) and after_it.logprobs[0] == pytest.approx(float(wanted.max()), abs=1e-4)
+    assert after_it.token_ids[0] == int(wanted.argmax()) and after_it.logprobs[0] == pytest.approx(
+        float(wanted.max()), abs=1e-4
+    )
     assert "adapter" not in plain.describe() and adapted.describe()["adapter"]["weights"].startswith("digest ")
     plain.close()
     adapted.close()
@@ -178,7 +213,11 @@ def test_weights_spread_by_accelerate_answer_the_same(tiny: Tiny) -> None:
     pytest.importorskip("accelerate")
     mapped, eager, plain = (
         HfPolicy.from_pretrained(str(tiny("qwen2_5_omni_full")), **arguments)
-        for arguments in ({"device_map": "auto", "dtype": "float32"}, {"device": "cpu", "attn_implementation": "eager"}, {"device": "cpu"})
+        for arguments in (
+            {"device_map": "auto", "dtype": "float32"},
+            {"device": "cpu", "attn_implementation": "eager"},
+            {"device": "cpu"},
+        )
     )
     turns = [asyncio.run(policy.generate(after("clip"), GREEDY)).token_ids for policy in (mapped, eager, plain)]
     assert turns[0] == turns[1] == turns[2]
@@ -195,7 +234,9 @@ def test_a_checkpoint_in_several_files(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "split" / "model.safetensors").unlink()
     model.save_pretrained(tmp_path / "split", max_shard_size="1MB")
     assert len(list((tmp_path / "split").glob("model-*.safetensors"))) > 1
-    whole, split = (HfPolicy.from_pretrained(str(folder), device="cpu") for folder in (tiny("qwen2_5_vl"), tmp_path / "split"))
+    whole, split = (
+        HfPolicy.from_pretrained(str(folder), device="cpu") for folder in (tiny("qwen2_5_vl"), tmp_path / "split")
+    )
     a, b = (asyncio.run(policy.generate(opening(), GREEDY)) for policy in (whole, split))
     assert a.token_ids == b.token_ids and whole.describe()["weights"] != split.describe()["weights"]
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""What differs between releases of transformers, on the one that is installed and on models whose `forward` is that of the others."""
+"""What differs between releases of transformers, on the one that is installed and on models whose `forward` is that of
+the others."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ from apr_plugin.policies.hf.policy import HfPolicy  # noqa: E402
 
 Tiny = Callable[[str], Path]
 
-_INSTALLED = "cache" if "cache" in inspect.signature(transformers.Qwen2_5_VLForConditionalGeneration.forward).parameters else "past_key_values"
+_INSTALLED = (
+    "cache"
+    if "cache" in inspect.signature(transformers.Qwen2_5_VLForConditionalGeneration.forward).parameters
+    else "past_key_values"
+)
 
 
 class _Earlier(transformers.Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
@@ -59,7 +64,10 @@ def test_both_names_of_the_cache_give_the_same_turns(tiny: Tiny) -> None:
 
 
 def test_the_name_is_read_from_the_signature() -> None:
-    assert cache_argument(_Earlier.__new__(_Earlier)) == "past_key_values" and cache_argument(_Later.__new__(_Later)) == "cache"
+    assert (
+        cache_argument(_Earlier.__new__(_Earlier)) == "past_key_values"
+        and cache_argument(_Later.__new__(_Later)) == "cache"
+    )
     with pytest.raises(ValueError, match="takes no cache"):
         cache_argument(_Neither.__new__(_Neither))
     for name in ("Qwen2_5OmniThinker", "Qwen3VL", "Qwen3VLMoe", "Qwen3OmniMoeThinker"):

@@ -38,7 +38,10 @@ def limits(draw: st.DrawFn) -> Pixels:
 
 
 def _size(family: Family, limits: Pixels, frames: int = 1) -> dict[str, int]:
-    return {"shortest_edge": (limits.least or family.factor**2) * frames, "longest_edge": (limits.most or 1 << 40) * frames}
+    return {
+        "shortest_edge": (limits.least or family.factor**2) * frames,
+        "longest_edge": (limits.most or 1 << 40) * frames,
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +56,9 @@ def test_a_picture_takes_as_many_tokens_as_the_processor_makes(
             family.image(height, width, limits)
         return
     size = _size(family, limits)
-    patches = processor.get_number_of_image_patches(height, width, {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]})
+    patches = processor.get_number_of_image_patches(
+        height, width, {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+    )
     assert tokens_of(family.image(height, width, limits)) == (patches // 4, 0)
 
 
@@ -78,14 +83,21 @@ def test_real_pixels_agree_with_the_rule(processors: dict[str, Any], name: str, 
     image = np.zeros((height, width, 3), np.uint8)
     made = processor.image_processor(images=[image], size=_size(family, free), input_data_format="channels_last")
     assert math.prod(made["image_grid_thw"][0]) // 4 == tokens_of(family.image(height, width, free))[0]
-    clip = processor.video_processor(videos=[np.stack([image] * 4)], size=_size(family, free, 4), do_sample_frames=False)
-    assert math.prod(clip["video_grid_thw"][0]) // 4 == tokens_of(family.video(height, width, [0, 1, 2, 3], 1.0, None, free))[0]
+    clip = processor.video_processor(
+        videos=[np.stack([image] * 4)], size=_size(family, free, 4), do_sample_frames=False
+    )
+    assert (
+        math.prod(clip["video_grid_thw"][0]) // 4
+        == tokens_of(family.video(height, width, [0, 1, 2, 3], 1.0, None, free))[0]
+    )
 
 
 @pytest.mark.parametrize("name", HEARING)
 @settings(max_examples=60, deadline=None)
 @given(samples=st.integers(MIN_SOUND, 30 * SAMPLE_RATE))
-def test_a_sound_takes_as_many_tokens_as_the_processor_makes(processors: dict[str, Any], name: str, samples: int) -> None:
+def test_a_sound_takes_as_many_tokens_as_the_processor_makes(
+    processors: dict[str, Any], name: str, samples: int
+) -> None:
     assert FAMILIES[name].audio_tokens(samples) == processors[name]._get_num_audio_tokens(samples)
 
 
@@ -98,21 +110,31 @@ def test_sound_is_woven_into_a_clip_as_the_processor_does(
     family, processor = FAMILIES[name], processors[name]
     samples = round(seconds * SAMPLE_RATE)
     pieces = family.video(side, side, [n / fps for n in range(frames)], fps, samples, Pixels())
-    written = "".join(piece if isinstance(piece, str) else family.marks.of(piece.kind) * piece.tokens for piece in pieces)
-    grid = np.array([-(-frames // 2), *(2 * length // family.factor for length in family.frame_size(side, side, Pixels()))])
+    written = "".join(
+        piece if isinstance(piece, str) else family.marks.of(piece.kind) * piece.tokens for piece in pieces
+    )
+    grid = np.array(
+        [-(-frames // 2), *(2 * length // family.factor for length in family.frame_size(side, side, Pixels()))]
+    )
     timing = {"position_id_per_seconds": family.positions_per_s, "seconds_per_chunk": family.chunk_s}
     video = {"video_grid_thw": [grid], "video_second_per_grid": [2 / fps]}
-    expected = processor.replace_video_with_audio_token(video, 0, {"num_audio_tokens": [family.audio_tokens(samples)]}, 0, **timing)
+    expected = processor.replace_video_with_audio_token(
+        video, 0, {"num_audio_tokens": [family.audio_tokens(samples)]}, 0, **timing
+    )
     assert written == family.marks.vision_start + expected + family.marks.vision_end
 
 
 @settings(max_examples=30, deadline=None)
 @given(start=st.floats(0, 7000), frames=st.integers(1, 12), fps=FPS)
-def test_frames_of_a_timed_clip_keep_their_times(processors: dict[str, Any], start: float, frames: int, fps: float) -> None:
+def test_frames_of_a_timed_clip_keep_their_times(
+    processors: dict[str, Any], start: float, frames: int, fps: float
+) -> None:
     times = [start + n / fps for n in range(frames)]
     pieces = FAMILIES["qwen3_vl"].video(64, 64, times, fps, None, Pixels())
     expected = processors["qwen3_vl"]._calculate_timestamps([*times], 1.0)
-    assert [piece for piece in pieces if isinstance(piece, str) and "seconds" in piece] == [f"<{time:.1f} seconds>" for time in expected]
+    assert [piece for piece in pieces if isinstance(piece, str) and "seconds" in piece] == [
+        f"<{time:.1f} seconds>" for time in expected
+    ]
     assert len([piece for piece in pieces if isinstance(piece, Run)]) == len(expected)
 
 
@@ -123,7 +145,10 @@ def test_what_each_family_perceives() -> None:
         "qwen3_omni_moe",
         "qwen3_omni_moe_thinker",
     }
-    assert family_of("qwen3_vl").modalities == EVERY_MODALITY - {"audio"} and family_of("qwen2_5_omni").modalities == EVERY_MODALITY
+    assert (
+        family_of("qwen3_vl").modalities == EVERY_MODALITY - {"audio"}
+        and family_of("qwen2_5_omni").modalities == EVERY_MODALITY
+    )
     deaf = FAMILIES["qwen2_5_vl"].video(64, 64, [0.0, 0.5], 2.0, SAMPLE_RATE, Pixels())
     assert tokens_of(deaf)[1] == 0
     with pytest.raises(ValueError, match=r"'llama'.*Qwen2\.5-VL"):
@@ -133,7 +158,10 @@ def test_what_each_family_perceives() -> None:
 def test_a_very_short_sound_still_stands_for_a_token() -> None:
     for name in HEARING:
         assert FAMILIES[name].audio_tokens(1) == FAMILIES[name].audio_tokens(MIN_SOUND) > 0
-    assert FAMILIES["qwen2_5_omni"].audio_tokens(HOP * 100) == 25 and FAMILIES["qwen3_omni_moe"].audio_tokens(HOP * 100) == 13
+    assert (
+        FAMILIES["qwen2_5_omni"].audio_tokens(HOP * 100) == 25
+        and FAMILIES["qwen3_omni_moe"].audio_tokens(HOP * 100) == 13
+    )
 
 
 def test_the_tiny_models_are_what_they_say(tiny: Callable[[str], Path]) -> None:

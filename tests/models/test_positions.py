@@ -48,22 +48,53 @@ def by_transformers(checkpoint: Checkpoint, encoded: Encoded) -> Any:
 
 def clip(frames: int, fps: float, sound_s: float | None = None, height: int = 84, width: int = 112) -> VideoPart:
     rng = np.random.default_rng(frames)
-    sound = None if sound_s is None else AudioPart(rng.uniform(-0.1, 0.1, round(sound_s * 16_000)).astype(np.float32), 16_000)
-    return VideoPart(rng.integers(0, 255, (frames, height, width, 3), np.uint8), tuple(n / fps for n in range(frames)), fps, sound)
+    sound = (
+        None
+        if sound_s is None
+        else AudioPart(rng.uniform(-0.1, 0.1, round(sound_s * 16_000)).astype(np.float32), 16_000)
+    )
+    return VideoPart(
+        rng.integers(0, 255, (frames, height, width, 3), np.uint8), tuple(n / fps for n in range(frames)), fps, sound
+    )
 
 
 def asked(*parts: Part) -> Prompt:
-    return Prompt((Message("system", (TextPart("Answer."),)), Message("user", (TextPart("What is it?"), *parts, TextPart("Tell.")))))
+    return Prompt(
+        (
+            Message("system", (TextPart("Answer."),)),
+            Message("user", (TextPart("What is it?"), *parts, TextPart("Tell."))),
+        )
+    )
 
 
 def prompts(hears: bool) -> list[Prompt]:
     picture = ImagePart(np.zeros((140, 56, 3), np.uint8))
-    made = [opening(), after("frames", frames=3), big_clip(5, sound=False), asked(picture, clip(8, 2.0), TextPart("and"), picture)]
-    made += [asked(clip(frames, fps)) for frames, fps in ((8, 3.0), (7, 1.0), (2, 0.3), (12, 7.77), (4, 29.97), (30, 8.0))]
+    made = [
+        opening(),
+        after("frames", frames=3),
+        big_clip(5, sound=False),
+        asked(picture, clip(8, 2.0), TextPart("and"), picture),
+    ]
+    made += [
+        asked(clip(frames, fps)) for frames, fps in ((8, 3.0), (7, 1.0), (2, 0.3), (12, 7.77), (4, 29.97), (30, 8.0))
+    ]
     if hears:
         sound = AudioPart(np.zeros(40_000, np.float32), 16_000)
-        made += [after("audio"), big_clip(8, sound=True), asked(sound), asked(picture, sound, TextPart("then"), picture)]
-        for frames, fps, sound_s in ((8, 2.0, 4.0), (8, 2.0, 9.5), (20, 2.0, 1.0), (9, 3.0, 3.0), (40, 7.77, 5.1), (4, 0.5, 8.0), (6, 2.0, 0.02)):
+        made += [
+            after("audio"),
+            big_clip(8, sound=True),
+            asked(sound),
+            asked(picture, sound, TextPart("then"), picture),
+        ]
+        for frames, fps, sound_s in (
+            (8, 2.0, 4.0),
+            (8, 2.0, 9.5),
+            (20, 2.0, 1.0),
+            (9, 3.0, 3.0),
+            (40, 7.77, 5.1),
+            (4, 0.5, 8.0),
+            (6, 2.0, 0.02),
+        ):
             made += [
                 asked(clip(frames, fps, sound_s)),
                 asked(clip(frames, fps, sound_s, height=224, width=28), TextPart("so")),
@@ -108,7 +139,9 @@ def test_a_coarser_merger(tiny: Tiny) -> None:
     coarse = checkpoint.family.of_config(config)
     processor = checkpoint.processor
     processor.image_processor.merge_size = processor.video_processor.merge_size = 4
-    encoded = PromptEncoder(processor, coarse, Pixels(), checkpoint.dtype).encode(asked(ImagePart(np.zeros((112, 168, 3), np.uint8))))
+    encoded = PromptEncoder(processor, coarse, Pixels(), checkpoint.dtype).encode(
+        asked(ImagePart(np.zeros((112, 168, 3), np.uint8)))
+    )
     medium = encoded.media[0]
     assert coarse.factor == 56 and medium.grid.tolist() == [1, 8, 12] and [run.tokens for run in medium.runs] == [6]
     _, row, column = positions(encoded, coarse)[:, medium.start : medium.start + 6] - medium.start

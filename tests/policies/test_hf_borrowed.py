@@ -1,4 +1,5 @@
-"""`policy=hf` around a model that a trainer owns: nothing of it is changed for good, and what it wrote can be trained on."""
+"""`policy=hf` around a model that a trainer owns: nothing of it is changed for good, and what it wrote can be trained
+on."""
 
 from __future__ import annotations
 
@@ -50,8 +51,17 @@ def one(policy: HfPolicy, prompt: Prompt, sampling: Sampling = WARM) -> Generati
 
 def state(model: Any) -> list[Any]:
     """Everything that a borrower could leave behind."""
-    hooks = [(name, list(module._forward_pre_hooks), list(module._forward_hooks), module.training) for name, module in model.named_modules()]
-    return [*hooks, *((name, each.requires_grad, each.grad is None, each.is_inference(), each._version) for name, each in model.named_parameters())]
+    hooks = [
+        (name, list(module._forward_pre_hooks), list(module._forward_hooks), module.training)
+        for name, module in model.named_modules()
+    ]
+    return [
+        *hooks,
+        *(
+            (name, each.requires_grad, each.grad is None, each.is_inference(), each._version)
+            for name, each in model.named_parameters()
+        ),
+    ]
 
 
 def score(policy: HfPolicy, checkpoint: Checkpoint, prompt: Prompt, made: Generation, temperature: float) -> Any:
@@ -60,9 +70,13 @@ def score(policy: HfPolicy, checkpoint: Checkpoint, prompt: Prompt, made: Genera
     encoded = policy._encoder.encode(prompt)
     written = len(made.token_ids)
     before = positions(encoded, checkpoint.family)
-    where = np.concatenate([before, np.tile(before.max() + 1 + np.arange(written), (3, 1)).astype(before.dtype)], axis=1)
+    where = np.concatenate(
+        [before, np.tile(before.max() + 1 + np.arange(written), (3, 1)).astype(before.dtype)], axis=1
+    )
     ids = torch.tensor([[*encoded.ids, *made.token_ids]])
-    out = checkpoint.model(input_ids=ids, position_ids=torch.from_numpy(where)[:, None], **checkpoint.arguments(encoded.media))
+    out = checkpoint.model(
+        input_ids=ids, position_ids=torch.from_numpy(where)[:, None], **checkpoint.arguments(encoded.media)
+    )
     assert out.logits.shape[1] == ids.shape[1], "every position can be scored"
     logits = out.logits[0, -written - 1 : -1].index_fill(-1, torch.tensor(policy._encoder.never_written), -torch.inf)
     return torch.log_softmax(logits / temperature, -1).gather(1, ids[0, -written:, None])[:, 0]
@@ -89,7 +103,9 @@ def test_the_model_is_left_as_it_was(tiny: Tiny) -> None:
     prompts = [opening(), after("frames", frames=3), big_clip(4, sound=False)]
 
     async def together() -> list[Generation]:
-        return await asyncio.gather(*(policy.generate(prompt, replace(WARM, seed=n)) for n, prompt in enumerate(prompts)))
+        return await asyncio.gather(
+            *(policy.generate(prompt, replace(WARM, seed=n)) for n, prompt in enumerate(prompts))
+        )
 
     assert all(made.token_ids for made in asyncio.run(together()))
     assert state(model) == before and torch.equal(torch.get_rng_state(), random) and set(seen) == {1}
@@ -129,9 +145,13 @@ def test_a_turn_is_scored_as_it_was_sampled(tiny: Tiny, name: str) -> None:
         told.sum().backward()
     policy.close()
     moved = {
-        key.partition(".layers")[0].partition(".blocks")[0] for key, each in model.named_parameters() if each.grad is not None and each.grad.any()
+        key.partition(".layers")[0].partition(".blocks")[0]
+        for key, each in model.named_parameters()
+        if each.grad is not None and each.grad.any()
     }
-    assert any("visual" in key for key in moved) and any("language_model" in key or key == "model" for key in moved), moved
+    assert any("visual" in key for key in moved) and any("language_model" in key or key == "model" for key in moved), (
+        moved
+    )
     assert not policy.family.hears or any("audio_tower" in key for key in moved)
 
 
@@ -178,7 +198,9 @@ def test_nothing_is_remembered_of_weights_that_changed(tiny: Tiny, tmp_path: Pat
     def kept() -> str:
         with TrajectoryStore(tmp_path, config.hash(policy), {}) as store:
             question = QUESTION.model_copy(update={"videos": (), "task": "asked", "doc_id": "1"})
-            (done,) = asyncio.run(run_episodes([question], policy, config.model_copy(update={"arm": "passive"}), store=store))
+            (done,) = asyncio.run(
+                run_episodes([question], policy, config.model_copy(update={"arm": "passive"}), store=store)
+            )
         return done.turns[0].text
 
     assert one(policy, prompt, GREEDY).usage.cached_tokens, "the same weights go on from what they read"
@@ -200,7 +222,9 @@ def test_a_turn_under_way_when_the_weights_change_is_given_up(tiny: Tiny) -> Non
     policy = HfPolicy(checkpoint)
 
     async def go() -> Generation:
-        long = asyncio.create_task(policy.generate(after("frames", frames=3), Sampling(temperature=1.0, max_new_tokens=20_000)))
+        long = asyncio.create_task(
+            policy.generate(after("frames", frames=3), Sampling(temperature=1.0, max_new_tokens=20_000))
+        )
         while not policy._engine._rows:
             await asyncio.sleep(0.01)
         policy.weights_changed()
@@ -219,7 +243,9 @@ def test_an_adapter_that_is_being_trained(tiny: Tiny) -> None:
     without = one(plain, after("frames", frames=3), GREEDY)
     plain.close()
     torch.manual_seed(0)
-    tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)).train()
+    tuned = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    ).train()
     borrowed = Checkpoint.around(tuned, checkpoint.processor)
     policy = HfPolicy(borrowed)
     before = state(tuned)
@@ -229,12 +255,17 @@ def test_an_adapter_that_is_being_trained(tiny: Tiny) -> None:
     np.testing.assert_allclose(made.logprobs, told.detach(), atol=2e-4)  # type: ignore[arg-type]
     told.sum().backward()
     policy.close()
-    assert {key.split(".")[-3] for key, each in tuned.named_parameters() if each.grad is not None} <= {"lora_A", "lora_B"}
+    assert {key.split(".")[-3] for key, each in tuned.named_parameters() if each.grad is not None} <= {
+        "lora_A",
+        "lora_B",
+    }
 
 
 def test_a_whole_omni_model_is_read_for_its_thinker(tiny: Tiny) -> None:
     loaded = load_checkpoint(str(tiny("qwen2_5_omni_full")), device="cpu", dtype="float32")
-    whole = transformers.Qwen2_5OmniForConditionalGeneration(transformers.AutoConfig.from_pretrained(tiny("qwen2_5_omni_full")))
+    whole = transformers.Qwen2_5OmniForConditionalGeneration(
+        transformers.AutoConfig.from_pretrained(tiny("qwen2_5_omni_full"))
+    )
     whole.thinker.load_state_dict(loaded.model.state_dict())
     borrowed = Checkpoint.around(whole, loaded.processor)
     mine, theirs = HfPolicy(borrowed), HfPolicy(loaded)
@@ -251,7 +282,10 @@ def test_what_cannot_be_taken_is_named(tiny: Tiny) -> None:
     with pytest.raises(AprError, match="whole processor"):
         Checkpoint.around(model, checkpoint.processor.tokenizer)
     with pytest.raises(AprError, match="a model of type 'gpt2' is not one of the families"):
-        Checkpoint.around(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9)), checkpoint.processor)
+        Checkpoint.around(
+            transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9)),
+            checkpoint.processor,
+        )
 
 
 SHARDED = """
@@ -275,7 +309,8 @@ checkpoint = Checkpoint.around(model, transformers.AutoProcessor.from_pretrained
 policy = HfPolicy(checkpoint)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 for step in range(2):
-    made = [asyncio.run(policy.generate(prompt, Sampling(temperature=0.8, max_new_tokens=4))) for prompt in (opening(), after("frames", frames=2))]
+    few = Sampling(temperature=0.8, max_new_tokens=4)
+    made = [asyncio.run(policy.generate(prompt, few)) for prompt in (opening(), after("frames", frames=2))]
     ids = torch.tensor([[*made[0].prompt_token_ids, *made[0].token_ids]])
     loss = model(input_ids=ids, labels=ids).loss
     loss.backward()
@@ -291,7 +326,9 @@ dist.destroy_process_group()
 def test_a_sharded_model_trains_after_a_rollout(tiny: Tiny) -> None:
     """FSDP2, which fails after `inference_mode`; one process here, so no word on several."""
     command = [sys.executable, "-c", SHARDED, str(tiny("qwen2_5_vl"))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=300, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = map(float, done.stdout.split()[-2:])
     assert second < first

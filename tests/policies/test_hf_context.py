@@ -1,4 +1,5 @@
-"""Long looks and small contexts on a real model: what is counted is what it reads, and nothing is ever too long for it."""
+"""Long looks and small contexts on a real model: what is counted is what it reads, and nothing is ever too long for
+it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from apr_plugin.loop import Budget, Episode, EpisodeConfig, Generation, MediaRef
 from apr_plugin.loop.policy import PromptSize
 
 pytest.importorskip("torch")
-LOOKS = [look(0, 5.9, 30), turn({"type": "get_clip", "start": 0, "end": 5}), turn({"type": "get_audio", "start": 0, "end": 4}), answer("a pot")]
+LOOKS = [
+    look(0, 5.9, 30),
+    turn({"type": "get_clip", "start": 0, "end": 5}),
+    turn({"type": "get_audio", "start": 0, "end": 4}),
+    answer("a pot"),
+]
 
 
 class Following:
@@ -53,7 +59,9 @@ def test_every_prompt_fits_whatever_the_context(tiny: Callable[[str], Path], sha
             assert done.stop_reason in (StopReason.ANSWERED, StopReason.FORCED), done.stop_detail
             assert following.read and all(counted == read for counted, read in following.read)
             first = first or following.read[0][0]
-            shrunk += any(shown.remark for shown in done.looks) or any(t.error and t.error.code == "NO_TOKENS_LEFT" for t in done.turns)
+            shrunk += any(shown.remark for shown in done.looks) or any(
+                t.error and t.error.code == "NO_TOKENS_LEFT" for t in done.turns
+            )
         assert shrunk >= 2
     finally:
         whole.close()

@@ -45,7 +45,9 @@ def test_the_longest_common_beginning_is_found() -> None:
     length, layers = store.longest(asked, _places(asked))
     assert length == 50 and layers[0][0].shape == (1, 2, 50, 4)
     assert layers[1][0][0, 0, :, 0].tolist() == [key + 0.5 for key in asked[:50]]
-    assert store.longest(first, _places(first))[0] == len(first) - 1, "the last token is computed, or there is nothing to write on from"
+    assert store.longest(first, _places(first))[0] == len(first) - 1, (
+        "the last token is computed, or there is nothing to write on from"
+    )
     assert store.longest(_prompt(*range(50)), _places(asked[:50])) == (0, [])
     shifted = _places(asked)
     shifted[1, 30:] += 1
@@ -70,7 +72,9 @@ def test_memory_is_bounded_and_the_longest_unused_go_first() -> None:
     assert store.bytes == 3 * one
     assert [store.longest(prompt, _places(prompt))[0] for prompt in prompts] == [99, 0, 99, 99]
     keep(store, np.arange(10_000, 10_400))
-    assert store.longest(prompts[0], _places(prompts[0]))[0] == 99, "what is larger than the whole memory pushes nothing out"
+    assert store.longest(prompts[0], _places(prompts[0]))[0] == 99, (
+        "what is larger than the whole memory pushes nothing out"
+    )
     store.clear()
     assert store.bytes == 0 == len(store)
 
@@ -111,7 +115,10 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
         shares = torch.softmax(torch.tensor(logits) / temperature, 0).tolist()
         seen = drawn(logits, times, temperature=temperature)
         for token, share in enumerate(shares):
-            assert abs(seen[token] / times - share) < 4 * math.sqrt(share * (1 - share) / times) + 1e-9, (temperature, token)
+            assert abs(seen[token] / times - share) < 4 * math.sqrt(share * (1 - share) / times) + 1e-9, (
+                temperature,
+                token,
+            )
     assert set(drawn(logits, 200, temperature=1.0, top_k=2)) == {0, 2}
     assert set(drawn(logits, 200, temperature=1.0, top_p=0.6)) == {2}  # its share is 0.64
     assert set(drawn(logits, 200, temperature=1.0, top_p=0.65)) == {0, 2}
@@ -122,7 +129,9 @@ def test_what_is_said_of_a_token() -> None:
     row = Draws(Sampling(temperature=2.0, top_k=1))
     choose(torch.tensor([[3.0, 1.0, -math.inf]]), [row])
     first = 1 / (1 + math.exp(-1.0))
-    assert row.tokens == [0] and row.logprobs == [pytest.approx(math.log(first))], "scaled by the temperature, before top_k"
+    assert row.tokens == [0] and row.logprobs == [pytest.approx(math.log(first))], (
+        "scaled by the temperature, before top_k"
+    )
     assert row.entropies == [pytest.approx(-first * math.log(first) - (1 - first) * math.log(1 - first))]
     certain = Draws(Sampling())
     choose(torch.tensor([[0.0, -math.inf]]), [certain])
@@ -133,7 +142,11 @@ def test_a_banned_token_has_no_share() -> None:
     row = Draws(Sampling(temperature=1.0))
     logits = torch.tensor([[9.0, 1.0, 1.0]])
     choose(logits, [row], banned=[0])
-    assert row.tokens[0] in (1, 2) and row.logprobs == [pytest.approx(math.log(0.5))] and row.entropies == [pytest.approx(math.log(2))]
+    assert (
+        row.tokens[0] in (1, 2)
+        and row.logprobs == [pytest.approx(math.log(0.5))]
+        and row.entropies == [pytest.approx(math.log(2))]
+    )
     assert logits.tolist() == [[9.0, 1.0, 1.0]], "what the model gave is not changed"
 
 
@@ -141,7 +154,12 @@ def test_rows_are_independent_and_a_broken_one_is_marked() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [math.nan, 0.0, 0.0], [0.0, math.inf, 0.0], [-math.inf] * 3])
     rows = [Draws(Sampling(temperature=temperature, seed=3)) for temperature in (1.0, 0.0, 0.0, 0.0)]
     choose(logits, rows)
-    assert [row.broken for row in rows] == [False, True, True, True] and [len(row.tokens) for row in rows] == [1, 0, 0, 0]
+    assert [row.broken for row in rows] == [False, True, True, True] and [len(row.tokens) for row in rows] == [
+        1,
+        0,
+        0,
+        0,
+    ]
     alone = Draws(Sampling(temperature=1.0, seed=3))
     choose(logits[:1], [alone])
     assert alone.tokens == rows[0].tokens

@@ -77,12 +77,16 @@ def test_a_turn_that_stays_is_sent_as_the_same_bytes(server: ChatServer) -> None
     for shorter, longer in zip(server.chats[1:-2], sent[2:-1], strict=True):
         assert longer.startswith(json.dumps(shorter["messages"][:-1]).removesuffix("]"))
     for chat in server.chats:
-        assert all(isinstance(message["content"], str) for message in chat["messages"][:-1]), "words are sent as a string"
+        assert all(isinstance(message["content"], str) for message in chat["messages"][:-1]), (
+            "words are sent as a string"
+        )
 
 
 def test_pictures_arrive_as_they_were(server: ChatServer) -> None:
     images = [picture(n, 64, 48) for n in range(3)]
-    prompt = only(TextPart("a"), ImagePart(images[0]), TextPart("b"), TextPart("c"), ImagePart(images[1]), ImagePart(images[2]))
+    prompt = only(
+        TextPart("a"), ImagePart(images[0]), TextPart("b"), TextPart("c"), ImagePart(images[1]), ImagePart(images[2])
+    )
     sizes = {}
     for quality in (40, 90, "png"):
         generate(OpenAIPolicy(base_url=server.url, image_quality=quality, image_detail="low"), prompt)
@@ -116,7 +120,9 @@ def test_a_clip_is_sent_as_frames_or_as_a_film(server: ChatServer) -> None:
     frames = np.stack([picture(n, 75, 61) for n in range(6)])  # odd sides
     hum = (0.3 * np.sin(np.arange(24_000) * 0.1)).astype(np.float32)
     times = tuple(10 + n * 0.4 for n in range(6))
-    prompt = only(TextPart("Clip 10.00s-12.00s"), VideoPart(frames, times, 2.5, AudioPart(hum, 16_000)), TextPart("\n[NOTICE]"))
+    prompt = only(
+        TextPart("Clip 10.00s-12.00s"), VideoPart(frames, times, 2.5, AudioPart(hum, 16_000)), TextPart("\n[NOTICE]")
+    )
     for hears in (True, False):
         generate(OpenAIPolicy(base_url=server.url, audio=hears), prompt)
         content = server.chats[-1]["messages"][0]["content"]
@@ -129,10 +135,16 @@ def test_a_clip_is_sent_as_frames_or_as_a_film(server: ChatServer) -> None:
         generate(OpenAIPolicy(base_url=server.url, audio=hears, clip_as="video", extra_body=json.dumps(extra)), prompt)
         body = server.chats[-1]
         assert body["media_io_kwargs"] == {"video": {"fps": 2.5, "num_frames": -1}}
-        asked = {"fps": 1, "max_pixels": 9, "do_sample_frames": False} | ({"use_audio_in_video": True, "second_per_grid_ts": [0.8]} if hears else {})
+        asked = {"fps": 1, "max_pixels": 9, "do_sample_frames": False} | (
+            {"use_audio_in_video": True, "second_per_grid_ts": [0.8]} if hears else {}
+        )
         assert body["mm_processor_kwargs"] == asked, "what the user set wins, the rest stays"
-        assert asked in [counted.get("mm_processor_kwargs") for counted in server.tokenized], "a clip is counted as it is sent"
-        data = base64.b64decode(body["messages"][0]["content"][1]["video_url"]["url"].removeprefix("data:video/mp4;base64,"))
+        assert asked in [counted.get("mm_processor_kwargs") for counted in server.tokenized], (
+            "a clip is counted as it is sent"
+        )
+        data = base64.b64decode(
+            body["messages"][0]["content"][1]["video_url"]["url"].removeprefix("data:video/mp4;base64,")
+        )
         with av.open(io.BytesIO(data)) as file:
             assert float(file.streams.video[0].average_rate or 0) == 2.5 and bool(file.streams.audio) == hears
             got = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
@@ -147,36 +159,61 @@ def test_a_clip_is_sent_as_frames_or_as_a_film(server: ChatServer) -> None:
 def test_sampling_is_passed_on(server: ChatServer) -> None:
     generate(OpenAIPolicy(base_url=server.url), opening(), sampling=Sampling(0.7, 0.9, 20, 33, 5, ("```",)))
     plain = {key: value for key, value in server.chats[-1].items() if key != "messages"}
-    assert plain == {"model": "small", "max_tokens": 33, "temperature": 0.7, "seed": 5, "top_p": 0.9, "top_k": 20, "stop": ["```"]}
+    assert plain == {
+        "model": "small",
+        "max_tokens": 33,
+        "temperature": 0.7,
+        "seed": 5,
+        "top_p": 0.9,
+        "top_k": 20,
+        "stop": ["```"],
+    }
     extra = {"chat_template_kwargs": {"enable_thinking": False}, "seed": 9}
     policy = OpenAIPolicy(
-        base_url=server.url, max_tokens_field="max_completion_tokens", omit="temperature;top_k", extra_body=json.dumps(extra), top_logprobs=0
+        base_url=server.url,
+        max_tokens_field="max_completion_tokens",
+        omit="temperature;top_k",
+        extra_body=json.dumps(extra),
+        top_logprobs=0,
     )
     generate(policy, opening(), sampling=Sampling(0.7, 1.0, 20, 33, 5))
     plain = {key: value for key, value in server.chats[-1].items() if key != "messages"}
     assert plain == {"model": "small", "max_completion_tokens": 33, "logprobs": True, "return_token_ids": True} | extra
-    assert server.tokenized[-1]["chat_template_kwargs"] == {"enable_thinking": False}, "the template's settings count too"
+    assert server.tokenized[-1]["chat_template_kwargs"] == {"enable_thinking": False}, (
+        "the template's settings count too"
+    )
     assert policy.describe()["extra_body"] == extra and policy.describe()["omit"] == ["temperature", "top_k"]
     assert by_openai(Server("https://api.openai.com/v1")) and by_openai(Server("https://x.openai.azure.com/openai/v1"))
     assert not by_openai(Server("http://api.openai.com.example/v1"))
 
 
 def test_entropies_are_marked_as_over_the_top_k(server: ChatServer) -> None:
-    (told,) = generate(OpenAIPolicy(base_url=server.url, top_logprobs=4), opening(), sampling=Sampling(max_new_tokens=3))
+    (told,) = generate(
+        OpenAIPolicy(base_url=server.url, top_logprobs=4), opening(), sampling=Sampling(max_new_tokens=3)
+    )
     chances = np.array([0.5, 0.25, 0.125, 0.0625]) / 0.9375
     assert told.entropy_top_k == 4 and told.entropies == pytest.approx([-(chances * np.log(chances)).sum()] * 3)
-    (warm,) = generate(OpenAIPolicy(base_url=server.url, top_logprobs=4), opening(), sampling=Sampling(2.0, max_new_tokens=3))
+    (warm,) = generate(
+        OpenAIPolicy(base_url=server.url, top_logprobs=4), opening(), sampling=Sampling(2.0, max_new_tokens=3)
+    )
     flatter = np.sqrt(chances) / np.sqrt(chances).sum()
-    assert warm.entropies == pytest.approx([-(flatter * np.log(flatter)).sum()] * 3), "of the distribution that tokens are drawn from"
+    assert warm.entropies == pytest.approx([-(flatter * np.log(flatter)).sum()] * 3), (
+        "of the distribution that tokens are drawn from"
+    )
     with ChatServer([look(0, 2)], engine="sglang") as scaling:
-        (scaled,) = generate(OpenAIPolicy(base_url=scaling.url, top_logprobs=4), opening(), sampling=Sampling(2.0, max_new_tokens=3))
+        (scaled,) = generate(
+            OpenAIPolicy(base_url=scaling.url, top_logprobs=4), opening(), sampling=Sampling(2.0, max_new_tokens=3)
+        )
     assert scaled.entropies == told.entropies, "SGLang has divided by the temperature already"
     (alone,) = generate(OpenAIPolicy(base_url=server.url, top_logprobs=0), opening())
-    assert alone.entropies is None and alone.entropy_top_k is None and alone.logprobs == pytest.approx([np.log(0.5)] * 8)
+    assert (
+        alone.entropies is None and alone.entropy_top_k is None and alone.logprobs == pytest.approx([np.log(0.5)] * 8)
+    )
 
 
 def test_the_engine_decides_what_log_probabilities_are_of() -> None:
-    """vLLM's are before the temperature, SGLang's after it, and of others nobody knows; ids of the prompt come from vLLM alone."""
+    """vLLM's are before the temperature, SGLang's after it, and of others nobody knows; ids of the prompt come from
+    vLLM alone."""
     for engine, warm, greedy in (("vllm", "raw", "raw"), ("sglang", "scaled", "raw"), ("someone", None, None)):
         with ChatServer([look(0, 2)], engine=engine) as server:
             policy = OpenAIPolicy(base_url=server.url, top_logprobs=0)
@@ -192,14 +229,22 @@ def test_a_prompt_that_does_not_fit_is_never_sent(server: ChatServer) -> None:
     size = asyncio.run(OpenAIPolicy(base_url=server.url).count(opening()))
     assert size is not None
     for context, limit in ((size.total + 20, 20), (size.total + 1, 1)):
-        (done,) = generate(OpenAIPolicy(base_url=server.url, context_tokens=context), opening(), sampling=Sampling(max_new_tokens=4096))
-        assert server.chats[-1]["max_tokens"] == limit == done.usage.completion_tokens and done.finish_reason == "length"
+        (done,) = generate(
+            OpenAIPolicy(base_url=server.url, context_tokens=context), opening(), sampling=Sampling(max_new_tokens=4096)
+        )
+        assert (
+            server.chats[-1]["max_tokens"] == limit == done.usage.completion_tokens and done.finish_reason == "length"
+        )
     before = len(server.chats)
-    with pytest.raises(PolicyUnavailable, match=f"a prompt of {size.total} tokens leaves no room in the context of {size.total}"):
+    with pytest.raises(
+        PolicyUnavailable, match=f"a prompt of {size.total} tokens leaves no room in the context of {size.total}"
+    ):
         generate(OpenAIPolicy(base_url=server.url, context_tokens=size.total), opening())
     assert len(server.chats) == before
     server.context_tokens = 100
-    assert OpenAIPolicy(base_url=server.url, context_tokens=500).context_tokens == 100, "the server's own limit counts too"
+    assert OpenAIPolicy(base_url=server.url, context_tokens=500).context_tokens == 100, (
+        "the server's own limit counts too"
+    )
 
 
 def test_every_size_is_counted_once_and_no_picture_travels_for_it(server: ChatServer) -> None:
@@ -228,12 +273,18 @@ def test_without_a_tokenizer_a_known_context_is_kept_by_an_estimate() -> None:
                 assert size is not None and done.usage.prompt_tokens is not None
                 assert done.usage.prompt_tokens <= size.total <= 1.6 * done.usage.prompt_tokens
     with ChatServer(engine="x", context_tokens=None) as server:
-        assert asyncio.run(OpenAIPolicy(base_url=server.url).count(opening())) is None, "with no context there is nothing to keep to"
+        assert asyncio.run(OpenAIPolicy(base_url=server.url).count(opening())) is None, (
+            "with no context there is nothing to keep to"
+        )
 
 
 def test_words_are_estimated_on_the_high_side() -> None:
     # Numbers of tokens by the tokenizer of Qwen2.5, which takes digits one by one.
-    for text, tokens in (("Frame 12.34s:\n", 9), ("The quick brown fox jumps over the lazy dog.", 10), ('{"observation": "", "think": "look"}', 10)):
+    for text, tokens in (
+        ("Frame 12.34s:\n", 9),
+        ("The quick brown fox jumps over the lazy dog.", 10),
+        ('{"observation": "", "think": "look"}', 10),
+    ):
         assert tokens <= text_tokens(text) <= 2 * tokens
     assert text_tokens("") == 0 and text_tokens("日本語") >= 3
 
@@ -283,17 +334,24 @@ def test_the_model_is_looked_up_first(server: ChatServer) -> None:
     assert make_policy("openai", base_url=server.url).describe()["model"] == "small"
     with pytest.raises(AprError, match="has no model 'large'; it has small"):
         make_policy("openai", base_url=server.url, model="large")
-    with ChatServer(model="other", engine="x") as other, pytest.raises(AprError, match="different models, /models/small and /models/other"):
+    with (
+        ChatServer(model="other", engine="x") as other,
+        pytest.raises(AprError, match="different models, /models/small and /models/other"),
+    ):
         make_policy("openai", base_url=f"{server.url};{other.url}")
     with ChatServer(model="other", engine="x") as lenient:
-        assert make_policy("openai", base_url=lenient.url, model="large").describe()["model"] == "large", "some servers take any name"
+        assert make_policy("openai", base_url=lenient.url, model="large").describe()["model"] == "large", (
+            "some servers take any name"
+        )
     with pytest.raises(AprError, match=r"no server answers \(http://127\.0\.0\.1:9/v1: the connection failed"):
         make_policy("openai", base_url="http://127.0.0.1:9/v1", model="m")
 
 
 def test_a_server_that_takes_no_clips_is_found_out_first() -> None:
     with ChatServer(trusts_kwargs=False) as server:
-        with pytest.raises(AprError, match="takes no clip_as=video: HTTP 400: Per-request mm_processor_kwargs are disabled"):
+        with pytest.raises(
+            AprError, match="takes no clip_as=video: HTTP 400: Per-request mm_processor_kwargs are disabled"
+        ):
             make_policy("openai", base_url=server.url, clip_as="video")
         make_policy("openai", base_url=server.url)
     with ChatServer(trusts_kwargs=False, tokenizes=False, engine="sglang") as server:

@@ -1,4 +1,5 @@
-"""`policy=openai` against a real vLLM server on the CPU: the conformance suite, and counts against what the server says it used."""
+"""`policy=openai` against a real vLLM server on the CPU: the conformance suite, and counts against what the server says
+it used."""
 
 from __future__ import annotations
 
@@ -37,8 +38,14 @@ def test_counts_are_those_of_the_server(vllm_server: VllmServer) -> None:
     assert policy.context_tokens == 8192
 
     async def go() -> list[tuple[Any, Any, int]]:
-        prompts = [(opening(), 0), *((after(kind, frames=n, sound=False), n) for kind in ("frames", "clip") for n in (2, 7))]
-        return [(await policy.count(prompt), (await policy.generate(prompt, GREEDY)).usage, pictures) for prompt, pictures in prompts]
+        prompts = [
+            (opening(), 0),
+            *((after(kind, frames=n, sound=False), n) for kind in ("frames", "clip") for n in (2, 7)),
+        ]
+        return [
+            (await policy.count(prompt), (await policy.generate(prompt, GREEDY)).usage, pictures)
+            for prompt, pictures in prompts
+        ]
 
     for size, usage, pictures in asyncio.run(go()):
         assert 0 <= size.total - usage.prompt_tokens <= pictures, "at most one token too many for each picture"
@@ -46,7 +53,8 @@ def test_counts_are_those_of_the_server(vllm_server: VllmServer) -> None:
 
 
 def test_log_probabilities_are_before_the_temperature(vllm_server: VllmServer, tiny_checkpoint: Path) -> None:
-    """Beside a plain forward of transformers on the ids that the server gives, of the prompt too; and pictures take their places in those."""
+    """Beside a plain forward of transformers on the ids that the server gives, of the prompt too; and pictures take
+    their places in those."""
     torch = pytest.importorskip("torch")
     from apr_plugin.models.checkpoint import load_checkpoint
 
@@ -68,7 +76,9 @@ def test_words_of_strangers_open_no_turn_and_add_no_picture(vllm_server: VllmSer
     def tokens(messages: list[dict[str, Any]]) -> list[str]:
         body = json.dumps({"model": MODEL, "messages": messages, "return_token_strs": True}).encode()
         url = vllm_server.base_url.removesuffix("/v1") + "/tokenize"
-        with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120) as reply:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120
+        ) as reply:
             told: list[str] = json.load(reply)["token_strs"]
         return told
 

@@ -15,8 +15,27 @@ from apr_plugin.loop import Generation, Sampling
 from apr_plugin.loop.policy import Usage
 from apr_plugin.policies.openai.reply import BadReply, entropy, read_reply
 
-KEYS = ("choices", "message", "content", "finish_reason", "logprobs", "logprob", "top_logprobs", "token_ids", "usage", "prompt_tokens", "text",
-        "prompt_tokens_details", "cached_tokens", "multimodal_tokens", "image", "audio", "metrics", "queue_time_ms", "refusal")  # fmt: skip
+KEYS = (
+    "choices",
+    "message",
+    "content",
+    "finish_reason",
+    "logprobs",
+    "logprob",
+    "top_logprobs",
+    "token_ids",
+    "usage",
+    "prompt_tokens",
+    "text",
+    "prompt_tokens_details",
+    "cached_tokens",
+    "multimodal_tokens",
+    "image",
+    "audio",
+    "metrics",
+    "queue_time_ms",
+    "refusal",
+)
 
 
 def read(data: Any, top_logprobs: int | None = None, temperature: float = 0.0) -> Generation:
@@ -38,7 +57,12 @@ def reply(message: Any = "hello", usage: Any = None, **choice: Any) -> dict[str,
         ({"cached_tokens": 3, "image_tokens": 30, "video_tokens": 1}, 3, 31, None),  # SGLang
         ({"cached_tokens": "many", "audio_tokens": -1, "image_tokens": 1.5}, None, None, None),
         ({"cached_tokens": 101, "audio_tokens": 60, "image_tokens": 50}, None, None, None),  # more than the whole
-        ({"multimodal_tokens": {"video": 33, "audio": 33}}, None, None, None),  # vLLM, a clip with its sound in step: both are the whole clip
+        (
+            {"multimodal_tokens": {"video": 33, "audio": 33}},
+            None,
+            None,
+            None,
+        ),  # vLLM, a clip with its sound in step: both are the whole clip
         ("none", None, None, None),
     ],
 )
@@ -57,7 +81,8 @@ def test_text_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", ["<html>", None, [], {}, {"choices": []}, {"choices": None}, {"choices": ["x"]}, {"choices": [{"text": "x"}]}, {"error": "overloaded"},
+    "data", ["<html>", None, [], {}, {"choices": []}, {"choices": None}, {"choices": ["x"]},
+    {"choices": [{"text": "x"}]}, {"error": "overloaded"},
              reply(finish_reason="abort"), reply(finish_reason="error")],
 )  # fmt: skip
 def test_what_is_no_turn_is_not_taken_for_an_empty_one(data: Any) -> None:
@@ -101,7 +126,15 @@ def test_entropy_is_that_of_the_renormalised_distribution() -> None:
 
 def test_timings_that_vllm_gives() -> None:
     told = read(
-        reply() | {"metrics": {"queue_time_ms": 500, "time_to_first_token_ms": 2000.0, "generation_time_ms": 250, "mean_itl_ms": None}}
+        reply()
+        | {
+            "metrics": {
+                "queue_time_ms": 500,
+                "time_to_first_token_ms": 2000.0,
+                "generation_time_ms": 250,
+                "mean_itl_ms": None,
+            }
+        }
     ).timings
     assert (told.queue_s, told.prefill_s, told.decode_s) == (2.0, 2.0, 0.25)
     assert read(reply() | {"metrics": {"queue_time_ms": None}}).timings.queue_s == 1.5

@@ -18,7 +18,17 @@ from chat_server import ChatServer, Mishap, body, drop, garbage, half, hang, htm
 from conformance import GREEDY, after, notebook, opening
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop import Budget, Episode, EpisodeConfig, MediaRef, Option, PolicyUnavailable, Question, StopReason, Trajectory
+from apr_plugin.loop import (
+    Budget,
+    Episode,
+    EpisodeConfig,
+    MediaRef,
+    Option,
+    PolicyUnavailable,
+    Question,
+    StopReason,
+    Trajectory,
+)
 from apr_plugin.policies.openai import servers as openai_servers
 from apr_plugin.policies.openai.failure import retry_after
 from apr_plugin.policies.openai.policy import OpenAIPolicy
@@ -75,7 +85,11 @@ def spent(handler: Any) -> None:
         (spent, "HTTP 429: you have no credit left", 1),
         (status(500), "HTTP 500: the engine is unwell (3 tries in 0 s)", 3),
         (no_choices, "the reply holds no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
-        (body(f"<p>{KEY}</p>".encode(), "text/html"), "the reply is no JSON but text/html: <p>[key]</p> (3 tries in 0 s)", 3),
+        (
+            body(f"<p>{KEY}</p>".encode(), "text/html"),
+            "the reply is no JSON but text/html: <p>[key]</p> (3 tries in 0 s)",
+            3,
+        ),
         (status(403, "x" * 490 + KEY), f"HTTP 403: {'x' * 490}[key]", 1),
     ],
 )
@@ -95,7 +109,9 @@ def test_tokens_are_counted_by_a_server_that_is_there(caplog: pytest.LogCaptureF
     """A dead server has nothing in flight: it would be the least loaded one for ever."""
 
     def counts(policy: OpenAIPolicy, first: int) -> list[int]:
-        prompts = [notebook(Question(text=f"What is it, {first + n}?", kind="free_form")).prompt(1, 5) for n in range(4)]  # type: ignore[arg-type]
+        prompts = [
+            notebook(Question(text=f"What is it, {first + n}?", kind="free_form")).prompt(1, 5) for n in range(4)
+        ]  # type: ignore[arg-type]
         sizes = [asyncio.run(policy.count(prompt)) for prompt in prompts]
         return [size.total for size in sizes if size is not None]
 
@@ -106,7 +122,9 @@ def test_tokens_are_counted_by_a_server_that_is_there(caplog: pytest.LogCaptureF
         server.stop()
         assert len(counts(policy, 4)) == 4
     (told,) = caplog.records
-    assert told.getMessage().startswith("tokens are estimated while they can't be counted: the connection failed"), "said once, not for each turn"
+    assert told.getMessage().startswith("tokens are estimated while they can't be counted: the connection failed"), (
+        "said once, not for each turn"
+    )
 
 
 def test_a_server_that_hangs_is_left_after_the_timeout(server: ChatServer) -> None:
@@ -133,11 +151,15 @@ def test_retry_after_holds_back_everything_for_that_server(server: ChatServer) -
 
 
 def test_retry_after_is_read_as_seconds_or_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert retry_after({"retry-after": "7"}) == 7 and retry_after({"retry-after": "0.5", "retry-after-ms": "20"}) == 0.02
+    assert (
+        retry_after({"retry-after": "7"}) == 7 and retry_after({"retry-after": "0.5", "retry-after-ms": "20"}) == 0.02
+    )
     date = retry_after({"retry-after": email.utils.formatdate(time.time() + 60, usegmt=True)})
     assert date is not None and 55 < date <= 60
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert [retry_after({"retry-after": odd}) for odd in ("", "soon", "-3", "inf", "nan")] == [None] * 5 and retry_after({}) is None
+    assert [retry_after({"retry-after": odd}) for odd in ("", "soon", "-3", "inf", "nan")] == [
+        None
+    ] * 5 and retry_after({}) is None
     monkeypatch.setattr(openai_servers, "LONGEST_RETRY_AFTER_S", 0.05)
     with ChatServer(["x"]) as server:
         policy = OpenAIPolicy(base_url=server.url)
@@ -175,7 +197,9 @@ def test_when_one_server_dies_the_other_takes_over() -> None:
         assert turns(policy, 8) == ["x"] * 8
         one.stop()
         assert turns(policy, 8) == ["x"] * 8
-        assert OpenAIPolicy(base_url=f"{one.url};{two.url}").describe()["model"] == "small", "one that is away at the start is passed over"
+        assert OpenAIPolicy(base_url=f"{one.url};{two.url}").describe()["model"] == "small", (
+            "one that is away at the start is passed over"
+        )
         before = len(two.chats)
         two.mishaps += [status(429, retry_after="30")]
         (error,) = turns(OpenAIPolicy(base_url=two.url, retries=0))
@@ -200,7 +224,9 @@ def test_dead_servers_are_found_out_once_and_may_come_back(monkeypatch: pytest.M
     (error,) = turns(policy)
     assert "the connection failed" in str(error) and "(4 tries in" in str(error)
     (error,) = turns(policy)
-    assert "the connection failed" in str(error) and "tries" not in str(error), "the next question does not wait as long"
+    assert "the connection failed" in str(error) and "tries" not in str(error), (
+        "the next question does not wait as long"
+    )
     with ChatServer(["back"], port=port) as server:
         assert turns(policy) == ["back"]
         server.mishaps += [drop] * 3
@@ -231,7 +257,9 @@ def answer_all(policy: OpenAIPolicy, questions: Sequence[Question], folder: Path
 
 
 @pytest.mark.parametrize("fault", [drop, status(503, retry_after="0.01"), no_choices])
-def test_an_outage_in_mid_episode_is_never_a_wrong_answer(fault: Mishap, shared_videos: dict[str, Path], tmp_path: Path) -> None:
+def test_an_outage_in_mid_episode_is_never_a_wrong_answer(
+    fault: Mishap, shared_videos: dict[str, Path], tmp_path: Path
+) -> None:
     questions = [question(shared_videos, doc_id=str(n)) for n in range(6)]
     with ChatServer([look(0, 2), look(2, 4), answer("B")]) as server:
         policy = OpenAIPolicy(base_url=server.url, retries=1)
@@ -264,7 +292,15 @@ def test_the_key_is_sent_and_never_shown(
         with pytest.raises(AprError, match="refuses the key in MY_KEY") as refused:
             OpenAIPolicy(base_url=server.url, api_key_env="MY_KEY")
     assert any("[key]" in turn.text for t in done for turn in t.turns), "even where a model writes it"
-    shown = [repr(policy), repr(vars(error)), str(error), str(refused.value), json.dumps(policy.describe()), caplog.text, *capfd.readouterr()]
+    shown = [
+        repr(policy),
+        repr(vars(error)),
+        str(error),
+        str(refused.value),
+        json.dumps(policy.describe()),
+        caplog.text,
+        *capfd.readouterr(),
+    ]
     shown += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert not [text for text in shown if KEY in text]
 
@@ -277,9 +313,17 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
     with pytest.raises(AprError, match="characters that no HTTP header takes"):
         OpenAIPolicy(base_url="http://127.0.0.1:1/v1", model="m")
-    assert all(Server(url).local for url in ("http://localhost:1/v1", "http://127.1.2.3/v1", "http://[::1]:8000/v1", "http://0.0.0.0:8000"))
-    assert not any(Server(url).local for url in ("http://localhost.example/v1", "http://10.0.0.1/v1", "https://x.org/v1"))
-    assert Server("http://a:b@host:1/v1?key=c").name == "http://host:1/v1" and Server("http://host:1/v1/").root == "http://host:1"
+    assert all(
+        Server(url).local
+        for url in ("http://localhost:1/v1", "http://127.1.2.3/v1", "http://[::1]:8000/v1", "http://0.0.0.0:8000")
+    )
+    assert not any(
+        Server(url).local for url in ("http://localhost.example/v1", "http://10.0.0.1/v1", "https://x.org/v1")
+    )
+    assert (
+        Server("http://a:b@host:1/v1?key=c").name == "http://host:1/v1"
+        and Server("http://host:1/v1/").root == "http://host:1"
+    )
 
 
 def test_a_stopped_request_is_taken_back(server: ChatServer) -> None:

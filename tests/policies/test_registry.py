@@ -39,13 +39,22 @@ def test_every_policy_calls_itself_as_it_is_called() -> None:
         maker = policy_maker(name)
         assert getattr(maker, "__self__", maker).name == name
     assert make_policy("needle").name == "needle"
-    with pytest.raises(AprError, match=r"there is no policy 'neddle' \(did you mean 'needle'\?\); the policies are guess, hf, needle, openai"):
+    with pytest.raises(
+        AprError,
+        match=r"there is no policy 'neddle' \(did you mean 'needle'\?\); the policies are guess, hf, needle, openai",
+    ):
         policy_arguments("neddle")
 
 
 def test_looking_up_a_name_loads_no_task() -> None:
-    code = "import sys; from apr_plugin.policies import known_policies, make_policy; known_policies(); make_policy('guess')\n"
-    code += "print([name for name in sys.modules if name.startswith(('apr_plugin.tasks', 'torch', 'lmms_eval', 'transformers'))])"
+    code = (
+        "import sys; from apr_plugin.policies import known_policies, make_policy; known_policies(); "
+        "make_policy('guess')\n"
+    )
+    code += (
+        "print([name for name in sys.modules if name.startswith(('apr_plugin.tasks', 'torch', 'lmms_eval', "
+        "'transformers'))])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -59,7 +68,9 @@ def _installed(folder: Path, entries: str) -> dict[str, str]:
 
 
 def test_a_policy_of_another_package(tmp_path: Path) -> None:
-    environment = _installed(tmp_path, "echo = echoing:Echo.spoken\nguess = echoing:Echo.spoken\nbroken = echoing.missing:Echo")
+    environment = _installed(
+        tmp_path, "echo = echoing:Echo.spoken\nguess = echoing:Echo.spoken\nbroken = echoing.missing:Echo"
+    )
     code = """if True:
         import json
         from apr_plugin.errors import AprError
@@ -72,10 +83,17 @@ def test_a_policy_of_another_package(tmp_path: Path) -> None:
                 check_arguments(arguments)
             except AprError as error:
                 errors.append(str(error))
-        print(json.dumps([settings.policy.describe(), policy_arguments("echo"), type(make_policy("guess")).__name__, errors]))
+        guess = type(make_policy("guess")).__name__
+        print(json.dumps([settings.policy.describe(), policy_arguments("echo"), guess, errors]))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     described, arguments, guess, errors = json.loads(done.stdout)
-    assert described == {"said": "AA"} and arguments == ["word", "times"] and guess == "GuessPolicy", "our names can't be taken"
-    assert errors[0] == "policy echo: it needs word=…" and "did you mean 'word'" in errors[1] and "policy broken can't be imported" in errors[2]
+    assert described == {"said": "AA"} and arguments == ["word", "times"] and guess == "GuessPolicy", (
+        "our names can't be taken"
+    )
+    assert (
+        errors[0] == "policy echo: it needs word=…"
+        and "did you mean 'word'" in errors[1]
+        and "policy broken can't be imported" in errors[2]
+    )

@@ -25,7 +25,9 @@ def run(question: Question, policy: Any, **config: Any) -> Trajectory:
     return asyncio.run(Episode(question, policy, EpisodeConfig(budget=Budget(turns=4), **config)).run())
 
 
-def ask(path: Path | None, text: str = "what?", kind: str = "mcq", options: tuple[Option, ...] = LETTERS, doc_id: str = "0") -> Question:
+def ask(
+    path: Path | None, text: str = "what?", kind: str = "mcq", options: tuple[Option, ...] = LETTERS, doc_id: str = "0"
+) -> Question:
     videos = (MediaRef(path=str(path)),) if path is not None else ()
     return Question(text=text, kind=kind, options=options if kind == "mcq" else (), videos=videos, doc_id=doc_id)  # type: ignore[arg-type]
 
@@ -89,7 +91,12 @@ def test_a_trajectory_is_replayed_for_its_own_question(tmp_path: Path, shared_vi
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot read"), ("", "holds no turns"), (look(0, 1) + "\n\n{broken\n", "line 3: not JSON"), ('{"schema": 1}', "line 1")],
+    [
+        (None, "cannot read"),
+        ("", "holds no turns"),
+        (look(0, 1) + "\n\n{broken\n", "line 3: not JSON"),
+        ('{"schema": 1}', "line 1"),
+    ],
 )
 def test_a_bad_script_names_the_file_and_line(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "script.jsonl"

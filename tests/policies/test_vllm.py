@@ -41,7 +41,9 @@ def test_without_vllm_it_says_what_to_install() -> None:
 
 def test_entropy_is_over_the_likeliest_tokens_renormalised() -> None:
     assert _entropy(_position(0.5, 0.5), 20) == pytest.approx(math.log(2))
-    assert _entropy(_position(0.4, 0.4, 0.1), 2) == pytest.approx(math.log(2)), "the sampled token may stand beside the likeliest"
+    assert _entropy(_position(0.4, 0.4, 0.1), 2) == pytest.approx(math.log(2)), (
+        "the sampled token may stand beside the likeliest"
+    )
     assert _entropy(_position(1.0, 0.0, 0.0), 20) == 0
     assert _entropy(_position(0.25, 0.25, 0.25, 0.25), 4) == pytest.approx(math.log(4))
 
@@ -55,19 +57,36 @@ def test_the_rank_that_memory_is_reserved_for(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_on_a_real_engine(tiny: Callable[[str], Path]) -> None:
-    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint, beside what `policy=hf` makes of it."""
+    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint, beside what
+    `policy=hf` makes of it."""
     python = vllm_python()
     model = str(tiny("qwen2_5_omni_full"))
     transformers = make_policy("hf", pretrained=model, device="cpu", dtype="float32")
-    by_transformers = {kind: asyncio.run(transformers.generate(prompt, GREEDY)).token_ids for kind, prompt in for_both_engines().items()}
-    families = [str(tiny(name)) for name in ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_omni_moe_full")]
+    by_transformers = {
+        kind: asyncio.run(transformers.generate(prompt, GREEDY)).token_ids
+        for kind, prompt in for_both_engines().items()
+    }
+    families = [
+        str(tiny(name)) for name in ("qwen2_5_vl", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_omni_moe_full")
+    ]
     transformers.close()
-    command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__).with_name("vllm_inside.py"))]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name("vllm_inside.py")),
+    ]
     environment = vllm_environment() | {
         "TINY_MODEL": model,
         "BY_TRANSFORMERS": json.dumps(by_transformers),
         "TINY_FAMILIES": os.pathsep.join(families),
     }
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False
+    )
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-3000:]
     assert re.search(r"^\d+ passed", ended.stdout, re.MULTILINE), ended.stdout[-2000:]

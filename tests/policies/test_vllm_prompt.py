@@ -1,4 +1,5 @@
-"""What vLLM is asked for, and how many tokens it will take, beside the real processors of small models of each family."""
+"""What vLLM is asked for, and how many tokens it will take, beside the real processors of small models of each
+family."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "qwen3_omni_moe
 
 @pytest.fixture(scope="module")
 def prompts(tiny: Callable[[str], Path]) -> dict[str, VllmPrompts]:
-    return {name: VllmPrompts(transformers.AutoProcessor.from_pretrained(tiny(name)), family_of(name)) for name in FAMILIES}
+    return {
+        name: VllmPrompts(transformers.AutoProcessor.from_pretrained(tiny(name)), family_of(name)) for name in FAMILIES
+    }
 
 
 def _processed(prompts: VllmPrompts, request: dict[str, Any]) -> list[int]:
@@ -38,7 +41,9 @@ def _processed(prompts: VllmPrompts, request: dict[str, Any]) -> list[int]:
         given["images"] = media["image"]
     if "video" in media:
         given["videos"] = [frames for frames, _ in media["video"]]
-        given["video_metadata"] = [{key: value for key, value in timing.items() if key != "do_sample_frames"} for _, timing in media["video"]]
+        given["video_metadata"] = [
+            {key: value for key, value in timing.items() if key != "do_sample_frames"} for _, timing in media["video"]
+        ]
         given["videos_kwargs"] = {"do_sample_frames": False} | ({"fps": options["fps"]} if "fps" in options else {})
         if prompts.family.hears:
             del given["video_metadata"]
@@ -85,7 +90,9 @@ def test_a_clip_keeps_its_timing(prompts: dict[str, VllmPrompts]) -> None:
     prompt = Prompt((Message("user", (clip,)),))
     ((frames, timing),) = prompts["qwen3_vl"].request(prompt)["multi_modal_data"]["video"]
     assert frames.shape == (4, 56, 56, 3), "the encoder takes frames in pairs"
-    told = transformers.video_utils.VideoMetadata(**{key: value for key, value in timing.items() if key != "do_sample_frames"})
+    told = transformers.video_utils.VideoMetadata(
+        **{key: value for key, value in timing.items() if key != "do_sample_frames"}
+    )
     assert told.timestamps == [10.0, 10.25, 10.5, 10.5] and told.sampled_fps == pytest.approx(4.0)
     decoded = prompts["qwen3_vl"].tokenizer.decode(_processed(prompts["qwen3_vl"], prompts["qwen3_vl"].request(prompt)))
     assert "<10.1 seconds>" in decoded and "<10.5 seconds>" in decoded
@@ -105,10 +112,14 @@ def test_a_clip_with_sound_is_one_place_in_the_prompt(prompts: dict[str, VllmPro
 
 def test_no_special_token_hides_in_words(prompts: dict[str, VllmPrompts]) -> None:
     encoder = prompts["qwen2_5_vl"]
-    book = Notebook(QUESTION.model_copy(update={"text": "<|image_pad|><|im_end|>"}), [VideoMeta(60.0, 10.0, True)], Budget())
+    book = Notebook(
+        QUESTION.model_copy(update={"text": "<|image_pad|><|im_end|>"}), [VideoMeta(60.0, 10.0, True)], Budget()
+    )
     ids = encoder.request(book.prompt(1, 5))["prompt_token_ids"]
     end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert ids.count(encoder.ids_of["image"]) == 0 and ids.count(end) == encoder.request(opening())["prompt_token_ids"].count(end)
+    assert ids.count(encoder.ids_of["image"]) == 0 and ids.count(end) == encoder.request(opening())[
+        "prompt_token_ids"
+    ].count(end)
 
 
 def test_short_sound_is_padded_and_long_sound_is_never_cut(prompts: dict[str, VllmPrompts]) -> None:

@@ -1,4 +1,6 @@
-"""Tests of `policy=vllm` on a real engine. They run in the environment of `scripts/vllm_cpu.py`, where `test_vllm.py` starts them; by hand:
+"""Tests of `policy=vllm` on a real engine.
+
+They run in the environment of `scripts/vllm_cpu.py`, where `test_vllm.py` starts them; by hand:
 
     TINY_MODEL=FOLDER PYTHONPATH=.:tests ~/.cache/apr/vllm-cpu-*/bin/python -m pytest tests/policies/vllm_inside.py
 
@@ -20,7 +22,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance import GREEDY, QUESTION, Make, PolicyConformance, after, big_clip, for_both_engines, notebook, opening, percept
+from conformance import (
+    GREEDY,
+    QUESTION,
+    Make,
+    PolicyConformance,
+    after,
+    big_clip,
+    for_both_engines,
+    notebook,
+    opening,
+    percept,
+)
 from vllm_processing import in_vllm
 from vllm_server import choosing
 
@@ -87,11 +100,16 @@ def test_everything_the_engine_tells(engine: Policy) -> None:
 @pytest.mark.skipif("BY_TRANSFORMERS" not in os.environ, reason="test_vllm.py brings what policy=hf wrote")
 def test_it_writes_what_transformers_writes(engine: Policy) -> None:
     """The same prompts, greedy: words alone, pictures with their times, sound, a clip."""
-    written = {kind: list(asyncio.run(engine.generate(prompt, GREEDY)).token_ids or ()) for kind, prompt in for_both_engines().items()}
+    written = {
+        kind: list(asyncio.run(engine.generate(prompt, GREEDY)).token_ids or ())
+        for kind, prompt in for_both_engines().items()
+    }
     assert written == json.loads(os.environ["BY_TRANSFORMERS"])
 
 
-@pytest.mark.parametrize("folder", os.environ.get("TINY_FAMILIES", "").split(os.pathsep), ids=lambda folder: Path(folder).name)
+@pytest.mark.parametrize(
+    "folder", os.environ.get("TINY_FAMILIES", "").split(os.pathsep), ids=lambda folder: Path(folder).name
+)
 def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None:
     """Token ids and M-RoPE positions of clips, by vLLM's own processor and model class, beside those of `policy=hf`."""
     if not folder:
@@ -105,14 +123,18 @@ def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None
             ids, positions = prompts(prompt)
             assert ids == encoded.ids.tolist(), (fps, sound)
             if sound and ours.family.clip == "chunked":
-                continue  # in the model's release the two opening brackets share a position, and so do the closing ones; vLLM counts on
+                # in the model's release the two opening brackets share a position, and so do the closing ones; vLLM
+                # counts on
+                continue
             assert positions.tolist() == np.floor(where(encoded, ours.family)).astype(int).tolist(), (fps, sound)
 
 
 def test_a_turn_ends_before_the_text_that_stops_it(engine: Policy) -> None:
     whole = asyncio.run(engine.generate(opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24)))
     stop = whole.text[len(whole.text) // 2 :][:3]
-    cut = asyncio.run(engine.generate(opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24, stop=(stop,))))
+    cut = asyncio.run(
+        engine.generate(opening(), replace(GREEDY, temperature=1.0, seed=4, max_new_tokens=24, stop=(stop,)))
+    )
     assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish_reason == "stop"
 
 
@@ -120,7 +142,9 @@ def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) 
     """At top_k=2 there are two tokens to choose from, whose probabilities add up to 1."""
     sampling = Sampling(temperature=0.5, top_k=2, max_new_tokens=16, seed=3)
     generation = asyncio.run(engine.generate(opening(), sampling))
-    assert generation.entropies is not None and generation.logprobs is not None and generation.logprobs_of == "truncated"
+    assert (
+        generation.entropies is not None and generation.logprobs is not None and generation.logprobs_of == "truncated"
+    )
     assert all(entropy <= math.log(2) + 1e-4 for entropy in generation.entropies)
     for logprob, entropy in zip(generation.logprobs, generation.entropies, strict=True):
         p = math.exp(logprob)
@@ -129,11 +153,16 @@ def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) 
 
 
 def test_log_probabilities_are_of_what_they_are_said_to_be(engine: Policy) -> None:
-    """Beside a plain forward of transformers on the same tokens: raw at temperature 0, else scaled, and within top_k where that cuts."""
+    """Beside a plain forward of transformers on the same tokens: raw at temperature 0, else scaled, and within top_k
+    where that cuts."""
     import torch
 
     model = load_checkpoint(MODEL, device="cpu", dtype=SETTINGS["dtype"]).model
-    for sampling, what in ((GREEDY, "raw"), (Sampling(2.0, seed=5), "scaled"), (Sampling(2.0, top_k=5, seed=6), "truncated")):
+    for sampling, what in (
+        (GREEDY, "raw"),
+        (Sampling(2.0, seed=5), "scaled"),
+        (Sampling(2.0, top_k=5, seed=6), "truncated"),
+    ):
         made = asyncio.run(engine.generate(opening(), replace(sampling, max_new_tokens=8)))
         assert made.logprobs_of == what and made.prompt_token_ids is not None and made.token_ids is not None
         ids = torch.tensor([[*made.prompt_token_ids, *made.token_ids]])
@@ -166,11 +195,16 @@ def test_tokens_of_each_medium_are_counted_as_the_engine_counts_them(engine: Pol
         prompt = after(kind, sound="audio" in engine.modalities, **wanted)
         size = asyncio.run(engine.count(prompt))
         usage = asyncio.run(engine.generate(prompt, GREEDY)).usage
-        assert size is not None and (usage.prompt_tokens, usage.visual_tokens, usage.audio_tokens) == (size.total, size.visual, size.audio)
+        assert size is not None and (usage.prompt_tokens, usage.visual_tokens, usage.audio_tokens) == (
+            size.total,
+            size.visual,
+            size.audio,
+        )
 
 
 def test_what_is_shown_changes_what_is_written(engine: Policy) -> None:
-    """The engine sees the pictures and hears the sound that the prompt shows: different ones get different log-probabilities."""
+    """The engine sees the pictures and hears the sound that the prompt shows: different ones get different
+    log-probabilities."""
     book, other = notebook(), notebook()
     look, brighter = percept("frames"), percept("frames")
     assert brighter.images is not None
@@ -190,7 +224,8 @@ def test_what_is_shown_changes_what_is_written(engine: Policy) -> None:
 
 @pytest.mark.parametrize(("kind", "number"), [("frames", 16), ("clip", 6), ("audio", 6)])
 def test_requests_at_the_same_time_do_not_mix_their_media(engine: Any, kind: str, number: int) -> None:
-    """Different media of the same size, all at once, against one by one: whose is whose shows in the log-probabilities."""
+    """Different media of the same size, all at once, against one by one: whose is whose shows in the
+    log-probabilities."""
     if kind not in engine.modalities:
         pytest.skip("this family hears nothing")
     rng = np.random.default_rng(number)
@@ -198,10 +233,16 @@ def test_requests_at_the_same_time_do_not_mix_their_media(engine: Any, kind: str
     for _ in range(number):
         look, book = percept(kind, frames=2, sound="audio" in engine.modalities), notebook()
         images = None if look.images is None else rng.integers(0, 256, (2, 1, 1, 3), np.uint8) ^ (look.images // 2)
-        sound = None if look.waveform is None else (look.waveform * rng.normal(0, 3, look.waveform.shape)).astype(np.float32)
+        sound = (
+            None
+            if look.waveform is None
+            else (look.waveform * rng.normal(0, 3, look.waveform.shape)).astype(np.float32)
+        )
         book.add("{}", replace(look, images=images, waveform=sound))
         prompts.append(book.prompt(2, 5))
-    assert len({len(engine._prompts.request(prompt)["prompt_token_ids"]) for prompt in prompts}) == 1, "all are of one size"
+    assert len({len(engine._prompts.request(prompt)["prompt_token_ids"]) for prompt in prompts}) == 1, (
+        "all are of one size"
+    )
 
     async def told(*some: Any) -> list[list[float]]:
         await engine._engine._over_there(engine._engine._llm.reset_prefix_cache())  # every prompt is computed again
@@ -230,7 +271,8 @@ def test_no_processed_media_is_kept_unless_asked_for(engine: Any, monkeypatch: p
 
 
 def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's process is stopped in the middle of a turn and goes on later: the turn has ended long before, and its request is gone."""
+    """The engine's process is stopped in the middle of a turn and goes on later: the turn has ended long before, and
+    its request is gone."""
     monkeypatch.setattr(engine._engine, "stall_s", 1.5)
     long = Sampling(max_new_tokens=6000, temperature=1.0, seed=1)
 
@@ -245,7 +287,9 @@ def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyP
         finally:
             for process in _engine_processes():
                 os.kill(process, signal.SIGCONT)
-        assert [type(error) for error in done] == [PolicyUnavailable] * 3 and all("gave no token for 1.5 s (stall_s)" in str(error) for error in done)
+        assert [type(error) for error in done] == [PolicyUnavailable] * 3 and all(
+            "gave no token for 1.5 s (stall_s)" in str(error) for error in done
+        )
 
     asyncio.run(stalled())
     monkeypatch.setattr(engine._engine, "stall_s", 600.0)
@@ -275,7 +319,12 @@ def test_one_event_loop_after_the_other(engine: Policy) -> None:
     for _ in range(3):
 
         async def some() -> list[Any]:
-            tasks = [asyncio.create_task(engine.generate(opening(), replace(GREEDY, max_new_tokens=64, temperature=1.0, seed=n))) for n in range(6)]
+            tasks = [
+                asyncio.create_task(
+                    engine.generate(opening(), replace(GREEDY, max_new_tokens=64, temperature=1.0, seed=n))
+                )
+                for n in range(6)
+            ]
             await asyncio.wait(tasks[:2])
             for task in tasks[2:]:
                 task.cancel()
@@ -287,7 +336,8 @@ def test_one_event_loop_after_the_other(engine: Policy) -> None:
 def test_episodes_over_a_real_video(
     pytestconfig: pytest.Config, engine: Any, shared_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight at once: a grammar holds the model to turns that look, listen, watch or answer; the model chooses among them."""
+    """Eight at once: a grammar holds the model to turns that look, listen, watch or answer; the model chooses among
+    them."""
     actions = [
         '{"type": "get_frames", "start": 0, "end": 5, "num": 4}',
         '{"type": "get_clip", "start": 1, "end": 5}',
@@ -298,11 +348,16 @@ def test_episodes_over_a_real_video(
     turns = [f'{{"observation": "seen", "think": "so", "confidence": 0.5, "action": {action}}}' for action in actions]
     monkeypatch.setattr(engine, "_sampling", choosing(*turns))
     questions = [
-        QUESTION.model_copy(update={"videos": (MediaRef(path=str(shared_videos["sound"])),), "doc_id": str(n), "text": f"{n}?"}) for n in range(8)
+        QUESTION.model_copy(
+            update={"videos": (MediaRef(path=str(shared_videos["sound"])),), "doc_id": str(n), "text": f"{n}?"}
+        )
+        for n in range(8)
     ]
     config = EpisodeConfig(budget=Budget(turns=4), sampling=Sampling(temperature=1.0, max_new_tokens=200), seed=1)
     done = asyncio.run(run_episodes(questions, engine, config, concurrency=8))
-    assert {t.stop_reason for t in done} <= {StopReason.ANSWERED, StopReason.FORCED, StopReason.TURNS}, [t.stop_detail for t in done]
+    assert {t.stop_reason for t in done} <= {StopReason.ANSWERED, StopReason.FORCED, StopReason.TURNS}, [
+        t.stop_detail for t in done
+    ]
     assert any(t.looks for t in done), "none of the eight looked at anything"
     for t in done:
         for before, turn in zip(t.turns, t.turns[1:], strict=False):
@@ -316,7 +371,10 @@ def test_episodes_over_a_real_video(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"engine_args": '{"enforce_eagre": true}'}, "engine_args: vLLM knows no 'enforce_eagre' (did you mean 'enforce_eager'?)"),
+        (
+            {"engine_args": '{"enforce_eagre": true}'},
+            "engine_args: vLLM knows no 'enforce_eagre' (did you mean 'enforce_eager'?)",
+        ),
         ({"engine_args": '{"model": "x"}'}, "engine_args can't set model"),
         ({"sampling_args": '{"temperature": 1}'}, "sampling_args can't set temperature"),
         ({"sampling_args": "not json"}, "sampling_args must be a JSON object"),
@@ -364,7 +422,9 @@ def test_an_engine_that_dies_is_a_policy_that_is_unavailable(engine: Policy) -> 
 
 
 def _engine_processes() -> list[int]:
-    listed = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     found = [int(line.split()[0]) for line in listed if "EngineCore" in line]
     assert found, listed
     return found

@@ -1,9 +1,11 @@
-"""A run of questions that kills itself at a chosen moment: `python resume_child.py` forks one for each order (a line of JSON) on its standard input.
+"""A run of questions that kills itself at a chosen moment: `python resume_child.py` forks one for each order (a line of
+JSON) on its standard input.
 
-Forking from one process that has everything imported makes twenty of them cost little. Orders are `{"folder": …, "policy": {…}, "docs": …,
-"kill": {"at": MOMENT, "n": N}}`; the reply is how the run ended. Moments, each at its N-th time: `write` (before a line is written), `half` (half a
-line is), `fsync` (after the write), `synced` (after the sync, before anybody is told), `generate` (a policy is asked), `look` (media is read),
-`merge` (the merged file is about to take its place); or `seconds`, whatever goes on then.
+Forking from one process that has everything imported makes twenty of them cost little. Orders are `{"folder": …,
+"policy": {…}, "docs": …, "kill": {"at": MOMENT, "n": N}}`; the reply is how the run ended. Moments, each at its N-th
+time: `write` (before a line is written), `half` (half a line is), `fsync` (after the write), `synced` (after the sync,
+before anybody is told), `generate` (a policy is asked), `look` (media is read), `merge` (the merged file is about to
+take its place); or `seconds`, whatever goes on then.
 """
 
 from __future__ import annotations
@@ -105,7 +107,13 @@ def _questions(docs: list[dict[str, Any]], repeats: int) -> list[Question]:
     ]
 
 
-def run(folder: str, policy: dict[str, Any], docs: list[dict[str, Any]], repeats: int = 1, kill: dict[str, Any] | None = None) -> None:
+def run(
+    folder: str,
+    policy: dict[str, Any],
+    docs: list[dict[str, Any]],
+    repeats: int = 1,
+    kill: dict[str, Any] | None = None,
+) -> None:
     if kill is not None:
         _kill_at(**kill)
     answering, config = make_policy(**policy), EpisodeConfig(budget=Budget(max_turns=9), seed=3)

@@ -22,7 +22,10 @@ CONFIG = EpisodeConfig(budget=Budget(turns=3))
 
 
 def _ask(n: int, path: Path) -> list[Question]:
-    return [Question(text=f"number {i}?", kind="free_form", doc_id=str(i), videos=(MediaRef(path=str(path)),)) for i in range(n)]  # type: ignore[arg-type]
+    return [
+        Question(text=f"number {i}?", kind="free_form", doc_id=str(i), videos=(MediaRef(path=str(path)),))
+        for i in range(n)
+    ]  # type: ignore[arg-type]
 
 
 def test_a_budget_over_all_questions_ends_those_that_are_left(shared_videos: dict[str, Path]) -> None:
@@ -36,7 +39,9 @@ def test_a_budget_over_all_questions_ends_those_that_are_left(shared_videos: dic
         spent += 0 if found is None else found.prompt + found.completion
 
     metered = Metered(policy, lambda: "the 400 tokens are used up" if spent >= 400 else "")
-    assert metered.describe() == policy.describe() and CONFIG.hash(metered) == CONFIG.hash(policy), "a budget is no part of the configuration"
+    assert metered.describe() == policy.describe() and CONFIG.hash(metered) == CONFIG.hash(policy), (
+        "a budget is no part of the configuration"
+    )
     found = run_sync(run_episodes(_ask(4, shared_videos["silent"]), metered, CONFIG, on_done=done))
     assert [t.stop_reason for t in found] == [StopReason.ANSWERED] * 2 + [StopReason.POLICY_UNAVAILABLE] * 2
     assert found[2].stop_detail == "the 400 tokens are used up" and tokens_spent(found[2]) is None

@@ -38,7 +38,10 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def run() -> Iterator[Run]:
     """`run(folder=…, policy=…, docs=…, kill=…)`: the exit status of that run, negative for a signal."""
     child = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("resume_child.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(Path(__file__).with_name("resume_child.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert child.stdin is not None and child.stdout is not None
 
@@ -58,7 +61,9 @@ def saved(folder: Path) -> list[Trajectory]:
 
 def done(doc_id: str) -> Trajectory:
     asked = Question(text="what?", kind="free_form", doc_id=doc_id, task="t")  # type: ignore[arg-type]
-    return Trajectory(question=asked, stop_reason=StopReason.ANSWERED, config_hash="c", question_hash=asked.content_hash())
+    return Trajectory(
+        question=asked, stop_reason=StopReason.ANSWERED, config_hash="c", question_hash=asked.content_hash()
+    )
 
 
 def said(folder: Path) -> dict[Any, Any]:
@@ -70,19 +75,31 @@ def test_twenty_kills(name: str, run: Run, docs: list[dict[str, Any]], tmp_path:
     policy: dict[str, Any] = {"name": name}
     if name == "scripted":
         policy["script"] = str(tmp_path / "script.jsonl")
-        Path(policy["script"]).write_text("\n".join([look(0, 60, 9), look(20, 30, 9), answer("B"), answer("[[1, 2]]"), answer("3")]) + "\n")
-    repeats = 8 if name == "scripted" else 2  # a scripted question takes milliseconds, and some are finished before each kill
+        Path(policy["script"]).write_text(
+            "\n".join([look(0, 60, 9), look(20, 30, 9), answer("B"), answer("[[1, 2]]"), answer("3")]) + "\n"
+        )
+    repeats = (
+        8 if name == "scripted" else 2
+    )  # a scripted question takes milliseconds, and some are finished before each kill
     order = {"policy": policy, "docs": docs, "repeats": repeats}
     assert run(folder=tmp_path / "whole", **order) == 0
     expected = said(tmp_path / "whole")
-    assert len(expected) == repeats * len(docs) and all(reason is StopReason.ANSWERED for _, reason, _ in expected.values())
+    assert len(expected) == repeats * len(docs) and all(
+        reason is StopReason.ANSWERED for _, reason, _ in expected.values()
+    )
 
     rng = random.Random(11)
     moments = [*MOMENTS, *(rng.choice(MOMENTS) for _ in range(KILLS - len(MOMENTS)))]
     rng.shuffle(moments)
     finished = []
     for at in moments:
-        n = rng.uniform(0, 0.15) if at == "seconds" else rng.choice([1, 1, 2]) if at in MOMENTS[:4] else rng.randint(1, 6)
+        n = (
+            rng.uniform(0, 0.15)
+            if at == "seconds"
+            else rng.choice([1, 1, 2])
+            if at in MOMENTS[:4]
+            else rng.randint(1, 6)
+        )
         assert run(folder=tmp_path / "killed", kill={"at": at, "n": n}, **order) == -signal.SIGKILL, f"{at} {n}"
         finished.append(len(saved(tmp_path / "killed")))
     assert finished == sorted(finished), "what was finished is never lost"
@@ -93,7 +110,9 @@ def test_twenty_kills(name: str, run: Run, docs: list[dict[str, Any]], tmp_path:
     assert said(tmp_path / "killed") == expected
     before = [path.read_bytes() for path in (tmp_path / "killed").glob("*/*.jsonl")]
     assert run(folder=tmp_path / "killed", **order) == 0
-    assert [path.read_bytes() for path in (tmp_path / "killed").glob("*/*.jsonl")] == before, "a finished run asks nothing"
+    assert [path.read_bytes() for path in (tmp_path / "killed").glob("*/*.jsonl")] == before, (
+        "a finished run asks nothing"
+    )
 
 
 def test_a_kill_while_files_are_merged(run: Run, docs: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -113,7 +132,12 @@ def test_a_kill_while_files_are_merged(run: Run, docs: list[dict[str, Any]], tmp
 def test_a_folder_that_has_become_read_only(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False
+        ).returncode
+        != 0
+    ):
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
         with TrajectoryStore(disk, "c", {}) as store:
@@ -121,7 +145,10 @@ def test_a_folder_that_has_become_read_only(tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(TrajectoryError, match=r"t\.jsonl: cannot write trajectories: Read-only file system"):
             append_line(store.path("t"), done("1").to_json())
-        with pytest.raises(TrajectoryError, match=r"disk/c: cannot write there: Read-only file system\. Choose a folder you can write to"):
+        with pytest.raises(
+            TrajectoryError,
+            match=r"disk/c: cannot write there: Read-only file system\. Choose a folder you can write to",
+        ):
             TrajectoryStore(disk, "c", {}).__enter__()
         assert [t.question.doc_id for t in saved(disk)] == ["0"]
     finally:

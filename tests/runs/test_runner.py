@@ -19,7 +19,20 @@ import pytest
 from apr_testing import Playback, answer, look
 
 from apr_plugin import interrupt
-from apr_plugin.loop import Budget, Decoding, Episode, EpisodeConfig, Generation, MediaRef, Phase, Prompt, Question, Sampling, StopReason, Trajectory
+from apr_plugin.loop import (
+    Budget,
+    Decoding,
+    Episode,
+    EpisodeConfig,
+    Generation,
+    MediaRef,
+    Phase,
+    Prompt,
+    Question,
+    Sampling,
+    StopReason,
+    Trajectory,
+)
 from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.runs import TrajectoryStore, run_episodes
@@ -32,7 +45,9 @@ ONE_LOOK = 30 * 320 * 64 * 3
 
 def ask(n: int, path: Path | None, first: int = 0) -> list[Question]:
     videos = () if path is None else (MediaRef(path=str(path)),)
-    return [Question(text=f"number {i}?", kind="free_form", doc_id=str(i), videos=videos) for i in range(first, first + n)]  # type: ignore[arg-type]
+    return [
+        Question(text=f"number {i}?", kind="free_form", doc_id=str(i), videos=videos) for i in range(first, first + n)
+    ]  # type: ignore[arg-type]
 
 
 def doc_of(prompt: Prompt) -> str:
@@ -67,13 +82,21 @@ def test_as_many_episodes_as_asked_for_and_no_more(shared_videos: Videos) -> Non
 
     policy = Busy()
     done = asyncio.run(
-        run_episodes(ask(24, shared_videos["silent"]), policy, CONFIG, 6, on_phase=on_phase, on_done=lambda t, _: open_now.discard(t.question.key))
+        run_episodes(
+            ask(24, shared_videos["silent"]),
+            policy,
+            CONFIG,
+            6,
+            on_phase=on_phase,
+            on_done=lambda t, _: open_now.discard(t.question.key),
+        )
     )
     assert policy.most == 6 and most_open == 6 and {t.answer for t in done} == {"a pot"}
 
 
 def test_one_episode_decodes_while_another_generates(shared_videos: Videos) -> None:
-    """Question 1's first generation ends only when question 0 has been shown its look: without overlap, neither would get further."""
+    """Question 1's first generation ends only when question 0 has been shown its look: without overlap, neither would
+    get further."""
     shown = asyncio.Event()
 
     class Waiting(Busy):
@@ -88,7 +111,8 @@ def test_one_episode_decodes_while_another_generates(shared_videos: Videos) -> N
     done = asyncio.run(run_episodes(ask(2, shared_videos["silent"]), Waiting(), CONFIG, 2, on_phase=spans.append))
     assert [t.stop_reason for t in done] == [StopReason.ANSWERED] * 2
     (first_look, *_), (generation, *_) = (
-        [s for s in spans if s.question[2] == "0" and s.what == "look"], [s for s in spans if s.question[2] == "1" and s.what == "generate"],
+        [s for s in spans if s.question[2] == "0" and s.what == "look"],
+        [s for s in spans if s.question[2] == "1" and s.what == "generate"],
     )  # fmt: skip
     assert generation.began_s < first_look.began_s < first_look.ended_s < generation.ended_s
 
@@ -97,11 +121,14 @@ def test_spans_follow_each_other_and_add_up(shared_videos: Videos, tmp_path: Pat
     spans: list[Phase] = []
     policy = Busy()
     with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
-        done = asyncio.run(run_episodes(ask(3, shared_videos["silent"]), policy, CONFIG, 3, store=store, on_phase=spans.append))
+        done = asyncio.run(
+            run_episodes(ask(3, shared_videos["silent"]), policy, CONFIG, 3, store=store, on_phase=spans.append)
+        )
     for trajectory in done:
         own = [span for span in spans if span.question == trajectory.question.key]
         assert [(s.turn, s.what) for s in own if s.what != "wait"] == [
-            (0, "open"), (1, "generate"), (1, "look"), (2, "generate"), (2, "look"), (3, "generate"), (3, "look"), (4, "generate"), (0, "save"),
+            (0, "open"), (1, "generate"), (1, "look"), (2, "generate"), (2, "look"), (3, "generate"), (3, "look"),
+            (4, "generate"), (0, "save"),
         ]  # fmt: skip
         assert all(a.began_s <= a.ended_s <= b.began_s + 1e-6 for a, b in pairwise(own))
         generated = sum(s.ended_s - s.began_s for s in own if s.what == "generate")
@@ -119,7 +146,9 @@ def test_memory_is_bounded_and_nobody_waits_for_ever(shared_videos: Videos, held
             return await super().generate(prompt, sampling)
 
     questions = ask(12, shared_videos["silent"])
-    done = asyncio.run(asyncio.wait_for(run_episodes(questions, Watching(seconds=0.001), CONFIG, 8, decoding=decoding), 120))
+    done = asyncio.run(
+        asyncio.wait_for(run_episodes(questions, Watching(seconds=0.001), CONFIG, 8, decoding=decoding), 120)
+    )
     decoding.close()
     assert {t.answer for t in done} == {"a pot"} and decoding.bytes == 0
     assert max(seen) <= max(held, ONE_LOOK)
@@ -163,7 +192,9 @@ def test_media_is_gone_once_a_generation_has_seen_it(shared_videos: Videos) -> N
 
     class Weak(Busy):
         async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-            pictures = [part.image for message in prompt.messages for part in message.parts if isinstance(part, ImagePart)]
+            pictures = [
+                part.image for message in prompt.messages for part in message.parts if isinstance(part, ImagePart)
+            ]
             gc.collect()
             alive.append(sum(ref() is not None for ref in held))
             held.extend(weakref.ref(image.base if image.base is not None else image) for image in pictures)
@@ -196,7 +227,9 @@ def test_the_policy_goes_on_while_a_line_is_synced(tmp_path: Path, monkeypatch: 
     assert [t.answer for t in done] == ["yes", "yes"] and waited and all(waited)
 
 
-def test_stopped_while_a_line_is_written_it_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_while_a_line_is_written_it_is_written_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     syncing = threading.Event()
     real = os.fsync
 
@@ -237,7 +270,11 @@ def test_values_for_each_token_are_on_disk_and_not_in_memory(tmp_path: Path) -> 
 
     policy = Numbers()
     (whole,) = asyncio.run(run_episodes(ask(1, None), policy, CONFIG))
-    assert whole.turns[0].logprobs == (-0.5,) * 100 and whole.turns[0].token_ids == (7,) * 100 and whole.turns[0].entropy_top_k == 20
+    assert (
+        whole.turns[0].logprobs == (-0.5,) * 100
+        and whole.turns[0].token_ids == (7,) * 100
+        and whole.turns[0].entropy_top_k == 20
+    )
     for _ in range(2):  # the second run reads it back
         with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
             (light,) = asyncio.run(run_episodes(ask(1, None), policy, CONFIG, store=store))
@@ -257,7 +294,11 @@ def test_neither_concurrency_nor_order_changes_an_answer(shared_videos: Videos) 
             rng = random.Random(f"{sampling.seed} {prompt.text}")
             await asyncio.sleep(rng.random() / 100)
             start = round(rng.uniform(0, 4), 2)
-            return Generation(answer(f"{rng.random()}") if rng.random() < 0.3 or prompt.final else look(start, start + 1, rng.randint(1, 9)))
+            return Generation(
+                answer(f"{rng.random()}")
+                if rng.random() < 0.3 or prompt.final
+                else look(start, start + 1, rng.randint(1, 9))
+            )
 
     questions = ask(16, shared_videos["silent"])
     first: dict[str, list[str]] | None = None
@@ -281,7 +322,11 @@ class Speechless(Exception):
         raise ValueError
 
 
-@pytest.mark.parametrize("name", ["a\0b.mp4", "\ud800.mp4", "x" * 5000, "/root/" + "y/" * 3000, "/etc/passwd/x", "", "\x1b[31m.mp4"], ids=ascii)
+@pytest.mark.parametrize(
+    "name",
+    ["a\0b.mp4", "\ud800.mp4", "x" * 5000, "/root/" + "y/" * 3000, "/etc/passwd/x", "", "\x1b[31m.mp4"],
+    ids=ascii,
+)
 def test_no_name_of_a_video_ends_the_run(name: str, shared_videos: Videos, tmp_path: Path) -> None:
     asked = [*ask(2, shared_videos["silent"]), *ask(1, Path("x"), first=2), *ask(2, shared_videos["silent"], first=3)]
     asked[2] = asked[2].model_copy(update={"videos": (MediaRef(path=name),), "text": f"number 2? {name}"})
@@ -289,12 +334,22 @@ def test_no_name_of_a_video_ends_the_run(name: str, shared_videos: Videos, tmp_p
         policy = Busy(seconds=0)
         resumed: list[bool] = []
         with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
-            done = asyncio.run(run_episodes(asked, policy, CONFIG, 2, store=store, on_done=lambda _, earlier, told=resumed: told.append(earlier)))
-        assert [t.stop_reason for t in done] == [*[StopReason.ANSWERED] * 2, StopReason.MEDIA_UNREADABLE, *[StopReason.ANSWERED] * 2]
+            done = asyncio.run(
+                run_episodes(
+                    asked, policy, CONFIG, 2, store=store, on_done=lambda _, earlier, told=resumed: told.append(earlier)
+                )
+            )
+        assert [t.stop_reason for t in done] == [
+            *[StopReason.ANSWERED] * 2,
+            StopReason.MEDIA_UNREADABLE,
+            *[StopReason.ANSWERED] * 2,
+        ]
         assert done[2].stop_detail and sum(resumed) == 4 * again
 
 
-@pytest.mark.parametrize("fault", [LookupError("cursed"), MemoryError(), RecursionError("deep"), Panic("rust"), Speechless()], ids=repr)
+@pytest.mark.parametrize(
+    "fault", [LookupError("cursed"), MemoryError(), RecursionError("deep"), Panic("rust"), Speechless()], ids=repr
+)
 def test_whatever_fails_inside_an_episode_is_its_questions_reason(
     fault: BaseException, shared_videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,7 +379,9 @@ def test_whatever_fails_inside_an_episode_is_its_questions_reason(
 
 
 @pytest.mark.parametrize("end", [SystemExit(1), KeyboardInterrupt()], ids=repr)
-def test_what_asks_the_process_to_end_is_no_questions_reason(end: BaseException, shared_videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_asks_the_process_to_end_is_no_questions_reason(
+    end: BaseException, shared_videos: Videos, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from apr_plugin.loop import episode
 
     def turn_of(*more: Any, **named: Any) -> Any:
@@ -357,7 +414,11 @@ def test_a_ctrl_c_stops_the_run_though_the_engine_swallows_it(shared_videos: Vid
 
     policy, asked = Deaf(seconds=0), ask(6, shared_videos["silent"])
     try:
-        with interrupt.heard(), TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store, pytest.raises(KeyboardInterrupt):
+        with (
+            interrupt.heard(),
+            TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store,
+            pytest.raises(KeyboardInterrupt),
+        ):
             interrupt.run(run_episodes(asked, policy, CONFIG, 1, store=store))
     except KeyboardInterrupt:
         pass

@@ -22,7 +22,9 @@ def test_defaults() -> None:
     settings = read_settings({"policy": "guess"})
     assert settings.policy.name == "guess" and settings.concurrency == 4 and settings.resume == "auto"
     assert settings.trajectories == Path("apr_runs")
-    assert settings.config.arm == "agent" and settings.config.budget == Budget() and settings.config.sampling == Sampling()
+    assert (
+        settings.config.arm == "agent" and settings.config.budget == Budget() and settings.config.sampling == Sampling()
+    )
 
 
 def test_every_group_of_arguments(tmp_path: Path) -> None:
@@ -32,7 +34,8 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
         {
             "policy": "guess", "how": "first",
             "decode_threads": "3", "decoded_gib": 0.5,
-            "arm": "passive", "parsing": "strict", "passive_frames": 8, "seed": 7, "concurrency": 2, "trajectories": str(tmp_path), "resume": "never",
+            "arm": "passive", "parsing": "strict", "passive_frames": 8, "seed": 7, "concurrency": 2,
+            "trajectories": str(tmp_path), "resume": "never",
             "system_prompt": str(prompt),
             "max_turns": 9, "frames_per_look": 12, "clip_s": 4.5, "wall_clock_s": 30,
             "temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_new_tokens": 100,
@@ -44,13 +47,25 @@ def test_every_group_of_arguments(tmp_path: Path) -> None:
     assert config.parsing == "strict" and read_settings({"policy": "guess"}).config.parsing == "repair"
     assert (settings.concurrency, settings.trajectories, settings.resume) == (2, tmp_path, "never")
     assert (settings.decode_threads, settings.decoded_bytes) == (3, 2**29)
-    assert (config.budget.max_turns, config.budget.frames_per_look, config.budget.clip_s, config.budget.wall_clock_s) == (9, 12, 4.5, 30.0)
+    assert (
+        config.budget.max_turns,
+        config.budget.frames_per_look,
+        config.budget.clip_s,
+        config.budget.wall_clock_s,
+    ) == (9, 12, 4.5, 30.0)
     assert config.sampling == Sampling(temperature=0.7, top_p=0.9, top_k=20, max_new_tokens=100)
 
 
 def test_words_and_numbers_give_the_same_configuration() -> None:
     """lmms-eval turns "0.5" into a number, `apr ask` does not; the config hash must not differ."""
-    numbers: dict[str, Any] = {"temperature": 0.5, "top_k": 5, "max_turns": 3, "seed": 1, "clip_s": 4, "refuse_blind_answer": False}
+    numbers: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_k": 5,
+        "max_turns": 3,
+        "seed": 1,
+        "clip_s": 4,
+        "refuse_blind_answer": False,
+    }
     words = {key: str(value) for key, value in numbers.items()}
     one, other = (read_settings({"policy": "guess"} | given) for given in (numbers, words))
     assert one.config == other.config and one.config.hash(one.policy) == other.config.hash(other.policy)
@@ -63,9 +78,13 @@ def test_a_profile_and_what_overrides_it() -> None:
     assert (config.budget, config.wire, config.parsing) == (PROFILES["paper"].budget, "omniagent", "strict")
     published = Sampling(temperature=1.0, top_p=0.95, top_k=20, stop=("```",))
     assert config.sampling == published == read_settings({"policy": "guess", "wire": "omniagent"}).config.sampling
-    budget = read_settings({"policy": "guess", "profile": "paper", "max_turns": 22, "on_last_turn": "force"}).config.budget
+    budget = read_settings(
+        {"policy": "guess", "profile": "paper", "max_turns": 22, "on_last_turn": "force"}
+    ).config.budget
     assert budget == PROFILES["paper"].budget.model_copy(update={"max_turns": 22, "on_last_turn": "force"})
-    own = read_settings({"policy": "guess", "profile": "paper", "wire": "apr", "parsing": "repair", "top_k": 5, "stop": "END"}).config
+    own = read_settings(
+        {"policy": "guess", "profile": "paper", "wire": "apr", "parsing": "repair", "top_k": 5, "stop": "END"}
+    ).config
     assert (own.wire, own.parsing, own.sampling) == ("apr", "repair", Sampling(top_k=5, stop=("END",)))
     assert read_settings({"policy": "guess", "profile": "paper", "stop": "none"}).config.sampling.stop == ()
     passive = read_settings({"policy": "guess", "profile": "paper", "arm": "passive"}).config.sampling
@@ -102,13 +121,16 @@ def test_none_lifts_a_limit() -> None:
         ({"policy": "guess", "on_last_turn": "maybe"}, "on_last_turn='maybe': "),
         ({"policy": "guess", "profile": "x"}, "there is no profile 'x'; the profiles are default, omniagent, paper"),
         ({"policy": "guess", "wire": "x"}, "there is no wire 'x'; the wires are apr, omniagent"),
-        ({"policy": "guess", "arm": "both"}, "there is no arm 'both'; the arms are agent, passive, blind, single_frame, shuffled, oracle"),
+        ({"policy": "guess", "arm": "both"}, "there is no arm 'both'; the arms are agent, passive, "
+            "blind, single_frame, "
+            "shuffled, oracle"),
         ({"policy": "guess", "resume": "maybe"}, "resume must be 'auto' or 'never', not 'maybe'"),
         ({"policy": "guess", "temperature": "abc"}, "temperature='abc': "),
         ({"policy": "guess", "temperature": -1}, "temperature=-1: it must be a number from 0 to 100"),
         ({"policy": "guess", "temperature": "nan"}, "temperature='nan': it must be a number from 0 to 100"),
         ({"policy": "guess", "top_p": 7}, "top_p=7: it must be a number above 0 and at most 1"),
-        ({"policy": "guess", "top_k": 0}, "top_k=0: it must be a whole number from 1 to 10,000,000, or -1 for every token"),
+        ({"policy": "guess", "top_k": 0}, "top_k=0: it must be a whole number from 1 to 10,000,000, "
+            "or -1 for every token"),
         ({"policy": "guess", "max_new_tokens": 0}, "max_new_tokens=0: it must be a whole number from 1 to 1,048,576"),
         ({"policy": "guess", "system_prompt": "/nowhere/p"}, "system_prompt: cannot read /nowhere/p: "),
     ],
@@ -137,10 +159,23 @@ def test_isolation_does_not_change_a_configuration() -> None:
 
 _NUMERIC = (int, float, int | None, float | None)
 NUMBERS = [name for name, field in Budget.model_fields.items() if field.annotation in _NUMERIC]
-NUMBERS += ["passive_frames", "seed", "concurrency", "decode_threads", "decoded_gib", "temperature", "top_p", "top_k", "max_new_tokens"]
+NUMBERS += [
+    "passive_frames",
+    "seed",
+    "concurrency",
+    "decode_threads",
+    "decoded_gib",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_new_tokens",
+]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-5", "1e300", "99999999999999999999999", "true", "x", "0x10", "1 2", "\u0663\u0664x"])
+@pytest.mark.parametrize(
+    "value",
+    ["nan", "inf", "-inf", "-5", "1e300", "99999999999999999999999", "true", "x", "0x10", "1 2", "\u0663\u0664x"],
+)
 @pytest.mark.parametrize("key", NUMBERS)
 def test_what_is_no_number_of_sane_size_is_refused(key: str, value: str) -> None:
     """As typed, and as lmms-eval hands it over."""
@@ -162,7 +197,9 @@ def test_no_value_gets_past_as_something_else(key: str, value: Any) -> None:
         return
     config = settings.config
     for place in (config.budget, config.sampling, config, settings):
-        if key in vars(place) and (place is not config.sampling or key != "seed"):  # each generation gets a seed of its own
+        if key in vars(place) and (
+            place is not config.sampling or key != "seed"
+        ):  # each generation gets a seed of its own
             assert vars(place)[key] == (None if str(value).lower() == "none" else pytest.approx(float(value)))
 
 
@@ -200,7 +237,9 @@ def test_contradictions_and_nonsense(text: str, words: str) -> None:
 
 def test_arguments_that_are_given_once() -> None:
     check_once('policy=openai,extra_body={"a":1,"policy":2},base_url=[http://a/v1?seed=1,http://b/v1],seed=1')
-    assert read_settings(parse_model_args("policy=guess,max_turns=2")).config.budget.turns_for(600) == 2  # below the default of min_turns: a limit
+    assert (
+        read_settings(parse_model_args("policy=guess,max_turns=2")).config.budget.turns_for(600) == 2
+    )  # below the default of min_turns: a limit
 
 
 def test_decord_that_is_missing_or_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

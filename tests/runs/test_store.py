@@ -48,28 +48,48 @@ def question(doc_id: str = "0", text: str = "what?", **more: Any) -> Question:
     return Question(text=text, kind="free_form", doc_id=doc_id, task="t", **more)  # type: ignore[arg-type]
 
 
-def done(doc_id: str = "0", reason: StopReason = StopReason.ANSWERED, config_hash: str = "c", **more: Any) -> Trajectory:
+def done(
+    doc_id: str = "0", reason: StopReason = StopReason.ANSWERED, config_hash: str = "c", **more: Any
+) -> Trajectory:
     asked = more.pop("question", None) or question(doc_id)
-    return Trajectory(question=asked, stop_reason=reason, config_hash=config_hash, question_hash=asked.content_hash(), **more)
+    return Trajectory(
+        question=asked, stop_reason=reason, config_hash=config_hash, question_hash=asked.content_hash(), **more
+    )
 
 
-SHOWN = st.builds(Shown, kind=st.sampled_from(["frames", "audio", "clip", "images"]), times_s=st.lists(st.floats(0, 1e6)).map(tuple), remark=TEXT)
+SHOWN = st.builds(
+    Shown,
+    kind=st.sampled_from(["frames", "audio", "clip", "images"]),
+    times_s=st.lists(st.floats(0, 1e6)).map(tuple),
+    remark=TEXT,
+)
 ACTIONS = (
-    st.none() | st.builds(Answer, content=TEXT) | st.builds(GetFrames, start=st.floats(0, 1e9), end=st.floats(0, 1e9), num=st.integers(-5, 10**300))
+    st.none()
+    | st.builds(Answer, content=TEXT)
+    | st.builds(GetFrames, start=st.floats(0, 1e9), end=st.floats(0, 1e9), num=st.integers(-5, 10**300))
 )
 TURNS = st.builds(
-    Turn, text=TEXT, observation=TEXT, think=TEXT, confidence=st.none() | st.floats(0, 1), action=ACTIONS, shown=st.none() | SHOWN,
-    error=st.none() | st.builds(ActionError, st.sampled_from(ErrorCode), TEXT), repairs=st.lists(TEXT, max_size=2).map(tuple), forced=st.booleans(),
+    Turn, text=TEXT, observation=TEXT, think=TEXT, confidence=st.none() | st.floats(0, 1), action=ACTIONS,
+        shown=st.none() | SHOWN,
+    error=st.none() | st.builds(ActionError, st.sampled_from(ErrorCode), TEXT),
+        repairs=st.lists(TEXT, max_size=2).map(tuple), forced=st.booleans(),
     usage=st.builds(Usage, st.none() | st.integers(0), st.none() | st.integers(0), st.none() | st.integers(0)),
-    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple), logprobs_of=st.sampled_from([None, "raw", "scaled"]),
-    entropies=st.none() | st.lists(st.floats(0, 20), max_size=3).map(tuple), entropy_top_k=st.none() | st.integers(1, 100),
+    logprobs=st.none() | st.lists(st.none() | st.floats(-50, 0), max_size=3).map(tuple),
+        logprobs_of=st.sampled_from([None, "raw", "scaled"]),
+    entropies=st.none() | st.lists(st.floats(0, 20), max_size=3).map(tuple),
+        entropy_top_k=st.none() | st.integers(1, 100),
     timings=st.builds(GenerationTimings, *[st.none() | st.floats(0, 1e5)] * 3),
 )  # fmt: skip
 QUESTIONS = st.builds(
-    Question, text=TEXT, kind=st.sampled_from(["mcq", "free_form"]), doc_id=TEXT, videos=st.lists(st.builds(MediaRef, path=TEXT)).map(tuple)
+    Question,
+    text=TEXT,
+    kind=st.sampled_from(["mcq", "free_form"]),
+    doc_id=TEXT,
+    videos=st.lists(st.builds(MediaRef, path=TEXT)).map(tuple),
 )
 TRAJECTORIES = st.builds(
-    Trajectory, question=QUESTIONS, turns=st.lists(TURNS, max_size=3).map(tuple), answer=st.none() | TEXT, stop_reason=st.sampled_from(StopReason),
+    Trajectory, question=QUESTIONS, turns=st.lists(TURNS, max_size=3).map(tuple), answer=st.none() | TEXT,
+        stop_reason=st.sampled_from(StopReason),
     stop_detail=TEXT, seed=st.integers(0, 2**32), versions=st.dictionaries(TEXT, TEXT, max_size=2),
 )  # fmt: skip
 
@@ -85,11 +105,23 @@ def test_what_is_written_is_read_back(trajectory: Trajectory) -> None:
 
 def test_a_line_of_before_reads_as_it_was() -> None:
     """Written by the first release: no timings, no `entropy_top_k`, fewer token counts."""
-    turn = {"text": "t", "usage": {"prompt_tokens": 5, "cached_tokens": None, "completion_tokens": 2}, "logprobs": [-1.5], "model_s": 0.5}
+    turn = {
+        "text": "t",
+        "usage": {"prompt_tokens": 5, "cached_tokens": None, "completion_tokens": 2},
+        "logprobs": [-1.5],
+        "model_s": 0.5,
+    }
     asked = {"text": "what?", "kind": "free_form"}
-    line = json.dumps({"schema": "apr.trajectory", "version": 1, "question": asked, "stop_reason": "answered", "turns": [turn]})
+    line = json.dumps(
+        {"schema": "apr.trajectory", "version": 1, "question": asked, "stop_reason": "answered", "turns": [turn]}
+    )
     (read,) = Trajectory.from_json(line).turns
-    assert (read.usage, read.logprobs, read.logprobs_of, read.timings) == (Usage(5, None, 2), (-1.5,), None, GenerationTimings())
+    assert (read.usage, read.logprobs, read.logprobs_of, read.timings) == (
+        Usage(5, None, 2),
+        (-1.5,),
+        None,
+        GenerationTimings(),
+    )
 
 
 def test_no_line_holds_a_number_that_json_does_not_know() -> None:
@@ -110,7 +142,10 @@ def test_no_line_holds_a_number_that_json_does_not_know() -> None:
 
 
 @given(
-    st.text(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)).map(json.dumps)
+    st.text(max_size=200)
+    | st.recursive(st.none() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)).map(
+        json.dumps
+    )
 )
 def test_any_other_line_is_a_trajectory_error(line: str) -> None:
     for text in (line, '{"schema":"apr.trajectory","version":1,"question":' + line + "}", "[" * 100_000):
@@ -119,7 +154,9 @@ def test_any_other_line_is_a_trajectory_error(line: str) -> None:
 
 
 def test_lone_surrogates_do_not_make_a_file_that_cannot_be_read() -> None:
-    trajectory = done(stop_detail="bad \udc80 name", answer="\ud800", question=question(videos=(MediaRef(path="/x/\udc80.mp4"),)))
+    trajectory = done(
+        stop_detail="bad \udc80 name", answer="\ud800", question=question(videos=(MediaRef(path="/x/\udc80.mp4"),))
+    )
     assert Trajectory.from_json(trajectory.to_json()).answer == "?"
 
 
@@ -158,7 +195,9 @@ def test_a_torn_last_line_is_left_out_and_never_written_behind(tmp_path: Path) -
     assert [t.question.doc_id for t in Trajectory.read(path)] == ["0", "1"]
 
 
-def test_a_line_is_synced_after_it_is_written_and_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_synced_after_it_is_written_and_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "c" / "t.jsonl"
     synced: list[bytes] = []
     real = os.fsync
@@ -190,7 +229,12 @@ class TestResume:
     policy = Playback(["yes"])
 
     def run(
-        self, folder: Path, questions: list[Question], policy: Playback | None = None, config: EpisodeConfig | None = None, **more: Any
+        self,
+        folder: Path,
+        questions: list[Question],
+        policy: Playback | None = None,
+        config: EpisodeConfig | None = None,
+        **more: Any,
     ) -> list[Trajectory]:
         policy, config = policy or Playback(["yes"]), config or self.config
         self.policy = policy
@@ -205,7 +249,9 @@ class TestResume:
         assert [t.question for t in again] == questions
         assert (tmp_path / self.config.hash(self.policy) / "card.json").is_file()
 
-    def test_a_changed_question_or_configuration_asks_again(self, tmp_path: Path, make_video: Callable[..., Path]) -> None:
+    def test_a_changed_question_or_configuration_asks_again(
+        self, tmp_path: Path, make_video: Callable[..., Path]
+    ) -> None:
         self.run(tmp_path, [question()])
         self.run(tmp_path, [question(text="and now?")])
         assert len(self.policy.prompts) == 1
@@ -232,13 +278,22 @@ class TestResume:
 
         policy = Flaky(["yes"])
         missing = question("1", videos=(MediaRef(path=str(tmp_path / "none.mp4")),))
-        assert [t.stop_reason for t in self.run(tmp_path, [question(), missing], policy)] == ["policy_unavailable", "media_unreadable"]
+        assert [t.stop_reason for t in self.run(tmp_path, [question(), missing], policy)] == [
+            "policy_unavailable",
+            "media_unreadable",
+        ]
         policy.down = False
-        assert [t.stop_reason for t in self.run(tmp_path, [question(), missing], policy)] == ["answered", "media_unreadable"]
+        assert [t.stop_reason for t in self.run(tmp_path, [question(), missing], policy)] == [
+            "answered",
+            "media_unreadable",
+        ]
         with TrajectoryStore(tmp_path, self.config.hash(policy), {}) as store:
             assert len(Trajectory.read(store.path("t"))) == 4
             store.merge(["t"])
-            assert {t.question.doc_id: t.stop_reason for t in Trajectory.read(store.path("t"))} == {"0": "answered", "1": "media_unreadable"}
+            assert {t.question.doc_id: t.stop_reason for t in Trajectory.read(store.path("t"))} == {
+                "0": "answered",
+                "1": "media_unreadable",
+            }
             assert len(Trajectory.read(store.path("t"))) == 2
 
     def test_resume_never_starts_over_and_keeps_every_old_file(self, tmp_path: Path) -> None:
@@ -283,7 +338,13 @@ def test_concurrency_keeps_order_and_answers() -> None:
     for concurrency in (1, 5, 50):
         ended.clear()
         found = asyncio.run(
-            run_episodes(questions, Jittery(["yes"]), EpisodeConfig(), concurrency=concurrency, on_done=lambda t, _: ended.append(t.question.doc_id))
+            run_episodes(
+                questions,
+                Jittery(["yes"]),
+                EpisodeConfig(),
+                concurrency=concurrency,
+                on_done=lambda t, _: ended.append(t.question.doc_id),
+            )
         )
         assert [t.question for t in found] == questions and sorted(ended) == sorted(q.doc_id for q in questions)
     assert asyncio.run(run_episodes([], Jittery(["yes"]), EpisodeConfig())) == []
@@ -307,7 +368,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         append_line(tmp_path, "a folder is no file")
 
 
-def test_a_damaged_line_is_named_and_set_aside_and_its_question_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_line_is_named_and_set_aside_and_its_question_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It used to end each resumed run, and only `resume=never` helped, which asks everything again."""
     with TrajectoryStore(tmp_path, "c", {}) as store:
         for doc in "0123":
@@ -431,7 +494,8 @@ def test_lines_appended_by_several_processes_are_all_kept(tmp_path: Path) -> Non
 
 
 def test_a_half_line_of_a_living_process_is_not_torn(tmp_path: Path) -> None:
-    """Only what no living process is writing is cut off: its writer holds the lock, and a reader reads what was there before."""
+    """Only what no living process is writing is cut off: its writer holds the lock, and a reader reads what was there
+    before."""
     path = tmp_path / "lines"
     append_line(path, "1")
     release, asleep = os.pipe()
@@ -547,7 +611,12 @@ def _saved(folder: Path) -> list[Trajectory]:
 def test_a_full_disk_is_a_clear_error_and_a_rerun_completes(tmp_path: Path) -> None:
     process = _spawn(tmp_path, limit=12_000)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 3 and "TrajectoryError" in out and "t.jsonl" in out and "run the same command again" in out
+    assert (
+        process.returncode == 3
+        and "TrajectoryError" in out
+        and "t.jsonl" in out
+        and "run the same command again" in out
+    )
     kept = _saved(tmp_path)
     assert 0 < len(kept) < 40
     # an episode that the full disk stopped may still have had room for its short line
@@ -565,8 +634,10 @@ def test_a_full_disk_is_a_clear_error_and_a_rerun_completes(tmp_path: Path) -> N
 def test_budget_is_part_of_the_hash() -> None:
     policy = Playback(["yes"])
     hashes = {
-        EpisodeConfig().hash(policy), EpisodeConfig(budget=Budget(turns=3)).hash(policy), EpisodeConfig(arm="passive").hash(policy),
-        EpisodeConfig(system_prompt="x").hash(policy), EpisodeConfig().hash(Playback(["no"])), EpisodeConfig(seed=1).hash(policy),
+        EpisodeConfig().hash(policy), EpisodeConfig(budget=Budget(turns=3)).hash(policy),
+            EpisodeConfig(arm="passive").hash(policy),
+        EpisodeConfig(system_prompt="x").hash(policy), EpisodeConfig().hash(Playback(["no"])),
+            EpisodeConfig(seed=1).hash(policy),
     }  # fmt: skip
     assert len(hashes) == 6 and EpisodeConfig().hash(policy) in hashes
 
@@ -588,15 +659,20 @@ RANK = textwrap.dedent("""
                 (folder / "late").touch()
                 wait("go2")
             asked = Question(text="what?", kind="free_form", doc_id=doc, task="t")
-            store.save(Trajectory(question=asked, stop_reason="answered", config_hash="c", question_hash=asked.content_hash()))
+            known = asked.content_hash()
+            store.save(Trajectory(question=asked, stop_reason="answered", config_hash="c", question_hash=known))
     store.merge(["t"])
 """)
 
 
 @pytest.mark.parametrize("slow", ["before it begins", "in the middle"])
 def test_a_rank_that_ends_long_after_the_other_loses_nothing(tmp_path: Path, slow: str) -> None:
-    """lmms-eval leaves out its barrier once `--max_tokens` is used up: rank 0 then merges while rank 1 has not begun, or is still writing."""
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path), str(rank), docs]) for rank, docs in enumerate(("0,1,2", "3,4,5"))]
+    """lmms-eval leaves out its barrier once `--max_tokens` is used up: rank 0 then merges while rank 1 has not begun,
+    or is still writing."""
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path), str(rank), docs])
+        for rank, docs in enumerate(("0,1,2", "3,4,5"))
+    ]
     if slow == "in the middle":
         (tmp_path / "go1").touch()
         while not (tmp_path / "late").exists():

@@ -129,6 +129,8 @@ def test_recalls_name_their_variant() -> None:
     assert recall_at(hull_iou((0, 3), (0, 10)), 0.3) == 1.0
 
 
-@pytest.mark.parametrize(("span", "valid"), [((0, 0), True), ((1, 2), True), ((2, 1), False), ((-1, 2), False), ((0, float("nan")), False)])
+@pytest.mark.parametrize(
+    ("span", "valid"), [((0, 0), True), ((1, 2), True), ((2, 1), False), ((-1, 2), False), ((0, float("nan")), False)]
+)
 def test_valid_span(span: Span, valid: bool) -> None:
     assert valid_span(span) is valid

@@ -47,7 +47,9 @@ def in_words(number: int, hyphen: str, joined: str, a: bool = False) -> str:
         small = joined if 0 < number % 1000 < 100 else " "
         words = in_words(number // 1000, hyphen, joined) + " thousand" + (small + rest if rest else "")
     elif number >= 100:
-        words = f"{UNITS[number // 100]} hundred" + (joined + in_words(number % 100, hyphen, joined) if number % 100 else "")
+        words = f"{UNITS[number // 100]} hundred" + (
+            joined + in_words(number % 100, hyphen, joined) if number % 100 else ""
+        )
     elif number >= 20:
         words = TENS[number // 10 - 2] + (hyphen + UNITS[number % 10] if number % 10 else "")
     else:
@@ -56,7 +58,18 @@ def in_words(number: int, hyphen: str, joined: str, a: bool = False) -> str:
 
 
 NUMBERS = st.integers(0, 130) | st.integers(0, 999_999) | st.integers(1, 999).map(lambda n: n * 1000)
-SIMPLE = st.sampled_from(["{}", "{}.", "There are {} people.", "**{}**", "The answer is {}", "about {} of them", "({})", '{{"answer": "{}"}}'])
+SIMPLE = st.sampled_from(
+    [
+        "{}",
+        "{}.",
+        "There are {} people.",
+        "**{}**",
+        "The answer is {}",
+        "about {} of them",
+        "({})",
+        '{{"answer": "{}"}}',
+    ]
+)
 ANY = st.sampled_from(
     [
         "{}",
@@ -93,14 +106,23 @@ ANY = st.sampled_from(
     SIMPLE,
     st.sampled_from([str, str.upper, str.title]),
 )
-def test_a_number_in_words_is_that_number(number: int, hyphen: str, joined: str, a: bool, template: str, case: object) -> None:
+def test_a_number_in_words_is_that_number(
+    number: int, hyphen: str, joined: str, a: bool, template: str, case: object
+) -> None:
     assert callable(case)
     words = case(in_words(number, hyphen, joined, a))
     assert parse_number(template.format(words)) == number
 
 
-@given(NUMBERS, st.sampled_from(["-", " ", ", ", "", " - ", "\n"]), st.sampled_from([" ", " and ", ", ", ", and ", "-and-", " & ", "\n"]), ANY)
-def test_a_phrase_with_a_number_in_words_is_never_a_piece_of_it(number: int, hyphen: str, joined: str, template: str) -> None:
+@given(
+    NUMBERS,
+    st.sampled_from(["-", " ", ", ", "", " - ", "\n"]),
+    st.sampled_from([" ", " and ", ", ", ", and ", "-and-", " & ", "\n"]),
+    ANY,
+)
+def test_a_phrase_with_a_number_in_words_is_never_a_piece_of_it(
+    number: int, hyphen: str, joined: str, template: str
+) -> None:
     if template.endswith(("{}th", "{}ish")):
         hyphen, joined = "-", " "
     words = in_words(number, hyphen, joined)
@@ -108,7 +130,9 @@ def test_a_phrase_with_a_number_in_words_is_never_a_piece_of_it(number: int, hyp
     assert parse_number(template.format(words, words)) in {*whole, None}
 
 
-@given(st.integers(0, 10**9), st.sampled_from(["{:,}", "{}", "{}.0", "{:.3f}", "\u2212{}", "-{:,}", "minus {}", "{:e}"]))
+@given(
+    st.integers(0, 10**9), st.sampled_from(["{:,}", "{}", "{}.0", "{:.3f}", "\u2212{}", "-{:,}", "minus {}", "{:e}"])
+)
 def test_a_number_in_digits_is_that_number(number: int, form: str) -> None:
     written = form.format(number)
     sign = -1 if form[0] in "\u2212-m" else 1

@@ -1,4 +1,5 @@
-"""Which option a reply names: the usual ways of naming one, and what must stay unread; labels of options as lists write them."""
+"""Which option a reply names: the usual ways of naming one, and what must stay unread; labels of options as lists write
+them."""
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
 
@@ -104,7 +105,19 @@ NAMING = [
 
 LABELS = st.sampled_from(["AB", "ABCD", "ABCDE", "ABD", "ACDG", "ABCDEFGHIJKLMN", "12", "1234"])
 WORDS = st.sampled_from(
-    ["red", "A man walks", "No", "Not visible", "Nobody.", "None of the above", "It was 3:15", "vitamin C is", "the left one", "1.5 m", "红"]
+    [
+        "red",
+        "A man walks",
+        "No",
+        "Not visible",
+        "Nobody.",
+        "None of the above",
+        "It was 3:15",
+        "vitamin C is",
+        "the left one",
+        "1.5 m",
+        "红",
+    ]
 )
 
 
@@ -116,8 +129,16 @@ def test_every_usual_way_of_naming_an_option(form: str, labels: str, data: st.Da
     assert match_option(form.format(L=label, text=words), options) == label
 
 
-@given(LABELS, st.sampled_from(NAMING), st.lists(WORDS, min_size=14, max_size=14), st.integers(0, 13), st.sampled_from(["", " ", "So. ", "Well,\n"]))
-def test_whatever_the_options_say_no_other_one_is_named(labels: str, form: str, words: list[str], at: int, before: str) -> None:
+@given(
+    LABELS,
+    st.sampled_from(NAMING),
+    st.lists(WORDS, min_size=14, max_size=14),
+    st.integers(0, 13),
+    st.sampled_from(["", " ", "So. ", "Well,\n"]),
+)
+def test_whatever_the_options_say_no_other_one_is_named(
+    labels: str, form: str, words: list[str], at: int, before: str
+) -> None:
     options = list(zip(labels, words, strict=False))
     label, text = options[at % len(options)]
     named = match_option(before + form.format(L=label, text=text), options)

@@ -31,7 +31,9 @@ def test_precision_is_interpolated() -> None:
 
 def test_a_true_span_is_taken_once() -> None:
     assert average_precisions([(0, 10), (0, 10), (20, 60)], TRUE, [0.5]) == pytest.approx([(1 + 2 / 3) / 2])
-    assert average_precisions([(20, 60), (20, 58)], [(20, 60), (20, 50)], [0.5]) == [1.0]  # the second takes the other one, which it fits too
+    assert average_precisions([(20, 60), (20, 58)], [(20, 60), (20, 50)], [0.5]) == [
+        1.0
+    ]  # the second takes the other one, which it fits too
 
 
 def test_no_more_than_ten_predictions_count() -> None:
@@ -52,7 +54,8 @@ def test_metrics_by_hand() -> None:
             "map": ((1 + 9 * 5 / 6) / 10 + 0.7 + 0) / 3,  # 0.8 reaches seven of the ten thresholds
             "map_0.5": 2 / 3,
             "map_0.75": (5 / 6 + 1 + 0) / 3,
-            "map_short": (1 / 2 + 9 / 3) / 10,  # the first question with (0, 10) alone: found at rank 2, above 0.5 at rank 3
+            "map_short": (1 / 2 + 9 / 3)
+            / 10,  # the first question with (0, 10) alone: found at rank 2, above 0.5 at rank 3
             "map_middle": 0.7,
             "map_long": (1 + 0) / 2,
             "r1_best_0.5": 2 / 3,
@@ -71,7 +74,9 @@ TRUTH = st.tuples(st.integers(0, 70), st.integers(1, 80)).map(lambda pair: (floa
 
 
 @given(st.lists(st.tuples(WINDOWS, st.lists(TRUTH, min_size=1, max_size=5)), min_size=1, max_size=4))
-def test_whatever_is_predicted_stays_in_0_1(questions: list[tuple[list[tuple[float, float, float]], list[Span]]]) -> None:
+def test_whatever_is_predicted_stays_in_0_1(
+    questions: list[tuple[list[tuple[float, float, float]], list[Span]]],
+) -> None:
     found = moment_metrics([windows for windows, _ in questions], [true for _, true in questions])
     assert all(0 <= value <= 1 for value in found.values())
     assert found["map"] <= found["map_0.5"] + 1e-9

@@ -45,7 +45,18 @@ MARKS = [
 ]
 OPTIONS = [("A", "red"), ("B", "blue"), ("C", "green")]
 DRAFTS = st.sampled_from(
-    ["the answer is A", "3 dogs", "from 10 to 20 s", '{"answer": "A"}', "A", "<answer>A</answer>", "\\boxed{A}", "[[1, 2]]", "", "hm\n\nA"]
+    [
+        "the answer is A",
+        "3 dogs",
+        "from 10 to 20 s",
+        '{"answer": "A"}',
+        "A",
+        "<answer>A</answer>",
+        "\\boxed{A}",
+        "[[1, 2]]",
+        "",
+        "hm\n\nA",
+    ]
 )
 
 
@@ -57,7 +68,11 @@ def test_a_thought_is_no_answer_and_what_follows_it_is(opening: str, closing: st
     assert parse_spans(f"{opening}{draft}{closing}from 7 to 9") == [(7, 9)]
     cut = split_thought(f"{opening}{draft}")
     assert cut == Reply("", thought=True, unclosed=True)
-    assert match_option(f"{opening}{draft}", OPTIONS) is None and parse_number(f"{opening}{draft}") is None and parse_spans(f"{opening}{draft}") == []
+    assert (
+        match_option(f"{opening}{draft}", OPTIONS) is None
+        and parse_number(f"{opening}{draft}") is None
+        and parse_spans(f"{opening}{draft}") == []
+    )
     assert answer_part(f"{opening}{draft}{closing}") == ""
 
 
@@ -92,7 +107,10 @@ def test_what_stands_outside_thought(text: str, said: str) -> None:
 
 
 @given(
-    st.text(max_size=200) | st.lists(st.sampled_from([mark for pair in MARKS for mark in pair] + ["A", "{", "}", '"', " "]), max_size=12).map("".join)
+    st.text(max_size=200)
+    | st.lists(st.sampled_from([mark for pair in MARKS for mark in pair] + ["A", "{", "}", '"', " "]), max_size=12).map(
+        "".join
+    )
 )
 def test_any_text_is_parted(text: str) -> None:
     reply = split_thought(text)
@@ -121,7 +139,18 @@ def test_an_object_that_names_its_answer(text: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", ["<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>\n", "<end_of_turn>", "<turn|>", "<|return|>", "<seed:eos>", "<｜end▁of▁sentence｜>"]
+    "end",
+    [
+        "<|im_end|>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eot_id|>\n",
+        "<end_of_turn>",
+        "<turn|>",
+        "<|return|>",
+        "<seed:eos>",
+        "<｜end▁of▁sentence｜>",
+    ],
 )
 def test_marks_of_a_turn_are_no_part_of_the_answer(end: str) -> None:
     assert answer_part(f"<|begin_of_box|>B<|end_of_box|>{end}") == answer_part(f"B{end}{end}") == "B"

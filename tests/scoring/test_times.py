@@ -115,7 +115,13 @@ def units(second: float) -> str:
 @given(st.lists(st.tuples(TENTHS, TENTHS), min_size=1, max_size=8), st.sampled_from([str, clock, units]))
 def test_every_way_of_writing_a_span_reads_the_same(spans: list[tuple[float, float]], write: object) -> None:
     assert callable(write)
-    for template, between in (("from {} to {}", "; "), ("{} - {}", ", "), ("between {} and {}", " and "), ("[{}, {}]", " "), ("it is [{},{}]", "; ")):
+    for template, between in (
+        ("from {} to {}", "; "),
+        ("{} - {}", ", "),
+        ("between {} and {}", " and "),
+        ("[{}, {}]", " "),
+        ("it is [{},{}]", "; "),
+    ):
         text = between.join(template.format(write(start), write(end)) for start, end in spans)
         assert parse_spans(text) == pytest.approx([pytest.approx(span) for span in spans]), text
 
@@ -137,7 +143,9 @@ def test_of_a_long_reply_the_end_is_read() -> None:
 
 
 @pytest.mark.parametrize("line", ["From 12.5 to 20 seconds\n", "from 12.5 to 20, ", "12.5-20\n"])
-def test_the_end_of_a_long_reply_does_not_begin_with_a_piece_of_a_number(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_long_reply_does_not_begin_with_a_piece_of_a_number(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(times, "MAX_CHARS", 2_000)
     for shift in range(len(line)):
         assert set(parse_spans(line * (2_000 // len(line) + 2) + " " * shift)) == {(12.5, 20.0)}
@@ -167,9 +175,11 @@ def test_reading_any_text_never_raises(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["1:" * 100_000, "1 " * 100_000, "9" * 200_000, "1:00 - " * 30_000, "[" * 200_000, "1" + " " * 200_000 + "-", "start" * 40_000,
+    ["1:" * 100_000, "1 " * 100_000, "9" * 200_000, "1:00 - " * 30_000, "[" * 200_000, "1" + " " * 200_000 + "-",
+    "start" * 40_000,
      "start 1 " * 30_000,
-     "start 1 end" * 20_000, "between 1 " * 20_000, "[1, " * 50_000, "(1," * 50_000, "1 m " * 50_000, "1,000" * 40_000, "-" * 200_000,
+     "start 1 end" * 20_000, "between 1 " * 20_000, "[1, " * 50_000, "(1," * 50_000, "1 m " * 50_000, "1,000" * 40_000,
+     "-" * 200_000,
      "about " * 40_000, "from about the second " * 10_000, "<answer>" * 30_000, "</think>" * 30_000, '"1" ' * 50_000],
 )  # fmt: skip
 def test_no_text_is_slow(text: str) -> None:
@@ -209,9 +219,19 @@ def compound(second: float, style: int) -> str:
 
 
 SECONDS = st.integers(0, 7300) | st.integers(0, 120).map(lambda minutes: minutes * 60)
-RANGES = ["from {} to {}", "{} - {}", "{} – {}", "{} until {}", "starts at {} and ends at {}", "Start: {}, end: {}",
-          "It begins at {} and stops at {}.",
-          '["{} to {}"]', '{{"start": "{}", "end": "{}"}}', '[{{"start_time": "{}", "end_time": "{}"}}]', "从{}到{}"]  # fmt: skip
+RANGES = [
+    "from {} to {}",
+    "{} - {}",
+    "{} – {}",
+    "{} until {}",
+    "starts at {} and ends at {}",
+    "Start: {}, end: {}",
+    "It begins at {} and stops at {}.",
+    '["{} to {}"]',
+    '{{"start": "{}", "end": "{}"}}',
+    '[{{"start_time": "{}", "end_time": "{}"}}]',
+    "从{}到{}",
+]
 
 
 @given(SECONDS, SECONDS, st.integers(0, 8), st.sampled_from(RANGES))
@@ -224,8 +244,13 @@ def test_compound_times_are_the_span(start: int, end: int, style: int, template:
 @given(SECONDS, SECONDS, SECONDS, SECONDS, st.integers(0, 8), st.integers(0, 8),
        st.sampled_from([*RANGES, "between {} and {}", "[{}, {}]", "({}, {})", "{}, {}"]),
        st.sampled_from([", ", " and ", "; ", ". ", "\n", " to ", " "]))  # fmt: skip
-def test_compound_times_are_the_spans_or_none(a: int, b: int, c: int, d: int, one: int, other: int, template: str, between: str) -> None:
-    first, second = template.format(compound(a, one), compound(b, other)), template.format(compound(c, other), compound(d, one))
+def test_compound_times_are_the_spans_or_none(
+    a: int, b: int, c: int, d: int, one: int, other: int, template: str, between: str
+) -> None:
+    first, second = (
+        template.format(compound(a, one), compound(b, other)),
+        template.format(compound(c, other), compound(d, one)),
+    )
     assert parse_spans(first) in ([(a, b)], [])
     if "{}, {}" not in template:  # "[1 minute, 5 seconds]" may be one time, so that it is left out
         assert parse_spans(first + between + second) in ([(a, b), (c, d)], [])

@@ -49,7 +49,9 @@ NOTHING = Rules()
         (None, "3", "number", RELATIVE, 0),
     ],
 )
-def test_by_hand(answer: str | None, right: str | tuple[str, ...], kind: str, rules: Rules, wanted: float | None) -> None:
+def test_by_hand(
+    answer: str | None, right: str | tuple[str, ...], kind: str, rules: Rules, wanted: float | None
+) -> None:
     got = score(answer, Truth(right), kind, rules)
     assert got is wanted is None or got == pytest.approx(wanted)
 
@@ -66,7 +68,9 @@ _SPANS = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5)).map(lambda pai
 
 
 @given(_SPANS, _SPANS)
-def test_spans_are_written_so_that_they_are_read_as_they_were(predicted: list[tuple[float, float]], true: list[tuple[float, float]]) -> None:
+def test_spans_are_written_so_that_they_are_read_as_they_were(
+    predicted: list[tuple[float, float]], true: list[tuple[float, float]]
+) -> None:
     assert score(spans_text(predicted), Truth(spans_text(true)), "grounding") == set_iou(predicted, true)
 
 

@@ -12,7 +12,9 @@ from apr_plugin.scoring.intervals import Span
 from apr_plugin.scoring.vue_tr import Query, iou_area, score, score_query, share_area, widen
 
 
-def query(query_id: int, *spans: Span, duration: str = "short", form: str = "phrase", modality: str = "vision") -> Query:
+def query(
+    query_id: int, *spans: Span, duration: str = "short", form: str = "phrase", modality: str = "vision"
+) -> Query:
     return Query(query_id, spans, duration, form, modality)
 
 
@@ -39,9 +41,15 @@ def test_widen() -> None:
         ([(float("nan"), 10)], [(0, 10)], 0.0, None, 0.0, 0.0),
     ],
 )
-def test_one_query(predicted: list[Span], true: list[Span], iou: float, precision: float | None, recall: float, plain: float) -> None:
+def test_one_query(
+    predicted: list[Span], true: list[Span], iou: float, precision: float | None, recall: float, plain: float
+) -> None:
     found = score_query(predicted, true)
-    assert found.iou == pytest.approx(iou) and found.recall == pytest.approx(recall) and found.plain_iou == pytest.approx(plain)
+    assert (
+        found.iou == pytest.approx(iou)
+        and found.recall == pytest.approx(recall)
+        and found.plain_iou == pytest.approx(plain)
+    )
     assert found.precision is None if precision is None else found.precision == pytest.approx(precision)
 
 
@@ -97,10 +105,17 @@ def test_table_by_hand() -> None:
     long = table["long"]
     assert (long.queries, long.answered) == (2, 2) and long.iou == long.iou_all == pytest.approx(0.495 / 2)
     unanswered = table["vision+audio"]
-    assert (unanswered.queries, unanswered.answered, unanswered.iou, unanswered.miou, unanswered.iou_all) == (1, 0, None, None, 0.0)
+    assert (unanswered.queries, unanswered.answered, unanswered.iou, unanswered.miou, unanswered.iou_all) == (
+        1,
+        0,
+        None,
+        None,
+        0.0,
+    )
     none = table["ultra-long"]
     assert (none.queries, none.iou_all, none.precision) == (0, None, None)
-    assert list(table) == ["overall", "ultra-short", "short", "medium", "long", "ultra-long", "keyword", "phrase", "sentence", "vision", "audio",
+    assert list(table) == ["overall", "ultra-short", "short", "medium", "long", "ultra-long", "keyword", "phrase",
+        "sentence", "vision", "audio",
                            "vision+audio"]  # fmt: skip
 
 
@@ -109,6 +124,8 @@ SPANS = st.lists(st.tuples(st.floats(), st.floats()) | st.tuples(st.floats(0, 99
 
 @given(st.lists(SPANS, min_size=1, max_size=6))
 def test_whatever_is_predicted_stays_in_0_1(answers: list[list[Span]]) -> None:
-    cell = score([query(i, (10.0, 20.0), (30.0, 50.0)) for i in range(len(answers))], dict(enumerate(answers)))["overall"]
+    cell = score([query(i, (10.0, 20.0), (30.0, 50.0)) for i in range(len(answers))], dict(enumerate(answers)))[
+        "overall"
+    ]
     for value in (cell.precision, cell.recall, cell.iou, cell.iou_all, cell.recall_all, cell.miou, cell.miou_all):
         assert value is None or 0 <= value <= 1

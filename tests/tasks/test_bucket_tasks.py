@@ -1,4 +1,5 @@
-"""The six tasks with buckets in lmms-eval: local data sets of their schemas, real small videos, numbers worked out by hand.
+"""The six tasks with buckets in lmms-eval: local data sets of their schemas, real small videos, numbers worked out by
+hand.
 
 In each set some questions are answered rightly, some wrongly, some not at all, and one has no video.
 """
@@ -34,7 +35,8 @@ COLOURS = ["red", "green", "blue", "none of them"]
 
 def _videomme(number: int, duration: str, video: str, answer: str) -> dict[str, Any]:
     return {
-        "video_id": f"{number:03}", "duration": duration, "domain": "Knowledge", "sub_category": "Law", "url": "", "videoID": video,
+        "video_id": f"{number:03}", "duration": duration, "domain": "Knowledge", "sub_category": "Law", "url": "",
+        "videoID": video,
         "question_id": f"{number:03}-1", "task_type": "Counting Problem", "question": f"What colour is mme{number}?",
         "options": [f"{label}. {colour}" for label, colour in zip("ABCD", COLOURS, strict=True)], "answer": answer,
     }  # fmt: skip
@@ -42,21 +44,32 @@ def _videomme(number: int, duration: str, video: str, answer: str) -> dict[str, 
 
 def _lvbench(uid: int, answer: str, *types: str) -> dict[str, Any]:
     options = "\n".join(f"({label}) {colour}" for label, colour in zip("ABCD", COLOURS, strict=True))
-    return {"uid": uid, "question": f"What colour is lvb{uid}?\n{options}", "answer": answer, "question_type": list(types), "time_reference": "00:01"}
+    return {
+        "uid": uid,
+        "question": f"What colour is lvb{uid}?\n{options}",
+        "answer": answer,
+        "question_type": list(types),
+        "time_reference": "00:01",
+    }
 
 
-def _longvideobench(number: int, group: int, seconds: float, video: str, right: int, options: int = 4) -> dict[str, Any]:
+def _longvideobench(
+    number: int, group: int, seconds: float, video: str, right: int, options: int = 4
+) -> dict[str, Any]:
     texts = [*COLOURS, "all of them"][:options] + ["N/A"] * (5 - options)
     return {
-        "video_id": video, "id": f"{video}_{number}", "video_path": f"{video}.mp4", "subtitle_path": "", "correct_choice": right,
-        "question": f"What colour is long{number}?", "duration": seconds, "duration_group": group, "question_category": "S2E",
+        "video_id": video, "id": f"{video}_{number}", "video_path": f"{video}.mp4", "subtitle_path": "",
+        "correct_choice": right,
+        "question": f"What colour is long{number}?", "duration": seconds, "duration_group": group,
+        "question_category": "S2E",
         "topic_category": "x", "starting_timestamp_for_subtitles": 0.0,
     } | {f"option{i}": text for i, text in enumerate(texts)}  # fmt: skip
 
 
 def _mlvu(number: int, kind: str, video: str, seconds: float, answer: str, options: list[str]) -> dict[str, Any]:
     return {
-        "video": f"{video}.mp4", "duration": seconds, "question": f"What colour is mlvu{number}?", "candidates": options, "answer": answer,
+        "video": f"{video}.mp4", "duration": seconds, "question": f"What colour is mlvu{number}?",
+        "candidates": options, "answer": answer,
         "question_type": kind,
     }  # fmt: skip
 
@@ -64,14 +77,17 @@ def _mlvu(number: int, kind: str, video: str, seconds: float, answer: str, optio
 def _minerva(number: int, video: str, right: int) -> dict[str, Any]:
     choices = {f"answer_choice_{i}": text for i, text in enumerate([*COLOURS, "all of them"])}
     return choices | {
-        "key": f"k{number}", "video_id": video, "question": f"What colour is min{number}?", "answer": choices[f"answer_choice_{right}"],
-        "answer_id": right, "reasoning": "At 0:01.", "question type": "Counting", "split": "Sports", "category": "Sports",
+        "key": f"k{number}", "video_id": video, "question": f"What colour is min{number}?",
+        "answer": choices[f"answer_choice_{right}"],
+        "answer_id": right, "reasoning": "At 0:01.", "question type": "Counting", "split": "Sports",
+        "category": "Sports",
     }  # fmt: skip
 
 
 def _vsibench(number: int, kind: str, scene: str, truth: str, options: list[str] | None = None) -> dict[str, Any]:
     row = {
-        "id": number, "dataset": "scannet", "scene_name": scene, "question_type": kind, "question": f"How about vsi{number}?", "ground_truth": truth,
+        "id": number, "dataset": "scannet", "scene_name": scene, "question_type": kind,
+        "question": f"How about vsi{number}?", "ground_truth": truth,
     }  # fmt: skip
     return row | ({"options": options} if options else {})
 
@@ -79,29 +95,36 @@ def _vsibench(number: int, kind: str, scene: str, truth: str, options: list[str]
 LEFT = ["A. left", "B. right"]
 
 CONTENTS: dict[str, Any] = {
-    "apr_videomme": [[_videomme(1, "short", "one", "A"), _videomme(2, "short", "one", "B"), _videomme(3, "long", "two", "C"),
+    "apr_videomme": [[_videomme(1, "short", "one", "A"), _videomme(2, "short", "one", "B"),
+    _videomme(3, "long", "two", "C"),
                       _videomme(4, "long", "gone", "D")]],
     "apr_lvbench": [[
-        {"key": "half-hour", "type": "tv", "qa": [_lvbench(1, "A", "entity recognition", "reasoning"), _lvbench(2, "B", "reasoning")]},
+        {"key": "half-hour", "type": "tv", "qa": [_lvbench(1, "A", "entity recognition", "reasoning"),
+        _lvbench(2, "B", "reasoning")]},
         {"key": "hour40", "type": "tv", "qa": [_lvbench(3, "C", "summarization"), _lvbench(4, "D", "summarization")]},
         {"key": "gone", "type": "tv", "qa": [_lvbench(5, "A", "temporal grounding")]},
     ]],
     "apr_longvideobench": [[
-        _longvideobench(1, 15, 9.0, "nine", 4, options=5), _longvideobench(2, 60, 60.7, "minute", 1), _longvideobench(3, 60, 20.0, "minute", 1),
+        _longvideobench(1, 15, 9.0, "nine", 4, options=5), _longvideobench(2, 60, 60.7, "minute", 1),
+            _longvideobench(3, 60, 20.0, "minute", 1),
         _longvideobench(4, 3600, 1000.0, "gone", 0),
     ]],
     "apr_mlvu": [
         [_mlvu(1, "plotQA", "movie", 246, "red", COLOURS), _mlvu(2, "plotQA", "movie", 246, "green", COLOURS)],
-        [_mlvu(3, "findNeedle", "needle_1", 467.98, "blue", COLOURS), _mlvu(4, "findNeedle", "needle_1", 467.98, "purple", COLOURS)],
+        [_mlvu(3, "findNeedle", "needle_1", 467.98, "blue", COLOURS),
+        _mlvu(4, "findNeedle", "needle_1", 467.98, "purple", COLOURS)],
         [_mlvu(5, "ego", "ego_1", 8000.0, "red", ["red", "green", "red", "blue"])],
         [], [], [_mlvu(6, "anomaly_reco", "surveil_1", 32550.13, "red", COLOURS)], [],
     ],
-    "apr_minerva": [[_minerva(1, "https://www.youtube.com/watch?v=abc", 4), _minerva(2, "abc", 0), _minerva(3, "def", 1), _minerva(4, "gone", 1)]],
+    "apr_minerva": [[_minerva(1, "https://www.youtube.com/watch?v=abc", 4), _minerva(2, "abc", 0),
+    _minerva(3, "def", 1), _minerva(4, "gone", 1)]],
     "apr_vsibench": [[
         _vsibench(1, "object_counting", "scene1", "4"), _vsibench(2, "object_counting", "scene1", "4"),
         _vsibench(3, "room_size_estimation", "scene2", "20.0"),
-        _vsibench(4, "object_rel_direction_easy", "scene2", "A", LEFT), _vsibench(5, "object_rel_direction_medium", "scene2", "A", LEFT),
-        _vsibench(6, "object_rel_direction_hard", "scene2", "B", LEFT), _vsibench(7, "route_planning", "gone", "B", LEFT),
+        _vsibench(4, "object_rel_direction_easy", "scene2", "A", LEFT),
+            _vsibench(5, "object_rel_direction_medium", "scene2", "A", LEFT),
+        _vsibench(6, "object_rel_direction_hard", "scene2", "B", LEFT),
+            _vsibench(7, "route_planning", "gone", "B", LEFT),
     ]],
 }  # fmt: skip
 
@@ -144,15 +167,38 @@ def _same(got: dict[str, Any], **wanted: float) -> None:
 
 def test_videomme(results: dict[str, Any]) -> None:
     got = results["apr_videomme"]
-    _same(got, score=1 / 4, n=4, score_present=1 / 3, n_present=3, acc_short=1 / 2, n_short=2, acc_long=0, n_long=2, videomme_perception_score=25)
+    _same(
+        got,
+        score=1 / 4,
+        n=4,
+        score_present=1 / 3,
+        n_present=3,
+        acc_short=1 / 2,
+        n_short=2,
+        acc_long=0,
+        n_long=2,
+        videomme_perception_score=25,
+    )
     assert "acc_medium" not in got and "n_medium" not in got  # no question, no figure
-    _same(got, acc_short_stderr=0.5, acc_short_stderr_clt=0.5, score_stderr=0.25)  # sd 0.7071 / sqrt(2); sd 0.5 / sqrt(4)
+    _same(
+        got, acc_short_stderr=0.5, acc_short_stderr_clt=0.5, score_stderr=0.25
+    )  # sd 0.7071 / sqrt(2); sd 0.5 / sqrt(4)
 
 
 def test_lvbench(results: dict[str, Any]) -> None:
     got = results["apr_lvbench"]
     _same(got, score=2 / 5, n=5, score_present=2 / 4, n_present=4, lvbench_score=2 / 5)
-    _same(got, **{"acc_20-40min": 1 / 2, "n_20-40min": 2, "acc_100-120min": 1 / 2, "n_100-120min": 2, "acc_other": 0, "n_other": 1})
+    _same(
+        got,
+        **{
+            "acc_20-40min": 1 / 2,
+            "n_20-40min": 2,
+            "acc_100-120min": 1 / 2,
+            "n_100-120min": 2,
+            "acc_other": 0,
+            "n_other": 1,
+        },
+    )
     _same(got, acc_ER=1, n_ER=1, acc_Rea=1 / 2, n_Rea=2, acc_Sum=1 / 2, n_Sum=2, acc_TG=0, n_TG=1)
     assert "acc_40-60min" not in got and "acc_KIR" not in got
 
@@ -169,7 +215,9 @@ def test_mlvu(results: dict[str, Any]) -> None:
     _same(got, score=3 / 6, n=6, score_present=3 / 5, n_present=5)
     _same(got, **{"acc_0-5min": 1 / 2, "acc_5-10min": 1 / 2, "acc_over_120min": 1 / 2, "n_over_120min": 2})
     _same(got, acc_plotQA=1 / 2, acc_needle=1 / 2, acc_ego=1, acc_anomaly_reco=0, n_anomaly_reco=1)
-    _same(got, m_avg=(1 / 2 + 1 / 2 + 1 + 0) / 4, mlvu_percetion_score=100 * (1 / 2 + 1 / 2 + 1 + 0) / 7)  # lmms-eval's counts tasks not asked as 0
+    _same(
+        got, m_avg=(1 / 2 + 1 / 2 + 1 + 0) / 4, mlvu_percetion_score=100 * (1 / 2 + 1 / 2 + 1 + 0) / 7
+    )  # lmms-eval's counts tasks not asked as 0
     assert got["m_avg_se"] is None  # a task with one question has no spread
 
 
@@ -183,10 +231,32 @@ def test_minerva(results: dict[str, Any]) -> None:
 def test_vsibench(results: dict[str, Any]) -> None:
     got = results["apr_vsibench"]
     mra = 6 / 10  # 5 for 4 is off by 1/4, which is within 1 - t for t = .5, .55, .6, .65, .7, .75: 6 of 10 thresholds
-    _same(got, mra_object_counting=(1 + mra) / 2, n_object_counting=2, mra_room_size_estimation=0, acc_object_rel_direction_easy=1)
-    _same(got, acc_object_rel_direction_medium=0, acc_object_rel_direction_hard=1, acc_route_planning=0, n_route_planning=1)
+    _same(
+        got,
+        mra_object_counting=(1 + mra) / 2,
+        n_object_counting=2,
+        mra_room_size_estimation=0,
+        acc_object_rel_direction_easy=1,
+    )
+    _same(
+        got,
+        acc_object_rel_direction_medium=0,
+        acc_object_rel_direction_hard=1,
+        acc_route_planning=0,
+        n_route_planning=1,
+    )
     _same(got, score=(1 + mra + 0 + 1 + 0 + 1 + 0) / 7, n=7, n_present=6, score_present=(1 + mra + 0 + 1 + 0 + 1) / 6)
-    _same(got, **{"score_0-60s": (1 + mra) / 2, "n_0-60s": 2, "score_60-120s": 2 / 4, "n_60-120s": 4, "score_other": 0, "n_other": 1})
+    _same(
+        got,
+        **{
+            "score_0-60s": (1 + mra) / 2,
+            "n_0-60s": 2,
+            "score_60-120s": 2 / 4,
+            "n_60-120s": 4,
+            "score_other": 0,
+            "n_other": 1,
+        },
+    )
     overall = ((1 + mra) / 2 + 0 + 2 / 3 + 0) / 4
     _same(got, overall=overall)
     assert got["vsibench_overall"] == pytest.approx(overall, abs=1e-6)  # lmms-eval's, where all that it needs was asked
@@ -198,24 +268,34 @@ def test_truths_score_as_lmms_eval_does(results: dict[str, Any]) -> None:
 
 def test_every_bucket_has_mean_count_and_standard_error(results: dict[str, Any]) -> None:
     assert {module.SOURCE.task: counted(module.SOURCE, results[module.SOURCE.task]) for module in MODULES} == {
-        "apr_lvbench": 7, "apr_videomme": 2, "apr_longvideobench": 3, "apr_mlvu": 7, "apr_minerva": 3, "apr_vsibench": 9,
+        "apr_lvbench": 7, "apr_videomme": 2, "apr_longvideobench": 3, "apr_mlvu": 7, "apr_minerva": 3,
+        "apr_vsibench": 9,
     }  # fmt: skip
 
 
 def test_without_a_video_nothing_else_suffers(results: dict[str, Any]) -> None:
     for module in MODULES:
         logged = results["samples"][module.SOURCE.task]
-        assert logged[-1]["score"] == 0 and "score_present" not in logged[-1] and logged[-1]["filtered_resps"] == ["(null)"]
+        assert (
+            logged[-1]["score"] == 0
+            and "score_present" not in logged[-1]
+            and logged[-1]["filtered_resps"] == ["(null)"]
+        )
 
 
 @pytest.mark.parametrize(("answers", "share"), [("right", 1.0), ("wrong", 0.0), ("fails", 0.0)])
 def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: float) -> None:
     """Official figures too, but for those that guess."""
-    right = {"mme1": "A", "mme2": "B", "mme3": "C", "lvb1": "A", "lvb2": "B", "lvb3": "C", "lvb4": "D", "long1": "E", "long2": "B", "long3": "B",
-             "mlvu1": "A", "mlvu2": "B", "mlvu3": "C", "mlvu5": "C", "min1": "E", "min2": "A", "min3": "B", "vsi1": "4", "vsi2": "4", "vsi3": "20",
+    right = {"mme1": "A", "mme2": "B", "mme3": "C", "lvb1": "A", "lvb2": "B", "lvb3": "C", "lvb4": "D", "long1": "E",
+        "long2": "B", "long3": "B",
+             "mlvu1": "A", "mlvu2": "B", "mlvu3": "C", "mlvu5": "C", "min1": "E", "min2": "A", "min3": "B", "vsi1": "4",
+             "vsi2": "4", "vsi3": "20",
              "vsi4": "A", "vsi5": "A", "vsi6": "B"}  # fmt: skip
     other = {"A": "B", "B": "A", "C": "B", "D": "B", "E": "B", "4": "40", "20": "2"}
-    told = {words: {"right": right.get(words, "A"), "wrong": other[right.get(words, "A")], "fails": FAILS}[answers] for words in ANSWERS}
+    told = {
+        words: {"right": right.get(words, "A"), "wrong": other[right.get(words, "A")], "fails": FAILS}[answers]
+        for words in ANSWERS
+    }
     results = bench.run(NAMES, told, bootstrap_iters=0)
     hopeless = {"apr_mlvu": 4}  # its answer is none of its options
     for module in MODULES:
@@ -226,10 +306,28 @@ def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: f
             wanted[hopeless[task] - 1] = 0.0
         assert scores == wanted, task
     if answers == "right":
-        assert results["apr_lvbench"]["lvbench_score"] == 4 / 5 and results["apr_videomme"]["videomme_perception_score"] == 75
+        assert (
+            results["apr_lvbench"]["lvbench_score"] == 4 / 5
+            and results["apr_videomme"]["videomme_perception_score"] == 75
+        )
 
 
-GARBAGE = ["", "(null)", None, " \n", 3.5, "\x00", "[" * 50_000, "(" * 50_000, "9" * 5000, "1e999", "nan", "inf", "is it? " * 5000, "\n" * 50_000]
+GARBAGE = [
+    "",
+    "(null)",
+    None,
+    " \n",
+    3.5,
+    "\x00",
+    "[" * 50_000,
+    "(" * 50_000,
+    "9" * 5000,
+    "1e999",
+    "nan",
+    "inf",
+    "is it? " * 5000,
+    "\n" * 50_000,
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.SOURCE.task))
@@ -237,7 +335,11 @@ def test_garbage_scores_nothing_whatever_thread_asks(module: Any) -> None:
     """Official scorers included, which lmms-eval calls in four threads and five times over where they raise."""
     source = module.SOURCE
     rows = list(source.rows_of(CONTENTS[source.task]))
-    docs = [{**row, "apr_buckets": [source.buckets[0]], "apr_present": True} for row in rows if row.get("ground_truth") != "4"]  # 3.5 is near it
+    docs = [
+        {**row, "apr_buckets": [source.buckets[0]], "apr_present": True}
+        for row in rows
+        if row.get("ground_truth") != "4"
+    ]  # 3.5 is near it
 
     def one(job: tuple[dict[str, Any], list[Any]]) -> float:
         began = time.thread_time()
@@ -295,7 +397,8 @@ def test_a_part_of_a_benchmark_is_called_one(bench: TaskBench) -> None:
 def test_questions_are_read_column_by_column() -> None:
     readers = {module.SOURCE.task: find_reader(module.SOURCE.task)[0] for module in MODULES}
     assert readers == {
-        "apr_lvbench": "lvbench", "apr_videomme": "videomme", "apr_longvideobench": "longvideobench", "apr_mlvu": "question_column",
+        "apr_lvbench": "lvbench", "apr_videomme": "videomme", "apr_longvideobench": "longvideobench",
+        "apr_mlvu": "question_column",
         "apr_minerva": "answer_choices", "apr_vsibench": "vsibench",
     }  # fmt: skip
     assert find_reader("apr_unheard_of")[0] == find_reader("unheard_of")[0] == "prompt"

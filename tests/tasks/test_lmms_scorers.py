@@ -1,4 +1,5 @@
-"""What `docs/scoring.md` says of lmms-eval's scorers, by its real functions; the column of the benchmarks' own scripts was run by hand."""
+"""What `docs/scoring.md` says of lmms-eval's scorers, by its real functions; the column of the benchmarks' own scripts
+was run by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +7,15 @@ import pytest
 
 pytest.importorskip("lmms_eval")
 
-VIDEOMME = {"videoID": "v", "duration": "short", "domain": "d", "sub_category": "s", "task_type": "t", "question_id": "001-1", "answer": "B"}
+VIDEOMME = {
+    "videoID": "v",
+    "duration": "short",
+    "domain": "d",
+    "sub_category": "s",
+    "task_type": "t",
+    "question_id": "001-1",
+    "answer": "B",
+}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +30,9 @@ def test_videomme(reply: str, letter: str) -> None:
     assert scored["pred_answer"] == letter and scored["score"] == float(letter == "B")
 
 
-@pytest.mark.parametrize(("reply", "right"), [("B.", True), ("(B)", True), ("B", True), ("", False)], ids=["stop", "round", "bare", "empty"])
+@pytest.mark.parametrize(
+    ("reply", "right"), [("B.", True), ("(B)", True), ("B", True), ("", False)], ids=["stop", "round", "bare", "empty"]
+)
 def test_lvbench(reply: str, right: bool) -> None:
     from lmms_eval.tasks.lvbench.utils import lvbench_process_results
 
@@ -42,7 +53,14 @@ def test_mlvu(reply: str, letter: str) -> None:
 
 @pytest.mark.parametrize(
     ("reply", "number"),
-    [(".5", 5), ("1,200", 1), ("1.5e3", 1.5), ("There are 3 boxes", 3), ("twenty-one", 21), ("33.730000000000004", 33.730000000000004)],
+    [
+        (".5", 5),
+        ("1,200", 1),
+        ("1.5e3", 1.5),
+        ("There are 3 boxes", 3),
+        ("twenty-one", 21),
+        ("33.730000000000004", 33.730000000000004),
+    ],
 )
 def test_vsibench_numbers(reply: str, number: float) -> None:
     from lmms_eval.tasks.vsibench.utils import extract_number
@@ -51,7 +69,9 @@ def test_vsibench_numbers(reply: str, number: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"), [("B.", True), ("b red", True), ("(B)", False), ("B, because", False)], ids=["stop", "words", "round", "comma"]
+    ("reply", "right"),
+    [("B.", True), ("b red", True), ("(B)", False), ("B, because", False)],
+    ids=["stop", "words", "round", "comma"],
 )
 def test_vsibench_letters(reply: str, right: bool) -> None:
     from lmms_eval.tasks.vsibench.utils import vsibench_process_results

@@ -1,4 +1,5 @@
-"""A row of a needle set that can't be read is one question that can't be answered, not a data set that can't be loaded."""
+"""A row of a needle set that can't be read is one question that can't be answered, not a data set that can't be
+loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from apr_plugin.tasks.needle import utils
 from apr_plugin.tasks.needle.make import DOCS_NAME, SPEC_NAME, NeedleSpec, planned_docs
 
 DOCS: list[Any] = planned_docs(NeedleSpec(buckets=("1m",), videos_per_bucket=1))
-ASKED = {"glyph": utils.glyph_docs, "when": utils.when_docs, "sound": utils.sound_docs, "count": utils.count_docs, "order": utils.order_docs}
+ASKED = {
+    "glyph": utils.glyph_docs,
+    "when": utils.when_docs,
+    "sound": utils.sound_docs,
+    "count": utils.count_docs,
+    "order": utils.order_docs,
+}
 
 
 def _place(folder: Path, lines: list[bytes], patch: pytest.MonkeyPatch) -> None:
@@ -28,16 +35,35 @@ def _place(folder: Path, lines: list[bytes], patch: pytest.MonkeyPatch) -> None:
 
 def test_a_lone_surrogate_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = next(doc for doc in DOCS if doc["kind"] == "glyph")
-    rows = [{**first, "video": name, "options": ["\udc80", "b"]} for name in ("videos/a.mp4", "videos/\ud800.mp4", "videos/a\0b.mp4")]
+    rows = [
+        {**first, "video": name, "options": ["\udc80", "b"]}
+        for name in ("videos/a.mp4", "videos/\ud800.mp4", "videos/a\0b.mp4")
+    ]
     _place(tmp_path, [json.dumps(row).encode() for row in rows], monkeypatch)
     docs = list(utils.glyph_docs(None))
-    assert [doc["apr_videos"][0].removeprefix(f"{tmp_path}/") for doc in docs] == ["videos/a.mp4", "videos/?.mp4", "videos/a\0b.mp4"]
+    assert [doc["apr_videos"][0].removeprefix(f"{tmp_path}/") for doc in docs] == [
+        "videos/a.mp4",
+        "videos/?.mp4",
+        "videos/a\0b.mp4",
+    ]
     assert docs[1]["options"] == ["?", "b"] and docs[0]["answer_spans"] == first["answer_spans"]
 
 
-def test_lines_that_are_no_rows_are_questions_of_the_first_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_that_are_no_rows_are_questions_of_the_first_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = [json.dumps(doc).encode() for doc in DOCS]
-    odd = [b"{", b"\xff", b"[" * 100_000, b"9" * 5000, b"null", b"[]", b'{"kind": "riddle"}', b'{"kind": ["glyph"]}', b"{}"]
+    odd = [
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b"null",
+        b"[]",
+        b'{"kind": "riddle"}',
+        b'{"kind": ["glyph"]}',
+        b"{}",
+    ]
     _place(tmp_path, [*odd, *good, b"", b" "], monkeypatch)
     n = {kind: sum(doc["kind"] == kind for doc in DOCS) for kind in ASKED}
     assert {kind: len(docs(None)) for kind, docs in ASKED.items()} == n | {"glyph": n["glyph"] + len(odd)}
@@ -47,7 +73,9 @@ def test_lines_that_are_no_rows_are_questions_of_the_first_kind(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_row_that_cannot_be_read_costs_its_own_question(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_cannot_be_read_costs_its_own_question(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = [doc for doc in DOCS if doc["kind"] == kind]
     odd = [doc for doc in spoiled(good[0]) if isinstance(doc, dict) and doc.get("kind") == kind]
     _place(tmp_path, [json.dumps(doc).encode() for doc in (*odd, *good * len(odd))], monkeypatch)

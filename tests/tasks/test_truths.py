@@ -1,4 +1,5 @@
-"""Truths of the tasks through lmms-eval: none reaches a policy or a record, and the arm `oracle` shows where they lie."""
+"""Truths of the tasks through lmms-eval: none reaches a policy or a record, and the arm `oracle` shows where they
+lie."""
 
 from __future__ import annotations
 
@@ -27,7 +28,16 @@ pytestmark = pytest.mark.xdist_group("lmms_eval")
 LENGTHS = [{"id": "AAA01", "subject": "X", "length": "30.0"}]
 NEEDLE = ("glyph", "when", "sound", "count", "order")
 TASKS = ("apr_charades_sta", "apr_videomme", "apr_vsibench", *(f"apr_needle_{kind}" for kind in NEEDLE))
-ANSWERS = {"opens a door": "[[2, 6]]", "mme": "A", "vsi": "4", "glyph": "A", "when is": "[[3, 7]]", "sound": "B", "count": "3", "order": "B"}
+ANSWERS = {
+    "opens a door": "[[2, 6]]",
+    "mme": "A",
+    "vsi": "4",
+    "glyph": "A",
+    "when is": "[[3, 7]]",
+    "sound": "B",
+    "count": "3",
+    "order": "B",
+}
 
 
 class Watches(Knows):
@@ -36,7 +46,12 @@ class Watches(Knows):
     seen: list[Any] = []  # noqa: RUF012 - lmms-eval makes the policy itself
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        self.seen.append([[part.text if isinstance(part, TextPart) else _pixels(part) for part in message.parts] for message in prompt.messages])
+        self.seen.append(
+            [
+                [part.text if isinstance(part, TextPart) else _pixels(part) for part in message.parts]
+                for message in prompt.messages
+            ]
+        )
         return await super().generate(prompt, sampling)
 
 
@@ -46,8 +61,10 @@ def _pixels(part: Any) -> Any:
 
 def _needle(kind: str, answer: str, span: list[float]) -> dict[str, Any]:
     return {
-        "id": f"x-{kind}", "video": "videos/x.mp4", "duration_s": 30.0, "bucket": next(iter(BUCKETS)), "kind": kind, "question": f"Of {kind} is it?",
-        "options": ["left", "right"] if kind in ("glyph", "sound", "order") else [], "answer": "" if kind == "when" else answer,
+        "id": f"x-{kind}", "video": "videos/x.mp4", "duration_s": 30.0, "bucket": next(iter(BUCKETS)), "kind": kind,
+        "question": f"Of {kind} is it?",
+        "options": ["left", "right"] if kind in ("glyph", "sound", "order") else [],
+        "answer": "" if kind == "when" else answer,
         "spans": [span], "answer_spans": [span] if kind == "when" else [],
     }  # fmt: skip
 
@@ -57,9 +74,22 @@ def _place(bench: TaskBench, right: dict[str, str], span: list[float]) -> None:
     bench.place(charades.SOURCE, [f"AAA01 {span[0]} {span[1]}##person opens a door.", LENGTHS], {"AAA01.mp4": 30})
     options = {"options": ["A. left", "B. right"]}
     about = {"domain": "Knowledge", "sub_category": "Law", "task_type": "Counting Problem", "duration": "short"}
-    row = {"videoID": "one", "question_id": "1", "question": "How about mme?", "answer": right["letter"], **about, **options}
+    row = {
+        "videoID": "one",
+        "question_id": "1",
+        "question": "How about mme?",
+        "answer": right["letter"],
+        **about,
+        **options,
+    }
     bench.place(videomme.SOURCE, [[row]], {"data/one.mp4": 3})
-    scene = {"id": 1, "dataset": "scannet", "scene_name": "s", "question_type": "object_counting", "question": "How about vsi?"}
+    scene = {
+        "id": 1,
+        "dataset": "scannet",
+        "scene_name": "s",
+        "question_type": "object_counting",
+        "question": "How about vsi?",
+    }
     bench.place(vsibench.SOURCE, [[{**scene, "ground_truth": right["number"]}]], {"scannet/s.mp4": 4})
     rows = [_needle(kind, right["number"] if kind == "count" else right["letter"], span) for kind in NEEDLE]
     write(bench.root / "needle" / DOCS_NAME, rows)
@@ -77,11 +107,14 @@ def watched(task_bench: TaskBench, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def _record(folder: Path) -> dict[Any, Any]:
-    """Each trajectory's JSON without what a clock or the decoder's state says, and without the hash of the policy's own arguments."""
+    """Each trajectory's JSON without what a clock or the decoder's state says, and without the hash of the policy's own
+    arguments."""
     found = {}
     for key, trajectory in trajectories(folder).items():
         row = json.loads(trajectory.to_json())
-        found[key] = _without(row, {"timings", "media_s", "model_s", "total_s", "decode_s", "mode", "packets", "config_hash"})
+        found[key] = _without(
+            row, {"timings", "media_s", "model_s", "total_s", "decode_s", "mode", "packets", "config_hash"}
+        )
     return found
 
 
@@ -102,13 +135,23 @@ def test_every_source_says_what_is_right() -> None:
 
 
 def test_other_truths_change_nothing_that_is_seen_or_recorded(watched: TaskBench) -> None:
-    """Two runs whose rows differ in the right answers and the evidence alone: every prompt and every trajectory is the same, and no scores are."""
+    """Two runs whose rows differ in the right answers and the evidence alone: every prompt and every trajectory is the
+    same, and no scores are."""
     runs = []
-    for right, span in (({"letter": "A", "number": "4"}, [2.0, 6.0]), ({"letter": "B", "number": "3"}, [13.718, 17.29])):
+    for right, span in (
+        ({"letter": "A", "number": "4"}, [2.0, 6.0]),
+        ({"letter": "B", "number": "3"}, [13.718, 17.29]),
+    ):
         _place(watched, right, span)
         results = watched.run(",".join(TASKS), ANSWERS, bootstrap_iters=0)
         check_truths(results, *TASKS)
-        runs.append((sorted(map(repr, Watches.seen)), _record(results["trajectories"]), [results[task]["score"] for task in TASKS]))
+        runs.append(
+            (
+                sorted(map(repr, Watches.seen)),
+                _record(results["trajectories"]),
+                [results[task]["score"] for task in TASKS],
+            )
+        )
         Watches.seen.clear()
     (prompts, records, scores), (others, other_records, other_scores) = runs
     assert len(prompts) == 2 * len(TASKS) and len(records) == len(TASKS)
@@ -144,7 +187,8 @@ def test_without_evidence_nothing_is_asked(watched: TaskBench) -> None:
 @pytest.mark.parametrize(
     ("reference", "spans"),
     [
-        ("00:15-00:19", [(15, 19)]), ("01:02:03-01:02:13", [(3723, 3733)]), ("00:01", [(1, 2)]), ("00:01-00:02, 01:00-01:10", [(1, 2), (60, 70)]),
+        ("00:15-00:19", [(15, 19)]), ("01:02:03-01:02:13", [(3723, 3733)]), ("00:01", [(1, 2)]),
+        ("00:01-00:02, 01:00-01:10", [(1, 2), (60, 70)]),
         ("whole video", []), (None, []), ("", []), ("00:09-00:03", []), ("1-2-3", []),
     ],
 )  # fmt: skip

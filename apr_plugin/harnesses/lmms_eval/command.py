@@ -50,8 +50,9 @@ def say_unused(gen_kwargs: str) -> None:
 def check_evaluation() -> None:
     """Do the same for the evaluation that is making this model, whoever started it: `lmms-eval`, `apr eval`, or a program.
 
-    lmms-eval tells a model nothing of these options, and writes those it was given into its results. So the values are looked up in the call of
-    its evaluator, and the generation settings, which that call holds in a mapping and in the parsed command line, are emptied there.
+    lmms-eval tells a model nothing of these options, and writes those it was given into its results. So the values are
+    looked up in the call of its evaluator, and the generation settings, which that call holds in a mapping and in the
+    parsed command line, are emptied there.
 
     Raises:
         AprError: as `check_options`.
@@ -60,7 +61,12 @@ def check_evaluation() -> None:
     check_options(values)
     given = values.get("gen_kwargs")
     if isinstance(given, dict) and given:
-        say_unused(str(getattr(values.get("cli_args"), "gen_kwargs", "") or ",".join(f"{key}={value}" for key, value in given.items())))
+        say_unused(
+            str(
+                getattr(values.get("cli_args"), "gen_kwargs", "")
+                or ",".join(f"{key}={value}" for key, value in given.items())
+            )
+        )
         given.clear()
         if values.get("cli_args") is not None:
             values["cli_args"].gen_kwargs = ""
@@ -69,7 +75,8 @@ def check_evaluation() -> None:
 def name_run(config_hash: str, folder: Path) -> None:
     """Have lmms-eval's results say which run they are of: its results.json keeps the command line's values, and among them now `apr_run`.
 
-    By it `open_run` joins scores with trajectories. A program that calls the evaluator without a command line has no results.json.
+    By it `open_run` joins scores with trajectories. A program that calls the evaluator without a command line has no
+    results.json.
     """
     if (arguments := _evaluation().get("cli_args")) is not None:
         arguments.apr_run = {"config_hash": config_hash, "folder": str(folder.absolute())}
@@ -78,6 +85,9 @@ def name_run(config_hash: str, folder: Path) -> None:
 def _evaluation() -> Mapping[str, Any]:
     """The values in the call of lmms-eval's evaluator that this code runs in; empty outside one."""
     frame: Any = sys._getframe()
-    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("simple_evaluate", "lmms_eval.evaluator"):
+    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != (
+        "simple_evaluate",
+        "lmms_eval.evaluator",
+    ):
         frame = frame.f_back
     return frame.f_locals if frame is not None else {}

@@ -18,7 +18,8 @@ from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.terminal import complain
 
 FAILURES: list[str] = []
-"""The questions that were not answered, one line each; after `sum_up`, rank 0 has those of all ranks and the others have none."""
+"""The questions that were not answered, one line each; after `sum_up`, rank 0 has those of all ranks and the others
+have none."""
 
 exit_status_is_set = False
 """Whether who runs lmms-eval turns `FAILURES` into an exit status (`apr eval` does); otherwise `sum_up` sees to it."""
@@ -35,7 +36,8 @@ def end_with(error: AprError, status: int = 1) -> NoReturn:
 def watch() -> None:
     """Called when the model is created: under lmms-eval's own command line, have whatever goes wrong from now on end in a status that says so.
 
-    It catches every exception, logs it and goes on to return 0; and a Ctrl-C can vanish in code that is not ours (see `interrupt`).
+    It catches every exception, logs it and goes on to return 0; and a Ctrl-C can vanish in code that is not ours (see
+    `interrupt`).
     """
     if exit_status_is_set or not under_its_command_line():
         return
@@ -73,7 +75,8 @@ def _stopped() -> None:
 def sum_up() -> None:
     """Called by every rank after its last request: see to it that the command ends with `UNANSWERED` if any question of any rank failed.
 
-    Rank 0 alone ends so, since torchrun kills every rank when one ends badly, and rank 0 still has the results to write.
+    Rank 0 alone ends so, since torchrun kills every rank when one ends badly, and rank 0 still has the results to
+    write.
     """
     from torch import distributed
 
@@ -86,10 +89,13 @@ def sum_up() -> None:
 
 
 def leave_with(status: int) -> None:
-    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed. The last call counts.
+    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed.
 
-    No exit handler of Python's can change the status without cutting off those after it. The C library's handlers run last of all, and newest first:
-    what the process still has to print is printed, then it ends. Where the C library has no such handlers (Windows) the status stays what it is.
+    The last call counts.
+
+    No exit handler of Python's can change the status without cutting off those after it. The C library's handlers run
+    last of all, and newest first: what the process still has to print is printed, then it ends. Where the C library has
+    no such handlers (Windows) the status stays what it is.
     """
     try:
         library = ctypes.CDLL(None)
@@ -103,4 +109,7 @@ def leave_with(status: int) -> None:
 def under_its_command_line() -> bool:
     """Whether lmms-eval's command line runs in the main thread, rather than a program that uses its evaluator."""
     frames = traceback.walk_stack(sys._current_frames().get(threading.main_thread().ident or 0))
-    return any(frame.f_code.co_name == "cli_evaluate" and frame.f_globals.get("__package__") == "lmms_eval" for frame, _ in frames)
+    return any(
+        frame.f_code.co_name == "cli_evaluate" and frame.f_globals.get("__package__") == "lmms_eval"
+        for frame, _ in frames
+    )

@@ -1,4 +1,7 @@
-"""What lmms-eval's entry point `lmms_eval.models` calls. Light on purpose: an error here would silently disable every plugin after it."""
+"""What lmms-eval's entry point `lmms_eval.models` calls.
+
+Light on purpose: an error here would silently disable every plugin after it.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ Key = tuple[str, str, str, int]
 """Task, split, doc id, repeat."""
 
 
-def evidence_of(questions: Sequence[Question], task_dict: Mapping[str, Mapping[str, Any]]) -> dict[Key, list[tuple[float, float]]]:
+def evidence_of(
+    questions: Sequence[Question], task_dict: Mapping[str, Mapping[str, Any]]
+) -> dict[Key, list[tuple[float, float]]]:
     """By question key, the evidence in the question's first video, as (start, end) in seconds; a question without any is left out.
 
     Args:
@@ -28,7 +30,10 @@ def evidence_of(questions: Sequence[Question], task_dict: Mapping[str, Mapping[s
     for task, split in dict.fromkeys((question.task, question.split) for question in questions):
         source, docs = sources().get(task), task_dict[task][split]
         if source is None or not any(_spans(source, doc) for doc in docs):
-            raise AprError(f"arm=oracle: task {quoted(task)} does not say where the evidence lies, so there is nothing to show; choose another arm")
+            raise AprError(
+                f"arm=oracle: task {quoted(task)} does not say where the evidence lies, so there is nothing "
+                "to show; choose another arm"
+            )
         of_task = [question for question in questions if (question.task, question.split) == (task, split)]
         found |= {question.key: spans for question in of_task if (spans := _spans(source, docs[int(question.doc_id)]))}
     return found

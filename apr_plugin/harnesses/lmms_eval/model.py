@@ -2,8 +2,8 @@
 
     lmms-eval --model apr --model_args policy=needle,max_turns=32,concurrency=4 --tasks videomme --batch_size 1
 
-Scoring is lmms-eval's own. Beside its results stand the trajectories (`trajectories=DIR`, default `apr_runs`), one line for each finished
-question, from which a killed run continues.
+Scoring is lmms-eval's own. Beside its results stand the trajectories (`trajectories=DIR`, default `apr_runs`), one line
+for each finished question, from which a killed run continues.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class ActivePerception(lmms):  # type: ignore[misc]
         super().__init__()
         watch()
         self.device = device or "cpu"
-        self.batch_size_per_gpu = 1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        self.batch_size_per_gpu = (
+            1  # lmms-eval's own batching is not used: `concurrency` says how many episodes run at once
+        )
         if under_its_command_line():
             guard_logs()
         try:
@@ -78,7 +80,9 @@ class ActivePerception(lmms):  # type: ignore[misc]
         self._tasks: set[str] = set()
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ActivePerception:
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> ActivePerception:
         """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
         try:
             check_once(arg_string)
@@ -95,19 +99,32 @@ class ActivePerception(lmms):  # type: ignore[misc]
         jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
         try:
-            evidence = evidence_of([job.question for job in asked], self.task_dict) if settings.config.arm == "oracle" else None
+            evidence = (
+                evidence_of([job.question for job in asked], self.task_dict)
+                if settings.config.arm == "oracle"
+                else None
+            )
         except AprError as error:
             end_with(error, status=2)
         self._tasks |= {job.question.task for job in asked}
         config_hash = settings.config.hash(settings.policy)
         policy = Metered(settings.policy, _used_up)
         began = time.perf_counter()
-        progress = Progress(tqdm(total=len(asked), desc="apr", unit="question", disable=self.rank != 0, dynamic_ncols=True))
+        progress = Progress(
+            tqdm(total=len(asked), desc="apr", unit="question", disable=self.rank != 0, dynamic_ncols=True)
+        )
 
         def done(trajectory: Trajectory, resumed: bool) -> None:
             progress.done(trajectory, resumed)
-            if not resumed and (spent := _tokens(trajectory)) is not None:  # now, not at the end: `--max_tokens` stops a run by it
-                log_usage(settings.policy.name, trajectory.question.task, input_tokens=spent.input_tokens, output_tokens=spent.output_tokens)
+            if (
+                not resumed and (spent := _tokens(trajectory)) is not None
+            ):  # now, not at the end: `--max_tokens` stops a run by it
+                log_usage(
+                    settings.policy.name,
+                    trajectory.question.task,
+                    input_tokens=spent.input_tokens,
+                    output_tokens=spent.output_tokens,
+                )
 
         store = TrajectoryStore(
             settings.trajectories,
@@ -121,7 +138,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
         name_run(config_hash, store.folder)
         reading = Decoding(settings.decode_threads, settings.decoded_bytes)
         try:
-            with contextlib.closing(progress), store:  # the bar ends before a message is printed, else that lands after it
+            with (
+                contextlib.closing(progress),
+                store,
+            ):  # the bar ends before a message is printed, else that lands after it
                 trajectories = run_sync(
                     run_episodes(
                         [job.question for job in asked],
@@ -138,7 +158,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
         except AprError as error:
             end_with(error)
         except KeyboardInterrupt:
-            told = f"stopped after {progress.finished} of {len(asked)} questions, which are saved; the same command continues there"
+            told = (
+                f"stopped after {progress.finished} of {len(asked)} questions, which are saved; the same command "
+                "continues there"
+            )
             end_with(AprError(told), status=130)
         finally:
             reading.close()
@@ -153,7 +176,9 @@ class ActivePerception(lmms):  # type: ignore[misc]
         self.settings.policy.close()
         if hasattr(self, "_store"):
             try:
-                self._store.merge(self._tasks)  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
+                self._store.merge(
+                    self._tasks
+                )  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
             except AprError as error:
                 end_with(error)
         sum_up()
@@ -164,7 +189,9 @@ class ActivePerception(lmms):  # type: ignore[misc]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
         """Rounds that the task drives don't fit a loop that the model drives."""
-        end_with(AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2)
+        end_with(
+            AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2
+        )
 
     def _report(self, trajectories: Sequence[Trajectory], seconds: float) -> None:
         n = len(trajectories)
@@ -174,8 +201,17 @@ class ActivePerception(lmms):  # type: ignore[misc]
         stops = Counter(t.stop_reason for t in trajectories)
         metrics: dict[str, float] = {"total_requests": n} | per_question(trajectories)
         metrics |= {f"stop_{reason}": count for reason, count in sorted(stops.items())}
-        log_metrics(total_elapsed_time=seconds, total_gen_tokens=tokens, avg_speed=tokens / max(seconds, 1e-9), additional_metrics=metrics)
-        logger.info("apr: {}; trajectories in {}", ", ".join(f"{reason} {count}" for reason, count in stops.most_common()), self._store.folder)
+        log_metrics(
+            total_elapsed_time=seconds,
+            total_gen_tokens=tokens,
+            avg_speed=tokens / max(seconds, 1e-9),
+            additional_metrics=metrics,
+        )
+        logger.info(
+            "apr: {}; trajectories in {}",
+            ", ".join(f"{reason} {count}" for reason, count in stops.most_common()),
+            self._store.folder,
+        )
         failed = [
             one_line(f"{t.question.task} doc {t.question.doc_id}: {t.stop_reason}: {t.stop_detail}", 600)
             for t in trajectories
@@ -185,7 +221,11 @@ class ActivePerception(lmms):  # type: ignore[misc]
         for line in failed[:5]:
             logger.error("apr: {}", line)
         if failed:
-            logger.error("apr: {} of {} questions were NOT answered and count as wrong; the same command asks only those again", len(failed), n)
+            logger.error(
+                "apr: {} of {} questions were NOT answered and count as wrong; the same command asks only those again",
+                len(failed),
+                n,
+            )
 
 
 class _Job:
@@ -213,7 +253,13 @@ def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) 
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
             reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
             question = Question(
-                text=reading.text, kind=reading.kind, videos=(_nothing("question", error),), task=task, split=split, doc_id=key[2], repeat=seen[key]
+                text=reading.text,
+                kind=reading.kind,
+                videos=(_nothing("question", error),),
+                task=task,
+                split=split,
+                doc_id=key[2],
+                repeat=seen[key],
             )
             jobs.append(_Job(question, reading, None))
         seen[key] += 1
@@ -247,31 +293,45 @@ def _nothing(what: str, error: BaseException) -> MediaRef:
 def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
     """Keep lmms-eval's `--use_cache` from storing these answers; the trajectories are what a run continues from.
 
-    It knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question that failed as answered for ever.
+    It knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question that
+    failed as answered for ever.
     """
     for request in requests:
-        request.args[2]["do_sample"] = True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
+        request.args[2]["do_sample"] = (
+            True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
+        )
 
 
 def _messages(
     context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
 ) -> tuple[str, tuple[MediaRef, ...], ReadPictures | None]:
-    """The words, videos and pictures of one request; pictures only if there is no video. They are read again when their question is asked.
+    """The words, videos and pictures of one request; pictures only if there is no video.
 
-    The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a video that can't be opened,
-    so that this question ends as `media_unreadable` with that reason and the others are asked.
+    They are read again when their question is asked.
+
+    The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a
+    video that can't be opened, so that this question ends as `media_unreadable` with that reason and the others are
+    asked.
     """
     try:
         messages = ChatMessages(messages=doc_to_messages(docs[doc_id]))
         images, videos, audios = messages.extract_media()
-        prompt = "\n".join(part.text for message in messages.messages for part in message.content if part.type == "text")
+        prompt = "\n".join(
+            part.text for message in messages.messages for part in message.content if part.type == "text"
+        )
         refs = tuple(_media_ref(item) for item in [*videos, *audios])
-        return prompt, refs, None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root)
+        return (
+            prompt,
+            refs,
+            None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root),
+        )
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return context, (_nothing("media", error),), None
 
 
-def _pictures(doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None) -> list[ImagePart]:
+def _pictures(
+    doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None
+) -> list[ImagePart]:
     """A doc's pictures, each with at most so many pixels. Those of a whole task would not fit into memory."""
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
@@ -285,10 +345,14 @@ def _media_ref(item: Any) -> MediaRef:
     if isinstance(item, str):
         return MediaRef(path=item)
     if isinstance(item, dict):
-        path = next((item[key] for key in ("url", "path", "video", "video_path") if isinstance(item.get(key), str)), None)
+        path = next(
+            (item[key] for key in ("url", "path", "video", "video_path") if isinstance(item.get(key), str)), None
+        )
         if path is not None:
             start, end = item.get("video_start"), item.get("video_end")
-            return MediaRef(path=path, start_s=None if start is None else float(start), end_s=None if end is None else float(end))
+            return MediaRef(
+                path=path, start_s=None if start is None else float(start), end_s=None if end is None else float(end)
+            )
     return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
 
 
@@ -302,7 +366,10 @@ def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePar
 
 
 def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult:
-    """What is returned. With `strict`, an agent's answer in a wrong form is not: a scorer that searches for a letter would find one in it."""
+    """What is returned.
+
+    With `strict`, an agent's answer in a wrong form is not: a scorer that searches for a letter would find one in it.
+    """
     answer = text = trajectory.answer or ""
     if strict and trajectory.arm == "agent" and not trajectory.answer_valid:
         return GenerationResult(NO_ANSWER, _tokens(trajectory))
@@ -310,7 +377,12 @@ def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult
         try:
             text = job.reading.write(answer)
         except Exception as error:  # noqa: BLE001 - the answers of all the others must reach their scorer
-            logger.error("apr: {} doc {}: the answer goes back unchanged: {}", trajectory.question.task, trajectory.question.doc_id, told(error))
+            logger.error(
+                "apr: {} doc {}: the answer goes back unchanged: {}",
+                trajectory.question.task,
+                trajectory.question.doc_id,
+                told(error),
+            )
     return GenerationResult(text if text.strip() else NO_ANSWER, _tokens(trajectory))
 
 

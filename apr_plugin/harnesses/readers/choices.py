@@ -19,8 +19,13 @@ _NO_SUBTITLES = re.compile(r"this video's subtitles are listed below:\s*no subti
 
 
 def by_position(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[Option, ...]:
-    """Options that the task's prompt labels itself, in their order; an option may look like "J. Smith" and keep its J."""
-    return _at_least_two(Option(label=label, text=str(text).strip()) for label, text in zip(labels, texts, strict=False))
+    """Options that the task's prompt labels itself, in their order; an option may look like "J.
+
+    Smith" and keep its J.
+    """
+    return _at_least_two(
+        Option(label=label, text=str(text).strip()) for label, text in zip(labels, texts, strict=False)
+    )
 
 
 def by_prefix(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[Option, ...]:
@@ -31,11 +36,16 @@ def by_prefix(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[O
     plain = [str(text) for text in texts]
     options = [Option(label=label, text=words) for label, words in filter(None, map(split_label, plain))]
     carried = {option.label for option in options}
-    return _at_least_two(options) if len(carried) == len(plain) and carried <= set(labels) else by_position(plain, labels)
+    return (
+        _at_least_two(options) if len(carried) == len(plain) and carried <= set(labels) else by_position(plain, labels)
+    )
 
 
 def by_key(options: object) -> tuple[Option, ...]:
-    """Options from a dict of label -> text, or the JSON text of one. Labels that this question does not use hold nothing."""
+    """Options from a dict of label -> text, or the JSON text of one.
+
+    Labels that this question does not use hold nothing.
+    """
     if isinstance(options, str):
         options = json.loads(options)
     if not isinstance(options, Mapping):
@@ -68,7 +78,9 @@ def printed(options: object) -> tuple[Option, ...]:
     raise DocError("options are neither a list nor text")
 
 
-def mcq(question: object, options: tuple[Option, ...], *, context: str = "", written: Mapping[str, str] | None = None) -> Reading:
+def mcq(
+    question: object, options: tuple[Option, ...], *, context: str = "", written: Mapping[str, str] | None = None
+) -> Reading:
     """An `mcq` reading; the bare label is returned unless `written` says otherwise.
 
     Args:

@@ -17,7 +17,10 @@ Doc = Mapping[str, Any]
 
 @register_reader("videomme*")
 def read_videomme(doc: Doc, prompt: str) -> Reading:
-    """Video-MME: `question`, `options` ("A. …"). Some of its tasks show subtitles without saying so in their name (`videomme_long`)."""
+    """Video-MME: `question`, `options` ("A. …").
+
+    Some of its tasks show subtitles without saying so in their name (`videomme_long`).
+    """
     question, options = column(doc, "question"), by_prefix(column(doc, "options"))
     return mcq(question, options, context=context_of(prompt, question, options))
 
@@ -54,7 +57,10 @@ def read_worldsense(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("longvideobench*")
 def read_longvideobench(doc: Doc, prompt: str) -> Reading:
-    """LongVideoBench: `question`, `option0` to `option4` ("N/A" is none). The `_i` tasks put subtitles and `<image>` marks before the question."""
+    """LongVideoBench: `question`, `option0` to `option4` ("N/A" is none).
+
+    The `_i` tasks put subtitles and `<image>` marks before the question.
+    """
     question, options = column(doc, "question"), by_columns(doc, "option", 5, absent=("N/A",))
     return mcq(question, options, context=context_of(prompt, question, options))
 
@@ -68,7 +74,10 @@ def read_cgbench(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("video_mmmu_*")
 def read_video_mmmu(doc: Doc, prompt: str) -> Reading:
-    """Video-MMMU: `question`, `question_type`, `options`. The prompt says where in the video the question's image is, so it is kept."""
+    """Video-MMMU: `question`, `question_type`, `options`.
+
+    The prompt says where in the video the question's image is, so it is kept.
+    """
     question = column(doc, "question")
     if column(doc, "question_type") != "multiple-choice":
         text = paragraphs(context_of(prompt, question, ()), str(question).strip())
@@ -84,7 +93,11 @@ def read_video_mmmu(doc: Doc, prompt: str) -> Reading:
 def read_cinepile(doc: Doc, prompt: str) -> Reading:
     """CinePile: `question`, `choices` without labels, `subtitles` of the scene."""
     subtitles = str(doc.get("subtitles") or "").strip()
-    return mcq(column(doc, "question"), by_position(column(doc, "choices")), context=f"Subtitles:\n{subtitles}" if subtitles else "")
+    return mcq(
+        column(doc, "question"),
+        by_position(column(doc, "choices")),
+        context=f"Subtitles:\n{subtitles}" if subtitles else "",
+    )
 
 
 @register_reader("lvbench*")
@@ -121,7 +134,10 @@ def read_video_holmes(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("mvbench*", "tvbench*")
 def read_candidates(doc: Doc, prompt: str) -> Reading:
-    """MVBench, TVBench: `question`, `candidates` without labels. `start` and `end` are not used: the tasks pass clips that are cut already."""
+    """MVBench, TVBench: `question`, `candidates` without labels.
+
+    `start` and `end` are not used: the tasks pass clips that are cut already.
+    """
     return mcq(column(doc, "question"), by_position(column(doc, "candidates")))
 
 
@@ -153,7 +169,8 @@ def read_printed_options(doc: Doc, prompt: str) -> Reading:
 def read_options_by_label(doc: Doc, prompt: str) -> Reading:
     """LSDBench, MMOU, SciVideoBench: `question`, `options` (dict of label -> text, its JSON text, or a plain list).
 
-    SciVideoBench's prompt turns the question's times into frame numbers of frames the loop never sees; the question itself is kept.
+    SciVideoBench's prompt turns the question's times into frame numbers of frames the loop never sees; the question
+    itself is kept.
     """
     options = column(doc, "options")
     return mcq(column(doc, "question"), by_position(options) if isinstance(options, list) else by_key(options))

@@ -45,7 +45,12 @@ def read_vsibench(doc: Doc, prompt: str) -> Reading:
     """VSI-Bench: `question`, `question_type`, `options` ("A. …") where the type has any."""
     question, question_type = column(doc, "question"), column(doc, "question_type")
     if question_type in _VSIBENCH_NUMBERS:
-        return Reading(text=str(question).strip(), kind=QuestionKind.NUMBER, answer_hint=_VSIBENCH_NUMBERS[question_type], write=write_number)
+        return Reading(
+            text=str(question).strip(),
+            kind=QuestionKind.NUMBER,
+            answer_hint=_VSIBENCH_NUMBERS[question_type],
+            write=write_number,
+        )
     return mcq(question, by_prefix(column(doc, "options")))
 
 
@@ -80,7 +85,9 @@ def _when(event: object) -> str:
 
 
 def _one_span(question: str) -> Reading:
-    return Reading(text=question, kind=QuestionKind.GROUNDING, answer_hint="one time span in seconds", write=write_longest_span)
+    return Reading(
+        text=question, kind=QuestionKind.GROUNDING, answer_hint="one time span in seconds", write=write_longest_span
+    )
 
 
 def _words(doc: Doc, hint: str) -> Reading:

@@ -1,7 +1,7 @@
 """Reads a question from the prompt alone: the fallback for every task without a reader.
 
-Every pattern here starts from a fixed phrase or a line start and has bounded repeats, so that a prompt of 100,000 characters
-(a film's subtitles) is read in linear time.
+Every pattern here starts from a fixed phrase or a line start and has bounded repeats, so that a prompt of 100,000
+characters (a film's subtitles) is read in linear time.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -23,7 +23,10 @@ from apr_plugin.scoring.writing import write_label
 _CAPITAL = "[A-ZＡ-Ｚ]"
 _CJK = r"\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"
 
-_LINE_MARKER = re.compile(rf"^[ \t]*(?:[-•][ \t]*|\*[ \t]+)?(?:(?i:option|choice|选项|選項)[ \t]*)?{label_pattern(_CAPITAL)}[ \t]*", re.MULTILINE)
+_LINE_MARKER = re.compile(
+    rf"^[ \t]*(?:[-•][ \t]*|\*[ \t]+)?(?:(?i:option|choice|选项|選項)[ \t]*)?{label_pattern(_CAPITAL)}[ \t]*",
+    re.MULTILINE,
+)
 """A label that begins a line: "A. ", "(A) ", "A) ", "A: ", "- A) ", "[A] ", "**A.** ", "A、", "（A）", "Option A: "."""
 
 _INLINE_MARK = rf"(?:[.)](?=[{_CJK}]|\s)|[．）、])"
@@ -43,7 +46,8 @@ _INSTRUCTIONS = tuple(
         r"(?:please )?select the best (?:answer|option) to the following multiple-choice question"
         r"(?: based on the video(?: and (?:the )?subtitles)?)?\.",
         r"only one option is the most accurate answer in relation to the question and the video\.",
-        r"(?:please )?(?:directly )?(?:answer|respond|reply)(?: (?:the|this) question)?(?: directly)? with (?:only |just )?(?:the |one |a |your )?"
+        r"(?:please )?(?:directly )?(?:answer|respond|reply)(?: (?:the|this) question)?(?: directly)? with "
+        r"(?:only |just )?(?:the |one |a |your )?"
         r"(?:single |correct )?(?:option|letter|choice)\b[^\n.]{0,80}\.?",
         r"answer (?:the|this) question with A, ?B\b[^\n.]{0,60}\.?",
         r"(?:please )?(?:directly |only )give the best option[.:]?",
@@ -58,7 +62,8 @@ _INSTRUCTIONS = tuple(
         r"\Aquestion:[ \t]*",
     )
 )
-"""What prompts say about the letter to be written. The loop states its own answer form, and "directly" would fight it."""
+"""What prompts say about the letter to be written. The loop states its own answer form, and "directly" would fight it.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,10 @@ def split_options(text: str) -> Split:
     run = _last_run(_markers(text, _LINE_MARKER, _line_style), recent=True)
     inline = run is None
     if run is None:
-        run = _last_run((marker for marker in _markers(text, _INLINE_MARKER, _inline_style) if _may_open(text, marker)), recent=False)
+        run = _last_run(
+            (marker for marker in _markers(text, _INLINE_MARKER, _inline_style) if _may_open(text, marker)),
+            recent=False,
+        )
     if run is None:
         return Split(text, (), "")
     line_end = text.find("\n", run[-1].end)
@@ -141,7 +149,10 @@ def paragraphs(*parts: str) -> str:
 
 
 def _markers(text: str, pattern: re.Pattern[str], style_of: Callable[[re.Match[str]], str]) -> list[_Marker]:
-    found = [_Marker(label=label_of(match), style=style_of(match), start=match.start(), end=match.end()) for match in pattern.finditer(text)]
+    found = [
+        _Marker(label=label_of(match), style=style_of(match), start=match.start(), end=match.end())
+        for match in pattern.finditer(text)
+    ]
     # "A: …" twice is two people talking, not two lists of options.
     speakers = [marker.label for marker in found if marker.style == ":"]
     return [marker for marker in found if marker.style != ":"] if len(speakers) > len(set(speakers)) else found

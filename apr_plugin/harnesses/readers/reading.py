@@ -14,7 +14,8 @@ class Reading:
     """One harness request, read: what is asked, and how its answer is written down for the task's own scorer."""
 
     text: str
-    """The question, without its options and without endings such as "answer with the letter"; with the subtitles of a task that shows them."""
+    """The question, without its options and without endings such as "answer with the letter"; with the subtitles of a
+    task that shows them."""
 
     kind: QuestionKind
     """How it is answered."""
@@ -26,7 +27,8 @@ class Reading:
     """How the answer is to be written, where the kind does not say all ("in centimetres")."""
 
     write: Callable[[str], str] = str
-    """Canonical answer (label, `[[start, end], ...]`, number or text) -> the text the scorer reads right. Anything else is returned unchanged."""
+    """Canonical answer (label, `[[start, end], ...]`, number or text) -> the text the scorer reads right. Anything else
+    is returned unchanged."""
 
 
 Reader = Callable[[Mapping[str, Any], str], Reading]

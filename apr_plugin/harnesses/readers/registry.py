@@ -43,8 +43,9 @@ def register_reader(*patterns: str) -> Callable[[Reader], Reader]:
 def find_reader(task: str) -> tuple[str, Reader]:
     """The reader of a task and its name, else `("prompt", read_prompt)`.
 
-    An exact name beats a pattern; of two patterns the one with more literal characters wins. A task of this package says itself what its rows ask
-    (`Source.question_of`), or stands for one of lmms-eval's ("apr_videomme") and is read like that one.
+    An exact name beats a pattern; of two patterns the one with more literal characters wins. A task of this package
+    says itself what its rows ask (`Source.question_of`), or stands for one of lmms-eval's ("apr_videomme") and is read
+    like that one.
     """
     if task in _READERS:
         return _READERS[task]
@@ -69,7 +70,9 @@ def _own_reader(task: str) -> Reader | None:
 
     def reader(doc: Mapping[str, Any], prompt: str) -> Reading:
         asked = question_of(doc)
-        return Reading(text=asked.text, kind=asked.kind, options=asked.options, answer_hint=asked.answer_hint, write=write)
+        return Reading(
+            text=asked.text, kind=asked.kind, options=asked.options, answer_hint=asked.answer_hint, write=write
+        )
 
     return reader
 
@@ -88,7 +91,8 @@ def read(task: str, doc: Mapping[str, Any], prompt: str) -> tuple[str, Reading]:
         prompt: The prompt as the harness would show it.
 
     Returns:
-        The reader's name for the record, with the reason where it had to give way: `prompt (videomme reader: no column 'options')`.
+        The reader's name for the record, with the reason where it had to give way: `prompt (videomme reader: no column
+        'options')`.
     """
     name, reader = find_reader(task)
     try:

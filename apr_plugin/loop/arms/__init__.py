@@ -1,4 +1,6 @@
-"""Arms: ways of answering the same questions, one file each. `Episode` gives them reading, holding memory, asking and ending.
+"""Arms: ways of answering the same questions, one file each.
+
+`Episode` gives them reading, holding memory, asking and ending.
 
 A new arm is a coroutine that takes the episode and returns its trajectory, and a line in `ARMS`.
 """

@@ -56,7 +56,9 @@ async def run(episode: Episode) -> Trajectory:
         elif parsed.action is not None:
             began = time.perf_counter()
             try:
-                outcome = await _look(episode, parsed.action, partial(_shown_next, notebook, generation.text, number + 1, turns))
+                outcome = await _look(
+                    episode, parsed.action, partial(_shown_next, notebook, generation.text, number + 1, turns)
+                )
             except MediaError:
                 episode.note(parsed, generation, model_s, media_s=time.perf_counter() - began)
                 raise
@@ -96,7 +98,9 @@ async def _look(episode: Episode, action: Look, prompt: Callable[[list[Percept]]
         return fitting
     await episode.hold(fitting[0].bytes)
     outcome = await episode.read(episode.environment.look, fitting[0], "look")
-    refused = await episode.asking.context.check(outcome, fitting[0], prompt) if isinstance(outcome, Percept) else outcome
+    refused = (
+        await episode.asking.context.check(outcome, fitting[0], prompt) if isinstance(outcome, Percept) else outcome
+    )
     if refused is not None:
         episode.let_go()
         return refused
@@ -110,7 +114,10 @@ def _shown_next(notebook: Notebook, text: str, number: int, turns: int, percepts
 
 def _check(episode: Episode, action: Answer, number: int, turns: int) -> TakenAnswer | ActionError:
     if number == 1 and (turns > 1 or episode.strict) and episode.config.budget.refuse_blind_answer:
-        return ActionError(ErrorCode.EARLY_ANSWER, "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.")
+        return ActionError(
+            ErrorCode.EARLY_ANSWER,
+            "this is turn 1 and nothing has been looked at yet; an answer is taken from turn 2 on.",
+        )
     return episode.taken(action.content, episode.strict)
 
 
@@ -133,7 +140,9 @@ async def _force(episode: Episode, notebook: Notebook, reason: StopReason, why: 
         content, checked = "", reply.parsed.error or error
     episode.note(reply.parsed, generation, model_s, error, forced=True, forced_why=told, left_out=left_out)
     if isinstance(checked, TakenAnswer):
-        return episode.end(StopReason.FORCED, answer=checked.text, valid=checked.valid, detail=f"{why} {checked.remark}".strip())
+        return episode.end(
+            StopReason.FORCED, answer=checked.text, valid=checked.valid, detail=f"{why} {checked.remark}".strip()
+        )
     if content:
         return episode.end(StopReason.FORCED, answer=content, valid=False, detail=f"{why} {checked.message}")
     return episode.end(reason, detail=f"{why} The forced call brought no answer: {checked.message}")

@@ -35,7 +35,8 @@ async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = l
 
     Args:
         episode: The episode.
-        plan: What is shown of the videos, under a limit of visual tokens; `None` shows nothing. Without a video, the question's pictures are shown.
+        plan: What is shown of the videos, under a limit of visual tokens; `None` shows nothing. Without a video, the
+            question's pictures are shown.
         change: Changes the percepts after reading, before they are shown.
     """
     notes = [] if episode.question.videos else ["the request had no video, so it was answered in one passive turn"]
@@ -53,7 +54,10 @@ async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = l
             raise ContextFull
         generation, model_s = await episode.generate(prompt, 1)
     except ContextFull:
-        return episode.end(StopReason.TOKENS, detail="; ".join([*notes, f"{episode.asking.context.full} The question does not fit into it."]))
+        return episode.end(
+            StopReason.TOKENS,
+            detail="; ".join([*notes, f"{episode.asking.context.full} The question does not fit into it."]),
+        )
     episode.let_go()
     reply = read_answer(generation, episode.question)
     checked, content = reply.fault or episode.taken(reply.content, strict=False), reply.content
@@ -80,9 +84,13 @@ async def _with_frames(episode: Episode, plan: Plan | None, change: Change, note
     if isinstance(plans, ActionError):
         return None
     if plans != whole:
-        notes.append(f"shown with fewer pixels or frames to fit the model's context of {episode.policy.context_tokens} tokens")
+        notes.append(
+            f"shown with fewer pixels or frames to fit the model's context of {episode.policy.context_tokens} tokens"
+        )
     await episode.hold(sum(each.bytes for each in plans))
-    percepts = change(await episode.read(lambda asked: [episode.environment.show(each) for each in asked], plans, "look"))
+    percepts = change(
+        await episode.read(lambda asked: [episode.environment.show(each) for each in asked], plans, "look")
+    )
     episode.first_shown = tuple(percept.shown() for percept in percepts)
     return notebook.passive_prompt(percepts)
 
@@ -98,7 +106,10 @@ async def _with_pictures(episode: Episode, notes: list[str]) -> Prompt | None:
     if pixels is not None:
         if not pixels:
             return None
-        notes.append(f"pictures scaled down to {pixels} pixels to fit the model's context of {episode.policy.context_tokens} tokens")
+        notes.append(
+            f"pictures scaled down to {pixels} pixels to fit the model's context of "
+            f"{episode.policy.context_tokens} tokens"
+        )
         pictures = await episode.read(episode.pictures, pixels, "look")
     if not pictures:
         return shown()

@@ -1,4 +1,7 @@
-"""The oracle control: frames from where the evidence is. A question that it answers wrong needs more than looking at the right place."""
+"""The oracle control: frames from where the evidence is.
+
+A question that it answers wrong needs more than looking at the right place.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 async def run(episode: Episode) -> Trajectory:
     """`passive_frames` frames, spread over the evidence of the question's first video; a task without evidence can't have this arm."""
     if not episode.evidence:
-        return episode.end(StopReason.ERROR, detail="the task says nothing of where the evidence lies, so there is no oracle to show it")
+        return episode.end(
+            StopReason.ERROR,
+            detail="the task says nothing of where the evidence lies, so there is no oracle to show it",
+        )
     plan = partial(episode.environment.plan_spans, episode.evidence, max(1, episode.config.passive_frames))
     return await answer_at_once(episode, plan)

@@ -1,4 +1,7 @@
-"""The shuffled control: the passive frames in a random order, without their times. A question that it answers right needs no order."""
+"""The shuffled control: the passive frames in a random order, without their times.
+
+A question that it answers right needs no order.
+"""
 
 from __future__ import annotations
 
@@ -29,5 +32,14 @@ def _shuffled(seed: int, percepts: Sequence[Percept]) -> list[Percept]:
 
 def _in_order(percept: Percept, order: list[int]) -> Percept:
     assert percept.images is not None
-    times_s, asked_s, file_s = ([times[i] for i in order] for times in (percept.times_s, percept.asked_s, percept.file_s))
-    return replace(percept, images=percept.images[order], times_s=tuple(times_s), asked_s=tuple(asked_s), file_s=tuple(file_s), untimed=True)
+    times_s, asked_s, file_s = (
+        [times[i] for i in order] for times in (percept.times_s, percept.asked_s, percept.file_s)
+    )
+    return replace(
+        percept,
+        images=percept.images[order],
+        times_s=tuple(times_s),
+        asked_s=tuple(asked_s),
+        file_s=tuple(file_s),
+        untimed=True,
+    )

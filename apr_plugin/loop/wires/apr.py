@@ -1,4 +1,7 @@
-"""`Wire`: this project's own form, for models that were not trained on another one. Other wires define only what they do differently."""
+"""`Wire`: this project's own form, for models that were not trained on another one.
+
+Other wires define only what they do differently.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ class Wire:
 
     def opening(self, question: Question, videos: Sequence[VideoMeta], modalities: Collection[str]) -> str:
         """The first user message: what is known of each video, then the question."""
-        blocks = [self._meta("Video META:" if len(videos) == 1 else f"Video {n} META:", video, modalities) for n, video in enumerate(videos)]
+        blocks = [
+            self._meta("Video META:" if len(videos) == 1 else f"Video {n} META:", video, modalities)
+            for n, video in enumerate(videos)
+        ]
         lines = [f"Question: {question.text}"]
         if question.options:
             lines.append("Options:")
@@ -58,7 +64,11 @@ class Wire:
         return "\n\n".join([*blocks, "\n".join(lines)])
 
     def _meta(self, name: str, video: VideoMeta, modalities: Collection[str]) -> str:
-        lines = [name, f"- duration_seconds: {floored(video.duration_s)}", f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}"]
+        lines = [
+            name,
+            f"- duration_seconds: {floored(video.duration_s)}",
+            f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}",
+        ]
         if "audio" in modalities:  # it would mislead a policy that can't hear
             lines.append(f"- has_audio: {str(video.has_audio).lower()}")
             if video.audio_s is not None:
@@ -69,7 +79,10 @@ class Wire:
         """The end of the prompt of turn `turn` (counted from 1) of `turns`."""
         left = turns - turn
         if left <= 0:
-            return f"\n[NOTICE] Step {turn}/{turns}. FINAL STEP: only an answer counts now. Give the best answer that your notes allow."
+            return (
+                f"\n[NOTICE] Step {turn}/{turns}. FINAL STEP: only an answer counts now. Give the best answer "
+                "that your notes allow."
+            )
         return f"\n[NOTICE] Step {turn}/{turns}. {left} step{'' if left == 1 else 's'} remaining."
 
     def parts(self, percept: Percept) -> tuple[Part, ...]:
@@ -80,7 +93,9 @@ class Wire:
                 assert percept.images is not None
                 parts: list[Part] = [TextPart(f"{self.heading(percept)}.{remark}")]
                 for time_s, image in zip(self.times(percept), percept.images, strict=True):
-                    parts += [ImagePart(image)] if percept.untimed else [TextPart(self._label(time_s)), ImagePart(image)]
+                    parts += (
+                        [ImagePart(image)] if percept.untimed else [TextPart(self._label(time_s)), ImagePart(image)]
+                    )
                 return tuple(parts)
             case "audio":
                 assert percept.waveform is not None
@@ -88,7 +103,10 @@ class Wire:
             case "clip":
                 assert percept.images is not None
                 sound = AudioPart(percept.waveform, percept.sample_rate) if percept.waveform is not None else None
-                return (TextPart(f"{self.heading(percept)}{remark}"), VideoPart(percept.images, percept.times_s, percept.fps, sound))
+                return (
+                    TextPart(f"{self.heading(percept)}{remark}"),
+                    VideoPart(percept.images, percept.times_s, percept.fps, sound),
+                )
 
     def placeholder(self, percept: Percept) -> str:
         """What stays in the prompt without the media: the same heading and the same times."""
@@ -136,7 +154,9 @@ class Wire:
         """How many frames a clip shows of a window, sampled at `fps`."""
         return max(1, round(length_s * fps))
 
-    def clip_times(self, start_s: float, end_s: float, frames: int, fps: float, file_fps: float | None) -> tuple[float, ...]:
+    def clip_times(
+        self, start_s: float, end_s: float, frames: int, fps: float, file_fps: float | None
+    ) -> tuple[float, ...]:
         """When a clip's frames are, in seconds of the file: evenly from the window's beginning on, so that their spacing is the frame rate.
 
         Args:

@@ -1,8 +1,9 @@
 """`OmniAgentWire`: the form that the released OmniAgent checkpoints were trained on and evaluated with.
 
-Source: HarryHsing/OmniAgent at 18725bc, `agent_system/environments/env_package/video_env.py` (short: V) and its `qwen-vl-utils`; its released example
-rows (`data/example_train_sft.jsonl`) have the same form. What a model reads there is a fact of the format; `benchmarks/omniagent_parity.py` compares
-both sides. The table of differences to our own form, with reasons, is in docs/wires.md.
+Source: HarryHsing/OmniAgent at 18725bc, `agent_system/environments/env_package/video_env.py` (short: V) and its
+`qwen-vl-utils`; its released example rows (`data/example_train_sft.jsonl`) have the same form. What a model reads there
+is a fact of the format; `benchmarks/omniagent_parity.py` compares both sides. The table of differences to our own form,
+with reasons, is in docs/wires.md.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class OmniAgentWire(Wire):
     edge_s = 0.0
 
     def opening(self, question: Question, videos: Sequence[VideoMeta], modalities: Collection[str]) -> str:
-        """Like ours, and also how the answer is written (V 601-637), with its unit. Numbers with a unit are asked for as VSI-Bench's in training."""
+        """Like ours, and also how the answer is written (V 601-637), with its unit.
+
+        Numbers with a unit are asked for as VSI-Bench's in training.
+        """
         guide, hint = _GUIDES[question.kind], question.answer_hint
         if hint and question.kind is QuestionKind.NUMBER:
             guide = _SIZE_GUIDE
@@ -89,7 +93,9 @@ class OmniAgentWire(Wire):
         wanted = min(max(there / (file_fps or fps) * fps, FRAME_PAIR), MOST_CLIP_FRAMES, there)
         return max(1, int(wanted) // FRAME_PAIR * FRAME_PAIR)
 
-    def clip_times(self, start_s: float, end_s: float, frames: int, fps: float, file_fps: float | None) -> tuple[float, ...]:
+    def clip_times(
+        self, start_s: float, end_s: float, frames: int, fps: float, file_fps: float | None
+    ) -> tuple[float, ...]:
         """Evenly over the frames of the window, including the first and the last (`_read_video_torchcodec` of qwen-vl-utils)."""
         rate = file_fps or fps
         first, there = math.ceil(start_s * rate - 1e-3), _frames_of(start_s, end_s, rate)

@@ -1,11 +1,12 @@
 """Key-value caches of prompts already read, so that the next turn of an episode computes only what is new.
 
-A prompt of the loop begins with everything of the one before it, except for the newest percept: that has lost its media and is words now. So the
-longest common beginning is looked up among the prompts kept, its keys and values are taken over, and the rest is computed. Media counts by content
-(`Encoded.keys`), and positions (M-RoPE) are compared too: keys and values hold both.
+A prompt of the loop begins with everything of the one before it, except for the newest percept: that has lost its media
+and is words now. So the longest common beginning is looked up among the prompts kept, its keys and values are taken
+over, and the rest is computed. Media counts by content (`Encoded.keys`), and positions (M-RoPE) are compared too: keys
+and values hold both.
 
-A linear attention layer (Qwen3.5) has no keys and values but one state, of all tokens up to the last one read. A state can't be cut back to fewer
-tokens, so a kept beginning of such a model is taken over whole or not at all.
+A linear attention layer (Qwen3.5) has no keys and values but one state, of all tokens up to the last one read. A state
+can't be cut back to fewer tokens, so a kept beginning of such a model is taken over whole or not at all.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def cache_of(layers: Layers, config: Any = None) -> Any:
 
 def beginning(layers: Layers, length: int) -> Layers:
     """Views of the first `length` tokens; a state is always that of its own last token."""
-    return [layer if isinstance(layer, State) else KeysValues(*(each[:, :, :length] for each in layer)) for layer in layers]
+    return [
+        layer if isinstance(layer, State) else KeysValues(*(each[:, :, :length] for each in layer)) for layer in layers
+    ]
 
 
 def joined(one: Layers, other: Layers, length: int) -> Layers:
@@ -81,7 +84,12 @@ def joined(one: Layers, other: Layers, length: int) -> Layers:
     import torch
 
     return [
-        type(a)(*(torch.cat(both if isinstance(a, State) else [_filled(each, length) for each in both]) for both in zip(a, b, strict=True)))
+        type(a)(
+            *(
+                torch.cat(both if isinstance(a, State) else [_filled(each, length) for each in both])
+                for both in zip(a, b, strict=True)
+            )
+        )
         for a, b in zip(one, other, strict=True)
     ]
 
@@ -140,11 +148,15 @@ class PrefixStore:
             positions: Of its tokens, shape (3, n).
 
         Returns:
-            Its length in tokens, never the whole prompt (the last token has to be computed to write on), and views of its keys and values.
+            Its length in tokens, never the whole prompt (the last token has to be computed to write on), and views of
+            its keys and values.
         """
         shared = [_shared(kept, keys, positions) for kept in self._kept]
         if self.whole:
-            shared = [length if length == len(kept.keys) < len(keys) else 0 for kept, length in zip(self._kept, shared, strict=True)]
+            shared = [
+                length if length == len(kept.keys) < len(keys) else 0
+                for kept, length in zip(self._kept, shared, strict=True)
+            ]
         best = max(range(len(shared)), key=shared.__getitem__, default=None)
         if best is None or (length := min(shared[best], len(keys) - 1)) < _SHORTEST:
             return 0, []

@@ -1,8 +1,9 @@
 """Runs one model for many prompts: one thread prepares media, one runs the model.
 
-A waiting prompt is read by itself (what a kept prompt shares with it is taken over, see `cache.py`), then its row joins the batch that writes, one
-token for each row at a time; a row leaves when it is done. So reading never pads, every prompt's positions and media are its own, and what is
-written at the same time shares the cost of going through the weights. Batching and the cache do not exclude each other.
+A waiting prompt is read by itself (what a kept prompt shares with it is taken over, see `cache.py`), then its row joins
+the batch that writes, one token for each row at a time; a row leaves when it is done. So reading never pads, every
+prompt's positions and media are its own, and what is written at the same time shares the cost of going through the
+weights. Batching and the cache do not exclude each other.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class Engine:
         self._rows: list[_Job] = []
         self._lengths: list[int] = []
         self._cache: Any = None
-        self._threads = [threading.Thread(target=work, name=f"apr-hf-{work.__name__}", daemon=True) for work in (self._prepare, self._run)]
+        self._threads = [
+            threading.Thread(target=work, name=f"apr-hf-{work.__name__}", daemon=True)
+            for work in (self._prepare, self._run)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -105,7 +109,10 @@ class Engine:
         return job.future
 
     def weights_changed(self) -> None:
-        """Forget what was computed with the weights of before. Turns that are being written fail (`PolicyUnavailable`)."""
+        """Forget what was computed with the weights of before.
+
+        Turns that are being written fail (`PolicyUnavailable`).
+        """
         with self._keeping:
             self._weights += 1
             if self.store is not None:
@@ -123,7 +130,10 @@ class Engine:
             self.store.clear()
 
     def _prepare(self) -> None:
-        """First thread: words to tokens, pictures to patches. It waits while enough is ready, which bounds the memory of prepared media."""
+        """First thread: words to tokens, pictures to patches.
+
+        It waits while enough is ready, which bounds the memory of prepared media.
+        """
         while (job := self._asked.get()) is not None:
             if self._closed:
                 job.fail(PolicyUnavailable("the model has been closed"))
@@ -181,7 +191,12 @@ class Engine:
             self._read(job)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            job.fail(PolicyUnavailable("out of GPU memory while reading a prompt: lower batch_size, kv_cache_gb, frame_pixels or frames_per_look"))
+            job.fail(
+                PolicyUnavailable(
+                    "out of GPU memory while reading a prompt: lower batch_size, kv_cache_gb, frame_pixels or "
+                    "frames_per_look"
+                )
+            )
         except Exception as error:  # noqa: BLE001 - goes to whoever asked
             job.fail(error)
 
@@ -192,7 +207,11 @@ class Engine:
             self._write()
         except Exception as error:  # noqa: BLE001 - goes to whoever asked
             short = isinstance(error, torch.OutOfMemoryError)
-            self._fail_rows(PolicyUnavailable("out of GPU memory while writing: lower batch_size or kv_cache_gb") if short else error)
+            self._fail_rows(
+                PolicyUnavailable("out of GPU memory while writing: lower batch_size or kv_cache_gb")
+                if short
+                else error
+            )
             torch.cuda.empty_cache()
 
     def _fail_rows(self, error: Exception) -> None:
@@ -217,9 +236,12 @@ class Engine:
             known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
         cache = cache_of(layers, self.checkpoint.cache_config)
         job.cached, job.position = known, float(places.max()) + 1
-        # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may come back whole.
+        # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may
+        # come back whole.
         keep = encoded.media[0].start if encoded.turns and encoded.media else n
-        if self.store is not None and self.store.whole:  # states can't be cut back: stop where the next prompt still begins in the same way
+        if (
+            self.store is not None and self.store.whole
+        ):  # states can't be cut back: stop where the next prompt still begins in the same way
             keep = encoded.history
             if known < keep:
                 self._go_through(encoded, places, known, keep, cache)
@@ -291,10 +313,18 @@ class Engine:
         if job.weights != self._weights:
             job.fail(PolicyUnavailable("the model's weights changed while the turn was written"))
         elif draws.broken:
-            job.fail(PolicyUnavailable(f"the model's output is not finite in {self.checkpoint.dtype_name}; dtype=bfloat16 or float32 may help"))
+            job.fail(
+                PolicyUnavailable(
+                    f"the model's output is not finite in {self.checkpoint.dtype_name}; dtype=bfloat16 or "
+                    "float32 may help"
+                )
+            )
         elif draws.tokens[-1] in self.checkpoint.eos or self._stopped(draws):
             self._done(job, "stop")
-        elif len(draws.tokens) >= draws.sampling.max_new_tokens or len(job.encoded.ids) + len(draws.tokens) >= self.context_tokens:
+        elif (
+            len(draws.tokens) >= draws.sampling.max_new_tokens
+            or len(job.encoded.ids) + len(draws.tokens) >= self.context_tokens
+        ):
             self._done(job, "length")
         else:
             return False

@@ -24,22 +24,26 @@ from apr_plugin.policies.hf.engine import Engine
 class HfPolicy:
     """Runs Qwen2.5-VL, Qwen3-VL, Qwen3.5, and the Thinkers of Qwen2.5-Omni and Qwen3-Omni.
 
-    Frames go in as images, with their times as words before them; clips as videos, with their sound where the family hears; sound as sound. Pictures
-    arrive scaled by the budget (`frame_pixels`, `clip_pixels`); the processor only rounds their sides to whole tokens (28 or 32 pixels), whatever
-    limits the checkpoint's own processor has, unless `min_pixels` or `max_pixels` say otherwise.
+    Frames go in as images, with their times as words before them; clips as videos, with their sound where the family
+    hears; sound as sound. Pictures arrive scaled by the budget (`frame_pixels`, `clip_pixels`); the processor only
+    rounds their sides to whole tokens (28 or 32 pixels), whatever limits the checkpoint's own processor has, unless
+    `min_pixels` or `max_pixels` say otherwise.
 
-    Entropies and log-probabilities are of the distribution scaled by the temperature (at 0: unscaled) over the whole vocabulary, before `top_p` and
-    `top_k`, but for the tokens that stand for media or around them, which are never sampled (`PromptEncoder.never_written`). The checkpoint's own
-    generation settings (a repetition penalty, say) are not applied; only its end-of-turn tokens are taken.
+    Entropies and log-probabilities are of the distribution scaled by the temperature (at 0: unscaled) over the whole
+    vocabulary, before `top_p` and `top_k`, but for the tokens that stand for media or around them, which are never
+    sampled (`PromptEncoder.never_written`). The checkpoint's own generation settings (a repetition penalty, say) are
+    not applied; only its end-of-turn tokens are taken.
 
     Args:
-        checkpoint: The model: loaded (`load_checkpoint`), or somebody else's (`Checkpoint.around`). It is not freed by `close`.
+        checkpoint: The model: loaded (`load_checkpoint`), or somebody else's (`Checkpoint.around`). It is not freed by
+            `close`.
         batch_size: Turns that are written at the same time.
         kv_cache: Whether keys and values of a prompt are kept, so that the next turn computes only what is new.
         kv_cache_gb: Memory for them, in GiB.
         min_pixels: Smaller pictures, and frames of clips, are enlarged to it.
         max_pixels: Larger ones are scaled down to it.
-        context_tokens: Most tokens of prompt and turn together; the positions that the checkpoint was made for by default.
+        context_tokens: Most tokens of prompt and turn together; the positions that the checkpoint was made for by
+            default.
         repetition_penalty: Above 1, words already used become less likely.
         chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
 
@@ -63,16 +67,29 @@ class HfPolicy:
         repetition_penalty: float = 1.0,
         chat_template_kwargs: str | Mapping[str, Any] | None = None,
     ) -> None:
-        wanted = _read(batch_size, kv_cache, kv_cache_gb, min_pixels, max_pixels, context_tokens, repetition_penalty, chat_template_kwargs)
+        wanted = _read(
+            batch_size,
+            kv_cache,
+            kv_cache_gb,
+            min_pixels,
+            max_pixels,
+            context_tokens,
+            repetition_penalty,
+            chat_template_kwargs,
+        )
         self._checkpoint = checkpoint
         self._owned = False
         self.family = checkpoint.family
         self.modalities: frozenset[Modality] = self.family.modalities
         self.context_tokens: int | None = wanted.context_tokens or checkpoint.context_tokens
         try:
-            self._encoder = PromptEncoder(checkpoint.processor, self.family, wanted.pixels, checkpoint.dtype, wanted.template)
+            self._encoder = PromptEncoder(
+                checkpoint.processor, self.family, wanted.pixels, checkpoint.dtype, wanted.template
+            )
         except ValueError as error:
-            raise AprError(f"policy hf: cannot use {checkpoint.identity['pretrained'] or 'this model'}: {error}") from error
+            raise AprError(
+                f"policy hf: cannot use {checkpoint.identity['pretrained'] or 'this model'}: {error}"
+            ) from error
         self._described = {
             "dtype": checkpoint.dtype_name,
             "attn_implementation": attention_of(checkpoint.model),
@@ -85,7 +102,9 @@ class HfPolicy:
             checkpoint,
             self._encoder,
             batch_size=wanted.batch_size,
-            store=PrefixStore(wanted.kept_bytes, whole=checkpoint.cache_config is not None) if wanted.kept_bytes else None,
+            store=PrefixStore(wanted.kept_bytes, whole=checkpoint.cache_config is not None)
+            if wanted.kept_bytes
+            else None,
             context_tokens=wanted.context_tokens or checkpoint.context_tokens,
             repetition_penalty=wanted.repetition_penalty,
         )
@@ -112,7 +131,8 @@ class HfPolicy:
         """Load a checkpoint; `close` frees it. This is what `policy=hf` does.
 
         Args:
-            pretrained: A checkpoint's folder, or its name on the hub (owner/model). Whole Omni checkpoints are read for their Thinker alone.
+            pretrained: A checkpoint's folder, or its name on the hub (owner/model). Whole Omni checkpoints are read for
+                their Thinker alone.
             revision: Branch, tag or commit on the hub.
             adapter: Folder of a LoRA adapter saved by PEFT; it is merged into the weights.
             dtype: `auto` (the checkpoint's own), `bfloat16`, `float16` or `float32`.
@@ -132,7 +152,16 @@ class HfPolicy:
             AprError: the checkpoint can't be loaded.
             ValueError: an argument has a bad value; nothing was loaded.
         """
-        told = (batch_size, kv_cache, kv_cache_gb, min_pixels, max_pixels, context_tokens, repetition_penalty, chat_template_kwargs)
+        told = (
+            batch_size,
+            kv_cache,
+            kv_cache_gb,
+            min_pixels,
+            max_pixels,
+            context_tokens,
+            repetition_penalty,
+            chat_template_kwargs,
+        )
         _read(*told)  # a mistake is found before gigabytes are loaded
         loaded = load_checkpoint(
             str(pretrained),
@@ -160,8 +189,8 @@ class HfPolicy:
     def weights_changed(self, weights: str | None = None) -> None:
         """Say that the model's weights have changed (an optimiser's step, another adapter).
 
-        Kept keys and values are dropped, a turn that is being written fails (`PolicyUnavailable`), and `describe` and so the hash of a run's
-        configuration change: what was written with other weights is not taken for this model's.
+        Kept keys and values are dropped, a turn that is being written fails (`PolicyUnavailable`), and `describe` and
+        so the hash of a run's configuration change: what was written with other weights is not taken for this model's.
 
         Args:
             weights: Their name, see `Checkpoint.around`. Equal names are taken for equal weights.
@@ -183,7 +212,10 @@ class HfPolicy:
         return await asyncio.wrap_future(self._engine.submit(prompt, sampling))
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the answers. `batch_size` and the cache are left out: they change answers by rounding alone."""
+        """Everything that decides the answers.
+
+        `batch_size` and the cache are left out: they change answers by rounding alone.
+        """
         return self._checkpoint.identity | self._described
 
     def close(self) -> None:
@@ -205,10 +237,21 @@ class _Options:
 
 
 def _read(
-    batch_size: Any, kv_cache: Any, kv_cache_gb: Any, min_pixels: Any, max_pixels: Any, context_tokens: Any, repetition_penalty: Any, template: Any
+    batch_size: Any,
+    kv_cache: Any,
+    kv_cache_gb: Any,
+    min_pixels: Any,
+    max_pixels: Any,
+    context_tokens: Any,
+    repetition_penalty: Any,
+    template: Any,
 ) -> _Options:
     """The options, as a user may have written them."""
-    limits = {"min_pixels": options.given(min_pixels), "max_pixels": options.given(max_pixels), "context_tokens": options.given(context_tokens)}
+    limits = {
+        "min_pixels": options.given(min_pixels),
+        "max_pixels": options.given(max_pixels),
+        "context_tokens": options.given(context_tokens),
+    }
     least, most, longest = (None if value is None else options.whole(key, value, 1) for key, value in limits.items())
     if least is not None and most is not None and least > most:
         raise ValueError(f"min_pixels ({least}) is above max_pixels ({most})")

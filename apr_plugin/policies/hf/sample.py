@@ -26,8 +26,8 @@ class Draws:
     tokens: list[int] = field(default_factory=list)
     """What was written."""
     logprobs: list[float] = field(default_factory=list)
-    """Of each token, under the distribution scaled by the temperature, before `top_p` and `top_k`; unscaled at temperature 0. Banned tokens have no
-    share in it."""
+    """Of each token, under the distribution scaled by the temperature, before `top_p` and `top_k`; unscaled at
+    temperature 0. Banned tokens have no share in it."""
     entropies: list[float] = field(default_factory=list)
     """Of the same distribution, in nats, over the whole vocabulary."""
     broken: bool = False

@@ -1,8 +1,9 @@
 """Tokens of a prompt before it is sent to a server.
 
-vLLM counts words at `/tokenize`. What a picture, a clip or a stretch of sound costs depends on its size alone, so the server is asked once for each
-size, with a blank one between the words of a look; no picture travels twice. Any other server's prompt is estimated by Qwen2.5's rules, on the high
-side: an estimate can refuse a look that would have fitted, but not overflow a context of that family.
+vLLM counts words at `/tokenize`. What a picture, a clip or a stretch of sound costs depends on its size alone, so the
+server is asked once for each size, with a blank one between the words of a look; no picture travels twice. Any other
+server's prompt is estimated by Qwen2.5's rules, on the high side: an estimate can refuse a look that would have fitted,
+but not overflow a context of that family.
 """
 
 from __future__ import annotations
@@ -57,10 +58,18 @@ class Counter:
         self._words_alone = 0
 
     async def count(self, prompt: Prompt) -> PromptSize:
-        """Tokens of the prompt by the server's own rules, at most one too many for each picture or sound. Raises what `tokenize` raises."""
+        """Tokens of the prompt by the server's own rules, at most one too many for each picture or sound.
+
+        Raises what `tokenize` raises.
+        """
         shown = [Message(message.role, tuple(shown_parts(message, self._settings))) for message in prompt.messages]
         media = [part for message in shown for part in message.parts if not isinstance(part, TextPart)]
-        words = Prompt(tuple(Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart))) for message in shown))
+        words = Prompt(
+            tuple(
+                Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart)))
+                for message in shown
+            )
+        )
         text = await self._tokenize(chat_messages(words, self._settings), {})
         costs = [await self._cost(part) for part in media]
         cuts = len(media)  # words that a picture parts may have been counted as one token
@@ -83,7 +92,9 @@ class Counter:
         with_it, without = (Prompt((Message("user", parts),)) for parts in ((before, part, after), (before, after)))
         if not self._words_alone:
             self._words_alone = await self._tokenize(chat_messages(without, self._settings), {})
-        return max(1, await self._tokenize(chat_messages(with_it, self._settings), self._extra(part)) - self._words_alone)
+        return max(
+            1, await self._tokenize(chat_messages(with_it, self._settings), self._extra(part)) - self._words_alone
+        )
 
 
 def blank_like(part: Part) -> tuple[Part, tuple[Any, ...]]:
@@ -97,7 +108,12 @@ def blank_like(part: Part) -> tuple[Part, tuple[Any, ...]]:
         case VideoPart():
             sound, key = blank_like(part.audio) if part.audio is not None else (None, ())
             assert sound is None or isinstance(sound, AudioPart)
-            return VideoPart(np.zeros(part.frames.shape, np.uint8), part.times_s, part.fps, sound), ("video", *part.frames.shape, part.fps, *key)
+            return VideoPart(np.zeros(part.frames.shape, np.uint8), part.times_s, part.fps, sound), (
+                "video",
+                *part.frames.shape,
+                part.fps,
+                *key,
+            )
         case TextPart():
             return part, ("text",)
 
@@ -128,7 +144,9 @@ def _sound(part: AudioPart) -> int:
 
 def text_tokens(text: str) -> int:
     """Tokens of words, on the high side: four letters of a word, or one other sign, make one token (Qwen takes every digit for itself)."""
-    return sum(-(-len(piece) // 4) if piece.isascii() and piece.isalpha() else _other(piece) for piece in _PIECE.findall(text))
+    return sum(
+        -(-len(piece) // 4) if piece.isascii() and piece.isalpha() else _other(piece) for piece in _PIECE.findall(text)
+    )
 
 
 def _other(piece: str) -> int:

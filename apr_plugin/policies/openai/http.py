@@ -1,7 +1,7 @@
 """One server's connections: a reply is read up to a limit, and inflated and decoded outside the event loop; no redirect leads to another server.
 
-`openai` makes the requests with a client of ours, so that what reaches it is short and plain. Import this module inside functions: `openai` is an
-optional dependency.
+`openai` makes the requests with a client of ours, so that what reaches it is short and plain. Import this module inside
+functions: `openai` is an optional dependency.
 """
 
 from __future__ import annotations
@@ -62,13 +62,19 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
             response = await super().send(_followed(response), stream=True, **more)
         try:
             if response.next_request is not None:
-                raise Refused(f"HTTP {response.status_code}: more than {REDIRECTS} redirects", status=response.status_code)
+                raise Refused(
+                    f"HTTP {response.status_code}: more than {REDIRECTS} redirects", status=response.status_code
+                )
             body = await self._body(response)
         finally:
             await response.aclose()
         headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _DESCRIBING]
-        told: dict[str, Any] = {key: response.extensions[key] for key in ("http_version", "reason_phrase") if key in response.extensions}
-        return type(response)(response.status_code, headers=headers, content=body, request=response.request, extensions=told)
+        told: dict[str, Any] = {
+            key: response.extensions[key] for key in ("http_version", "reason_phrase") if key in response.extensions
+        }
+        return type(response)(
+            response.status_code, headers=headers, content=body, request=response.request, extensions=told
+        )
 
     async def _body(self, response: Any) -> bytes:
         bad = response.status_code >= 400
@@ -102,10 +108,14 @@ class Connections:
         scrub: Takes secrets out of what a server says.
     """
 
-    def __init__(self, base_url: str, key: str | None, timeout_s: float, most: int, scrub: Callable[[str], str]) -> None:
+    def __init__(
+        self, base_url: str, key: str | None, timeout_s: float, most: int, scrub: Callable[[str], str]
+    ) -> None:
         timeout = openai.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
         self._scrub = scrub
-        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key or "EMPTY", max_retries=0, timeout=timeout, http_client=BoundedClient(most))
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url, api_key=key or "EMPTY", max_retries=0, timeout=timeout, http_client=BoundedClient(most)
+        )
 
     async def ask(self, url: str, body: Mapping[str, Any] | None, read: Callable[[Any], _T], timeout_s: float) -> _T:
         """Post a body, or get where there is none.
@@ -173,7 +183,10 @@ def _followed(response: Any) -> Any:
     status, target = response.status_code, after.url
     shown = _short(str(target.copy_with(username=None, password=None, query=None, fragment=None)))
     if (before.url.scheme, before.url.host, before.url.port) != (target.scheme, target.host, target.port):
-        words = f"HTTP {status}: it points to {shown}, another server, where nothing is sent; if that is the right one, give it as base_url="
+        words = (
+            f"HTTP {status}: it points to {shown}, another server, where nothing is sent; if that is the right "
+            "one, give it as base_url="
+        )
     elif target.userinfo:
         words = f"HTTP {status}: it points to {shown} with a user or password, which is not followed"
     elif before.method != after.method:
@@ -185,7 +198,9 @@ def _followed(response: Any) -> Any:
 
 def _inflated(raw: bytearray, coding: str, most: int, *, part: bool) -> bytes:
     """The first `most` bytes of a body; `part` says that what is cut off will do."""
-    for bits in (_CODINGS[coding], -zlib.MAX_WBITS) if coding == "deflate" else (_CODINGS[coding],):  # some servers leave out deflate's header
+    for bits in (
+        (_CODINGS[coding], -zlib.MAX_WBITS) if coding == "deflate" else (_CODINGS[coding],)
+    ):  # some servers leave out deflate's header
         inflater = zlib.decompressobj(bits)
         try:
             body = inflater.decompress(raw, most)

@@ -1,6 +1,7 @@
 """Prompts as messages of the chat-completions protocol: words (special tokens broken up), pictures, sound and clips as data URIs.
 
-The same part always gives the same bytes, so that a prompt's prefix stays the same JSON from turn to turn and a server's prefix cache is hit.
+The same part always gives the same bytes, so that a prompt's prefix stays the same JSON from turn to turn and a
+server's prefix cache is hit.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ def _content(part: Part, settings: MediaSettings) -> dict[str, Any]:
                 return {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{data}"}}
             return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
         case VideoPart():
-            return {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{base64.b64encode(mp4_bytes(part)).decode()}"}}
+            return {
+                "type": "video_url",
+                "video_url": {"url": f"data:video/mp4;base64,{base64.b64encode(mp4_bytes(part)).decode()}"},
+            }
 
 
 def image_uri(image: NDArray[np.uint8], quality: int | Literal["png"]) -> str:
@@ -111,7 +115,9 @@ def image_uri(image: NDArray[np.uint8], quality: int | Literal["png"]) -> str:
         Image.fromarray(image).save(out, "PNG", compress_level=1)
         kind = "png"
     else:
-        Image.fromarray(image).save(out, "JPEG", quality=quality, subsampling=0 if quality >= FULL_CHROMA_QUALITY else 2)
+        Image.fromarray(image).save(
+            out, "JPEG", quality=quality, subsampling=0 if quality >= FULL_CHROMA_QUALITY else 2
+        )
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
@@ -132,8 +138,14 @@ def mp4_bytes(part: VideoPart) -> bytes:
 
     Its times begin at 0; the words before it say where it is in the video.
     """
-    height, width = (side + side % 2 for side in part.frames.shape[1:3])  # H.264 with halved chroma takes even sides alone
-    frames = np.pad(part.frames, ((0, 0), (0, height - part.frames.shape[1]), (0, width - part.frames.shape[2]), (0, 0)), mode="edge")
+    height, width = (
+        side + side % 2 for side in part.frames.shape[1:3]
+    )  # H.264 with halved chroma takes even sides alone
+    frames = np.pad(
+        part.frames,
+        ((0, 0), (0, height - part.frames.shape[1]), (0, width - part.frames.shape[2]), (0, 0)),
+        mode="edge",
+    )
     rate = Fraction(part.fps).limit_denominator(1000)
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as file:
@@ -149,8 +161,14 @@ def mp4_bytes(part: VideoPart) -> bytes:
             file.mux(pictures.encode(frame))
         file.mux(pictures.encode(None))
         if sound is not None and part.audio is not None:
-            block = av.AudioFrame.from_ndarray(part.audio.waveform[None].astype(np.float32), format="fltp", layout="mono")
-            block.sample_rate, block.pts, block.time_base = part.audio.sample_rate, 0, Fraction(1, part.audio.sample_rate)
+            block = av.AudioFrame.from_ndarray(
+                part.audio.waveform[None].astype(np.float32), format="fltp", layout="mono"
+            )
+            block.sample_rate, block.pts, block.time_base = (
+                part.audio.sample_rate,
+                0,
+                Fraction(1, part.audio.sample_rate),
+            )
             resampler = av.AudioResampler(format=sound.codec_context.format, layout="mono", rate=part.audio.sample_rate)
             for piece in [*resampler.resample(block), *resampler.resample(None)]:
                 file.mux(sound.encode(piece))

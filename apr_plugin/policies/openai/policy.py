@@ -1,9 +1,10 @@
 """`policy=openai`: any server of the OpenAI chat-completions protocol. vLLM, SGLang, hosted models.
 
-    apr eval --tasks lvbench --model_args policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
+    apr eval --tasks lvbench --model_args
+    policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
-Requests are in `media.py`, replies in `reply.py`, one server's connections in `http.py`, retries and several servers in `servers.py`,
-what a server reports about its model in `served.py`, counting in `count.py`.
+Requests are in `media.py`, replies in `reply.py`, one server's connections in `http.py`, retries and several servers in
+`servers.py`, what a server reports about its model in `served.py`, counting in `count.py`.
 """
 
 from __future__ import annotations
@@ -56,21 +57,27 @@ class OpenAIPolicy(PolicyDefaults):
 
     Args:
         model: Its name there; left out, the one model that the server has.
-        base_url: Where the API begins, `http://127.0.0.1:8000/v1`. Several servers of the same model are separated by `;` or `|`, or by commas
+        base_url: Where the API begins, `http://127.0.0.1:8000/v1`. Several servers of the same model are separated by
+            `;` or `|`, or by commas
             inside brackets: `[http://a:8000/v1,http://b:8000/v1]` (a comma outside them ends a model_arg).
         image_quality: JPEG quality of frames, 1 to 100, or `png`.
         image_detail: `low`, `high` or `auto`, for hosted models that know it.
-        clip_as: `frames` shows a clip as pictures with their times, which every server reads; `video` sends one mp4 with its sound.
+        clip_as: `frames` shows a clip as pictures with their times, which every server reads; `video` sends one mp4
+            with its sound.
         audio: Whether the model hears; no server says so itself.
         context_tokens: Most tokens of prompt and turn together; vLLM and SGLang say it themselves.
         max_connections: Requests in flight to one server.
         timeout_s: Seconds one request may take.
-        retries: Tries after the first, with growing pauses (8 wait about a minute in all); with several servers, rounds over them.
+        retries: Tries after the first, with growing pauses (8 wait about a minute in all); with several servers, rounds
+            over them.
         max_reply_mib: Longest reply, inflated, in MiB; a longer one ends its question.
-        top_logprobs: Ask for log-probabilities, and for the entropy over this many tokens at each place; 0 asks for log-probabilities alone.
-        max_tokens_field: What the longest turn is called; `auto` is `max_completion_tokens` for OpenAI's own API, else `max_tokens`.
+        top_logprobs: Ask for log-probabilities, and for the entropy over this many tokens at each place; 0 asks for
+            log-probabilities alone.
+        max_tokens_field: What the longest turn is called; `auto` is `max_completion_tokens` for OpenAI's own API, else
+            `max_tokens`.
         omit: Fields that the model refuses and that are left out, separated like the servers: `temperature;seed`.
-        extra_body: A JSON object whose fields are added to every request, `{"chat_template_kwargs":{"enable_thinking":false}}`.
+        extra_body: A JSON object whose fields are added to every request,
+            `{"chat_template_kwargs":{"enable_thinking":false}}`.
         api_key_env: Environment variable that holds the key.
     """
 
@@ -107,9 +114,13 @@ class OpenAIPolicy(PolicyDefaults):
         self._extra = options.json_object("extra_body", extra_body)
         if taken := [key for key in _RESERVED if key in self._extra]:
             raise ValueError(f"extra_body can't set {', '.join(taken)}")
-        self._top_logprobs = None if options.given(top_logprobs) is None else options.whole("top_logprobs", top_logprobs, 0)
+        self._top_logprobs = (
+            None if options.given(top_logprobs) is None else options.whole("top_logprobs", top_logprobs, 0)
+        )
         given = None if options.given(context_tokens) is None else options.whole("context_tokens", context_tokens, 1)
-        quality: int | Literal["png"] = "png" if image_quality == "png" else options.whole("image_quality", image_quality, 1, 100)
+        quality: int | Literal["png"] = (
+            "png" if image_quality == "png" else options.whole("image_quality", image_quality, 1, 100)
+        )
         hears = options.flag("audio", audio)
         self._servers = Servers(
             urls,
@@ -122,10 +133,14 @@ class OpenAIPolicy(PolicyDefaults):
         self._served = look_up(self._servers, None if model is None else str(model), api_key_env)
         hosted = any(by_openai(server) for server in self._servers.servers)
         self._takes_top_k = not hosted
-        self._max_tokens_field = max_tokens_field if max_tokens_field != "auto" else "max_completion_tokens" if hosted else "max_tokens"
+        self._max_tokens_field = (
+            max_tokens_field if max_tokens_field != "auto" else "max_completion_tokens" if hosted else "max_tokens"
+        )
         self.modalities: frozenset[Modality] = EVERY_MODALITY if hears else frozenset(("frames", "clip"))
         self.context_tokens: int | None = min(filter(None, (given, self._served.context_tokens)), default=None)
-        self._media = MediaSettings(quality, image_detail, clip_as, hears, "audio_url" if self._served.engine == "sglang" else "input_audio")
+        self._media = MediaSettings(
+            quality, image_detail, clip_as, hears, "audio_url" if self._served.engine == "sglang" else "input_audio"
+        )
         self._counter = Counter(self._tokenize, self._media, self._for_clip) if self._served.engine == "vllm" else None
         if clip_as == "video" and self._served.engine == "vllm":
             self._check_that_clips_are_taken()
@@ -136,33 +151,47 @@ class OpenAIPolicy(PolicyDefaults):
         """Write the next turn.
 
         Raises:
-            PolicyUnavailable: no server answered, one refused the request (its words are in the message), or the prompt is longer than the context.
+            PolicyUnavailable: no server answered, one refused the request (its words are in the message), or the prompt
+                is longer than the context.
         """
         limit = sampling.max_new_tokens
         if self.context_tokens is not None and (size := await self.count(prompt)) is not None:
             limit = min(limit, self.context_tokens - size.total)
             if limit < 1:
-                raise PolicyUnavailable(f"a prompt of {size.total} tokens leaves no room in the context of {self.context_tokens}")
+                raise PolicyUnavailable(
+                    f"a prompt of {size.total} tokens leaves no room in the context of {self.context_tokens}"
+                )
         media = has_media(prompt)
-        messages = await asyncio.to_thread(chat_messages, prompt, self._media) if media else chat_messages(prompt, self._media)
+        messages = (
+            await asyncio.to_thread(chat_messages, prompt, self._media) if media else chat_messages(prompt, self._media)
+        )
         body = self._body(messages, sampling, limit, prompt)
         temperature = body.get("temperature", 1.0)
         generation = await self._servers.ask(
             "/chat/completions",
             body,
             lambda waited, data: read_reply(
-                data, top_logprobs=self._top_logprobs, temperature=temperature, queue_s=waited, logprobs_of=self._logprobs_of(temperature)
+                data,
+                top_logprobs=self._top_logprobs,
+                temperature=temperature,
+                queue_s=waited,
+                logprobs_of=self._logprobs_of(temperature),
             ),
             _episode(prompt),
         )
         scrub = self._servers.scrub
-        return replace(generation, text=scrub(generation.text), finish_reason=scrub(generation.finish_reason), remark=scrub(generation.remark))
+        return replace(
+            generation,
+            text=scrub(generation.text),
+            finish_reason=scrub(generation.finish_reason),
+            remark=scrub(generation.remark),
+        )
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Tokens of the prompt.
 
-        vLLM is asked (`count.py`). For another server whose context is known, the count is an estimate by Qwen2.5's rules; where no context is
-        known there is nothing to keep to, and the answer is `None`.
+        vLLM is asked (`count.py`). For another server whose context is known, the count is an estimate by Qwen2.5's
+        rules; where no context is known there is nothing to keep to, and the answer is `None`.
         """
         if self.context_tokens is None:
             return None
@@ -175,7 +204,10 @@ class OpenAIPolicy(PolicyDefaults):
         return size
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers. The servers' addresses do not: a run continues on another server of the same model."""
+        """What decides the answers.
+
+        The servers' addresses do not: a run continues on another server of the same model.
+        """
         return {
             "model": self._served.name,
             "weights": self._served.weights,
@@ -220,7 +252,9 @@ class OpenAIPolicy(PolicyDefaults):
     async def _tokenize(self, messages: list[dict[str, Any]], more: Mapping[str, Any]) -> int:
         extra = _merged(more, {key: self._extra[key] for key in _PROMPT_FIELDS if key in self._extra})
         try:
-            told = await self._servers.ask_each_once("/tokenize", {"model": self._served.name, "messages": messages} | extra)
+            told = await self._servers.ask_each_once(
+                "/tokenize", {"model": self._served.name, "messages": messages} | extra
+            )
         except BadReply as error:
             raise Failure(f"/tokenize gives no count: {error}", again=False, status=404) from None
         count = told.get("count") if isinstance(told, Mapping) else None
@@ -235,7 +269,9 @@ class OpenAIPolicy(PolicyDefaults):
             body["top_p"] = sampling.top_p
         if sampling.top_k != -1:
             if not self._takes_top_k and "top_k" not in self._omit:
-                raise PolicyUnavailable("OpenAI's API takes no top_k; leave it out of the model_args, or add omit=top_k")
+                raise PolicyUnavailable(
+                    "OpenAI's API takes no top_k; leave it out of the model_args, or add omit=top_k"
+                )
             body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop"] = list(sampling.stop)
@@ -264,7 +300,9 @@ class OpenAIPolicy(PolicyDefaults):
         heard = self._media.audio and part.audio is not None
         if self._served.engine == "vllm":
             processor: dict[str, Any] = {"fps": part.fps, "do_sample_frames": False}
-            if heard:  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
+            if (
+                heard
+            ):  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
                 processor |= {"use_audio_in_video": True, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             return {"media_io_kwargs": {"video": {"fps": part.fps, "num_frames": -1}}, "mm_processor_kwargs": processor}
         return {"use_audio_in_video": True} if heard and self._served.engine == "sglang" else {}
@@ -288,18 +326,28 @@ def _key(urls: list[str], variable: str) -> str | None:
         raise AprError(f"policy openai: the key in {variable} holds characters that no HTTP header takes")
     if key is None and (far := [Server(url) for url in urls if not Server(url).local]):
         raise AprError(
-            f"policy openai: {far[0].name} wants a key: set the environment variable {variable} (to any word where the server checks none)"
+            f"policy openai: {far[0].name} wants a key: set the environment variable {variable} (to any word "
+            "where the server checks none)"
         )
     return key
 
 
 def _urls(text: str, variable: str) -> list[str]:
-    """The addresses in `base_url`. Messages show nothing that could be a secret: no user, no query, and nothing after them."""
+    """The addresses in `base_url`.
+
+    Messages show nothing that could be a secret: no user, no query, and nothing after them.
+    """
     urls = options.words(text)
     if secret := [url for url in urls if "@" in url]:
-        raise ValueError(f"base_url {Server(secret[0]).name} holds a user or password, which logs would show; put the key into {variable}")
+        raise ValueError(
+            f"base_url {Server(secret[0]).name} holds a user or password, which logs would show; put the key "
+            f"into {variable}"
+        )
     if secret := [url for url in urls if "?" in url or "#" in url]:
-        raise ValueError(f"base_url {Server(secret[0]).name} holds a query, which logs would show; leave it out, and put a key into {variable}")
+        raise ValueError(
+            f"base_url {Server(secret[0]).name} holds a query, which logs would show; leave it out, and put a "
+            f"key into {variable}"
+        )
     for url in urls:
         try:
             parts = urlsplit(url)

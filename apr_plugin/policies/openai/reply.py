@@ -1,12 +1,12 @@
 """Replies of the chat-completions protocol as generations, whichever server wrote them.
 
-Beside the protocol's own fields these are read where they are present: `cached_tokens` and `audio_tokens` (OpenAI), `multimodal_tokens`,
-`token_ids`, `prompt_token_ids` and `metrics` (vLLM with --enable-prompt-tokens-details, `return_token_ids` and --enable-per-request-metrics),
-`image_tokens` and `video_tokens` (SGLang). A count that no field gives stays `None`, and so does a number that no server means: negative, not finite,
-or beyond all bounds.
+Beside the protocol's own fields these are read where they are present: `cached_tokens` and `audio_tokens` (OpenAI),
+`multimodal_tokens`, `token_ids`, `prompt_token_ids` and `metrics` (vLLM with --enable-prompt-tokens-details,
+`return_token_ids` and --enable-per-request-metrics), `image_tokens` and `video_tokens` (SGLang). A count that no field
+gives stays `None`, and so does a number that no server means: negative, not finite, or beyond all bounds.
 
-A reply without words is named as what it is (`Generation.remark`): a server that tells thought from text gives a turn that was cut off while thinking
-as an empty one with its thought beside it.
+A reply without words is named as what it is (`Generation.remark`): a server that tells thought from text gives a turn
+that was cut off while thinking as an empty one with its thought beside it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class BadReply(ValueError):
 
 
 def decode(content: bytes, kind: str) -> Any:
-    """JSON as servers write it. A whole number of more than 18 digits counts as `null`, bytes that are no text as U+FFFD.
+    """JSON as servers write it.
+
+    A whole number of more than 18 digits counts as `null`, bytes that are no text as U+FFFD.
 
     Args:
         content: The body.
@@ -69,16 +71,19 @@ def decode(content: bytes, kind: str) -> Any:
         raise BadReply(f"the reply is no JSON ({error})") from None
 
 
-def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue_s: float, logprobs_of: LogprobsOf | None = None) -> Generation:
+def read_reply(
+    data: Any, *, top_logprobs: int | None, temperature: float, queue_s: float, logprobs_of: LogprobsOf | None = None
+) -> Generation:
     """The first choice of a completion.
 
     Args:
         data: The reply's JSON.
-        top_logprobs: How many alternatives were asked for at each token; 0 asks for log-probabilities alone, `None` for nothing.
+        top_logprobs: How many alternatives were asked for at each token; 0 asks for log-probabilities alone, `None` for
+            nothing.
         temperature: What the turn was sampled at.
         queue_s: Seconds the request waited on our side.
-        logprobs_of: Which distribution the server gives log-probabilities of. Unless they are scaled by the temperature already, entropies are taken
-            after dividing by it.
+        logprobs_of: Which distribution the server gives log-probabilities of. Unless they are scaled by the temperature
+            already, entropies are taken after dividing by it.
 
     Raises:
         BadReply: there is no turn in it.
@@ -86,7 +91,12 @@ def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue
     if not isinstance(data, Mapping):
         raise BadReply(f"the reply is no JSON object: {_shown(data):.100}")
     choices = data.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping) or not isinstance(choices[0].get("message"), Mapping):
+    if (
+        not isinstance(choices, list)
+        or not choices
+        or not isinstance(choices[0], Mapping)
+        or not isinstance(choices[0].get("message"), Mapping)
+    ):
         raise BadReply(f"the reply holds no choice: {_shown(data):.200}")
     choice = choices[0]
     finish = _finish(choice.get("finish_reason"))
@@ -94,7 +104,11 @@ def read_reply(data: Any, *, top_logprobs: int | None, temperature: float, queue
         raise BadReply(f"the engine gave the request up (finish_reason {finish})")
     tokens = _tokens(choice) if top_logprobs is not None else None
     logprobs = _logprobs(tokens)
-    entropies = _entropies(tokens, top_logprobs, 1.0 if logprobs_of == "scaled" else temperature) if top_logprobs and logprobs is not None else None
+    entropies = (
+        _entropies(tokens, top_logprobs, 1.0 if logprobs_of == "scaled" else temperature)
+        if top_logprobs and logprobs is not None
+        else None
+    )
     ids = choice.get("token_ids")
     written = ids if isinstance(ids, list) and None not in map(_count, ids) else None
     if written is not None and logprobs is not None and len(written) != len(logprobs):
@@ -134,7 +148,9 @@ def _text(message: Mapping[str, Any]) -> str:
     if isinstance(content, Mapping):
         content = [content]
     if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, Mapping))  # parts that hold thought have no `text`
+        texts = (
+            part.get("text") for part in content if isinstance(part, Mapping)
+        )  # parts that hold thought have no `text`
         return "".join(text for text in texts if isinstance(text, str))
     if content is not None:
         raise BadReply(f"the reply's content is no text: {_shown(content):.100}")
@@ -149,12 +165,22 @@ def _remark(message: Mapping[str, Any], finish: str, usage: Any) -> str:
     tokens = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
-    thinks = bool(thought or tokens or any(isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts))
+    thinks = bool(
+        thought
+        or tokens
+        or any(isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts)
+    )
     if finish == "length":
         thinking = " while thinking" if thinks else ""
-        return f"the reply was cut off{thinking}, at its length limit (max_new_tokens), before the turn began; think less, then write the turn."
+        return (
+            f"the reply was cut off{thinking}, at its length limit (max_new_tokens), before the turn began; think "
+            "less, then write the turn."
+        )
     if names := _tool_calls(message):
-        return f"the reply holds no text but a tool call ({names}); there are no tools here: write the turn as one JSON object."
+        return (
+            f"the reply holds no text but a tool call ({names}); there are no tools here: write the turn as one "
+            "JSON object."
+        )
     if finish == "content_filter":
         return "the server's content filter took the reply away."
     return "the reply is thought alone; write the turn after it." if thinks else ""
@@ -166,7 +192,10 @@ def _tool_calls(message: Mapping[str, Any]) -> str:
     calls = [call.get("function") for call in given if isinstance(call, Mapping)] if isinstance(given, list) else []
     calls.append(message.get("function_call"))
     found = [call for call in calls if isinstance(call, Mapping)]
-    names = [name if isinstance(name := call.get("name"), str) and _FINISH.fullmatch(name) else "without a name" for call in found]
+    names = [
+        name if isinstance(name := call.get("name"), str) and _FINISH.fullmatch(name) else "without a name"
+        for call in found
+    ]
     return ", ".join(names[:3])
 
 
@@ -175,12 +204,23 @@ def _usage(given: Any) -> Usage:
     details = usage.get("prompt_tokens_details")
     details = details if isinstance(details, Mapping) else {}
     kinds = details.get("multimodal_tokens")
-    kinds = kinds if isinstance(kinds, Mapping) else {key: details.get(f"{key}_tokens") for key in ("image", "video", "audio")}
+    kinds = (
+        kinds
+        if isinstance(kinds, Mapping)
+        else {key: details.get(f"{key}_tokens") for key in ("image", "video", "audio")}
+    )
     pictures = [count for count in (_count(kinds.get("image")), _count(kinds.get("video"))) if count is not None]
-    prompt, cached, heard = _count(usage.get("prompt_tokens")), _count(details.get("cached_tokens")), _count(kinds.get("audio"))
+    prompt, cached, heard = (
+        _count(usage.get("prompt_tokens")),
+        _count(details.get("cached_tokens")),
+        _count(kinds.get("audio")),
+    )
     seen = sum(pictures) if pictures else None
     if (seen and seen == heard) or (prompt is not None and (seen or 0) + (heard or 0) > prompt):
-        seen = heard = None  # vLLM counts a clip with its sound in step for both; and parts that are more than the whole tell nothing
+        seen = heard = (
+            # vLLM counts a clip with its sound in step for both; and parts that are more than the whole tell nothing
+            None
+        )
     if prompt is not None and (cached or 0) > prompt:
         cached = None
     return Usage(prompt, cached, _count(usage.get("completion_tokens")), seen, heard)
@@ -219,7 +259,11 @@ def _entropies(tokens: list[Mapping[str, Any]] | None, k: int, temperature: floa
     found = []
     for token in tokens or []:
         listed = token.get("top_logprobs")
-        values = [_finite(other.get("logprob")) for other in listed if isinstance(other, Mapping)] if isinstance(listed, list) else []
+        values = (
+            [_finite(other.get("logprob")) for other in listed if isinstance(other, Mapping)]
+            if isinstance(listed, list)
+            else []
+        )
         known = sorted((value for value in values if value is not None), reverse=True)[:k]
         if not known:
             return None
@@ -242,7 +286,13 @@ def _timings(metrics: Any, queue_s: float) -> GenerationTimings:
 
     def seconds(key: str) -> float | None:
         value = told.get(key)
-        return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_S * 1000 else None
+        return (
+            value / 1000
+            if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_S * 1000
+            else None
+        )
 
     waited = queue_s + (seconds("queue_time_ms") or 0.0)
-    return GenerationTimings(queue_s=waited, prefill_s=seconds("time_to_first_token_ms"), decode_s=seconds("generation_time_ms"))
+    return GenerationTimings(
+        queue_s=waited, prefill_s=seconds("time_to_first_token_ms"), decode_s=seconds("generation_time_ms")
+    )

@@ -49,10 +49,18 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
     with ThreadPoolExecutor(len(servers.servers)) as pool:
         found = dict(zip(servers.servers, pool.map(lambda server: _ask(servers, server), servers.servers), strict=True))
     failures = {server: told for server, told in found.items() if isinstance(told, Failure)}
-    away = [server for server, failure in failures.items() if failure.unreachable or (failure.again and failure.status is None)]
+    away = [
+        server
+        for server, failure in failures.items()
+        if failure.unreachable or (failure.again and failure.status is None)
+    ]
     for server, failure in failures.items():
         if failure.status in (401, 403):
-            told = f"refuses the key in {variable}" if servers.has_key else f"wants a key: set the environment variable {variable}"
+            told = (
+                f"refuses the key in {variable}"
+                if servers.has_key
+                else f"wants a key: set the environment variable {variable}"
+            )
             raise AprError(f"policy openai: {server.name} {told} ({failure.words})")
         if failure.status is not None and failure.status < 400:
             raise AprError(f"policy openai: {server.name}: {failure.words}")
@@ -61,7 +69,9 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
     if len(away) == len(found):
         words = "; ".join(f"{server.name}: {failures[server].words}" for server in away)
         raise AprError(f"policy openai: no server answers ({words}); start it, or correct base_url=")
-    served = [_served(model, _cards(told, servers), server) for server, told in found.items() if not isinstance(told, Failure)]
+    served = [
+        _served(model, _cards(told, servers), server) for server, told in found.items() if not isinstance(told, Failure)
+    ]
     if not served:
         if model is None:
             raise AprError("policy openai: the server does not say which models it has; name one with model=")
@@ -69,8 +79,13 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
     first = served[0]
     for other in served[1:]:
         if (other.name, other.weights) != (first.name, first.weights):
-            raise AprError(f"policy openai: the servers have different models, {first.weights or first.name} and {other.weights or other.name}")
-    return Served(first.name, first.engine, first.weights, min(filter(None, (one.context_tokens for one in served)), default=None))
+            raise AprError(
+                f"policy openai: the servers have different models, {first.weights or first.name} and "
+                f"{other.weights or other.name}"
+            )
+    return Served(
+        first.name, first.engine, first.weights, min(filter(None, (one.context_tokens for one in served)), default=None)
+    )
 
 
 def _ask(servers: Servers, server: Server) -> Any:
@@ -96,7 +111,10 @@ def _served(model: str | None, cards: _Cards, server: Server) -> Served:
     names = [str(card["id"]) for card in cards]
     if model is None:
         if len(names) != 1:
-            raise AprError(f"policy openai: name the model with model=; {server.name} has {', '.join(names[:8]) or 'none that it names'}")
+            raise AprError(
+                f"policy openai: name the model with model=; {server.name} has "
+                f"{', '.join(names[:8]) or 'none that it names'}"
+            )
         model = names[0]
     card = next((card for card in cards if card["id"] == model), None)
     if card is None:

@@ -1,10 +1,12 @@
 """One or more servers of the same model: which one a request goes to, when it is tried again, and when it is given up.
 
-A request is tried again on 408, 409, 429 and 5xx, on a broken connection, when no answer came in time, and when the reply can't be read. The wait
-doubles from half a second to `LONGEST_BACKOFF_S`, with jitter; `Retry-After` (seconds or a date, up to `LONGEST_RETRY_AFTER_S`) is obeyed for
-everything that goes to that server, and shortens no wait. With several servers the next try goes to another one at once.
+A request is tried again on 408, 409, 429 and 5xx, on a broken connection, when no answer came in time, and when the
+reply can't be read. The wait doubles from half a second to `LONGEST_BACKOFF_S`, with jitter; `Retry-After` (seconds or
+a date, up to `LONGEST_RETRY_AFTER_S`) is obeyed for everything that goes to that server, and shortens no wait. With
+several servers the next try goes to another one at once.
 
-Requests of one episode stay with one server, which has the episode's prefix in its cache; new episodes go to the least loaded one.
+Requests of one episode stay with one server, which has the episode's prefix in its cache; new episodes go to the least
+loaded one.
 """
 
 from __future__ import annotations
@@ -109,7 +111,16 @@ class Servers:
         reply_bytes: Longest reply, inflated.
     """
 
-    def __init__(self, urls: Sequence[str], key: str | None, *, timeout_s: float, retries: int, max_connections: int, reply_bytes: int) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        key: str | None,
+        *,
+        timeout_s: float,
+        retries: int,
+        max_connections: int,
+        reply_bytes: int,
+    ) -> None:
         self.servers = [Server(url) for url in urls]
         self._key = key
         self._timeout_s = timeout_s
@@ -126,7 +137,10 @@ class Servers:
         return self._key is not None
 
     def scrub(self, text: str) -> str:
-        """Text without the key, and without the key's beginning if only that is there. Fewer than `SECRET_CHARS` letters are not a secret."""
+        """Text without the key, and without the key's beginning if only that is there.
+
+        Fewer than `SECRET_CHARS` letters are not a secret.
+        """
         key = self._key or ""
         if len(key) < SECRET_CHARS:
             return text
@@ -167,13 +181,16 @@ class Servers:
         with ThreadPoolExecutor(1) as pool:  # the caller may run in an event loop
             return pool.submit(lambda: asyncio.run(asked())).result()
 
-    async def ask(self, path: str, body: Mapping[str, Any], read: Callable[[float, Any], _T], episode: Hashable = None) -> _T:
+    async def ask(
+        self, path: str, body: Mapping[str, Any], read: Callable[[float, Any], _T], episode: Hashable = None
+    ) -> _T:
         """Post a request until a readable reply comes.
 
         Args:
             path: Below the server's address.
             body: The request.
-            read: Makes the result from the seconds it waited here and the reply's JSON; raises `BadReply` for one that is no use.
+            read: Makes the result from the seconds it waited here and the reply's JSON; raises `BadReply` for one that
+                is no use.
             episode: What it belongs to; requests of one episode stay with one server.
 
         Raises:
@@ -207,7 +224,9 @@ class Servers:
             await self._give_up_or_pause(server, failure, failed, tries, began)
 
     async def ask_each_once(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Post a small request to the least loaded server; while one can't answer it now, to the next. No server is asked twice.
+        """Post a small request to the least loaded server; while one can't answer it now, to the next.
+
+        No server is asked twice.
 
         Args:
             path: Below the server's address without the version.
@@ -221,7 +240,9 @@ class Servers:
         failures: list[Failure] = []
         for server in sorted(self.servers, key=lambda server: (server.held, server.in_flight)):
             try:
-                return await lines.connections[server].ask(server.root + path, body, lambda data: data, min(self._timeout_s, 60.0))
+                return await lines.connections[server].ask(
+                    server.root + path, body, lambda data: data, min(self._timeout_s, 60.0)
+                )
             except BadReply as error:
                 raise BadReply(self._line(str(error))) from None
             except Failure as failure:
@@ -239,8 +260,12 @@ class Servers:
                 asyncio.run_coroutine_threadsafe(lines.closer.aclose(), loop)
         self._lines.clear()
 
-    async def _give_up_or_pause(self, server: Server, failure: Failure, failed: set[Server], tries: int, began: float) -> None:
-        rounds = 1 if self._all_down else 1 + self._retries  # once a request was given up for dead servers, the next ones find out at once
+    async def _give_up_or_pause(
+        self, server: Server, failure: Failure, failed: set[Server], tries: int, began: float
+    ) -> None:
+        rounds = (
+            1 if self._all_down else 1 + self._retries
+        )  # once a request was given up for dead servers, the next ones find out at once
         if not failure.unreachable:
             self._all_down = False
         if not failure.again or tries >= rounds * len(self.servers):
@@ -263,7 +288,11 @@ class Servers:
         home = self._homes.get(episode) if episode is not None else None
         if home is not None and home in others:
             return home
-        chosen = min(others, key=lambda s: (s.in_flight, s.episodes)) if others else min(self.servers, key=lambda s: s.hold_until)
+        chosen = (
+            min(others, key=lambda s: (s.in_flight, s.episodes))
+            if others
+            else min(self.servers, key=lambda s: s.hold_until)
+        )
         if episode is not None and chosen is not home:
             chosen.episodes += 1
             self._homes[episode] = chosen

@@ -1,7 +1,8 @@
 """vLLM's `AsyncLLM` on its own event loop, in its own thread.
 
-A harness may run one event loop after the other (lmms-eval does, one for each call of `generate_until`), while the engine's tasks and sockets belong
-to the loop they were made in. So the engine has a loop that lives as long as it does, and callers of any loop wait for it across the threads.
+A harness may run one event loop after the other (lmms-eval does, one for each call of `generate_until`), while the
+engine's tasks and sockets belong to the loop they were made in. So the engine has a loop that lives as long as it does,
+and callers of any loop wait for it across the threads.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class VllmEngine:
         arguments: Of vLLM's `AsyncEngineArgs`.
         adapter: Folder of a LoRA adapter that every generation uses.
         linear: Whether the model has linear attention.
-        stall_s: Seconds without a token after which a request is given up: its own once it has one, before that any request's of this engine.
+        stall_s: Seconds without a token after which a request is given up: its own once it has one, before that any
+            request's of this engine.
 
     Raises:
         TypeError: an argument that vLLM does not know.
@@ -49,11 +51,19 @@ class VllmEngine:
         RuntimeError: the engine did not start; its own log says why.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], adapter: str | None = None, *, linear: bool = False, stall_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        adapter: str | None = None,
+        *,
+        linear: bool = False,
+        stall_s: float = math.inf,
+    ) -> None:
         self.stall_s = stall_s
         self._moved = 0.0
         """When the engine last gave a token to any request, on this process's clock."""
-        # The engine's processes are children of this one, which has threads: a forked child would inherit their locks, held.
+        # The engine's processes are children of this one, which has threads: a forked child would inherit their locks,
+        # held.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -84,7 +94,8 @@ class VllmEngine:
         """The finished `RequestOutput` of one prompt; cancelling the caller aborts the request.
 
         Raises:
-            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for `stall_s` seconds.
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for
+                `stall_s` seconds.
         """
         return await self._over_there(self._generate(prompt, sampling))
 
@@ -98,7 +109,8 @@ class VllmEngine:
                 left = moved + self.stall_s - time.monotonic()
                 if left <= 0:
                     raise PolicyUnavailable(
-                        f"vLLM gave no token for {self.stall_s:g} s (stall_s), so the turn was given up and its request taken back"
+                        f"vLLM gave no token for {self.stall_s:g} s (stall_s), so the turn was given up and "
+                        "its request taken back"
                     )
                 await asyncio.wait({reading}, timeout=None if math.isinf(left) else left)
             return reading.result()
@@ -111,7 +123,9 @@ class VllmEngine:
 
         whole = None
         try:
-            async for output in self._llm.generate(dict(prompt), sampling, uuid.uuid4().hex, lora_request=self._adapter):
+            async for output in self._llm.generate(
+                dict(prompt), sampling, uuid.uuid4().hex, lora_request=self._adapter
+            ):
                 request.moved = self._moved = time.monotonic()
                 if whole is None:
                     whole = output
@@ -136,8 +150,13 @@ class VllmEngine:
         """End the engine and its processes; a second time does nothing."""
         if not self._closed:
             self._closed = True
-            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(30)  # else its reader takes the end for a fault and prints it
-            engine, self._llm = self._llm, None  # its finaliser, which shuts it down again, must not wait for the interpreter's end
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(
+                30
+            )  # else its reader takes the end for a fault and prints it
+            engine, self._llm = (
+                self._llm,
+                None,
+            )  # its finaliser, which shuts it down again, must not wait for the interpreter's end
             engine.shutdown()
             self._end_loop()
 
@@ -159,8 +178,8 @@ async def _cancel_others() -> None:
 def _safe(arguments: Mapping[str, Any], linear: bool) -> dict[str, Any]:
     """The arguments, and on the CPU without prefill in chunks.
 
-    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset", vLLM 0.32). The prefix cache
-    of linear attention needs such chunks, so on the CPU it is off.
+    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset",
+    vLLM 0.32). The prefix cache of linear attention needs such chunks, so on the CPU it is off.
     """
     from vllm.platforms import current_platform
 
@@ -168,6 +187,9 @@ def _safe(arguments: Mapping[str, Any], linear: bool) -> dict[str, Any]:
         return dict(arguments)
     safe = {"enable_chunked_prefill": False} | dict(arguments)
     if linear and safe.get("enable_prefix_caching") and not safe["enable_chunked_prefill"]:
-        _log.warning("vLLM's prefix cache is off: with linear attention it reads prompts in chunks, which the CPU engine can't do for sampled turns")
+        _log.warning(
+            "vLLM's prefix cache is off: with linear attention it reads prompts in chunks, which the CPU "
+            "engine can't do for sampled turns"
+        )
         safe["enable_prefix_caching"] = False
     return safe

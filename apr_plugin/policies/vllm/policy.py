@@ -1,16 +1,18 @@
 """`policy=vllm`: a vLLM engine in this process, for many episodes at once on one or more GPUs.
 
-    lmms-eval --model apr --model_args policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
+    lmms-eval --model apr --model_args
+    policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
 
-Log-probabilities are of what a token was drawn from: after the temperature, `top_k`, `top_p` and `min_p` (`Generation.logprobs_of`), and without the
-tokens that stand for media or around them, which are never sampled.
+Log-probabilities are of what a token was drawn from: after the temperature, `top_k`, `top_p` and `min_p`
+(`Generation.logprobs_of`), and without the tokens that stand for media or around them, which are never sampled.
 
-Pictures, clips with their timing and sound go to the model's own inputs; the prefix cache is on, and the loop's prompts are made for it. Needs
-`pip install 'apr-plugin[vllm]'`. A server (`vllm serve`) is used through `policy=openai` instead; `docs/models.md` has both.
+Pictures, clips with their timing and sound go to the model's own inputs; the prefix cache is on, and the loop's prompts
+are made for it. Needs `pip install 'apr-plugin[vllm]'`. A server (`vllm serve`) is used through `policy=openai`
+instead; `docs/models.md` has both.
 
-What a run repeats and what not: each generation has its own seed, but vLLM's batches change with timing, and with them the last bits of the logits.
-Two runs can differ at any temperature, at concurrency 1 too (a prefix that was cached is not computed in the same pieces). Resuming is safe: a
-finished question is never asked again.
+What a run repeats and what not: each generation has its own seed, but vLLM's batches change with timing, and with them
+the last bits of the logits. Two runs can differ at any temperature, at concurrency 1 too (a prefix that was cached is
+not computed in the same pieces). Resuming is safe: a finished question is never asked again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ from typing import Any
 
 from apr_plugin import options
 from apr_plugin.errors import require
-from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Modality, Prompt, PromptSize, Sampling, Usage
+from apr_plugin.loop.policy import (
+    Generation,
+    GenerationTimings,
+    LogprobsOf,
+    Modality,
+    Prompt,
+    PromptSize,
+    Sampling,
+    Usage,
+)
 from apr_plugin.models.checkpoint import checkpoint_source, file_digest, weights_identity
 from apr_plugin.models.compat import has_linear_attention
 from apr_plugin.models.families import Family, family_of
@@ -51,8 +62,8 @@ class VllmPolicy:
         data_parallel_size: Copies of the model; episodes are spread over them.
         gpu_memory_utilization: Share of each GPU's memory to use, 0 to 1.
         max_model_len: Most tokens of prompt and completion together; less than the model's own saves memory.
-        limit_mm_per_prompt: JSON, most pictures, clips and sounds of a prompt: `{"image": 60, "video": 1, "audio": 1}`. A modality set to 0 takes no
-            memory and becomes an action that is not offered.
+        limit_mm_per_prompt: JSON, most pictures, clips and sounds of a prompt: `{"image": 60, "video": 1, "audio": 1}`.
+            A modality set to 0 takes no memory and becomes an action that is not offered.
         enable_prefix_caching: Whether what a prompt shares with an earlier one is not computed again.
         entropy_top_k: Entropies are over this many of the likeliest tokens; 0 leaves entropies out.
         engine_args: JSON, any further field of vLLM's `AsyncEngineArgs`: `{"enforce_eager": true}`.
@@ -94,7 +105,9 @@ class VllmPolicy:
         self._more = options.json_object("engine_args", engine_args)
         self._sampling = options.json_object("sampling_args", sampling_args)
         self._top_k = options.whole("entropy_top_k", entropy_top_k, 0)
-        revision, dtype, quantization, adapter = (options.given(value) for value in (revision, dtype, quantization, adapter))
+        revision, dtype, quantization, adapter = (
+            options.given(value) for value in (revision, dtype, quantization, adapter)
+        )
         share, longest = options.given(gpu_memory_utilization), options.given(max_model_len)
         longest = None if longest is None else options.whole("max_model_len", longest, 1)
         pretrained = checkpoint_source(str(pretrained), self.name)
@@ -112,7 +125,9 @@ class VllmPolicy:
             "enable_prefix_caching": options.flag("enable_prefix_caching", enable_prefix_caching),
         }
         _check("engine_args", self._more, _engine_fields(), (*wanted, "trust_remote_code"))
-        self.family, processor, weights, linear = _checkpoint(pretrained, revision, self._more.get("mm_processor_kwargs") or {})
+        self.family, processor, weights, linear = _checkpoint(
+            pretrained, revision, self._more.get("mm_processor_kwargs") or {}
+        )
         self._prompts = VllmPrompts(processor, self.family, template)
         self.modalities: frozenset[Modality] = _perceived(self.family, limits)
         self._described: dict[str, Any] = {
@@ -128,11 +143,16 @@ class VllmPolicy:
             "sampling_args": self._sampling,
         } | ({"chat_template_kwargs": template} if template else {})
         arguments = {key: value for key, value in wanted.items() if value is not None}
-        # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw logits.
-        # vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two caches come apart: the engine looks for
-        # what only the other holds, and every later request waits for ever (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
+        # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw
+        # logits. vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two
+        # caches come apart: the engine looks for what only the other holds, and every later request waits for ever
+        # (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
         arguments["mm_processor_cache_gb"] = 0
-        arguments |= {"logprobs_mode": "processed_logprobs", "max_logprobs": max(20, self._top_k), "disable_log_stats": False}
+        arguments |= {
+            "logprobs_mode": "processed_logprobs",
+            "max_logprobs": max(20, self._top_k),
+            "disable_log_stats": False,
+        }
         if quantization != "bitsandbytes":  # which has a loader of its own
             arguments["load_format"] = "safetensors"  # never a pickle
         if adapter is not None:
@@ -148,14 +168,18 @@ class VllmPolicy:
         """Write the next turn.
 
         Raises:
-            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for `stall_s` seconds.
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for
+                `stall_s` seconds.
         """
         request = await asyncio.to_thread(self._prompts.request, prompt)
         output = await self._engine.generate(request, self._parameters(sampling))
         return self._read(output, self._prompts.opened_by(request), self._logprobs_of(sampling))
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers. How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine."""
+        """What decides the answers.
+
+        How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine.
+        """
         return dict(self._described)
 
     def close(self) -> None:
@@ -174,7 +198,9 @@ class VllmPolicy:
         if sampling.stop:
             more.setdefault("stop", list(sampling.stop))
         biased = {int(token): bias for token, bias in more.pop("logit_bias", {}).items()}
-        more["logit_bias"] = biased | dict.fromkeys(self._prompts.never_written, -math.inf)  # one addition for all requests of a step, and exact
+        more["logit_bias"] = biased | dict.fromkeys(
+            self._prompts.never_written, -math.inf
+        )  # one addition for all requests of a step, and exact
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -210,7 +236,9 @@ class VllmPolicy:
             ),
             finish_reason=written.finish_reason or "stop",
             token_ids=ids,
-            logprobs=tuple(min(0.0, at[token].logprob) for at, token in zip(positions, ids, strict=True)) if positions else None,
+            logprobs=tuple(min(0.0, at[token].logprob) for at, token in zip(positions, ids, strict=True))
+            if positions
+            else None,
             logprobs_of=logprobs_of if positions else None,
             prompt_token_ids=tuple(prompt),
             entropies=tuple(_entropy(at, self._top_k) for at in positions) if positions and self._top_k else None,
@@ -266,7 +294,9 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
 
     config = AutoConfig.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
     if config.model_type.endswith("_thinker"):
-        raise ValueError(f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)")
+        raise ValueError(
+            f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)"
+        )
     thinker = getattr(config, "thinker_config", config)
     family = family_of(config.model_type).of_config(thinker)
     processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)

@@ -1,6 +1,7 @@
 """From a `Prompt` to a request of vLLM: token ids with one placeholder for each medium, the media themselves, and how to process them.
 
-vLLM expands placeholders and scales pictures with the checkpoint's own processor, so tokens are counted by that processor's limits here.
+vLLM expands placeholders and scales pictures with the checkpoint's own processor, so tokens are counted by that
+processor's limits here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
 from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_pairs
 
 TICKS_PER_S = 1000
-"""Frames of a clip are numbered in milliseconds of their video: `frames_indices / fps` then gives every family the true time of each."""
+"""Frames of a clip are numbered in milliseconds of their video: `frames_indices / fps` then gives every family the true
+time of each."""
 
 
 class VllmPrompts(PromptEncoder):
@@ -66,25 +68,34 @@ class VllmPrompts(PromptEncoder):
                         if self.family.hears and part.audio is not None:
                             media["audio"].append(self._waveform(part.audio))
                             options["use_audio_in_video"] = True
-                        if self.family.hears:  # unless told, vLLM takes a clip of Qwen2.5-Omni for 2 frames a second, and one of Qwen3-Omni for 1
+                        # unless told, vLLM takes a clip of Qwen2.5-Omni for 2 frames a second, and one of Qwen3-Omni
+                        # for 1
+                        if self.family.hears:
                             options |= {"fps": part.fps, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             messages.append({"role": message.role, "content": content})
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
-            raise ValueError("vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt")
+            raise ValueError(
+                "vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt"
+            )
         text = self.rendered(messages)
         if self._bare_clip:
             marks = self.family.marks
             text = text.replace(marks.vision_start + marks.video + marks.vision_end, marks.video)
-        request: dict[str, Any] = {"prompt_token_ids": list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)}
+        request: dict[str, Any] = {
+            "prompt_token_ids": list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+        }
         if any(media.values()):
             request["multi_modal_data"] = {kind: items for kind, items in media.items() if items}
         if options:
             request["mm_processor_kwargs"] = options
         if options.get("use_audio_in_video"):
-            # vLLM processes only what its cache of processed media lacks; where it holds a clip's sound but not its frames (another look at the
-            # same seconds), processing the one without the other fails. Names that never come again keep them together.
+            # vLLM processes only what its cache of processed media lacks; where it holds a clip's sound but not its
+            # frames (another look at the same seconds), processing the one without the other fails. Names that never
+            # come again keep them together.
             name = uuid.uuid4().hex
-            request["multi_modal_uuids"] = {kind: [f"{name}-{kind}-{n}" for n in range(len(media[kind]))] for kind in ("video", "audio")}
+            request["multi_modal_uuids"] = {
+                kind: [f"{name}-{kind}-{n}" for n in range(len(media[kind]))] for kind in ("video", "audio")
+            }
         return request
 
     def opened_by(self, request: Mapping[str, Any]) -> str:
@@ -112,7 +123,8 @@ class VllmPrompts(PromptEncoder):
         longest = getattr(self.processor.feature_extractor, "n_samples", None)
         if self.family.clip == "chunked" and longest is not None and len(sound.waveform) > longest:
             raise ValueError(
-                f"vLLM would cut sound off after the {longest / SAMPLE_RATE:g} s of this checkpoint's processor; lower audio_s and clip_s"
+                f"vLLM would cut sound off after the {longest / SAMPLE_RATE:g} s of this checkpoint's "
+                "processor; lower audio_s and clip_s"
             )
         short = max(0, MIN_SOUND - len(sound.waveform))
         return (np.pad(sound.waveform, (0, short)) if short else sound.waveform), SAMPLE_RATE
@@ -125,7 +137,9 @@ def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
     timing = {
         "fps": float(TICKS_PER_S),
         "frames_indices": [round(time_s * TICKS_PER_S) for time_s in times],
-        "total_num_frames": round(seconds * TICKS_PER_S),  # so that frames / total x fps, the rate it was sampled at, is the clip's
+        "total_num_frames": round(
+            seconds * TICKS_PER_S
+        ),  # so that frames / total x fps, the rate it was sampled at, is the clip's
         "duration": seconds,
         "video_backend": "apr-plugin",
         "do_sample_frames": False,

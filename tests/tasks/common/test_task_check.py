@@ -1,4 +1,5 @@
-"""`apr tasks list` and `apr tasks check` on a small VSI-Bench: what is there, missing, unreadable, of another length."""
+"""`apr tasks list` and `apr tasks check` on a small VSI-Bench: what is there, missing, unreadable, of another
+length."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ from apr_plugin.tasks.common.media import Manifest
 from apr_plugin.tasks.longvideobench.utils import SOURCE as LONG
 from apr_plugin.tasks.vsibench.utils import SOURCE
 
-KIND = {"dataset": "scannet", "question_type": "route_planning", "question": "?", "ground_truth": "A", "options": ["A. left", "B. right"]}
+KIND = {
+    "dataset": "scannet",
+    "question_type": "route_planning",
+    "question": "?",
+    "ground_truth": "A",
+    "options": ["A. left", "B. right"],
+}
 ROWS = [{**KIND, "id": number, "scene_name": scene} for number, scene in enumerate(["good", "good", "gone", "words"])]
 
 
@@ -50,7 +57,9 @@ def test_check_says_what_is_missing_and_writes_a_manifest(home: Path, shared_vid
     good, gone, words = manifest["videos"]
     silent = shared_videos["silent"].read_bytes()
     assert (good["state"], good["size"], good["seconds"], good["questions"]) == ("present", len(silent), 6.0, 2)
-    assert good["sha256"] == hashlib.sha256(silent).hexdigest() and words["sha256"] == hashlib.sha256(b"words").hexdigest()
+    assert (
+        good["sha256"] == hashlib.sha256(silent).hexdigest() and words["sha256"] == hashlib.sha256(b"words").hexdigest()
+    )
     assert gone["state"] == "missing" and gone["size"] is None
     assert words["state"] == "unreadable" and words["error"]
     assert manifest["questions_with_every_video"] == 2 and len(manifest["annotations"][0]["sha256"]) == 64
@@ -59,17 +68,23 @@ def test_check_says_what_is_missing_and_writes_a_manifest(home: Path, shared_vid
 def test_check_of_another_folder_that_is_whole(home: Path, shared_videos: dict[str, Path]) -> None:
     for name in ("good", "gone", "words"):
         write(home / f"elsewhere/{name}.mp4", shared_videos["silent"].read_bytes())
-    done = _apr("tasks", "check", "apr_vsibench", "--videos", home / "elsewhere", "--no-hashes", "--out", home / "m.json")
+    done = _apr(
+        "tasks", "check", "apr_vsibench", "--videos", home / "elsewhere", "--no-hashes", "--out", home / "m.json"
+    )
     assert done.exit_code == 0, done.output
     assert "3 videos present, 0 missing, 0 unreadable" in done.output
     manifest = json.loads((home / "m.json").read_text())
-    assert [video["sha256"] for video in manifest["videos"]] == ["", "", ""] and str(home / "elsewhere") in manifest["videos"][0]["path"]
+    assert [video["sha256"] for video in manifest["videos"]] == ["", "", ""] and str(home / "elsewhere") in manifest[
+        "videos"
+    ][0]["path"]
 
 
 def test_lengths_are_compared_with_the_annotations(home: Path, shared_videos: dict[str, Path]) -> None:
     source = replace(LONG, files=(replace(LONG.files[0], name="validation.jsonl"),))
     rows = [
-        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15} | dict.fromkeys(LONG.needs, "x") | {"correct_choice": 0}
+        {"video_path": f"{name}.mp4", "duration": seconds, "duration_group": 15}
+        | dict.fromkeys(LONG.needs, "x")
+        | {"correct_choice": 0}
         for name, seconds in {"right": 6.3, "cut": 30.0, "gone": 9.0}.items()
     ]
     write(source.home / "validation.jsonl", rows)
@@ -80,12 +95,16 @@ def test_lengths_are_compared_with_the_annotations(home: Path, shared_videos: di
     assert (report.questions, report.answerable, report.complete) == (3, 2, False)
 
 
-def test_facts_are_read_once_and_again_when_a_file_has_changed(home: Path, shared_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_are_read_once_and_again_when_a_file_has_changed(
+    home: Path, shared_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from apr_plugin.media import Video
 
     opened: list[str] = []
     real = Video.open.__func__  # type: ignore[attr-defined]
-    monkeypatch.setattr(Video, "open", classmethod(lambda cls, path, **more: opened.append(Path(path).name) or real(cls, path, **more)))
+    monkeypatch.setattr(
+        Video, "open", classmethod(lambda cls, path, **more: opened.append(Path(path).name) or real(cls, path, **more))
+    )
     video = home / "data/vsibench/videos/scannet/good.mp4"
     for _ in range(2):
         assert check(SOURCE, hashes=False).videos[0].seconds == 6.0
@@ -123,10 +142,16 @@ def test_list_says_what_is_ready(home: Path, shared_videos: dict[str, Path]) -> 
     done = _apr("tasks", "list")
     assert done.exit_code == 0, done.output
     lines = {line.split("│")[1].strip(): line for line in done.output.splitlines() if line.startswith("│")}
-    assert "no, 2 of 3 videos" in lines["apr_vsibench"] and "5,130" in lines["apr_vsibench"] and "14: 0-60s" in lines["apr_vsibench"]
+    assert (
+        "no, 2 of 3 videos" in lines["apr_vsibench"]
+        and "5,130" in lines["apr_vsibench"]
+        and "14: 0-60s" in lines["apr_vsibench"]
+    )
     assert "no annotations" in lines["apr_lvbench"]
     assert (
-        "made by the first run" in lines["apr_needle_glyph"] and "number" in lines["apr_needle_count"] and "5: 1m … 120m" in lines["apr_needle_count"]
+        "made by the first run" in lines["apr_needle_glyph"]
+        and "number" in lines["apr_needle_count"]
+        and "5: 1m … 120m" in lines["apr_needle_count"]
     )
     write(home / "data/vsibench/gone.mp4", shared_videos["silent"].read_bytes())
     assert "yes, 3 videos" in _apr("tasks", "list").output
@@ -158,7 +183,9 @@ def test_list_on_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "can't be read" in _apr("tasks", "list").output
 
 
-@pytest.mark.parametrize("source", [source for source in sources().values() if source.n], ids=lambda source: str(source.task))
+@pytest.mark.parametrize(
+    "source", [source for source in sources().values() if source.n], ids=lambda source: str(source.task)
+)
 def test_every_source_is_whole(source: Any) -> None:
     folder = TASKS / source.folder
     assert (folder / f"{source.task}.yaml").is_file()
@@ -168,9 +195,21 @@ def test_every_source_is_whole(source: Any) -> None:
     assert source.n > 0 and len(set(source.buckets)) == len(source.buckets) and "," not in "".join(source.buckets)
     assert all(file.hub or file.url for file in source.files)
     readme = (folder / "README.md").read_text("utf-8")
-    for part in ("| source |", "| licence |", "| videos |", "## Data", "## What is measured", "## Published scores", "ublished, not measured here"):
+    for part in (
+        "| source |",
+        "| licence |",
+        "| videos |",
+        "## Data",
+        "## What is measured",
+        "## Published scores",
+        "ublished, not measured here",
+    ):
         assert part in readme, part
-    assert f"apr tasks check apr_{source.folder}" in readme and "apr eval --tasks apr_" in readme and f"{source.n:,}" in readme
+    assert (
+        f"apr tasks check apr_{source.folder}" in readme
+        and "apr eval --tasks apr_" in readme
+        and f"{source.n:,}" in readme
+    )
 
 
 def test_names_in_annotations_lead_nowhere_else(home: Path, shared_videos: dict[str, Path]) -> None:
@@ -180,7 +219,16 @@ def test_names_in_annotations_lead_nowhere_else(home: Path, shared_videos: dict[
     for name in ("outside.mp4", "videos/inside.mp4", "videos/sub/deep.mp4"):
         write(home / name, shared_videos["silent"].read_bytes())
     library = Library([home / "videos"])
-    for name in (str(home / "outside.mp4"), "../outside.mp4", "sub/../../outside.mp4", "../videos/../outside", "/etc/passwd", "..", "/", "a\0b"):
+    for name in (
+        str(home / "outside.mp4"),
+        "../outside.mp4",
+        "sub/../../outside.mp4",
+        "../videos/../outside",
+        "/etc/passwd",
+        "..",
+        "/",
+        "a\0b",
+    ):
         found = library.find(name)
         assert not found.is_file() and found.is_relative_to(home / "videos") and ".." not in found.parts, name
     assert library.find("/data/of/someone/inside.mp4") == home / "videos/inside.mp4"

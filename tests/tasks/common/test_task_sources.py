@@ -86,7 +86,9 @@ def test_missing_annotations_are_one_line_that_says_what_to_do(data: Path, monke
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     with pytest.raises(AprError) as offline_hub:
         replace(SOURCE, files=(File("x.json", hub="someone/films", revision="abc"),)).rows()
-    assert f"hf download someone/films x.json --repo-type dataset --revision abc --local-dir {data / 'films'}" in str(offline_hub.value)
+    assert f"hf download someone/films x.json --repo-type dataset --revision abc --local-dir {data / 'films'}" in str(
+        offline_hub.value
+    )
     assert "(no)" in str(offline_hub.value)
 
 
@@ -104,7 +106,9 @@ def test_the_hub_is_asked_for_the_pinned_file(tmp_path: Path, monkeypatch: pytes
     assert asked == [("someone/films", "x.json", {"repo_type": "dataset", "revision": "abc"})]
 
 
-@pytest.mark.parametrize("content", ["[{", "{}", "[]", '[{"videos": ["a.mp4"]}]', '[{"videos": 3, "length": "short"}]', "[3]", '"words"'])
+@pytest.mark.parametrize(
+    "content", ["[{", "{}", "[]", '[{"videos": ["a.mp4"]}]', '[{"videos": 3, "length": "short"}]', "[3]", '"words"']
+)
 def test_annotations_of_another_shape_are_an_error_of_one_line(data: Path, content: str) -> None:
     path = write(data / "films/films.json", content)
     with pytest.raises(AprError, match="Films: ") as error:
@@ -117,14 +121,24 @@ def test_annotations_of_another_shape_are_an_error_of_one_line(data: Path, conte
     [
         ("x.json", '[{"videos": ["a.mp4"]', "can't read {}: Expecting ',' delimiter"),
         ("x.json", b"\xff\xfe", "can't read {}: Expecting value"),
-        ("x.jsonl", '{"a": 1}\n\n{"a"', "{} is not as its README says: question 0 (counted from 0): no column or value 'videos'"),
+        (
+            "x.jsonl",
+            '{"a": 1}\n\n{"a"',
+            "{} is not as its README says: question 0 (counted from 0): no column or value 'videos'",
+        ),
         ("x.parquet", b"PAR1 cut off", "can't read {}: "),
         ("x.csv", "videos\n", "{} holds no question"),
-        ("x.json", [{"videos": ["b.mp4"], "seconds": 5.0}], "{} is not as its README says: question 0 (counted from 0): no column or value 'length'"),
+        (
+            "x.json",
+            [{"videos": ["b.mp4"], "seconds": 5.0}],
+            "{} is not as its README says: question 0 (counted from 0): no column or value 'length'",
+        ),
         ("x.json", {"videos": 3}, "{} is not as its README says: question 0 (counted from 0): str in place of a row"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(data: Path, name: str, content: Any, words: str) -> None:
+def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(
+    data: Path, name: str, content: Any, words: str
+) -> None:
     path = write(data / "films" / name, content)
     with pytest.raises(AprError) as error:
         replace(SOURCE, files=(File(name),)).documents()
@@ -139,7 +153,10 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(data: Pat
         ({**ROWS[0], "videos": None}, "'NoneType' object is not iterable"),
         ({**ROWS[0], "videos": [7]}, "7 in place of a video's name"),
         ({**ROWS[0], "videos": ["x" * 5000]}, "[Errno 36] File name too long"),
-        ({**ROWS[0], "length": "endless"}, "it lies in bucket 'endless', which apr_films does not know: another version of the annotations?"),
+        (
+            {**ROWS[0], "length": "endless"},
+            "it lies in bucket 'endless', which apr_films does not know: another version of the annotations?",
+        ),
         ({**ROWS[0], "length": ["long"]}, "unhashable type: 'list'"),
         ({**ROWS[0], "seconds": float("nan")}, "'nan' is no number"),
         ({**ROWS[0], "seconds": True}, "'True' is no number"),
@@ -154,8 +171,13 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(data: Pat
     ids=range(16),
 )
 def test_a_row_that_cannot_be_read_costs_its_own_question(data: Path, spoiled: Any, why: str) -> None:
-    rows = [{**row, "note": "x", "tags": ["a"], "views": views} for row, views in zip(ROWS, (1, 2.5, None), strict=True)]
-    write(data / "films/films.json", [rows[0], spoiled, *rows[1:], {**rows[0], "apr_unreadable": "says the row", "extra": 1}])
+    rows = [
+        {**row, "note": "x", "tags": ["a"], "views": views} for row, views in zip(ROWS, (1, 2.5, None), strict=True)
+    ]
+    write(
+        data / "films/films.json",
+        [rows[0], spoiled, *rows[1:], {**rows[0], "apr_unreadable": "says the row", "extra": 1}],
+    )
     docs = list(docs_of(SOURCE))
     assert len(docs) == 5 and str(docs[1]["apr_unreadable"]).startswith(why)
     assert all(doc.get("apr_unreadable") is None and doc["length"] in ("short", "long") for doc in (docs[0], *docs[2:]))
@@ -166,7 +188,11 @@ def test_a_row_that_cannot_be_read_costs_its_own_question(data: Path, spoiled: A
 
 def test_lines_and_numbers_that_python_refuses(data: Path) -> None:
     lines = [json.dumps(row).encode() for row in ROWS]
-    lines[1:1] = [b'{"videos": ["a.mp4"], "length": "sho', b"[" * 100_000, b'{"videos": ["\xff.mp4"], "length": "long"}']
+    lines[1:1] = [
+        b'{"videos": ["a.mp4"], "length": "sho',
+        b"[" * 100_000,
+        b'{"videos": ["\xff.mp4"], "length": "long"}',
+    ]
     lines.append(lines[0][:-1] + b', "n": ' + b"9" * 5000 + b"}")
     (data / "films").mkdir(parents=True)
     (data / "films/x.jsonl").write_bytes(b"\n".join(lines))
@@ -180,15 +206,25 @@ def test_lines_and_numbers_that_python_refuses(data: Path) -> None:
         None,
         "an infinite number",
     ]
-    (data / "films/x.json").write_text(json.dumps(ROWS)[:-1] + ', {"videos": [], "length": "long", "n": ' + "9" * 5000 + "}]")
-    assert [doc["apr_unreadable"] for doc in docs_of(replace(SOURCE, files=(File("x.json"),)))] == [None, None, None, "an infinite number"]
+    (data / "films/x.json").write_text(
+        json.dumps(ROWS)[:-1] + ', {"videos": [], "length": "long", "n": ' + "9" * 5000 + "}]"
+    )
+    assert [doc["apr_unreadable"] for doc in docs_of(replace(SOURCE, files=(File("x.json"),)))] == [
+        None,
+        None,
+        None,
+        "an infinite number",
+    ]
 
 
 def test_columns_that_only_scoring_reads_are_asked_for(data: Path) -> None:
     source = replace(SOURCE, needs=("length", "seconds"))
     write(data / "films/films.json", ROWS)
     assert source.rows() == ROWS
-    for without in ({name: value for name, value in ROWS[1].items() if name != "seconds"}, {**ROWS[1], "seconds": None}):
+    for without in (
+        {name: value for name, value in ROWS[1].items() if name != "seconds"},
+        {**ROWS[1], "seconds": None},
+    ):
         write(data / "films/films.json", [ROWS[0], without])
         assert source.rows() == ROWS[:1]
         assert source.documents()[1]["apr_unreadable"] in ("no seconds", "no column or value 'seconds'")
@@ -221,14 +257,25 @@ def test_scored_counts_a_question_once_overall_and_in_each_bucket(data: Path) ->
     assert SOURCE.scored(long, 0.25) == {"score": 0.25, "n": 1, "acc_long": 0.25, "n_long": 1}
     named = replace(SOURCE, prefix="miou", prefixes={"long": "acc"})
     assert named.scored(long, 0.5) == {"score": 0.5, "n": 1, "acc_long": 0.5, "n_long": 1}
-    assert named.bucket_metrics == ("score", "n", "score_present", "n_present", "miou_short", "n_short", "acc_long", "n_long")
+    assert named.bucket_metrics == (
+        "score",
+        "n",
+        "score_present",
+        "n_present",
+        "miou_short",
+        "n_short",
+        "acc_long",
+        "n_long",
+    )
 
 
 def test_scoring_in_threads_is_what_it_is_without(data: Path) -> None:
     write(data / "films/films.json", ROWS * 50)
     documents = SOURCE.documents()
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda document: SOURCE.scored(document, 1.0), documents)) == [SOURCE.scored(document, 1.0) for document in documents]
+        assert list(pool.map(lambda document: SOURCE.scored(document, 1.0), documents)) == [
+            SOURCE.scored(document, 1.0) for document in documents
+        ]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +336,8 @@ def test_bins() -> None:
 def test_macro_mean_and_its_error_by_hand() -> None:
     items = [(["a"], 1.0), (["a"], 0.0), (["b", "x"], 1.0), (["b", "x"], 1.0), (["b", "y"], 0.0), (["b", "y"], 1.0)]
     assert macro_mean(items) == pytest.approx((0.5 + (1 + 0.5) / 2) / 2)
-    # Each pair of 0 and 1 has variance 0.5, so 0.25 of its mean; b is half of x and y: 0.25 / 4; the whole half of a and b.
+    # Each pair of 0 and 1 has variance 0.5, so 0.25 of its mean; b is half of x and y: 0.25 / 4; the whole half of a
+    # and b.
     assert macro_stderr(items) == pytest.approx(((0.25 + 0.25 / 4) / 4) ** 0.5)
     assert macro_mean([]) is None and macro_stderr([]) is None
     assert macro_stderr([*items, (["c"], 1.0)]) is None
@@ -298,7 +346,9 @@ def test_macro_mean_and_its_error_by_hand() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), min_size=1))
 def test_macro_mean_lies_between_its_scores(items: list[tuple[str, float]]) -> None:
     mean = macro_mean([([group], score) for group, score in items])
-    assert mean is not None and min(score for _, score in items) - 1e-9 <= mean <= max(score for _, score in items) + 1e-9
+    assert (
+        mean is not None and min(score for _, score in items) - 1e-9 <= mean <= max(score for _, score in items) + 1e-9
+    )
 
 
 def test_the_text_of_a_reply() -> None:

@@ -36,12 +36,14 @@ CASES: dict[str, tuple[Source, Score]] = {
     **{
         source.task: (source, vue.process_results)
         for source in (
-            vue.ALL, vue.VISION, vue.VISION_AUDIO, vue.AUDIO, vue.ALL_V2, vue.VISION_V2, vue.VISION_AUDIO_V2, vue.AUDIO_V2,
+            vue.ALL, vue.VISION, vue.VISION_AUDIO, vue.AUDIO, vue.ALL_V2, vue.VISION_V2, vue.VISION_AUDIO_V2,
+                vue.AUDIO_V2,
         )
     },
 }  # fmt: skip
 
-GARBAGE = ["", "(null)", "[[900, 810], [0, 100]]", "[[1e999, 2]]", "[[NaN, 3]]", "[" * 50_000, "\x00", "9" * 5000, "no idea", None, ["[[1, 2]]"], 3.5,
+GARBAGE = ["", "(null)", "[[900, 810], [0, 100]]", "[[1e999, 2]]", "[[NaN, 3]]", "[" * 50_000, "\x00", "9" * 5000,
+    "no idea", None, ["[[1, 2]]"], 3.5,
            "[[-5, -1]]", "[[3, 3]]", "1 to 2, " * 5000, "[[0, 1e308], [0, 1e308]]"]  # fmt: skip
 
 
@@ -49,7 +51,12 @@ def doc(source: Source, spans: list[list[float]] | None = None) -> dict[str, Any
     """A document as `Source.documents` makes it."""
     columns = {"query_id": 3, "video_id": "v", "duration": 60.0, "task": "temporal_retrieval"}
     row = grounding.row('When is "{}"?', " A dog barks. ", spans or [[10, 20]], **columns)
-    return row | {"apr_videos": ["/data/v.mp4"], "apr_seconds": 60.0, "apr_buckets": [source.buckets[0]], "apr_present": True}
+    return row | {
+        "apr_videos": ["/data/v.mp4"],
+        "apr_seconds": 60.0,
+        "apr_buckets": [source.buckets[0]],
+        "apr_present": True,
+    }
 
 
 @pytest.mark.parametrize("task", CASES)
@@ -122,7 +129,8 @@ def test_how_a_model_is_asked() -> None:
     asked = doc(charades.SOURCE)
     assert grounding.ask_one(asked) == (
         'When is "A dog barks"?\n'
-        'Answer with its start and end in seconds from the beginning of the video, in the form "From 12.3 to 20.0 seconds", and nothing else.'
+        'Answer with its start and end in seconds from the beginning of the video, in the form "From 12.3 to '
+        '20.0 seconds", and nothing else.'
     )
     assert "one per line, and nothing else" in grounding.ask_all(asked)
     assert "the most certain first" in grounding.ask_ranked(asked)
@@ -137,7 +145,9 @@ def test_the_reader_sees_the_question_alone_and_its_answer_scores(task: str) -> 
     name, reading = read(task, asked, "the prompt")
     assert name == "task"
     assert (str(reading.kind), reading.text) == ("grounding", 'When is "A dog barks"?')
-    assert score(doc(source), [reading.write("[[1, 3], [10, 20]]")])["score"] == pytest.approx(10 / 12 if "set" in source.prefix else 1.0)
+    assert score(doc(source), [reading.write("[[1, 3], [10, 20]]")])["score"] == pytest.approx(
+        10 / 12 if "set" in source.prefix else 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +161,9 @@ def test_the_reader_sees_the_question_alone_and_its_answer_scores(task: str) -> 
     ],
 )
 def test_the_longest_span_goes_back_first(answer: str, written: Any) -> None:
-    assert write_longest_first(answer) == (written if isinstance(written, str) else json.dumps([[float(a), float(b)] for a, b in written]))
+    assert write_longest_first(answer) == (
+        written if isinstance(written, str) else json.dumps([[float(a), float(b)] for a, b in written])
+    )
 
 
 def test_a_text_that_is_not_as_it_should_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,18 +172,26 @@ def test_a_text_that_is_not_as_it_should_be_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setenv("APR_DATA", str(tmp_path))
     home = tmp_path / "longvale"
     home.mkdir()
-    (home / "longvale-annotations-eval.json").write_text(json.dumps({"v": {"duration": 3, "timestamps": [[0, 1]], "sentences": []}}))
+    (home / "longvale-annotations-eval.json").write_text(
+        json.dumps({"v": {"duration": 3, "timestamps": [[0, 1]], "sentences": []}})
+    )
     with pytest.raises(AprError, match=r"LongVALE: .*longvale-annotations-eval\.json is not as its README says"):
         longvale.SOURCE.rows()
 
 
 @pytest.mark.parametrize(
-    "write", [json.dumps, lambda spans: "\n".join(f"From {start} to {end} seconds" for start, end in spans)], ids=["json", "words"]
+    "write",
+    [json.dumps, lambda spans: "\n".join(f"From {start} to {end} seconds" for start, end in spans)],
+    ids=["json", "words"],
 )
 def test_every_span_of_a_long_answer_counts(write: Callable[[list[list[float]]], str]) -> None:
     spans = [[2.0 * index, 2.0 * index + 1.0] for index in range(2_000)]
     scored = vue.process_results(doc(vue.ALL, [[0, 4_000]]), [write(spans)])
-    assert scored["score"] == pytest.approx(0.5) and scored["precision_set"] == 1.0 and scored["prediction"]["answer"] == spans
+    assert (
+        scored["score"] == pytest.approx(0.5)
+        and scored["precision_set"] == 1.0
+        and scored["prediction"]["answer"] == spans
+    )
 
 
 @pytest.mark.parametrize("task", ["apr_charades_sta", "apr_qvhighlights", "apr_vue_tr"])

@@ -1,4 +1,5 @@
-"""The grounding tasks in lmms-eval: one run of the model `apr` over small data sets of the official schemas; every number worked out by hand."""
+"""The grounding tasks in lmms-eval: one run of the model `apr` over small data sets of the official schemas; every
+number worked out by hand."""
 
 from __future__ import annotations
 
@@ -36,13 +37,23 @@ BBB02 10.0 20.0##person is laughing.
 BBB02 0.0 10.0##person drinks water.
 CCC03 1.0 2.0##a person sneezes.
 """
-LENGTHS = [{"id": "AAA01", "subject": "X", "length": "18.0"}, {"id": "BBB02", "subject": "Y", "length": "31.0"}, {"id": "CCC03", "length": "25.5"}]
+LENGTHS = [
+    {"id": "AAA01", "subject": "X", "length": "18.0"},
+    {"id": "BBB02", "subject": "Y", "length": "31.0"},
+    {"id": "CCC03", "length": "25.5"},
+]
 
 ACTIVITYNET = {
-    "v_aaaaaaaaaaa": {"duration": 20.04, "timestamps": [[5, 10], [0, 8], [4, 4]], "sentences": ["A man sings.", " He bows to them.", " Nothing."]},
+    "v_aaaaaaaaaaa": {
+        "duration": 20.04,
+        "timestamps": [[5, 10], [0, 8], [4, 4]],
+        "sentences": ["A man sings.", " He bows to them.", " Nothing."],
+    },
     "v_bbbbbbbbbbb": {"duration": 70.0, "timestamps": [[60.5, 70]], "sentences": ["The credits roll."]},
 }
-ACTIVITYNET_VAL = {"v_aaaaaaaaaaa": {"duration": 20.04, "timestamps": [[10, 20]], "sentences": ["People clap {loudly}"]}}
+ACTIVITYNET_VAL = {
+    "v_aaaaaaaaaaa": {"duration": 20.04, "timestamps": [[10, 20]], "sentences": ["People clap {loudly}"]}
+}
 
 TACOS = {
     "s30-d52.avi": {
@@ -53,12 +64,36 @@ TACOS = {
     }
 }
 
-LONGVALE = {"DUDyTjJGqsQ": {"duration": 30.0, "timestamps": [[2, 12], [20.0, 30.0]], "sentences": ["An engine starts with a roar.", "A bell rings."]}}
+LONGVALE = {
+    "DUDyTjJGqsQ": {
+        "duration": 30.0,
+        "timestamps": [[2, 12], [20.0, 30.0]],
+        "sentences": ["An engine starts with a roar.", "A bell rings."],
+    }
+}
 
 QVHIGHLIGHTS = [
-    {"qid": 7, "query": "Chef cuts onions", "duration": 45, "vid": "aaaaaaaaaaa_60.0_210.0", "relevant_windows": [[0, 10], [20, 40]]},
-    {"qid": 8, "query": "Chef tastes soup.", "duration": 45, "vid": "aaaaaaaaaaa_60.0_210.0", "relevant_windows": [[2, 6]]},
-    {"qid": 9, "query": "A busy kitchen", "duration": 45, "vid": "bbbbbbbbbbb_0.0_150.0", "relevant_windows": [[0, 40]]},
+    {
+        "qid": 7,
+        "query": "Chef cuts onions",
+        "duration": 45,
+        "vid": "aaaaaaaaaaa_60.0_210.0",
+        "relevant_windows": [[0, 10], [20, 40]],
+    },
+    {
+        "qid": 8,
+        "query": "Chef tastes soup.",
+        "duration": 45,
+        "vid": "aaaaaaaaaaa_60.0_210.0",
+        "relevant_windows": [[2, 6]],
+    },
+    {
+        "qid": 9,
+        "query": "A busy kitchen",
+        "duration": 45,
+        "vid": "bbbbbbbbbbb_0.0_150.0",
+        "relevant_windows": [[0, 40]],
+    },
 ]
 for row in QVHIGHLIGHTS:
     row |= {"relevant_clip_ids": [0], "saliency_scores": [[1, 2, 3]]}
@@ -66,7 +101,8 @@ for row in QVHIGHLIGHTS:
 
 def _vue(number: int, query: str, gt: list[list[float]], duration: str, form: str, modality: str) -> dict[str, Any]:
     return {
-        "query_id": number, "video_id": "coPfnSFOXj0", "duration": 30.0, "query": query, "gt": gt, "task": "temporal_retrieval",
+        "query_id": number, "video_id": "coPfnSFOXj0", "duration": 30.0, "query": query, "gt": gt,
+        "task": "temporal_retrieval",
         "duration_category": duration, "query_format": form, "query_modality": modality,
     }  # fmt: skip
 
@@ -78,7 +114,8 @@ VUE = [
 ]
 
 ANSWERS = {
-    "opens a door": "[[2, 6]]", "sits on a sofa": "[[8, 10]]", "is laughing": "[[25, 30]]", "drinks water": FAILS, "sneezes": "[[1, 2]]",
+    "opens a door": "[[2, 6]]", "sits on a sofa": "[[8, 10]]", "is laughing": "[[25, 30]]", "drinks water": FAILS,
+    "sneezes": "[[1, 2]]",
     "man sings": "[[1, 2], [5, 10]]", "bows": "[[0, 2]]", "credits": FAILS, "clap {loudly}": "[[10, 20]]",
     "took out kiwi": "[[0, 10]]", "peeled": "[[12, 14]]",
     "engine": "[[20, 21], [2, 12]]", "bell": "[[25, 30]]",
@@ -87,8 +124,10 @@ ANSWERS = {
 }  # fmt: skip
 
 TASKS = (
-    "apr_charades_sta", "apr_activitynet_captions", "apr_activitynet_captions_val", "apr_tacos", "apr_longvale", "apr_longvale_all",
-    "apr_qvhighlights", "apr_qvhighlights_val", "apr_vue_tr", "apr_vue_tr_vision", "apr_vue_tr_vision_audio", "apr_vue_tr_audio",
+    "apr_charades_sta", "apr_activitynet_captions", "apr_activitynet_captions_val", "apr_tacos", "apr_longvale",
+    "apr_longvale_all",
+    "apr_qvhighlights", "apr_qvhighlights_val", "apr_vue_tr", "apr_vue_tr_vision", "apr_vue_tr_vision_audio",
+    "apr_vue_tr_audio",
     "apr_vue_tr_v2", "apr_vue_tr_v2_vision", "apr_vue_tr_v2_vision_audio", "apr_vue_tr_v2_audio",
 )  # fmt: skip
 
@@ -98,12 +137,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     root = tmp_path_factory.mktemp("grounding")
     with pytest.MonkeyPatch.context() as patch:
         bench = TaskBench(root, patch)
-        bench.place(charades.SOURCE, [CHARADES, LENGTHS], {"Charades_v1_480/AAA01.mp4": 18, "Charades_v1_480/BBB02.mp4": 31})
+        bench.place(
+            charades.SOURCE, [CHARADES, LENGTHS], {"Charades_v1_480/AAA01.mp4": 18, "Charades_v1_480/BBB02.mp4": 31}
+        )
         bench.place(activitynet.SOURCE, [ACTIVITYNET], {"v_aaaaaaaaaaa.mp4": 20, "v_bbbbbbbbbbb.mp4": 70})
         bench.place(activitynet.VAL, [ACTIVITYNET_VAL])
         bench.place(tacos.SOURCE, [TACOS], {"s30-d52.mp4": 20})  # the official name ends in .avi
         bench.place(longvale.SOURCE, [LONGVALE], {"video_test_1171/DUDyTjJGqsQ.mp4": 30})
-        bench.place(qvhighlights.SOURCE, [QVHIGHLIGHTS], {"aaaaaaaaaaa_60.0_210.0.mp4": 45, "bbbbbbbbbbb_0.0_150.0.mp4": 45})
+        bench.place(
+            qvhighlights.SOURCE, [QVHIGHLIGHTS], {"aaaaaaaaaaa_60.0_210.0.mp4": 45, "bbbbbbbbbbb_0.0_150.0.mp4": 45}
+        )
         bench.place(qvhighlights.VAL, [QVHIGHLIGHTS[2:]])
         bench.place(vue.ALL, [VUE], {"coPfnSFOXj0.mp4": 30})
         bench.place(vue.ALL_V2, [VUE])
@@ -147,7 +190,8 @@ def test_tacos(run: dict[str, Any]) -> None:
 
 
 def test_longvale_one_span_or_all(run: dict[str, Any]) -> None:
-    """One reply, two protocols: the longest span fits (IoU 1), all its spans together cover one second too many (10 of 11)."""
+    """One reply, two protocols: the longest span fits (IoU 1), all its spans together cover one second too many (10 of
+    11)."""
     one, every = run["apr_longvale"], run["apr_longvale_all"]
     assert one["score"] == one["iou_hull_0-2min"] == approx(0.75)
     assert every["score"] == every["iou_set"] == every["iou_set_0-2min"] == approx((10 / 11 + 0.5) / 2)
@@ -160,8 +204,8 @@ def test_longvale_one_span_or_all(run: dict[str, Any]) -> None:
 def test_qvhighlights(run: dict[str, Any]) -> None:
     """The ranking is [20, 40], [0, 5] against [0, 10] and [20, 40]; then a failure; then [0, 30] against [0, 40].
 
-    First query: average precision 1 at IoU 0.5, 1/2 at the nine others, so 0.55. Its window of 10 s is met at rank 2 at IoU 0.5 only: 0.05.
-    Third query: IoU 0.75 reaches six of the ten thresholds, so 0.6.
+    First query: average precision 1 at IoU 0.5, 1/2 at the nine others, so 0.55. Its window of 10 s is met at rank 2 at
+    IoU 0.5 only: 0.05. Third query: IoU 0.75 reaches six of the ten thresholds, so 0.6.
     """
     got = run["apr_qvhighlights"]
     assert got["score"] == got["iou_best"] == approx(1.75 / 3)
@@ -176,13 +220,21 @@ def test_qvhighlights(run: dict[str, Any]) -> None:
 
 
 def test_vue_tr(run: dict[str, Any]) -> None:
-    """Plain set IoU 0.92, 1/6, failed. Widened to whole seconds the first is exact, and an exact one has an area of 0.995 (no IoU is over 1)."""
+    """Plain set IoU 0.92, 1/6, failed.
+
+    Widened to whole seconds the first is exact, and an exact one has an area of 0.995 (no IoU is over 1).
+    """
     got = run["apr_vue_tr"]
     assert (got["score"], got["n"]) == (approx((0.92 + 1 / 6) / 3), 3)
     assert got["vue_iou"] == approx((0.995 + 0.165 + 0) / 3)
     assert got["vue_precision"] == approx((1 + 0.255) / 2)  # 2 of 8 seconds; the query without a span leaves this mean
     assert got["vue_recall"] == approx((1 + 0.335 + 0.005) / 3)  # 2 of 6 seconds; recall 0 reaches the threshold 0
-    for label, plain, area in (("ultra-short", 0.92, 0.995), ("phrase", 1 / 6, 0.165), ("vision+audio", 1 / 6, 0.165), ("audio", 0, 0)):
+    for label, plain, area in (
+        ("ultra-short", 0.92, 0.995),
+        ("phrase", 1 / 6, 0.165),
+        ("vision+audio", 1 / 6, 0.165),
+        ("audio", 0, 0),
+    ):
         assert (got[f"iou_set_{label}"], got[f"vue_iou_{label}"], got[f"n_{label}"]) == (approx(plain), approx(area), 1)
     assert run["apr_vue_tr_v2"]["vue_iou"] == got["vue_iou"]
     for version in ("", "_v2"):
@@ -192,15 +244,23 @@ def test_vue_tr(run: dict[str, Any]) -> None:
 
 
 def test_vue_tr_predictions_are_the_official_file(run: dict[str, Any]) -> None:
-    """`prediction` of the logged samples, scored by the official definition as one file, gives the figures of results.json."""
+    """`prediction` of the logged samples, scored by the official definition as one file, gives the figures of
+    results.json."""
     predictions = [sample["prediction"] for sample in run["samples"]["apr_vue_tr"]]
     assert predictions[1] == {
-        "query_id": 1, "video_id": "coPfnSFOXj0", "duration": 30.0, "query": "storm that is heard before it is seen", "task": "temporal_retrieval",
+        "query_id": 1, "video_id": "coPfnSFOXj0", "duration": 30.0, "query": "storm that is heard before it is seen",
+        "task": "temporal_retrieval",
         "answer": [[2.0, 4.0], [20.0, 26.0]],
     }  # fmt: skip
     assert predictions[2]["answer"] == []
     queries = [
-        vue_tr.Query(row["query_id"], [tuple(span) for span in row["gt"]], row["duration_category"], row["query_format"], row["query_modality"])
+        vue_tr.Query(
+            row["query_id"],
+            [tuple(span) for span in row["gt"]],
+            row["duration_category"],
+            row["query_format"],
+            row["query_modality"],
+        )
         for row in VUE
     ]
     cells = vue_tr.score(queries, {line["query_id"]: [tuple(span) for span in line["answer"]] for line in predictions})
@@ -213,7 +273,9 @@ def test_vue_tr_predictions_are_the_official_file(run: dict[str, Any]) -> None:
         assert got[f"vue_iou_{label}"] == approx(cells[label].iou)
 
 
-def test_apr_score_reads_the_logged_samples(run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apr_score_reads_the_logged_samples(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The samples as lmms-eval itself writes them; of the vision task they answer one of three queries."""
     from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 
@@ -228,13 +290,19 @@ def test_apr_score_reads_the_logged_samples(run: dict[str, Any], tmp_path: Path,
         overall = json.loads(capsys.readouterr().out)["cells"]["overall"]
         got = run[task]
         assert overall["answered"] == answered
-        assert (overall["iou"], overall["precision"], overall["miou"]) == approx((got["vue_iou"], got["vue_precision"], got["score"]))
+        assert (overall["iou"], overall["precision"], overall["miou"]) == approx(
+            (got["vue_iou"], got["vue_precision"], got["score"])
+        )
         assert overall["iou_all"] == approx(got["vue_iou"] * answered / 3)
 
 
 def test_the_model_is_asked_for_spans(run: dict[str, Any]) -> None:
     """Every question reaches the loop as grounding, without its prompt's words about the form, and with its video."""
-    lines = [json.loads(line) for path in Path(run["trajectories"]).rglob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for path in Path(run["trajectories"]).rglob("*.jsonl")
+        for line in path.read_text("utf-8").splitlines()
+    ]
     questions = [line["question"] for line in lines if "question" in line]
     assert len(questions) == sum(run[task]["n"] for task in TASKS)
     assert {question["kind"] for question in questions} == {"grounding"}
@@ -249,7 +317,12 @@ def test_truths_score_as_lmms_eval_does(run: dict[str, Any]) -> None:
 def test_every_bucket_has_mean_count_and_standard_error(run: dict[str, Any]) -> None:
     known = sources()
     buckets = {task: counted(known[task], run[task]) for task in TASKS}
-    assert (buckets["apr_charades_sta"], buckets["apr_longvale_all"], buckets["apr_qvhighlights"], buckets["apr_vue_tr"]) == (3, 1, 3, 9)
+    assert (
+        buckets["apr_charades_sta"],
+        buckets["apr_longvale_all"],
+        buckets["apr_qvhighlights"],
+        buckets["apr_vue_tr"],
+    ) == (3, 1, 3, 9)
     assert min(buckets.values()) >= 1
 
 
@@ -259,7 +332,8 @@ def test_results_name_the_version(run: dict[str, Any]) -> None:
 
 
 def test_a_passive_model_is_shown_the_video_and_its_words_are_read(run: dict[str, Any]) -> None:
-    """A chat model of lmms-eval that answers every question of a task with the same words, in the form that the prompt asks for."""
+    """A chat model of lmms-eval that answers every question of a task with the same words, in the form that the prompt
+    asks for."""
     from lmms_eval.api.model import lmms
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
@@ -286,8 +360,13 @@ def test_a_passive_model_is_shown_the_video_and_its_words_are_read(run: dict[str
             raise NotImplementedError
 
     manager = TaskManager("ERROR", include_path=str(TASKS_FOLDER), include_defaults=False, model_name="passive")
-    raw = simple_evaluate(model=Passive(), tasks=list(replies), task_manager=manager, bootstrap_iters=0, verbosity="ERROR")
-    got = {task: {name.removesuffix(",none"): value for name, value in numbers.items()} for task, numbers in raw["results"].items()}
+    raw = simple_evaluate(
+        model=Passive(), tasks=list(replies), task_manager=manager, bootstrap_iters=0, verbosity="ERROR"
+    )
+    got = {
+        task: {name.removesuffix(",none"): value for name, value in numbers.items()}
+        for task, numbers in raw["results"].items()
+    }
     assert got["apr_charades_sta"]["score"] == approx((1 + 0.4) / 5)  # 4 of the 10 seconds of "drinks water"
     assert (got["apr_qvhighlights"]["r1_best_0.5"], got["apr_qvhighlights"]["map"]) == approx((2 / 3, (1 + 0.1) / 3))
     assert got["apr_vue_tr"]["score"] == approx((2 / 14 + 1) / 3)

@@ -1,7 +1,8 @@
 """No leak: what a policy without eyes and ears gets, on the rows as `make` writes them, from hundreds of videos.
 
-Blind policies of two kinds are scored: fixed rules, and ones that learn from half of the videos what goes with every word of a question, every
-place in the file and every option, and are scored on the other half. Each must lie within 4 standard deviations of chance.
+Blind policies of two kinds are scored: fixed rules, and ones that learn from half of the videos what goes with every
+word of a question, every place in the file and every option, and are scored on the other half. Each must lie within 4
+standard deviations of chance.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ def is_train(doc: Doc) -> bool:
 
 def scene_of(doc: Doc) -> Scene:
     asked = parse_question(doc["question"])
-    (scene,) = [scene for chapter, scene in rows()[1][doc["video"]].scenes() if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)]
+    (scene,) = [
+        scene
+        for chapter, scene in rows()[1][doc["video"]].scenes()
+        if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)
+    ]
     return scene
 
 
@@ -75,8 +80,12 @@ FEATURES: dict[str, Callable[[Doc], Hashable]] = {
     "pitch": lambda doc: parse_question(doc["question"]).pitch,
     "first glyph's colour": lambda doc: next((glyph.colour for glyph in parse_question(doc["question"]).glyphs), None),
     "first glyph's shape": lambda doc: next((glyph.shape for glyph in parse_question(doc["question"]).glyphs), None),
-    "last glyph's colour": lambda doc: next((glyph.colour for glyph in parse_question(doc["question"]).glyphs[::-1]), None),
-    "last glyph's shape": lambda doc: next((glyph.shape for glyph in parse_question(doc["question"]).glyphs[::-1]), None),
+    "last glyph's colour": lambda doc: next(
+        (glyph.colour for glyph in parse_question(doc["question"]).glyphs[::-1]), None
+    ),
+    "last glyph's shape": lambda doc: next(
+        (glyph.shape for glyph in parse_question(doc["question"]).glyphs[::-1]), None
+    ),
     "tenth of the file": tenth_of_file,
     "odd or even row": lambda doc: positions()[doc["id"]] % 2,
     "row modulo 5": lambda doc: positions()[doc["id"]] % 5,
@@ -92,7 +101,8 @@ def chance_holds(hits: float, trials: int, chance: float) -> bool:
 
 
 def independent(pairs: Sequence[tuple[Hashable, Hashable]]) -> bool:
-    """Whether a chi-square test over a table of pairs stays under 4 standard deviations (Wilson and Hilferty's approximation)."""
+    """Whether a chi-square test over a table of pairs stays under 4 standard deviations (Wilson and Hilferty's
+    approximation)."""
     table, left, right = Counter(pairs), Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     freedom = (len(left) - 1) * (len(right) - 1)
     if freedom == 0:
@@ -117,14 +127,21 @@ def alphabetical(doc: Doc) -> str:
 def odd_one_out(doc: Doc) -> str:
     """The option that shares most words with the others: wrong options made from the right one would show here."""
     words = Counter(word for option in doc["options"] for word in option.split())
-    return LETTERS[max(range(len(doc["options"])), key=lambda i: sum(words[word] for word in doc["options"][i].split()))]
+    return LETTERS[
+        max(range(len(doc["options"])), key=lambda i: sum(words[word] for word in doc["options"][i].split()))
+    ]
 
 
 def by_name_of_file(doc: Doc) -> str:
     return LETTERS[random.Random(doc["id"]).randrange(len(doc["options"]))]
 
 
-BLIND = {"named_first": named_first, "alphabetical": alphabetical, "odd_one_out": odd_one_out, "random": by_name_of_file}
+BLIND = {
+    "named_first": named_first,
+    "alphabetical": alphabetical,
+    "odd_one_out": odd_one_out,
+    "random": by_name_of_file,
+}
 BLIND |= {f"always_{letter}": lambda doc, letter=letter: letter for letter in "AB"}
 
 
@@ -166,7 +183,10 @@ def test_likeliest_option_of_other_videos_is_right_by_chance(kind: str, feature:
     test = [doc for doc in rows_of(kind) if not is_train(doc)]
     hits = 0
     for doc in test:
-        rates = [right[of(doc), option.split()[word]] / (offered[of(doc), option.split()[word]] or 1) for option in doc["options"]]
+        rates = [
+            right[of(doc), option.split()[word]] / (offered[of(doc), option.split()[word]] or 1)
+            for option in doc["options"]
+        ]
         hits += LETTERS[rates.index(max(rates))] == doc["answer"]
     assert chance_holds(hits, len(test), 1 / CHOICES[kind])
 
@@ -176,12 +196,16 @@ def test_likeliest_option_of_other_videos_is_right_by_chance(kind: str, feature:
 def test_nothing_in_a_row_goes_with_its_answer(kind: str, feature: str) -> None:
     of = FEATURES[feature]
     if kind == "when":
-        assert independent([(of(doc), int(10 * doc["answer_spans"][0][0] / doc["duration_s"])) for doc in rows_of(kind)])
+        assert independent(
+            [(of(doc), int(10 * doc["answer_spans"][0][0] / doc["duration_s"])) for doc in rows_of(kind)]
+        )
         return
     assert independent([(of(doc), doc["answer"]) for doc in rows_of(kind)])
     if kind in ("glyph", "sound"):
         for word in (0, 1):
-            assert independent([(of(doc), doc["options"][LETTERS.index(doc["answer"])].split()[word]) for doc in rows_of(kind)])
+            assert independent(
+                [(of(doc), doc["options"][LETTERS.index(doc["answer"])].split()[word]) for doc in rows_of(kind)]
+            )
 
 
 def test_answers_are_spread_evenly() -> None:
@@ -194,7 +218,9 @@ def test_answers_are_spread_evenly() -> None:
 # `when`: blind spans.
 
 
-def best_blind_iou(spans: Sequence[tuple[float, float]], is_training: Sequence[bool], length: float, steps: int = 200) -> tuple[float, float]:
+def best_blind_iou(
+    spans: Sequence[tuple[float, float]], is_training: Sequence[bool], length: float, steps: int = 200
+) -> tuple[float, float]:
     """Mean IoU, on what was not trained on, of the best fixed span of this length in [0, 1], and of spans anywhere."""
     starts = np.linspace(0, 1 - length, steps)
     begin, end = np.array(spans).T[:, :, None]
@@ -207,7 +233,9 @@ def best_blind_iou(spans: Sequence[tuple[float, float]], is_training: Sequence[b
 @pytest.mark.parametrize("bucket", SPEC.buckets)
 def test_when_a_blind_span_is_hardly_better_than_one_anywhere(bucket: str) -> None:
     docs = [doc for doc in rows_of("when") if doc["bucket"] == bucket]
-    spans = [(doc["answer_spans"][0][0] / doc["duration_s"], doc["answer_spans"][0][1] / doc["duration_s"]) for doc in docs]
+    spans = [
+        (doc["answer_spans"][0][0] / doc["duration_s"], doc["answer_spans"][0][1] / doc["duration_s"]) for doc in docs
+    ]
     typical = float(np.mean([end - start for start, end in spans]))
     for length in (typical, 2 * typical, 4 * typical, 0.3):
         best, anywhere = best_blind_iou(spans, [is_train(doc) for doc in docs], length)
@@ -216,7 +244,8 @@ def test_when_a_blind_span_is_hardly_better_than_one_anywhere(bucket: str) -> No
 
 @pytest.mark.parametrize("bucket", SPEC.buckets)
 def test_when_even_the_right_scene_does_not_tell_the_place(bucket: str) -> None:
-    """A span at the likeliest place of the asked scene, whose edges are given, against one anywhere in the part of it where events lie."""
+    """A span at the likeliest place of the asked scene, whose edges are given, against one anywhere in the part of it
+    where events lie."""
     docs = [doc for doc in rows_of("when") if doc["bucket"] == bucket]
     spans = []
     for doc in docs:
@@ -224,7 +253,9 @@ def test_when_even_the_right_scene_does_not_tell_the_place(bucket: str) -> None:
         length = 0.7 * (scene.end_s - scene.start_s)
         room = scene.start_s + 0.15 / 0.7 * length
         spans.append(((start - room) / length, (end - room) / length))
-    best, anywhere = best_blind_iou(spans, [is_train(doc) for doc in docs], float(np.mean([end - start for start, end in spans])))
+    best, anywhere = best_blind_iou(
+        spans, [is_train(doc) for doc in docs], float(np.mean([end - start for start, end in spans]))
+    )
     assert best <= 1.5 * anywhere + 0.02, (best, anywhere)
 
 
@@ -233,7 +264,10 @@ def test_when_alone_in_its_scene_an_event_is_anywhere() -> None:
     for doc in rows_of("when"):
         scene, (start, end) = scene_of(doc), doc["answer_spans"][0]
         if scene.role is Role.GLYPH and len(scene.events) == 1:
-            low, high = scene.start_s + 0.15 * (scene.end_s - scene.start_s), scene.end_s - 0.15 * (scene.end_s - scene.start_s)
+            low, high = (
+                scene.start_s + 0.15 * (scene.end_s - scene.start_s),
+                scene.end_s - 0.15 * (scene.end_s - scene.start_s),
+            )
             places.append(min(9, max(0, int(10 * (start - low + 0.05) / (high - low - (end - start) + 0.1)))))
     assert len(places) > 300
     assert all(chance_holds(hits, len(places), 0.1) for hits in Counter(places).values()) and len(set(places)) == 10
@@ -284,7 +318,10 @@ def test_another_seed_is_another_order() -> None:
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize("most", [False, True])
 def test_no_question_names_the_answer_of_another_about_its_scene(bucket: str, most: bool) -> None:
-    """Nor do two questions about a scene, side by side, narrow their options down. (`order` names its own answer, one of two.)"""
+    """Nor do two questions about a scene, side by side, narrow their options down.
+
+    (`order` names its own answer, one of two.)
+    """
     chapters, scenes = tree_shape(BUCKETS[bucket])
     per_kind = min(9, max_questions_per_kind(chapters * scenes)) if most else 2
     spec = NeedleSpec(buckets=(bucket,), videos_per_bucket=20, questions_per_kind=per_kind)
@@ -315,7 +352,9 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {doc["video"]: doc["duration_s"] for doc in rows()[0]}
 
     def borrow(path: str, _settings: object) -> SimpleNamespace:
-        return SimpleNamespace(duration_s=lengths[path], sound_s=lengths[path], fps=10.0, has_video=True, has_audio=True, size=(112, 112))
+        return SimpleNamespace(
+            duration_s=lengths[path], sound_s=lengths[path], fps=10.0, has_video=True, has_audio=True, size=(112, 112)
+        )
 
     monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=borrow, give_back=lambda video: None))
     monkeypatch.setattr(environment, "media_digest", lambda path: (0, ""))  # there is no file
@@ -327,10 +366,18 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
         for doc in docs:
             kind = {"when": QuestionKind.GROUNDING, "count": QuestionKind.NUMBER}.get(doc["kind"], QuestionKind.MCQ)
             options = tuple(Option(label=LETTERS[i], text=text) for i, text in enumerate(doc["options"]))
-            question = Question(text=doc["question"], kind=kind, options=options, videos=(MediaRef(path=doc["video"]),), doc_id=doc["id"])
+            question = Question(
+                text=doc["question"],
+                kind=kind,
+                options=options,
+                videos=(MediaRef(path=doc["video"]),),
+                doc_id=doc["id"],
+            )
             trajectory = await Episode(question, GuessPolicy(), EpisodeConfig(arm="passive", passive_frames=0)).run()
             assert trajectory.answer_valid, trajectory.stop_detail
-            scores[doc["kind"]].append(process_results({**doc, "apr_present": True, "apr_buckets": []}, [trajectory.answer])["score"])
+            scores[doc["kind"]].append(
+                process_results({**doc, "apr_present": True, "apr_buckets": []}, [trajectory.answer])["score"]
+            )
 
     asyncio.run(ask_all())
     for kind, choices in CHOICES.items():
@@ -338,6 +385,8 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     for doc in docs:
         if doc["kind"] == "when":
             tenth = doc["duration_s"] / 10
-            chance_of_when.append([set_iou([(i * tenth, (i + 1) * tenth)], [tuple(doc["answer_spans"][0])]) for i in range(10)])
+            chance_of_when.append(
+                [set_iou([(i * tenth, (i + 1) * tenth)], [tuple(doc["answer_spans"][0])]) for i in range(10)]
+            )
     table = np.array(chance_of_when)
     assert abs(sum(scores["when"]) - table.mean(axis=1).sum()) <= 4 * math.sqrt(table.var(axis=1).sum())

@@ -24,7 +24,12 @@ KINDS = ("glyph", "when", "sound", "count", "order")
 
 @pytest.fixture(scope="module")
 def needle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_needle(tmp_path_factory.mktemp("needle"), NeedleSpec(buckets=("1m",), videos_per_bucket=1, fps=2), workers=1, progress=False)
+    return make_needle(
+        tmp_path_factory.mktemp("needle"),
+        NeedleSpec(buckets=("1m",), videos_per_bucket=1, fps=2),
+        workers=1,
+        progress=False,
+    )
 
 
 def chat_model(reply: Callable[[dict[str, Any]], Any]) -> Any:
@@ -74,13 +79,16 @@ def test_right_wrong_and_garbage_through_lmms_eval(needle: Path, monkeypatch: py
     seen: dict[str, int] = {}
 
     def reply(doc: dict[str, Any]) -> str:
-        """The first question of a kind is answered rightly; the second half rightly (`when`), wrongly, or with garbage."""
+        """The first question of a kind is answered rightly; the second half rightly (`when`), wrongly, or with
+        garbage."""
         nth = seen[doc["kind"]] = seen.get(doc["kind"], 0) + 1
         if nth == 1:
             return right(doc)
         (start, end), *_ = doc["answer_spans"] or [(0, 0)]
         half = f"from {start} to {(start + end) / 2} seconds"
-        return {"when": half, "count": "99", "glyph": "A man walks, so I can't say", "sound": "", "order": "{}"}[doc["kind"]]
+        return {"when": half, "count": "99", "glyph": "A man walks, so I can't say", "sound": "", "order": "{}"}[
+            doc["kind"]
+        ]
 
     model = chat_model(reply)
     results = evaluate(model, ["apr_needle"])
@@ -108,7 +116,10 @@ def test_truths_score_as_lmms_eval_does(needle: Path, monkeypatch: pytest.Monkey
             truth, asked = source.truth(doc), source.question_of(doc)
             (right_one,) = truth.answers
             for answer in (right_one, "[[0, 1]]", "C", "99"):
-                assert score(answer, truth, asked.kind, source.rules) == utils.process_results(doc, [source.write(answer)])["score"]
+                assert (
+                    score(answer, truth, asked.kind, source.rules)
+                    == utils.process_results(doc, [source.write(answer)])["score"]
+                )
             assert score(right_one, truth, asked.kind, source.rules) == 1
             assert truth.spans() and all(0 <= start < end <= doc["duration_s"] for start, end in truth.spans())
 
@@ -127,15 +138,32 @@ def test_prompt_tells_the_question_and_nothing_else(needle: Path, monkeypatch: p
 
 
 def test_scores_stay_in_bounds_whatever_is_answered(needle: Path) -> None:
-    answers = ["", "[[900, 810], [0, 100]]", "[[1e999, 2]]", "[" * 50_000, "NaN", "\x00", "9" * 5000, "the answer is B", None, ["B"], 3.5]
+    answers = [
+        "",
+        "[[900, 810], [0, 100]]",
+        "[[1e999, 2]]",
+        "[" * 50_000,
+        "NaN",
+        "\x00",
+        "9" * 5000,
+        "the answer is B",
+        None,
+        ["B"],
+        3.5,
+    ]
     for doc in (dict(doc) | {"apr_present": True, "apr_buckets": [doc["bucket"]]} for doc in load_docs(needle)):
         for answer in answers:
             assert all(0.0 <= value <= 1.0 for value in utils.process_results(doc, [answer]).values())
         assert utils.process_results(doc, [])["score"] == 0.0
-        assert {name: value for name, value in utils.process_results(doc, [right(doc)]).items() if value != 1} in ({}, {"no_span": 0.0})
+        assert {name: value for name, value in utils.process_results(doc, [right(doc)]).items() if value != 1} in (
+            {},
+            {"no_span": 0.0},
+        )
 
 
-def test_a_named_folder_without_a_set_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_folder_without_a_set_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("APR_NEEDLE_DIR", str(tmp_path / "nothing"))
     with pytest.raises(AprError, match=r"nothing.*apr needle make --out"):
         utils.glyph_docs(None)

@@ -20,7 +20,11 @@ SMALL = NeedleSpec(buckets=("1m",), videos_per_bucket=3, width=112, height=112)
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,9 @@ def test_names_and_order_tell_nothing(made):
 
 def test_same_spec_same_bytes_whatever_the_workers(made, tmp_path):
     other = make_needle(tmp_path / "again", SMALL, workers=1, progress=False)
-    assert {name: data for name, (_, data) in state(other).items()} == {name: data for name, (_, data) in state(made).items()}
+    assert {name: data for name, (_, data) in state(other).items()} == {
+        name: data for name, (_, data) in state(made).items()
+    }
 
 
 def test_finished_set_is_left_alone(copy):
@@ -101,7 +107,9 @@ def test_other_spec_is_refused(copy):
 
 def test_older_generator_is_refused(copy, monkeypatch):
     monkeypatch.setattr(make, "GENERATOR_VERSION", make.GENERATOR_VERSION + 1)
-    with pytest.raises(OtherSpecError, match=rf"generator_version: {make.GENERATOR_VERSION - 1} there, {make.GENERATOR_VERSION} wanted"):
+    with pytest.raises(
+        OtherSpecError, match=rf"generator_version: {make.GENERATOR_VERSION - 1} there, {make.GENERATOR_VERSION} wanted"
+    ):
         make_needle(copy, SMALL, progress=False)
 
 
@@ -165,12 +173,15 @@ def test_second_maker_waits_for_the_first(copy, caplog):
 def test_interrupted_set_has_only_whole_videos_and_resumes(tmp_path):
     code = (
         "import sys; from apr_plugin.tasks.needle.make import *;"
-        "make_needle(sys.argv[1], NeedleSpec(buckets=('10m',), videos_per_bucket=6, questions_per_kind=1, width=112, height=112), progress=False)"
+        "make_needle(sys.argv[1], NeedleSpec(buckets=('10m',), videos_per_bucket=6, questions_per_kind=1, "
+        "width=112, height=112), progress=False)"
     )
     folder = tmp_path / "set"
     script = tmp_path / "script.py"
     script.write_text(f"if __name__ == '__main__':\n    {code}\n")
-    process = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not list(folder.glob("videos/*.mp4")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -215,5 +226,8 @@ def test_fingerprint_follows_every_field():
         "fps": 12.0, "gop_s": 4.0, "decoys": 0.1, "lookalike": True, "event_length": 2.0,
     }  # fmt: skip
     assert set(other) == set(NeedleSpec.model_fields)
-    assert len({NeedleSpec(**{key: value}).fingerprint() for key, value in other.items()} | {NeedleSpec().fingerprint()}) == len(other) + 1
+    assert (
+        len({NeedleSpec(**{key: value}).fingerprint() for key, value in other.items()} | {NeedleSpec().fingerprint()})
+        == len(other) + 1
+    )
     assert NeedleSpec(buckets=("10m", "1m")).fingerprint() == NeedleSpec(buckets=("1m", "10m")).fingerprint()

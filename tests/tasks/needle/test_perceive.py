@@ -72,14 +72,19 @@ def test_scaled_down_and_jpeg(seen: tuple[int, int]) -> None:
 
 
 def test_h264_round_trip(tmp_path: Path) -> None:
-    words = [(b, p, ALL_GLYPHS[(7 * i) % 36] if i % 3 else None) for i, (b, p) in enumerate(product([*BACKGROUNDS, *LOOKALIKES], PATTERNS))]
+    words = [
+        (b, p, ALL_GLYPHS[(7 * i) % 36] if i % 3 else None)
+        for i, (b, p) in enumerate(product([*BACKGROUNDS, *LOOKALIKES], PATTERNS))
+    ]
     decoded = h264([draw_frame(*word, (224, 128)) for word in words], tmp_path / "v.mp4")
     assert [(r.background, r.pattern, r.glyph) for r in map(read_frame, decoded)] == words
 
 
 def test_other_pictures_fit_badly() -> None:
     rng = np.random.default_rng(1)
-    smooth = np.asarray(Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((320, 240), Image.Resampling.BICUBIC))
+    smooth = np.asarray(
+        Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
+    )
     for image in (rng.integers(0, 255, (240, 320, 3), dtype=np.uint8), smooth):
         assert read_frame(image).fit < GOOD_FIT
     assert read_frame(np.zeros((240, 320, 3), dtype=np.uint8)).glyph is None
@@ -95,7 +100,10 @@ def test_sounds_through_aac(tmp_path: Path) -> None:
     for heard in (hear(waveform, RATE), hear(aac(waveform, tmp_path / "a.m4a"), RATE)):
         assert [h.sound for h in heard] == [t[0] for t in truth]
         # AAC delays the sound by up to one 64 ms frame where the container does not say so.
-        assert all(abs(h.start_s - start) < 0.1 and abs(h.end_s - end) < 0.1 for h, (_, start, end) in zip(heard, truth, strict=True))
+        assert all(
+            abs(h.start_s - start) < 0.1 and abs(h.end_s - end) < 0.1
+            for h, (_, start, end) in zip(heard, truth, strict=True)
+        )
 
 
 def test_silence_noise_and_nothing() -> None:

@@ -40,9 +40,16 @@ class WorldVideo:
         self.segments = list(world.segments())
         self.ends = [segment.end_s for segment in self.segments]
 
-    def frames(self, times_s: list[float], *, mode: str = "exact", size: object = None, cancelled: object = None) -> Frames:
-        shown = [min(np.floor(t * self.fps + 1e-6), np.ceil(self.duration_s * self.fps) - 1) / self.fps for t in times_s]
-        return Frames(np.stack([self.picture(int(np.searchsorted(self.ends, t + 1e-6, side="right"))) for t in shown]), tuple(map(float, shown)))
+    def frames(
+        self, times_s: list[float], *, mode: str = "exact", size: object = None, cancelled: object = None
+    ) -> Frames:
+        shown = [
+            min(np.floor(t * self.fps + 1e-6), np.ceil(self.duration_s * self.fps) - 1) / self.fps for t in times_s
+        ]
+        return Frames(
+            np.stack([self.picture(int(np.searchsorted(self.ends, t + 1e-6, side="right"))) for t in shown]),
+            tuple(map(float, shown)),
+        )
 
     @functools.lru_cache(maxsize=512)  # noqa: B019 - lives as long as the test
     def picture(self, i: int) -> np.ndarray:
@@ -63,7 +70,9 @@ class WorldVideo:
 def question(doc: Doc) -> Question:
     kind = {"when": QuestionKind.GROUNDING, "count": QuestionKind.NUMBER}.get(doc["kind"], QuestionKind.MCQ)
     options = tuple(Option(label="ABCD"[i], text=text) for i, text in enumerate(doc["options"]))
-    return Question(text=doc["question"], kind=kind, options=options, videos=(MediaRef(path=doc["video"]),), doc_id=doc["id"])
+    return Question(
+        text=doc["question"], kind=kind, options=options, videos=(MediaRef(path=doc["video"]),), doc_id=doc["id"]
+    )
 
 
 def score(doc: Doc, trajectory: Trajectory) -> float:
@@ -81,12 +90,16 @@ def run(doc: Doc, config: EpisodeConfig) -> Trajectory:
 def opens(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Videos by path; what `Video.open` returns."""
     videos: dict[str, object] = {}
-    monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None))
+    monkeypatch.setattr(
+        environment, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None)
+    )
     monkeypatch.setattr(environment, "media_digest", lambda path: (0, ""))  # there is no file
     return videos
 
 
-def ask_worlds(opens: dict[str, object], seeds: int, bucket: str, difficulty: Difficulty | None = None, fps: float = 10.0) -> list[Doc]:
+def ask_worlds(
+    opens: dict[str, object], seeds: int, bucket: str, difficulty: Difficulty | None = None, fps: float = 10.0
+) -> list[Doc]:
     docs: list[Doc] = []
     letters = LetterDeck(0)
     for seed in range(seeds):
@@ -153,7 +166,11 @@ def test_tight_budgets_are_met(opens: dict[str, object], budget: Budget, least: 
 
 def test_passive_arm_answers_from_what_is_in_view(opens: dict[str, object]) -> None:
     docs = ask_worlds(opens, 2, "1m")
-    dense = [score(d, run(d, EpisodeConfig(arm="passive", passive_frames=60))) for d in docs if d["kind"] in ("glyph", "when", "order")]
+    dense = [
+        score(d, run(d, EpisodeConfig(arm="passive", passive_frames=60)))
+        for d in docs
+        if d["kind"] in ("glyph", "when", "order")
+    ]
     assert np.mean(dense) >= 0.75  # a frame a second sees every event of a minute
     long = ask_worlds(opens, 2, "120m")
     for doc in long:
@@ -171,11 +188,15 @@ def test_no_sound_track_still_ends_in_an_answer(opens: dict[str, object], monkey
         assert not any(turn.error for turn in trajectory.turns)
 
 
-def test_other_videos_and_questions_get_a_first_option_and_a_plain_word(opens: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_videos_and_questions_get_a_first_option_and_a_plain_word(
+    opens: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     doc = ask_worlds(opens, 1, "1m")[0]
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     options = (Option(label="A", text="cats"), Option(label="B", text="dogs"))
-    other = Question(text="What is on the sofa?", kind=QuestionKind.MCQ, options=options, videos=(MediaRef(path=doc["video"]),))
+    other = Question(
+        text="What is on the sofa?", kind=QuestionKind.MCQ, options=options, videos=(MediaRef(path=doc["video"]),)
+    )
     for asked, picture in ((other, None), (question(doc), noise)):
         if picture is not None:
             monkeypatch.setattr(WorldVideo, "picture", lambda self, i: noise)
@@ -183,11 +204,15 @@ def test_other_videos_and_questions_get_a_first_option_and_a_plain_word(opens: d
         assert trajectory.answer_valid
         assert "guess" in trajectory.turns[-1].think
         assert len(trajectory.turns) <= 3
-    grounding = Question(text="When does the cat jump?", kind=QuestionKind.GROUNDING, videos=(MediaRef(path=doc["video"]),))
+    grounding = Question(
+        text="When does the cat jump?", kind=QuestionKind.GROUNDING, videos=(MediaRef(path=doc["video"]),)
+    )
     assert asyncio.run(Episode(grounding, NeedlePolicy(), EpisodeConfig(arm="passive")).run()).answer_valid
 
 
-def ask_freely(doc: Doc, kind: QuestionKind, text: str | None = None, videos: int = 1, config: EpisodeConfig | None = None) -> Trajectory:
+def ask_freely(
+    doc: Doc, kind: QuestionKind, text: str | None = None, videos: int = 1, config: EpisodeConfig | None = None
+) -> Trajectory:
     asked = Question(text=text or doc["question"], kind=kind, videos=(MediaRef(path=doc["video"]),) * videos)
     return asyncio.run(Episode(asked, NeedlePolicy(), config or EpisodeConfig()).run())
 
@@ -198,7 +223,9 @@ def test_without_options_it_answers_in_words(opens: dict[str, object]) -> None:
         if doc["kind"] == "when":
             assert score(doc, trajectory) >= 0.9
         else:
-            assert trajectory.answer == (doc["options"]["ABCD".index(doc["answer"])] if doc["options"] else doc["answer"])
+            assert trajectory.answer == (
+                doc["options"]["ABCD".index(doc["answer"])] if doc["options"] else doc["answer"]
+            )
 
 
 def test_what_it_does_not_know_it_says_in_words(opens: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +241,9 @@ def test_what_it_does_not_know_it_says_in_words(opens: dict[str, object], monkey
 
 @pytest.mark.parametrize("kind", [QuestionKind.GROUNDING, QuestionKind.NUMBER, QuestionKind.FREE_FORM])
 @pytest.mark.parametrize("text", [None, "When does the cat jump?"])
-def test_answers_have_the_form_that_is_asked_for(opens: dict[str, object], kind: QuestionKind, text: str | None) -> None:
+def test_answers_have_the_form_that_is_asked_for(
+    opens: dict[str, object], kind: QuestionKind, text: str | None
+) -> None:
     for doc in ask_worlds(opens, 1, "1m"):
         trajectory = ask_freely(doc, kind, text)
         assert trajectory.answer_valid and not any(turn.error for turn in trajectory.turns)
@@ -268,11 +297,23 @@ def test_a_real_file(tmp_path: Path) -> None:
 
 def test_same_prompt_same_turn_and_garbage_prompts() -> None:
     frame = draw_frame("red", "dotted", None, (128, 128))
-    prompt = Prompt((Message("user", (TextPart("nothing to read"), TextPart("Frame 1.00s:"), ImagePart(frame), ImagePart(frame[:4, :4]))),))
+    prompt = Prompt(
+        (
+            Message(
+                "user",
+                (TextPart("nothing to read"), TextPart("Frame 1.00s:"), ImagePart(frame), ImagePart(frame[:4, :4])),
+            ),
+        )
+    )
     assert write_turn(prompt) == write_turn(prompt)
     for messages in ((), (Message("assistant", (TextPart("{]"),)), Message("user", (TextPart("[ERROR] X: y"),)))):
         for final in (False, True):
-            assert set(json.loads(write_turn(Prompt(messages, final)))) == {"observation", "think", "confidence", "action"}
+            assert set(json.loads(write_turn(Prompt(messages, final)))) == {
+                "observation",
+                "think",
+                "confidence",
+                "action",
+            }
     assert asyncio.run(NeedlePolicy().generate(prompt, Sampling())).text == write_turn(prompt)
 
 

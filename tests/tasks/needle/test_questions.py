@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_plugin.tasks.needle.palette import BACKGROUNDS, LOOKALIKES, PATTERNS, PITCHES, Glyph
-from apr_plugin.tasks.needle.questions import LETTERS, TEMPLATES, Doc, Kind, LetterDeck, ask, max_questions_per_kind, parse_question
+from apr_plugin.tasks.needle.questions import (
+    LETTERS,
+    TEMPLATES,
+    Doc,
+    Kind,
+    LetterDeck,
+    ask,
+    max_questions_per_kind,
+    parse_question,
+)
 from apr_plugin.tasks.needle.world import Difficulty, World, tree_shape
 
 difficulties = st.builds(Difficulty, st.floats(0, 1), st.booleans(), st.floats(1, 3))
@@ -21,7 +30,9 @@ def ask_all(world: World, seed: int = 0) -> list[Doc]:
 def solve(world: World, doc: Doc) -> tuple[str, list]:
     """Answer a question from its words and the world alone; every step asserts that only one thing fits the words."""
     asked = parse_question(doc["question"])
-    (scene,) = [scene for chapter, scene in world.scenes() if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)]
+    (scene,) = [
+        scene for chapter, scene in world.scenes() if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)
+    ]
     if asked.kind is Kind.COUNT:
         return str(len(scene.chimes)), [[event.start_s, event.end_s] for event in scene.chimes]
     if asked.kind is Kind.GLYPH:
@@ -70,20 +81,29 @@ def test_sound_options_are_the_glyphs_of_the_scene_and_one_more():
     for doc in ask_all(world):
         if doc["kind"] == "sound":
             asked = parse_question(doc["question"])
-            (scene,) = [scene for chapter, scene in world.scenes() if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)]
+            (scene,) = [
+                scene
+                for chapter, scene in world.scenes()
+                if (chapter.colour, scene.pattern) == (asked.colour, asked.pattern)
+            ]
             assert len({event.glyph.name for event in scene.glyph_events} & set(doc["options"])) == 3
 
 
 @pytest.mark.parametrize("duration_s", [60, 1800])
 def test_glyph_and_when_ask_about_different_scenes(duration_s):
     docs = ask(World.from_seed(0, duration_s), "videos/abc.mp4", "30m", 2, LetterDeck(0))
-    asked = {kind: {doc["question"].split(" in the ")[1] for doc in docs if doc["kind"] == kind} for kind in ("glyph", "when")}
+    asked = {
+        kind: {doc["question"].split(" in the ")[1] for doc in docs if doc["kind"] == kind}
+        for kind in ("glyph", "when")
+    }
     assert not {text.rstrip(".?") for text in asked["glyph"]} & {text.rstrip(".?") for text in asked["when"]}
 
 
 def test_templates_and_parser_agree_on_every_word():
     glyph, other = Glyph("red", "ring"), Glyph("pink", "cross")
-    for (kind, template), pattern, colour, pitch in itertools.product(TEMPLATES.items(), PATTERNS, [*BACKGROUNDS, *LOOKALIKES], PITCHES):
+    for (kind, template), pattern, colour, pitch in itertools.product(
+        TEMPLATES.items(), PATTERNS, [*BACKGROUNDS, *LOOKALIKES], PITCHES
+    ):
         text = template.format(pattern=pattern, colour=colour, pitch=pitch, glyph=glyph.name, other=other.name)
         asked = parse_question(f"Question:\n{text}\nA. red ring")
         assert (asked.kind, asked.pattern, asked.colour) == (kind, pattern, colour)
@@ -91,7 +111,9 @@ def test_templates_and_parser_agree_on_every_word():
         assert asked.glyphs == {Kind.WHEN: (glyph,), Kind.ORDER: (glyph, other)}.get(kind, ())
 
 
-@pytest.mark.parametrize("text", ["", "Which glyph appears?", "Which glyph appears in the tartan scene of the red chapter?"])
+@pytest.mark.parametrize(
+    "text", ["", "Which glyph appears?", "Which glyph appears in the tartan scene of the red chapter?"]
+)
 def test_other_texts_are_no_questions(text):
     with pytest.raises(ValueError, match="not a needle question"):
         parse_question(text)

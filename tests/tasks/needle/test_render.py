@@ -63,7 +63,11 @@ def test_file_is_h264_and_aac_of_the_right_length(video):
 
 def test_keyframes_stand_on_a_grid_and_nowhere_else(video):
     with av.open(str(video)) as container:
-        keys = [float(packet.pts * packet.time_base) for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
+        keys = [
+            float(packet.pts * packet.time_base)
+            for packet in container.demux(video=0)
+            if packet.size and packet.is_keyframe
+        ]
     assert keys == [5.0 * i for i in range(12)]
 
 
@@ -77,7 +81,9 @@ def test_every_frame_shows_its_world(frames):
     assert [time for time, _ in frames] == [Fraction(k, 10) for k in range(600)]
     segments = list(WORLD.segments())
     for time, picture in frames:
-        (segment,) = [segment for segment in segments if Fraction(str(segment.start_s)) <= time < Fraction(str(segment.end_s))]
+        (segment,) = [
+            segment for segment in segments if Fraction(str(segment.start_s)) <= time < Fraction(str(segment.end_s))
+        ]
         drawn = draw_frame(segment.colour, segment.pattern, segment.glyph, (224, 224))
         assert np.median(np.abs(picture.astype(int) - drawn)) <= 4
         assert np.abs(picture.astype(int) - drawn).mean() < 9
@@ -117,7 +123,10 @@ def test_chunks_of_sound_add_up():
     chunks = list(audio_chunks(WORLD))
     whole = np.concatenate(chunks)
     assert len(whole) == 60 * SAMPLE_RATE
-    energy = sum(np.square(whole[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]).sum() for start, end, _ in WORLD.sounds())
+    energy = sum(
+        np.square(whole[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]).sum()
+        for start, end, _ in WORLD.sounds()
+    )
     assert energy == pytest.approx(np.square(whole).sum(), rel=1e-5)
 
 
@@ -134,15 +143,21 @@ def test_two_renders_are_the_same_bytes(video, tmp_path):
 
 def test_container_tells_nothing(video):
     with av.open(str(video)) as container:
-        told = {**container.metadata, **{f"{stream.type}:{key}": value for stream in container.streams for key, value in stream.metadata.items()}}
+        told = {
+            **container.metadata,
+            **{f"{stream.type}:{key}": value for stream in container.streams for key, value in stream.metadata.items()},
+        }
     assert set(told) <= {
         "major_brand", "minor_version", "compatible_brands",
-        "video:language", "video:handler_name", "video:vendor_id", "audio:language", "audio:handler_name", "audio:vendor_id",
+        "video:language", "video:handler_name", "video:vendor_id", "audio:language", "audio:handler_name",
+        "audio:vendor_id",
     }  # fmt: skip
     assert {told["video:handler_name"], told["audio:handler_name"]} == {"VideoHandler", "SoundHandler"}
 
 
-@pytest.mark.parametrize(("size", "fps", "gop_s"), [((112, 112), 10.0, 10.0), ((320, 180), 5.0, 2.0), ((128, 240), 29.97, 4.0)])
+@pytest.mark.parametrize(
+    ("size", "fps", "gop_s"), [((112, 112), 10.0, 10.0), ((320, 180), 5.0, 2.0), ((128, 240), 29.97, 4.0)]
+)
 def test_size_fps_and_keyframes_are_options(tmp_path, size, fps, gop_s):
     path = tmp_path / "v.mp4"
     write_video(WORLD, path, size, fps, gop_s)
@@ -150,7 +165,11 @@ def test_size_fps_and_keyframes_are_options(tmp_path, size, fps, gop_s):
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == size
         assert float(stream.average_rate) == pytest.approx(fps)
-        keys = [float(packet.pts * packet.time_base) for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
+        keys = [
+            float(packet.pts * packet.time_base)
+            for packet in container.demux(video=0)
+            if packet.size and packet.is_keyframe
+        ]
     assert np.allclose(np.diff(keys), gop_s, atol=0.6 / fps)
     segments = list(WORLD.segments())
     seen = {}
@@ -166,7 +185,13 @@ def test_size_fps_and_keyframes_are_options(tmp_path, size, fps, gop_s):
 def test_damaged_files_are_not_complete(video, tmp_path):
     assert is_complete(video)
     data = video.read_bytes()
-    for name, damaged in {"cut": data[:-1], "long": data + b"x", "empty": b"", "text": b"hello there, this is text", "head": data[:40]}.items():
+    for name, damaged in {
+        "cut": data[:-1],
+        "long": data + b"x",
+        "empty": b"",
+        "text": b"hello there, this is text",
+        "head": data[:40],
+    }.items():
         path = tmp_path / name
         path.write_bytes(damaged)
         assert not is_complete(path), name

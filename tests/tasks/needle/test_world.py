@@ -11,7 +11,9 @@ from apr_plugin.tasks.needle.palette import BACKGROUNDS, LOOKALIKES, PATTERNS, P
 from apr_plugin.tasks.needle.world import CHIME, Difficulty, Role, World, scene_roles, tree_shape
 
 difficulties = st.builds(Difficulty, st.floats(0, 1), st.booleans(), st.floats(1, 3))
-durations = st.sampled_from([60.0, 600.0, 1800.0, 3600.0, 7200.0]) | st.integers(600, 72_000).map(lambda ticks: ticks / 10)
+durations = st.sampled_from([60.0, 600.0, 1800.0, 3600.0, 7200.0]) | st.integers(600, 72_000).map(
+    lambda ticks: ticks / 10
+)
 worlds = st.builds(World.from_seed, st.integers(), durations, difficulties)
 
 
@@ -109,7 +111,9 @@ def test_segments_tile_the_video_and_agree_with_events(world):
     assert all(a.end_s == b.start_s for a, b in itertools.pairwise(segments))
     assert all(segment.end_s > segment.start_s for segment in segments)
     shown = [(segment.start_s, segment.end_s, segment.glyph) for segment in segments if segment.glyph]
-    assert shown == [(event.start_s, event.end_s, event.glyph) for _, scene in world.scenes() for event in scene.glyph_events]
+    assert shown == [
+        (event.start_s, event.end_s, event.glyph) for _, scene in world.scenes() for event in scene.glyph_events
+    ]
     assert {segment.glyph for segment in segments} - {None} == set(world.glyphs())
 
 
@@ -122,8 +126,13 @@ def test_same_seed_same_world(seed, duration_s, difficulty):
 
 
 def test_same_world_in_another_process():
-    code = "from apr_plugin.tasks.needle.world import World; import sys; sys.stdout.write(World.from_seed(3, 600).digest())"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"})
+    code = (
+        "from apr_plugin.tasks.needle.world import World; import sys; sys.stdout.write(World.from_seed(3, "
+        "600).digest())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
+    )
     assert run.stdout == World.from_seed(3, 600).digest()
 
 

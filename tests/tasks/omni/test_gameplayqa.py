@@ -1,4 +1,5 @@
-"""`apr_gameplayqa` in lmms-eval: several videos a question, windows, the official order of options, errors by kind of distractor."""
+"""`apr_gameplayqa` in lmms-eval: several videos a question, windows, the official order of options, errors by kind of
+distractor."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from apr_plugin.tasks.gameplayqa.questions import buckets_of, rows, statement_ki
 pytestmark = pytest.mark.xdist_group("lmms_eval")
 
 COLUMNS = (
-    "id", "instance_id", "game_name", *(f"video_{number}_file_name" for number in range(1, 6)), "video_indices", "video_start", "video_end",
+    "id", "instance_id", "game_name", *(f"video_{number}_file_name" for number in range(1, 6)), "video_indices",
+    "video_start", "video_end",
     "question_code", "task_name", "question_level", "question", "correct_option", "answer_start", "answer_end",
     *(f"distractor_{number}{end}" for number in (1, 2, 3) for end in ("", "_type")),
 )  # fmt: skip
@@ -28,11 +30,22 @@ ONE, TWO = "annotation/project-batch1/videos/m_i1_v1.mp4", "annotation/project-b
 def _row(id: str, question: str, right: str, *wrong: tuple[str, str], **more: Any) -> dict[str, str]:
     """A row of `qa.csv`; `wrong` are (text, type)."""
     usual = {
-        "instance_id": "i-001", "game_name": "ApexLegends", "video_1_file_name": ONE, "video_indices": "0", "video_start": 0, "video_end": 4,
+        "instance_id": "i-001", "game_name": "ApexLegends", "video_1_file_name": ONE, "video_indices": "0",
+        "video_start": 0, "video_end": 4,
         "question_code": "SA-IDENT", "task_name": "Action Recognition", "question_level": 1,
     }  # fmt: skip
-    distractors = {f"distractor_{n}{end}": value for n, pair in enumerate(wrong, 1) for end, value in zip(("", "_type"), pair, strict=True)}
-    row = dict.fromkeys(COLUMNS, "") | usual | {"id": id, "question": question, "correct_option": right} | distractors | more
+    distractors = {
+        f"distractor_{n}{end}": value
+        for n, pair in enumerate(wrong, 1)
+        for end, value in zip(("", "_type"), pair, strict=True)
+    }
+    row = (
+        dict.fromkeys(COLUMNS, "")
+        | usual
+        | {"id": id, "question": question, "correct_option": right}
+        | distractors
+        | more
+    )
     return {name: str(value) for name, value in row.items()}
 
 
@@ -40,12 +53,15 @@ KINDS = [("one", "lexical"), ("two", "scene"), ("three", "temporal")]
 SYNCED = {"video_2_file_name": TWO, "video_indices": "0, 2", "question_level": 3, "game_name": "CounterStrike2"}
 EXIST = {"task_name": "State Recognition", "question_level": 2}
 ROWS = [
-    # Two videos, called 1 and 3; the window begins at 2 s. At its second 1, video 1 shows picture 30 and video 3, at half the rate, picture 15.
+    # Two videos, called 1 and 3; the window begins at 2 s. At its second 1, video 1 shows picture 30 and video 3, at
+    # half the rate, picture 15.
     _row(
-        "q-1", "Which number does Video 3 show at 00:01?", "15", ("30", "cross-video"), ("5", "temporal"), ("10", "role"),
+        "q-1", "Which number does Video 3 show at 00:01?", "15", ("30", "cross-video"), ("5", "temporal"),
+        ("10", "role"),
         video_start=2, video_end=5, question_code="V1-SA2V3-SA-IDENT", task_name="Sync-Referring", **SYNCED,
     ),
-    _row("q-2", "Who is second?", "right", ("one", "cross-video"), ("two", "scene"), ("three", "order"), task_name="POV Identification", **SYNCED),
+    _row("q-2", "Who is second?", "right", ("one", "cross-video"), ("two", "scene"), ("three", "order"),
+        task_name="POV Identification", **SYNCED),
     _row("q-3", "Who is third?", "right", *KINDS),
     _row("q-4", "Who is fourth?", "right", *KINDS),
     _row("q-5", "Did it happen, fifth?", "False", ("True", "binary"), question_code="SS-EXIST-Temporal", **EXIST),
@@ -54,13 +70,15 @@ ROWS = [
 ]  # fmt: skip
 # In the official order q-2 is right, three, two, one; q-3 begins with the right option; q-4 is one, three, two, right.
 SAYS = {
-    "is second": "D", "is third": "A", "is fourth": "C", "happen, fifth": "True", "happen, sixth": FAILS, "happen, seventh": "True",
+    "is second": "D", "is third": "A", "is fourth": "C", "happen, fifth": "True", "happen, sixth": FAILS,
+    "happen, seventh": "True",
     "Which number": "watched",
 }  # fmt: skip
 
 
 class Watches(Knows):
-    """As `Knows`; a question about a number it answers by looking, at the video and the second that the question names."""
+    """As `Knows`; a question about a number it answers by looking, at the video and the second that the question
+    names."""
 
     name = "watches"
 
@@ -72,7 +90,13 @@ class Watches(Knows):
         meant = re.search(rf'"Video {asked[1]}" in the question or its options is video (\d) of a look', users[0].text)
         assert meant is not None, users[0].text
         shown = [part for part in users[-1].parts if isinstance(part, ImagePart)]
-        action: dict[str, Any] = {"type": "get_frames", "video": int(meant[1]), "start": int(asked[2]), "end": int(asked[2]), "num": 1}
+        action: dict[str, Any] = {
+            "type": "get_frames",
+            "video": int(meant[1]),
+            "start": int(asked[2]),
+            "end": int(asked[2]),
+            "num": 1,
+        }
         if shown:
             label = re.search(rf"^([A-D])\. {number_of(shown[0].image)}$", users[0].text, re.MULTILINE)
             action = {"type": "answer", "content": label[1] if label else "D"}
@@ -97,10 +121,20 @@ def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
     # Right are the watched one, the third and the seventh.
     assert [sample["score"] for sample in results["samples"]["apr_gameplayqa"]] == [1, 0, 1, 0, 0, 0, 1]
     assert (got["score"], got["n"], got["no_answer"]) == (pytest.approx(3 / 7), 7, pytest.approx(1 / 7))
-    assert (got["acc_level_1"], got["n_level_1"], got["acc_level_2"], got["n_level_2"]) == (0.5, 2, pytest.approx(1 / 3), 3)
+    assert (got["acc_level_1"], got["n_level_1"], got["acc_level_2"], got["n_level_2"]) == (
+        0.5,
+        2,
+        pytest.approx(1 / 3),
+        3,
+    )
     assert (got["acc_level_3"], got["n_level_3"]) == (0.5, 2)
     assert (got["acc_sync_referring"], got["acc_pov_identification"], got["acc_action_recognition"]) == (1, 0, 0.5)
-    assert (got["acc_counter_strike_2"], got["n_counter_strike_2"], got["acc_apex_legends"], got["n_apex_legends"]) == (0.5, 2, 0.4, 5)
+    assert (got["acc_counter_strike_2"], got["n_counter_strike_2"], got["acc_apex_legends"], got["n_apex_legends"]) == (
+        0.5,
+        2,
+        0.4,
+        5,
+    )
     assert (got["acc_videos_2"], got["n_videos_2"], got["n_videos_1"]) == (0.5, 2, 5)
     assert counted(utils.SOURCE, got) == 3 + 4 + 2 + 2
     # Statements of true and false made from a temporal distractor: the fifth wrong, the sixth without an answer.
@@ -114,7 +148,8 @@ def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_stand_in_the_official_order() -> None:
-    """Orders that `format_multiple_choice_from_row` of the official repository (HATS-ICT/GameplayQA at 6538485) gives for these ids."""
+    """Orders that `format_multiple_choice_from_row` of the official repository (HATS-ICT/GameplayQA at 6538485) gives
+    for these ids."""
     official = {
         "q-1767607156491-x4371a218": ["two", "right", "three", "one"],
         "q-1767607162605-5gpd14pzp": ["right", "one", "three", "two"],

@@ -1,4 +1,5 @@
-"""Daily-Omni, OmniVideoBench and WorldSense in lmms-eval: a few rows of the official schema, and numbers worked out by hand."""
+"""Daily-Omni, OmniVideoBench and WorldSense in lmms-eval: a few rows of the official schema, and numbers worked out by
+hand."""
 
 from __future__ import annotations
 
@@ -22,8 +23,10 @@ from apr_plugin.tasks.worldsense import utils as worldsense
 pytestmark = pytest.mark.xdist_group("lmms_eval")
 
 GAMEPLAY_COLUMNS = (
-    *(f"video_{number}_file_name" for number in range(1, 6)), *(f"distractor_{number}{end}" for number in (1, 2, 3) for end in ("", "_type")),
-    "instance_id", "game_name", "video_indices", "question_code", "task_name", "question_level", "question", "answer_start", "answer_end",
+    *(f"video_{number}_file_name" for number in range(1, 6)),
+    *(f"distractor_{number}{end}" for number in (1, 2, 3) for end in ("", "_type")),
+    "instance_id", "game_name", "video_indices", "question_code", "task_name", "question_level", "question",
+    "answer_start", "answer_end",
 )  # fmt: skip
 COLOURS = ["red", "green", "blue", "none of them"]
 
@@ -35,7 +38,15 @@ def _daily(question: str, answer: str, video: str, kind: str, length: str, **mor
 
 
 DAILY = [
-    _daily("What is daily one?", "A", "aa", "Event Sequence", "30s", content_parent_category="Lifestyle", content_fine_category="Skin"),
+    _daily(
+        "What is daily one?",
+        "A",
+        "aa",
+        "Event Sequence",
+        "30s",
+        content_parent_category="Lifestyle",
+        content_fine_category="Skin",
+    ),
     _daily("What is daily two?", "B", "aa", "AV Event Alignment", "30s", Explaination="so"),
     _daily("What is daily three?", "C", "bb", "Event Sequence", "60s"),
     _daily("What is daily four?", "D", "bb", "Comparative", "60s"),
@@ -45,7 +56,14 @@ DAILY_SAYS = {"daily one": "A", "daily two": "C", "daily three": "C", "daily fou
 
 
 def _asked(question: str, kind: str, sound: str, options: list[str], letter: str) -> dict[str, Any]:
-    own = {"question": question, "question_type": kind, "audio_type": sound, "reasoning_steps": [], "options": options, "correct_option": letter}
+    own = {
+        "question": question,
+        "question_type": kind,
+        "audio_type": sound,
+        "reasoning_steps": [],
+        "options": options,
+        "correct_option": letter,
+    }
     return {**own, "answer": "not read"}
 
 
@@ -56,7 +74,13 @@ BENCH = [
         "duration": "00:59",
         "questions": [
             _asked("What is bench one?", "counting", "Speech", ["A.0", "B.1", "C.2", "D.3"], "C"),
-            _asked("What is bench two?", "background&music understanding", "Music", ["A red", "B green", "C blue", "D grey"], "D"),
+            _asked(
+                "What is bench two?",
+                "background&music understanding",
+                "Music",
+                ["A red", "B green", "C blue", "D grey"],
+                "D",
+            ),
         ],
     },
     {
@@ -69,7 +93,9 @@ BENCH = [
         "video": "video_3",
         "video_type": "Ego",
         "duration": "32:35",
-        "questions": [_asked("What is bench four?", "ego reasoning", "Speech", ["A. a", "B. b", "A. c", "B. d"], "D")],  # labelled so in the data
+        "questions": [
+            _asked("What is bench four?", "ego reasoning", "Speech", ["A. a", "B. b", "A. c", "B. d"], "D")
+        ],  # labelled so in the data
     },
 ]
 BENCH_SAYS = {"bench one": "C", "bench two": "A", "bench three": FAILS, "bench four": "D"}
@@ -81,7 +107,13 @@ def _sense(question: str, options: list[str], answer: str) -> dict[str, Any]:
 
 
 def _video(duration: str, *asked: dict[str, Any]) -> dict[str, Any]:
-    facts = {"duration": duration, "domain": "Music", "sub_category": "Piano", "audio_class": ["Speech", "Music"], "video_caption": "A piano."}
+    facts = {
+        "duration": duration,
+        "domain": "Music",
+        "sub_category": "Piano",
+        "audio_class": ["Speech", "Music"],
+        "video_caption": "A piano.",
+    }
     return facts | {f"task{number}": question for number, question in enumerate(asked)}
 
 
@@ -93,11 +125,16 @@ SENSE_SAYS = {"sense one": "B", "sense two": FAILS, "sense three": "A", "sense f
 
 
 def test_numbers(task_bench: TaskBench) -> None:
-    """Right, wrong and failing answers of the three tasks, in one run. The failing ones would be right if a scorer guessed A for them."""
+    """Right, wrong and failing answers of the three tasks, in one run.
+
+    The failing ones would be right if a scorer guessed A for them.
+    """
     task_bench.place(dailyomni.SOURCE, [DAILY], {"Videos/aa/aa_video.mp4": 3, "Videos/bb/bb_video.mp4": 4})
     task_bench.place(omnivideobench.SOURCE, [BENCH], {"video_1.mp4": 3, "video_2.mp4": 4, "video_3.mp4": 3})
     task_bench.place(worldsense.SOURCE, [SENSE], {"one.mp4": 3, "two.mp4": 4})
-    results = task_bench.run("apr_dailyomni,apr_omnivideobench,apr_worldsense", DAILY_SAYS | BENCH_SAYS | SENSE_SAYS, bootstrap_iters=0)
+    results = task_bench.run(
+        "apr_dailyomni,apr_omnivideobench,apr_worldsense", DAILY_SAYS | BENCH_SAYS | SENSE_SAYS, bootstrap_iters=0
+    )
 
     check_truths(results, "apr_dailyomni", "apr_omnivideobench", "apr_worldsense")
     daily = results["apr_dailyomni"]
@@ -112,13 +149,24 @@ def test_numbers(task_bench: TaskBench) -> None:
     assert (bench["score"], bench["n"]) == (0.5, 4)
     assert (bench["acc_0-1min"], bench["n_0-1min"], bench["acc_1-5min"], bench["n_1-5min"]) == (0.5, 2, 0, 1)
     assert (bench["acc_over_10min"], bench["n_over_10min"]) == (1, 1)
-    assert (bench["acc_counting"], bench["acc_background_music_understanding"], bench["acc_ego_reasoning"]) == (0.5, 0, 1)
+    assert (bench["acc_counting"], bench["acc_background_music_understanding"], bench["acc_ego_reasoning"]) == (
+        0.5,
+        0,
+        1,
+    )
     assert (bench["acc_speech"], bench["n_speech"], bench["acc_sound"], bench["acc_music"]) == (1, 2, 0, 0)
 
-    assert [counted(module.SOURCE, results[module.SOURCE.task]) for module in (dailyomni, omnivideobench, worldsense)] == [5, 9, 2]
+    assert [
+        counted(module.SOURCE, results[module.SOURCE.task]) for module in (dailyomni, omnivideobench, worldsense)
+    ] == [5, 9, 2]
     sense = results["apr_worldsense"]
     assert (sense["score"], sense["n"], sense["worldsense_score"]) == (0.5, 4, 50)
-    assert (sense["acc_under_1min"], sense["n_under_1min"], sense["acc_over_8min"], sense["n_over_8min"]) == (0.5, 2, 0.5, 2)
+    assert (sense["acc_under_1min"], sense["n_under_1min"], sense["acc_over_8min"], sense["n_over_8min"]) == (
+        0.5,
+        2,
+        0.5,
+        2,
+    )
     assert [sample["doc"]["index"] for sample in results["samples"]["apr_worldsense"]] == [0, 1, 2, 3]
     readers = {
         json.loads(line)["question"]["reader"]
@@ -145,7 +193,8 @@ class Listens(Knows):
 
 
 def test_dailyomni_is_heard_through_its_video(task_bench: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The video file carries the sound; the sound file beside it, the same sound over again, is not shown as a second video."""
+    """The video file carries the sound; the sound file beside it, the same sound over again, is not shown as a second
+    video."""
     folder = task_bench.place(dailyomni.SOURCE, [DAILY[:1]]) / "Videos" / "aa"
     folder.mkdir(parents=True)
     make_video_file(folder / "aa_video.mp4", frames=30, sound_s=3.0)
@@ -158,7 +207,17 @@ def test_dailyomni_is_heard_through_its_video(task_bench: TaskBench, monkeypatch
 
 @pytest.mark.parametrize(
     ("reply", "right"),
-    [("B", 1), ("b. green", 1), (" B", 1), ("Because it rains", 1), ("The answer is B", 0), ("A or B", 0), ("", 0), ("(null)", 0), (None, 0)],
+    [
+        ("B", 1),
+        ("b. green", 1),
+        (" B", 1),
+        ("Because it rains", 1),
+        ("The answer is B", 0),
+        ("A or B", 0),
+        ("", 0),
+        ("(null)", 0),
+        (None, 0),
+    ],
 )
 def test_dailyomni_compares_the_first_letter(reply: str | None, right: float) -> None:
     doc = {**DAILY[1], "apr_buckets": ["30s"], "apr_present": True}
@@ -170,7 +229,8 @@ def test_dailyomni_compares_the_first_letter(reply: str | None, right: float) ->
     ("reply", "right"),
     [
         ("B", 1), ("(b)", 1), ("B. green", 1), (" B.\n", 1), ("\\boxed{B}", 1), ("So it is /box{B}.", 1), ("**B**", 1),
-        ("The answer is B", 0), ("B: green", 0), ("green", 0), ("Because it rains", 0), ("", 0), ("(null)", 0), (None, 0),
+        ("The answer is B", 0), ("B: green", 0), ("green", 0), ("Because it rains", 0), ("", 0), ("(null)", 0),
+        (None, 0),
     ],
 )  # fmt: skip
 def test_omnivideobench_compares_what_is_left_of_the_reply(reply: str | None, right: float) -> None:
@@ -179,15 +239,22 @@ def test_omnivideobench_compares_what_is_left_of_the_reply(reply: str | None, ri
 
 
 def test_worldsense_takes_nothing_for_nothing() -> None:
-    """The official scorer takes A for what it can't read, and a capital inside a word for an answer; without an answer there is nothing to read."""
+    """The official scorer takes A for what it can't read, and a capital inside a word for an answer; without an answer
+    there is nothing to read."""
     doc = {**next(iter(worldsense._rows([SENSE]))), "answer": "A", "apr_buckets": ["under_1min"], "apr_present": False}
     for reply, right in [("A", 1), ("I can not tell", 1), ("(null)", 0), ("", 0), (None, 0), ("Certainly", 0)]:
         numbers = worldsense.process_results(doc, [reply])
-        assert (numbers["score"], numbers["worldsense_score"]["score"], numbers["acc_under_1min"]) == (right, right, right), reply
+        assert (numbers["score"], numbers["worldsense_score"]["score"], numbers["acc_under_1min"]) == (
+            right,
+            right,
+            right,
+        ), reply
         assert "score_present" not in numbers
 
 
-@pytest.mark.parametrize("module", [dailyomni, omnivideobench, worldsense, gameplayqa], ids=lambda module: str(module.SOURCE.task))
+@pytest.mark.parametrize(
+    "module", [dailyomni, omnivideobench, worldsense, gameplayqa], ids=lambda module: str(module.SOURCE.task)
+)
 def test_the_yaml_names_every_metric(module: Any) -> None:
     pytest.importorskip("lmms_eval")
     from lmms_eval.utils import load_yaml_config
@@ -196,18 +263,31 @@ def test_the_yaml_names_every_metric(module: Any) -> None:
     config = load_yaml_config(str(TASKS / source.folder / f"{source.task}.yaml"))
     named = [metric["metric"] for metric in config["metric_list"]]
     kinds = [f"{head}_{kind}" for kind in gameplayqa.KINDS for head in ("error", "n_error", "picked", "n_picked")]
-    more = {"apr_worldsense": ["worldsense_score"], "apr_gameplayqa": ["no_answer", *kinds, "picked_other", "n_picked_other"]}
+    more = {
+        "apr_worldsense": ["worldsense_score"],
+        "apr_gameplayqa": ["no_answer", *kinds, "picked_other", "n_picked_other"],
+    }
     assert sorted(named) == sorted([*source.bucket_metrics, *more.get(source.task, [])])
-    assert all(metric["higher_is_better"] is not metric["metric"].startswith(("error_", "picked_", "no_answer")) for metric in config["metric_list"])
+    assert all(
+        metric["higher_is_better"] is not metric["metric"].startswith(("error_", "picked_", "no_answer"))
+        for metric in config["metric_list"]
+    )
     assert config["metadata"]["n_official"] == source.n
 
 
-@pytest.mark.parametrize("reply", ["[" * 50_000, "A" * 50_000, "\x00", "\\boxed{" * 5000, " " * 10_000, "9" * 5000, "Video 3", 3.5, ["B"]])
+@pytest.mark.parametrize(
+    "reply", ["[" * 50_000, "A" * 50_000, "\x00", "\\boxed{" * 5000, " " * 10_000, "9" * 5000, "Video 3", 3.5, ["B"]]
+)
 def test_any_reply_has_a_score_whatever_thread_asks(reply: Any) -> None:
     """lmms-eval scores in four threads; the numbers don't depend on it."""
     shared = {"apr_buckets": [], "apr_present": True}
     (played,) = gameplayqa.rows(
-        [[dict.fromkeys(GAMEPLAY_COLUMNS, "") | {"id": "q", "video_start": "0", "video_end": "1", "correct_option": "Video 3"}]]
+        [
+            [
+                dict.fromkeys(GAMEPLAY_COLUMNS, "")
+                | {"id": "q", "video_start": "0", "video_end": "1", "correct_option": "Video 3"}
+            ]
+        ]
     )
     docs = [
         (dailyomni, DAILY[0]),
@@ -217,7 +297,9 @@ def test_any_reply_has_a_score_whatever_thread_asks(reply: Any) -> None:
     ]
     with ThreadPoolExecutor(4) as pool:
         for module, doc in docs:
-            scored = list(pool.map(lambda _, module=module, doc=doc: module.process_results({**doc, **shared}, [reply]), range(8)))
+            scored = list(
+                pool.map(lambda _, module=module, doc=doc: module.process_results({**doc, **shared}, [reply]), range(8))
+            )
             assert scored == scored[:1] * 8 and 0 <= scored[0]["score"] <= 1
     assert scored[0]["score"] == (reply == "Video 3")
 
@@ -234,13 +316,21 @@ def test_official_labels_become_names() -> None:
 def test_labels_that_the_data_does_not_have_are_an_error(source: Any, task_bench: TaskBench) -> None:
     from apr_plugin.errors import AprError
 
-    rows: Any = [_daily("Q?", "A", "aa", "Singing", "30s")] if source is dailyomni.SOURCE else [{**BENCH[0], "duration": "an hour"}]
+    rows: Any = (
+        [_daily("Q?", "A", "aa", "Singing", "30s")]
+        if source is dailyomni.SOURCE
+        else [{**BENCH[0], "duration": "an hour"}]
+    )
     task_bench.place(source, [rows])
     with pytest.raises(AprError, match=r"does not know|README"):
         source.documents()
 
 
-@pytest.mark.parametrize(("module", "content"), [(dailyomni, DAILY), (omnivideobench, BENCH), (worldsense, SENSE)], ids=["daily", "bench", "sense"])
+@pytest.mark.parametrize(
+    ("module", "content"),
+    [(dailyomni, DAILY), (omnivideobench, BENCH), (worldsense, SENSE)],
+    ids=["daily", "bench", "sense"],
+)
 def test_a_row_that_cannot_be_read_costs_its_own_question(module: Any, content: Any, task_bench: TaskBench) -> None:
     check_spoiled(task_bench, module.SOURCE, [content])
 
@@ -251,7 +341,12 @@ def test_an_unreadable_row_in_a_run(task_bench: TaskBench) -> None:
     task_bench.place(dailyomni.SOURCE, [daily], {"Videos/aa/aa_video.mp4": 3, "Videos/bb/bb_video.mp4": 4})
     results = task_bench.run("apr_dailyomni", DAILY_SAYS, bootstrap_iters=0)
     assert (results["apr_dailyomni"]["score"], results["apr_dailyomni"]["n"]) == (pytest.approx(2 / 7), 7)
-    lines = [json.loads(line) for path in task_bench.root.rglob("*.jsonl") for line in path.read_text().splitlines() if '"stop_detail"' in line]
+    lines = [
+        json.loads(line)
+        for path in task_bench.root.rglob("*.jsonl")
+        for line in path.read_text().splitlines()
+        if '"stop_detail"' in line
+    ]
     stops = {line["question"]["doc_id"]: (line["stop_reason"], line["stop_detail"]) for line in lines}
     assert len(stops) == 7 and stops["5"][0] == stops["6"][0] == "media_unreadable"
     assert "64 are the most" in stops["5"][1] and "can't be read" in stops["6"][1]
