@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from apr_plugin.media.index import Astray, Cursor, Track
-from apr_plugin.media.pick import Effort, Found, Image, Pick, Run
+from apr_plugin.media.pick import Effort, Found, Image, Pick, Stretch
 from apr_plugin.media.reader import PacketReader
 
 _FIRST = 200  # packets by which the first picture has to be out
@@ -59,7 +59,7 @@ class IndexedReader(PacketReader):
 
     def run(
         self,
-        run: Run,
+        run: Stretch,
         render: Callable[[VideoFrame], Image],
         late: int,
         deadline: float,

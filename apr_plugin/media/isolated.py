@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.media.errors import MediaDecodeError, MediaError, MediaOpenError, MediaTimeout, MediaWorkerKilled, words
+from apr_plugin.media.framing import LENGTH
 from apr_plugin.media.index import reading_through_s
 from apr_plugin.media.info import MediaInfo
 from apr_plugin.media.lending import stop_if_due
@@ -126,9 +126,9 @@ class _Worker:
         """
         body = json.dumps(request).encode()
         self.heard = False
-        self._move(memoryview(struct.pack(">I", len(body)) + body), until, cancelled, sending=True)
+        self._move(memoryview(LENGTH.pack(len(body)) + body), until, cancelled, sending=True)
         while True:
-            (length,) = struct.unpack(">I", self._take(4, until, cancelled))
+            (length,) = LENGTH.unpack(self._take(LENGTH.size, until, cancelled))
             self.heard = True
             if length > _LARGEST_HEAD:
                 raise _Died

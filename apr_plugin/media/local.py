@@ -26,7 +26,7 @@ from apr_plugin.media.indexed import IndexedReader
 from apr_plugin.media.info import read_info
 from apr_plugin.media.lending import Lending
 from apr_plugin.media.opening import MAX_PIXELS, check_file, open_container
-from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Run
+from apr_plugin.media.pick import BEGINNING, Effort, Found, Image, Stretch
 from apr_plugin.media.reader import PacketReader
 from apr_plugin.media.sound import read_sound
 from apr_plugin.media.threads import spread
@@ -205,14 +205,14 @@ class LocalFile:
             )
         return Sound(samples, padded_s, Effort(packets, time.perf_counter() - began))
 
-    def _runs(self, reader: PacketReader, limits: Sequence[int]) -> list[Run]:
-        runs: list[Run] = []
+    def _runs(self, reader: PacketReader, limits: Sequence[int]) -> list[Stretch]:
+        runs: list[Stretch] = []
         for limit in limits:
             key = self._key_for(reader, limit)
             if runs and runs[-1].key == key:
                 runs[-1].limits.append(limit)
             else:
-                runs.append(Run(key, [limit]))
+                runs.append(Stretch(key, [limit]))
         return runs
 
     def _key_for(self, reader: PacketReader, limit: int) -> int:
@@ -251,13 +251,13 @@ class LocalFile:
 
     def _decode(
         self,
-        runs: list[Run],
+        runs: list[Stretch],
         render: Callable[[VideoFrame], Image],
         late: int,
         deadline: float,
         cancelled: threading.Event | None,
     ) -> list[Found]:
-        def one(run: Run) -> Found:
+        def one(run: Stretch) -> Found:
             with self._readers.lend(deadline, cancelled) as reader:
                 try:
                     found = reader.run(run, render, late, deadline, cancelled)
@@ -266,7 +266,9 @@ class LocalFile:
                         if not found.early:
                             break
                         key = reader.key_before(key - 1) if key is not None and tried < _EARLIER - 1 else None
-                        again = Run(key if key is not None else BEGINNING, sorted(found.early), aim=key, trusted=True)
+                        again = Stretch(
+                            key if key is not None else BEGINNING, sorted(found.early), aim=key, trusted=True
+                        )
                         found.retried(reader.run(again, render, late, deadline, cancelled))
                     return found
                 except TimeoutError:
@@ -299,7 +301,7 @@ class LocalFile:
                     if key is None:
                         break
                     try:
-                        part = reader.run(Run(key, [key]), render, late, deadline, cancelled)
+                        part = reader.run(Stretch(key, [key]), render, late, deadline, cancelled)
                     except (av.FFmpegError, ValueError):
                         break
                 effort += part.effort

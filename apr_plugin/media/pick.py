@@ -31,7 +31,7 @@ class Effort:
 
 
 @dataclass
-class Run:
+class Stretch:
     """Times wanted of one stretch that begins at a keyframe, as the latest acceptable presentation times in the stream's ticks."""
 
     key: int
@@ -82,7 +82,7 @@ class Pick:
         render: Makes the array of a frame.
         late: How many ticks after the last picture of the file a time may lie and still show it.
         slack: By how many packets the order of times may differ from the order of decoding, where times do not tell.
-        trusted: See `Run.trusted`.
+        trusted: See `Stretch.trusted`.
     """
 
     def __init__(

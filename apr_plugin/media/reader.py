@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from apr_plugin.media.errors import words
-from apr_plugin.media.pick import BEGINNING, Found, Image, Pick, Run
+from apr_plugin.media.pick import BEGINNING, Found, Image, Pick, Stretch
 from apr_plugin.media.pick import Effort as Effort
 
 _LOOKAHEAD = 32  # packets read ahead to find out which of them is on screen at a time wanted
@@ -113,7 +113,7 @@ class PacketReader:
 
     def run(
         self,
-        run: Run,
+        run: Stretch,
         render: Callable[[VideoFrame], Image],
         late: int,
         deadline: float,
@@ -141,7 +141,7 @@ class PacketReader:
 
     def _run(
         self,
-        run: Run,
+        run: Stretch,
         render: Callable[[VideoFrame], Image],
         late: int,
         deadline: float,

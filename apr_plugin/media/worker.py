@@ -14,7 +14,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.media.errors import MediaError, MediaOpenError
+from apr_plugin.media.framing import LENGTH
 from apr_plugin.media.local import LocalFile
 
 BEAT_S = 0.5
@@ -38,7 +38,7 @@ _SPARE_CPU_S = 10.0
 def send(pipe: socket.socket, message: dict[str, Any], blobs: Sequence[np.ndarray[Any, Any]] = ()) -> None:
     """Write one message."""
     head = json.dumps(message | {"blobs": [[str(b.dtype), list(b.shape)] for b in blobs]}).encode()
-    pipe.sendall(struct.pack(">I", len(head)) + head)
+    pipe.sendall(LENGTH.pack(len(head)) + head)
     for blob in blobs:
         pipe.sendall(np.ascontiguousarray(blob).reshape(-1).view(np.uint8).data)
 
@@ -52,8 +52,8 @@ def receive(pipe: socket.socket) -> dict[str, Any] | None:
             data += part
         return data
 
-    head = take(4)
-    body = take(struct.unpack(">I", head)[0]) if len(head) == 4 else b""
+    head = take(LENGTH.size)
+    body = take(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
     return json.loads(body) if body else None
 
 

@@ -37,14 +37,14 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Run:
+class Placeholders:
     """Consecutive placeholder tokens of one medium."""
 
     kind: Literal["image", "video", "audio"]
     tokens: int
 
 
-Piece = str | Run
+Piece = str | Placeholders
 """What a medium becomes in the prompt: words and special tokens as text, and runs of placeholders."""
 
 
@@ -162,11 +162,11 @@ class Family:
     def image(self, height: int, width: int, limits: Pixels) -> list[Piece]:
         """A picture of that many pixels."""
         tall, wide = self.size(height, width, limits)
-        return [self.marks.vision_start, Run("image", tall * wide // self.factor**2), self.marks.vision_end]
+        return [self.marks.vision_start, Placeholders("image", tall * wide // self.factor**2), self.marks.vision_end]
 
     def sound(self, samples: int) -> list[Piece]:
         """A sound alone, of that many samples at `SAMPLE_RATE`."""
-        return [self.marks.audio_start, Run("audio", self.audio_tokens(samples)), self.marks.audio_end]
+        return [self.marks.audio_start, Placeholders("audio", self.audio_tokens(samples)), self.marks.audio_end]
 
     def audio_tokens(self, samples: int) -> int:
         """Tokens of a sound: 25 a second, or 13 in Qwen3-Omni (`_get_feat_extract_output_lengths` of the two processors)."""
@@ -202,35 +202,40 @@ class Family:
             pieces: list[Piece] = []
             for first in range(0, len(times_s), FRAME_PAIR):
                 middle = (times_s[first] + times_s[min(first + 1, len(times_s) - 1)]) / 2
-                pieces += [f"<{middle:.1f} seconds>", marks.vision_start, Run("video", tokens), marks.vision_end]
+                pieces += [
+                    f"<{middle:.1f} seconds>",
+                    marks.vision_start,
+                    Placeholders("video", tokens),
+                    marks.vision_end,
+                ]
             return pieces
         if samples is None or not self.hears:
-            return [marks.vision_start, Run("video", pairs * tokens), marks.vision_end]
+            return [marks.vision_start, Placeholders("video", pairs * tokens), marks.vision_end]
         places = [pair * (FRAME_PAIR / fps) * self.positions_per_s for pair in range(pairs)]
         woven = self._chunks if self.clip == "chunked" else self._merge
         runs = [run for run in woven(places, tokens, self.audio_tokens(samples)) if run.tokens]
         return [marks.vision_start, marks.audio_start, *runs, marks.audio_end, marks.vision_end]
 
-    def _chunks(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Run]:
+    def _chunks(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Placeholders]:
         """Pictures, then sound, of each stretch of `chunk_s` seconds in turn (`replace_video_with_audio_token` of Qwen2_5OmniProcessor)."""
         long = int(self.positions_per_s * self.chunk_s)
         seen = _split([place for place in places for _ in range(tokens)], long)
         heard = _split(range(sound), long)
         for number in range(max(len(seen), len(heard))):
             if number < len(seen):
-                yield Run("video", seen[number])
+                yield Placeholders("video", seen[number])
             if number < len(heard):
-                yield Run("audio", heard[number])
+                yield Placeholders("audio", heard[number])
 
-    def _merge(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Run]:
+    def _merge(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Placeholders]:
         """Each pair of frames before the first audio token that is not earlier (`replace_video_with_audio_token` of Qwen3OmniMoeProcessor)."""
         told = 0
         for place in places:
             due = max(told, min(sound, math.ceil(place)))
-            yield Run("audio", due - told)
-            yield Run("video", tokens)
+            yield Placeholders("audio", due - told)
+            yield Placeholders("video", tokens)
             told = due
-        yield Run("audio", sound - told)
+        yield Placeholders("audio", sound - told)
 
 
 def _split(places: Sequence[float], long: int) -> list[int]:
@@ -246,7 +251,7 @@ def _split(places: Sequence[float], long: int) -> list[int]:
 
 def tokens_of(pieces: Sequence[Piece]) -> tuple[int, int]:
     """(visual, audio) placeholder tokens of a medium."""
-    runs = [piece for piece in pieces if isinstance(piece, Run)]
+    runs = [piece for piece in pieces if isinstance(piece, Placeholders)]
     return sum(run.tokens for run in runs if run.kind != "audio"), sum(
         run.tokens for run in runs if run.kind == "audio"
     )

@@ -20,7 +20,7 @@ from apr_plugin.loop.budget import FRAME_PAIR, frame_pairs
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import chat_template, whole_frames
-from apr_plugin.models.families import HOP, MIN_SOUND, Family, Piece, Pixels, Run
+from apr_plugin.models.families import HOP, MIN_SOUND, Family, Piece, Pixels, Placeholders
 from apr_plugin.models.special_tokens import broken_up, pattern
 
 MediaPart = ImagePart | AudioPart | VideoPart
@@ -31,7 +31,7 @@ class Medium:
     """One picture, clip or sound of a prompt."""
 
     part: MediaPart
-    runs: tuple[Run, ...]
+    runs: tuple[Placeholders, ...]
     """Its placeholders, in order."""
     start: int = 0
     """Index of its first placeholder token in the prompt."""
@@ -169,7 +169,7 @@ class PromptEncoder:
             raise ValueError(f"the chat template made {found} places for {len(media)} pictures, clips and sounds")
         text = self._places.sub(lambda _: "".join(self._written(piece) for piece in next(pieces)), text)
         ids = np.asarray(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
-        runs = [tuple(piece for piece in pieces if isinstance(piece, Run)) for _, pieces in media]
+        runs = [tuple(piece for piece in pieces if isinstance(piece, Placeholders)) for _, pieces in media]
         places = np.flatnonzero(np.isin(ids, list(self.ids_of.values())))
         times = np.ones(len(ids), np.int64)
         times[places] = [run.tokens for of_one in runs for run in of_one]

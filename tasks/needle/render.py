@@ -17,11 +17,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from apr_plugin.media import SAMPLE_RATE
+
 from .palette import Glyph, Sound, chime, draw_frame, tone
 from .world import CHIME, World
-
-SAMPLE_RATE = 16_000
-"""Sample rate of every needle video, in Hz; one channel."""
 
 PART_SUFFIX = ".part"
 """End of the name of a file that is still being written."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from apr_plugin.loop.policy import EVERY_MODALITY
 from apr_plugin.media import SAMPLE_RATE
-from apr_plugin.models.families import FAMILIES, HOP, MIN_SOUND, Family, Pixels, Run, family_of, tokens_of
+from apr_plugin.models.families import FAMILIES, HOP, MIN_SOUND, Family, Pixels, Placeholders, family_of, tokens_of
 
 NAMES = ("qwen2_5_vl", "qwen2_5_omni", "qwen3_vl", "qwen3_omni_moe")
 HEARING = ("qwen2_5_omni", "qwen3_omni_moe")
@@ -135,7 +135,7 @@ def test_frames_of_a_timed_clip_keep_their_times(
     assert [piece for piece in pieces if isinstance(piece, str) and "seconds" in piece] == [
         f"<{time:.1f} seconds>" for time in expected
     ]
-    assert len([piece for piece in pieces if isinstance(piece, Run)]) == len(expected)
+    assert len([piece for piece in pieces if isinstance(piece, Placeholders)]) == len(expected)
 
 
 def test_what_each_family_perceives() -> None:

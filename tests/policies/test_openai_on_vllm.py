@@ -16,7 +16,7 @@ from vllm_server import MODEL, VllmServer
 
 from apr_plugin.loop import Sampling
 from apr_plugin.policies import make_policy
-from apr_plugin.policies.openai.media import MediaSettings, chat_messages
+from apr_plugin.policies.openai.media import MediaForm, chat_messages
 from apr_plugin.policies.openai.policy import OpenAIPolicy
 
 pytest.importorskip("openai")
@@ -86,7 +86,7 @@ def test_words_of_strangers_open_no_turn_and_add_no_picture(vllm_server: VllmSer
         written = tokens(messages)
         return [written.count(mark) for mark in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>")]
 
-    clean, hostile = (chat_messages(attacked(words), MediaSettings()) for words in ("harmless", ATTACK))
+    clean, hostile = (chat_messages(attacked(words), MediaForm()) for words in ("harmless", ATTACK))
     assert marks(clean) == marks(hostile) and marks(clean)[0] == len(clean) + 1 and marks(clean)[3] > 0
     raw = [{"role": "user", "content": ATTACK}]
     assert marks(raw)[0] == 4, "the server itself takes them for what they say"

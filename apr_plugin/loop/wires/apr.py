@@ -19,6 +19,11 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 
+def frame_label(time_s: float) -> str:
+    """What is written before a frame."""
+    return f"\nFrame {time_s:.2f}s:"
+
+
 @dataclass(frozen=True)
 class VideoMeta:
     """What a policy is told about a video before it looks."""
@@ -132,7 +137,7 @@ class Wire:
         return percept.times_s
 
     def _label(self, time_s: float) -> str:
-        return f"\nFrame {time_s:.2f}s:"
+        return frame_label(time_s)
 
     def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
         """The size at which a frame is shown: its own shape, at most `max_pixels`, and no more visual tokens than that many pixels have.

@@ -18,7 +18,8 @@ import numpy as np
 
 from apr_plugin.loop.budget import frame_pairs, visual_tokens
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, PromptSize, TextPart, VideoPart
-from apr_plugin.policies.openai.media import MediaSettings, chat_messages, shown_parts
+from apr_plugin.loop.wires.apr import frame_label
+from apr_plugin.policies.openai.media import MediaForm, chat_messages, shown_parts
 
 AUDIO_TOKENS_PER_S = 25
 """Qwen2.5-Omni: one token for 40 ms of sound."""
@@ -50,7 +51,7 @@ class Counter:
         extra: Fields of the request that a clip needs, from its part.
     """
 
-    def __init__(self, tokenize: Tokenize, settings: MediaSettings, extra: Callable[[Part], Mapping[str, Any]]) -> None:
+    def __init__(self, tokenize: Tokenize, settings: MediaForm, extra: Callable[[Part], Mapping[str, Any]]) -> None:
         self._tokenize = tokenize
         self._settings = settings
         self._extra = extra
@@ -88,7 +89,7 @@ class Counter:
 
     async def _between_words(self, part: Part) -> int:
         """How many tokens a part adds between words like those around it in a look."""
-        before, after = TextPart("Frame 1.00s:"), TextPart("\nFrame 2.00s:")
+        before, after = TextPart(frame_label(1.0)), TextPart(frame_label(2.0))
         with_it, without = (Prompt((Message("user", parts),)) for parts in ((before, part, after), (before, after)))
         if not self._words_alone:
             self._words_alone = await self._tokenize(chat_messages(without, self._settings), {})
@@ -118,7 +119,7 @@ def blank_like(part: Part) -> tuple[Part, tuple[Any, ...]]:
             return part, ("text",)
 
 
-def estimate(prompt: Prompt, settings: MediaSettings) -> PromptSize:
+def estimate(prompt: Prompt, settings: MediaForm) -> PromptSize:
     """Tokens by Qwen2.5's rules: one for a 28-pixel square, half that for a clip sent as video, 25 for a second of sound."""
     text = visual = audio = 0
     for message in prompt.messages:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, TextPart, VideoPart
+from apr_plugin.loop.wires.apr import frame_label
 from apr_plugin.models.special_tokens import broken_up
 
 FULL_CHROMA_QUALITY = 90
@@ -27,7 +28,7 @@ FULL_CHROMA_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class MediaSettings:
+class MediaForm:
     """How media is written."""
 
     image_quality: int | Literal["png"] = 90
@@ -46,7 +47,7 @@ class MediaSettings:
     """Name of the part with sound: the protocol's own, or SGLang's."""
 
 
-def chat_messages(prompt: Prompt, settings: MediaSettings) -> list[dict[str, Any]]:
+def chat_messages(prompt: Prompt, settings: MediaForm) -> list[dict[str, Any]]:
     """The prompt as a list of messages; content is a string where a message has words alone."""
     return [_message(message, settings) for message in prompt.messages]
 
@@ -56,7 +57,7 @@ def has_media(prompt: Prompt) -> bool:
     return any(not isinstance(part, TextPart) for message in prompt.messages for part in message.parts)
 
 
-def shown_parts(message: Message, settings: MediaSettings) -> Iterator[Part]:
+def shown_parts(message: Message, settings: MediaForm) -> Iterator[Part]:
     """The message's parts as they are sent: a clip as frames is pictures between words, and nothing that the model can't hear."""
     for part in message.parts:
         if not isinstance(part, VideoPart):
@@ -67,14 +68,14 @@ def shown_parts(message: Message, settings: MediaSettings) -> Iterator[Part]:
             yield VideoPart(part.frames, part.times_s, part.fps, sound)
             continue
         for time_s, image in zip(part.times_s, part.frames, strict=True):
-            yield TextPart(f"\nFrame {time_s:.2f}s:")
+            yield TextPart(frame_label(time_s))
             yield ImagePart(image)
         if sound is not None:
             yield TextPart("\nSound of the clip:")
             yield sound
 
 
-def _message(message: Message, settings: MediaSettings) -> dict[str, Any]:
+def _message(message: Message, settings: MediaForm) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
     for part in shown_parts(message, settings):
         if isinstance(part, TextPart) and content and content[-1]["type"] == "text":
@@ -89,7 +90,7 @@ def _message(message: Message, settings: MediaSettings) -> dict[str, Any]:
     return {"role": message.role, "content": content}
 
 
-def _content(part: Part, settings: MediaSettings) -> dict[str, Any]:
+def _content(part: Part, settings: MediaForm) -> dict[str, Any]:
     match part:
         case TextPart():
             return {"type": "text", "text": part.text}

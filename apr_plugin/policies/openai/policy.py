@@ -37,7 +37,7 @@ from apr_plugin.loop.policy import (
 )
 from apr_plugin.policies.openai.count import Counter, estimate
 from apr_plugin.policies.openai.failure import Failure
-from apr_plugin.policies.openai.media import MediaSettings, chat_messages, has_media
+from apr_plugin.policies.openai.media import MediaForm, chat_messages, has_media
 from apr_plugin.policies.openai.reply import MOST_TOKENS, BadReply, read_reply
 from apr_plugin.policies.openai.served import look_up
 from apr_plugin.policies.openai.servers import Server, Servers
@@ -138,7 +138,7 @@ class OpenAIPolicy(PolicyDefaults):
         )
         self.modalities: frozenset[Modality] = EVERY_MODALITY if hears else frozenset(("frames", "clip"))
         self.context_tokens: int | None = min(filter(None, (given, self._served.context_tokens)), default=None)
-        self._media = MediaSettings(
+        self._media = MediaForm(
             quality, image_detail, clip_as, hears, "audio_url" if self._served.engine == "sglang" else "input_audio"
         )
         self._counter = Counter(self._tokenize, self._media, self._for_clip) if self._served.engine == "vllm" else None
