@@ -16,61 +16,15 @@ from apr_plugin.loop.action import GetAudio, GetClip, GetFrames, Look
 from apr_plugin.loop.answer import canonical_answer
 from apr_plugin.loop.budget import FRAME_PAIR, LEAST_FRAME_PIXELS, LEAST_PATCHES, Budget, frame_pairs, visual_tokens
 from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
-from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.loop.trajectory import Film
+from apr_plugin.loop.question import Question
 from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.loop.wires.apr import Size
-from apr_plugin.media import OUTLASTS_S, Frames, MediaDecodeError, MediaOpenError, MediaSettings, media_digest
-from apr_plugin.media.pool import POOL
+from apr_plugin.media import Frames, MediaDecodeError, MediaSettings
 from apr_plugin.scoring.intervals import merge
-
-
-class OpenVideo:
-    """One of the question's videos: the file, or the window of it that the question is about."""
-
-    def __init__(self, ref: MediaRef, settings: MediaSettings) -> None:
-        self.video = POOL.borrow(ref.path, settings)
-        self.offset_s = min(max(ref.start_s or 0.0, 0.0), self.video.duration_s)
-        end_s = self.video.duration_s if ref.end_s is None else min(ref.end_s, self.video.duration_s)
-        self.duration_s = max(end_s - self.offset_s, 0.0)
-        sound_end_s = self.video.sound_s if ref.end_s is None else min(ref.end_s, self.video.sound_s)
-        self.sound_s = max(sound_end_s - self.offset_s, self.duration_s)
-        """End of the sound: later than the pictures if the sound is more than a second longer."""
-        if self.sound_s - self.duration_s < OUTLASTS_S:
-            self.sound_s = self.duration_s
-        self.longer_sound_s = self.sound_s if self.sound_s > self.duration_s else None
-        if not self.duration_s > 0:
-            self.close()
-            part = f"{_or(ref.start_s, 0)}s to {_or(ref.end_s, 'its end')}"
-            raise MediaOpenError(
-                ref.path,
-                "open",
-                f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s",
-            )
-        try:
-            self.bytes, self.digest = media_digest(ref.path)
-        except MediaOpenError:
-            self.close()
-            raise
-
-    def film(self) -> Film:
-        """What the policy is told about it, and what identifies the file."""
-        video = self.video
-        return Film(
-            duration_s=self.duration_s,
-            fps=video.fps,
-            has_audio=video.has_audio,
-            audio_s=self.longer_sound_s,
-            size=self.bytes,
-            digest=self.digest,
-        )
-
-    def close(self) -> None:
-        """Return the file to the pool."""
-        POOL.give_back(self.video)
 
 
 class Environment:
@@ -518,10 +472,6 @@ def _identity(action: Look) -> tuple[object, ...]:
     More frames of it are a new look.
     """
     return (action.type, action.video, round(action.start, 2), round(action.end, 2))
-
-
-def _or(value: float | None, otherwise: object) -> object:
-    return otherwise if value is None else value
 
 
 def _floor2(value: float) -> float:

@@ -13,9 +13,9 @@ from pathlib import Path
 from apr_plugin.errors import AprError
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.config import package_versions
-from apr_plugin.loop.environment import OpenVideo
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.notebook import Notebook, prompt_hash
+from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.policy import ImagePart, Prompt
 from apr_plugin.loop.question import MediaRef

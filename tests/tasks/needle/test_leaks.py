@@ -20,7 +20,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import apr_plugin.loop.environment as environment
 from apr_plugin.loop.episode import Episode, EpisodeConfig
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.policies.guess import GuessPolicy
@@ -356,8 +355,8 @@ def test_guess_policy_scores_at_chance(monkeypatch: pytest.MonkeyPatch) -> None:
             duration_s=lengths[path], sound_s=lengths[path], fps=10.0, has_video=True, has_audio=True, size=(112, 112)
         )
 
-    monkeypatch.setattr(environment, "POOL", SimpleNamespace(borrow=borrow, give_back=lambda video: None))
-    monkeypatch.setattr(environment, "media_digest", lambda path: (0, ""))  # there is no file
+    monkeypatch.setattr(open_video, "POOL", SimpleNamespace(borrow=borrow, give_back=lambda video: None))
+    monkeypatch.setattr(open_video, "media_digest", lambda path: (0, ""))  # there is no file
     docs = rows()[0][:1500]
     scores: dict[str, list[float]] = defaultdict(list)
     chance_of_when: list[list[float]] = []

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import apr_plugin.loop.environment as environment
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.episode import Episode, EpisodeConfig
 from apr_plugin.loop.policy import ImagePart, Message, Policy, Prompt, Sampling, TextPart
@@ -91,9 +90,9 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Videos by path; what `Video.open` returns."""
     videos: dict[str, object] = {}
     monkeypatch.setattr(
-        environment, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None)
+        open_video, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None)
     )
-    monkeypatch.setattr(environment, "media_digest", lambda path: (0, ""))  # there is no file
+    monkeypatch.setattr(open_video, "media_digest", lambda path: (0, ""))  # there is no file
     return videos
 
 
