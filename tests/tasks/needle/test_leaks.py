@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from apr_plugin.loop import open_video
 from apr_plugin.loop.episode import Episode, EpisodeConfig
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.policies.guess import GuessPolicy

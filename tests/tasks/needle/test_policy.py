@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from apr_plugin.loop import open_video
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.episode import Episode, EpisodeConfig
 from apr_plugin.loop.policy import ImagePart, Message, Policy, Prompt, Sampling, TextPart
