@@ -79,7 +79,7 @@ def test_bad_input_gets_one_line_and_a_way_out(bench: Any, run_apr: RunApr, answ
         (
             [*mcq, *out, "--model_args", f"{good[1]},arm=oracle"],
             2,
-            "arm=oracle: task 'bench_mcq' does not say where the evidence lies",
+            "arm=oracle: task 'bench_mcq' does not say where the evidence is",
         ),
         (
             [*mcq, *out, "--model_args", "policy=guess,concurrency=0"],
