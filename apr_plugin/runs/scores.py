@@ -38,6 +38,9 @@ _NOT_METRICS = (
     "input_media",
 )
 
+_REQUEST_FAILED = "[LMMS_EVAL_REQUEST_FAILED"
+"""What such a reply begins with (lmms_eval/models/simple/openai.py); the scorer takes it for an answer."""
+
 Say = Callable[[str], None]
 """Takes one sentence about what is wrong with a file."""
 
@@ -70,6 +73,9 @@ class Score:
 
     evaluation: str
     """Time in the name of its file."""
+
+    request_failed: bool = False
+    """Whether the reply is the text that lmms-eval's API models put in the place of a request that failed."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,8 @@ class Evaluation:
         return score.scored == 1 and task not in self.voted
 
 
-def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
-    """Every evaluation of the model `apr` with its files in a folder or below it, the newest first."""
+def find_evaluations(folder: Path, say: Say, model: str = _MODEL) -> list[Evaluation]:
+    """Every evaluation of a model of lmms-eval with its files in a folder or below it, the newest first."""
     results: dict[tuple[Path, str], Path] = {}
     samples: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(folder.rglob(f"*{RESULTS}")):
@@ -118,14 +124,14 @@ def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
         samples.setdefault((path.parent, time), {})[task] = path
     found = []
     for place in results.keys() | samples.keys():
-        read = _read_results(results[place], say) if place in results else {}
+        read = _read_results(results[place], say, model) if place in results else {}
         if read is None:
             continue
         found.append(Evaluation(time=place[1], folder=place[0], samples=samples.get(place, {}), **read))
     return sorted(found, key=lambda evaluation: (evaluation.time, str(evaluation.folder)), reverse=True)
 
 
-def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
+def _read_results(path: Path, say: Say, model: str) -> dict[str, Any] | None:
     """Fields of `Evaluation`; `None` where the results are another model's."""
     try:
         found = json.loads(read_regular(path))
@@ -135,7 +141,7 @@ def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}
     config = _mapping(found.get("config"))
-    if config.get("model", _MODEL) != _MODEL:
+    if config.get("model", model) != model:
         return None
     run = _mapping(_mapping(config.get("resolved_cli_args")).get("apr_run"))
     tasks = {task: _mapping(config) for task, config in _mapping(found.get("configs")).items()}
@@ -199,6 +205,7 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
         tokens=_tokens(row.get("token_counts")),
         scored=max(1, len(replies)),
         evaluation=time,
+        request_failed=any(isinstance(reply, str) and reply.startswith(_REQUEST_FAILED) for reply in replies),
     )
 
 
