@@ -80,13 +80,79 @@ class Plan:
     """Identifies the tasks' files, so that an arm over other questions is not reused."""
 
 
+PLAN_FILE = "compare.json"
+"""Lists the arms of a comparison in its folder, so that it can be opened again, also while it runs."""
+
+
+def write_plan(specs: Sequence[ArmSpec], plan: Plan) -> None:
+    """Write `compare.json`.
+
+    Raises:
+        AprError: the folder can't be written.
+    """
+    data = {"tasks": plan.tasks, "limit": plan.limit, "arms": [dataclasses.asdict(spec) for spec in specs]}
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        (plan.out / PLAN_FILE).write_text(json.dumps(data, indent=1) + "\n")
+    except OSError as error:
+        raise AprError(f"{plan.out}: cannot write there: {error.strerror or error}") from error
+
+
+def read_plan(folder: Path) -> list[ArmSpec] | None:
+    """The arms of a comparison's folder; `None` if it is none.
+
+    Raises:
+        AprError: its `compare.json` can't be read.
+    """
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return [ArmSpec(**arm) for arm in json.loads(read_regular(path))["arms"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AprError(f"{path}: cannot read it ({type(error).__name__}); run the comparison again") from error
+
+
+def open_comparison(folder: Path, specs: Sequence[ArmSpec]) -> list[Arm]:
+    """The arms of a comparison as far as they are finished; what an arm lacks is in its notes.
+
+    Raises:
+        AprError: no arm has answers yet.
+    """
+    arms, missing = [], []
+    for spec in specs:
+        try:
+            if spec.kind == "rows":
+                arms.append(arm_of_rows(spec.name, Path(spec.source)))
+            elif spec.kind == "run":
+                arms.append(opened(spec.name, Path(spec.source)))
+            elif spec.kind != "published":
+                arms.append(_read(spec, arm_folder(folder, spec)))
+        except AprError as error:
+            missing.append(f"{spec.name} is left out: {one_line(str(error))}")
+    if not arms:
+        raise AprError(f"{folder}: no arm of this comparison has answers yet. {' '.join(missing)}")
+    arms[0].notes += missing
+    return arms
+
+
+def arm_folder(out: Path, spec: ArmSpec) -> Path:
+    """Where an arm's results and trajectories are."""
+    return out / re.sub(r"[^\w.-]+", "-", spec.name).strip("-.")
+
+
 def run_arms(specs: Sequence[ArmSpec], plan: Plan, evaluate: Evaluate, tell: Tell) -> list[Arm]:
     """Run or read every arm, in the order of the specs; agents come first because others are matched to them.
 
     Raises:
-        AprError: an arm failed, or wrote no scores; the arms before it are kept.
+        ArmFailed: lmms-eval ended with an error; the arms before it are kept.
+        AprError: an arm wrote no scores, or a file can't be read.
         KeyboardInterrupt: lmms-eval was stopped.
     """
+    folders = [arm_folder(plan.out, spec) for spec in specs if spec.is_run]
+    if len(set(folders)) < len(folders):
+        raise AprError(f"two arms would share the folder {max(folders, key=folders.count)}; name one with label=NAME")
+    write_plan(specs, plan)
     arms: list[Arm] = []
     for spec in specs:
         if spec.kind == "published":
@@ -153,7 +219,7 @@ def _run(spec: ArmSpec, plan: Plan, evaluate: Evaluate, tell: Tell, before: Sequ
         added, extra, said = GUARDS[spec.model]
         spec = dataclasses.replace(spec, arguments=join_arguments(added | split_arguments(spec.arguments)))
         notes.append(f"{spec.name}: lmms-eval's model {spec.model}: {said}")
-    folder = plan.out / re.sub(r"[^\w.-]+", "-", spec.name).strip("-.")
+    folder = arm_folder(plan.out, spec)
     command = _command(spec, plan, folder, extra)
     made_with = {"command": command, "versions": _versions(), "data": dict(plan.data)}
     if not plan.again and _finished(folder) == made_with:
