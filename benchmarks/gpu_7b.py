@@ -34,8 +34,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import av
-
 from apr_plugin.loop import (
     Budget,
     Episode,
@@ -45,6 +43,7 @@ from apr_plugin.loop import (
     Option,
     PolicyDefaults,
     Prompt,
+    PromptSize,
     Question,
     QuestionKind,
     Sampling,
@@ -79,7 +78,11 @@ class Timed(PolicyDefaults):
 
     def __post_init__(self) -> None:
         self.name, self.modalities, self.context_tokens = "timed", frozenset({"frames"}), self.inner.context_tokens
-        self.describe, self.count = self.inner.describe, self.inner.count
+        self.describe = self.inner.describe
+
+    async def count(self, prompt: Prompt) -> PromptSize | None:
+        size: PromptSize | None = await self.inner.count(prompt)
+        return size
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         assert prompt.asked is not None
@@ -172,6 +175,9 @@ class Bench:
         wall = time.perf_counter() - began
         if trajectory.stop_reason is not StopReason.ANSWERED:
             raise SystemExit(f"error: {arm} ended as {trajectory.stop_reason}: {trajectory.stop_detail}")
+        wanted = self.scale.passive_frames if arm not in ("agent", "passive_equal") else FRAMES
+        if trajectory.frames != wanted:
+            raise SystemExit(f"error: {arm} saw {trajectory.frames} frames instead of {wanted}")
         usages = [each.usage for each in policy.written]
         times = [each.timings for each in policy.written]
         prompts = sum(usage.prompt_tokens or 0 for usage in usages)

@@ -56,7 +56,7 @@ FULL = Scale(
 SMALL = Scale(
     "small",
     (320, 180),
-    200,
+    400,
     (5, 7, 9),
     dict.fromkeys(ARMS, 4) | {"agent": 16, "passive_equal": 16},
     passive_frames=192,

@@ -204,7 +204,7 @@ def processor_of(name: str, texts: Iterable[str]) -> Any:
             image_processor=images,
             tokenizer=_tokenizer(name, texts, {}),
             video_processor=videos,
-            chat_template=template(VL_MARKS, None),  # type: ignore[arg-type]
+            chat_template=template(VL_MARKS, None),
         )
     keys = ("vision_bos", "vision_eos", "image", "video", "audio_bos", "audio_eos", "audio")
     features = transformers.WhisperFeatureExtractor(
@@ -215,7 +215,7 @@ def processor_of(name: str, texts: Iterable[str]) -> Any:
         video_processor=videos,
         feature_extractor=features,
         tokenizer=_tokenizer(name, texts, {f"{key}_token": mark for key, mark in zip(keys, OMNI_2_5, strict=True)}),
-        chat_template=template(OMNI_2_5[:4], OMNI_2_5[4:]),  # type: ignore[arg-type]
+        chat_template=template(OMNI_2_5[:4], OMNI_2_5[4:]),
     )
 
 
