@@ -20,13 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.compare.pairs import clusters_of
 from apr_plugin.compare.stats import Interval, means, proportion
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory
 from apr_plugin.runs.opened import Key
-from apr_plugin.scoring.intervals import Span, hull_iou, length, merge, overlap
+from apr_plugin.scoring.intervals import Span, hull_iou, merge, overlap
 from apr_plugin.scoring.truth import Truth
 
 LEAST_S = 1.0
@@ -124,7 +125,7 @@ def covers(look: Shown, span: Span) -> list[Span]:
     inside = [time for time in times if start - EDGE_S <= time <= end + EDGE_S]
     if inside:
         found += [(max(0.0, time - LEAST_S / 2), time + LEAST_S / 2) for time in inside]
-        found += [(a, b) for a, b in zip(times, times[1:], strict=False) if b - a <= end - start]
+        found += [(a, b) for a, b in pairwise(times) if b - a <= end - start]
     return found
 
 
@@ -190,7 +191,8 @@ def aims(comparison: Comparison, arm: Arm) -> dict[Key, Aim]:
 
 
 AIMING = (
-    "hit", "spans_hit", "coverage", "looks_to_hit", "wasted", "repeats", "no_look", "forced", "supported", "unsupported",
+    "hit", "spans_hit", "coverage", "looks_to_hit", "wasted", "repeats", "no_look", "forced", "supported",
+    "unsupported",
 )  # fmt: skip
 """What `summarise` gives."""
 

@@ -155,8 +155,7 @@ def means(
         if not known.any():
             continue
         index, m = _index(clusters, len(values))
-        tops = np.bincount(index[known], weights=values[known], minlength=m)
-        bottoms = np.bincount(index[known], minlength=m).astype(float)
+        tops, bottoms = _summed(index[known], values[known], m), _summed(index[known], np.ones(known.sum()), m)
         groups.setdefault((bottoms > 0).tobytes(), []).append((name, tops, bottoms, int(known.sum())))
     for present, group in groups.items():
         chosen = np.frombuffer(present, dtype=bool)
@@ -179,8 +178,8 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[st
     index, m = _index(clusters, len(tops))
     if m == 0 or not sum(bottoms) > 0:
         return None
-    weights = [np.bincount(index, weights=np.array(values, dtype=float), minlength=m) for values in (tops, bottoms)]
-    ((value, low, high),) = _ratios(np.array([weights]), None)
+    sums = [_summed(index, np.array(values, dtype=float), m) for values in (tops, bottoms)]
+    ((value, low, high),) = _ratios(np.array([sums]), None)
     return Interval(value, low, high, len(tops))
 
 
@@ -218,7 +217,7 @@ def paired(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | Non
     diff = mean(differences.tolist(), clusters, (-1.0, 1.0) if shares else None)
     assert diff is not None
     index, m = _index(clusters, len(first))
-    of_clusters = np.bincount(index, weights=differences, minlength=m)
+    of_clusters = _summed(index, differences, m)
     only_a, only_b = int((first > second).sum()), int((second > first).sum())
     if not np.isin(values, (0.0, 1.0)).all():
         return Paired(len(first), only_a, only_b, diff, _sign_flip(of_clusters), SIGN_FLIP)
@@ -285,6 +284,11 @@ def _index(clusters: Sequence[str] | None, n: int) -> tuple[NDArray[np.intp], in
     return np.array([numbers[name] for name in clusters], dtype=np.intp), len(numbers)
 
 
+def _summed(index: NDArray[np.intp], values: Array, m: int) -> Array:
+    """The sum of each cluster's values."""
+    return np.bincount(index, weights=values, minlength=m).astype(float)
+
+
 Bounded = tuple[float, float | None, float | None]
 """Value, low, high."""
 
@@ -329,7 +333,8 @@ def _bootstrap(columns: Array) -> tuple[Array, Array]:
     from scipy import stats  # type: ignore[import-untyped]
 
     m = columns.shape[2]
-    columns = columns[:, :, np.lexsort(columns.reshape(-1, m))]  # the order of questions and videos must not matter
+    # each in an order of its own: neither that of the questions nor the other quantities must matter
+    columns = np.array([pair[:, np.lexsort(pair)] for pair in columns])
     t = stats.t.ppf((1 - LEVEL) / 2, m - 1) * math.sqrt(m / (m - 1))
     settings: dict[str, Any] = {
         "confidence_level": 1 - 2 * float(stats.norm.cdf(t)),
@@ -370,8 +375,8 @@ def _sign_flip(sums: Array) -> float:
     from scipy import stats
 
     moved = np.sort(sums[sums != 0])  # a flip of 0 changes nothing
-    if not len(moved):
-        return 1.0
+    if len(moved) < 2:
+        return 1.0  # both arrangements of the one are as extreme
     found = stats.permutation_test(
         (moved,),
         lambda drawn, axis: drawn.sum(axis=axis),
