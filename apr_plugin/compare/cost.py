@@ -29,7 +29,8 @@ import numpy as np
 
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.compare.pairs import buckets_of, clusters_of
-from apr_plugin.compare.stats import LEVEL, Interval, means, ratio
+from apr_plugin.compare.resampling import LEVEL
+from apr_plugin.compare.stats import Interval, means, ratio
 from apr_plugin.errors import AprError, require
 from apr_plugin.files import read_regular
 from apr_plugin.loop.trajectory import Trajectory

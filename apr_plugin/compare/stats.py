@@ -3,10 +3,7 @@
 Questions about one video are not independent: a video that is hard to read makes all of its questions hard. So wherever
 a video has several questions, intervals come from resampling whole videos, and tests flip whole videos.
 
-The interval of a mean, a difference or a ratio is the percentile bootstrap over clusters, expanded for few clusters
-(T. Hesterberg, What Teachers Should Know about the Bootstrap, arXiv 1411.5279, section 4.3): the plain percentile
-interval is as narrow as one with z in place of t, and n in place of n - 1. The resamples are seeded, and don't depend
-on the order of the questions or on the names of the videos.
+The interval of a mean, a difference or a ratio is the bootstrap over clusters that `resampling` explains.
 """
 
 from __future__ import annotations
@@ -17,26 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from apr_plugin.compare.resampling import Array, Bounds, index_of, ratios, sign_flip, summed, wilson
 from apr_plugin.errors import require
-
-Array = NDArray[np.float64]
-
-LEVEL = 0.95
-"""Confidence level of every interval."""
-
-RESAMPLES = 4999
-"""Resamples of a bootstrap, and draws of a permutation test that is not exact."""
-
-SEED = 0
-"""Of all resamples."""
-
-_BATCH = 1_000_000
-"""Numbers that are resampled at once at most, which bounds the memory."""
-
-Bounds = tuple[float, float]
-"""The smallest and the largest value that a question can have."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +89,12 @@ def proportion(right: Sequence[bool], clusters: Sequence[str] | None = None) -> 
     Returns:
         The share, or `None` without questions. One cluster of several questions has no interval.
     """
-    require("statsmodels", "report")
-    from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
-
     if not right:
         return None
     if _several(clusters):
         return mean([float(value) for value in right], clusters, (0.0, 1.0))
     hits = sum(map(bool, right))
-    low, high = proportion_confint(hits, len(right), alpha=1 - LEVEL, method="wilson")
-    return Interval(hits / len(right), max(0.0, float(low)), min(1.0, float(high)), len(right))
+    return Interval(hits / len(right), *wilson(hits, len(right)), len(right))
 
 
 def mean(
@@ -148,19 +124,19 @@ def means(
 ) -> dict[str, Interval | None]:
     """The means of several quantities over the same questions, as `mean` gives each; much faster for many."""
     found: dict[str, Interval | None] = dict.fromkeys(columns)
+    index, m = index_of(clusters, max(map(len, columns.values()), default=0))
     groups: dict[bytes, list[tuple[str, Array, Array, int]]] = {}
     for name, column in columns.items():
         values = np.array([math.nan if value is None else value for value in column], dtype=float)
         known = np.isfinite(values)
         if not known.any():
             continue
-        index, m = _index(clusters, len(values))
-        tops, bottoms = _summed(index[known], values[known], m), _summed(index[known], np.ones(known.sum()), m)
+        tops, bottoms = summed(index[known], values[known], m), summed(index[known], np.ones(known.sum()), m)
         groups.setdefault((bottoms > 0).tobytes(), []).append((name, tops, bottoms, int(known.sum())))
     for present, group in groups.items():
         chosen = np.frombuffer(present, dtype=bool)
         columns_of = np.array([(tops[chosen], bottoms[chosen]) for _, tops, bottoms, _ in group])
-        for (name, *_, n), interval in zip(group, _ratios(columns_of, bounds), strict=True):
+        for (name, *_, n), interval in zip(group, ratios(columns_of, bounds), strict=True):
             value, low, high = interval
             found[name] = Interval(value, low, high, n)
     return found
@@ -175,11 +151,11 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[st
     Returns:
         The ratio, or `None` without questions or where the sum of `bottoms` is not positive.
     """
-    index, m = _index(clusters, len(tops))
+    index, m = index_of(clusters, len(tops))
     if m == 0 or not sum(bottoms) > 0:
         return None
-    sums = [_summed(index, np.array(values, dtype=float), m) for values in (tops, bottoms)]
-    ((value, low, high),) = _ratios(np.array([sums]), None)
+    sums = [summed(index, np.array(values, dtype=float), m) for values in (tops, bottoms)]
+    ((value, low, high),) = ratios(np.array([sums]), None)
     return Interval(value, low, high, len(tops))
 
 
@@ -187,8 +163,8 @@ def paired(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | Non
     """Compare two arms question by question.
 
     If all values are 0 or 1, `p` is the exact McNemar test. Else it is the sign-flip test over clusters: the difference
-    of each cluster is as likely to be positive as negative if the arms are equally good. That test is exact where all
-    arrangements of signs are fewer than `RESAMPLES`.
+    of each cluster is as likely to be positive as negative if the arms are equally good. That test is exact where at
+    most 12 clusters differ; else `resampling.RESAMPLES` arrangements of signs are drawn.
 
     Args:
         a: The first arm's score of each question.
@@ -216,14 +192,14 @@ def paired(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | Non
     shares = bool(((values >= 0) & (values <= 1)).all())
     diff = mean(differences.tolist(), clusters, (-1.0, 1.0) if shares else None)
     assert diff is not None
-    index, m = _index(clusters, len(first))
-    of_clusters = _summed(index, differences, m)
+    index, m = index_of(clusters, len(first))
+    of_clusters = summed(index, differences, m)
     only_a, only_b = int((first > second).sum()), int((second > first).sum())
     if not np.isin(values, (0.0, 1.0)).all():
-        return Paired(len(first), only_a, only_b, diff, _sign_flip(of_clusters), SIGN_FLIP)
+        return Paired(len(first), only_a, only_b, diff, sign_flip(of_clusters), SIGN_FLIP)
     both = int(((first == 1) & (second == 1)).sum())
     table = [[both, only_a], [only_b, len(first) - both - only_a - only_b]]
-    clustered = _sign_flip(of_clusters) if _several(clusters) else None
+    clustered = sign_flip(of_clusters) if _several(clusters) else None
     p = float(mcnemar(table, exact=True).pvalue)
     return Paired(len(first), only_a, only_b, diff, p, MCNEMAR, clustered)
 
@@ -259,7 +235,7 @@ def unpaired(right_a: float, n_a: int, right_b: float, n_b: int) -> Unpaired | N
         z and the two-sided p, or `None` where one has no questions.
     """
     require("statsmodels", "report")
-    from statsmodels.stats.proportion import proportions_ztest
+    from statsmodels.stats.proportion import proportions_ztest  # type: ignore[import-untyped]
 
     if n_a <= 0 or n_b <= 0:
         return None
@@ -272,118 +248,3 @@ def unpaired(right_a: float, n_a: int, right_b: float, n_b: int) -> Unpaired | N
 def _several(clusters: Sequence[str] | None) -> bool:
     """Whether a cluster has more than one question."""
     return clusters is not None and len(set(clusters)) < len(clusters)
-
-
-def _index(clusters: Sequence[str] | None, n: int) -> tuple[NDArray[np.intp], int]:
-    """The number of each question's cluster, and how many there are."""
-    if clusters is None:
-        return np.arange(n), n
-    if len(clusters) != n:
-        raise ValueError(f"{n} values and {len(clusters)} clusters: each value needs one")
-    numbers = {name: number for number, name in enumerate(sorted(set(clusters)))}
-    return np.array([numbers[name] for name in clusters], dtype=np.intp), len(numbers)
-
-
-def _summed(index: NDArray[np.intp], values: Array, m: int) -> Array:
-    """The sum of each cluster's values."""
-    return np.bincount(index, weights=values, minlength=m).astype(float)
-
-
-Bounded = tuple[float, float | None, float | None]
-"""Value, low, high."""
-
-
-def _ratios(columns: Array, bounds: Bounds | None) -> list[Bounded]:
-    """Ratios of sums over clusters.
-
-    Args:
-        columns: Shape (quantities, 2, clusters): tops and bottoms.
-        bounds: As for `mean`.
-    """
-    require("scipy", "report")
-    m = columns.shape[2]
-    values = columns[:, 0].sum(axis=1) / columns[:, 1].sum(axis=1)
-    found: list[Bounded] = [(float(value), None, None) for value in values]
-    if m < 2:
-        return found
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = columns[:, 0] / columns[:, 1]
-    scale = np.maximum(1.0, np.abs(values))
-    equal = np.all(np.abs(each - values[:, None]) <= 1e-12 * scale[:, None], axis=1)
-    for number in np.flatnonzero(equal):
-        found[number] = _no_spread(float(values[number]), m, bounds)
-    varied = np.flatnonzero(~equal)
-    if len(varied):
-        lows, highs = _bootstrap(columns[varied])
-        for number, low, high in zip(varied, lows, highs, strict=True):
-            bounded = [float(bound) if math.isfinite(bound) else None for bound in (low, high)]
-            found[number] = (float(values[number]), bounded[0], bounded[1])
-    return found
-
-
-def _no_spread(value: float, m: int, bounds: Bounds | None) -> Bounded:
-    if bounds is None:
-        return value, value, value
-    unseen = proportion([False] * m)
-    assert unseen is not None and unseen.high is not None
-    return value, value - unseen.high * (value - bounds[0]), value + unseen.high * (bounds[1] - value)
-
-
-def _bootstrap(columns: Array) -> tuple[Array, Array]:
-    from scipy import stats  # type: ignore[import-untyped]
-
-    m = columns.shape[2]
-    # each in an order of its own: neither that of the questions nor the other quantities must matter
-    columns = np.array([pair[:, np.lexsort(pair)] for pair in columns])
-    t = stats.t.ppf((1 - LEVEL) / 2, m - 1) * math.sqrt(m / (m - 1))
-    settings: dict[str, Any] = {
-        "confidence_level": 1 - 2 * float(stats.norm.cdf(t)),
-        "method": "percentile",
-        "n_resamples": RESAMPLES,
-        "vectorized": True,
-        "batch": max(1, _BATCH // m),
-        "rng": np.random.default_rng(SEED),
-    }
-    with np.errstate(invalid="ignore"):
-        if len(columns) == 1:
-            found = stats.bootstrap(tuple(columns[0]), _ratio, paired=True, **settings)
-        else:  # one set of resamples for all quantities: how often each cluster was drawn, times the sums
-            tops, bottoms = columns[:, 0].T, columns[:, 1].T
-
-            def statistic(drawn: NDArray[np.intp], axis: int = -1) -> Array:
-                rows = drawn.reshape(-1, m)
-                places = rows + m * np.arange(len(rows))[:, None]
-                times = np.bincount(places.ravel(), minlength=rows.size).reshape(rows.shape).astype(float)
-                return _divided(times @ tops, times @ bottoms).T.reshape(-1, *drawn.shape[:-1])
-
-            found = stats.bootstrap((np.arange(m),), statistic, **settings)
-    interval = found.confidence_interval
-    return np.atleast_1d(interval.low), np.atleast_1d(interval.high)
-
-
-def _ratio(tops: Array, bottoms: Array, axis: int = -1) -> Array:
-    return _divided(tops.sum(axis=axis), bottoms.sum(axis=axis))
-
-
-def _divided(tops: Array, bottoms: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bottoms > 0, tops / bottoms, np.where(tops > 0, np.inf, -np.inf))
-
-
-def _sign_flip(sums: Array) -> float:
-    require("scipy", "report")
-    from scipy import stats
-
-    moved = np.sort(sums[sums != 0])  # a flip of 0 changes nothing
-    if len(moved) < 2:
-        return 1.0  # both arrangements of the one are as extreme
-    found = stats.permutation_test(
-        (moved,),
-        lambda drawn, axis: drawn.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, _BATCH // len(moved)),
-        rng=np.random.default_rng(SEED),
-    )
-    return float(found.pvalue)
