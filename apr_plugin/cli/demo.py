@@ -1,4 +1,4 @@
-"""`apr demo`: real videos, an agent and two passive arms through lmms-eval, and what each got right and cost."""
+"""`apr demo`: evaluate an agent and two passive arms on real videos with lmms-eval, and compare results and costs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ ARMS = {
     "passive 32": "policy=needle,arm=passive,passive_frames=32",
     "passive 96": "policy=needle,arm=passive,passive_frames=96",
 }
-"""Ways of answering. All read pixels by the same code, and only the agent chooses what to look at; 96 frames cost about
-what the agent spends."""
+"""Ways of answering.
+
+All read pixels by the same code, and only the agent chooses what to look at; 96 frames cost about what the agent
+spends.
+"""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One question, scored by lmms-eval, with what it cost."""
+    """One question, scored by lmms-eval, with its cost."""
 
     bucket: str
     task: str
@@ -46,16 +49,16 @@ class Scored:
 
     @property
     def right(self) -> bool:
-        """Right answer, or for a time span an IoU of at least 0.5."""
+        """Whether the answer is right; a time span is right at an IoU of at least 0.5."""
         return self.score >= 0.5
 
 
 def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
-    """Make the set, evaluate every arm, print the comparison.
+    """Make the set, evaluate every arm, and print the comparison.
 
     Raises:
         AprError: lmms-eval is missing, or the folder can't be written.
-        SystemExit: an evaluation failed, with its status; it has said why.
+        SystemExit: an evaluation failed; the status is its own, and it has printed the reason.
     """
     require("lmms_eval", "lmms")
     console = terminal.console()
@@ -78,7 +81,9 @@ def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> None:
 
 
 def closing_commands(apr: str, out: Path, docs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Commands to paste after the demo: its own first question with options and its first one without, as it was answered and to be asked again.
+    """Commands to paste after the demo: show one of its own questions and ask it again, with and without options.
+
+    The questions are the set's first one with options and its first one without.
 
     Args:
         apr: How the program is called.
@@ -86,7 +91,7 @@ def closing_commands(apr: str, out: Path, docs: Sequence[Mapping[str, Any]]) -> 
         docs: The needle set's questions, with absolute video paths.
 
     Returns:
-        Each command and a remark, which is the right answer where the command asks.
+        Each command and a remark, which is the right answer if the command asks a question.
     """
     agent = out / "agent" / "trajectories"
     choice = next(doc for doc in docs if doc["options"])
@@ -108,7 +113,7 @@ def closing_commands(apr: str, out: Path, docs: Sequence[Mapping[str, Any]]) -> 
 
 
 def program() -> str:
-    """How this program was called, so that a line can be pasted: `apr`, `.venv/bin/apr`, or the module."""
+    """How this program was called, for lines that can be pasted: `apr`, `.venv/bin/apr`, or the module."""
     called = Path(sys.argv[0])
     if called.name != "apr":
         return f"{shlex.quote(sys.executable)} -m apr_plugin.cli"
@@ -116,7 +121,7 @@ def program() -> str:
 
 
 def _path(path: Path | str) -> str:
-    """The path as it is shortest from here, quoted for a shell."""
+    """The shortest form of the path from here, quoted for a shell."""
     whole = Path(path).absolute()
     return shlex.quote(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole))
 
@@ -139,7 +144,10 @@ def _evaluate(folder: Path, needle: Path, arguments: str) -> dict[tuple[str, str
 
 
 def _read(folder: Path, log: Path) -> dict[tuple[str, str], Scored]:
-    """What the last evaluation there scored. An earlier one of the same configuration may have had other questions."""
+    """Scores of the last evaluation in the folder.
+
+    An earlier one of the same configuration may have had other questions.
+    """
     run = open_run(folder, latest=True)
     if not run.evaluations or not run.scores:
         raise AprError(f"lmms-eval wrote no samples into {folder}; its output is in {log}")
@@ -154,7 +162,7 @@ def _read(folder: Path, log: Path) -> dict[tuple[str, str], Scored]:
 
 
 def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str], Scored]]) -> None:
-    """Accuracy of every arm for each duration, then what a question costs.
+    """Print the accuracy of every arm for each duration, then what a question costs.
 
     The first arm is tested against each of the others.
     """
@@ -162,7 +170,7 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
     agent = scored[first]
     buckets = [*sorted({s.bucket for s in agent.values()}, key=lambda name: float(name.rstrip("m"))), "all"]
     right = Table(
-        title="questions answered rightly (95% interval)",
+        title="questions answered correctly (95% interval)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
