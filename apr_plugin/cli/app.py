@@ -213,8 +213,7 @@ def doctor(
     """Try what each command needs, and list the installed versions, extras and devices and what will work.
 
     Exit status 1: something that is installed does not work; the output names the package that breaks it and the
-    command
-    that repairs it.
+    command that repairs it.
     """
     from apr_plugin.cli.doctor import run_doctor
 

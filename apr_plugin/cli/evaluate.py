@@ -227,9 +227,8 @@ def _check_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 def _explain(error: BaseException, args: Any) -> str:
     attempt = getattr(error, "last_attempt", None)
-    if (
-        attempt is not None and attempt.exception() is not None
-    ):  # lmms-eval tries some steps several times, and then names only that
+    # lmms-eval tries some steps several times, and then names only that.
+    if attempt is not None and attempt.exception() is not None:
         error = attempt.exception()
     text = str(error)
     if text.startswith("Tasks not found: "):

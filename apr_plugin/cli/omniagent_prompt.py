@@ -77,8 +77,8 @@ def omniagent_prompt(clone: Path, limits: Mapping[str, int | float]) -> str:
             them (300, 300.0).
 
     Raises:
-            AprError: the file is missing or can't be read, or the function is missing or contains more than words and
-                limits.
+        AprError: the file is missing or can't be read, or the function is missing or contains more than words and
+            limits.
     """
     path = clone / WHERE
     text = _read(clone, path)

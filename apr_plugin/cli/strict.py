@@ -65,8 +65,8 @@ def run_strict(path: Path, samples: Path | None, as_json: bool) -> None:
     """Parse the trajectories again and print what is known.
 
     Raises:
-            AprError: there is no trajectory, there are several configurations, a line is damaged, or the samples are of
-                another run.
+        AprError: there is no trajectory, there are several configurations, a line is damaged, or the samples are of
+            another run.
     """
     reads, config_hash, parsing = _read_run(path)
     found = read_samples(samples if samples is not None else path) if samples is not None or path.is_dir() else {}

@@ -1,4 +1,7 @@
-"""Where the truth of a task's questions lies, for the arm `oracle`: from the same rows that lmms-eval scores, beside the questions, not in them."""
+"""Where the evidence for a task's questions is in the video, for the arm `oracle`.
+
+It comes from the same rows that lmms-eval scores, and is passed beside the questions, not in them.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ Key = tuple[str, str, str, int]
 def evidence_of(
     questions: Sequence[Question], task_dict: Mapping[str, Mapping[str, Any]]
 ) -> dict[Key, list[tuple[float, float]]]:
-    """By question key, the evidence in the question's first video, as (start, end) in seconds; a question without any is left out.
+    """By question key, the evidence in the question's first video, as (start, end) in seconds.
+
+    A question without evidence is left out.
 
     Args:
-        questions: What will be asked.
+        questions: The questions that will be asked.
         task_dict: Task -> split -> the documents, as lmms-eval gives them to a model.
 
     Raises:
@@ -31,7 +36,7 @@ def evidence_of(
         source, docs = sources().get(task), task_dict[task][split]
         if source is None or not any(_spans(source, doc) for doc in docs):
             raise AprError(
-                f"arm=oracle: task {quoted(task)} does not say where the evidence lies, so there is nothing "
+                f"arm=oracle: task {quoted(task)} does not say where the evidence is, so there is nothing "
                 "to show; choose another arm"
             )
         of_task = [question for question in questions if (question.task, question.split) == (task, split)]
