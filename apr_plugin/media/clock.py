@@ -57,9 +57,8 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
         now, before = stamp.dts_s + offset, last.get(stamp.stream)
         if before is not None and now > before + stamp.step_s:
             following = [stamps[number].dts_s + offset for number in own[at + 1 : at + 1 + _CONFIRM]]
-            if len(following) == _CONFIRM and all(
-                before <= later < now for later in following
-            ):  # the later packets continue as before this one
+            # The later packets continue as before this one.
+            if len(following) == _CONFIRM and all(before <= later < now for later in following):
                 found.append(before + stamp.step_s - stamp.dts_s)
                 continue
         if before is not None:

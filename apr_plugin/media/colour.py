@@ -28,9 +28,8 @@ _MATRIX = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT
 """libav's `AVColorSpace` to libswscale's number; every other value is BT.601, as in ffmpeg."""
 _BT2020_CL = 10
 
-_ONE_THREAD: dict[str, Any] = (
-    {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
-)  # pictures are spread over threads already
+# Pictures are spread over threads already.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 
 
 def matrix_of(frame: VideoFrame) -> int:
@@ -78,9 +77,8 @@ class Converter:
         if getattr(self._own, "kind", None) != kind:  # up to PyAV 16 a scaler keeps the first matrix that it was given
             self._own.kind = kind
             self._own.scaler = VideoReformatter()
-        if (
-            int(frame.colorspace) == _BT2020_CL
-        ):  # libswscale has no constant luminance; PyAV 17 would pass it on nevertheless
+        # libswscale has no constant luminance; PyAV 17 would pass it on nevertheless.
+        if int(frame.colorspace) == _BT2020_CL:
             frame.colorspace = BT2020
         shown = self._own.scaler.reformat(
             frame,

@@ -21,7 +21,8 @@ def confine(path: str | Path, root: str | Path | None) -> None:
         OSError,
         RuntimeError,
         ValueError,
-    ) as error:  # a name too long, a loop of links (a RuntimeError before Python 3.13), a null character
+    ) as error:
+        # A name too long, a loop of links (a RuntimeError before Python 3.13), a null character.
         raise MediaOpenError(
             path, "open", f"its location can't be resolved ({error}); only files inside media_root={root} may be read"
         ) from error

@@ -85,9 +85,8 @@ class DecordFile(LocalFile):
                     self._by_size.popitem(last=False)
                 starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
                 starts += self._lead_s - starts[0]  # decord may count from the first picture or not
-                slack = float(
-                    np.spacing(np.float32(starts[-1]))
-                )  # decord gives times as 32-bit floats: after two hours they are half a millisecond apart
+                # decord gives times as 32-bit floats: after two hours they are half a millisecond apart.
+                slack = float(np.spacing(np.float32(starts[-1])))
                 chosen = np.maximum(
                     np.searchsorted(starts, np.asarray(times_s) + max(1e-6, slack), side="right") - 1, 0
                 )

@@ -45,9 +45,8 @@ _SLOWEST = 20e6  # bytes per second
 _KEPT = 4  # indexes that are kept of files opened before
 
 Source = VideoStream | AudioStream
-_Row = tuple[
-    int | None, int | None, int, int, int, bool
-]  # presentation time, decoding time, duration, place, sum, whether it is a keyframe
+# Presentation time, decoding time, duration, place, sum, whether it is a keyframe.
+_Row = tuple[int | None, int | None, int, int, int, bool]
 
 
 class Astray(OSError):

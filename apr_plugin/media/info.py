@@ -322,9 +322,8 @@ def _picture_warnings(frame: VideoFrame, video: VideoStream) -> list[str]:
 def _describe(stream: Stream) -> str:
     context: Any = getattr(stream, "codec_context", None)
     marks = " (default)" if stream.disposition & Disposition.default else ""
-    kind = (
-        stream.type if type(stream) is not Stream else "unknown"
-    )  # PyAV 15 crashes if the type of a stream without one is read
+    # PyAV 15 crashes if the type of a stream without one is read.
+    kind = stream.type if type(stream) is not Stream else "unknown"
     text = f"{stream.index} {kind} {context.name if context is not None else 'no decoder'}{marks}"
     if kind == "video" and context is not None:
         return f"{text} {context.width}x{context.height} {_pixel_format(context)}"

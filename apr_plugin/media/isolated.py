@@ -88,6 +88,7 @@ class _Worker:
         try:
             with theirs:
                 path = [os.path.abspath(place) for place in ([] if _ROOT in sys.path else [_ROOT]) + sys.path if place]  # noqa: PTH100
+                # Both reserve address space for every core.
                 self.process = subprocess.Popen(
                     [_python(), "-S", "-P", "-c", _START, str(MEMORY_BYTES), json.dumps(path)],
                     stdin=theirs.fileno(),
@@ -97,7 +98,7 @@ class _Worker:
                     | {
                         "OPENBLAS_NUM_THREADS": "1",
                         "MALLOC_ARENA_MAX": "4",
-                    },  # both reserve address space for every core
+                    },
                 )
         except BaseException:
             ours.close()
@@ -182,9 +183,8 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             ended = self.process.wait(patience_s)
         self.process.kill()
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # a process that waits for a disk dies later; `subprocess` collects it then
+        # A process that waits for a disk dies later; `subprocess` collects it then.
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(2.0)
         self.socket.close()
         with _lock:

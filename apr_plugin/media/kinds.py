@@ -107,6 +107,7 @@ _BOX_NAMES = {
     b"uuid",
     b"emsg",
 }
+# Sample entries of common encryption, and Apple's older ones.
 _HIDDEN = {
     b"encv",
     b"enca",
@@ -116,7 +117,7 @@ _HIDDEN = {
     b"drmi",
     b"drms",
     b"drmt",
-}  # sample entries of common encryption, and Apple's older ones
+}
 _ASF_HIDDEN = (bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"), bytes.fromhex("14e68a292226174cb935dae07ee9289c"))
 _ANIMATED_PNG = re.compile(rb"acTL(?!\0\0\0[\0\1])", re.DOTALL)  # matches if there is more than one picture
 _TS_PACKET = 188

@@ -46,9 +46,8 @@ class Lending(Generic[_R]):
         Raises:
             TimeoutError: none was free before the deadline, or the read was cancelled.
         """
-        if (
-            self._process != os.getpid()
-        ):  # after a fork, the readers share their position in the file with those of the parent
+        # After a fork, the readers share their position in the file with those of the parent.
+        if self._process != os.getpid():
             self._lock = threading.Lock()
             self._free = []
             self._process = os.getpid()
@@ -63,9 +62,8 @@ class Lending(Generic[_R]):
                 reader = self._make()
             try:
                 yield reader
-            except (
-                MediaDecodeError
-            ):  # the reader still works, and opening a file with a false header again can take seconds
+            except MediaDecodeError:
+                # The reader still works, and opening a file with a false header again can take seconds.
                 self._take_back(reader)
                 raise
             except BaseException:

@@ -39,13 +39,14 @@ Size = tuple[int, int]
 _RETRIES = 3  # keyframes that are tried after a damaged stretch
 _EARLIER = 4  # earlier keyframes that are tried if decoding from one was not enough
 _BYTES_A_PIXEL = 60  # for a decoder that keeps 20 pictures of 10 bits
+# Sound decoders that keep no state across a seek; the output of others (AAC's noise) depends on earlier packets.
 _FORGETFUL = (
     "pcm_",
     "flac",
     "alac",
     "mp3",
     "vorbis",
-)  # sound decoders that keep no state across a seek; the output of others (AAC's noise) depends on earlier packets
+)
 
 
 @dataclass(frozen=True)
@@ -366,8 +367,7 @@ class LocalFile:
             raise MediaOpenError(self.path, "open", "the file has changed since it was opened")
 
     def _ticks(self, t: float) -> int:
-        """The latest presentation time, in ticks, of a picture on screen at `t`; one microsecond is allowed for
-        rounding."""
+        """The latest presentation time, in ticks, of a picture on screen at `t`, with a tolerance of 1 microsecond."""
         return math.floor((Fraction(t) + self._zero + Fraction(1, 1_000_000)) / self._time_base)
 
     def _seconds(self, ticks: int) -> float:

@@ -144,9 +144,8 @@ def _detect(path: str, fd: int, head: bytes, size: int) -> InputContainer:
             if named is not None:
                 with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                     return _open(fd, named)
-        if (
-            told is None and error.args and error.args[0] == 22
-        ):  # libav raises this if the format is not one of those it may open
+        # libav raises this if the format is not one of those it may open.
+        if told is None and error.args and error.args[0] == 22:
             told = "it is damaged, or in a format that is not supported; `ffmpeg -i IN OUT.mkv` converts such a format"
         raise MediaOpenError(path, "open", told or words(error)) from error
 

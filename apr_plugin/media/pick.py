@@ -114,13 +114,13 @@ class Pick:
         self._shown: list[tuple[int, int]] = []  # limit and packet of each picture shown
         self._fault: int | None = None  # the first damaged packet since decoding began at a keyframe
         self._words = ""
+        # Time and duration of the packet shown last; PyAV 14 does not pass the duration on to the picture.
         self._last = (
             BEGINNING,
             0,
-        )  # time and duration of the packet shown last; PyAV 14 does not pass the duration on to the picture
-        self._awaited: set[int] = (
-            set()
-        )  # times of packets whose picture has to come out, for decoders that silently drop what they can't read
+        )
+        # Times of packets whose picture has to come out, for decoders that silently drop what they can't read.
+        self._awaited: set[int] = set()
 
     @property
     def done(self) -> bool:
@@ -177,9 +177,8 @@ class Pick:
         if not self._trusted and self._fault is None and self._frame is None and at > self._key:
             self._settle(2**62)
             return
-        if (
-            self._frame is not None or self._key != BEGINNING
-        ):  # for a time before the first picture of the file, the first one is shown
+        # For a time before the first picture of the file, the first one is shown.
+        if self._frame is not None or self._key != BEGINNING:
             self._settle(at)
         if self._fault is None or (turn is not None and turn < self._fault):
             self._frame = frame

@@ -40,9 +40,8 @@ class VideoPool:
                 self._videos.move_to_end(key)
                 self._uses[id(video)] += 1
                 return video
-        opened = Video.open(
-            path, isolation=settings.isolation, decoder=settings.decoder
-        )  # not under the lock, so that other files need not wait
+        # Not under the lock, so that other files need not wait.
+        opened = Video.open(path, isolation=settings.isolation, decoder=settings.decoder)
         with self._lock:
             video = self._videos.setdefault(key, opened)
             self._uses[id(video)] = self._uses.get(id(video), 0) + 1

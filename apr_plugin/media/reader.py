@@ -56,9 +56,8 @@ class PacketReader:
         assert isinstance(stream, VideoStream)
         self.stream = stream
         self.stream.thread_type = "NONE"
-        self.stream.codec_context.open(
-            strict=False
-        )  # before anything is skipped, because AV1's decoder reads `skip_frame` only when it is opened
+        # Before anything is skipped, because AV1's decoder reads `skip_frame` only when it is opened.
+        self.stream.codec_context.open(strict=False)
         assert stream.time_base is not None
         self.time_base: Fraction = stream.time_base
         self._reorder = reorder
@@ -153,9 +152,8 @@ class PacketReader:
         key = max(run.key, self._time(first) or run.key) if first is not None else BEGINNING
         self._shift = 0
         sought = (first.pos, first.dts) if first is not None and not self.numbered else None
-        if (
-            self._reorder and first is not None
-        ):  # in such a file it is not known which pictures after a keyframe depend on packets before it
+        # In such a file it is not known which pictures after a keyframe depend on packets before it.
+        if self._reorder and first is not None:
             first = self._seek(key - 1)
         # The time is before the first keyframe, or the file marks no keyframes.
         packets = self._from_beginning() if first is None else chain([first], self._following())
@@ -169,9 +167,8 @@ class PacketReader:
                 if self._shift:
                     pick.fault("packets are missing")  # the count shows it
             at = self._time(packet)
-            if (
-                pick.damaged and packet.is_keyframe and at is not None and not self._reorder
-            ):  # wrongly decoded pictures must not affect later ones
+            # Wrongly decoded pictures must not affect later ones.
+            if pick.damaged and packet.is_keyframe and at is not None and not self._reorder:
                 self._drain(pick)
                 pick.restart(at, self._tick())
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
@@ -248,9 +245,8 @@ class PacketReader:
                 else:
                     timed = timed and packet.pts is not None
                     ahead.append(packet)
-                    ended = (
-                        timed and len(limits) == 1 and packet.pts == limits[0]
-                    )  # exactly the requested picture: nothing decoded later can replace it
+                    # Exactly the requested picture: nothing decoded later can replace it.
+                    ended = timed and len(limits) == 1 and packet.pts == limits[0]
             if not ahead:
                 return
             packet = ahead.popleft()

@@ -30,9 +30,8 @@ SAMPLE_RATE = 16_000
 # have settled.
 _PREROLL_S = 0.25
 _SEEK_WRONG = {("ogg", "flac")}  # libav's time stamps are wrong after a seek; these are read from the beginning
-_SKIPS_AGAIN = av.library_versions["libavformat"] >= (
-    63,
-)  # PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too
+# PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too.
+_SKIPS_AGAIN = av.library_versions["libavformat"] >= (63,)
 _GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
 
 
@@ -64,9 +63,8 @@ def read_sound(
     out = _Track(length)
     packets = 0
     fault: BaseException | None = None
-    aim = (
-        max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S
-    )  # the first packet of a codec is before 0
+    # The first packet of a codec is before 0.
+    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S
     try:
         ticks = math.floor((Fraction(aim) + zero) / stream.time_base)
         if track is not None:  # its times are known because the file was read through

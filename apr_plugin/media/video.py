@@ -312,8 +312,10 @@ class Video:
         stage: str,
         cancelled: threading.Event | None,
     ) -> _T:
-        """Carry out a read; with `auto`, a file that causes a problem is passed to a worker process, which tries once
-        more."""
+        """Carry out a read.
+
+        With `auto`, a file that causes a problem is passed to a worker process, which tries once more.
+        """
         file = self._file
         if isinstance(file, IsolatedFile) or self._distrusted:
             return self._isolated_read(read, until, stage, cancelled)

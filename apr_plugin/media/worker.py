@@ -205,9 +205,8 @@ def main(memory: int) -> None:
             threading.Thread(target=work, daemon=True).start()
             life, beat = Life(request["path"], server.packets), time.monotonic()
             while not finished.wait(_TICK_S):
-                if select.select([pipe], [], [], 0)[
-                    0
-                ]:  # a parent sends nothing between request and answer, so it has ended
+                # A parent sends nothing between request and answer, so it has ended.
+                if select.select([pipe], [], [], 0)[0]:
                     os._exit(0)
                 if time.monotonic() - beat >= BEAT_S:
                     beat = time.monotonic()
