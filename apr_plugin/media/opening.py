@@ -33,15 +33,18 @@ PIXELS_HERE = 4096 * 4096
 """Larger pictures are decoded only by a worker process, whose memory is limited."""
 
 _FILMS = (
-    "mov,matroska,webm,avi,flv,live_flv,kux,mpegts,mpeg,asf,asf_o,ogg,rm,wtv,mxf,nut,dv,ivf,gxf,gif,apng,nsv,nuv,pva,dhav,yuv4mpegpipe,mtv,"
-    "wav,w64,mp3,flac,aac,loas,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,tta,wv,ape,mpc,mpc8,voc,tak,shn,oma,ircam"
+    "mov,matroska,webm,avi,flv,live_flv,kux,mpegts,mpeg,asf,asf_o,ogg,rm,wtv,mxf,"
+    "nut,dv,ivf,gxf,gif,apng,nsv,nuv,pva,dhav,yuv4mpegpipe,mtv,"
+    "wav,w64,mp3,flac,aac,loas,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,tta,wv,ape,mpc,mpc8,voc,"
+    "tak,shn,oma,ircam"
 )
 # Formats of pictures without any time stamps.
 _RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PROBED = (
-    "h264,hevc,vvc,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,h261,h263,h263i,h263p,flv,"
+    "h264,hevc,vvc,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,"
+    "wmv1,wmv2,wmv3,vc1,h261,h263,h263i,h263p,flv,"
     "rv10,rv20,rv30,rv40,vp6,vp6a,vp6f"
 )
 # Picture decoders that libav may use to find out what a file contains, before it can be told how large a picture may
