@@ -51,8 +51,7 @@ def read_sound(
 
     Returns:
         Samples, shape (round((end_s - start_s) * 16000),); the seconds of them for which the file has no sound; the
-        number
-        of decoded packets.
+        number of decoded packets.
 
     Raises:
         MediaDecodeError: the track can't be read there at all.
