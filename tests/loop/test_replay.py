@@ -206,8 +206,8 @@ def test_what_has_changed_is_named(shared_videos: Videos, tmp_path: Path) -> Non
     shutil.copy(shared_videos["silent"], moved)
     refused("is another file now", find=lambda _: moved)
     shutil.copy(shared_videos["sound"], path)
-    refused("under the configuration", other=card.model_copy(update={"config_hash": "0" * 16}))
-    refused("words or lays out prompts otherwise", other=card.model_copy(update={"prompt_hash": "0" * 16}))
+    refused("with the configuration", other=card.model_copy(update={"config_hash": "0" * 16}))
+    refused("words or lays out prompts differently", other=card.model_copy(update={"prompt_hash": "0" * 16}))
     older = done.model_copy(update={"versions": {"av": "1.0"}})
     refused("decoded with PyAV 1.0", older)
     assert len(list(replay(older, card, other_versions=True))) == 2
@@ -247,7 +247,7 @@ def test_a_card_comes_back_from_its_file_and_bad_ones_are_named(tmp_path: Path) 
     assert card.prompts["instructions"] == "Look." and card.policy["context_tokens"] == 1000
     for text, words in (
         ("{", "cannot be read"),
-        ("[]", "no apr.card file"),
+        ("[]", "not an apr.card file"),
         ('{"schema": "apr.card", "version": 9}', "newer"),
         ('{"schema": "apr.card", "version": 1}', "config_hash"),
     ):

@@ -50,7 +50,7 @@ def test_links_and_dots_are_followed(folders: Path, root: str) -> None:
     for name in INSIDE:
         confine(folders / name, folders / root)
     for name in OUTSIDE:
-        with pytest.raises(MediaOpenError, match="it lies outside media_root="):
+        with pytest.raises(MediaOpenError, match="it is outside media_root="):
             confine(name if ":" in name else folders / name, folders / root)
     confine("/etc/passwd", None)
 
@@ -83,7 +83,7 @@ def test_a_question_outside_ends_with_the_reason_also_when_the_file_is_open(fold
     assert free[0] is not StopReason.MEDIA_UNREADABLE
     assert (
         stop is StopReason.MEDIA_UNREADABLE
-        and f"link.mp4: cannot open: it lies outside media_root={folders / 'root'}" in why
+        and f"link.mp4: cannot open: it is outside media_root={folders / 'root'}" in why
     )
     assert ask(folders / "root/within.mp4", confined)[0] is free[0]
 

@@ -134,7 +134,7 @@ def test_a_second_death_over_one_read_is_a_typed_error_and_the_next_look_works(
         assert killed + 2 == isolated.KILLS
         error = caught.value
         assert error.path == str(path) and error.stage == "decode frames"
-        assert f"signal {number.value}" in error.reason and "as 1 before it died" in error.reason
+        assert f"signal {number.value}" in error.reason and "and 1 before it died too" in error.reason
         assert ("memory" in error.reason) == (number is signal.SIGKILL)
         assert number_of(film.frames([1.0]).images[0]) == 10
 

@@ -205,7 +205,7 @@ def test_being_further_off_never_scores_more(true: float, a: float, b: float) ->
 
 @pytest.mark.parametrize("true", ["no number", "", float("nan")])
 def test_a_truth_that_is_no_number_is_an_error(true: str | float) -> None:
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         exact_number(1, true)
 
 

@@ -242,7 +242,7 @@ def test_check_inside_a_folder(home: Path) -> None:
     (folder / "gone.mp4").symlink_to(home / "elsewhere.mp4")
     done = _apr("tasks", "check", "apr_vsibench", "--media-root", home / "data")
     assert done.exit_code == 1 and "1 videos present, 0 missing, 2 unreadable" in done.output, done.output
-    assert f"gone.mp4  it lies outside media_root={home / 'data'}" in done.output
+    assert f"gone.mp4  it is outside media_root={home / 'data'}" in done.output
     gone = json.loads((home / "home/manifests/apr_vsibench.json").read_text())["videos"][1]
     assert (gone["state"], gone["sha256"], gone["seconds"]) == ("unreadable", "", None)
     assert "2 videos present, 0 missing, 1 unreadable" in _apr("tasks", "check", "apr_vsibench").output
