@@ -171,7 +171,7 @@ def test_what_is_shown_fills_most_of_the_room(shared_videos: Videos) -> None:
 
 
 def test_of_far_too_many_small_frames_as_many_are_shown_as_fit(shared_videos: Videos) -> None:
-    """If the words beside each frame take as many tokens as the frame, an estimate by pictures alone leaves one of 60."""
+    """If the words beside each frame take as many tokens as the frame, an estimate by pictures alone leaves one."""
     policy = Counting(["a pot"], 1_200)
     done = play(shared_videos["sound"], policy, arm="passive", passive_frames=500)
     (shown,) = done.first_shown
