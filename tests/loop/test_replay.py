@@ -1,5 +1,5 @@
-"""Replay: from a trajectory, as it is read back from its file, to every prompt that the policy saw, equal in text,
-pixels and samples."""
+"""Replay: from a trajectory that was read back from its file to every prompt that the policy saw, equal in text, pixels
+and samples."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def same(one: Prompt, other: Prompt) -> None:
 def play(
     question: Question, texts: list[str], config: EpisodeConfig, context: int | None = None, **more: Any
 ) -> tuple[Trajectory, Card, list[Prompt]]:
-    """The trajectory as its file gives it back, its card likewise, and the prompts that the policy got."""
+    """The trajectory and its card, both read back from their files, and the prompts that the policy got."""
     policy, seen = Counting(texts, context), []
     done = asyncio.run(Episode(question, policy, config, on_prompt=lambda prompt, _: seen.append(prompt), **more).run())
     assert seen == policy.prompts

@@ -21,7 +21,7 @@ from apr_plugin.media.pool import VideoPool
 
 @pytest.fixture
 def folders(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
-    """`root` with a film, and beside it one that may not be read, with every kind of way there."""
+    """`root` with a film, beside it a film that may not be read, and every kind of path to that one."""
     film = make_video(frames=10)
     for name in ("root/sub", "rootless", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
