@@ -112,7 +112,7 @@ def demo(
 
 _TASKS = typer.Option("--tasks", help="Tasks of lmms-eval, separated by commas; `apr tasks` lists ours.")
 _LIMIT = typer.Option(min=1, help="Only the first N questions of each task.")
-_INCLUDE = typer.Option(help="A folder with further tasks for lmms-eval.")
+_INCLUDE = typer.Option("--include-path", "--include_path", help="A folder with further tasks for lmms-eval.")
 _AGAIN = typer.Option("--again", help="Run also the arms that are finished.")
 _THUMBNAILS = typer.Option("--thumbnails", help="Put the frames that were shown into the page; reads the videos again.")
 _PRICES = typer.Option(help="A file with the prices of models, for the cost in money (see docs/compare.md).")

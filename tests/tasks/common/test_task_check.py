@@ -191,7 +191,7 @@ def test_every_source_is_whole(source: Any) -> None:
     assert (folder / f"{source.task}.yaml").is_file()
     assert (folder / "README.md").is_file() and source.licence and source.homepage.startswith("https://")
     assert f"`{source.task}`" in (TASKS.parent / "docs/tasks.md").read_text("utf-8")
-    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 120
+    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 150
     assert source.n > 0 and len(set(source.buckets)) == len(source.buckets) and "," not in "".join(source.buckets)
     assert all(file.hub or file.url for file in source.files)
     readme = (folder / "README.md").read_text("utf-8")
