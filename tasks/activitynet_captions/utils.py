@@ -1,4 +1,4 @@
-"""What the YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAMLs' `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ BINS = Bins.of_minutes(0, 1, 2, 3, inf)
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """One row for each sentence of `{video: {duration, timestamps, sentences}}`; sentences whose start is not before their end are left out."""
+    """One row for each sentence of `{video: {duration, timestamps, sentences}}`.
+
+    Sentences whose start is not before their end are left out.
+    """
     (videos,) = contents
     yield from each(_of_video, videos.items())
 

@@ -1,4 +1,4 @@
-"""What `apr_charades_sta.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Scorers misread sentences (one reads "Based on …" as B, another reads "A man walks" as A). So a reader returns the
 shortest text that the task's own scorer reads correctly. No reader looks at a column that contains the right answer.
-The table of tasks is in
-`docs/readers.md`.
+The table of tasks is in `docs/readers.md`.
 """
 
 from apr_plugin.harnesses.readers import mcq, other  # noqa: F401 - importing them registers their readers

@@ -1,7 +1,7 @@
 """`policy=openai`: any server of the OpenAI chat-completions protocol: vLLM, SGLang, hosted models.
 
-    apr eval --tasks lvbench --model_args
-    policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
+        apr eval --tasks lvbench --model_args \
+            policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
 Requests are in `media.py`, replies in `reply.py`, one server's connections in `http.py`, retries and several servers in
 `servers.py`, what a server reports about its model in `served.py`, counting in `count.py`.

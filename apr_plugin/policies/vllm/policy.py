@@ -1,7 +1,7 @@
 """`policy=vllm`: a vLLM engine in this process, for many episodes at once on one or more GPUs.
 
-    lmms-eval --model apr --model_args
-    policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
+        lmms-eval --model apr --tasks videomme --model_args \
+            policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32
 
 Log-probabilities are of the distribution that a token was drawn from: after the temperature, `top_k`, `top_p` and
 `min_p` (`Generation.logprobs_of`), and without the tokens of media and of the marks around media, which are never
