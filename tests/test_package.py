@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-pytestmark = pytest.mark.xdist_group("package")  # one environment serves all
+pytestmark = pytest.mark.xdist_group("package")  # one environment is used by all
 
 
 def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

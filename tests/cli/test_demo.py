@@ -1,4 +1,4 @@
-"""The demo's tables, on made-up rows; the commands that it ends with, which README shows."""
+"""The demo's tables, from made-up rows, and its closing commands, which the README shows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_tables() -> None:
 
 
 def test_readme_shows_the_commands_that_the_demo_ends_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The set comes from a seed, so that names, questions and answers are the same on every machine."""
+    """The set comes from a seed, so names, questions and answers are the same on every machine."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "demo_out"
     docs = [doc | {"video": str(out / "needle" / doc["video"])} for doc in planned_docs(NeedleSpec())]

@@ -1,4 +1,4 @@
-"""What `apr needle make` says of bad values: the option as it is typed, its limit, and the value, each once."""
+"""The messages of `apr needle make` about bad values: the option as typed, its limit, and the value, each once."""
 
 from __future__ import annotations
 

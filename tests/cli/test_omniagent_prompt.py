@@ -1,5 +1,4 @@
-"""`apr omniagent-prompt` on made-up files of the official form: what is read, and that nothing of a hostile file is
-run."""
+"""`apr omniagent-prompt` on made-up files of the official form; nothing in a hostile file is run."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def clone(folder: Path, source: str | bytes) -> Path:
 
 
 def run_function(source: str, limits: dict[str, int | float]) -> str:
-    """What Python itself returns, in a process of its own."""
+    """The return value of the function in a separate Python process."""
     code = f"{source}\nimport json\nprint(json.dumps({FUNCTION}(32, {', '.join(map(repr, limits.values()))})))"
     return str(
         json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

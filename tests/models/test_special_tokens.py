@@ -1,4 +1,4 @@
-"""Special tokens in what strangers write: questions, options, names of files, notes."""
+"""Special tokens in text from others: questions, options, names of files, notes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_other_words_stay_as_they_are(text: str) -> None:
 
 
 def test_our_own_prompts_stay_as_they_are() -> None:
-    """So that breaking up changes nothing where there is nothing to break up."""
+    """Breaking up changes nothing if there is nothing to break up."""
     files = sorted(GOLDEN.glob("*.txt"))
     assert len(files) > 10
     for file in files:

@@ -1,4 +1,4 @@
-"""`policy=openai`: what is sent, over a real socket to a small server."""
+"""`policy=openai`: what is sent, over a real socket, to a small server."""
 
 from __future__ import annotations
 
@@ -212,8 +212,10 @@ def test_entropies_are_marked_as_over_the_top_k(server: ChatServer) -> None:
 
 
 def test_the_engine_decides_what_log_probabilities_are_of() -> None:
-    """vLLM's are before the temperature, SGLang's after it, and of others nobody knows; ids of the prompt come from
-    vLLM alone."""
+    """vLLM's are before the temperature, SGLang's are after it, and those of others are unknown.
+
+    Only vLLM returns the ids of the prompt.
+    """
     for engine, warm, greedy in (("vllm", "raw", "raw"), ("sglang", "scaled", "raw"), ("someone", None, None)):
         with ChatServer([look(0, 2)], engine=engine) as server:
             policy = OpenAIPolicy(base_url=server.url, top_logprobs=0)
@@ -279,7 +281,7 @@ def test_without_a_tokenizer_a_known_context_is_kept_by_an_estimate() -> None:
 
 
 def test_words_are_estimated_on_the_high_side() -> None:
-    # Numbers of tokens by the tokenizer of Qwen2.5, which takes digits one by one.
+    # Numbers of tokens of the tokenizer of Qwen2.5, which takes digits one by one.
     for text, tokens in (
         ("Frame 12.34s:\n", 9),
         ("The quick brown fox jumps over the lazy dog.", 10),

@@ -1,5 +1,7 @@
-"""Servers that mean ill or are broken: replies without bound or end, odd numbers, redirects, text of every kind that is
-no turn."""
+"""Servers that are hostile or broken.
+
+Replies without bound or end, odd numbers, redirects, text of every kind that is not a turn.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def generate(policy: OpenAIPolicy) -> Generation | str:
-    """One turn, or the words of its failure."""
+    """One turn, or the message of its failure."""
     try:
         return asyncio.run(policy.generate(opening(), GREEDY))
     except PolicyUnavailable as error:
@@ -233,7 +235,7 @@ def bomb(mib: int) -> bytes:
 def test_a_reply_that_unpacks_to_far_more_costs_no_more_than_the_limit(server: ChatServer) -> None:
     policy = OpenAIPolicy(base_url=server.url, retries=0, max_reply_mib=4)
     server.always = body(bomb(128), content_encoding="gzip")
-    generate(OpenAIPolicy(base_url=server.url, retries=0, max_reply_mib=0.001))  # whatever is loaded once
+    generate(OpenAIPolicy(base_url=server.url, retries=0, max_reply_mib=0.001))  # loads what is loaded only once
     tracemalloc.start()
     try:
         told = generate(policy)
@@ -418,7 +420,7 @@ def test_no_number_of_a_reply_poisons_a_run(server: ChatServer, shared_videos: d
     server.counts = body(b'{"count":' + BIG + b"}")
     policy = OpenAIPolicy(base_url=server.url, retries=0, context_tokens=20_000)
     config = EpisodeConfig(budget=Budget(turns=3, min_turns=1, frame_pixels=64 * 64), arm="passive", passive_frames=2)  # type: ignore[arg-type]
-    for n in range(2):  # and again, over what was stored
+    for n in range(2):  # the second time with what was stored
         with TrajectoryStore(tmp_path, config.hash(policy), config.describe(policy)) as store:
             asyncio.run(
                 run_episodes(

@@ -1,4 +1,4 @@
-"""Servers that fail: tried again, passed over, given up; and a key that is never shown."""
+"""Servers that fail: they are tried again, skipped, given up; and a key that is never shown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def turns(policy: OpenAIPolicy, n: int = 1) -> list[str | Exception]:
-    """`n` turns asked for at once; what came of each."""
+    """Ask for `n` turns at once; return the outcome of each."""
 
     async def together() -> list[Any]:
         return await asyncio.gather(*(policy.generate(opening(), GREEDY) for _ in range(n)), return_exceptions=True)
@@ -106,7 +106,7 @@ def test_a_turn_that_is_given_up_says_which_server_and_its_words(
 
 
 def test_tokens_are_counted_by_a_server_that_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    """A dead server has nothing in flight: it would be the least loaded one for ever."""
+    """A dead server has no requests in flight, so it would always be the least loaded one."""
 
     def counts(policy: OpenAIPolicy, first: int) -> list[int]:
         prompts = [
@@ -263,7 +263,7 @@ def test_an_outage_in_mid_episode_is_never_a_wrong_answer(
     questions = [question(shared_videos, doc_id=str(n)) for n in range(6)]
     with ChatServer([look(0, 2), look(2, 4), answer("B")]) as server:
         policy = OpenAIPolicy(base_url=server.url, retries=1)
-        calm = itertools.repeat(None, 7)  # the first seven turns go well, everything after them fails
+        calm = itertools.repeat(None, 7)  # the first seven turns succeed, everything after them fails
         server.always = lambda handler: type(handler).chat(handler) if next(calm, 0) is None else fault(handler)
         done = answer_all(policy, questions, tmp_path)
         failed = [t for t in done if t.stop_reason is StopReason.POLICY_UNAVAILABLE]

@@ -1,4 +1,4 @@
-"""`Source`: where rows come from, how videos are found, what is said when something is amiss."""
+"""`Source`: where rows come from, how videos are found, and the messages if something is wrong."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_name_that_stands_for_two_files_is_neither(tmp_path: Path) -> None:
     write(tmp_path / "videos/x/a.mp4", b"x")
     write(tmp_path / "videos/y/a.mp4", b"x")
     library = Library((tmp_path / "videos",))
-    assert library.find("z/a.mp4") == tmp_path / "videos/z/a.mp4"  # where it is expected; it is not there
+    assert library.find("z/a.mp4") == tmp_path / "videos/z/a.mp4"  # where it is expected, although it is not there
     assert library.find("y/a.mp4") == tmp_path / "videos/y/a.mp4"
 
 
