@@ -66,7 +66,7 @@ def test_the_package_that_moved_is_named_with_the_command_that_mends_it(site: Pa
     write_package(site, "upper", "2.0", asks)
     told = why("upper")
     assert "\n" not in told and reason in told
-    assert told.endswith("Mend it with: pip install 'lower==1.0'") or (
+    assert told.endswith("Fix it with: pip install 'lower==1.0'") or (
         "TypeError" in reason and "lower 4.3.1 (tested: 1.0)" in told
     ), told
     assert "upper 2.0" in told and "lower 4.3.1" in told
@@ -74,10 +74,10 @@ def test_the_package_that_moved_is_named_with_the_command_that_mends_it(site: Pa
 
 def test_a_package_that_is_not_there_is_named_with_who_needs_it(site: Path) -> None:
     write_package(site, "upper", "2.0", "import lower\n")
-    assert why("upper") == "upper 2.0 needs lower, which is not installed. Mend it with: pip install 'lower==1.0'"
+    assert why("upper") == "upper 2.0 needs lower, which is not installed. Fix it with: pip install 'lower==1.0'"
     (site / "upper" / "__init__.py").write_text("import no_such_package_at_all.part\n")
     assert (
-        why("upper") == "upper 2.0 needs no_such_package_at_all, which is not installed. Mend it with: pip install "
+        why("upper") == "upper 2.0 needs no_such_package_at_all, which is not installed. Fix it with: pip install "
         "no-such-package-at-all"
     )
 
@@ -173,7 +173,7 @@ def test_filelock_4_beside_lmms_eval(tmp_path: Path) -> None:
         "lmms-eval 0.7.3 does not work with filelock 4.3.1 (ModuleNotFoundError: No module named 'filelock._api'). "
         in said
     )
-    assert said.endswith(f"Mend it with: pip install 'filelock=={installed.tested_releases()['filelock']}'")
+    assert said.endswith(f"Fix it with: pip install 'filelock=={installed.tested_releases()['filelock']}'")
     assert "filelock 4.3.1 (tested: 3." in doctor.stdout
     rows = {
         row[1]: row[2]

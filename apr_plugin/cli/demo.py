@@ -170,7 +170,7 @@ def print_tables(console: Console, scored: Mapping[str, Mapping[tuple[str, str],
     agent = scored[first]
     buckets = [*sorted({s.bucket for s in agent.values()}, key=lambda name: float(name.rstrip("m"))), "all"]
     right = Table(
-        title="questions answered correctly (95% interval)",
+        title="questions answered rightly (95% interval)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),

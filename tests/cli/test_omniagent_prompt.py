@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "wrong-spec": (f"{HEAD}    return f'{{max_clip_len:d}}'\n", "has {max_clip_len:d}, which 60.0 can't be written by"),
     "max-steps": (f"{HEAD}    return f'{{max_steps}}'\n", "has {max_steps}, which depends on the video"),
-    "unknown-name": (f"{HEAD}    return f'{{secret}}'\n", "has {secret}, which is no limit"),
+    "unknown-name": (f"{HEAD}    return f'{{secret}}'\n", "has {secret}, which is not a limit"),
     "bytes": (f"{HEAD}    return b'bytes'\n", "has \"b'bytes'\""),
     "returns-nothing": (f"{HEAD}    return\n", "has a return of nothing"),
     "blank": (f"{HEAD}    return ' '\n", "has no words"),
@@ -163,7 +163,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert apr(made, "--out", "-", cwd=tmp_path).stdout == prompt.encode()
 
     again = apr(made, "--clip-s", "60.0", cwd=tmp_path)
-    assert again.returncode == 1 and b"is there already" in again.stderr and b"--force" in again.stderr
+    assert again.returncode == 1 and b"already exists" in again.stderr and b"--force" in again.stderr
     assert (tmp_path / "omniagent_prompt.txt").read_bytes() == prompt.encode()
     assert apr(made, "--clip-s", "60.0", "--force", cwd=tmp_path).returncode == 0
     assert (tmp_path / "omniagent_prompt.txt").read_bytes() == omniagent_prompt(made, LIMITS).encode()

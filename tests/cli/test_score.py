@@ -114,7 +114,7 @@ def test_json_lines_and_the_other_name_of_the_id(files: tuple[Path, Path], capsy
         ([], ANSWERS, "truth.json holds no queries"),
         (ANSWERS, ANSWERS, "truth.json: row 0: gt: Field required"),
         ([true_row(1, duration="huge")], ANSWERS, "row 0: duration_category is 'huge', not one of ultra-short, short"),
-        ([true_row(1), true_row(1)], ANSWERS, "row 1: query_id 1 stands there twice"),
+        ([true_row(1), true_row(1)], ANSWERS, "row 1: query_id 1 is there twice"),
         (TRUE, "", "predictions.json is not a JSON list of rows: Invalid JSON"),
         (TRUE, [5], "predictions.json: row 0: Input should be an object"),
         (TRUE, [{"query_id": 1}], "row 0: answer: Field required"),

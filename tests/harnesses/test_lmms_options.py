@@ -21,7 +21,7 @@ pytest.importorskip("lmms_eval")
 pytestmark = pytest.mark.xdist_group("lmms_eval")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"num_fewshot": 2}, "--num_fewshot 2 can't apply to model apr: the loop asks each question by itself"),
+    ({"num_fewshot": 2}, "--num_fewshot 2 can't apply to model apr: the loop asks each question separately"),
     (
         {"apply_chat_template": True},
         "--apply_chat_template can't apply to model apr: each policy writes its own prompts",

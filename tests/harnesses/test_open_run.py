@@ -185,10 +185,10 @@ def test_what_is_torn_damaged_or_missing_is_said(out: Path, caplog: pytest.LogCa
         run = open_run(whole.folder)
     said = "\n".join(run.problems)
     for words in (
-        "bench_mcq.jsonl, line 2: not JSON", "bench_mcq.jsonl: its last line is torn",
+        "bench_mcq.jsonl, line 2: not JSON", "bench_mcq.jsonl: its last line is incomplete",
         "bench_mcq.jsonl.damaged: 2 damaged lines",
         "videomme_bench.rank1.jsonl: the file of one rank", "the card (card.json or config.json) is missing",
-        "bench_bad.jsonl, line 1: no sample of lmms-eval (JSONDecodeError",
+        "bench_bad.jsonl, line 1: not a sample of lmms-eval (JSONDecodeError",
         "bench_bad.jsonl, line 7: its end is missing",
         "2 questions with a score and without a trajectory: bench_mcq doc", "5 questions without a score: ",
     ):  # fmt: skip

@@ -84,10 +84,10 @@ def spent(handler: Any) -> None:
         (status(404, "no such model"), "HTTP 404: no such model", 1),
         (spent, "HTTP 429: you have no credit left", 1),
         (status(500), "HTTP 500: the engine is unwell (3 tries in 0 s)", 3),
-        (no_choices, "the reply holds no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
+        (no_choices, "the reply has no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
         (
             body(f"<p>{KEY}</p>".encode(), "text/html"),
-            "the reply is no JSON but text/html: <p>[key]</p> (3 tries in 0 s)",
+            "the reply is not JSON but text/html: <p>[key]</p> (3 tries in 0 s)",
             3,
         ),
         (status(403, "x" * 490 + KEY), f"HTTP 403: {'x' * 490}[key]", 1),
@@ -280,7 +280,7 @@ def test_the_key_is_sent_and_never_shown(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with ChatServer([look(0, 2), answer(f"B {KEY}")], key=KEY) as server:
-        with pytest.raises(AprError, match="wants a key: set the environment variable OPENAI_API_KEY"):
+        with pytest.raises(AprError, match="needs a key: set the environment variable OPENAI_API_KEY"):
             OpenAIPolicy(base_url=server.url)
         monkeypatch.setenv("MY_KEY", f" {KEY}\n")
         policy = OpenAIPolicy(base_url=server.url, api_key_env="MY_KEY", retries=1)
@@ -308,7 +308,7 @@ def test_the_key_is_sent_and_never_shown(
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for url in ("https://api.openai.com/v1", "http://node12:8000/v1", "http://127.0.0.1:1/v1;http://10.0.0.7:8000/v1"):
-        with pytest.raises(AprError, match="wants a key: set the environment variable OPENAI_API_KEY"):
+        with pytest.raises(AprError, match="needs a key: set the environment variable OPENAI_API_KEY"):
             OpenAIPolicy(base_url=url, model="m")
     monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
     with pytest.raises(AprError, match="characters that no HTTP header takes"):

@@ -291,7 +291,7 @@ def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyP
             for process in _engine_processes():
                 os.kill(process, signal.SIGCONT)
         assert [type(error) for error in done] == [PolicyUnavailable] * 3 and all(
-            "gave no token for 1.5 s (stall_s)" in str(error) for error in done
+            "returned no token for 1.5 s (stall_s)" in str(error) for error in done
         )
 
     asyncio.run(stalled())

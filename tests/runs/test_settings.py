@@ -217,7 +217,7 @@ def test_no_value_gets_past_as_something_else(key: str, value: Any) -> None:
         ("media_root=/dev/null", "media_root='/dev/null': no such folder"),
         ("media_root=a\0b", "no such folder"),
         ("system_prompt=/dev/zero", "system_prompt: cannot read /dev/zero: it is a device, not a file"),
-        ("seed=1,seed=2", "'seed' is given 2 times: '1' and '2'; give it once"),
+        ("seed=1,seed=2", "'seed' is given 2 times: '1' and '2'; give it only once"),
         ("policy=needle", "'policy' is given 2 times: 'guess' and 'needle'"),
         ('seed=1,seed={"a":1,"b":2}', "'seed' is given 2 times"),
         ("x" * 5000 + "=1", "unknown model_arg 'xxx"),

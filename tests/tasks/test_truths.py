@@ -179,7 +179,7 @@ def test_the_oracle_shows_the_evidence_and_is_told_nothing_of_it(watched: TaskBe
 
 def test_without_evidence_nothing_is_asked(watched: TaskBench) -> None:
     _place(watched, {"letter": "A", "number": "4"}, [13.0, 17.0])
-    with pytest.raises(AprError, match="arm=oracle: task 'apr_videomme' does not say where the evidence lies") as said:
+    with pytest.raises(AprError, match="arm=oracle: task 'apr_videomme' does not say where the evidence is") as said:
         watched.run("apr_charades_sta,apr_videomme", ANSWERS, ",arm=oracle", bootstrap_iters=0)
     assert "\n" not in str(said.value) and not Watches.seen
 

@@ -156,7 +156,7 @@ def test_list_says_what_is_ready(home: Path, shared_videos: dict[str, Path]) -> 
     assert "yes, 3 videos" in _apr("tasks", "list").output
     assert str(TASKS) in _apr("tasks", "--path").output
     write(home / "data/vsibench/test.jsonl", "{")
-    assert "get it anew" in _apr("tasks", "list").output.replace("\n", " ")
+    assert "download it again" in _apr("tasks", "list").output.replace("\n", " ")
 
 
 def test_list_on_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -348,4 +348,4 @@ def test_an_unreadable_row_in_a_run(task_bench: TaskBench) -> None:
     ]
     stops = {line["question"]["doc_id"]: (line["stop_reason"], line["stop_detail"]) for line in lines}
     assert len(stops) == 7 and stops["5"][0] == stops["6"][0] == "media_unreadable"
-    assert "64 are the most" in stops["5"][1] and "can't be read" in stops["6"][1]
+    assert "at most 64 are allowed" in stops["5"][1] and "can't be read" in stops["6"][1]
