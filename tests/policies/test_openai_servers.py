@@ -311,7 +311,7 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(AprError, match="needs a key: set the environment variable OPENAI_API_KEY"):
             OpenAIPolicy(base_url=url, model="m")
     monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
-    with pytest.raises(AprError, match="characters that no HTTP header takes"):
+    with pytest.raises(AprError, match="characters that are not allowed in an HTTP header"):
         OpenAIPolicy(base_url="http://127.0.0.1:1/v1", model="m")
     assert all(
         Server(url).local
