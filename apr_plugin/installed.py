@@ -288,7 +288,7 @@ def main(arguments: Sequence[str]) -> int:
             if attribute:
                 wanted: Any = getattr(found, attribute.removesuffix("()"))
                 told = wanted() if attribute.endswith("()") else told
-    except Exception as error:  # noqa: BLE001 - whatever an import raises is what is asked for
+    except Exception as error:  # noqa: BLE001 - the result is the error of the import
         print(f"{_MARK} {error if isinstance(error, AprError) else explain(error, extra)}")  # noqa: T201
         return 1
     print(f"{_MARK} {told or ''}")  # noqa: T201
