@@ -143,7 +143,7 @@ def explain(error: BaseException, extra: str) -> str:
         module = root.name.partition(".")[0]
         asking = next(iter(_on_the_way(error, root)), "it")
         return (
-            f"{_named(asking)} needs {module}, which is not installed. Mend it with: pip install "
+            f"{_named(asking)} needs {module}, which is not installed. Fix it with: pip install "
             f"{_requirement(distribution_of(module))}"
         )
     way = list(dict.fromkeys([*filter(None, [asked]), *_on_the_way(error, root)]))
@@ -153,14 +153,14 @@ def explain(error: BaseException, extra: str) -> str:
         others = ", ".join(
             f"{package.name} {package.here} (tested: {package.tested})" for package in moved_packages()[:5]
         )
-        hint = f" Not of the tested release here: {others}." if others else ""
+        hint = f" Not the tested release here: {others}." if others else ""
         return (
-            f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Mend it "
+            f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Fix it "
             f"with: {_reinstall(extra)}"
         )
     other = next((name for name in way if name != suspect), None)
     pair = f"{_named(other)} does not work with {_named(suspect)}" if other else _named(suspect)
-    return f"{pair} ({reason}). Mend it with: pip install {_requirement(suspect)}"
+    return f"{pair} ({reason}). Fix it with: pip install {_requirement(suspect)}"
 
 
 def _asked(root: BaseException) -> str | None:
@@ -269,7 +269,7 @@ def try_import(targets: Sequence[str], extra: str, limit_s: float = TRY_S) -> Tr
         f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
     )
     return Tried(
-        False, f"the process that imports {', '.join(targets)} {ended}: {last}. Mend it with: {_reinstall(extra)}"
+        False, f"the process that imports {', '.join(targets)} {ended}: {last}. Fix it with: {_reinstall(extra)}"
     )
 
 
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str]) -> int:
             if attribute:
                 wanted: Any = getattr(found, attribute.removesuffix("()"))
                 told = wanted() if attribute.endswith("()") else told
-    except Exception as error:  # noqa: BLE001 - whatever an import raises is what is asked for
+    except Exception as error:  # noqa: BLE001 - the result is the error of the import
         print(f"{_MARK} {error if isinstance(error, AprError) else explain(error, extra)}")  # noqa: T201
         return 1
     print(f"{_MARK} {told or ''}")  # noqa: T201

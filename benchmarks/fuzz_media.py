@@ -178,7 +178,7 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
             return work()
         except MediaError as error:
             told.append(type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - it is what we look for
+        except Exception as error:  # noqa: BLE001 - the test searches for it
             import traceback
 
             untyped.append("".join(traceback.format_exception(error))[-1500:])

@@ -555,7 +555,7 @@ def main() -> None:
             ours = beside.submit(play, case, MediaRef(path=str(video)))
             try:
                 theirs = official.play(case, video)
-            except Exception as error:  # noqa: BLE001 - whatever code that is not ours raises
+            except Exception as error:  # noqa: BLE001 - the code is not ours and can raise anything
                 tally.add(
                     case.name,
                     iter([Difference("the official code raises", f"{type(error).__name__}: {error}"[:160], "")]),

@@ -75,7 +75,7 @@ def main() -> None:
         except AprError as error:
             complain(str(error))
             raise SystemExit(1) from None
-        except Exception:  # noqa: BLE001 - a mistake of ours: its traceback holds what others wrote
+        except Exception:  # noqa: BLE001 - a bug of ours; its traceback contains text of others
             print_traceback()
             raise SystemExit(1) from None
 

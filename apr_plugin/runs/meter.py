@@ -207,7 +207,7 @@ class _Beside(Generic[_T]):
     def _run(self) -> None:
         try:
             self._results.append(asyncio.run(self._noted()))
-        except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
+        except BaseException as error:  # noqa: BLE001 - is raised in the calling thread
             self._failure = error
         finally:
             self._begun.set()

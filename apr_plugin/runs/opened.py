@@ -186,7 +186,7 @@ class Run:
                 card = json.loads(read_regular(path))
                 if isinstance(card, dict):
                     return card
-                raise ValueError("it holds no JSON object")
+                raise ValueError("it is not a JSON object")
             except (OSError, ValueError, RecursionError) as error:
                 self._say(f"{path}: cannot read the card: {getattr(error, 'strerror', None) or error}")
                 return {}

@@ -144,7 +144,7 @@ def _read_results(path: Path, say: Say, model: str) -> dict[str, Any] | None:
     try:
         found = json.loads(read_regular(path))
         if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}

@@ -11,7 +11,10 @@ from apr_plugin.scoring.truth import Rules
 from apr_plugin.scoring.writing import write_longest_span
 from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
-REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/ActivityNet"
+REPOSITORY = (
+    "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/"
+    "2D-TAN/data/ActivityNet"
+)
 
 BINS = Bins.of_minutes(0, 1, 2, 3, inf)
 

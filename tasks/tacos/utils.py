@@ -48,7 +48,8 @@ SOURCE = Source(
     kind="grounding",
     n=4001,
     licence="not verified",
-    homepage="https://www.mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/vision-and-language/tacos-multi-level-corpus",
+    homepage="https://www.mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/"
+    "vision-and-language/tacos-multi-level-corpus",
     files=(File("test.json", url=f"{REPOSITORY}/test.json"),),
     rows_of=rows_of,
     videos_of=lambda row: [row["video"]],

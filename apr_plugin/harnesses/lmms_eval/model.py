@@ -255,7 +255,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) 
         key = (task, split, str(doc_id))
         try:
             jobs.append(_job(request, task_dict[task][split], seen[key], media_root))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a row comes from others and can raise anything
             reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
             question = Question(
                 text=reading.text,

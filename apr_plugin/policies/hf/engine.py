@@ -141,7 +141,7 @@ class Engine:
                 try:
                     job.encoded = self.encoder.encode(job.prompt)
                     job.prompt = None
-                except Exception as error:  # noqa: BLE001 - goes to whoever asked
+                except Exception as error:  # noqa: BLE001 - is passed to the caller
                     job.fail(error)
                 else:
                     self._ready.put(job)
@@ -184,7 +184,7 @@ class Engine:
         except torch.OutOfMemoryError:
             if self.store is not None:
                 self.store.clear()
-        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - is passed to the caller
             job.fail(error)
             return
         torch.cuda.empty_cache()
@@ -198,7 +198,7 @@ class Engine:
                     "frames_per_look"
                 )
             )
-        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - is passed to the caller
             job.fail(error)
 
     def _write_guarded(self) -> None:
@@ -206,7 +206,7 @@ class Engine:
 
         try:
             self._write()
-        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - is passed to the caller
             short = isinstance(error, torch.OutOfMemoryError)
             self._fail_rows(
                 PolicyUnavailable("out of GPU memory while writing: lower batch_size or kv_cache_gb")
