@@ -48,7 +48,7 @@ def test_a_comparison_of_two_runs(tmp_path: Path) -> None:
     assert summary["aiming"]["passive 4"]["unsupported"]["value"] > 0
     assert any("1 of 8 questions have no answer" in line for line in summary["headline"])
     page = markdown(summary)
-    assert "| agent | 8 | 0.875" in page and "not tested against" in page and "a paper" in page
+    assert "| agent | 8 | 0.88" in page and "not tested against" in page and "a paper" in page
     assert next(table.title for table in tables(summary)).startswith("Right answers")
 
 
