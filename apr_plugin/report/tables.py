@@ -157,7 +157,7 @@ def _pairs(summary: Summary) -> Table:
     digits = _digits(summary["n"])
     rows = [
         (
-            f"{pair['a']} - {pair['b']}",
+            pair["b"],
             str(pair["n"]),
             f"{pair['only_a']} : {pair['only_b']}",
             share(pair["diff"], digits),
@@ -169,8 +169,8 @@ def _pairs(summary: Summary) -> Table:
         )
         for pair in summary["pairs"]
     ]
-    columns = ("pair", "n", "only one", "right", "score", "p", "test", "visible", "needed")
-    title = "Differences, paired by question"
+    columns = ("against", "n", "only one", "right", "score", "p", "test", "visible", "needed")
+    title = f"{summary['pairs'][0]['a'] if rows else ''} minus each other arm, paired by question"
     return Table(title, columns, tuple(rows))
 
 
