@@ -75,7 +75,7 @@ def _imports(file: Path) -> set[str]:
     return found
 
 
-FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses", "cli", "training")
+FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses", "compare", "report", "cli", "training")
 """The packages from the lowest up; a package imports none above it.
 
 `tasks` is beside them; it uses scoring, media and loop, and its adapter lmms-eval.
@@ -84,7 +84,9 @@ FORBIDDEN = {
     "media": ("scoring", *FLOORS[2:], "tasks"),
     "scoring": ("media", *FLOORS[2:], "tasks"),
     **{room: (*FLOORS[FLOORS.index(room) + 1 :], "tasks") for room in ("loop", "models", "policies")},
-    **{room: FLOORS[FLOORS.index(room) + 1 :] for room in ("runs", "harnesses")},
+    **{room: FLOORS[FLOORS.index(room) + 1 :] for room in ("runs", "harnesses", "compare", "report")},
+    "compare": ("harnesses", "report", "cli", "training"),
+    "report": ("harnesses", "cli", "training"),
 }
 
 

@@ -101,13 +101,111 @@ def demo(
     videos: Annotated[int, typer.Option(min=1, help="Videos for each duration (1, 10, 30, 60, 120 minutes).")] = 2,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 4,
 ) -> None:
-    """Make a small benchmark of real videos, evaluate an agent and a passive baseline with lmms-eval, and compare them.
+    """Make a small benchmark of real videos, compare an agent with four other arms on it, and write the page.
 
-    If it is stopped or killed, the same command continues where it was.
+    After a stop or a kill, the same command continues where it was.
     """
     from apr_plugin.cli.demo import run_demo
 
-    run_demo(out, videos_per_bucket=videos, concurrency=concurrency)
+    raise SystemExit(run_demo(out, videos_per_bucket=videos, concurrency=concurrency))
+
+
+_TASKS = typer.Option("--tasks", help="Tasks of lmms-eval, separated by commas; `apr tasks` lists ours.")
+_LIMIT = typer.Option(min=1, help="Only the first N questions of each task.")
+_INCLUDE = typer.Option("--include-path", "--include_path", help="A folder with further tasks for lmms-eval.")
+_AGAIN = typer.Option("--again", help="Run also the arms that are finished.")
+_THUMBNAILS = typer.Option("--thumbnails", help="Put the frames that were shown into the page; reads the videos again.")
+_PRICES = typer.Option(help="A file with the prices of models, for the cost in money (see docs/compare.md).")
+_OUT = typer.Option(help="Folder of the report; an arm's folder in it has its results and trajectories.")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Finished runs to compare, in place of arms to run.")
+    ] = None,
+    tasks: Annotated[str, _TASKS] = "",
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(help="model_args of an agent, for example policy=hf,pretrained=NAME. Repeatable."),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another arm: passive:matched, passive:frames=N, blind, single_frame, shuffled, oracle, "
+            "lmms:MODEL,ARGS, run:DIR, rows:FILE, published:NAME. Repeatable."
+        ),
+    ] = None,
+    out: Annotated[Path | None, _OUT] = None,
+    limit: Annotated[int | None, _LIMIT] = None,
+    include_path: Annotated[str | None, _INCLUDE] = None,
+    again: Annotated[bool, _AGAIN] = False,
+    prices: Annotated[Path | None, _PRICES] = None,
+    thumbnails: Annotated[bool, _THUMBNAILS] = False,
+) -> None:
+    """Run several arms on the same questions through lmms-eval, test the differences in pairs, and write a page.
+
+    An arm that is finished is not run again, and one that was stopped continues. The report is written to
+    results/runs/NAME without --out. Exit status 3: an arm has questions that could not be answered.
+    """
+    from apr_plugin.cli.compare import run_compare
+
+    status = run_compare(
+        runs or [],
+        tasks=tasks,
+        agents=agent or [],
+        against=against or [],
+        out=out,
+        limit=limit,
+        include_path=include_path,
+        again=again,
+        prices=prices,
+        thumbnails=thumbnails,
+    )
+    raise SystemExit(status)
+
+
+@app.command()
+def sweep(
+    setting: Annotated[str, typer.Argument(help="SETTING=VALUE,VALUE,…, for example turns=6,12,22 or frames=8,32.")],
+    tasks: Annotated[str, _TASKS],
+    agent: Annotated[str, typer.Option(help="model_args of the agent, without that setting.")],
+    out: Annotated[Path | None, _OUT] = None,
+    limit: Annotated[int | None, _LIMIT] = None,
+    include_path: Annotated[str | None, _INCLUDE] = None,
+    again: Annotated[bool, _AGAIN] = False,
+) -> None:
+    """Run one agent with several values of a setting, such as its turns, and show how it scales."""
+    from apr_plugin.cli.compare import run_sweep
+
+    status = run_sweep(setting, tasks=tasks, agent=agent, out=out, limit=limit, include_path=include_path, again=again)
+    raise SystemExit(status)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs, or the folder of a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; without it the run's own folder.")] = None,
+    prices: Annotated[Path | None, _PRICES] = None,
+    thumbnails: Annotated[bool, _THUMBNAILS] = False,
+) -> None:
+    """Write the page of finished runs: one file that needs no network, with every look of every question."""
+    from apr_plugin.cli.compare import run_report
+
+    raise SystemExit(run_report(runs, out, prices=prices, thumbnails=thumbnails))
+
+
+@app.command()
+def view(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs, or the folder of a comparison; they may still be going on.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on this machine; 0 chooses a free one.")] = 0,
+) -> None:
+    """Show the page in a browser, on this machine only, and refresh it while the runs go on. Ctrl-C stops."""
+    from apr_plugin.cli.compare import run_view
+
+    run_view(runs, port)
 
 
 @app.command(

@@ -6,6 +6,7 @@ It is refused if lmms-eval's reading would silently drop something.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from apr_plugin.errors import AprError
 from apr_plugin.terminal import quoted
@@ -31,6 +32,27 @@ def parse_model_args(text: str) -> dict[str, object]:
             )
         found[key] = _value(value)
     return found
+
+
+def split_arguments(text: str) -> dict[str, str]:
+    """The arguments of `key=value,key=value` by name, each value as it is written.
+
+    Raises:
+        AprError: a part is not `key=value`, or an argument is given twice.
+    """
+    check_once(text)
+    found: dict[str, str] = {}
+    for part in _split_at_commas(text):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise AprError(f"{quoted(part)} is not key=value (put a value with commas in brackets: base_url=[URL,URL])")
+        found[key] = value
+    return found
+
+
+def join_arguments(arguments: Mapping[str, object]) -> str:
+    """The reverse of `split_arguments`."""
+    return ",".join(f"{key}={value}" for key, value in arguments.items())
 
 
 def check_once(text: str) -> None:

@@ -26,6 +26,8 @@ from apr_plugin.runs.finding import CARDS, FoundRun, find_runs, newlines
 from apr_plugin.runs.meter import TokensSpent, tokens_spent
 from apr_plugin.runs.rows import QUESTION, TURN, WHOLE, question_row, turn_rows
 from apr_plugin.runs.scores import Evaluation, Score, find_evaluations, read_samples
+from apr_plugin.runs.truths import DocKey, read_truths
+from apr_plugin.scoring.truth import Truth
 from apr_plugin.terminal import one_line, quoted
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class Run:
         """The harness's score of each answer that was logged."""
         self.without_trajectory: list[Key] = []
         """Questions that have a score but no trajectory."""
+        self.truths: dict[DocKey, Truth] = read_truths(found.folder)
+        """What is right, by task, split and doc id, where the task says it."""
         self._lines: dict[Key, _Line] = {}
         for file in found.files:
             self._read_lines(file)

@@ -40,6 +40,9 @@ _NOT_METRICS = (
     "input_media",
 )
 
+_REQUEST_FAILED = "[LMMS_EVAL_REQUEST_FAILED"
+"""What such a reply begins with (lmms_eval/models/simple/openai.py); the scorer takes it for an answer."""
+
 Say = Callable[[str], None]
 """A callable that takes one sentence about what is wrong with a file."""
 
@@ -74,6 +77,9 @@ class Score:
 
     evaluation: str
     """The time in the name of its file."""
+
+    request_failed: bool = False
+    """Whether the reply is the text that lmms-eval's API models put in the place of a request that failed."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,8 @@ class Evaluation:
         return score.scored == 1 and task not in self.voted
 
 
-def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
-    """Every evaluation of the model `apr` whose files are in a folder or below it, the newest first."""
+def find_evaluations(folder: Path, say: Say, model: str = _MODEL) -> list[Evaluation]:
+    """Every evaluation of a model of lmms-eval with its files in a folder or below it, the newest first."""
     results: dict[tuple[Path, str], Path] = {}
     samples: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(folder.rglob(f"*{RESULTS}")):
@@ -126,15 +132,15 @@ def find_evaluations(folder: Path, say: Say) -> list[Evaluation]:
         samples.setdefault((path.parent, time), {})[task] = path
     found = []
     for place in results.keys() | samples.keys():
-        read = _read_results(results[place], say) if place in results else {}
+        read = _read_results(results[place], say, model) if place in results else {}
         if read is None:
             continue
         found.append(Evaluation(time=place[1], folder=place[0], samples=samples.get(place, {}), **read))
     return sorted(found, key=lambda evaluation: (evaluation.time, str(evaluation.folder)), reverse=True)
 
 
-def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
-    """Fields of `Evaluation`; `None` if the results are another model's."""
+def _read_results(path: Path, say: Say, model: str) -> dict[str, Any] | None:
+    """Fields of `Evaluation`; `None` where the results are another model's."""
     try:
         found = json.loads(read_regular(path))
         if not isinstance(found, dict):
@@ -143,7 +149,7 @@ def _read_results(path: Path, say: Say) -> dict[str, Any] | None:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}
     config = _mapping(found.get("config"))
-    if config.get("model", _MODEL) != _MODEL:
+    if config.get("model", model) != model:
         return None
     run = _mapping(_mapping(config.get("resolved_cli_args")).get("apr_run"))
     tasks = {task: _mapping(config) for task, config in _mapping(found.get("configs")).items()}
@@ -207,6 +213,7 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
         tokens=_tokens(row.get("token_counts")),
         scored=max(1, len(replies)),
         evaluation=time,
+        request_failed=any(isinstance(reply, str) and reply.startswith(_REQUEST_FAILED) for reply in replies),
     )
 
 

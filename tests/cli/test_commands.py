@@ -163,7 +163,7 @@ def test_show_says_what_is_wrong(script: Path, shared_videos: Mapping[str, Path]
             line.replace(f'"version":{VERSION}', f'"version":{VERSION + 1}', 1),
             f"version {VERSION + 1} is newer than {VERSION}",
         ),
-        (tmp_path / "other.jsonl", '{"a": 1}\n', "other.jsonl, line 1: this is no apr.trajectory line"),
+        (tmp_path / "other.jsonl", '{"a": 1}\n', "other.jsonl, line 1: this is not an apr.trajectory line"),
         (tmp_path / "torn.jsonl", line[:100], "holds no finished trajectories"),
         (tmp_path / "binary.jsonl", "\x00\x01\n", "binary.jsonl, line 1: not JSON"),
     ):

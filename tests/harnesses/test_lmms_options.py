@@ -128,7 +128,7 @@ def test_media_outside_the_folder_fail_one_by_one(evaluate: Evaluate, bench: Any
     saved = {
         (t.question.task, t.question.doc_id): t for path in tmp_path.rglob("*.jsonl") for t in Trajectory.iterate(path)
     }
-    outside = {key for key, t in saved.items() if f"lies outside media_root={inside}" in t.stop_detail}
+    outside = {key for key, t in saved.items() if f"is outside media_root={inside}" in t.stop_detail}
     expected = {("bench_bad", n) for n, name in enumerate(("sound", "missing", "silent", "truncated", "empty", "words",
         "ears"))
                 if not bench.videos[name].is_relative_to(inside)}  # fmt: skip

@@ -178,7 +178,7 @@ def test_a_newer_version_and_damage_are_named_by_line(tmp_path: Path) -> None:
     with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*damaged"):
         Trajectory.read(path)
     path.write_text('{"a": 1}\n')
-    with pytest.raises(TrajectoryError, match=r"line 1: this is no apr\.trajectory line"):
+    with pytest.raises(TrajectoryError, match=r"line 1: this is not an apr\.trajectory line"):
         Trajectory.read(path)
     with pytest.raises(TrajectoryError, match=r"none\.jsonl: cannot read"):
         Trajectory.read(tmp_path / "none.jsonl")

@@ -30,7 +30,7 @@ from apr_plugin import interrupt
 from apr_plugin.errors import AprError, told
 from apr_plugin.harnesses.lmms_eval.command import check_evaluation, name_run
 from apr_plugin.harnesses.lmms_eval.ending import FAILURES, end_with, sum_up, under_its_command_line, watch
-from apr_plugin.harnesses.lmms_eval.evidence import evidence_of
+from apr_plugin.harnesses.lmms_eval.evidence import evidence_of, truths_of
 from apr_plugin.harnesses.readers import Reading, read
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.decoding import Decoding
@@ -47,6 +47,7 @@ from apr_plugin.runs.meter import Metered, Progress, per_question, run_sync, tok
 from apr_plugin.runs.runner import run_episodes
 from apr_plugin.runs.settings import read_settings
 from apr_plugin.runs.store import TrajectoryStore
+from apr_plugin.runs.truths import write_truths
 from apr_plugin.scoring.text import NO_ANSWER
 from apr_plugin.terminal import guard_logs, one_line
 
@@ -101,12 +102,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
         _keep_out_of_cache(requests)
         jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
+        questions = [job.question for job in asked]
+        truths = truths_of(questions, self.task_dict)
         try:
-            evidence = (
-                evidence_of([job.question for job in asked], self.task_dict)
-                if settings.config.arm == "oracle"
-                else None
-            )
+            evidence = evidence_of(questions, truths) if settings.config.arm == "oracle" else None
         except AprError as error:
             end_with(error, status=2)
         self._tasks |= {job.question.task for job in asked}
@@ -145,9 +144,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
                 contextlib.closing(progress),
                 store,
             ):
+                write_truths(store.folder, truths)
                 trajectories = run_sync(
                     run_episodes(
-                        [job.question for job in asked],
+                        questions,
                         policy,
                         settings.config,
                         settings.concurrency,

@@ -190,7 +190,7 @@ def test_every_source_is_whole(source: Any) -> None:
     assert (folder / f"{source.task}.yaml").is_file()
     assert (folder / "README.md").is_file() and source.licence and source.homepage.startswith("https://")
     assert f"`{source.task}`" in (TASKS.parent / "docs/tasks.md").read_text("utf-8")
-    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 120
+    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 150
     assert source.n > 0 and len(set(source.buckets)) == len(source.buckets) and "," not in "".join(source.buckets)
     assert all(file.hub or file.url for file in source.files)
     readme = (folder / "README.md").read_text("utf-8")
@@ -241,7 +241,7 @@ def test_check_inside_a_folder(home: Path) -> None:
     (folder / "gone.mp4").symlink_to(home / "elsewhere.mp4")
     done = _apr("tasks", "check", "apr_vsibench", "--media-root", home / "data")
     assert done.exit_code == 1 and "1 videos present, 0 missing, 2 unreadable" in done.output, done.output
-    assert f"gone.mp4  it lies outside media_root={home / 'data'}" in done.output
+    assert f"gone.mp4  it is outside media_root={home / 'data'}" in done.output
     gone = json.loads((home / "home/manifests/apr_vsibench.json").read_text())["videos"][1]
     assert (gone["state"], gone["sha256"], gone["seconds"]) == ("unreadable", "", None)
     assert "2 videos present, 0 missing, 1 unreadable" in _apr("tasks", "check", "apr_vsibench").output
