@@ -14,7 +14,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def test_readme_shows_the_commands_that_the_demo_ends_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The set comes from a seed, so names, questions and answers are the same on every machine."""
+    """The set comes from a seed, so that names, questions and answers are the same on every machine."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "demo_out"
     docs = [doc | {"video": str(out / "needle" / doc["video"])} for doc in planned_docs(NeedleSpec())]
