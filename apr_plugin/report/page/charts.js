@@ -74,6 +74,7 @@ function chart(place, { series, extra, x, y, width, height, onPoint }) {
     });
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     ctx.textBaseline = 'middle';
+    ctx.textAlign = 'left';
     const taken = marks.map((mark) => [mark.cx - 8, mark.cy - 8, mark.cx + 8, mark.cy + 8]);
     for (const point of extra) {
       const cx = px(point.x), cy = py(point.y);
@@ -85,7 +86,7 @@ function chart(place, { series, extra, x, y, width, height, onPoint }) {
       const from = left ? cx / ratio - 9 - long : cx / ratio + 9;
       const box = [from, cy / ratio - 7, from + long, cy / ratio + 7];
       marks.push({ cx: cx / ratio, cy: cy / ratio, text: `published, not measured here: ${point.label}, ${x.name(point.x)}: ${y.write(point.y)}${point.more ? `; ${point.more}` : ''}` });
-      if (taken.some((t) => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;
+      if (from < plot.bbox.left / ratio || taken.some((t) => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;
       taken.push(box);
       ctx.fillStyle = ink;
       ctx.fillText(words, from * ratio, cy);
@@ -100,7 +101,7 @@ function chart(place, { series, extra, x, y, width, height, onPoint }) {
       y: { range: () => range },
     },
     axes: [
-      { ...axis, label: x.label, labelFont: font, labelSize: 22, size: 32, splits: x.splits && (() => x.splits), values: (_, splits) => splits.map((value) => x.tick(value, width)), grid: { show: false } },
+      { ...axis, label: x.label, labelFont: font, labelSize: 22, size: 32, splits: x.splits && (() => x.splits), filter: (_, splits) => splits, values: (_, splits) => splits.map((value) => x.tick(value, width)), grid: { show: false } },
       { ...axis, size: 54, values: (_, splits) => splits.map(y.tick ?? y.write) },
     ],
     series: [{}, ...series.map((one, index) => ({ stroke: paint[index], width: 1.5, spanGaps: true, points: { show: false }, paths: one.points.length > 1 ? undefined : () => null })),

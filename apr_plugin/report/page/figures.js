@@ -39,8 +39,8 @@ function Duration() {
 function Slopes() {
   const found = (summary.arms ?? []).flatMap((arm) => Object.entries(arm.slope ?? {}).filter(([, slope]) => known(slope?.value)).map(([name, slope]) => ({ arm: arm.name, name, slope })));
   if (!found.length) return null;
-  return html`<details class="more"><summary>Growth of cost with each hour of video</summary><table><thead><tr><th>arm</th><th>quantity</th><th class="num">per hour</th></tr></thead>
-    <tbody>${found.map(({ arm, name, slope }) => html`<tr><td><${ArmNamed} name=${arm} /></td><td>${COSTS[name] ?? String(name)}</td><td class="num"><${Interval} value=${slope} as=${short} /></td></tr>`)}</tbody></table></details>`;
+  return html`<details class="more"><summary>Growth of cost with each hour of video</summary><div class="scroll"><table><thead><tr><th>arm</th><th>quantity</th><th class="num">per hour</th></tr></thead>
+    <tbody>${found.map(({ arm, name, slope }) => html`<tr><td><${ArmNamed} name=${arm} /></td><td>${COSTS[name] ?? String(name)}</td><td class="num"><${Interval} value=${slope} as=${short} /></td></tr>`)}</tbody></table></div></details>`;
 }
 
 function Scaling() {
@@ -54,8 +54,8 @@ function Scaling() {
   if (!points.length) return null;
   return html`<${Section} id="scaling" title="Test-time scaling" lead=${`The same questions with ${String(sweep.setting)} at ${count(values.length, 'value')}.`}>
     <${Chart} series=${series} x=${axis} y=${accuracyAxis} label="Score against the setting" />
-    <table><thead><tr><th>${String(sweep.setting)}</th><th>arm</th><th class="num">score</th><th class="num">turns</th><th class="num">frames</th></tr></thead><tbody>
-    ${points.map((point) => html`<tr><td>${String(point.value)}</td><td><bdi>${String(point.arm)}</bdi></td><td class="num"><${Interval} value=${point.score} /></td><td class="num"><${Interval} value=${point.turns} as=${short} /></td><td class="num"><${Interval} value=${point.frames} as=${short} /></td></tr>`)}</tbody></table></${Section}>`;
+    <div class="scroll"><table><thead><tr><th>${String(sweep.setting)}</th><th>arm</th><th class="num">score</th><th class="num">turns</th><th class="num">frames</th></tr></thead><tbody>
+    ${points.map((point) => html`<tr><td>${String(point.value)}</td><td><bdi>${String(point.arm)}</bdi></td><td class="num"><${Interval} value=${point.score} /></td><td class="num"><${Interval} value=${point.turns} as=${short} /></td><td class="num"><${Interval} value=${point.frames} as=${short} /></td></tr>`)}</tbody></table></div></${Section}>`;
 }
 
 const FRAME_TICKS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];

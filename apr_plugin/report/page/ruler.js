@@ -88,7 +88,7 @@ function Ruler({ detail, video, active, point, choose }) {
     watch.observe(place.current);
     return () => watch.disconnect();
   }, []);
-  const gutter = width < 560 ? 46 : 72;
+  const gutter = width < 560 ? 54 : 72;
   const { film, duration, evidence, x, groups, bottom } = useMemo(() => layout(detail, video, width, gutter), [detail, video, width]);
   const { ticks, fine } = timeTicks(duration, width - gutter);
   const several = detail.question.videos.length > 1;

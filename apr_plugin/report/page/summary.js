@@ -16,7 +16,7 @@ function Arms() {
   const found = shown(summary.arms ?? []);
   if (!found.length) return null;
   const several = found.length > 1;
-  const costs = ['frames', 'visual_tokens', 'turns', 'audio_s', 'prompt_tokens', 'completion_tokens', 'seconds', 'usd'].filter((name) => found.some((arm) => known(arm.cost?.[name]?.value)));
+  const costs = ['frames', 'visual_tokens', 'turns', 'seconds', 'usd', 'audio_s', 'prompt_tokens', 'completion_tokens'].filter((name) => found.some((arm) => known(arm.cost?.[name]?.value)));
   const graded = found.some((arm) => known(arm.accuracy?.value) && arm.accuracy.value !== arm.score?.value);
   const lost = (arm) => [[arm.failed, 'failed'], [arm.missing, 'missing']].filter(([n]) => n).map(([n, word]) => `${number(n)} ${word}`).join(', ');
   return html`<div class="scroll"><table class="arms"><thead>
