@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from apr_plugin.errors import AprError, require
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import StopReason
 from apr_plugin.runs.rows import KEY, QUESTION, TURN, turn_rows
+from apr_plugin.terminal import plain
 
 FORMATS = ("png", "svg")
 
@@ -61,7 +63,8 @@ def write(summary: Summary, folder: Path) -> list[Path]:
     }  # fmt: skip
     written = []
     for name, draw in _PLOTS.items():
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context(style), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks is drawn as boxes
             figure = Figure(figsize=(7.2, 4.2), layout="constrained")
             FigureCanvasAgg(figure)
             if not draw(summary, figure.add_subplot()):
@@ -169,7 +172,7 @@ def _mark(axes: Any, place: int, points: Sequence[tuple[float, Mapping[str, Any]
 
 def _label(text: object) -> str:
     """A text for a legend: matplotlib leaves out labels that begin with an underscore."""
-    label = printable(str(text))
+    label = plain(str(text))
     label = label if len(label) <= 40 else f"{label[:39]}…"
     return f" {label}" if label.startswith("_") else label
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -43,7 +45,7 @@ def question_of(number: int) -> tuple[str, float, Truth, QuestionKind]:
     return bucket, duration, Truth(answer, (Evidence(start, end),)), kind
 
 
-def agent_turns(number: int, seed: int, right: bool) -> list[Turn]:
+def agent_turns(number: int, seed: int, right: bool, words: int = 0) -> list[Turn]:
     """Looks that close in on the evidence, or don't, then an answer."""
     _, duration, truth, kind = question_of(number)
     chance = random.Random(f"{number}/{seed}")
@@ -64,10 +66,15 @@ def agent_turns(number: int, seed: int, right: bool) -> list[Turn]:
         turns.append(turns[-1].model_copy(update={"shown": None, "error": bad}))
     content = truth.answers[0] if right else f"[[1.0, {duration / 9:.1f}]]" if kind is QuestionKind.GROUNDING else "C"
     turns.append(answered(content, forced=chance.random() < 0.06))
+    vocabulary = _vocabulary() if words else ()
+
+    def more() -> str:
+        return " ".join(chance.choices(vocabulary, k=words)) if words else ""
+
     return [
         turn.model_copy(
             update={
-                "observation": f"{chance.choice(NOTES)} ({number}.{place}) {chance.choice(NOTES)}",
+                "observation": f"{chance.choice(NOTES)} ({number}.{place}) {chance.choice(NOTES)} {more()}".strip(),
                 "think": f"Still unknown: who speaks at {chance.uniform(0, duration):.1f} s. {chance.choice(NOTES)}",
                 "confidence": round(chance.random(), 2),
                 "entropies": tuple(round(chance.random() * (1.4 if place % 3 else 0.6), 3) for _ in range(20)),
@@ -78,8 +85,15 @@ def agent_turns(number: int, seed: int, right: bool) -> list[Turn]:
     ]
 
 
-def made_trajectory(number: int, arm: str, seed: int, right: bool) -> Trajectory:
-    """What one arm did with a made question."""
+@cache
+def _vocabulary() -> tuple[str, ...]:
+    """The words of our own documentation, as often as they come there."""
+    folder = Path(__file__).resolve().parents[2] / "docs"
+    return tuple(word for file in sorted(folder.glob("*.md")) for word in file.read_text("utf-8").split())
+
+
+def made_trajectory(number: int, arm: str, seed: int, right: bool, words: int = 0) -> Trajectory:
+    """What one arm did with a made question; each note has that many random words more."""
     _, duration, truth, kind = question_of(number)
     options = tuple(Option(label=label, text=text) for label, text in (("A", "a red car"), ("B", "blue"), ("C", "none")))
     about: dict[str, Any] = {
@@ -100,25 +114,28 @@ def made_trajectory(number: int, arm: str, seed: int, right: bool) -> Trajectory
     if number % 41 == 5 and seed == 1:
         detail = f"film{number // 3:04d}.mp4: the file ends after 12,288 bytes"
         return trajectory(number, [], None, stop_reason=StopReason.MEDIA_UNREADABLE, stop_detail=detail, **about)
-    turns = agent_turns(number, seed, right)
+    turns = agent_turns(number, seed, right, words)
     reason = StopReason.FORCED if turns[-1].forced else StopReason.ANSWERED
     return trajectory(number, turns, truth.answers[0] if right else "C", stop_reason=reason, turns_allowed=12, **about)
 
 
-def made_comparison(folder: Path, n: int, arms: Sequence[tuple[str, str, float]] | None = None) -> Comparison:
+def made_comparison(
+    folder: Path, n: int, arms: Sequence[tuple[str, str, float]] | None = None, words: int = 0
+) -> Comparison:
     """Arms over the same `n` questions, as runs on disk.
 
     Args:
         folder: Where the runs are written.
         n: How many questions.
         arms: Name, kind and share of right answers.
+        words: Random words in each note of an agent, besides the made ones.
     """
     arms = arms or (("agent", "agent", 0.62), ("agent, 8 frames", "agent", 0.58), ("passive 64", "passive", 0.5))
     joined = []
     truths = {str(number): question_of(number)[2] for number in range(n)}
     for seed, (name, kind, share) in enumerate(arms):
         right = {number: random.Random(f"{number}:{seed}:r").random() < share for number in range(n)}
-        made = [made_trajectory(number, kind, seed, right[number]) for number in range(n)]
+        made = [made_trajectory(number, kind, seed, right[number], words) for number in range(n)]
         scores = {
             str(number): float(right[number])
             for number, one in enumerate(made)
@@ -237,4 +254,12 @@ def made_summary(found: Comparison, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-Maker = Callable[..., Comparison]
+
+def chromium() -> str | None:
+    """The path of a Chromium or Chrome on this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+"""It runs as root in a container, where its sandbox can't."""
