@@ -165,8 +165,8 @@ def arm_of_samples(name: str, evaluation: Evaluation, model: str = "") -> Arm:
             value = score.value
             arm.outcomes[key] = Outcome(
                 key,
-                "missing" if value is None else "scored",
-                value or 0.0,
+                "failed" if score.request_failed else "missing" if value is None else "scored",
+                0.0 if score.request_failed else value or 0.0,
                 None,
                 score.buckets[0] if score.buckets else None,
             )

@@ -1,4 +1,4 @@
-"""Intervals of shares and paired tests."""
+"""Confidence intervals of shares, and paired tests."""
 
 from __future__ import annotations
 

@@ -1,0 +1,256 @@
+"""`apr compare`, `apr sweep` and `apr report`: several arms on the same questions, tested in pairs, with a page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from rich.text import Text
+
+from apr_plugin import terminal
+from apr_plugin.errors import UNANSWERED, AprError, require
+from apr_plugin.runs.arguments import join_arguments, split_arguments
+
+ALIASES = {"turns": "max_turns", "frames": "frames_per_look"}
+"""Short names of settings for `apr sweep`."""
+
+
+def run_compare(
+    runs: Sequence[Path],
+    *,
+    tasks: str,
+    agents: Sequence[str],
+    against: Sequence[str],
+    out: Path | None,
+    limit: int | None,
+    include_path: str | None,
+    again: bool,
+    prices: Path | None,
+    thumbnails: bool,
+) -> int:
+    """Run every arm, or open finished runs, and write what comes of it; returns the exit status.
+
+    Raises:
+        AprError: an arm can't be read or failed; what is finished is kept.
+    """
+    from apr_plugin.compare.specs import read_specs
+
+    if runs and (agents or against):
+        raise AprError(
+            "name finished runs, or arms to run (--agent, --against), not both; a finished run is also run:DIR"
+        )
+    if runs:
+        return run_report(runs, out, prices=prices, thumbnails=thumbnails)
+    if not agents:
+        raise AprError(
+            "nothing to compare: give --agent MODEL_ARGS with --against ARM, or the folders of finished runs"
+        )
+    if not tasks:
+        raise AprError("--tasks is missing; list what there is with: apr tasks")
+    specs = read_specs(agents, against)
+    _check(specs)
+    folder = out or _default_folder(tasks, agents[0])
+    return compare_specs(
+        specs, tasks, folder, limit=limit, include_path=include_path, again=again, prices=prices, thumbnails=thumbnails
+    )
+
+
+def compare_specs(
+    specs: Sequence[Any],
+    tasks: str,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    include_path: str | None = None,
+    again: bool = False,
+    prices: Path | None = None,
+    thumbnails: bool = False,
+    sweep: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    title: str = "",
+) -> int:
+    """Run the arms through lmms-eval and write the report into the folder; returns the exit status."""
+    from apr_plugin.compare.joined import join
+    from apr_plugin.compare.running import ArmFailed, Plan, run_arms
+    from apr_plugin.harnesses.lmms_eval.process import evaluate
+
+    _require()
+    folder = folder.expanduser().resolve()
+    console = terminal.console()
+    plan = Plan(tasks, folder, limit, include_path, again, _stamps(tasks))
+
+    def tell(line: str) -> None:
+        console.print(Text(line, "bold"), soft_wrap=True)
+
+    try:
+        arms = run_arms(specs, plan, lambda arguments, log: evaluate(arguments, log, environment), tell)
+    except ArmFailed as error:
+        terminal.complain(f"{error}; the same command continues there")
+        return error.status
+    figures = [figure for spec in specs if spec.kind == "published" for figure in _published(spec.source)]
+    return _finish(console, join(arms), folder, figures, prices, thumbnails, sweep, title)
+
+
+def run_sweep(
+    setting: str, *, tasks: str, agent: str, out: Path | None, limit: int | None, include_path: str | None, again: bool
+) -> int:
+    """Run one agent with several values of a setting; returns the exit status.
+
+    Raises:
+        AprError: the setting or the agent can't be read.
+    """
+    from apr_plugin.compare.specs import ArmSpec
+
+    name, equals, values = setting.partition("=")
+    chosen = [value.strip() for value in values.split(",") if value.strip()]
+    if not equals or len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise AprError(f"{terminal.quoted(setting, 80)}: write SETTING=VALUE,VALUE,… with two or more different values")
+    arguments = split_arguments(agent)
+    key = ALIASES.get(name.strip(), name.strip())
+    if key in arguments:
+        raise AprError(f"--agent sets {key}= already; leave it out there")
+    if "arm" in arguments or "trajectories" in arguments:
+        raise AprError("--agent: arm= and trajectories= are set by the sweep itself; leave them out")
+    specs = [ArmSpec(f"{name.strip()}={value}", "agent", join_arguments({**arguments, key: value})) for value in chosen]
+    _check(specs)
+    sweep = {
+        "setting": name.strip(),
+        "values": {spec.name: _number(value) for spec, value in zip(specs, chosen, strict=True)},
+    }
+    folder = out or _default_folder(f"{tasks}-{name.strip()}", agent)
+    return compare_specs(specs, tasks, folder, limit=limit, include_path=include_path, again=again, sweep=sweep)
+
+
+def run_report(runs: Sequence[Path], out: Path | None, *, prices: Path | None = None, thumbnails: bool = False) -> int:
+    """Compare finished runs, or describe one; returns the exit status.
+
+    Raises:
+        AprError: one is no run, or they have no question in common.
+    """
+    _require(False)
+    console = terminal.console()
+    for path in runs:
+        if not path.expanduser().exists():
+            raise AprError(f"{path}: no such file or folder")
+    comparison = open_all(runs)
+    folder = (out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else Path("apr_report"))).expanduser().resolve()
+    return _finish(console, comparison, folder, (), prices, thumbnails, None, "")
+
+
+def open_all(runs: Sequence[Path]) -> Any:
+    """The comparison of finished runs; each is named by its folder, as far up as the names differ.
+
+    A single folder may be that of a comparison.
+
+    Raises:
+        AprError: one is no run, or they have no question in common.
+    """
+    from apr_plugin.compare.joined import join
+    from apr_plugin.compare.running import open_comparison, opened, read_plan
+
+    if len(runs) == 1 and (specs := read_plan(runs[0].expanduser())) is not None:
+        return join(open_comparison(runs[0].expanduser(), specs))
+    paths = [path.expanduser().absolute() for path in runs]
+    for depth in range(1, 20):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    else:
+        raise AprError("the same run is named twice")
+    return join([opened(name, path) for name, path in zip(names, paths, strict=True)])
+
+
+def _finish(
+    console: Any,
+    comparison: Any,
+    folder: Path,
+    figures: Sequence[Mapping[str, Any]],
+    prices: Path | None,
+    thumbnails: bool,
+    sweep: Mapping[str, Any] | None,
+    title: str,
+) -> int:
+    from apr_plugin.compare.cost import read_prices
+    from apr_plugin.compare.summary import summarise
+    from apr_plugin.report.tables import print_summary
+    from apr_plugin.report.write import write_all
+
+    command = shlex.join(["apr", *sys.argv[1:]])
+    known = None if prices is None else read_prices(prices)
+    with terminal.console(stderr=True).status("testing differences …"):
+        summary = summarise(comparison, title=title, command=command, published=figures, prices=known, sweep=sweep)
+    with Progress(console=terminal.console(stderr=True), transient=True) as progress:
+        task = progress.add_task("writing the page", total=len(comparison.keys))
+        page = write_all(
+            comparison,
+            summary,
+            folder,
+            thumbnails=thumbnails,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print_summary(console, summary)
+    console.print(Text(f"\nthe page: {page}"), soft_wrap=True)
+    return UNANSWERED if any(arm["failed"] for arm in summary["arms"]) else 0
+
+
+def _check(specs: Sequence[Any]) -> None:
+    """Find mistakes in every arm's arguments before the first one runs."""
+    from apr_plugin.runs.arguments import parse_model_args
+    from apr_plugin.runs.settings import check_arguments
+
+    for spec in specs:
+        if spec.is_run and spec.model == "apr":
+            try:
+                check_arguments(parse_model_args(spec.arguments))
+            except AprError as error:
+                raise AprError(f"{spec.name}: {error}") from error
+        elif spec.kind == "published":
+            _published(spec.source)
+        elif spec.kind in ("rows", "run") and not Path(spec.source).expanduser().exists():
+            raise AprError(f"{spec.name}: {spec.source}: no such file or folder")
+
+
+def _published(benchmark: str) -> list[dict[str, Any]]:
+    from apr_plugin.report.published import published
+
+    return [figure.model_dump() for figure in published(benchmark)]
+
+
+def _stamps(tasks: str) -> dict[str, Any]:
+    """Size and time of the annotation files of our tasks, so that an arm over other questions is not reused."""
+    from apr_plugin.tasks.common.catalogue import sources
+
+    stamps: dict[str, Any] = {}
+    for name in sources():
+        if not any(name == task or name.startswith(f"{task}_") for task in tasks.split(",")):
+            continue
+        for file in sources()[name].files:
+            path = sources()[name].local_file(file)
+            if path is not None and path.exists():
+                stamps[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
+    return stamps
+
+
+def _require(running: bool = True) -> None:
+    for module, extra in (("lmms_eval", "lmms"),) if running else ():
+        require(module, extra)
+    for module in ("scipy", "statsmodels", "matplotlib", "pandas"):
+        require(module, "report")
+
+
+def _default_folder(tasks: str, agent: str) -> Path:
+    arguments = split_arguments(agent)
+    model = Path(arguments.get("pretrained") or arguments.get("model") or arguments.get("policy", "agent")).name
+    return Path("results") / "runs" / re.sub(r"[^\w.-]+", "-", f"{tasks}-{model}").strip("-.")
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
