@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apr_plugin.compare.aiming import evidence_spans, is_repeat, shows
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.loop.action import Answer, describe
 from apr_plugin.loop.text import printable
@@ -17,14 +18,17 @@ from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory, Turn
 from apr_plugin.report.thumbnails import Seen
 from apr_plugin.runs.meter import tokens_spent
 from apr_plugin.runs.opened import Key
+from apr_plugin.scoring.intervals import Span
 from apr_plugin.scoring.truth import Truth
 
 LONGEST = 20_000
 """Characters of one text in the page at most; a longer one ends with a note that says so."""
 
 FLAGS = ("repeat", "no look", "forced", "hit", "miss", "unsupported", "failed", "refused")
-"""The flags of an arm's outcome, by bit. `unsupported`: right, and no look showed the evidence. `refused`: an action was
-refused, or could not be read."""
+"""The flags of an arm's outcome, by bit.
+
+`unsupported`: right, and no look showed the evidence. `refused`: an action was refused, or could not be read.
+"""
 
 STATUSES = ("scored", "failed", "missing")
 
@@ -127,8 +131,7 @@ def _detail(comparison: Comparison, key: Key, seen: SeenBy | None) -> Detail:
     truth = comparison.truths.get(key)
     trajectories = [arm.trajectory(key) for arm in comparison.arms]
     arms = [
-        _arm(arm, key, trajectory, truth, seen)
-        for arm, trajectory in zip(comparison.arms, trajectories, strict=True)
+        _arm(arm, key, trajectory, truth, seen) for arm, trajectory in zip(comparison.arms, trajectories, strict=True)
     ]
     return {
         "key": [text(key[0], 200), text(key[1], 200), text(key[2], 200), key[3]],
@@ -143,7 +146,9 @@ def _detail(comparison: Comparison, key: Key, seen: SeenBy | None) -> Detail:
 def _question(comparison: Comparison, key: Key, trajectories: Sequence[Trajectory]) -> Detail:
     if not trajectories:
         name = next((found for arm in comparison.arms if (found := arm.outcome(key).video)), "")
-        videos = [{"name": text(name, 300), "start": None, "end": None, "duration": None, "audio": None}] if name else []
+        videos = (
+            [{"name": text(name, 300), "start": None, "end": None, "duration": None, "audio": None}] if name else []
+        )
         return {"text": "", "kind": text(comparison.kind(key), 40), "options": [], "hint": "", "videos": videos}
     first = trajectories[0]
     longest = max(trajectories, key=lambda one: len(one.video_durations_s))
@@ -176,9 +181,7 @@ def _truth(truth: Truth) -> Detail:
     }
 
 
-def _arm(
-    arm: Arm, key: Key, trajectory: Trajectory | None, truth: Truth | None, seen: SeenBy | None
-) -> Detail:
+def _arm(arm: Arm, key: Key, trajectory: Trajectory | None, truth: Truth | None, seen: SeenBy | None) -> Detail:
     outcome = arm.outcome(key)
     made: Detail = {
         "kind": arm.kind,
@@ -225,7 +228,7 @@ def _flags(arm: Detail, trajectory: Trajectory) -> list[str]:
     failed = arm["status"] == "failed"
     holds = {
         "repeat": any(look["repeat"] for look in looks),
-        "no look": not failed and arm["kind"] == "agent" and not looks,
+        "no look": arm["answer"] is not None and arm["kind"] == "agent" and not looks,
         "forced": trajectory.stop_reason is StopReason.FORCED,
         "hit": hit,
         "miss": known and not hit,
@@ -240,10 +243,9 @@ def _looks(
     trajectory: Trajectory, owners: Sequence[int], truth: Truth | None, pictures: Mapping[int, Seen]
 ) -> list[Detail]:
     """Every look in order; `turn` is the turn that took it, 0 for what was shown before the first."""
-    before: set[tuple[object, ...]] = set()
-    found = []
-    for number, (shown, turn) in enumerate(zip(trajectory.looks, owners, strict=True)):
-        same = (shown.kind, shown.video, round(shown.start_s, 1), round(shown.end_s, 1), len(shown.times_s))
+    spans = {} if truth is None else evidence_spans(trajectory, truth)
+    looks, found = trajectory.looks, []
+    for number, (shown, turn) in enumerate(zip(looks, owners, strict=True)):
         seen = pictures.get(number)
         found.append(
             {
@@ -258,24 +260,20 @@ def _looks(
                 "tokens": shown.visual_tokens,
                 "remark": text(shown.remark, 1000),
                 "untimed": shown.untimed,
-                "hit": _hit(shown, truth),
-                "repeat": turn > 0 and same in before,
+                "hit": _hit(shown, spans),
+                "repeat": turn > 0 and is_repeat(shown, looks[:number]),
                 "thumbs": [] if seen is None else seen.thumbnails,
                 "wave": None if seen is None else seen.wave,
             }
         )
-        before.add(same)
     return found
 
 
-def _hit(shown: Shown, truth: Truth | None) -> bool | None:
-    """Whether a look showed some of the evidence: one of its frames, or a part of its sound or clip."""
-    if truth is None or not truth.evidence or shown.kind == "images":
+def _hit(shown: Shown, spans: Mapping[int, Sequence[Span]]) -> bool | None:
+    """Whether a look showed some of the evidence (`compare.aiming`); `None` where no evidence is known."""
+    if not spans or shown.kind == "images":
         return None
-    spans = truth.spans(shown.video)
-    if shown.kind == "frames":
-        return any(start <= time <= end for start, end in spans for time in shown.times_s)
-    return any(shown.start_s < end and start < shown.end_s for start, end in spans)
+    return any(shows(shown, span) for span in spans.get(shown.video, ()))
 
 
 def _turn(turn: Turn, look: int | None) -> Detail:

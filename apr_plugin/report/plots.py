@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,17 @@ def _mark(axes: Any, place: int, points: Sequence[tuple[float, Mapping[str, Any]
     if not known:
         return False
     ys = [scale * found["value"] for _, found in known]
-    errors = [
-        [max(0.0, y - scale * found["low"]) if found.get("low") is not None else 0.0 for y, (_, found) in zip(ys, known, strict=True)],
-        [max(0.0, scale * found["high"] - y) if found.get("high") is not None else 0.0 for y, (_, found) in zip(ys, known, strict=True)],
-    ]  # fmt: skip
+    errors = [[_reach(found, end, scale) for _, found in known] for end in ("low", "high")]
     axes.errorbar(
         [x for x, _ in known], ys, yerr=errors, label=_label(label), color=COLOURS[place % len(COLOURS)], capsize=3,
         marker=MARKERS[place % len(MARKERS)], linewidth=1.4,
     )  # fmt: skip
     return True
+
+
+def _reach(found: Mapping[str, Any], end: str, scale: float) -> float:
+    value = found.get(end)
+    return 0.0 if value is None else scale * max(0.0, (value - found["value"]) * (1 if end == "high" else -1))
 
 
 def _label(text: object) -> str:
@@ -180,10 +183,10 @@ def _label(text: object) -> str:
 def _score_duration(summary: Summary, axes: Any) -> bool:
     buckets = summary.get("buckets", ())
     names = [arm["name"] for arm in summary.get("arms", ())]
-    drawn = [
-        _mark(axes, place, [(x + _beside(place, len(names)), bucket["arms"].get(name, {})) for x, bucket in enumerate(buckets)], name, 100)
-        for place, name in enumerate(names)
-    ]  # fmt: skip
+    drawn = []
+    for place, name in enumerate(names):
+        found = [(x + _beside(place, len(names)), bucket["arms"].get(name) or {}) for x, bucket in enumerate(buckets)]
+        drawn.append(_mark(axes, place, found, name, 100))
     _bucket_axis(axes, buckets)
     axes.set_ylabel("score, %")
     return any(drawn)
@@ -208,10 +211,8 @@ def _score_frames(summary: Summary, axes: Any) -> bool:
         frames = ((arm.get("cost") or {}).get("frames") or {}).get("value")
         drawn.append(frames is not None and _mark(axes, place, [(frames, arm.get("score") or {})], arm["name"], 100))
     first = True
-    for one in summary.get("published", ()):
-        if one.get("frames") is None or "%" not in one["metric"]:
-            continue
-        label = "published, not measured here" if first else None
+    for one in _placed(summary.get("published", ())):
+        label = f"published ({one['metric']}), not measured here" if first else None
         axes.plot([one["frames"]], [one["value"]], "o", markerfacecolor="none", color="0.4", label=label)
         axes.annotate(
             _label(one["system"]), (one["frames"], one["value"]), xytext=(6, 0), textcoords="offset points",
@@ -224,6 +225,13 @@ def _score_frames(summary: Summary, axes: Any) -> bool:
     axes.set_ylabel("score, %")
     axes.margins(x=0.15)
     return any(drawn) and bool(axes.legend(fontsize=8, frameon=False))
+
+
+def _placed(published: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Published figures with a number of frames, all of one metric: the one, in %, that most of them have."""
+    able = [one for one in published if one.get("frames") is not None and "%" in one["metric"]]
+    most = Counter(one["metric"] for one in able).most_common(1)
+    return [one for one in able if one["metric"] == most[0][0]]
 
 
 def _scaling(summary: Summary, axes: Any) -> bool:
@@ -253,7 +261,9 @@ def _stops(summary: Summary, axes: Any) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel("questions")
     axes.grid(axis="y", visible=False)
-    return bool(arms) and bool(axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1)))
+    return bool(arms) and bool(
+        axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    )
 
 
 def _bucket_axis(axes: Any, buckets: Sequence[Mapping[str, Any]]) -> None:
@@ -268,7 +278,9 @@ def _beside(place: int, n: int) -> float:
 
 
 def _has(buckets: Sequence[Mapping[str, Any]], quantity: str) -> bool:
-    return any((cost or {}).get(quantity) is not None for bucket in buckets for cost in (bucket.get("cost") or {}).values())
+    return any(
+        (cost or {}).get(quantity) is not None for bucket in buckets for cost in (bucket.get("cost") or {}).values()
+    )
 
 
 _PLOTS: dict[str, Callable[[Summary, Any], bool]] = {

@@ -62,7 +62,7 @@ def agent_turns(number: int, seed: int, right: bool, words: int = 0) -> list[Tur
     if chance.random() < 0.08:
         turns.append(turns[-1])
     if chance.random() < 0.1:
-        bad = ActionError(ErrorCode.OUT_OF_RANGE, f"end={duration + 5:g} is after the end of the video, {duration:g} s.")
+        bad = ActionError(ErrorCode.OUT_OF_RANGE, f"end={duration + 5:g} is after the end, {duration:g} s.")
         turns.append(turns[-1].model_copy(update={"shown": None, "error": bad}))
     content = truth.answers[0] if right else f"[[1.0, {duration / 9:.1f}]]" if kind is QuestionKind.GROUNDING else "C"
     turns.append(answered(content, forced=chance.random() < 0.06))
@@ -95,19 +95,19 @@ def _vocabulary() -> tuple[str, ...]:
 def made_trajectory(number: int, arm: str, seed: int, right: bool, words: int = 0) -> Trajectory:
     """What one arm did with a made question; each note has that many random words more."""
     _, duration, truth, kind = question_of(number)
-    options = tuple(Option(label=label, text=text) for label, text in (("A", "a red car"), ("B", "blue"), ("C", "none")))
+    options = tuple(
+        Option(label=label, text=text) for label, text in (("A", "a red car"), ("B", "blue"), ("C", "none"))
+    )
     about: dict[str, Any] = {
         "duration_s": duration,
         "kind": kind,
         "options": () if kind is QuestionKind.GROUNDING else options,
-        "text": f"Question {number}: what passes the shop with the green door before the bell rings for the second time?",
+        "text": f"Question {number}: what passes the shop with the green door before the bell rings a second time?",
         "path": f"film{number // 3:04d}.mp4",
     }
     if arm != "agent":
         times = tuple((place + 0.5) * duration / 64 for place in range(64))
-        shown = Shown(
-            kind="frames", end_s=duration, times_s=times, width=320, height=180, visual_tokens=64 * 80
-        )
+        shown = Shown(kind="frames", end_s=duration, times_s=times, width=320, height=180, visual_tokens=64 * 80)
         answer = truth.answers[0] if right else "C"
         turn = Turn(text=answer, usage=Usage(prompt_tokens=5600, completion_tokens=4), model_s=1.5)
         return trajectory(number, [turn], answer, first_shown=(shown,), turns_allowed=1, **about)
@@ -252,7 +252,6 @@ def made_summary(found: Comparison, **more: Any) -> dict[str, Any]:
         "headline": ["agent is right on 62.1 % of the questions, passive 64 on 49.5 %, with half of the frames."],
         "notes": list(found.notes),
     } | more  # fmt: skip
-
 
 
 def chromium() -> str | None:

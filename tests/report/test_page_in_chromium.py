@@ -6,38 +6,57 @@ They need Chromium (Debian: `apt install chromium`) and the package `playwright`
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apr_testing import Playback, answer, look, turn
+from apr_testing import Playback, answer
 from report_making import (
-    CHROMIUM_OPTIONS, TASK, answered, chromium, key_of, made_comparison, made_summary, made_trajectory, question_of, store_run,
-    trajectory,
-)  # fmt: skip
-from report_making import look as looked
+    CHROMIUM_OPTIONS,
+    TASK,
+    chromium,
+    key_of,
+    made_comparison,
+    made_summary,
+    made_trajectory,
+    question_of,
+)
+from report_pages import HOSTILE, hostile_comparison, hostile_summary, pictured_comparison
 
-from apr_plugin.compare.joined import Comparison, arm_of_run, join
-from apr_plugin.loop import Budget, Card, Episode, EpisodeConfig, MediaRef, Option, Question
-from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.compare.joined import Comparison
+from apr_plugin.compare.summary import summarise
+from apr_plugin.loop import Card, EpisodeConfig
 from apr_plugin.report import view
 from apr_plugin.report.page import write_page
-from apr_plugin.runs.opened import open_run
 from apr_plugin.runs.store import TrajectoryStore
-from apr_plugin.scoring.truth import Evidence, Truth
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+playwright_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
 pytestmark = [
     pytest.mark.xdist_group("chromium"),
     pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine: apt install chromium"),
 ]
 
-HOSTILE = "</script></style></title><img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>{{7*7}}\u202e"
-
 N = 60
+
+UNNAMED = """() => [...document.querySelectorAll('button, input, select, svg[role=img]')].filter(
+  (one) => !(one.textContent.trim() || one.ariaLabel || one.labels?.length)).length"""
+"""How many controls and pictures have no name for a screen reader."""
+
+CONTRASTS = """() => {
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const ratio = (ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  const names = ['body', '.lead', '.num small', '.row .where', '.flag', '.lost', 'summary'];
+  return [paper, ...names.map((name) => ratio(light(getComputedStyle(document.querySelector(name)).color)))];
+}"""
+"""Luminance of the background, and the contrast of texts with it (WCAG 2.2)."""
 
 
 @pytest.fixture(scope="module")
@@ -51,75 +70,22 @@ def pages(
 ) -> dict[str, Path]:
     """All pages, written before the browser starts: its event loop would keep `asyncio.run` out."""
     folder = tmp_path_factory.mktemp("pages")
+    small = made_comparison(folder / "small", 8, (("agent", "agent", 0.6), ("passive", "passive", 0.5)))
+    sweep = {"setting": "max_turns", "values": {"agent": 4, "passive": 8}}
     hostile = hostile_comparison(folder / "hostile")
     pictured = pictured_comparison(folder / "pictured", shared_videos["sound"])
     return {
         "made": write_page(made, made_summary(made), folder / "made.html"),
         "hostile": write_page(hostile, hostile_summary(hostile), folder / "hostile.html"),
+        "real": write_page(small, summarise(small, sweep=sweep), folder / "real.html"),
         "pictured": write_page(pictured, {"title": "pictures"}, folder / "pictured.html", thumbnails=True),
         "bare": write_page(pictured, {}, folder / "bare.html"),
     }
 
 
-def hostile_comparison(folder: Path) -> Comparison:
-    """Every text that a model or a data set writes is an attack."""
-    error = ActionError(ErrorCode.OUT_OF_RANGE, HOSTILE)
-    arms = []
-    for seed, name in enumerate((f"agent {HOSTILE}", "__proto__")):
-        turns = [
-            looked(0, 50).model_copy(update={"text": HOSTILE, "observation": HOSTILE, "think": HOSTILE, "finish_reason": HOSTILE}),
-            looked(0, 50).model_copy(update={"shown": None, "error": error, "repairs": (HOSTILE,)}),
-            answered(HOSTILE, forced=True).model_copy(update={"forced_why": HOSTILE, "observation": "", "text": HOSTILE}),
-        ]
-        made = [
-            trajectory(
-                n, turns, HOSTILE, text=HOSTILE, path=f"{HOSTILE.replace('/', '|')}.mp4", stop_detail=HOSTILE,
-                options=(Option(label="A", text=HOSTILE), Option(label=HOSTILE, text="b")),
-            )
-            for n in range(3)
-        ]  # fmt: skip
-        truths = {str(n): Truth((HOSTILE, "A"), (Evidence(10, 20),)) for n in range(3)}
-        arm = arm_of_run(name, store_run(folder / str(seed), made, {str(n): n % 2 for n in range(3)}, truths, seed=seed))
-        arm.outcomes = {key: replace(one, bucket=HOSTILE) for key, one in arm.outcomes.items()}
-        arm.about[HOSTILE], arm.notes = HOSTILE, [HOSTILE]
-        arms.append(arm)
-    found = join(arms)
-    found.notes.append(HOSTILE)
-    return found
-
-
-def hostile_summary(found: Comparison) -> dict[str, Any]:
-    def poisoned(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: poisoned(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [poisoned(item) for item in value]
-        return value if not isinstance(value, str) or value in kept else HOSTILE
-
-    kept = {arm.name for arm in found.arms} | {"agent"}
-    summary = made_summary(found)
-    names = [{**bucket, "name": HOSTILE} for bucket in summary["buckets"]]
-    return poisoned({**summary, "buckets": names}) | {"command": HOSTILE, "title": HOSTILE, "headline": [HOSTILE]}
-
-
-def pictured_comparison(folder: Path, video: Path) -> Comparison:
-    texts = [look(1.0, 3.0, 5), turn({"type": "get_audio", "start": 0.5, "end": 2.5}), answer("A")]
-    options = (Option(label="A", text="one"), Option(label="B", text="two"))
-    ref = MediaRef(path=str(video))
-    question = Question(text="what?", kind="mcq", options=options, videos=(ref, ref), task=TASK, split="test", doc_id="0")
-    arms = []
-    for arm in ("agent", "passive"):
-        policy, config = Playback(texts if arm == "agent" else ["A"]), EpisodeConfig(arm=arm, budget=Budget(turns=8))
-        done = asyncio.run(Episode(question, policy, config).run())
-        with TrajectoryStore(folder / arm, config.hash(policy), Card.of(config, policy)) as store:
-            store.save(done)
-        arms.append(arm_of_run(arm, open_run(folder / arm)))
-    return join(arms)
-
-
 @pytest.fixture(scope="module")
 def browser(pages: dict[str, Path]) -> Iterator[Any]:
-    """One browser for this file. It ends with the file: other tests of the same process run event loops of their own."""
+    """One browser for this file. It ends with the file: later tests in this process run event loops of their own."""
     with playwright_api.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_OPTIONS))
         yield started
@@ -174,7 +140,9 @@ def test_nothing_that_was_written_acts(show: Open) -> None:
         for summary in tab.locator("summary").all():
             summary.evaluate("one => { one.parentElement.open = true; }")
         assert tab.locator("img, iframe, object, embed, link, base, form, a[href^=javascript]").count() == 0
-        assert tab.evaluate("[window.hacked, document.scripts.length, document.querySelectorAll('#app script').length]")[::2] == [None, 0]
+        assert tab.evaluate(
+            "[window.hacked, document.scripts.length, document.querySelectorAll('#app script').length]"
+        )[::2] == [None, 0]
     assert is_open(tab)
     words = tab.text_content("[role=dialog]")
     assert words.count(visible) >= 12, "question, options, answers, notes, thoughts, errors, repairs, file name"
@@ -189,7 +157,16 @@ def test_the_keyboard_reaches_everything(show: Open) -> None:
     tab.keyboard.press("j")
     assert active() == 2 and tab.evaluate("document.activeElement.getAttribute('role')") == "listbox"
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    for key, place in (("ArrowDown", 3), ("k", 2), ("ArrowUp", 1), ("ArrowUp", 1), ("End", N), ("j", N), ("PageUp", N - 10), ("Home", 1)):
+    for key, place in (
+        ("ArrowDown", 3),
+        ("k", 2),
+        ("ArrowUp", 1),
+        ("ArrowUp", 1),
+        ("End", N),
+        ("j", N),
+        ("PageUp", N - 10),
+        ("Home", 1),
+    ):
         tab.keyboard.press(key)
         assert active() == place, key
         row = tab.locator(".row.active").bounding_box()
@@ -217,7 +194,7 @@ def test_the_keyboard_reaches_everything(show: Open) -> None:
     tab.keyboard.press("Enter")
     tab.keyboard.press("Enter")
     assert is_open(tab) and "Question 17:" in tab.inner_text(".q")
-    assert tab.evaluate("[...document.querySelectorAll('button, input, select, svg[role=img]')].filter((one) => !(one.textContent.trim() || one.ariaLabel || one.labels?.length)).length") == 0
+    assert tab.evaluate(UNNAMED) == 0
 
 
 def test_filters_and_flips_list_the_right_questions(show: Open, made: Comparison) -> None:
@@ -260,7 +237,11 @@ def test_the_ruler_has_a_bar_for_every_look_where_it_was(show: Open, made: Compa
     duration, spans = question_of(number)[1], question_of(number)[2].spans()
     left, right = (tab.locator(".ruler .axis path").first.bounding_box()["x"], tab.locator(".ruler svg").bounding_box())
     width = right["x"] + right["width"] - 12 - left
-    boxes = {(round(box["x"] - left), round(box["width"])) for n in range(len(looks)) if (box := bars.nth(n).locator(".body").bounding_box())}
+    boxes = {
+        (round(box["x"] - left), round(box["width"]))
+        for n in range(len(looks))
+        if (box := bars.nth(n).locator(".body").bounding_box())
+    }
     for shown in looks:
         start, long = shown.start_s / duration * width, (shown.end_s - shown.start_s) / duration * width
         assert any(abs(start - x) <= 5 and abs(max(3, long) - w) <= 5 for x, w in boxes), shown
@@ -282,27 +263,33 @@ def test_the_ruler_has_a_bar_for_every_look_where_it_was(show: Open, made: Compa
     assert tab.locator(".line circle.active").count() == 2, "its tokens and its entropy"
 
 
+def test_a_real_summary_fills_every_section(show: Open) -> None:
+    tab = show("real")
+    names = [link.inner_text() for link in tab.locator(".contents a").all()]
+    assert names == ["Result", "Pairs", "Flips", "Duration", "Scaling", "Frames", "Stops", "Aiming", "Questions"]
+    assert [tab.locator(f"section[id={name.lower()}]").count() for name in names] == [1] * len(names)
+    assert tab.locator(".headline p").count() and tab.locator(".arms tbody tr").count() == 2
+    assert "NaN" not in tab.inner_text("main") and "undefined" not in tab.inner_text("main")
+    assert tab.locator(".plot canvas").count() == 4
+
+
 def test_a_narrow_window_scrolls_in_one_direction(show: Open) -> None:
     tab = show("made", width=360, height=720, has_touch=True)
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     tab.locator(".row").first.click()
-    inside = "[...document.querySelectorAll('.question .inner > *')].every((one) => one.getBoundingClientRect().right <= 360)"
-    assert is_open(tab) and tab.evaluate(inside)
+    parts = tab.locator(".question .inner > *")
+    assert is_open(tab) and parts.count() >= 4
+    assert parts.evaluate_all("all => Math.max(...all.map((one) => one.getBoundingClientRect().right))") <= 360
     assert tab.evaluate("document.querySelector('.question').scrollWidth") == 360
 
 
 def test_dark_and_light_follow_the_system_and_are_readable(show: Open) -> None:
     tab = show("made", color_scheme="dark")
-    contrast = """() => {
-      const light = (text) => { const [r, g, b] = text.match(/[\\d.]+/g).map((v) => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
-      const paper = light(getComputedStyle(document.body).backgroundColor);
-      return [paper, ...['body', '.lead', '.num small', '.row .where', '.flag'].map((name) => { const ink = light(getComputedStyle(document.querySelector(name)).color); return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05); })];
-    }"""
     picture = "document.querySelector('.plot canvas').toDataURL()"
-    dark, drawn = tab.evaluate(contrast), tab.evaluate(picture)
+    dark, drawn = tab.evaluate(CONTRASTS), tab.evaluate(picture)
     tab.emulate_media(color_scheme="light")
     tab.wait_for_timeout(100)
-    light = tab.evaluate(contrast)
+    light = tab.evaluate(CONTRASTS)
     assert dark[0] < 0.05 and light[0] > 0.9 and min(dark[1:] + light[1:]) >= 4.5
     assert tab.evaluate(picture) != drawn, "charts are drawn again in the other colours"
 
@@ -329,7 +316,10 @@ def test_pictures_and_sound_of_a_look(show: Open) -> None:
     assert images.count() == 5
     images.evaluate_all("all => Promise.all(all.map((one) => one.decode()))")
     assert images.evaluate_all("all => all.map((one) => [one.naturalWidth, one.naturalHeight])") == [[160, 32]] * 5
-    assert agent.locator(".thumbs figcaption").all_inner_texts()[0] == "0:01.0" and agent.locator(".wave path").count() == 1
+    assert (
+        agent.locator(".thumbs figcaption").all_inner_texts()[0] == "0:01.0"
+        and agent.locator(".wave path").count() == 1
+    )
     assert tab.locator(".episode").nth(1).locator(".thumbs").count() == 2, "the passive arm saw both videos"
     assert tab.locator(".ruler").count() == 2
     bare = show("bare")
@@ -353,4 +343,3 @@ def test_a_served_page_grows_with_its_run(show: Open, tmp_path: Path, monkeypatc
         assert found(tab) == "1 question"
         end(1)
         tab.locator(".found", has_text="2 questions").wait_for(timeout=15_000)
-

@@ -69,13 +69,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 def test_the_page_has_every_question_and_loads_nothing(made: Comparison, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    out = write_page(made, made_summary(made), tmp_path / "new" / "page.html", on_progress=lambda *step: steps.append(step))
+    out = write_page(
+        made, made_summary(made), tmp_path / "new" / "page.html", on_progress=lambda *step: steps.append(step)
+    )
     assert [file.name for file in out.parent.iterdir()] == ["page.html"] and steps == [(n, 24) for n in range(1, 25)]
     tags = Tags(out.read_text("utf-8"))
     for tag, attributes in tags.found:
         assert not attributes.keys() & {"src", "href", "srcset", "data", "style"}, (tag, attributes)
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
-    assert {tag for tag, _ in tags.found} == {"html", "head", "meta", "title", "style", "body", "div", "p", "noscript", "script"}
+    assert {tag for tag, _ in tags.found} == {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "div",
+        "p",
+        "noscript",
+        "script",
+    }
     head = unpack(tags.scripts[0])
     blocks = [unpack(script) for script in tags.scripts[-24:]]
     assert len(head["rows"]) == 24 and [block["key"][2] for block in blocks] == [key[2] for key in made.keys]
@@ -97,10 +110,14 @@ def test_the_policy_names_each_script_by_its_hash(made: Comparison, tmp_path: Pa
     assert "connect-src &#39;self&#39;" in live and 'data-live="ab12"' in live
 
 
-def test_a_page_that_cant_be_written_leaves_the_old_one(made: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_cant_be_written_leaves_the_old_one(
+    made: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "page.html"
     out.write_text("old")
-    monkeypatch.setattr(page_module, "pack", lambda value: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        page_module, "pack", lambda value: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(AprError, match=r"page\.html: cannot write the page: No space left"):
         write_page(made, made_summary(made), out)
     assert out.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["page.html"]
@@ -136,9 +153,7 @@ def test_details_say_what_each_arm_did(made: Comparison) -> None:
             set(found["flags"]) for found in detail["arms"]
         ]
         first, second = (found["looks"] for found in detail["arms"][:2])
-        split = next(
-            (n for n in range(max(len(first), len(second))) if [at(first, n)] != [at(second, n)]), None
-        )
+        split = next((n for n in range(max(len(first), len(second))) if [at(first, n)] != [at(second, n)]), None)
         assert detail["divergence"] == (None if split is None or not detail["arms"][1]["turns"] else split + 1)
 
 
@@ -181,7 +196,10 @@ def played(shared_videos: Videos, tmp_path: Path) -> Callable[..., Comparison]:
         )  # fmt: skip
         joined = []
         for arm in arms:
-            policy, config = Playback(texts if arm == "agent" else ["A"]), EpisodeConfig(arm=arm, budget=Budget(turns=8))
+            policy, config = (
+                Playback(texts if arm == "agent" else ["A"]),
+                EpisodeConfig(arm=arm, budget=Budget(turns=8)),
+            )
             done = asyncio.run(Episode(question, policy, config).run())
             with TrajectoryStore(tmp_path / arm, config.hash(policy), Card.of(config, policy)) as store:
                 store.save(done)

@@ -43,7 +43,9 @@ def test_what_has_no_figures_is_left_out(made: Comparison, tmp_path: Path) -> No
 
 def test_texts_are_not_read_as_formulas(made: Comparison, tmp_path: Path) -> None:
     odd = "$\\frac{1}{$ <b> _x\x07 \ud800"
-    arms = [{"name": odd, "stops": {"answered": 3}, "score": share([True, False]), "cost": {"frames": interval([3, 5])}}]
+    arms = [
+        {"name": odd, "stops": {"answered": 3}, "score": share([True, False]), "cost": {"frames": interval([3, 5])}}
+    ]
     sweep = {"setting": odd, "points": [{"value": f"{odd}{n}", "arm": odd, "score": share([True])} for n in range(3)]}
     published = [{"system": odd, "metric": "accuracy (%)", "value": 40.0, "frames": 9.0}]
     buckets = [{"name": odd, "n": 2, "arms": {odd: share([True])}, "cost": {odd: {"frames": 3.0}}}]
@@ -54,7 +56,9 @@ def test_texts_are_not_read_as_formulas(made: Comparison, tmp_path: Path) -> Non
 def test_published_points_are_hollow(made: Comparison, tmp_path: Path) -> None:
     def hollow(summary: dict[str, object], folder: str) -> int:
         plots.write(summary, tmp_path / folder)
-        return len(re.findall(r'<use [^>]*style="fill-opacity: 0', (tmp_path / folder / "score_frames.svg").read_text()))
+        return len(
+            re.findall(r'<use [^>]*style="fill-opacity: 0', (tmp_path / folder / "score_frames.svg").read_text())
+        )
 
     assert hollow(made_summary(made), "with") - hollow(made_summary(made, published=[]), "without") >= 2
 

@@ -162,10 +162,17 @@ function Scaling() {
 
 const FRAME_TICKS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
 
+/** Published figures with a number of frames, all of one metric: the one, in %, that most of them have. */
+function placedOf(published) {
+  const able = published.filter((one) => known(one.frames) && one.metric.includes('%'));
+  const n = (metric) => able.filter((one) => one.metric === metric).length;
+  const metric = unique(able.map((one) => one.metric)).sort((a, b) => n(b) - n(a))[0];
+  return able.filter((one) => one.metric === metric);
+}
+
 function Frames() {
   const published = summary.published ?? [];
-  const ofOne = (one) => (/\(%\)|%/.test(one.metric) ? one.value / 100 : one.value);
-  const placed = published.filter((one) => known(one.frames) && ofOne(one) <= 1);
+  const placed = placedOf(published);
   const series = useMemo(
     () =>
       shown(summary.arms ?? [])
@@ -189,7 +196,7 @@ function Frames() {
     () =>
       placed.map((one) => ({
         x: one.frames,
-        y: ofOne(one),
+        y: one.value / 100,
         label: String(one.system),
         more: `${one.metric}; ${one.source}${one.note ? `; ${one.note}` : ''}`,
       })),
@@ -197,13 +204,13 @@ function Frames() {
   );
   const axis = useMemo(() => {
     const xs = [...series.map((one) => one.points[0].x), ...extra.map((one) => one.x)];
-    const most = Math.max(1, ...xs),
-      splits = FRAME_TICKS.filter((tick, i) => tick <= most * 1.3 && (most < 300 || i < 2 || i % 2 === 1));
+    const most = Math.max(1, ...xs);
+    const splits = FRAME_TICKS.filter((tick, i) => tick <= most * 1.3 && (most < 300 || i < 2 || i % 2 === 1));
     return {
       label: 'frames a question, on average',
       scale: 'log',
       splits,
-      range: [Math.min(...xs) < 1 ? -0.3 : 0, most * 1.8],
+      range: [Math.min(...xs) < 2 ? -0.3 : Math.min(...xs) / 2, most * 1.8],
       name: (value) => `${short(value)} frames`,
       tick: String,
     };
@@ -216,7 +223,8 @@ function Frames() {
     ${
       published.length > 0 &&
       html`<details class="more"><summary>
-        ${count(published.length, 'published figure')}${placed.length < published.length ? `, ${published.length - placed.length} of them without a stated number of frames` : ''}</summary>
+        ${count(published.length, 'published figure')}, ${number(placed.length)} of them in the chart:
+        ${' '}those of ${placed[0]?.metric ?? 'one metric'} with a stated number of frames</summary>
     <div class="scroll"><table><thead><tr><th>system</th><th>benchmark</th><th>metric</th><th class="num">value</th>
       <th class="num">frames</th><th>source</th><th>note</th></tr></thead><tbody>
     ${published.map((one) => html`<tr><td><bdi>${String(one.system)}</bdi></td><td>${String(one.benchmark)}</td><td>
@@ -278,7 +286,12 @@ function Ladder() {
   const words = { blind: 'no look', passive: 'passive', agent: 'agent', oracle: 'shown the evidence' };
   return html`<div class="ladder"><h3>From no look to the evidence</h3>${steps.map((name) => html`<div class="rung">
     <span>${words[name]}</span><${Dot} value=${ladder[name]} /><${Interval} value=${ladder[name]} /></div>`)}
-    ${known(ladder.realised?.value) && html`<p>Of the way from passive to the evidence shown, the agent covers <${Interval} value=${ladder.realised} /> %.</p>`}</div>`;
+    ${[['realised', 'no look'], ['realised_over_passive', 'passive']].map(
+      ([name, from]) =>
+        known(ladder[name]?.value) &&
+        html`<p>Of the way from ${from} to the evidence shown, the agent covers${' '}
+          <${Interval} value=${ladder[name]} /> %.</p>`,
+    )}</div>`;
 }
 
 /** A value and its interval on a line from 0 to 1. */

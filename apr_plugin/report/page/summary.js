@@ -143,13 +143,14 @@ function Flips({ choose }) {
 
 const AIMING = {
   hit: ['hit', 'questions in which a look showed some of the evidence', percent],
-  coverage: ['coverage', 'share of the evidence that was shown', percent],
+  spans_hit: ['spans hit', 'share of the spans of evidence of which something was shown', percent],
+  coverage: ['coverage', 'share of the seconds of evidence that the looks cover', percent],
   looks_to_hit: ['looks to the hit', 'looks until the first that showed evidence', short],
-  wasted: ['wasted', 'looks that showed no evidence', percent],
-  repeats: ['repeats', 'looks that had been taken before', percent],
+  wasted: ['wasted', 'share of looks that showed no evidence', percent],
+  repeats: ['repeats', 'share of looks that had been taken before', percent],
   no_look: ['no look', 'questions answered without a look', percent],
-  supported: ['right, supported', 'right answers whose evidence was shown', percent],
-  unsupported: ['right, unsupported', 'right answers whose evidence was not shown', percent],
+  supported: ['right, supported', 'questions answered rightly after evidence was shown', percent],
+  unsupported: ['right, unsupported', 'questions answered rightly although no evidence was shown', percent],
 };
 
 function Aiming() {
