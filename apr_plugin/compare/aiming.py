@@ -88,7 +88,7 @@ def aim_of(trajectory: Trajectory, truth: Truth) -> Aim | None:
         coverage=min(1.0, covered / seconds),
         first_hit=hits.index(True) + 1 if any(hits) else None,
         wasted=hits.count(False),
-        repeats=sum(_repeats(look, looks[:number]) for number, look in enumerate(looks)),
+        repeats=sum(is_repeat(look, looks[:number]) for number, look in enumerate(looks)),
         no_look=trajectory.answer is not None and not looks,
         forced=trajectory.stop_reason is StopReason.FORCED,
     )
@@ -152,7 +152,8 @@ def _heard(look: Shown) -> Span | None:
     return heard if look.audio_s > 0 and heard[1] > heard[0] else None
 
 
-def _repeats(look: Shown, earlier: Sequence[Shown]) -> bool:
+def is_repeat(look: Shown, earlier: Sequence[Shown]) -> bool:
+    """Whether an earlier look was the same, and this one is no closer."""
     return any(
         look.kind == other.kind
         and look.video == other.video
