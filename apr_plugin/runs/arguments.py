@@ -30,6 +30,11 @@ def parse_model_args(text: str) -> dict[str, object]:
     return found
 
 
+def without_arguments(text: str, *names: str) -> str:
+    """The same list of `key=value` without some of its arguments."""
+    return ",".join(part for part in _split_at_commas(text) if part.partition("=")[0] not in names)
+
+
 def check_once(text: str) -> None:
     """Check that no argument is given twice; lmms-eval would silently take the last.
 
