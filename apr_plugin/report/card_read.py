@@ -24,10 +24,11 @@ LONGEST = 64 * 2**20
 """Bytes of a card at most."""
 
 TRUSTED = ("base_url", "api_key_env", "extra_body", "engine_args", "system_prompt", "trajectories")
-"""Arguments that send videos or a key to a server, or change an engine or the prompts by what the author of the card chose."""
+"""Arguments by which the author of a card can send videos or a key to a server, read a file, or change an engine."""
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _SEED = re.compile(r"[0-9None,]{1,80}")
+_DEEPEST = 40
 _FIRST = 5
 """Questions with another answer that are named."""
 
@@ -175,10 +176,16 @@ def _plain_yaml(text: bytes, path: Path) -> Any:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=loader):
             if getattr(event, "anchor", None) is not None:
                 raise AprError(f"{path}: it has YAML anchors, which a card does not have")
-        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise AprError(
+                    f"{path}: it has more than {_DEEPEST} lists within each other, which a card does not have"
+                )
+        return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise AprError(f"{path}: cannot read this YAML: {one_line(str(error), 300)}") from error
 
@@ -201,9 +208,9 @@ def check_runnable(card: RunCard, path: Path, *, trust: bool, include_path: Path
             )
         if command.doubtful and not trust:
             raise AprError(
-                f"{path}: its model_args hold {', '.join(command.doubtful)}, which can send videos or a key to a server that "
-                f"the author of the card chose. Look at them ({one_line(command.model_args, 300)}) and add "
-                "--trust"
+                f"{path}: its model_args hold {', '.join(command.doubtful)}, which can send videos or a key to a "
+                f"server that the author of the card chose. Look at them ({one_line(command.model_args, 300)}) and "
+                "add --trust"
             )
 
 
@@ -226,7 +233,8 @@ def differences(old: RunCard, new: RunCard) -> Iterator[str]:
     )
     packages = list(_changed("", _mapping(old.environment.get("packages")), _mapping(new.environment.get("packages"))))
     if packages:
-        yield f"{len(packages)} installed packages differ: {'; '.join(packages[:_FIRST])}{' …' * (len(packages) > _FIRST)}"
+        more = " …" if len(packages) > _FIRST else ""
+        yield f"{len(packages)} installed packages differ: {'; '.join(packages[:_FIRST])}{more}"
     yield from _changed(
         "questions", *({k: v for k, v in card.questions.items() if k != "by_task"} for card in (old, new))
     )

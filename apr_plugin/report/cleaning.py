@@ -1,4 +1,4 @@
-"""What may go into a file that is published: no secret, no character that a terminal obeys, no value that JSON lacks."""
+"""What may go into a published file: no secret, no character that a terminal obeys, no value that JSON lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`write_inspect_logs`: a finished run as logs of inspect_ai, one for each task, which `inspect view` and its tools open.
+"""`write_inspect_logs`: a finished run as logs of inspect_ai, one for each task, which `inspect view` opens.
 
 A sample is a question: its turns as messages with tool calls (a look is a call, what came back is its result), a
 `model` event and a `tool` event for each, the harness's score, the tokens. Media-free, as trajectories are.
@@ -7,8 +7,8 @@ The policy did not see the messages as they are listed. In each turn it saw the 
 its latest look (`apr_plugin.loop.replay` rebuilds those prompts); the log's metadata says so. A trajectory records
 durations and no clock times, so times in a log count from the time of the evaluation.
 
-The form is that of log version 2 (inspect_ai `log/_log.py`, release 0.3.285). inspect_ai's own classes check it and write
-the file.
+The form is that of log version 2 (inspect_ai `log/_log.py`, release 0.3.285). inspect_ai's own classes check it and
+write the file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from apr_plugin.report.cleaning import clean
 from apr_plugin.runs.opened import Key, Run
 
 NOTE = (
-    "Made from trajectories of apr-plugin. The policy saw, in each turn, the question, its own notes and the media of its "
-    "latest look alone, and not the messages listed here. Clock times count from the evaluation's time."
+    "Made from trajectories of apr-plugin. The policy saw, in each turn, the question, its own notes and the media "
+    "of its latest look alone, and not the messages listed here. Clock times count from the evaluation's time."
 )
 
 _LIMITS = {StopReason.TURNS: "message", StopReason.TOKENS: "token", StopReason.WALL_CLOCK: "time"}
@@ -228,7 +228,7 @@ def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[di
             result = _told(turn.shown) if turn.shown else ""
             fault = {"type": "parsing", "message": turn.error.message} if turn.error is not None else None
             messages.append(
-                {"role": "tool", "id": f"r{number}", "content": result or (turn.error.message if turn.error else ""),
+                {"role": "tool", "id": f"r{number}", "content": result or (turn.error.feedback() if turn.error else ""),
                  "tool_call_id": call["id"], "function": call["function"], "error": fault}
             )  # fmt: skip
             events.append(
@@ -248,7 +248,7 @@ def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[di
                 }
             )
         elif turn.error is not None:
-            messages.append({"role": "user", "id": f"r{number}", "content": f"[ERROR] {turn.error.message}"})
+            messages.append({"role": "user", "id": f"r{number}", "content": turn.error.feedback()})
         at += turn.media_s
     return messages, events
 
@@ -291,7 +291,8 @@ def _told(look: Shown) -> str:
     if look.times_s:
         times = ", ".join(f"{time:.2f}" for time in look.times_s[:100])
         parts.append(
-            f"{len(look.times_s)} frames of {look.width}x{look.height} at {times}{' …' if len(look.times_s) > 100 else ''} s"
+            f"{len(look.times_s)} frames of {look.width}x{look.height} at "
+            f"{times}{' …' if len(look.times_s) > 100 else ''} s"
         )
     if look.audio_s:
         parts.append(f"{look.audio_s:.2f} s of sound")

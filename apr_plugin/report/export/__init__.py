@@ -1,7 +1,8 @@
-"""`export`: a finished run in the form that a leaderboard takes. One file per board; a new board is a file and a line here.
+"""`export`: a finished run in the form that a leaderboard takes.
 
-Every question of the board's set is written, also one that the run could not answer or was not asked, and a README
-beside the file says how many those are, how the file is sent, and which ways are reported dead.
+There is one file per board; a new board is a file and a line here. Every question of the board's set is written, also
+one that the run could not answer or was not asked. A README beside the file says how many those are, how the file is
+sent, and which ways are reported dead.
 """
 
 from __future__ import annotations

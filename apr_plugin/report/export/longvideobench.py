@@ -1,9 +1,10 @@
 """LongVideoBench: `{id: letter}`, of the test split for the board, of the validation split to compare.
 
-Source: lmms-eval 0.7.3, `tasks/longvideobench/utils.py`, `longvideobench_aggregate_results_for_submission`, which writes
-`longvideobench_test_for_submission.json` with one prediction for each `id`; github.com/longvideobench/LongVideoBench at
-fc3c553250cfee6853a722f9b181f1b69f478426 names that evaluation in its README and has no script of its own. The board's
-test split has no public answers; `apr_longvideobench` asks the validation split.
+Source: lmms-eval 0.7.3, `tasks/longvideobench/utils.py`, `longvideobench_aggregate_results_for_submission`, which
+writes `longvideobench_test_for_submission.json` with one prediction for each `id`;
+github.com/longvideobench/LongVideoBench at fc3c553250cfee6853a722f9b181f1b69f478426 names that evaluation in its README
+and has no script of its own. The board's test split has no public answers; `apr_longvideobench` asks the validation
+split.
 """
 
 from __future__ import annotations
@@ -29,15 +30,14 @@ TEST = ("longvideobench_test_v", "longvideobench_test_i")
 VALIDATION = ("apr_longvideobench", "longvideobench_val_v", "longvideobench_val_i")
 
 HOW_TEST = [
-    "The board (https://huggingface.co/spaces/longvideobench/LongVideoBench) takes this file. The mail address in the "
-    "repository's README is reported to bounce (LongVideoBench issue 15, checked in November 2026); try the Space's "
-    "discussions.",
+    "The board (https://huggingface.co/spaces/longvideobench/LongVideoBench) takes this file. Mail to the authors' "
+    "addresses is reported as undeliverable (LongVideoBench issue 15), and where to send the test split was asked "
+    "without an answer (issue 14); try the Space's discussions.",
 ]
 HOW_VALIDATION = [
     "This is the validation split, whose answers are public. The board takes the test split alone: run lmms-eval's "
     "`longvideobench_test_v` with `apr eval`, and export that run.",
-    "The mail address in the repository's README is reported to bounce (LongVideoBench issue 15, checked in November "
-    "2026).",
+    "Mail to the authors' addresses is reported as undeliverable (LongVideoBench issue 15).",
 ]
 
 

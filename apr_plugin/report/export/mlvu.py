@@ -2,9 +2,9 @@
 
 Source: github.com/JUNJIE99/MLVU at fd060c10a43ea48a35100a22688a927b8e531199: `evaluation_test/test_res.json` and
 `evaluation_test/test_bench.py` (test: `question_id`, `question_type`, `option`);
-`evaluation/multiple_choice_evaluation/choice_bench.py` (dev: `acc_dict` of [right, asked] for each task, `res_list`). The
-dev split is scored by oneself, so its file holds the right answers too; its `check_ans` takes the letter before `)`, or
-compares the whole reply with the letter, so that a letter alone is read right.
+`evaluation/multiple_choice_evaluation/choice_bench.py` (dev: `acc_dict` of [right, asked] for each task, `res_list`).
+The dev split is scored by oneself, so its file holds the right answers too; its `check_ans` takes the letter before
+`)`, or compares the whole reply with the letter, so that a letter alone is read right.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def submission(run: Run, annotations: Path | None) -> Submission:
     if task == TEST:
         if annotations is None:
             raise AprError(
-                "MLVU test: name the benchmark's test_question.json with --annotations; its question ids are in no file "
-                "of the run"
+                "MLVU test: name the benchmark's test_question.json with --annotations; its question ids are in no "
+                "file of the run"
             )
         asked = join(_test_rows(annotations), found, lines, "MLVU test")
         content: Any = [

@@ -1,9 +1,9 @@
 """Evaluation results for a model's page on the hub: a `model-index` block, and the newer `.eval_results` file.
 
 Sources: https://github.com/huggingface/hub-docs/blob/main/modelcard.md (`model-index`) and
-https://huggingface.co/docs/hub/eval-results (`.eval_results/*.yaml`); both are made by `huggingface_hub`'s own classes, so
-that what they refuse is not written. Scores are in percent. A score over a part of a benchmark says so in its name and
-in `args`, and is left out of the second file, which only holds whole benchmarks.
+https://huggingface.co/docs/hub/eval-results (`.eval_results/*.yaml`); both are made by `huggingface_hub`'s own classes,
+so that what they refuse is not written. Scores are in percent. A score over a part of a benchmark says so in its name
+and in `args`, and is left out of the second file, which only holds whole benchmarks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ TASK_TYPE = "video-text-to-text"
 """The hub's name of what is evaluated."""
 
 HOW = [
-    "`model_index.yaml`: copy its `model-index` between the `---` lines at the top of the model's README.md, or merge it "
-    "with `huggingface_hub.metadata_update`.",
-    "`eval_results.yaml`, where it is written: put it into the model's repository as `.eval_results/NAME.yaml`. The hub "
-    "shows it only for data sets that are registered as benchmarks, and `task_id` must be one that the data set's "
-    "`eval.yaml` names: `default` is a guess to check.",
+    "`model_index.yaml`: copy its `model-index` between the `---` lines at the top of the model's README.md, or "
+    "merge it with `huggingface_hub.metadata_update`.",
+    "`eval_results.yaml`, where it is written: put it into the model's repository as `.eval_results/NAME.yaml`. The "
+    "hub shows it only for data sets that are registered as benchmarks, and `task_id` must be one that the data "
+    "set's `eval.yaml` names: `default` is a guess to check.",
     "Keep card.yaml beside them (`apr export card`): a percentage without its budget can't be compared.",
 ]
 

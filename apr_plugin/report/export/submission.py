@@ -1,4 +1,4 @@
-"""What the boards share: the questions of a run, the rows of the annotations, the answer as a board may read it, the files."""
+"""What the boards share: a run's questions joined to the annotations, answers as a board may read them, the files."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def documents(task: str, annotations: Path | None) -> list[Row] | str:
         source = replace(source, folder=str(annotations.absolute().parent), files=(File(annotations.name),))
     absent = [file for file in source.files if source.local_file(file) is None]
     if absent:
-        return f"the annotations of {source.title} are not on this machine; get them with: {absent[0].how_to_get(source.home)}"
+        command = absent[0].how_to_get(source.home)
+        return f"the annotations of {source.title} are not on this machine; get them with: {command}"
     return list(source.documents(measure=False))
 
 

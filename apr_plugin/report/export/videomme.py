@@ -1,10 +1,10 @@
 """Video-MME: a list of videos, each with its three questions and the model's `response`.
 
-Source: github.com/MME-Benchmarks/Video-MME at 06c2315b892f88578f81d73205d07cf576f292b9, `evaluation/output_test_template.json`
-(whose trailing commas make it no JSON; this file is) and README, "Leaderboard". Scored by `eval_your_results.py` of
-github.com/thanku-all/parse_answer at afd52cfe3dde5b3685e0d4f760c10c756860c758: it takes the first of the capital letters
-A to D in a response, wants 300 videos of each duration, and leaves a response without such a letter out of its
-denominator.
+Source: github.com/MME-Benchmarks/Video-MME at 06c2315b892f88578f81d73205d07cf576f292b9,
+`evaluation/output_test_template.json` (whose trailing commas make it no JSON; this file is) and README, "Leaderboard".
+Scored by `eval_your_results.py` of github.com/thanku-all/parse_answer at afd52cfe3dde5b3685e0d4f760c10c756860c758: it
+takes the first of the capital letters A to D in a response, wants 300 videos of each duration, and leaves a response
+without such a letter out of its denominator.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ TASKS = ("apr_videomme", "videomme")
 
 HOW = [
     "Send the file by mail to the address in the repository's README, section Leaderboard "
-    "(https://github.com/MME-Benchmarks/Video-MME). How long an answer takes is not known: Video-MME issue 38 asks.",
-    "The published script is `eval_your_results.py` of github.com/thanku-all/parse_answer: "
-    "`python eval_your_results.py --results_file FILE --video_duration_type short,medium,long`. It wants all 300 videos of "
-    "each duration, and it leaves a response without one of the letters A to D out of its denominator. So its figure is "
-    "too high where questions have no answer: the run's own card has the score over all of them.",
+    "(https://github.com/MME-Benchmarks/Video-MME). Issues 38 and 39 (June and September "
+    "2025) report mails without an answer.",
+    "The published script is `eval_your_results.py` of github.com/thanku-all/parse_answer: `python "
+    "eval_your_results.py --results_file FILE --video_duration_type short,medium,long`. It wants all 300 videos of "
+    "each duration, and it leaves a response without one of the letters A to D out of its denominator. So its figure "
+    "is too high where questions have no answer: the run's own card has the score over all of them.",
     "Say in the mail how many frames a question saw, and that no subtitles were shown.",
 ]
 
@@ -84,7 +85,8 @@ def submission(run: Run, annotations: Path | None) -> Submission:
         )
     if empty:
         notes.append(
-            f"{empty} responses are empty: the published script leaves them out of its denominator instead of counting them as wrong"
+            f"{empty} responses are empty: the published script leaves them out of its denominator instead of "
+            "counting them as wrong"
         )
     per = {name: sum(video["duration"] == name for video in videos.values()) for name in ("short", "medium", "long")}
     if any(count != 300 for count in per.values()):

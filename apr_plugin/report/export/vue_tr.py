@@ -1,9 +1,9 @@
 """VUE-TR and VUE-TR-V2: a list of `{query_id, video_id, duration, query, answer: [[start_s, end_s]], task}`.
 
-Source: github.com/bytedance/vidi at fc30c870843a8e8e76864702b48b400b712fe0a8, `VUE_TR/README.md` and `VUE_TR/qa_eval.py`
-(`VUE_TR_V2/qa_eval.py` likewise). There is no server. The script scores the queries in the file alone, so every query is
-written; one without an answer has `[]`, which its IoU and recall count as 0, and which version 1 of its precision leaves
-out.
+Source: github.com/bytedance/vidi at fc30c870843a8e8e76864702b48b400b712fe0a8, `VUE_TR/README.md` and
+`VUE_TR/qa_eval.py` (`VUE_TR_V2/qa_eval.py` likewise). There is no server. The script scores the queries in the file
+alone, so every query is written; one without an answer has `[]`, which its IoU and recall count as 0, and which version
+1 of its precision leaves out.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def _submission(run: Run, annotations: Path | None, version: str, title: str, fo
     notes = [*tally(listed, sources()[whole].n), *notes]
     if len(known) < len(listed):
         notes.append(
-            f"{len(listed) - len(known)} queries have no query_id, in the annotations or in the samples; they are not in the file"
+            f"{len(listed) - len(known)} queries have no query_id, in the annotations or in the samples; they are not "
+            "in the file"
         )
     content = [{name: one.row.get(name) for name in _COLUMNS} | {"answer": _spans(one)} for one in known]
     for row in content:
@@ -82,11 +83,12 @@ def _submission(run: Run, annotations: Path | None, version: str, title: str, fo
     if empty := sum(not row["answer"] for row in content):
         notes.append(f"{empty} of {len(content)} queries have no span; the official IoU and recall count them as 0")
     how = [
-        f"There is no server: score it with the official script, in `{folder}` of github.com/bytedance/vidi: "
-        "`python3 -u qa_eval.py --pred_path FILE` (it reads the shipped results of other models too), or with "
-        f"`apr score {whole.removeprefix('apr_')} --ground-truth GT.json --predictions FILE`, which gives the same figures "
-        "and, beside them, those with missing queries as 0.",
-        "The script scores the queries in the file alone. Its precision in version 1 leaves out queries without a span.",
+        f"There is no server: score it with the official script, in `{folder}` of github.com/bytedance/vidi: `python3 "
+        "-u qa_eval.py --pred_path FILE` (it reads the shipped results of other models too), or with `apr score "
+        f"{whole.removeprefix('apr_')} --ground-truth GT.json --predictions FILE`, which gives the same figures and, "
+        "beside them, those with missing queries as 0.",
+        "The script scores the queries in the file alone. Its precision in version 1 leaves out queries without a "
+        "span.",
     ]
     return Submission(title, f"results_{folder}.json", content, how, notes)
 
