@@ -96,13 +96,10 @@ def to_yaml(data: Any) -> str:
         MissingExtra: pyyaml is not installed.
     """
     require("yaml", "report")
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
-    class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    return str(yaml.dump(data, Dumper=Plain, sort_keys=False, allow_unicode=False, width=120))
+    dumper = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda self, value: True})
+    return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=False, width=120))
 
 
 def content_digest(data: Mapping[str, Any]) -> str:

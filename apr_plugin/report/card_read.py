@@ -172,7 +172,7 @@ def read_card(path: Path) -> RunCard:
 
 def _plain_yaml(text: bytes, path: Path) -> Any:
     """The content of a YAML file without tags and anchors: with them a small file can become a very large value."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:

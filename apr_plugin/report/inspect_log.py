@@ -13,6 +13,7 @@ write the file.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -53,7 +54,7 @@ def write_inspect_logs(run: Run, folder: Path) -> list[Path]:
     require("inspect_ai", "inspect")
     if not len(run):
         raise AprError(f"{run.folder}: the run has no trajectory to make a log of")
-    from inspect_ai.log import EvalLog, write_eval_log
+    log: Any = importlib.import_module("inspect_ai.log")
 
     written = []
     for data in log_data(run):
@@ -61,7 +62,7 @@ def write_inspect_logs(run: Run, folder: Path) -> list[Path]:
         path = folder / f"{data['eval']['created'][:19].replace(':', '-')}_{name}_{run.config_hash or 'run'}.eval"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_eval_log(EvalLog.model_validate(data), str(path), format="eval")
+            log.write_eval_log(log.EvalLog.model_validate(data), str(path), format="eval")
         except (OSError, ValueError) as error:
             raise AprError(f"{path}: cannot write this log: {error}") from error
         written.append(path)

@@ -84,6 +84,20 @@ def test_a_run_that_counts_its_documents_otherwise_is_joined_by_question_and_vid
     assert {uid for uid, letter in content.items() if letter} == {"1", "100"} and content["1"] == "C"
 
 
+def test_a_question_is_not_taken_for_one_that_begins_alike(tmp_path: Path, data: Path) -> None:
+    rows = lvbench_data(data, videos=1)
+    texts = ["What is on page 12?", "What is on page 1", "WHAT is  on page 1 of the book?"]
+    for one, text in zip(rows[0]["qa"], texts, strict=True):
+        one["question"] = f"{text}\n(A) a\n(B) b"
+    (data / "lvbench" / "video_info.meta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = [
+        asked("lvbench", 0, "A", text="What is on page 1 of the book?", path="video0.mp4"),
+        asked("lvbench", 1, "B", text="Subtitles: none\n\nWhat is on page 12?\n(A) a\n(B) b", path="video0.mp4"),
+    ]
+    content, _, _ = written("lvbench", stored(tmp_path / "run", made), tmp_path / "a.json")
+    assert content == {"0": "B", "1": "", "2": "A"}
+
+
 def test_videomme_is_a_list_of_videos(tmp_path: Path, data: Path) -> None:
     videomme_data(data, [("001", "short"), ("301", "medium")])
     made = [
@@ -130,7 +144,7 @@ def test_longvideobench_of_both_splits(tmp_path: Path, data: Path) -> None:
     longvideobench_data(data)
     content, notes, readme = written("longvideobench", run, tmp_path / "b.json")
     assert content == {"vid0_0": "B", "vid1_0": "", "vid2_0": ""}
-    assert "2 ids have the empty text" in notes and "test split alone" in readme and "bounce" in readme
+    assert "2 ids have the empty text" in notes and "test split alone" in readme and "undeliverable" in readme
     test = stored(
         tmp_path / "test", [asked("longvideobench_test_v", 0, "C")], {"0": {"submission": {"q_7": "(C) because"}}}
     )

@@ -1,4 +1,4 @@
-"""The boards' own scripts score our files. They need `APR_OFFICIAL=DIR`, with clones of LVBench, vidi and parse_answer."""
+"""The boards' own scripts score our files: with `APR_OFFICIAL=DIR`, clones of LVBench, vidi and parse_answer."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def submission(run: Run, annotations: Path | None) -> Submission:
         )
     name = str(card["model"]["name"] or "model")
     try:
-        made: dict[str, Any] = ModelCardData(model_name=name, eval_results=results).to_dict()
+        made: dict[str, Any] = ModelCardData(model_name=name, eval_results=results).to_dict()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError) as error:
         raise AprError(f"the hub's client refuses this metadata: {error}") from error
     made = {"model-index": made["model-index"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -151,7 +152,7 @@ def join(rows: Sequence[Row], found: Mapping[str, Trajectory], lines: Mapping[st
     taken: dict[int, str] = {}
     by_text: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        by_text.setdefault(_squeezed(str(row.get("question", ""))), []).append(number)
+        by_text.setdefault(_plain(str(row.get("question", ""))), []).append(number)
     for doc_id, trajectory in found.items():
         number = int(doc_id) if doc_id.isdecimal() and len(doc_id) < 10 else -1
         if not (0 <= number < len(rows) and _same(rows[number], trajectory)):
@@ -175,9 +176,9 @@ def join(rows: Sequence[Row], found: Mapping[str, Trajectory], lines: Mapping[st
 
 
 def _candidates(trajectory: Trajectory, by_text: Mapping[str, list[int]]) -> Iterator[int]:
-    words = _squeezed(trajectory.question.text)
+    words = _plain(trajectory.question.text)
     for text, numbers in by_text.items():
-        if words and words in text:
+        if _holds(text, words) or _holds(words, text):
             yield from numbers
 
 
@@ -185,15 +186,20 @@ def _same(row: Row, trajectory: Trajectory) -> bool:
     """Whether a row asks what was asked, about the same video where both name one."""
     if unreadable(row) is not None:
         return True  # it was asked as a question that can't be read
-    words = _squeezed(trajectory.question.text)
-    if not words or words not in _squeezed(str(row.get("question", ""))):
+    asked, words = _plain(str(row.get("question", ""))), _plain(trajectory.question.text)
+    if not (_holds(asked, words) or _holds(words, asked)):  # a row may have the options too, a prompt subtitles
         return False
     videos, own = trajectory.question.videos, row.get("apr_videos") or []
     return not videos or not own or Path(videos[0].path).stem == Path(str(own[0])).stem
 
 
-def _squeezed(text: str) -> str:
-    return "".join(char for char in text.casefold() if char.isalnum())
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether a text has these words, whole."""
+    return bool(words) and words in text and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def tally(asked: Sequence[Asked], official: int = 0) -> list[str]:
