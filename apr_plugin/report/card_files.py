@@ -203,6 +203,7 @@ class _Read:
         self.seconds = {"questions_s": 0.0, "model_s": 0.0, "media_s": 0.0}
         self.states: dict[Key, tuple[str, str]] = {}
         asked: dict[Key, str] = {}
+        answers: dict[Key, str | None] = {}
         videos: set[str] = set()
         unknown = 0
         for trajectory in run:
@@ -212,7 +213,7 @@ class _Read:
             self.seconds["questions_s"] += trajectory.timings.total_s
             self.seconds["model_s"] += trajectory.timings.model_s
             self.seconds["media_s"] += trajectory.timings.media_s
-            asked[key] = trajectory.question_hash
+            asked[key], answers[key] = trajectory.question_hash, _answer(trajectory.answer)
             digests = [film.digest for film in trajectory.videos]
             videos.update(digest for digest in digests if digest)
             unknown += len(trajectory.question.videos) - sum(map(bool, digests))
@@ -220,8 +221,7 @@ class _Read:
             self.states[key] = ("missing", "it has a score but no trajectory")
         ordered = sorted(asked, key=_order)
         for task, split, doc_id, repeat in ordered:
-            trajectory = run[(task, split, doc_id, repeat)]
-            self.answers.setdefault(task, {})[f"{split}/{doc_id}/{repeat}"] = _answer(trajectory.answer)
+            self.answers.setdefault(task, {})[f"{split}/{doc_id}/{repeat}"] = answers[task, split, doc_id, repeat]
         self.data = {
             "questions": len(ordered),
             "questions_sha256": _digest(f"{'/'.join(map(str, key))} {asked[key]}" for key in ordered),

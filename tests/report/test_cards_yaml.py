@@ -18,6 +18,7 @@ from apr_plugin.loop.trajectory import Film, StopReason
 from apr_plugin.report.card_files import LISTED, content_digest, to_yaml, write_cards
 from apr_plugin.report.card_read import read_card
 from apr_plugin.report.cleaning import LEFT_OUT, clean, code, without_secrets
+from apr_plugin.runs.arguments import without_arguments
 from apr_plugin.runs.opened import open_run
 
 FILM = {"videos": (Film(duration_s=100.0, digest="d" * 16),)}
@@ -135,6 +136,11 @@ def test_yaml_goes_back_to_the_same_values() -> None:
     assert yaml.safe_load(to_yaml(values)) == values
     shared = [1]
     assert "&" not in to_yaml({"a": shared, "b": shared})
+
+
+def test_arguments_of_a_list_are_left_out_whole() -> None:
+    text = "policy=openai,base_url=[http://a/v1,http://b/v1],trajectories=[x,y],seed=0"
+    assert without_arguments(text, "trajectories", "seed") == "policy=openai,base_url=[http://a/v1,http://b/v1]"
 
 
 def test_many_missing_questions_are_counted(tmp_path: Path) -> None:
