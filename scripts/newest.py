@@ -10,8 +10,8 @@ Two kinds of environment, each made from nothing in a temporary folder and delet
 
 - the base package alone, on each of the Pythons: `apr doctor`, a small needle set made, `apr probe`, `apr ask` with the
   right answer;
-- `[lmms,report,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through plain
-  `lmms-eval`, the fast tests.
+- `[lmms,report,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through
+  plain `lmms-eval`, the fast tests.
 
 It prints which packages differ from the constraints, which are held back by a bound in pyproject.toml, and what broke,
 with the end of its output. Exit status 1: something broke. Nothing depends on it; if all is well, `make constraints`
