@@ -34,8 +34,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import av
-
 from apr_plugin.loop import (
     Budget,
     Episode,
