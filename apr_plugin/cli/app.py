@@ -213,7 +213,7 @@ def export(
     board: Annotated[
         str,
         typer.Argument(
-            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (logs of inspect_ai) or card."
+            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai) or card."
         ),
     ],
     run: Annotated[Path, typer.Argument(help="A finished run.")],
