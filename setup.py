@@ -1,4 +1,8 @@
-"""Finds the packages: `tasks/`, `training/` and `results/` are parts of `apr_plugin` that lie at the top of the repository (see pyproject.toml)."""
+"""Finds the packages.
+
+`tasks/`, `training/` and `results/` are parts of `apr_plugin` that are at the top of the repository (see
+pyproject.toml).
+"""
 
 from setuptools import find_packages, setup
 

@@ -1,11 +1,11 @@
 """Active perception for long video: a model that chooses what to look at, inside the harnesses people already use.
 
-The nouns (see `docs/design.md`): a `Question` about a `Video` is answered by an `Episode`, in which a `Policy` takes
-one `Action` a turn, the `Environment` hands back a `Percept`, and the `Notebook` keeps the text of it; what happened is
-a `Trajectory`.
+The nouns (see `docs/design.md`): a `Question` about a `Video` is answered by an `Episode`. In it a `Policy` takes one
+`Action` a turn, the `Environment` returns a `Percept`, and the `Notebook` keeps the text of it. The record of what
+happened is a `Trajectory`.
 
-`Agent`, `ask` and `open_run` are the way in for a program (docs/python.md). They are loaded when they are first named:
-importing this package loads neither torch nor a harness, nor anything else.
+`Agent`, `ask` and `open_run` are for programs (docs/python.md). They are loaded when they are first used: importing
+this package loads neither torch nor a harness, nor anything else.
 """
 
 from __future__ import annotations

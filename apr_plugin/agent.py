@@ -33,21 +33,23 @@ Media = str | Path | MediaRef
 """A video: its path, or a `MediaRef` for a window of the file."""
 
 _OPTION = re.compile(r"\(?([A-Za-z]|\d{1,2})[.):]\)?\s+(.+)", re.DOTALL)
-"""A label is one letter or a number: "Dr. No" is an option without one."""
+"""A label is one letter or a number; "Dr. No" is an option without a label."""
 
 
 class Agent:
-    """A policy with its limits, loaded once for any number of questions. Use it as a context manager, or call `close`.
+    """A policy with its limits, loaded once for any number of questions.
+
+    Use it as a context manager, or call `close`.
 
     Args:
         policy: The name of a policy (`hf`, `openai`, `vllm`, `needle`, …), or an object with the methods of
             `apr_plugin.loop.policy.Policy`.
-        arguments: The model_args: limits, sampling, what the policy takes. `concurrency` and the decoding limits apply
-            to `ask_async`; `trajectories` and `resume` have no effect, because nothing is saved
+        arguments: The model_args: limits, sampling, the policy's own arguments. `concurrency` and the decoding limits
+            apply to `ask_async`; `trajectories` and `resume` have no effect, because nothing is saved
             (`trajectory.write(PATH)` does that).
 
     Raises:
-        AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
+        AprError: an argument is missing, unknown, or has a bad value; the message names it and the known ones.
     """
 
     def __init__(self, policy: str | Policy | None = None, **arguments: Any) -> None:
@@ -73,24 +75,24 @@ class Agent:
         system_prompt: str | Path | None = None,
         on_turn: OnTurn | None = None,
     ) -> Trajectory:
-        """Ask, and wait for the trajectory; also in a notebook, where an event loop is already running.
+        """Ask a question, and wait for the trajectory.
 
         A failure while the question is answered is in the trajectory's `stop_reason`, and is never an exception. In a
-        notebook the episode runs in its own thread, and so does `on_turn`.
+        Jupyter notebook, where an event loop is already running, the episode runs in its own thread, and so does
+        `on_turn`.
 
         Args:
-            video: One video or several, in the order in which an action counts them from 0. None is a question about
-                words alone.
-            question: What is asked.
+            video: One video or several, in the order in which an action counts them from 0. Without a video the
+                question is about text alone.
+            question: The question.
             options: The options of a multiple-choice question, with their labels ("A. red") or without.
-            kind: `mcq`, `grounding`, `number` or `free_form`; without it `mcq` where there are options, else
-                `free_form`.
-            hint: How to write the answer, where the kind does not say everything ("in centimetres").
-            system_prompt: Other instructions for this question: the words themselves, or the `Path` of a file.
-            on_turn: Called with the number (from 1) and the record of each turn when it has ended.
+            kind: `mcq`, `grounding`, `number` or `free_form`; default: `mcq` if there are options, else `free_form`.
+            hint: How to write the answer, if the kind does not say everything ("in centimetres").
+            system_prompt: Other instructions for this question: the text itself, or the `Path` of a file.
+            on_turn: Called after each turn, with its number (from 1) and its record.
 
         Raises:
-            AprError: a bad option, kind or file of instructions, or the agent was closed.
+            AprError: an option, the kind or the file of instructions is bad, or the agent was closed.
             KeyboardInterrupt: Ctrl-C was pressed; the episode has ended.
         """
         asking = self.ask_async(
@@ -109,9 +111,9 @@ class Agent:
         system_prompt: str | Path | None = None,
         on_turn: OnTurn | None = None,
     ) -> Trajectory:
-        """As `ask`, in the running event loop.
+        """Ask like `ask`, in the running event loop.
 
-        Of several at once (`asyncio.gather`) at most `concurrency` are answered at a time.
+        If several are asked at once (`asyncio.gather`), at most `concurrency` are answered at a time.
         """
         lane = self._lane()
         asked = make_question(video, question, options=options, kind=kind, hint=hint)
@@ -127,7 +129,9 @@ class Agent:
         on_turn: OnTurn | None = None,
         decoding: Decoding | None = None,
     ) -> Episode:
-        """The episode of a question, not yet run, for callers that need to keep it (`Episode.cancelled` has the episode so far).
+        """The episode of a question, not yet run, for callers that need to keep it.
+
+        `Episode.cancelled` has the episode so far.
 
         Raises:
             AprError: the file of instructions can't be read, or the agent was closed.
@@ -189,17 +193,19 @@ def ask(
     policy: str | Policy = "needle",
     **arguments: Any,
 ) -> Trajectory:
-    """Load a policy, ask it one question, and close it. For several questions make an `Agent`, which loads it once.
+    """Load a policy, ask it one question, and close it.
+
+    For several questions make an `Agent`, which loads the policy once.
 
     Args:
-        video: As for `Agent.ask`, like all up to `on_turn`.
-        question: What is asked.
+        video: As for `Agent.ask`; the same holds for all arguments up to `on_turn`.
+        question: The question.
         options: The options of a multiple-choice question.
         kind: How the question is answered.
         hint: How to write the answer.
-        system_prompt: Other instructions: the words, or the `Path` of a file.
+        system_prompt: Other instructions: the text, or the `Path` of a file.
         on_turn: Called after each turn.
-        policy: Who answers; by default the scripted policy that reads needle videos (`apr needle make`), which needs no
+        policy: The policy that answers; default: the scripted one for needle videos (`apr needle make`), which needs no
             model.
         arguments: The model_args.
 
@@ -215,10 +221,10 @@ def ask(
 def make_question(
     video: Media | Sequence[Media], text: str, *, options: Sequence[str] = (), kind: str | None = None, hint: str = ""
 ) -> Question:
-    """A question from plain values (see `Agent.ask`).
+    """Make a question from plain values (see `Agent.ask`).
 
     Raises:
-        AprError: an option or the kind is not one.
+        AprError: an option or the kind is not valid.
     """
     videos = [video] if isinstance(video, str | Path | MediaRef) else video
     return Question(
@@ -268,7 +274,7 @@ def _instructions(given: str | Path) -> str:
             ) from error
     if "\n" not in given and given.endswith((".txt", ".md", ".jinja")):
         raise AprError(
-            f"system_prompt: {quoted(given)} looks like a file; give it as pathlib.Path, since a text is "
+            f"system_prompt: {quoted(given)} looks like a file; give it as pathlib.Path, because a text is "
             "taken for the instructions themselves"
         )
     return given

@@ -1,4 +1,4 @@
-"""Where files of this package live on this machine: the one place that reads environment variables.
+"""Where this package keeps files on this machine; only this module reads environment variables.
 
 | variable | what it moves | default |
 |---|---|---|
@@ -6,7 +6,7 @@
 | `APR_NEEDLE_DIR` | the needle benchmark's videos and questions | `<APR_HOME>/needle` |
 | `APR_DATA` | annotations and videos of the other benchmarks, a folder for each | `<APR_HOME>/data` |
 | `HF_HOME` | where the hub's client, and lmms-eval's own tasks, keep downloads | `~/.cache/huggingface` |
-| `OPENAI_API_KEY`, or the name given by `api_key_env=` | the key that `policy=openai` sends; kept in memory alone | none |
+| `OPENAI_API_KEY`, or the name in `api_key_env=` | the key that `policy=openai` sends; kept only in memory | none |
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Folder for what the package keeps between runs. It is not made here."""
+    """Folder for what the package keeps between runs; it is not created here."""
     home = os.environ.get("APR_HOME")
     if home:
         return Path(home).expanduser()
@@ -25,7 +25,10 @@ def cache_dir() -> Path:
 
 
 def needle_dir() -> tuple[Path, bool]:
-    """Folder of the needle benchmark, and whether the user named it (`APR_NEEDLE_DIR`), so that nothing is made there unasked."""
+    """Folder of the needle benchmark, and whether the user named it (`APR_NEEDLE_DIR`).
+
+    Nothing is made in a folder that the user named, unless the user asks for it.
+    """
     named = os.environ.get("APR_NEEDLE_DIR")
     return (Path(named).expanduser(), True) if named else (cache_dir() / "needle", False)
 
@@ -43,8 +46,8 @@ def hub_dir() -> Path:
 
 
 def api_key(variable: str) -> str | None:
-    """The key of a model server from the environment; `None` where it is unset or empty.
+    """The key of a model server from the environment; `None` if it is unset or empty.
 
-    It is kept in memory and written nowhere.
+    The key is kept in memory and is never written.
     """
     return os.environ.get(variable, "").strip() or None

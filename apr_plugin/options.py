@@ -1,19 +1,18 @@
-"""What the words of a `key=value` option mean. One reading for every policy and every setting of a run.
+"""How the words of a `key=value` option are read, for every policy and every setting of a run.
 
-A harness hands options over as text, as numbers or as values of their own, each in its own way (lmms-eval makes `True`
-of `true`, 8 of `8` and 8.0 of `8.0`); the command line hands over text alone. The same word means the same in all of
-them.
+A harness passes options as text, as numbers or as other values, each in its own way (lmms-eval makes `True` of `true`,
+8 of `8` and 8.0 of `8.0`). The command line passes text alone. The same word means the same in all of them.
 
 | kind | what is read |
 |---|---|
-| true or false | `true`, `yes`, `on`, `1` and `false`, `no`, `off`, `0`, in capitals too |
+| true or false | `true`, `yes`, `on`, `1` and `false`, `no`, `off`, `0`, in any case |
 | number | as Python reads it: `8`, `8.0`, `1e3`; never `nan`, never a truth value |
 | whole number | a number without a fraction: `8.0` is 8 |
-| nothing | `none`, in capitals too, where an option may be left out |
+| nothing | `none`, in any case, if an option may be left out |
 | JSON object | `{"a": 1}`, or a mapping |
-| list | words parted by `;`, `|`, commas or spaces, with or without `[ ]`, or a list |
+| list | words separated by `;`, `|`, commas or spaces, with or without `[ ]`, or a list |
 
-Each function raises `ValueError` with the option's name, what it must be, and what it was.
+Each function raises `ValueError` with the option's name, the allowed values, and the given value.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def given(value: Any) -> Any:
-    """The value, or `None` where it says that there is none."""
+    """The value, or `None` if it means that there is none."""
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
 def flag(name: str, value: Any) -> bool:
-    """A truth value.
+    """Read a truth value.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a truth value.
     """
     number = as_number(value)
     word = str(int(number)) if number in (0, 1) else str(value).strip().lower()
@@ -48,7 +47,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def as_number(value: Any) -> float:
-    """The number in a value of any type; `nan` where there is none in it."""
+    """The number in a value of any type; `nan` if it contains none."""
     try:
         return math.nan if isinstance(value, bool) else float(str(value))
     except (ValueError, OverflowError):
@@ -56,21 +55,21 @@ def as_number(value: Any) -> float:
 
 
 def as_whole(value: Any) -> float:
-    """The whole number in a value of any type, an `int`; `nan` where there is none in it."""
+    """The whole number in a value of any type, as an `int`; `nan` if it contains none."""
     number = as_number(value)
     if not number.is_integer():
         return math.nan
     try:
-        return int(str(value))  # exact where a float would not be
+        return int(str(value))  # exact, unlike a float
     except ValueError:
         return int(number)
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """A whole number, both limits included.
+    """Read a whole number; both limits are allowed.
 
     Raises:
-        ValueError: it is none, or outside.
+        ValueError: it is not a whole number, or outside the limits.
     """
     number = as_whole(value)
     if not (least <= number and (most is None or number <= most)):
@@ -80,17 +79,17 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 
 def number(name: str, value: Any, above: float, most: float | None = None, unit: str = "") -> float:
-    """A finite number.
+    """Read a finite number.
 
     Args:
-        name: Of the option.
-        value: As it was given.
-        above: It must be above this.
-        most: And at most this.
-        unit: What it counts, for the message: "seconds".
+        name: The name of the option.
+        value: The value as it was given.
+        above: The number must be above this.
+        most: The number must be at most this.
+        unit: Its unit, for the message: "seconds".
 
     Raises:
-        ValueError: it is none, or outside.
+        ValueError: it is not a number, or outside the limits.
     """
     found = as_number(value)
     if not (above < found < math.inf and (most is None or found <= most)):
@@ -100,10 +99,10 @@ def number(name: str, value: Any, above: float, most: float | None = None, unit:
 
 
 def one_of(name: str, value: Any, known: Sequence[str]) -> str:
-    """One of several words.
+    """Read one of several words.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is another word.
     """
     if value not in known:
         raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {quoted(value, 80)}")
@@ -111,14 +110,14 @@ def one_of(name: str, value: Any, known: Sequence[str]) -> str:
 
 
 def words(value: Any) -> list[str]:
-    """A list of words."""
+    """Read a list of words."""
     if isinstance(value, str):
         return [word for word in re.split(r"[;|,\s]+", value.strip().removeprefix("[").removesuffix("]")) if word]
     return [str(word) for word in (value or ())]
 
 
 def json_object(name: str, value: Any) -> dict[str, Any]:
-    """A mapping, or the JSON of one; empty where nothing was given.
+    """Read a mapping, or the JSON of one; empty if nothing was given.
 
     Raises:
         ValueError: it is neither.

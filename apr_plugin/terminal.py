@@ -1,12 +1,12 @@
-"""What may reach a terminal; everything this package prints goes through here.
+"""Controls what may reach a terminal; everything that this package prints goes through here.
 
-A file name, a question, a model's reply or a server's error may hold sequences that a terminal obeys: move the cursor,
-set the title, write the clipboard, hide text.
+A file name, a question, a model's reply or a server's error may contain sequences that a terminal obeys: move the
+cursor, set the title, write the clipboard, hide text.
 
 There are two lines of defence. `console`, `complain`, `warn` and the log records of `guard_logs` print no control
-character at all but those of our own styles. `guarded_streams` is the choke point below them, for whatever else prints
-(a library, a traceback): it lets pass only what moves nothing but the line of a progress bar. It also ends a command
-when nobody reads its output any more, and replaces what the encoding lacks.
+character except those of our own styles. `guarded_streams` is a filter below them, for everything else that prints (a
+library, a traceback): it lets only those sequences pass that draw a progress bar. It also ends a command when nobody
+reads its output any more, and replaces what the encoding lacks.
 """
 
 from __future__ import annotations
@@ -26,51 +26,59 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CLOSED_PIPE = 141
-"""Exit status when whoever read the output has gone (`apr show … | head -1`): what a shell gives for a program that
-SIGPIPE ends."""
+"""Exit status when the reader of the output is gone (`apr show … | head -1`).
+
+It is what a shell reports for a program that SIGPIPE ends.
+"""
 
 LONGEST = 3000
-"""Characters of one message at most."""
+"""Most characters of one message."""
 
 _LONGEST_WORD = 400
 _TURNING = (
-    "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # they turn the direction of writing, or end a line
+    "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # they change the direction of writing, or end a line
 )
 _CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{_TURNING}]")
 _PASSING = re.compile(rf"(\x1b\[(?:[0-9;]*m|[0-9]*[AK]|\?25[lh])|\r)|[\x00-\x08\x0b-\x1f\x7f-\x9f{_TURNING}]")
-"""Colours and what a progress bar needs; then what is taken out."""
+"""Colours and what a progress bar needs; everything else is removed."""
 
 
 def plain(text: str, longest: int | None = None) -> str:
-    """The text without what a terminal obeys (newlines and tabs stay) and without lone surrogates (no encoding has them), cut to `longest`."""
+    """The text without what a terminal obeys, cut to `longest`.
+
+    Newlines and tabs stay. Lone surrogates are removed too, because no encoding has them.
+    """
     text = _CONTROL.sub("�", text.encode("utf-8", "replace").decode("utf-8"))
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
-    """A message as one line: plain, and what is very long in it (a file name of 5,000 characters) without its middle."""
+    """A message as one plain line; a very long part (a file name of 5,000 characters) loses its middle."""
     line = re.sub(r"\s*\n\s*|\t", " ", plain(text)).strip()
     line = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shortened(word[0], _LONGEST_WORD), line)
     return shortened(line, longest)
 
 
 def shortened(text: str, longest: int = 200) -> str:
-    """The text, without its middle where it is longer than `longest`."""
+    """The text, without its middle if it is longer than `longest`."""
     return text if len(text) <= longest else f"{text[: longest * 2 // 3]}…{text[-(longest // 4) :]}"
 
 
 def quoted(value: object, longest: int = 200) -> str:
-    """A value as Python writes it, for a message; without its middle where it is long."""
+    """A value as Python writes it, for a message; without its middle if it is long."""
     if isinstance(value, str):
         return repr(shortened(value, longest))
     try:
         return shortened(repr(value), longest)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python does not print a number of more than 4,300 digits
         return f"a number of {value.bit_length() if isinstance(value, int) else 'very many'} bits"
 
 
 def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
-    """A console that takes every string for plain text, never for markup, and prints nothing that a terminal obeys but its own styles."""
+    """A console that treats every string as plain text, never as markup.
+
+    It prints nothing that a terminal obeys except its own styles.
+    """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -88,12 +96,12 @@ def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
 
 
 def complain(message: str) -> None:
-    """One line on standard error that says what went wrong."""
+    """Print one line on standard error that says what went wrong."""
     _say("error: ", "bold red", message)
 
 
 def warn(message: str) -> None:
-    """One line on standard error that says what to know."""
+    """Print one line on standard error that the user should know."""
     _say("warning: ", "bold yellow", message)
 
 
@@ -104,7 +112,7 @@ def _say(head: str, style: str, message: str) -> None:
 
 
 def print_exact(text: str) -> None:
-    """Print a line for a program to read: byte for byte into a pipe or a file, plain on a terminal."""
+    """Print a line for a program to read: exact bytes to a pipe or a file, plain text on a terminal."""
     if isinstance(sys.stdout, _Guarded) and not sys.stdout.isatty():
         sys.stdout.write_bytes(os.fsencode(text) + b"\n")
     else:
@@ -112,12 +120,12 @@ def print_exact(text: str) -> None:
 
 
 def print_traceback() -> None:
-    """The traceback of the exception that is being handled, on standard error."""
+    """Print the traceback of the exception that is being handled on standard error."""
     print(plain(traceback.format_exc()), file=sys.stderr)  # noqa: T201
 
 
 class _Guarded(io.TextIOWrapper):
-    """Standard output or standard error, for as long as a command runs."""
+    """Standard output or standard error, while a command runs."""
 
     def __init__(self, stream: TextIO, *, ends_the_command: bool) -> None:
         utf8 = stream.encoding.lower().replace("-", "").startswith("utf")
@@ -154,9 +162,8 @@ class _Guarded(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            nowhere = os.open(
-                os.devnull, os.O_WRONLY
-            )  # what is still in a buffer goes there, or Python fails once more at its end
+            # The rest of the buffer goes there, otherwise Python fails again when it exits.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             if not self._ends:
@@ -168,10 +175,10 @@ class _Guarded(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """While it lasts, standard output and standard error pass nothing harmful, and take every character.
+    """Make standard output and standard error pass nothing harmful and accept every character, within the block.
 
-    A command whose output nobody reads any more ends with `CLOSED_PIPE`; one whose output can't be written (the disk is
-    full) with a message and 1.
+    A command whose output nobody reads any more ends with `CLOSED_PIPE`. One whose output can't be written (the disk is
+    full) ends with a message and status 1.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _guard(sys.stdout, ends_the_command=True), _guard(sys.stderr, ends_the_command=False)
@@ -186,7 +193,7 @@ def guarded_streams() -> Iterator[None]:
 
 
 def _guard(stream: TextIO | None, *, ends_the_command: bool) -> TextIO:
-    if stream is None:  # closed by who started us
+    if stream is None:  # closed by the parent process
         return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123
     if isinstance(stream, _Guarded):
         return stream
@@ -194,16 +201,12 @@ def _guard(stream: TextIO | None, *, ends_the_command: bool) -> TextIO:
         stream.fileno()
         stream.flush()
         return _Guarded(stream, ends_the_command=ends_the_command)
-    except (
-        AttributeError,
-        OSError,
-        ValueError,
-    ):  # not a stream of the system, but something of a program that calls us
-        return stream
+    except (AttributeError, OSError, ValueError):
+        return stream  # not a stream of the system, but an object of the calling program
 
 
 class _PlainRecord(logging.LogRecord):
-    """A log record with text that is safe for a terminal."""
+    """A log record whose text is safe for a terminal."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -215,7 +218,10 @@ class _PlainRecord(logging.LogRecord):
 
 
 def guard_logs() -> None:
-    """From now on, log records of the standard library, and of loguru where it is loaded (lmms-eval logs through it), are plain text."""
+    """Make log records of the standard library, and of loguru if it is loaded, plain text from now on.
+
+    lmms-eval logs through loguru.
+    """
     logging.setLogRecordFactory(_PlainRecord)
     if (loguru := sys.modules.get("loguru")) is not None:
         loguru.logger.configure(patcher=_plain_record)

@@ -1,1 +1,1 @@
-"""Measurements that are made by hand: speed and memory of `apr_plugin.media`, and its fuzz test."""
+"""Measurements that are started by hand, such as speed and memory of `apr_plugin.media`, and its fuzz test."""

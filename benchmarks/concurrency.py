@@ -1,15 +1,15 @@
-"""Many episodes at once: throughput beside the ideal, and decoding for one while others generate, drawn as a timeline.
+"""Measures many episodes at once: throughput compared with the ideal, and a timeline of decoding and generating.
 
     python -m benchmarks.concurrency [--json FILE] [--skip-server] [--questions 24]
 
-Two parts, both over real video files through `run_episodes`:
+The benchmark has two parts, both over real video files through `run_episodes`:
 
 1. A policy of fixed latency (1 s a turn, four turns), 64 questions at concurrency 16. The ideal is 64 x 4 x 1 s / 16 =
-   16 s: no time but the policy's own. Target: at least 0.95 of that throughput.
+   16 s, the time of the policy alone. Target: at least 0.95 of that throughput.
 2. A real vLLM server on the CPU (`scripts/vllm_cpu.py` makes its environment) with a small random Qwen2.5-VL, through
-   `policy=openai`. A grammar holds the model to turns in the wire format, so that each one looks at frames and all are
-   about equally long. Concurrency 1 and 8 answer the same number of questions. Target: 8 has at least 2.5 times the
-   throughput of 1.
+   `policy=openai`. A grammar restricts the model to turns in the wire format, so that each turn looks at frames and all
+   turns are about equally long. Concurrency 1 and 8 answer the same number of questions. Target: 8 has at least 2.5
+   times the throughput of 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS = 110
 
 
 class Paced(PolicyDefaults):
-    """Takes exactly `latency_s` for a turn: three looks at places of its own, then the answer."""
+    """A policy that takes exactly `latency_s` for a turn: three looks at different places, then the answer."""
 
     name = "paced"
 
@@ -63,18 +63,18 @@ class Paced(PolicyDefaults):
 
 @dataclass
 class Watched:
-    """A policy, with when each generation of each question began and ended."""
+    """A policy that records when each generation of each question began and ended."""
 
     policy: Policy
     spans: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.name, self.modalities, self.context_tokens = (
-            self.policy.name,
-            self.policy.modalities,
-            self.policy.context_tokens,
-        )
-        self.count, self.describe, self.close = self.policy.count, self.policy.describe, self.policy.close
+        self.name = self.policy.name
+        self.modalities = self.policy.modalities
+        self.context_tokens = self.policy.context_tokens
+        self.count = self.policy.count
+        self.describe = self.policy.describe
+        self.close = self.policy.close
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         assert prompt.asked is not None
@@ -99,7 +99,7 @@ class Run:
         return sum(len(t.turns) for t in self.trajectories)
 
     def between(self) -> dict[str, list[tuple[float, float]]]:
-        """The time between the generations of a question: decoding, and assembling the next prompt."""
+        """The times between the generations of a question: decoding, and assembling the next prompt."""
         return {asked: [(a[1], b[0]) for a, b in itertools.pairwise(spans)] for asked, spans in self.spans.items()}
 
     def overlap(self) -> tuple[float, float]:
@@ -117,7 +117,10 @@ class Run:
         return total, shared
 
     def timeline(self, rows: int = AT_ONCE) -> str:
-        """The first questions, one row each, until the last of them ends: `G` generating, `d` between generations (decoding), `.` not under way."""
+        """The first questions, one row each, until the last of them ends.
+
+        `G` is generating, `d` is the time between generations (decoding), `.` is before or after the question.
+        """
         first = sorted(self.spans, key=lambda asked: self.spans[asked][0])[:rows]
         until = max(self.spans[asked][-1][1] for asked in first) - self.began
         gaps = self.between()
@@ -152,11 +155,10 @@ def run(policy: Policy, film: Path, questions: int, concurrency: int, turns: int
 
 
 def fixed_latency(film: Path) -> dict[str, Any]:
-    """Part 1."""
+    """Run part 1."""
     tell(f"{QUESTIONS} questions, {TURNS} turns of {LATENCY_S} s, concurrency {AT_ONCE}")
-    run(
-        Paced(0.0), film, AT_ONCE, AT_ONCE, TURNS, Sampling()
-    )  # modules are loaded and threads started once a process, not once a question
+    # Modules are loaded and threads are started once per process, not once per question.
+    run(Paced(0.0), film, AT_ONCE, AT_ONCE, TURNS, Sampling())
     got = run(Paced(LATENCY_S), film, QUESTIONS, AT_ONCE, TURNS, Sampling())
     ideal = QUESTIONS * TURNS * LATENCY_S / AT_ONCE
     assert got.turns == QUESTIONS * TURNS, got.turns
@@ -166,7 +168,7 @@ def fixed_latency(film: Path) -> dict[str, Any]:
     )
     total, shared = got.overlap()
     print(f"{got.seconds:.2f} s, ideal {ideal:.2f} s: {ideal / got.seconds:.3f} of the ideal throughput (target 0.95)")
-    print(f"between generations {total:.2f} s in all, of which others were generating: {shared / total:.1%}")
+    print(f"between generations {total:.2f} s in total; others were generating during {shared / total:.1%}")
     return {
         "seconds": got.seconds,
         "ideal_s": ideal,
@@ -177,7 +179,7 @@ def fixed_latency(film: Path) -> dict[str, Any]:
 
 
 def on_the_server(film: Path, questions: int) -> dict[str, Any]:
-    """Part 2."""
+    """Run part 2."""
     from tiny_models import save_tiny
     from vllm_server import MODEL, looking, serve, vllm_python
 
@@ -189,7 +191,7 @@ def on_the_server(film: Path, questions: int) -> dict[str, Any]:
         with serve(
             vllm_python(), model, Path(folder) / "server.log", "--limit-mm-per-prompt", '{"image": 64}'
         ) as server:
-            # A look, a look that comes too late, and the forced answer: three generations of about 150 tokens.
+            # A look, a look that is too late, and the forced answer: three generations of about 150 tokens.
             policy = make_policy(
                 "openai", base_url=server.base_url, model=MODEL, extra_body=json.dumps(looking(letters=240))
             )
@@ -215,8 +217,7 @@ def on_the_server(film: Path, questions: int) -> dict[str, Any]:
             f"questions/min\n\n{got.timeline(8)}\n"
         )
         print(
-            f"between generations {total:.2f} s in all, of which others were generating: "
-            f"{shared / max(total, 1e-9):.1%}"
+            f"between generations {total:.2f} s in total; others were generating during {shared / max(total, 1e-9):.1%}"
         )
     by_questions = runs[1].seconds / runs[8].seconds
     print(
@@ -234,9 +235,9 @@ def tell(text: str) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 1 where a target is missed."""
+    """Run the command; its status is 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--skip-server", action="store_true", help="the first part only")
     parser.add_argument("--questions", type=int, default=24, help="questions at each concurrency on the server")
     wanted = parser.parse_args(words)

@@ -48,21 +48,21 @@ SMALL: dict[str, tuple[str, dict[str, str], str]] = {
     "sound.wav": ("", {}, "pcm_s16le"),
     "sound.flac": ("", {}, "flac"),
 }
-"""Name of a small file: picture codec, its options, sound codec."""
+"""Name of a small file -> its picture codec, the codec's options, its sound codec."""
 
 GOP = 250
-"""Pictures from keyframe to keyframe in the long files."""
+"""The number of pictures from keyframe to keyframe in the long files."""
 FPS = 25
 TEN_MINUTES_S, TWO_HOURS_S = 600, 7200
 
 
 @contextmanager
 def own_schedule() -> Iterator[None]:
-    """Give the calling thread its scheduling policy back after the block.
+    """Restore the scheduling policy of the calling thread after the block.
 
-    As root, libsvtav1 gives the thread that opens an encoder the real-time policy SCHED_FIFO at priority 99 and leaves
-    it so. Everything that this thread starts inherits it, and two such processes can keep a machine of two cores from
-    running anything else.
+    As root, libsvtav1 gives the thread that opens an encoder the real-time policy SCHED_FIFO at priority 99 and does
+    not restore it. Everything that this thread starts inherits it, and two such processes can keep a machine of two
+    cores from running anything else.
     """
     if not hasattr(os, "sched_getscheduler"):  # not Linux: libsvtav1 does it only there
         yield
@@ -75,7 +75,7 @@ def own_schedule() -> Iterator[None]:
 
 
 def small(folder: Path, name: str, seconds: float = 3.0) -> Path:
-    """Write one of `SMALL`."""
+    """Write one of the files in `SMALL`."""
     path = folder / name
     codec, options, sound = SMALL[name]
     container = {"movflags": "frag_keyframe+empty_moov"} if name.startswith("fragmented") else {}
@@ -84,15 +84,19 @@ def small(folder: Path, name: str, seconds: float = 3.0) -> Path:
         track: Any = out.add_stream(sound, rate=48_000 if sound != "libmp3lame" else 44_100, layout="mono")
         packets: list[Any] = []
         if film is not None:
-            film.width, film.height, film.pix_fmt = 320, 180, "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            film.codec_context.time_base, film.codec_context.thread_count = Fraction(1, 16), 1
+            film.width = 320
+            film.height = 180
+            film.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            film.codec_context.time_base = Fraction(1, 16)
+            film.codec_context.thread_count = 1
             film.codec_context.gop_size = int(options.get("g", "16"))
             if "bf" in options:
                 film.codec_context.max_b_frames = int(options["bf"])
             film.options = options
             for number, image in enumerate(pictures(round(seconds * 16), 320, 180)):
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=film.pix_fmt)
-                frame.pts, frame.time_base = number, Fraction(1, 16)
+                frame.pts = number
+                frame.time_base = Fraction(1, 16)
                 packets += film.encode(frame)
             packets += film.encode(None)
         packets += encode_sound(track, seconds)
@@ -102,7 +106,7 @@ def small(folder: Path, name: str, seconds: float = 3.0) -> Path:
 
 
 def encode_sound(track: Any, seconds: float) -> list[Any]:
-    """Packets of a rising tone."""
+    """Encode a rising tone into packets."""
     rate = track.codec_context.sample_rate
     times = np.arange(round(seconds * rate)) / rate
     samples = (0.4 * np.sin(2 * np.pi * (300 * times + 20 * times**2))).astype(np.float32)
@@ -110,14 +114,19 @@ def encode_sound(track: Any, seconds: float) -> list[Any]:
     packets: list[Any] = []
     for at in range(0, len(samples), 1024):
         block = av.AudioFrame.from_ndarray(samples[None, at : at + 1024], format="fltp", layout="mono")
-        block.sample_rate, block.pts, block.time_base = rate, at, Fraction(1, rate)
+        block.sample_rate = rate
+        block.pts = at
+        block.time_base = Fraction(1, rate)
         for piece in resampler.resample(block):
             packets += track.encode(piece)
     return packets + list(track.encode(None))
 
 
 def pictures(count: int, width: int, height: int, texture: float = 12.0) -> Iterator[np.ndarray[Any, Any]]:
-    """A textured ground that pans, with blocks that move over it: motion to search for, without noise from picture to picture."""
+    """Draw a textured ground that pans, with blocks that move over it.
+
+    This gives motion to search for, without noise from picture to picture.
+    """
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (height // 20 + 1, width // 10 + 1, 3))
     ground = np.kron(coarse, np.ones((20, 20, 1)))[:height, : width * 2]
@@ -134,7 +143,7 @@ def pictures(count: int, width: int, height: int, texture: float = 12.0) -> Iter
 
 
 def repeat(source: Path, target: Path, times: int) -> Path:
-    """Write the packets of a file several times in a row, unless that is done; nothing is encoded again."""
+    """Write the packets of a file several times in a row, unless that is done already; nothing is encoded again."""
     if target.exists():
         return target
     half = target.with_suffix(".half.mp4")
@@ -170,7 +179,7 @@ def repeat(source: Path, target: Path, times: int) -> Path:
 def long(
     path: Path, seconds: int, width: int, height: int, bit_rate: int, tell: Callable[[str], None], turn_s: int = 60
 ) -> Path:
-    """Write a long H.264 file with B-frames, GOP 250 and sound: `turn_s` of it are encoded, and their packets repeated."""
+    """Write a long H.264 file with B-frames, GOP 250 and sound, from the repeated packets of `turn_s` seconds."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +187,10 @@ def long(
     tell(f"encoding {turn_s} s of {path.name}")
     with av.open(str(part), "w") as out:
         film: Any = out.add_stream("libx264", rate=FPS)
-        film.width, film.height, film.pix_fmt, film.bit_rate = width, height, "yuv420p", bit_rate
+        film.width = width
+        film.height = height
+        film.pix_fmt = "yuv420p"
+        film.bit_rate = bit_rate
         params = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=3:b-adapt=0"
         params += f":vbv-maxrate={bit_rate // 1000}:vbv-bufsize={bit_rate // 250}"
         film.options = {"preset": "veryfast", "x264-params": params}
@@ -186,7 +198,8 @@ def long(
         sound = encode_sound(track, turn_s)
         for number, image in enumerate(pictures(turn_s * FPS, width, height)):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            frame.pts = number
+            frame.time_base = Fraction(1, FPS)
             out.mux(film.encode(frame))
             while sound and sound[0].pts * sound[0].time_base <= frame.pts * frame.time_base:
                 out.mux(sound.pop(0))

@@ -1,10 +1,12 @@
-"""Damage small files of every codec and container in thousands of ways, and read each: nothing may crash, hang or raise anything untyped.
+"""Damage small files of every codec and container in thousands of ways, and read each.
+
+Nothing may crash, hang or raise an exception that is not typed.
 
     python -m benchmarks.fuzz_media --n 5000 --seed 0 --jobs 2
 
-File `i` of a seed is the same in every run. Each is read (open, frames in both modes, audio, clip) in a child process;
-a child that dies or takes over 10 s for a read is a failure, counted and kept in `--keep FOLDER`. Ends with status 1 if
-there was any.
+File `i` of a seed is the same in every run. Each is read (open, frames in both modes, audio, clip) in a child process.
+A child that dies or takes over 10 s for a read is a failure, which is counted and kept in `--keep FOLDER`. The exit
+status is 1 if there was any.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from typing import Any
 from benchmarks.films import SMALL, small
 
 LIMIT_S = 10.0
-"""Longest time for one read: opening, a look, sound, a clip. Files that take longer for all their reads together are
-counted too."""
-_ASKED_S = 9.0  # what a read is told, so that the limit holds on a busy machine too
-_PATIENCE_S = 30.0  # after which a child counts as hung
+"""Longest time for one read: opening, a look, sound, a clip.
+
+Files that take longer for all their reads together are counted too.
+"""
+_ASKED_S = 9.0  # the limit that a read gets; it is lower, so that a busy machine meets LIMIT_S too
+_PATIENCE_S = 30.0  # after this a child counts as hung
 HEADERS = (
     b"moov",
     b"trak",
@@ -74,7 +78,7 @@ _ODD = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 
 
 
 def mutate(data: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """Damage a file in one way, now and then in two; returns what was done and the result."""
+    """Damage a file in one way, sometimes in two; return what was done and the result."""
     ways = [_few_bits, _many_bits, _truncate, _swap, _zero, _early, _header, _number, _number, _insert]
     names, out = [], bytearray(data)
     for way in rng.choices(ways, k=rng.choice((1, 1, 1, 2))):
@@ -115,18 +119,18 @@ def _zero(out: bytearray, rng: random.Random) -> None:
 
 
 def _early(out: bytearray, rng: random.Random) -> None:
-    """Flips in the first KB only."""
+    """Flip bits in the first KB only."""
     _flip(out, 0, min(1024, len(out)), rng.randint(1, 20), rng)
 
 
 def _header(out: bytearray, rng: random.Random) -> None:
-    """Flips directly after the name of a box."""
+    """Flip bits directly after the name of a box."""
     at = _box(out, rng)
     _flip(out, at, min(at + rng.choice((8, 32, 128)), len(out)), rng.randint(1, 8), rng)
 
 
 def _number(out: bytearray, rng: random.Random) -> None:
-    """A number in a header becomes an extreme one: sizes, counts, dimensions, time scales, sample tables."""
+    """Replace a number in a header by an extreme one: sizes, counts, dimensions, time scales, sample tables."""
     for _ in range(rng.randint(1, 3)):
         at, size = max(0, _box(out, rng) + rng.randint(-8, 96)), rng.choice((1, 2, 4, 8))
         value = rng.choice((*_ODD, rng.getrandbits(16), rng.getrandbits(32))) & (256**size - 1)
@@ -148,7 +152,7 @@ def _box(out: bytearray, rng: random.Random) -> int:
 
 
 def damaged(seeds: dict[str, bytes], seed: int, number: int) -> tuple[str, str, bytes]:
-    """File `number` of a seed: name, what was done to it, its bytes."""
+    """File `number` of a seed: its name, what was done to it, its bytes."""
     rng = random.Random(f"{seed}-{number}")
     name = sorted(seeds)[number % len(seeds)]
     way, data = mutate(seeds[name], rng)
@@ -156,7 +160,7 @@ def damaged(seeds: dict[str, bytes], seed: int, number: int) -> tuple[str, str, 
 
 
 def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
-    """Everything a reader does with a file; returns what came of it."""
+    """Do everything that a reader does with a file, and return the outcome."""
     import numpy as np
 
     from apr_plugin.media import MediaError, Video, isolated
@@ -174,7 +178,7 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
             return work()
         except MediaError as error:
             told.append(type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - it is what we look for
+        except Exception as error:  # noqa: BLE001 - the test searches for it
             import traceback
 
             untyped.append("".join(traceback.format_exception(error))[-1500:])
@@ -199,7 +203,7 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
                 if len(shown.images) + len(shown.missing_s) < len(times) and len(set(times)) == len(times):
                     untyped.append(f"{len(times)} times, {len(shown.images)} frames, {len(shown.missing_s)} missing")
                 if not all(np.isfinite(shown.times_s)):
-                    untyped.append("a time that is no number")
+                    untyped.append("a time that is not a number")
         start = rng.uniform(0, length)
         end = min(length, start + 1.0)
         if video.has_audio and end > start:
@@ -227,7 +231,7 @@ def read(path: str, isolation: Any, seed: int) -> dict[str, Any]:
 
 
 def serve(isolation: str) -> None:
-    """Child: read the files named on standard input, one JSON line for each."""
+    """Run the child: read the files that are named on standard input, and print one JSON line for each."""
     for line in sys.stdin:
         path, seed = json.loads(line)
         print(json.dumps(read(path, isolation, seed)), flush=True)
@@ -263,7 +267,7 @@ class Child:
         return got
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -272,12 +276,12 @@ class Child:
 
 @dataclass
 class Report:
-    """What a run found."""
+    """The results of a run."""
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str, str, str]] = field(default_factory=list)
-    """Number, name, what was done, what came of it."""
+    """Number, name, what was done, and the outcome."""
     slowest: tuple[float, int] = (0.0, -1)
 
     def add(self, number: int, name: str, way: str, got: dict[str, Any]) -> None:
@@ -312,7 +316,7 @@ class Report:
             self.failures.append((number, name, way, bad))
 
     def text(self) -> str:
-        """The counts, a line each."""
+        """The counts, one line each."""
         order = ("files", "read without error", "recovered", "clean errors", "files read by a worker", "worker kills",
             "process crashed",
                  "untyped exceptions", "over 10 s", "files over 10 s in all")  # fmt: skip
@@ -372,10 +376,10 @@ def run(
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--n", type=int, default=5000, help="files")
-    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="files read at once")
     parser.add_argument("--isolation", choices=("auto", "always", "never"), default="auto")

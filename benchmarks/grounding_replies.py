@@ -1,15 +1,16 @@
-"""What the grounding tasks score for replies that are known beforehand.
+"""Computes the grounding tasks' scores for replies that are known beforehand.
 
-No model and no video; annotations as the tasks fetch them.
+It uses no model and no video, only annotations, which the tasks download.
 
-    python -m benchmarks.grounding_replies                       # every question is replied to with the whole video
-    python -m benchmarks.grounding_replies --predictions apr_qvhighlights_val=sample_val_preds.jsonl --predictions
-    apr_vue_tr=results_Vidi.json
+    python -m benchmarks.grounding_replies                       # the reply to every question is the whole video
+    python -m benchmarks.grounding_replies \
+        --predictions apr_qvhighlights_val=sample_val_preds.jsonl \
+        --predictions apr_vue_tr=results_Vidi.json
 
-The first says what naming everything is worth, which an mIoU should be read against. The second puts official
-prediction files through the tasks as replies, so that the figures can be held against the official ones:
-`standalone_eval/sample_val_preds.jsonl` of jayleicn/moment_detr against its `sample_val_preds_metrics_raw.json`,
-`VUE_TR*/results_*.json` of bytedance/vidi against its `results_table.csv`.
+The first command shows the score of a reply that names everything, for comparison with an mIoU. The second passes
+official prediction files through the tasks as replies, so that the figures can be compared with the official ones:
+`standalone_eval/sample_val_preds.jsonl` of jayleicn/moment_detr with its `sample_val_preds_metrics_raw.json`,
+`VUE_TR*/results_*.json` of bytedance/vidi with its `results_table.csv`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def predicted(path: Path) -> Callable[[Mapping[str, Any]], str | None]:
 def figures(
     source: Source, score: Score, reply: Callable[[Mapping[str, Any]], str | None]
 ) -> tuple[dict[str, float], int, int]:
-    """Mean of each metric in percent, over the questions that have a reply; how many those are, and how many there are."""
+    """The mean of each metric in percent over the questions with a reply; the number of these, and of all questions."""
     found: dict[str, list[float]] = defaultdict(list)
     rows = source.rows()
     for row in tqdm(rows, desc=source.task, leave=False, delay=2):
@@ -95,7 +96,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="TASK=FILE",
-        help="an official prediction file; may be given again",
+        help="an official prediction file; may be given several times",
     )
     parser.add_argument("--all", action="store_true", help="print every metric")
     args = parser.parse_args()

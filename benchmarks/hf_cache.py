@@ -1,11 +1,13 @@
-"""What kept key-value caches and batches gain in `policy=hf`: ten-turn episodes, every way on the same prompts, as ratios of one run.
+"""Measures the gain of kept key-value caches and of batches in `policy=hf`, as ratios of one run.
+
+The same prompts of ten-turn episodes are run in every way.
 
     python -m benchmarks.hf_cache [--json FILE] [--episodes 2] [--tokens 16] [--hidden 256] [--layers 4]
 
-A random Qwen2.5-VL runs on the device at hand. The notebook is a long one: each turn notes 80 words and looks at 8
-frames of 224x224; what the model writes is thrown away, so that every way reads the same prompts. Episodes go side by
-side, each turn when the one before it is done. Greedy turns of all ways are compared token by token. Beside other work,
-CPU seconds say more than wall seconds.
+A random Qwen2.5-VL runs on the available device. The notebook is long: each turn notes 80 words and looks at 8 frames
+of 224x224. What the model writes is discarded, so that every way reads the same prompts. Episodes run at the same time,
+each turn when the one before it is done. Greedy turns of all ways are compared token by token. If other work is
+running, CPU seconds are more reliable than wall seconds.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ WORDS = (
 
 
 def make_model(folder: Path, hidden: int, layers: int) -> Path:
-    """A random Qwen2.5-VL of that width and depth, saved as any checkpoint is."""
+    """A random Qwen2.5-VL of that width and depth, saved like any checkpoint."""
     import torch
     import transformers
     from tiny_models import save_tiny
@@ -60,8 +62,12 @@ def make_model(folder: Path, hidden: int, layers: int) -> Path:
     save_tiny("qwen2_5_vl", folder)
     config = transformers.AutoConfig.from_pretrained(folder)
     text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, 3 * hidden, layers
-    text.num_attention_heads, text.num_key_value_heads, vision.out_hidden_size = hidden // 32, hidden // 128, hidden
+    text.hidden_size = hidden
+    text.intermediate_size = 3 * hidden
+    text.num_hidden_layers = layers
+    text.num_attention_heads = hidden // 32
+    text.num_key_value_heads = hidden // 128
+    vision.out_hidden_size = hidden
     text.layer_types = None
     text.__post_init__()
     torch.manual_seed(0)
@@ -88,7 +94,7 @@ def episode(number: int) -> list[Prompt]:
 
 
 def run(folder: Path, episodes: list[list[Prompt]], tokens: int, **arguments: Any) -> dict[str, Any]:
-    """One way: all episodes side by side."""
+    """Run one way: all episodes at the same time."""
     policy = HfPolicy.from_pretrained(str(folder), **arguments)
 
     async def one(prompts: list[Prompt]) -> list[Generation]:

@@ -1,11 +1,14 @@
-"""Speed and memory of `apr_plugin.media` beside other ways to read the same frames, as ratios of one run, and whether the targets are met.
+"""Measures speed and memory of `apr_plugin.media`, compared with other ways to read the same frames.
+
+The results are ratios of one run, and whether the targets are met.
 
     python -m benchmarks.media [--dir FOLDER] [--json FILE] [--quick] [--repeat 3]
 
-Makes its files (10 minutes and 2 hours of 720p H.264 at 4 Mbit/s, GOP 250, B-frames, sound; 2 hours of 1080p) in
-`--dir` and uses them again: 4 GB. The looks of an agent: 32 frames over the whole file, then nine narrowing looks of
-19; one minute of sound; a clip of 10 s. Every way runs in a process of its own, in turns (`--repeat` rounds, the best
-counts), so that a busy machine disturbs all alike. `--quick` reads the 10-minute file only.
+The files (10 minutes and 2 hours of 720p H.264 at 4 Mbit/s, GOP 250, B-frames, sound; 2 hours of 1080p) are made in
+`--dir` and used again; they have 4 GB. The looks are those of an agent: 32 frames over the whole file, then nine
+narrowing looks of 19; one minute of sound; a clip of 10 s. Every way runs in its own process, in turns (`--repeat`
+rounds, of which the best counts), so that a busy machine affects all of them alike. `--quick` reads the 10-minute file
+only.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from apr_plugin.config import cache_dir
 from benchmarks.films import FPS, GOP, TEN_MINUTES_S, TWO_HOURS_S, long, repeat
 
 MAX_PIXELS = 200_000
-"""Frames are scaled to this, as an agent asks for them (`max_pixels`)."""
+"""Frames are scaled to this many pixels, as an agent requests them (`max_pixels`)."""
 GOP_S = GOP / FPS
 TARGETS = (
     ("exact, 2 workers, is at least 4x faster than ffmpeg per frame", "ffmpeg per frame", "exact, workers=2", 4.0),
@@ -55,13 +58,13 @@ class Row:
 
 
 def looks(seconds: float, count: int = 10) -> list[list[float]]:
-    """The times of each look: a scan, then windows that narrow around places of the file.
+    """The times of each look: a scan, then windows that narrow around places in the file.
 
-    Every time stands at the same place within its GOP in a file of any length (a scan of 32 in one GOP each, windows of
-    whole GOPs), so that as many pictures have to be decoded in the 2-hour file as in the 10-minute one.
+    Every time has the same position within its GOP in a file of any length (a scan of 32 in one GOP each, windows of
+    whole GOPs). So as many pictures have to be decoded in the 2-hour file as in the 10-minute one.
     """
     gops = int(seconds / GOP_S)
-    step = max(1, int(gops / 32 - 0.875)) + 0.875  # of the scan, in GOPs: 1.875 in 10 minutes, 21.875 in 2 hours
+    step = max(1, int(gops / 32 - 0.875)) + 0.875  # step of the scan, in GOPs: 1.875 in 10 minutes, 21.875 in 2 hours
 
     def place(at: float) -> float:
         gop = min(int(at), gops - 1)
@@ -116,7 +119,10 @@ def ours_clip(path: str, plan: list[list[float]]) -> tuple[float, int]:
 
 
 def floor(path: str, plan: list[list[float]]) -> tuple[float, int]:
-    """The same packets, from each keyframe to the last picture wanted of its GOP, decoded by one thread; nothing is skipped, scaled or kept."""
+    """Decode the same packets in one thread, from each keyframe to the last picture of its GOP that is needed.
+
+    Nothing is skipped, scaled or kept.
+    """
     import av
 
     began = time.perf_counter()
@@ -147,7 +153,7 @@ def floor(path: str, plan: list[list[float]]) -> tuple[float, int]:
 
 
 def ffmpeg(path: str, plan: list[list[float]]) -> tuple[float, int]:
-    """One process for each frame, as the official implementation does."""
+    """Start one process for each frame, as the official implementation does."""
     width, height = _size()
     for times in plan:
         for t in times:
@@ -208,11 +214,11 @@ WAYS: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "sound, 60 s": (ours_sound, {}, False),
     "clip, 10 s at 2 fps": (ours_clip, {}, False),
 }
-"""Name: what reads, with what, and whether only the looks wider than a GOP."""
+"""Name -> the function that reads, its arguments, and whether it reads only the looks wider than a GOP."""
 
 
 def measure(way: str, path: str, seconds: float, count: int) -> dict[str, Any]:
-    """Child: read once; wall and CPU seconds, including those of its own children."""
+    """Read once in a child process; the result has wall and CPU seconds, including those of its own children."""
     work, options, only_wide = WAYS[way]
     plan = [times for times in looks(seconds, count) if wide(times) or not only_wide]
     for module in (
@@ -230,7 +236,7 @@ def measure(way: str, path: str, seconds: float, count: int) -> dict[str, Any]:
 
 
 def memory(path: str, seconds: float, count: int) -> dict[str, Any]:
-    """Child: resident memory after opening, and along many looks."""
+    """Measure in a child process the resident memory after opening, and during many looks."""
     from apr_plugin.media import Video
 
     def resident() -> float:
@@ -268,7 +274,7 @@ def child(*arguments: object) -> dict[str, Any] | None:
 
 
 def available(way: str) -> bool:
-    """Whether its program or library is there."""
+    """Whether the program or library of a way is there."""
     if way.startswith("ffmpeg"):
         return shutil.which("ffmpeg") is not None
     library = way.split()[0]
@@ -280,7 +286,7 @@ def tell(text: str) -> None:
 
 
 def compare(film: Path, seconds: float, rounds: int, count: int, ways: list[str]) -> list[Row]:
-    """Every way on one file, in turns; the least of each counts."""
+    """Measure every way on one file, in turns; the least of each counts."""
     best: dict[str, Row] = {}
     for turn in range(rounds):
         for way in ways:
@@ -290,14 +296,14 @@ def compare(film: Path, seconds: float, rounds: int, count: int, ways: list[str]
                 row = best.setdefault(
                     way, Row(way, film.stem, got["wall_s"], got["cpu_s"], got["open_s"], got["packets"])
                 )
-                row.wall_s, row.cpu_s, row.open_s = (
-                    min(getattr(row, name), got[name]) for name in ("wall_s", "cpu_s", "open_s")
-                )
+                row.wall_s = min(row.wall_s, got["wall_s"])
+                row.cpu_s = min(row.cpu_s, got["cpu_s"])
+                row.open_s = min(row.open_s, got["open_s"])
     return list(best.values())
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown; ratios to ours with 2 workers (on the wide looks, to keyframe mode)."""
+    """The results as Markdown; ratios are to ours with 2 workers (on the wide looks, to keyframe mode)."""
     lines = [
         "| file | way | wall s | CPU s | wall, ours = 1 | open s | packets decoded |",
         "|---|---|---|---|---|---|---|",
@@ -343,10 +349,10 @@ def verdicts(rows: list[Row], ram: dict[str, Any] | None) -> list[tuple[str, flo
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dir", type=Path, default=cache_dir() / "benchmarks", help="folder for the files it makes")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument(
         "--quick", action="store_true", help="the 10-minute file, four looks, one round, ours and the floor"
     )

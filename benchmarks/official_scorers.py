@@ -1,13 +1,15 @@
-"""Our scores beside those of the official code, run in the same process; the largest difference is what `docs/scoring.md` quotes.
+"""Compares our scores with those of the official code, in the same process.
+
+`docs/scoring.md` quotes the largest differences.
 
     git clone https://github.com/bytedance/vidi && git clone https://github.com/jayleicn/moment_detr
     python -m benchmarks.official_scorers --vidi vidi --moment-detr moment_detr
 
-From the checkouts come code that is run (read it first), ground truth and prediction files. VUE-TR: every shipped file
-of both versions, every cell, as a file for `apr score` and as replies to the task, and random answers with reversed,
+The checkouts contain code that is run (read it first), ground truth and prediction files. VUE-TR: every shipped file of
+both versions, every cell, as a file for `apr score` and as replies to the task, and random answers with reversed,
 overlapping and negative spans. QVHighlights: the shipped sample of predictions and random ones; the official code
 rounds to 0.01 points. `--moment-detr` needs scikit-learn, which that code imports. Mean relative accuracy is compared
-where lmms-eval is installed.
+if lmms-eval is installed.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ CELLS = [vue_tr.OVERALL, *(value for values in vue_tr.ATTRIBUTES.values() for va
 
 
 def load(path: Path, name: str) -> Any:
-    """The official module, with its plotting library replaced by nothing and the name that NumPy 2 gave to `trapz`."""
+    """Load the official module, without its plotting library and with NumPy 2's name for `trapz`."""
     if not hasattr(np, "trapz"):
         np.trapz = np.trapezoid  # type: ignore[attr-defined]
     for plotting in ("matplotlib", "matplotlib.pyplot"):
@@ -47,7 +49,7 @@ def load(path: Path, name: str) -> Any:
     sys.path.insert(0, str(path.parents[1]))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.exists():
-        sys.exit(f"{path} is not there")
+        sys.exit(f"{path} does not exist")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -86,7 +88,7 @@ def vue_tr_files(checkout: Path) -> Iterator[tuple[str, float]]:
 
 
 def _vue_tr_task(ground_truth: Path, replies: Mapping[int, str]) -> list[float]:
-    """What the task makes of replies: precision and recall overall, IoU of every cell."""
+    """What the task computes for replies: precision and recall overall, IoU of every cell."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in vue_tr_task.rows_of([json.loads(ground_truth.read_text("utf-8"))]):
         labels = [row[attribute] for attribute in vue_tr.ATTRIBUTES]
@@ -132,7 +134,7 @@ def _vue_tr_random(official: Any, pick: random.Random, version: int) -> float:
 def qvhighlights(checkout: Path) -> Iterator[tuple[str, float]]:
     """The shipped sample and random predictions, each with the largest difference of any metric, in points."""
     official = load(checkout / "standalone_eval" / "eval.py", "official_qvhighlights")
-    official.mp = multiprocessing.dummy  # threads are enough, and leave no processes behind
+    official.mp = multiprocessing.dummy  # threads are enough, and no processes are left
     sample, truth = (
         [json.loads(line) for line in (checkout / path).read_text("utf-8").splitlines()]
         for path in ("standalone_eval/sample_val_preds.jsonl", "data/highlight_val_release.jsonl")
@@ -177,7 +179,10 @@ def _qvhighlights(official: Any, predictions: list[dict[str, Any]], truths: list
 
 
 def mra() -> Iterator[tuple[str, float]]:
-    """200,000 random pairs, many of them exactly on a threshold, through lmms-eval's copy of VSI-Bench's function."""
+    """Compare with lmms-eval's copy of VSI-Bench's function.
+
+    There are 200,000 random pairs, many of them exactly on a threshold.
+    """
     if importlib.util.find_spec("lmms_eval") is None:
         return
     from lmms_eval.tasks.vsibench import utils as vsibench

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 BITS = 12
-"""Columns of a frame's number, which is below 4096."""
+"""The number of columns that encode a frame's number, which is below 4096."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Film:
     """A file that is made for the comparison."""
 
     size: tuple[int, int]
-    """(width, height)."""
+    """(width, height) in pixels."""
     fps: Fraction
     seconds: float
     sound: bool = True
@@ -45,7 +45,7 @@ FILMS = {
 def make_film(path: Path, film: Film) -> Path:
     """Write a film: H.264 with B-frames; sides that are odd need 4:4:4.
 
-    Its sound is tones that no two moments share.
+    Its sound consists of tones that differ at every moment.
     """
     width, height = film.size
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
@@ -56,7 +56,9 @@ def make_film(path: Path, film: Film) -> Path:
     ]
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=film.fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.width = width
+        stream.height = height
+        stream.pix_fmt = pixels
         stream.codec_context.time_base = 1 / film.fps
         stream.options = {
             "preset": "ultrafast",
@@ -71,14 +73,17 @@ def make_film(path: Path, film: Film) -> Path:
                 rows = np.zeros((values.shape[0], plane.line_size), np.uint8)
                 rows[:, : values.shape[1]] = values
                 plane.update(rows.tobytes())
-            frame.pts, frame.time_base = number, 1 / film.fps
+            frame.pts = number
+            frame.time_base = 1 / film.fps
             packets += stream.encode(frame)
         packets += stream.encode(None)
         if track is not None:
             samples = tones(film.frames / float(film.fps))
             for at in range(0, len(samples), 1024):
                 block = av.AudioFrame.from_ndarray(samples[None, at : at + 1024], format="fltp", layout="mono")
-                block.sample_rate, block.pts, block.time_base = 48_000, at, Fraction(1, 48_000)
+                block.sample_rate = 48_000
+                block.pts = at
+                block.time_base = Fraction(1, 48_000)
                 packets += track.encode(block)
             packets += track.encode(None)
         packets.sort(key=lambda packet: float((packet.dts or 0) * packet.time_base))
@@ -87,7 +92,7 @@ def make_film(path: Path, film: Film) -> Path:
 
 
 def _columns(number: int, width: int, height: int) -> np.ndarray[Any, Any]:
-    """The luma of a frame that carries `number` as dark and light columns, the highest bit first."""
+    """The luma of a frame that encodes `number` as dark and light columns, the highest bit first."""
     row = np.full(width, 128, np.uint8)
     for bit in range(BITS):
         row[bit * width // BITS : (bit + 1) * width // BITS] = 205 if number >> (BITS - 1 - bit) & 1 else 40
@@ -95,10 +100,10 @@ def _columns(number: int, width: int, height: int) -> np.ndarray[Any, Any]:
 
 
 def number_of(image: np.ndarray[Any, Any]) -> int:
-    """The number that a frame carries, at any scale.
+    """The number that a frame encodes, at any scale.
 
     Raises:
-        ValueError: it carries none.
+        ValueError: the frame encodes no number.
     """
     height, width = image.shape[:2]
     number = 0
@@ -119,35 +124,35 @@ def tones(seconds: float) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a message, of either side."""
+    """A part of a message of either side."""
 
     kind: Literal["text", "image", "video", "audio"]
     text: str = ""
     pictures: np.ndarray[Any, Any] | None = None
-    """Shape (n, height, width, 3), RGB, 8 bit: one for an image."""
+    """Shape (n, height, width, 3), RGB, 8 bit; n is 1 for an image."""
     fps: float | None = None
-    """Frames per second that a clip is said to have."""
+    """The declared frames per second of a clip."""
     sound: np.ndarray[Any, Any] | None = None
-    """Shape (samples,), mono: of an audio piece, or of a clip that has sound."""
+    """Mono samples of an audio piece, or of a clip with sound, shape (samples,)."""
     rate: int = 16_000
 
 
 Message = tuple[str, tuple[Piece, ...]]
-"""Role and pieces; neighbouring texts are one."""
+"""Role and pieces; neighbouring texts are joined."""
 
 
 @dataclass
 class Played:
-    """What one side showed and said while the turns of a case were played."""
+    """What one side showed and reported while the turns of a case were played."""
 
     prompts: list[list[Message]]
     """The prompt of each turn, without the system message."""
     errors: list[str | None]
-    """Of each turn, the code of its error."""
+    """The error code of each turn."""
     steps: int
-    """How many turns were allowed."""
+    """The number of turns that were allowed."""
     ended: Literal["answer", "failed", "open"]
-    """With an answer that was taken; without one; or not yet, when the turns ran out."""
+    """Whether it ended with an accepted answer, without one, or not yet when the turns ran out."""
     reward: float
 
 
@@ -169,20 +174,22 @@ class Case:
     name: str
     film: str
     turns: tuple[str, ...]
-    """What the model writes."""
+    """The turns that the model writes."""
     type: str = "MCQ"
     """The official name of the question's type."""
     truth: Any = ("B",)
     question: str = "Which one is it?"
     options: tuple[str, ...] = ("A. red", "B. blue, (or so)", "C. none of these")
     limits: Mapping[str, float] = field(default_factory=dict)
-    """`frames`, `audio_s`, `clip_s`, `steps`, where they are not the published ones."""
+    """`frames`, `audio_s`, `clip_s`, `steps`, if they are not the published ones."""
     tokens: int = 1000
-    """What a prompt of three turns or more is said to take."""
+    """The assumed number of tokens of a prompt of three turns or more."""
 
 
 SHORT_PROMPT = 6
-"""Messages of a prompt (the system's, the question, two turns and what they brought) from which on `Case.tokens` holds.
+"""The number of messages of a prompt from which on `Case.tokens` applies.
+
+These are the system's, the question, two turns and what they brought.
 """
 
 PUBLISHED = {"frames": 60, "audio_s": 300, "clip_s": 60, "steps": 32}
@@ -266,7 +273,7 @@ def looks() -> Iterator[Case]:
 
 
 def errors() -> Iterator[Case]:
-    """Each way a look can be refused, one to a case, after a good one."""
+    """Each way in which a look can be refused, one per case, after a good one."""
     good = frames(2.0, 2.0, 1)
     bad = {
         "frames beyond the end by 0.004": frames(0, 6.004, 2),
@@ -338,7 +345,7 @@ def errors() -> Iterator[Case]:
 
 
 def replies() -> Iterator[Case]:
-    """Each way a turn can be written."""
+    """Each way in which a turn can be written."""
     good = frames(2.0, 2.0, 1)
     look = {"type": "get_frames", "start": 1.5, "end": 4, "num": 1}
     whole = {"observation": "seen", "think": "so", "confidence": 0.5, "action": look}
@@ -484,7 +491,7 @@ def answers() -> Iterator[Case]:
 
 
 def endings() -> Iterator[Case]:
-    """How an episode ends, with 4 steps where nothing else is said."""
+    """How an episode can end, with 4 steps unless the case says otherwise."""
     good, four = frames(2.0, 2.0, 1), {"steps": 4}
     again = [frames(float(end), float(end), 1) for end in range(1, 6)]
     yield Case("looks to the end", "tiny", tuple(again[:4]), limits=four)

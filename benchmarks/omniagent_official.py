@@ -1,10 +1,12 @@
-"""The official environment of OmniAgent, run out of a user's clone: what it shows a model while the turns of a case are played.
+"""The official environment of OmniAgent, run from a user's clone.
 
-Its own `SingleVideoQAEnv`, `qwen-vl-utils` and `qwen-omni-utils` are loaded from their files and run as they are.
-Stand-ins in memory take the place of ray (calls are made at once), of verl's reward judge (a free-form answer counts
-where it is equal), of the object storage, of librosa and audioread (imported there, unused for local files) and of the
-processor (a prompt is as long as the case says). Waiting between retries is left out, and what one ffmpeg command wrote
-is kept for when the same command comes again.
+It shows what a model is shown while the turns of a case are played.
+
+Its own `SingleVideoQAEnv`, `qwen-vl-utils` and `qwen-omni-utils` are loaded from their files and run as they are. There
+are stand-ins in memory for ray (calls are made at once), verl's reward judge (a free-form answer counts if it is
+equal), the object storage, librosa and audioread (imported there, not used for local files) and the processor (a prompt
+is as long as the case says). Waiting between retries is left out, and the output of an ffmpeg command is kept for the
+next run of the same command.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ SETTINGS = {
     "OMNIAGENT_QUIET_LOGS": "true",
     "TORCHCODEC_NUM_THREADS": "2",
 }
-"""Those of the official `examples/omniagent_eval/eval.sh`, quiet and with fewer threads."""
+"""The settings of the official `examples/omniagent_eval/eval.sh`, quiet and with fewer threads."""
 
 UNSET: tuple[str, ...] = (
     "RANDOM_RESOURCE_SFT",
@@ -62,8 +64,8 @@ class Official:
 
     Args:
         clone: The clone's folder.
-        scratch: Where the frames and clips that it writes go.
-        reader: What reads its clips: `torchcodec` (as in its scripts) or `decord`.
+        scratch: The folder for the frames and clips that it writes.
+        reader: The library that reads its clips: `torchcodec` (as in its scripts) or `decord`.
     """
 
     def __init__(self, clone: Path, scratch: Path, reader: str) -> None:
@@ -71,7 +73,7 @@ class Official:
             sys.exit(f"{clone} has no {ENVIRONMENT}: give the folder of a clone of github.com/HarryHsing/OmniAgent")
         for program in ("ffmpeg", "ffprobe"):
             if shutil.which(program) is None:
-                sys.exit(f"the official code runs {program}, which is not there: apt-get install ffmpeg")
+                sys.exit(f"the official code runs {program}, which is not installed: apt-get install ffmpeg")
         try:
             importlib.import_module("torchcodec.decoders" if reader == "torchcodec" else reader)
         except (ImportError, OSError, RuntimeError) as error:
@@ -103,7 +105,7 @@ class Official:
         self._sounds: list[Any] = []
 
     def play(self, case: Case, video: Path) -> Played:
-        """Play a case: the prompt of each turn, what was wrong with it, and how it ended."""
+        """Play a case: record the prompt of each turn, its errors, and how the episode ended."""
         limits = PUBLISHED | dict(case.limits)
         template = _Remote(lambda history, **_named: "." * len(history))
         count = _Remote(lambda prompt, **_named: case.tokens if len(prompt) >= SHORT_PROMPT else 1000)
@@ -131,7 +133,9 @@ class Official:
                 max_response_len=4_096,
                 is_train=False,
             )
-            self._pictures, self._clips, self._sounds = [], [], []
+            self._pictures = []
+            self._clips = []
+            self._sounds = []
             environment.reset()
             played.steps = environment.max_steps
             for text in case.turns:
@@ -145,7 +149,10 @@ class Official:
         return played
 
     def _messages(self, history: list[dict[str, Any]], has_audio: bool) -> Iterator[Message]:
-        """The history as a policy gets it, with the media that the official readers made of it when the last step was counted."""
+        """The history as a policy gets it, with the media of the official readers.
+
+        The readers made the media when the tokens of the last step were counted.
+        """
         pictures, clips, sounds = iter(self._pictures), iter(self._clips), iter(self._sounds)
         for message in history[1:]:
             pieces = []
@@ -181,7 +188,8 @@ class Official:
 
     def _see(self, history: list[dict[str, Any]]) -> tuple[Any, Any]:
         images, clips, more = self.vision.process_vision_info(history, return_video_kwargs=True)
-        self._pictures, self._clips = images or [], list(zip(clips or [], more["fps"], strict=True))
+        self._pictures = images or []
+        self._clips = list(zip(clips or [], more["fps"], strict=True))
         return images, clips
 
     def _hear(self, history: list[dict[str, Any]], use_audio_in_video: bool) -> Any:
@@ -224,7 +232,7 @@ class _Remote:
 
 @cache
 def probe(video: Path) -> dict[str, Any]:
-    """What the official demo asks ffprobe of a file: length of the container, frame rate, sound."""
+    """What the official demo asks ffprobe about a file: length of the container, frame rate, sound."""
     ask = ("ffprobe", "-v", "error", "-of", "default=nw=1:nk=1")
 
     def told(*entries: str) -> str:
@@ -248,7 +256,7 @@ def _module(name: str, **holds: Any) -> None:
 def _load(name: str, path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        sys.exit(f"{path} is not there")
+        sys.exit(f"{path} does not exist")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,20 +1,26 @@
-"""Our `profile=omniagent` beside the official environment of OmniAgent: the same films, the same turns, every message compared.
+"""Compares our `profile=omniagent` with the official environment of OmniAgent, message by message.
 
-    git clone https://github.com/HarryHsing/OmniAgent        # commit 18725bc is the one compared with
-    apt-get install ffmpeg                                   # the official code runs it, and torchcodec needs its
-    libraries uv pip install -c constraints.txt torchcodec             # beside '.[lmms,dev]': what the official scripts
-    read clips with python -m benchmarks.omniagent_parity --clone OmniAgent
+Both sides get the same films and the same turns.
 
-The clone's code is run (read it first): its `SingleVideoQAEnv` and its own readers of pictures, clips and sound, with
-stand-ins for ray, verl and storage (`omniagent_official.py`). Compared are the prompt of each turn (roles, kinds of
-parts, headings, labels, placeholders, notices, the question's text, sizes of pictures, which frames they are, clips'
-frame rates, sound), whether a turn is an error, the number of turns, how the episode ends and its reward. Left out are
-the words of our own instructions and of errors. Then the texts of the released example rows, which win where the code
-disagrees.
+        git clone https://github.com/HarryHsing/OmniAgent              # commit 18725bc is the one compared with
+        apt-get install ffmpeg                                         # for the official code, and torchcodec's
+        libraries
+        uv pip install -c constraints.txt torchcodec                   # with '.[lmms,dev]': the official scripts read
+        clips
+        python -m benchmarks.omniagent_parity --clone OmniAgent
 
-Run with torchcodec 0.17, torch 2.15, torchvision 0.29 and ffmpeg 5.1.
+    The clone's code is run (read it first): its `SingleVideoQAEnv` and its own readers of pictures, clips and sound,
+    with stand-ins for ray, verl and storage (`omniagent_official.py`).
 
-Each difference is printed once, with both sides. Exit status 1: there are some besides those of `ACCEPTED`.
+    These are compared: the prompt of each turn (roles, kinds of parts, headings, labels, placeholders, notices, the
+    question's text, sizes of pictures, which frames they are, clips' frame rates, sound), whether a turn is an error,
+    the number of turns, how the episode ends, and its reward. The text of our own instructions and of errors is not
+    compared. After that, the texts of the released example rows are compared; if the code disagrees with them, the rows
+    count.
+
+    It was run with torchcodec 0.17, torch 2.15, torchvision 0.29 and ffmpeg 5.1.
+
+    Each difference is printed once, with both sides. Exit status 1: there are differences that are not in `ACCEPTED`.
 """
 
 from __future__ import annotations
@@ -80,17 +86,17 @@ KINDS = {
 }
 
 UNIT = "in metres"
-"""What our side is told of how a size is written; it is what tells a size from another number."""
+"""The unit in which our side is told to write a size; it distinguishes a size from another number."""
 
 END_S = 0.2
-"""The official code moves a time this close to the end, or closer, to the end."""
+"""The official code moves a time that is this close to the end, or closer, to the end."""
 
 NEAR_END = "near the end, "
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not the same."""
+    """One difference between the two sides."""
 
     what: str
     official: str
@@ -100,12 +106,14 @@ class Difference:
 
 @dataclass
 class Tally:
-    """What was compared, and what was not the same."""
+    """The results of the comparison."""
 
     counts: Counter[str] = field(default_factory=Counter)
     found: dict[tuple[str, ...], tuple[Difference, list[str]]] = field(default_factory=dict)
-    """Differences that nothing accepts, those of one kind that differ in their numbers alone under one key: the first,
-    and where they all are."""
+    """Differences that are not accepted: the first of each kind, and all its places.
+
+    Differences of one kind that differ only in their numbers are under one key.
+    """
     accepted: Counter[str] = field(default_factory=Counter)
     pixels: float = 0.0
     """The largest mean difference of two pictures of the same frame, in grey levels of 255."""
@@ -155,7 +163,7 @@ ACCEPTED: tuple[tuple[str, Callable[[Difference, str], bool]], ...] = (
     ("a span that begins before 0 is no span", lambda it, case: it.what == "reward" and case == "spans '[[-1, 2]]'"),
     ("the official code can't encode a clip with an odd side, and fails", lambda _it, case: case == "clips on odd"),
 )
-"""Intended differences: why, which they are, and in which case."""
+"""Intended differences: the reason, which differences they are, and in which case."""
 
 
 class Playback(PolicyDefaults):
@@ -164,7 +172,9 @@ class Playback(PolicyDefaults):
     name = "playback"
 
     def __init__(self, turns: Sequence[str], tokens: int) -> None:
-        self.turns, self.tokens, self.prompts = turns, tokens, list[Prompt]()
+        self.turns = turns
+        self.tokens = tokens
+        self.prompts = list[Prompt]()
 
     async def count(self, prompt: Prompt) -> PromptSize:
         return PromptSize(self.tokens if len(prompt.messages) >= SHORT_PROMPT else 1000)
@@ -250,7 +260,7 @@ def _reward(case: Case, trajectory: Trajectory) -> float:
 
 
 def compare(official: Played, ours: Played, film: Film, tally: Tally) -> Iterator[Difference]:
-    """Everything that is not the same in an episode."""
+    """Find everything that differs in an episode."""
     if official.steps != ours.steps:
         yield Difference("steps allowed", str(official.steps), str(ours.steps))
     for number, (theirs, mine) in enumerate(zip(official.prompts, ours.prompts, strict=False), 1):
@@ -260,9 +270,8 @@ def compare(official: Played, ours: Played, film: Film, tally: Tally) -> Iterato
             yield Difference("roles", " ".join(role for role, _ in theirs), " ".join(role for role, _ in mine), where)
             continue
         for index, (one, other) in enumerate(zip(theirs, mine, strict=True)):
-            if (
-                number == 1 or index >= len(theirs) - 3
-            ):  # what comes before was the same message in the prompt before, unless it is among these
+            # Earlier messages were compared in the previous prompt, unless they are among these.
+            if number == 1 or index >= len(theirs) - 3:
                 yield from _message(one, other, index, film, tally, where)
             elif (said := _words(one)) != (told := _words(other)):
                 yield Difference(
@@ -308,13 +317,13 @@ def _message(theirs: Message, mine: Message, index: int, film: Film, tally: Tall
 
 
 def _clamped(label: str, film: Film) -> bool:
-    """Whether a clip or a sound reaches into the stretch before the end that the official code leaves out."""
+    """Whether a clip or a sound reaches into the last part of the film, which the official code leaves out."""
     found = re.search(r"(?:Clip|Audio) [\d.]+s-([\d.]+)s", label)
     return found is not None and float(found[1]) > film.frames / float(film.fps) - END_S
 
 
 def _text(theirs: str, mine: str, index: int, where: str, role: str) -> Iterator[Difference]:
-    """Differences of two texts, with the notice compared separately; an error's words are left out."""
+    """Differences of two texts, with the notice compared separately; the text of an error is left out."""
     for what, one, other in zip(("", "notice"), _split(theirs), _split(mine), strict=True):
         if one != other:
             name = what or (
@@ -330,7 +339,7 @@ def _text(theirs: str, mine: str, index: int, where: str, role: str) -> Iterator
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The text with an error's words taken out, and its notice."""
+    """The text without the words of an error, and its notice."""
     at = text.rfind("[NOTICE]")
     at = len(text) if at < 0 else at - (text[:at].endswith("\n"))
     before = re.sub(r"\A\[ERROR\] .*\Z", "[ERROR] …", text[:at], flags=re.DOTALL)
@@ -389,7 +398,7 @@ def _one_off(theirs: int, mine: int, kind: str, label: str, film: Film) -> bool:
 
 def _sound(theirs: Piece, mine: Piece, where: str) -> Iterator[Difference]:
     one, other = theirs.sound, mine.sound
-    if theirs.pictures is None and one is None:  # an example row, which comes without its media
+    if theirs.pictures is None and one is None:  # an example row, which has no media
         return
     if one is None or other is None:
         if (one is None) != (other is None):
@@ -399,9 +408,8 @@ def _sound(theirs: Piece, mine: Piece, where: str) -> Iterator[Difference]:
         return
     if theirs.rate != mine.rate:
         yield Difference("sample rate", str(theirs.rate), str(mine.rate), where)
-    most = (
-        0.03 if theirs.kind == "video" else 1.5 / theirs.rate
-    )  # the official clip is coded once more, in whole AAC frames
+    # The official clip is encoded again, in whole AAC frames.
+    most = 0.03 if theirs.kind == "video" else 1.5 / theirs.rate
     if abs(len(one) - len(other)) > most * theirs.rate:
         yield Difference(
             f"seconds of sound of {theirs.kind}",
@@ -417,7 +425,7 @@ def _sound(theirs: Piece, mine: Piece, where: str) -> Iterator[Difference]:
 
 
 def _aligned(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], rate: int) -> tuple[float, float]:
-    """How much later the second sound shows what the first does, up to 50 ms, and the correlation there."""
+    """The delay of the second sound relative to the first, up to 50 ms, and the correlation at that delay."""
     size, reach = len(one) + len(other), min(rate // 20, len(other) - 1)
     products = np.fft.irfft(np.fft.rfft(other, size) * np.conj(np.fft.rfft(one, size)), size)
     lags = np.concatenate([products[-reach:], products[: reach + 1]])
@@ -431,7 +439,7 @@ def _words(message: Message) -> str:
 
 
 def _short(text: str, other: str = "") -> str:
-    """A text as it is written in Python, from shortly before the place where the other differs."""
+    """A text as it is written in Python, from shortly before the place where the other one differs."""
     at = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
     start = max(0, at - 30)
     return ("…" if start else "") + repr(text[start : start + 110]) + ("…" if len(text) > start + 110 else "")
@@ -443,7 +451,7 @@ def _few(numbers: Sequence[int]) -> str:
 
 
 def _counted(kinds: Sequence[str]) -> str:
-    """Kinds of parts in order, those that repeat with their number."""
+    """Kinds of parts in order; repeated ones have their number."""
     pairs = [f"{a} {b}" for a, b in pairwise(kinds)]
     repeats = Counter(kinds)
     return (
@@ -454,7 +462,7 @@ def _counted(kinds: Sequence[str]) -> str:
 
 
 def system_prompt(official: Official, clone: Path, folder: Path) -> Iterator[Difference]:
-    """What a policy is told with the file that `apr omniagent-prompt` writes, and what the official function returns."""
+    """Compare the text of the file that `apr omniagent-prompt` writes with the official function's return value."""
     limits = {
         "max_frames_len": PUBLISHED["frames"],
         "max_audio_len": PUBLISHED["audio_s"],
@@ -468,7 +476,10 @@ def system_prompt(official: Official, clone: Path, folder: Path) -> Iterator[Dif
 
 
 def rows(clone: Path, folder: Path, tally: Tally) -> None:
-    """The released example rows: their turns are played on made films of the same length, rate and sound, and our texts compared with theirs."""
+    """Compare our texts with those of the released example rows.
+
+    Their turns are played on made films of the same length, rate and sound.
+    """
     episodes: dict[str, list[dict[str, Any]]] = {}
     for line in (clone / "data" / "example_train_sft.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -512,19 +523,19 @@ def _row_pieces(content: Any) -> tuple[Piece, ...]:
 
 
 def main() -> None:
-    """Compare and print."""
+    """Compare both sides and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clone", type=Path, required=True, help="A clone of HarryHsing/OmniAgent.")
     parser.add_argument(
-        "--dir", type=Path, help="Folder for the films, which are used again; without it one that is thrown away."
+        "--dir", type=Path, help="Folder for the films, which are used again; default: a temporary one."
     )
     parser.add_argument(
         "--reader",
         default="torchcodec",
         choices=("torchcodec", "decord"),
-        help="What the official code reads its clips with.",
+        help="The library with which the official code reads clips.",
     )
-    parser.add_argument("--only", default="", help="Only cases whose name holds this.")
+    parser.add_argument("--only", default="", help="Only cases whose name contains this.")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="Name every place of a difference, and what was accepted."
     )
@@ -544,7 +555,7 @@ def main() -> None:
             ours = beside.submit(play, case, MediaRef(path=str(video)))
             try:
                 theirs = official.play(case, video)
-            except Exception as error:  # noqa: BLE001 - whatever code that is not ours raises
+            except Exception as error:  # noqa: BLE001 - the code is not ours and can raise anything
                 tally.add(
                     case.name,
                     iter([Difference("the official code raises", f"{type(error).__name__}: {error}"[:160], "")]),

@@ -1,19 +1,21 @@
-"""How much of each prompt a server computes anew, beside what the turn adds to it: ten-turn episodes on a real vLLM server.
+"""Measures how much of each prompt a server computes again, compared with what the turn adds to it.
+
+The episodes have ten turns and run on a real vLLM server.
 
     python -m benchmarks.prefix_reuse [--json FILE] [--episodes 4] [--block-size 128]
 
-The server runs on the CPU (`scripts/vllm_cpu.py` makes its environment) with a small random Qwen2.5-VL, asked through
-`policy=openai`; the prompts are the loop's own, over a real video. A grammar holds the model to turns that look at
-frames, so that every episode goes to its tenth turn.
+The server runs on the CPU (`scripts/vllm_cpu.py` makes its environment) with a small random Qwen2.5-VL, and is used
+through `policy=openai`. The prompts are the loop's own, over a real video. A grammar restricts the model to turns that
+look at frames, so that every episode reaches its tenth turn.
 
-- `computed`: prompt tokens less those that the server took from its cache, as it reports them.
+- `computed`: prompt tokens without those that the server took from its cache, as it reports them.
 - `new`: what the turn adds: the newest turn, the placeholder of the look before it, the pictures of the latest look,
-  the notice. Everything before stood in the previous prompt word for word.
+  the notice. Everything before that was in the previous prompt, word for word.
 
-Target: computed / new is at most 1.15 after block rounding (a cache holds whole blocks, so up to `block size - 1`
-tokens a turn are computed again whatever the layout). Beside it the same episodes in the layout of the published
-release, as far as caching goes: the notice of the turns that are left stands in every user message, and all of them are
-rewritten in each turn. First turns are left out: everything in them is new.
+Target: computed / new is at most 1.15 after block rounding (a cache has whole blocks, so up to `block size - 1` tokens
+a turn are computed again with any layout). For comparison, the same episodes run in the layout of the published
+release, as far as caching is concerned: the notice of the remaining turns is in every user message, and all of them are
+rewritten in each turn. First turns are left out, because everything in them is new.
 """
 
 from __future__ import annotations
@@ -43,19 +45,18 @@ TURNS = 10
 
 @dataclass
 class Watched:
-    """A policy, with every prompt it was given and what that cost; `rewrite` changes prompts on their way."""
+    """A policy that records every prompt and its cost; `rewrite` changes prompts before they are passed on."""
 
     policy: Policy
     rewrite: Any
     asked: list[tuple[Prompt, Generation]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.name, self.modalities, self.context_tokens = (
-            self.policy.name,
-            self.policy.modalities,
-            self.policy.context_tokens,
-        )
-        self.describe, self.close = self.policy.describe, self.policy.close
+        self.name = self.policy.name
+        self.modalities = self.policy.modalities
+        self.context_tokens = self.policy.context_tokens
+        self.describe = self.policy.describe
+        self.close = self.policy.close
 
     async def count(self, prompt: Prompt) -> Any:
         return await self.policy.count(prompt)
@@ -68,14 +69,14 @@ class Watched:
 
 @dataclass
 class Turns:
-    """What the turns of one layout cost."""
+    """The cost of the turns of one layout."""
 
     layout: str
     prompt: int = 0
     new: int = 0
     computed: int = 0
     rounding: int = 0
-    """Most tokens that are computed again only because a cache holds whole blocks."""
+    """Most tokens that are computed again only because a cache has whole blocks."""
     turns: int = 0
 
     @property
@@ -84,7 +85,7 @@ class Turns:
 
     @property
     def rounded_ratio(self) -> float:
-        """The ratio without what the blocks cost at most."""
+        """The ratio without the largest possible cost of the blocks."""
         return max(0, self.computed - self.rounding) / self.new
 
     def row(self) -> str:
@@ -96,12 +97,12 @@ class Turns:
 
 
 def ours(prompt: Prompt) -> Prompt:
-    """As the loop makes it."""
+    """Keep the prompt as the loop makes it."""
     return prompt
 
 
 def rewritten(prompt: Prompt) -> Prompt:
-    """The notice of the last user message put into all of them."""
+    """Put the notice of the last user message into all of them."""
     last = prompt.messages[-1].parts[-1]
     assert isinstance(last, TextPart) and "[NOTICE]" in last.text
     notice = TextPart(last.text[last.text.index("\n[NOTICE]") :])
@@ -128,9 +129,8 @@ def measure(layout: str, rewrite: Any, policy: Policy, film: Path, episodes: int
         turn = sum(message.role == "assistant" for message in prompt.messages) + 1
         if not 2 <= turn <= TURNS:
             continue
-        before = prompt.messages[
-            : -2 if turn == 2 else -3
-        ]  # the last media came after these; the first prompt had none
+        # The last media came after these; the first prompt had none.
+        before = prompt.messages[: -2 if turn == 2 else -3]
         usage = generation.usage
         assert usage.prompt_tokens is not None and usage.cached_tokens is not None
         old = tokens(before, tokenizer)
@@ -144,7 +144,7 @@ def measure(layout: str, rewrite: Any, policy: Policy, film: Path, episodes: int
 
 
 def tokens(messages: Sequence[Message], tokenizer: Any) -> int:
-    """Tokens of messages that hold words alone."""
+    """The number of tokens of messages that have only text."""
     assert all(isinstance(part, TextPart) for message in messages for part in message.parts)
     chat = [{"role": message.role, "content": [{"type": "text", "text": message.text}]} for message in messages]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=False)
@@ -152,13 +152,13 @@ def tokens(messages: Sequence[Message], tokenizer: Any) -> int:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 1 where the target is missed."""
+    """Run the command; its status is 1 if the target is missed."""
     from tiny_models import save_tiny
     from transformers import AutoProcessor
     from vllm_server import BLOCK, MODEL, looking, serve, vllm_python
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--episodes", type=int, default=4, help="episodes in each layout")
     parser.add_argument(
         "--block-size", type=int, default=BLOCK, help="tokens in a block of the cache (a GPU's default is 16)"

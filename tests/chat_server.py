@@ -1,13 +1,14 @@
-"""A small server of the chat-completions protocol over a real socket: it plays turns in order, answers like vLLM, and
-fails on demand.
+"""A small server of the chat-completions protocol over a real socket.
+
+It plays turns in order, answers like vLLM, and fails on demand.
 
     with ChatServer([look(0, 2), answer("B")]) as server:
         server.mishaps += [drop, status(429, retry_after="1")]
         OpenAIPolicy(model="m", base_url=server.url)
 
-Tokens follow simple rules: one for four characters of words, one for a 28-pixel square of a picture, 25 for a second of
-sound. The server decodes what it is sent, so pictures and sound that no decoder takes are an error 400, as is a prompt
-longer than its context.
+Tokens follow simple rules: one for four characters of text, one for a 28-pixel square of a picture, 25 for a second of
+sound. The server decodes what it receives, so pictures and sound that can't be decoded give an error 400, as does a
+prompt longer than its context.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from PIL import Image
 
 @pytest.fixture(autouse=True, scope="module")
 def one_tls_context() -> Iterator[None]:
-    """Every client reads the certificates of all authorities (27 ms), even for plain HTTP; here they are read once.
+    """Read the certificates of all authorities only once.
+
+    Every client reads them (27 ms), even for plain HTTP.
 
     Import it to use it.
     """
@@ -49,15 +52,15 @@ class ChatServer:
     """The server.
 
     Args:
-        turns: What the model writes, by how many turns the prompt already holds; the last one is repeated.
+        turns: What the model writes, by the number of turns in the prompt; the last one is repeated.
         model: Name of its one model.
-        engine: Who the server says it is.
-        context_tokens: Most tokens of prompt and turn together, or `None` where it does not tell.
-        key: What it asks for in the header; a wrong one is repeated in the error, as careless servers do.
-        latency_s: Seconds each turn takes.
-        port: A fixed port, for a server that comes back where another stood.
+        engine: The engine that the server reports.
+        context_tokens: Most tokens of prompt and turn together, or `None` if it does not report it.
+        key: The key that it expects in the header; a wrong one is repeated in the error, as some servers do.
+        latency_s: Seconds of each turn.
+        port: A fixed port, for a server that replaces an earlier one.
         tokenizes: Whether it has vLLM's /tokenize.
-        gives_details: Whether its usage tells cached, visual and audio tokens.
+        gives_details: Whether its usage has cached, visual and audio tokens.
         trusts_kwargs: Whether requests may say how media is read (vLLM's --trust-request-mm-kwargs).
     """
 
@@ -75,32 +78,33 @@ class ChatServer:
         gives_details: bool = True,
         trusts_kwargs: bool = True,
     ) -> None:
-        self.turns, self.model, self.engine, self.context_tokens = list(turns), model, engine, context_tokens
-        self.key, self.latency_s, self.tokenizes, self.gives_details, self.trusts_kwargs = (
-            key,
-            latency_s,
-            tokenizes,
-            gives_details,
-            trusts_kwargs,
-        )
+        self.turns = list(turns)
+        self.model = model
+        self.engine = engine
+        self.context_tokens = context_tokens
+        self.key = key
+        self.latency_s = latency_s
+        self.tokenizes = tokenizes
+        self.gives_details = gives_details
+        self.trusts_kwargs = trusts_kwargs
         self.mishaps: deque[Mishap] = deque()
-        """Taken one after the other by the requests for a turn."""
+        """Mishaps, which the requests for a turn take one after the other."""
         self.always: Mishap | None = None
-        """What happens to every request for a turn."""
+        """A mishap that happens to every request for a turn."""
         self.chats: list[dict[str, Any]] = []
-        """Bodies of the requests for a turn, whatever came of them."""
+        """Bodies of the requests for a turn, whatever their outcome."""
         self.raw: list[bytes] = []
-        """The same as they came over the wire."""
+        """The same bodies as raw bytes."""
         self.tokenized: list[dict[str, Any]] = []
         self.seen: list[tuple[str, str, str | None]] = []
         """Method, path and `Authorization` of every request."""
         self.models: Mishap | None = None
-        """What /models replies."""
+        """The reply to /models."""
         self.counts: Mishap | None = None
-        """What /tokenize replies."""
+        """The reply to /tokenize."""
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
-        """When each request for a turn came in (`time.monotonic`)."""
+        """When each request for a turn arrived (`time.monotonic`)."""
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -124,7 +128,7 @@ class ChatServer:
         self.stop()
 
     def stop(self) -> None:
-        """Stop as a killed server does: the port is closed and every connection is broken."""
+        """Stop like a killed server: the port is closed and every connection is broken."""
         if not self.stopping.is_set():
             self.stopping.set()
             self._http.shutdown()
@@ -154,7 +158,7 @@ class _Quiet(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def handle_error(self, *_: object) -> None:
-        """A client that goes away is no news."""
+        """Ignore a client that goes away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -293,13 +297,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _logprob(piece: str, k: int) -> dict[str, Any]:
-    """Half the mass on the first token, half of the rest on the next, and so on."""
+    """Half of the probability on the first token, half of the rest on the next, and so on."""
     listed = [{"token": f"{n}", "logprob": math.log(0.5 ** (n + 1)), "bytes": None} for n in range(k)]
     return {"token": piece, "logprob": math.log(0.5), "bytes": None, "top_logprobs": listed}
 
 
 def count_tokens(messages: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Tokens of messages by kind; decodes every picture, sound and clip."""
+    """Count the tokens of messages by kind; decode every picture, sound and clip."""
     found = {"text": 3, "image": 0, "audio": 0, "video": 0}
     for message in messages:
         found["text"] += 4
@@ -340,13 +344,13 @@ def _sound_tokens(data: bytes) -> int:
 
 
 def drop(handler: _Handler) -> None:
-    """The connection breaks without a reply."""
+    """Break the connection without a reply."""
     handler.close_connection = True
     handler.server.shutdown_request(handler.request)
 
 
 def half(handler: _Handler) -> None:
-    """The connection breaks in the middle of the reply."""
+    """Break the connection in the middle of the reply."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", "1000")
@@ -357,23 +361,23 @@ def half(handler: _Handler) -> None:
 
 
 def hang(handler: _Handler) -> None:
-    """No reply until the server stops."""
+    """Send no reply until the server stops."""
     handler.owner.stopping.wait(60)
     drop(handler)
 
 
 def status(code: int, words: str = "the engine is unwell", **headers: str) -> Mishap:
-    """An error with this status."""
+    """Reply with an error of this status."""
     return lambda handler: handler.error(code, words, **headers)
 
 
 def body(value: Any, kind: str = "application/json", status: int = 200, **headers: str) -> Mishap:
-    """A reply with this body."""
+    """Reply with this body."""
     return lambda handler: handler.reply(value, status, kind, **headers)
 
 
 def raw(first: bytes, again: bytes = b"", pause_s: float = 0.0) -> Mishap:
-    """These bytes over the wire, then others without end, until the client goes away."""
+    """Send these bytes, then others without end, until the client goes away."""
 
     def send(handler: _Handler) -> None:
         handler.close_connection = True
@@ -385,13 +389,13 @@ def raw(first: bytes, again: bytes = b"", pause_s: float = 0.0) -> Mishap:
 
 
 def head(status: int = 200, **headers: str) -> bytes:
-    """The beginning of a reply, up to its body."""
+    """Send the beginning of a reply, up to its body."""
     lines = [f"HTTP/1.1 {status} x", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def moved(status: int, target: str) -> Mishap:
-    """A redirect."""
+    """Reply with a redirect."""
     return body(b"", status=status, location=target)
 
 

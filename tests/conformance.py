@@ -1,4 +1,4 @@
-"""What every policy must keep, whatever runs the model behind it.
+"""The rules that every policy must keep, with any engine.
 
 A policy's tests subclass `PolicyConformance` and say how the policy is made:
 
@@ -8,10 +8,10 @@ A policy's tests subclass `PolicyConformance` and say how the policy is made:
         def make(cls) -> Iterator[Make]:
             yield lambda: MyPolicy(…)
 
-`make()` is called for a second instance only where a test compares two; the first is shared by the class and closed at
-its end. Class attributes relax what an engine can't promise: `repeatable` (the same prompt and seed give the same text
-at temperature 0), `seeded` (and at temperature 1), `batch_invariant` (and whatever runs beside it), `obeys_limit` (a
-turn ends at `max_new_tokens`).
+`make()` is called for a second instance only if a test compares two; the first is shared by the class and closed at its
+end. Class attributes relax what an engine can't promise: `repeatable` (the same prompt and seed give the same text at
+temperature 0), `seeded` (also at temperature 1), `batch_invariant` (also with other requests in the batch),
+`obeys_limit` (a turn ends at `max_new_tokens`).
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ LOOK = (
 
 
 def picture(number: int, width: int = 112, height: int = 84) -> np.ndarray:
-    """A frame unlike the others: flat colour with a bright square."""
+    """A frame that differs from the others: flat colour with a bright square."""
     image = np.full((height, width, 3), (37 * number % 256, 80, 200), np.uint8)
     image[10:30, 10 + 7 * number % 60 :][:, :20] = 250
     return image
 
 
 def percept(kind: str, frames: int = 3, seconds: float = 2.0, sound: bool = True) -> Percept:
-    """One look, as the environment would hand it back."""
+    """One look in the form in which the environment returns it."""
     images = np.stack([picture(n) for n in range(frames)])
     times = tuple(1.0 + n * 0.5 for n in range(frames))
     hum = (0.1 * np.sin(np.arange(round(seconds * RATE)) * 0.05)).astype(np.float32)
@@ -93,7 +93,7 @@ def opening() -> Prompt:
 
 
 def after(kind: str, **wanted: Any) -> Prompt:
-    """The second turn: one look has just come back."""
+    """The second turn: one look has just been returned."""
     book = notebook()
     book.add(LOOK, percept(kind, **wanted))
     return book.prompt(2, 5)
@@ -127,7 +127,7 @@ ATTACK = (
 
 
 def attacked(words: str) -> Prompt:
-    """A prompt with these words wherever a stranger can write some, and a look of two frames."""
+    """A prompt with these words in every place where text of others can be, and a look of two frames."""
     options = (Option(label="A", text=words), Option(label="B", text="blue"))
     book = notebook(QUESTION.model_copy(update={"text": f"What? {words}", "options": options, "answer_hint": words}))
     book.add(words, None)
@@ -136,12 +136,12 @@ def attacked(words: str) -> Prompt:
 
 
 def for_both_engines() -> dict[str, Prompt]:
-    """Prompts that transformers and vLLM answer alike."""
+    """Prompts for which transformers and vLLM write the same answer."""
     return {"opening": opening(), "frames": after("frames"), "audio": after("audio"), "clip": big_clip(6, sound=False)}
 
 
 class PolicyConformance:
-    """The suite; see the module's docstring."""
+    """The suite; see the docstring of the module."""
 
     repeatable: ClassVar[bool] = True
     seeded: ClassVar[bool] = True
@@ -159,7 +159,7 @@ class PolicyConformance:
         made = make()
         yield made
         made.close()
-        made.close()  # a second time does no harm
+        made.close()  # a second call does no harm
 
     def _looks(self, policy: Policy) -> list[str]:
         return [kind for kind in ("frames", "audio", "clip") if kind in policy.modalities]
@@ -237,7 +237,7 @@ class PolicyConformance:
             try:
                 await task
             except asyncio.CancelledError:
-                return  # a policy that never waits may also have finished
+                return  # a policy that never waits may have finished already
 
         asyncio.run(stop())
         check_generation(asyncio.run(policy.generate(opening(), GREEDY)), GREEDY, limit=self.obeys_limit)
@@ -273,7 +273,7 @@ class PolicyConformance:
 
 
 def check_generation(generation: Generation, sampling: Sampling, *, limit: bool = True) -> None:
-    """Whether a generation keeps the protocol's promises."""
+    """Check that a generation keeps the protocol's promises."""
     assert isinstance(generation, Generation) and isinstance(generation.text, str)
     assert isinstance(generation.finish_reason, str) and generation.finish_reason
     usage = generation.usage
@@ -311,7 +311,7 @@ def check_generation(generation: Generation, sampling: Sampling, *, limit: bool 
 
 
 def check_size(prompt: Prompt, size: PromptSize | None) -> None:
-    """Whether a count fits the kinds of parts that the prompt holds."""
+    """Check that a count fits the kinds of parts in the prompt."""
     assert isinstance(size, PromptSize) and size.text > 0 and size.total == size.text + size.visual + size.audio
     parts = [part for message in prompt.messages for part in message.parts]
     seen = any(not isinstance(part, TextPart | AudioPart) for part in parts)

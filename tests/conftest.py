@@ -1,6 +1,6 @@
-"""Fixtures that all tests share; what tests import is in `apr_testing.py` (a folder may have a `conftest` of its own).
+"""Fixtures that all tests share; what tests import is in `apr_testing.py`; a folder may have its own `conftest`.
 
-`pytest --update-golden` writes the golden prompts of `tests/loop/golden` again; read the difference before committing
+`pytest --update-golden` writes the golden prompts of `tests/loop/golden` again; read the difference before you commit
 it.
 """
 
@@ -17,8 +17,8 @@ from apr_testing import make_video_file
 from vllm_server import tiny_checkpoint, vllm_server  # noqa: F401 - fixtures
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background deaf to Ctrl-C, and every process below inherits it: the tests that
-    # press it would wait for nothing.
+    # A shell starts background processes with Ctrl-C ignored, and every process below inherits that: the tests that
+    # press it would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -30,8 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_schedule() -> Iterator[None]:
-    """No test may leave its process with another scheduling policy: as a real-time one it would starve the machine for
-    the rest of the run."""
+    """Check that no test leaves its process with another scheduling policy.
+
+    With a real-time policy it would take the machine's processors for the rest of the run.
+    """
     before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
     yield
     if before is not None and (after := os.sched_getscheduler(0)) != before:
@@ -43,14 +45,16 @@ def _own_schedule() -> Iterator[None]:
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
-    """`make_video("name.mp4", ...)`: a real file in the test's own folder; arguments as `make_video_file` has them."""
+    """`make_video("name.mp4", ...)`: a real file in the test's own folder; the arguments are `make_video_file`'s."""
     return lambda name="video.mp4", **wanted: make_video_file(tmp_path / name, **wanted)
 
 
 @pytest.fixture(scope="session")
 def shared_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A few files that many tests read: `sound` (6 s, with sound), `silent` (6 s), `ears` (sound only), `long` (75 s,
-    small)."""
+    """A few files that many tests read.
+
+    `sound` (6 s, with sound), `silent` (6 s), `ears` (sound only), `long` (75 s, small).
+    """
     folder = tmp_path_factory.mktemp("videos")
     return {
         "sound": make_video_file(folder / "sound.mp4", frames=60, sound_s=6.0),
@@ -62,8 +66,10 @@ def shared_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`tiny("qwen2_5_vl")`: the folder of a small random model (names: `tiny_models.FAMILIES`), made when it is first
-    asked for."""
+    """`tiny("qwen2_5_vl")`: the folder of a small random model, made when it is first needed.
+
+    The names are those of `tiny_models.FAMILIES`.
+    """
     pytest.importorskip("transformers")
     pytest.importorskip("torchvision")
     import torch
@@ -71,7 +77,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     from apr_plugin.models.compat import LINEAR_ATTENTION_SINCE, release
 
-    torch.set_num_threads(1)  # models this small lose more by waiting for a second processor than they gain
+    torch.set_num_threads(1)  # for models this small, a second thread costs more than it gains
 
     @cache
     def make(name: str) -> Path:

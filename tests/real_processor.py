@@ -1,5 +1,4 @@
-"""A prompt as a checkpoint's own processor reads it, called the way its documentation says; what `policy=hf` makes of
-prompts is compared with it."""
+"""A prompt as a checkpoint's own processor reads it, called as its documentation says; compared with `policy=hf`."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from apr_plugin.models.prompt import PromptEncoder
 
 
 def real(encoder: PromptEncoder, prompt: Prompt, **more: Any) -> Any:
-    """The same prompt by the checkpoint's processor, called the way its documentation says."""
+    """Encode the same prompt with the checkpoint's processor, called as its documentation says."""
     messages, images, clips, sounds = [], [], [], []
     for message in prompt.messages:
         content = []
@@ -30,9 +29,8 @@ def real(encoder: PromptEncoder, prompt: Prompt, **more: Any) -> Any:
                     sounds.append(part.waveform)
         messages.append({"role": message.role, "content": content})
     text = encoder.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    if (
-        encoder.family.clip == "timed"
-    ):  # the first release replaced the brackets too (as vLLM does); transformers 5 leaves them around the clip
+    # The first release replaced the brackets too (as vLLM does); transformers 5 leaves them around the clip.
+    if encoder.family.clip == "timed":
         marks = encoder.family.marks
         text = text.replace(marks.vision_start + marks.video + marks.vision_end, marks.video)
     side = encoder.family.factor

@@ -1,5 +1,4 @@
-"""Runs task folders in the real lmms-eval with the real model `apr`, on a data set of the same schema that a test
-makes.
+"""Runs task folders in the real lmms-eval with the real model `apr`, on a small data set of the same schema.
 
 bench = TaskBench(tmp_path, monkeypatch)
 bench.place(SOURCE, [rows of the first file, ...], {"data/a.mp4": 6.0})
@@ -37,11 +36,11 @@ FAILS = None
 
 
 class Knows(PolicyDefaults):
-    """Looks at one frame of the first video, then answers what a file says for the question.
+    """A policy that looks at one frame of the first video, then answers what a file says for the question.
 
     Args:
-        answers: A JSON file, words of a question -> its answer, or null where the policy is to fail. The longest words
-            that match count.
+        answers: A JSON file: words of a question -> its answer, or null if the policy has to fail. The longest matching
+            words count.
     """
 
     name = "knows"
@@ -74,10 +73,12 @@ def _manager() -> Any:
 
 
 class TaskBench:
-    """A data folder of its own, and runs on it. Nothing is fetched from the hub."""
+    """A separate data folder, and runs on it; nothing is downloaded from the hub."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
-        self.root, self.data, self.hub = root, root / "data", root / "hub"
+        self.root = root
+        self.data = root / "data"
+        self.hub = root / "hub"
         self.runs = 0
         self._films: dict[float, Path] = {}
         for name, value in {
@@ -90,8 +91,10 @@ class TaskBench:
         patch.setitem(POLICIES, "knows", f"{__name__}:Knows")
 
     def film(self, seconds: float, path: Path | None = None) -> Path:
-        """A real video of that length in whole seconds, a picture every second or, when it is long, every minute, at
-        `path` or anywhere."""
+        """A real video of that length in whole seconds, at `path` or anywhere.
+
+        It has a picture every second or, if it is long, every minute.
+        """
         if seconds not in self._films:
             film, step = self.root / f"film_{seconds:g}.mp4", 60 if seconds > 120 else 1
             shown = list(range(0, round(seconds), step))
@@ -110,8 +113,10 @@ class TaskBench:
         return Path(shutil.copy(self._films[seconds], path))
 
     def place(self, source: Any, contents: Sequence[Any], videos: Mapping[str, float] | None = None) -> Path:
-        """Write a source's annotation files, in their order, and its videos (official name -> seconds); returns its
-        folder."""
+        """Write a source's annotation files, in their order, and its videos (official name -> seconds).
+
+        Returns the source's folder.
+        """
         home = self.data / source.folder
         for file, content in zip(source.files, contents, strict=True):
             write(home / file.name, content)
@@ -120,18 +125,18 @@ class TaskBench:
         return home
 
     def run(self, tasks: str, answers: Mapping[str, str | None], arguments: str = "", **more: Any) -> dict[str, Any]:
-        """lmms-eval's own `simple_evaluate`.
+        """Run lmms-eval's own `simple_evaluate`.
 
         Args:
             tasks: Names, comma-separated.
-            answers: What `Knows` is made of.
+            answers: The answers of `Knows`.
             arguments: More model_args, each with a comma before it.
-            more: For `simple_evaluate`.
+            more: More arguments of `simple_evaluate`.
 
         Returns:
-            Task -> metric -> value, as in results.json but for the filter's name (`acc_short`, `acc_short_stderr_clt`);
-            `samples` holds the logged samples of each task in order of their documents, `trajectories` the run's
-            folder, and `raw` everything.
+            Task -> metric -> value, as in results.json but without the filter's name (`acc_short`,
+            `acc_short_stderr_clt`); `samples` has the logged samples of each task in order of their documents,
+            `trajectories` the run's folder, and `raw` everything.
         """
         from lmms_eval.evaluator import simple_evaluate
 
@@ -164,12 +169,11 @@ def trajectories(folder: Path) -> dict[tuple[str, str], Trajectory]:
 
 
 def check_truths(results: Mapping[str, Any], *tasks: str) -> None:
-    """The score of every answer by the truth of its row is the one that lmms-eval computed from the same row; some are
-    right and some wrong.
+    """Check that the score of every answer by its row's truth is the one that lmms-eval computed; some are right.
 
     Args:
-        results: As `TaskBench.run` returns them.
-        tasks: Which of them.
+        results: The return value of `TaskBench.run`.
+        tasks: The tasks to check.
     """
     answered = trajectories(results["trajectories"])
     scores = []
@@ -189,12 +193,13 @@ def check_truths(results: Mapping[str, Any], *tasks: str) -> None:
 
 
 def counted(source: Any, numbers: Mapping[str, Any]) -> int:
-    """How many buckets of a source stand in its results; each has its mean, count and standard error, and the counts
-    are whole.
+    """The number of buckets of a source that are in its results.
+
+    Each must have its mean, count and standard error, and the counts are whole.
 
     Args:
-        source: The task's.
-        numbers: Its results, as `TaskBench.run` returns them.
+        source: The task's source.
+        numbers: Its results, from `TaskBench.run`.
     """
     found = [name for name in (*source.buckets, "other") if f"n_{name}" in numbers]
     for name in found:
@@ -246,12 +251,14 @@ POISONS: list[Any] = [
     {},
     {"odd": {"odd": [1, "a"]}},
 ]
-"""What may stand where something else should."""
+"""Values that may be there instead of the right one."""
 
 
 def spoiled(item: Any, poisons: Sequence[Any] = POISONS) -> list[Any]:
-    """Copies of a part of a file of annotations, each with one value, at whatever depth, exchanged or gone, or with one
-    more."""
+    """Copies of a part of a file of annotations, each with one change at any depth.
+
+    One value is replaced or removed, or one is added.
+    """
     found: list[Any] = list(poisons)
     if isinstance(item, dict):
         for name, value in item.items():
@@ -266,8 +273,10 @@ def spoiled(item: Any, poisons: Sequence[Any] = POISONS) -> list[Any]:
 
 
 def check_spoiled(bench: TaskBench, source: Any, contents: Sequence[Any], poisons: Sequence[Any] = POISONS) -> None:
-    """Every way of spoiling the first row of a task costs that row alone: all rows are loaded, asked and scored as
-    lmms-eval does it."""
+    """Every way of damaging the first row of a task affects that row alone.
+
+    All rows are loaded, asked and scored as lmms-eval does it.
+    """
     first = contents[0]
     filled: Any
     if isinstance(first, str):

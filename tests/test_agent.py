@@ -1,5 +1,4 @@
-"""`Agent`, `ask` and `open_run` from the package itself: what a program, a notebook and an async program do with
-them."""
+"""`Agent`, `ask` and `open_run` from the package itself, as a program, a Jupyter notebook and async code use them."""
 
 from __future__ import annotations
 
@@ -155,7 +154,7 @@ def test_one_shot_closes_the_policy_also_when_it_fails(shared_videos: Videos) ->
 
 
 def test_inside_a_running_loop_and_after_it(shared_videos: Videos) -> None:
-    """What a notebook does: a cell runs inside the kernel's loop, and calls what is not async."""
+    """As in a Jupyter notebook: a cell runs inside the kernel's loop, and calls code that is not async."""
     policy = Playback([look(0, 2, 3), answer("a pot")])
     agent, threads = Agent(policy), set()
 
@@ -189,7 +188,7 @@ def test_many_at_once_are_answered_by_as_many_as_concurrency_says(shared_videos:
         return await asyncio.gather(*(agent.ask_async(shared_videos["silent"], f"What is {n}?") for n in range(9)))
 
     with Agent(policy, concurrency=3, decode_threads=1, decoded_gib=0.001) as agent:
-        for _ in range(2):  # a loop each; what they wait for belongs to the loop
+        for _ in range(2):  # one loop for each; what they wait for belongs to the loop
             assert [t.answer for t in asyncio.run(ask_all())] == ["a pot"] * 9
     assert policy.most == 3
 

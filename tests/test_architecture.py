@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package costs little."""
+"""Imports have one direction, and importing the package costs little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "apr_plugin"
-HEAVY = ("torch", "lmms_eval", "vlmeval", "transformers", "datasets", "vllm")
+HEAVY = (
+    "torch",
+    "lmms_eval",
+    "vlmeval",
+    "transformers",
+    "datasets",
+    "vllm",
+    "scipy",
+    "statsmodels",
+    "matplotlib",
+    "pandas",
+)
 
 
 def _python(code: str) -> str:
@@ -56,7 +67,7 @@ _PLACE = re.compile(r"apr_plugin(?:\.\w+)+(?::[\w.]+)?")
 
 
 def _imports(file: Path) -> set[str]:
-    """Every module that a file names in an import, inside functions too."""
+    """Every module that a file imports, also inside functions."""
     package = file.relative_to(PACKAGE.parent).parent.parts
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -69,16 +80,17 @@ def _imports(file: Path) -> set[str]:
                 else str(node.module)
             )
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        elif (
-            isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACE.fullmatch(node.value)
-        ):  # a registry names what it will import
+        # A registry names what it will import.
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACE.fullmatch(node.value):
             found.add(node.value.partition(":")[0])
     return found
 
 
 FLOORS = ("media", "scoring", "loop", "models", "policies", "runs", "harnesses", "compare", "report", "cli", "training")
-"""From the lowest up: a room imports none above it. `tasks` is beside them; it takes scoring, media and loop, and its
-adapter lmms-eval."""
+"""The packages from the lowest up; a package imports none above it.
+
+`tasks` is beside them; it uses scoring, media and loop, and its adapter lmms-eval.
+"""
 FORBIDDEN = {
     "media": ("scoring", *FLOORS[2:], "tasks"),
     "scoring": ("media", *FLOORS[2:], "tasks"),
@@ -102,7 +114,7 @@ def test_imports_point_one_way(room: str) -> None:
 
 
 def test_no_backend_takes_from_another() -> None:
-    """What two of them need belongs to `models`, or to `policies` itself."""
+    """Code that two of them need belongs to `models`, or to `policies` itself."""
     backends = [
         folder.name for folder in sorted((PACKAGE / "policies").iterdir()) if (folder / "__init__.py").is_file()
     ]
@@ -122,8 +134,7 @@ TASKS = PACKAGE.parent / "tasks"
 
 
 def test_of_the_tasks_only_the_adapter_of_lmms_eval_imports_a_harness() -> None:
-    """A task folder's `utils.py`, which lmms-eval alone runs, may call lmms-eval's own scorers, inside its
-    functions."""
+    """A task folder's `utils.py`, which only lmms-eval runs, may call lmms-eval's own scorers, inside its functions."""
     files = sorted(TASKS.rglob("*.py"))
     assert {"catalogue.py", "rows.py", "lmms.py"} <= {file.name for file in files}
     for file in files:
@@ -138,7 +149,7 @@ def test_of_the_tasks_only_the_adapter_of_lmms_eval_imports_a_harness() -> None:
 
 
 def test_the_catalogue_loads_no_harness() -> None:
-    """Nor do the rows, the questions and the truths of a task."""
+    """The rows, the questions and the truths of a task do not either."""
     code = (
         "import sys; from apr_plugin.tasks.common.catalogue import sources; assert len(sources()) > 20; "
         "print(*sorted(sys.modules))"

@@ -1,5 +1,4 @@
-"""The set-up is pinned: the committed constraints name one release of everything that pyproject.toml asks for, and
-`make` installs with them."""
+"""The committed constraints name one release of everything that pyproject.toml asks for, and `make` uses them."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 ALONE = ("vllm",)
-"""Extras that want an environment of their own."""
+"""Extras that need their own environment."""
 
 
 def pins(name: str, python: str) -> dict[str, Version]:
@@ -65,7 +64,7 @@ def test_names_and_versions_only(name: str) -> None:
 
 
 def test_the_constraints_are_what_this_environment_has() -> None:
-    """`make` installed with them. An environment made by hand, or with vLLM, has its own releases."""
+    """`make` installed with the constraints; an environment made by hand, or with vLLM, has its own releases."""
     made = REPOSITORY / ".venv"
     if Path(sys.prefix) != made or not (made / ".ready").exists():
         pytest.skip("these tests run in another environment than that of make")

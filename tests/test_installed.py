@@ -1,4 +1,4 @@
-"""Why an import fails, told in one line: by real packages that break each other, and by small ones written here."""
+"""Why an import fails, in one line: with real packages that break each other, and with small ones written here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_package(folder: Path, name: str, version: str, source: str) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder first on the path, and the constraints of the test itself."""
+    """A folder that is first on the path, and the test's own constraints."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "constraints.txt").write_text(
         "# tested\nlower==1.0\nupper==2.0 ; python_version >= '3.11'\nupper==1.0 ; python_version < '3.11'\n"
@@ -66,7 +66,7 @@ def test_the_package_that_moved_is_named_with_the_command_that_mends_it(site: Pa
     write_package(site, "upper", "2.0", asks)
     told = why("upper")
     assert "\n" not in told and reason in told
-    assert told.endswith("Mend it with: pip install 'lower==1.0'") or (
+    assert told.endswith("Fix it with: pip install 'lower==1.0'") or (
         "TypeError" in reason and "lower 4.3.1 (tested: 1.0)" in told
     ), told
     assert "upper 2.0" in told and "lower 4.3.1" in told
@@ -74,10 +74,10 @@ def test_the_package_that_moved_is_named_with_the_command_that_mends_it(site: Pa
 
 def test_a_package_that_is_not_there_is_named_with_who_needs_it(site: Path) -> None:
     write_package(site, "upper", "2.0", "import lower\n")
-    assert why("upper") == "upper 2.0 needs lower, which is not installed. Mend it with: pip install 'lower==1.0'"
+    assert why("upper") == "upper 2.0 needs lower, which is not installed. Fix it with: pip install 'lower==1.0'"
     (site / "upper" / "__init__.py").write_text("import no_such_package_at_all.part\n")
     assert (
-        why("upper") == "upper 2.0 needs no_such_package_at_all, which is not installed. Mend it with: pip install "
+        why("upper") == "upper 2.0 needs no_such_package_at_all, which is not installed. Fix it with: pip install "
         "no-such-package-at-all"
     )
 
@@ -100,9 +100,8 @@ def test_the_one_asking_may_be_the_one_that_moved(site: Path) -> None:
 def test_moved_packages(site: Path) -> None:
     write_package(site, "lower", "1.0+cpu", "")
     write_package(site, "upper", "3.0", "")
-    assert [(m.name, m.here, m.tested) for m in moved_packages()] == [
-        ("upper", "3.0", "2.0")
-    ]  # a build of the same release has not moved
+    # A build of the same release has not moved.
+    assert [(m.name, m.here, m.tested) for m in moved_packages()] == [("upper", "3.0", "2.0")]
 
 
 def test_importing_lets_our_own_errors_and_interrupts_through() -> None:
@@ -145,8 +144,7 @@ def test_what_works_hands_back_its_line() -> None:
 
 @pytest.mark.xdist_group("package")
 def test_filelock_4_beside_lmms_eval(tmp_path: Path) -> None:
-    """What happened on a day in November 2026, with the real packages: lmms-eval 0.7.3 imports `filelock._api` when it
-    evaluates."""
+    """A failure with real packages, seen in November 2026: lmms-eval 0.7.3 imports `filelock._api` for evaluating."""
     pytest.importorskip("lmms_eval")
     uv = Path(sys.executable).with_name("uv")
     newer = tmp_path / "newer"
@@ -167,14 +165,15 @@ def test_filelock_4_beside_lmms_eval(tmp_path: Path) -> None:
         check=False,
     )
     assert doctor.returncode == 1, doctor.stdout + doctor.stderr
+    # As `apr eval` told it.
     (said,) = (
         line for line in doctor.stdout.splitlines() if line.startswith("lmms does not work: lmms-eval can't run: ")
-    )  # as `apr eval` told it
+    )
     assert (
         "lmms-eval 0.7.3 does not work with filelock 4.3.1 (ModuleNotFoundError: No module named 'filelock._api'). "
         in said
     )
-    assert said.endswith(f"Mend it with: pip install 'filelock=={installed.tested_releases()['filelock']}'")
+    assert said.endswith(f"Fix it with: pip install 'filelock=={installed.tested_releases()['filelock']}'")
     assert "filelock 4.3.1 (tested: 3." in doctor.stdout
     rows = {
         row[1]: row[2]

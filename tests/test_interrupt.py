@@ -1,4 +1,4 @@
-"""Ctrl-C: whatever swallows the first, the command stops; a second one ends it at once.
+"""Ctrl-C: the command stops even if the first is swallowed; a second one ends it at once.
 
 Each case is a process that presses Ctrl-C on itself.
 """

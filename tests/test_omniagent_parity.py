@@ -1,5 +1,4 @@
-"""`benchmarks.omniagent_parity`, as far as it goes without the official code: our side plays its cases, and whatever
-differs is found."""
+"""`benchmarks.omniagent_parity` without the official code: our side plays its cases, and differences are found."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def differences(one: Played, other: Played) -> list[str]:
 
 
 def changed(played: Played, prompt: int, number: int, **to: object) -> Played:
-    """The same with one piece of a prompt's newest message changed."""
+    """The same prompts with one piece of a prompt's newest message changed."""
     role, pieces = played.prompts[prompt][-1]
     pieces = (*pieces[:number], replace(pieces[number], **to), *pieces[number + 1 :])  # type: ignore[arg-type]
     prompts = list(played.prompts)

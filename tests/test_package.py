@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-pytestmark = pytest.mark.xdist_group("package")  # one environment serves all
+pytestmark = pytest.mark.xdist_group("package")  # one environment is used by all
 
 
 def _run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -95,7 +95,7 @@ def test_commands_work_without_an_extra(fresh: Path, tmp_path: Path) -> None:
     assert version.returncode == 0 and version.stdout.startswith("apr-plugin ")
     doctor = _run(fresh / "apr", "doctor", cwd=tmp_path)
     assert doctor.returncode == 0 and "Traceback" not in doctor.stderr, doctor.stdout
-    assert "Every package is of the release that was tested" in doctor.stdout.replace("\n", " ")
+    assert "Every package has the tested release" in doctor.stdout.replace("\n", " ")
     assert str(fresh.parent / "share" / "apr-plugin" / "constraints.txt") in doctor.stdout.replace("\n", "")
     assert "FFmpeg" in doctor.stdout and "pip install 'apr-plugin[lmms]'" in doctor.stdout.replace("\n", " ")
     tasks = _run(fresh / "apr", "tasks", "--path", cwd=tmp_path)

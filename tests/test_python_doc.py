@@ -23,7 +23,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     session: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks:
         line = text[: block.start(1)].count("\n")
-        exec(compile("\n" * line + block[1], str(DOC), "exec"), session)  # a failure names the document's own line
+        exec(compile("\n" * line + block[1], str(DOC), "exec"), session)  # a failure shows the line of the document
     printed = capsys.readouterr().out
     assert "get_frames" in printed and "<Run " in printed and "4 questions" in printed
     (glance,) = re.findall(r"^class Glance.*?return \{", text, re.MULTILINE | re.DOTALL)

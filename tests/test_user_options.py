@@ -30,7 +30,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def _from_text(text: str) -> Any:
-    """As a harness hands it over."""
+    """A value as a harness passes it."""
     return parse_model_args(f"key={text}")["key"] if text.strip() else text
 
 

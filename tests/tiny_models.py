@@ -1,11 +1,10 @@
-"""Small random models of every family, saved with tokenizer and processor, so that the ordinary `from_pretrained` road
-loads them.
+"""Small random models of every family, saved with tokenizer and processor for the usual `from_pretrained`.
 
     python tests/tiny_models.py qwen2_5_vl /tmp/tiny      # any name of FAMILIES
 
-They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE,
-attention heads of 32 (vLLM's CPU backend has none smaller; of linear attention it has none but 128). About a million
-weights, a byte-level tokenizer of about 1,000 tokens.
+They write nonsense, but everything except the size is real: configuration, chat template, preprocessing, M-RoPE, and
+attention heads of 32 (vLLM's CPU backend has no smaller ones, and for linear attention only 128). They have about a
+million weights and a byte-level tokenizer of about 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FAMILIES = (
     "qwen3_omni_moe",
     "qwen3_omni_moe_full",
 )
-"""`_full`: the layout of a whole checkpoint, whose weights are called `thinker.…`; without it a Thinker by itself."""
+"""The suffix for the layout of a whole checkpoint, whose weights are called `thinker.…`; without it a Thinker alone."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -35,7 +34,7 @@ OMNI_3 = (*VISION, "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 128, 4, 2, 32, 2
 SPREAD = 0.15
-"""Of the weights: wide enough that what stands early in a prompt, or in a picture, changes what is written after it."""
+"""Scale of the weights: wide enough that the beginning of a prompt, or of a picture, changes what is written later."""
 
 WORDS = (
     "You answer a question about a video that you cannot see all at once. In each turn you choose one thing "
@@ -51,7 +50,7 @@ WORDS = (
     "FINAL STEP: only an answer counts now. Give the best answer that your notes allow. [ERROR] a line says "
     "why an action was refused. Frame 1.25s: "
 )
-"""What the tokenizer learns its merges from, so that prompts of the loop are not one token per letter."""
+"""The text from which the tokenizer learns its merges, so that prompts of the loop are not one token per letter."""
 
 
 def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: int = 448) -> Path:
@@ -59,7 +58,7 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
 
     Args:
         family: One of `FAMILIES`.
-        folder: Where to; it is made.
+        folder: The folder, which is created.
         seed: Seed of the weights.
         vision_edge: The image processor's own upper limit of a picture, as the side of a square in pixels.
     """
@@ -85,8 +84,11 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
 
 
 def template(vision: tuple[str, str, str, str], audio: tuple[str, str, str] | None, thinks: bool = False) -> str:
-    """A ChatML template: `vision` is start, end, image and video; `audio` is start, end, sound; `thinks`: it opens a
-    thought, unless told."""
+    """A ChatML template.
+
+    `vision` is start, end, image and video; `audio` is start, end, sound; with `thinks` it opens a thought, unless told
+    otherwise.
+    """
     start, end, image, video = vision
     kinds = {"image": start + image + end, "video": start + video + end}
     if audio is not None:
@@ -126,16 +128,17 @@ def _merges(special: tuple[str, ...]) -> str:
 
 
 def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str, ...] = ()) -> Any:
-    """A byte-level tokenizer with the family's special tokens; `names` are attributes its processor asks for, `plain`
-    tokens that are decoded."""
+    """A byte-level tokenizer with the family's special tokens.
+
+    `names` are attributes that its processor asks for, `plain` are tokens that are decoded.
+    """
     import transformers
     from tokenizers import AddedToken, Tokenizer
 
     made = Tokenizer.from_str(_merges(SPECIAL + extra))
     made.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
-    kind = (
-        "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
-    )  # the processors of 4.57 take no other
+    # The processors of 4.57 take no other.
+    kind = "Qwen2TokenizerFast" if transformers.__version__ < "5" else "PreTrainedTokenizerFast"
     return getattr(transformers, kind)(
         tokenizer_object=made,
         eos_token="<|im_end|>",
@@ -148,9 +151,8 @@ def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str
 
 def _sizes(patch: int, edge: int) -> dict[str, Any]:
     smallest = (2 * patch) ** 2
-    means: dict[str, Any] = (
-        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if patch == 16 else {}
-    )  # Qwen3's, for pictures and clips alike
+    # Qwen3's, for pictures and clips alike.
+    means: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if patch == 16 else {}
     return means | {
         "patch_size": patch,
         "temporal_patch_size": 2,
@@ -162,8 +164,8 @@ def _sizes(patch: int, edge: int) -> dict[str, Any]:
 def _text(tokenizer: Any, section: list[int], interleaved: bool = False, **more: Any) -> dict[str, Any]:
     import transformers
 
-    mrope = {"mrope_interleaved": True} if interleaved else {}  # transformers does it unasked, vLLM wants it said
-    if transformers.__version__ < "5":  # where positions are described otherwise
+    mrope = {"mrope_interleaved": True} if interleaved else {}  # transformers' default, but not vLLM's
+    if transformers.__version__ < "5":  # which describes positions differently
         more |= {"rope_theta": 10_000.0, "rope_scaling": {"rope_type": "default", "mrope_section": section}}
     return {
         "vocab_size": len(tokenizer) + -len(tokenizer) % 64,
@@ -431,10 +433,11 @@ def _qwen3_omni_moe(edge: int, full: bool = False) -> tuple[Any, Any]:
     thinker = Qwen3OmniMoeThinkerConfig(
         text_config=_text(tokenizer, [6, 5, 5], interleaved=True, **experts),
         vision_config=_eye(3)
+        # As published: transformers does without them, vLLM doesn't.
         | {
             "image_size": 128,
             "apply_vit_abs_pos_embed": True,
-        },  # as published: transformers does without them, vLLM doesn't
+        },
         audio_config=_ear(3),
         position_id_per_seconds=13,
         initializer_range=SPREAD,

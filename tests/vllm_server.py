@@ -1,9 +1,8 @@
-"""A real vLLM server on the CPU with a small random model, for tests (the fixture `vllm_server`, known everywhere) and
-benchmarks.
+"""A real vLLM server on the CPU with a small random model, for tests (the fixture `vllm_server`) and benchmarks.
 
-It runs in the environment that `scripts/vllm_cpu.py` makes; where that is absent, what needs it is skipped with a
-message that says so. Every test module that uses the server says `pytestmark = pytest.mark.xdist_group("vllm")`, so
-that one worker starts one server for all of them.
+It runs in the environment that `scripts/vllm_cpu.py` makes. If that is absent, tests that need it are skipped with a
+message. Every test module that uses the server says `pytestmark = pytest.mark.xdist_group("vllm")`, so that one worker
+starts one server for all of them.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from tiny_models import save_tiny
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "vllm_cpu.py"
 MODEL = "tiny"
-"""What the server calls its model."""
+"""The server's name of its model."""
 BLOCK = 128
-"""Tokens in a block of its prefix cache: what vLLM's attention on the CPU takes."""
+"""Tokens in a block of its prefix cache, as vLLM's attention on the CPU requires."""
 START_S = 900
-"""Longest start, in seconds: about 40 of CPU time, and a busy machine takes its time."""
+"""Longest start, in seconds: it takes about 40 s of CPU time, and more on a busy machine."""
 
 
 def vllm_python() -> Path:
-    """The Python of the environment that has vLLM; skips the test where it is absent."""
+    """The Python of the environment that has vLLM; the test is skipped if it is absent."""
     found = subprocess.run([sys.executable, str(SCRIPT), "--check"], capture_output=True, text=True, check=False)
     if found.returncode != 0:
         pytest.skip(found.stderr.strip())
@@ -44,11 +43,11 @@ def vllm_python() -> Path:
 
 
 def vllm_environment() -> dict[str, str]:
-    """Environment variables for vLLM on the CPU of a machine that has other work."""
+    """Environment variables for vLLM on the CPU of a machine with other work."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("VLLM_", "OMP_"))}
     ours = {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every engine on the machine binds itself to the same cores
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # otherwise every engine on the machine binds itself to the same cores
         "OMP_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -59,8 +58,7 @@ def vllm_environment() -> dict[str, str]:
 
 
 def looking(letters: int = 20) -> dict[str, Any]:
-    """A grammar (vLLM's `structured_outputs`) that holds any model to turns which look at 2 to 4 frames of the first 5
-    seconds.
+    """A grammar (vLLM's `structured_outputs`) for turns that look at 2 to 4 frames of the first 5 seconds.
 
     Args:
         letters: Length of the observation, which decides how long a turn is.
@@ -77,10 +75,10 @@ def choosing(*turns: str) -> dict[str, Any]:
 
 @dataclass
 class VllmServer:
-    """A server under way."""
+    """A running server."""
 
     base_url: str
-    """For `base_url=`; ends with `/v1`."""
+    """The address for `base_url=`; it ends with `/v1`."""
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -97,13 +95,13 @@ class VllmServer:
         return found
 
     def kill(self) -> None:
-        """End it at once, with its children, as a machine that loses power would."""
+        """End it at once, with its children, like a machine that loses power."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        """End it in order; then its whole process group, should a child be left."""
+        """End it in order; then end its whole process group, in case a child is left."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
@@ -111,7 +109,7 @@ class VllmServer:
 
 
 def free_port() -> int:
-    """A port of the loopback that nothing listens on."""
+    """A free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -123,10 +121,10 @@ def serve(python: Path, model: Path, log: Path, *more: str, wait: bool = True) -
     """Start a server on the loopback, wait until it is healthy, and end it with its children afterwards.
 
     Args:
-        python: Of the environment that has vLLM.
+        python: Python of the environment that has vLLM.
         model: Folder of the checkpoint.
-        log: File for what it prints.
-        more: Further options of `vllm serve`.
+        log: File for its output.
+        more: More options of `vllm serve`.
         wait: Whether to wait; otherwise call `wait_until_healthy`.
 
     Raises:
@@ -146,9 +144,8 @@ def serve(python: Path, model: Path, log: Path, *more: str, wait: bool = True) -
     ]
     command += ["--max-model-len", "8192", "--max-num-seqs", "16", "--dtype", "float32", "--enforce-eager"]
     command += ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
-    command += [
-        "--no-enable-chunked-prefill"
-    ]  # on the CPU, the engine dies when the prompt of a seeded generation is split (0.32)
+    # On the CPU, the engine dies when the prompt of a seeded generation is split (0.32).
+    command += ["--no-enable-chunked-prefill"]
     command += more
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=vllm_environment(), start_new_session=True)

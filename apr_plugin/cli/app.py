@@ -1,4 +1,4 @@
-"""The commands and their options; what each does stands in a module of its own, imported when it runs."""
+"""The commands and their options; each command is in a module of its own, which is imported when the command runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from apr_plugin.terminal import complain, guard_logs, guarded_streams, print_tra
 
 class _Commands(TyperGroup):
     def main(self, *arguments: Any, standalone_mode: bool = True, **more: Any) -> Any:
-        """Run the command line; wrong usage is told in one line, since typer's own form prints what was typed as it is."""
+        """Run the command line and report wrong usage in one line.
+
+        typer's own form of that message prints what was typed as it is.
+        """
         if not standalone_mode:
             return super().main(*arguments, standalone_mode=False, **more)  # type: ignore[misc]
         try:
@@ -31,7 +34,7 @@ class _Commands(TyperGroup):
         raise SystemExit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C ends it here, since typer's own answer to it differs between releases."""
+        """Run a command and handle Ctrl-C here, because typer's own handling differs between releases."""
         try:
             with interrupt.heard():
                 return super().invoke(ctx)
@@ -72,7 +75,7 @@ def main() -> None:
         except AprError as error:
             complain(str(error))
             raise SystemExit(1) from None
-        except Exception:  # noqa: BLE001 - a mistake of ours: its traceback holds what others wrote
+        except Exception:  # noqa: BLE001 - a bug of ours; its traceback contains text of others
             print_traceback()
             raise SystemExit(1) from None
 
@@ -98,13 +101,149 @@ def demo(
     videos: Annotated[int, typer.Option(min=1, help="Videos for each duration (1, 10, 30, 60, 120 minutes).")] = 2,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 4,
 ) -> None:
-    """Make a small benchmark of real videos, run an agent and a passive baseline on it through lmms-eval, and compare them.
+    """Make a small benchmark of real videos, compare an agent with four other arms on it, and write the page.
 
-    Stopped or killed, the same command continues where it was.
+    After a stop or a kill, the same command continues where it was.
     """
     from apr_plugin.cli.demo import run_demo
 
-    run_demo(out, videos_per_bucket=videos, concurrency=concurrency)
+    raise SystemExit(run_demo(out, videos_per_bucket=videos, concurrency=concurrency))
+
+
+_TASKS = typer.Option("--tasks", help="Tasks of lmms-eval, separated by commas; `apr tasks` lists ours.")
+_LIMIT = typer.Option(min=1, help="Only the first N questions of each task.")
+_INCLUDE = typer.Option("--include-path", "--include_path", help="A folder with further tasks for lmms-eval.")
+_AGAIN = typer.Option("--again", help="Run also the arms that are finished.")
+_THUMBNAILS = typer.Option("--thumbnails", help="Put the frames that were shown into the page; reads the videos again.")
+_PRICES = typer.Option(help="A file with the prices of models, for the cost in money (see docs/compare.md).")
+_OUT = typer.Option(help="Folder of the report; an arm's folder in it has its results and trajectories.")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Finished runs to compare, in place of arms to run.")
+    ] = None,
+    tasks: Annotated[str, _TASKS] = "",
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(help="model_args of an agent, for example policy=hf,pretrained=NAME. Repeatable."),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another arm: passive:matched, passive:frames=N, blind, single_frame, shuffled, oracle, "
+            "lmms:MODEL,ARGS, run:DIR, rows:FILE, published:NAME. Repeatable."
+        ),
+    ] = None,
+    out: Annotated[Path | None, _OUT] = None,
+    limit: Annotated[int | None, _LIMIT] = None,
+    include_path: Annotated[str | None, _INCLUDE] = None,
+    again: Annotated[bool, _AGAIN] = False,
+    prices: Annotated[Path | None, _PRICES] = None,
+    thumbnails: Annotated[bool, _THUMBNAILS] = False,
+) -> None:
+    """Run several arms on the same questions through lmms-eval, test the differences in pairs, and write a page.
+
+    An arm that is finished is not run again, and one that was stopped continues. The report is written to
+    results/runs/NAME without --out. Exit status 3: an arm has questions that could not be answered.
+    """
+    from apr_plugin.cli.compare import run_compare
+
+    status = run_compare(
+        runs or [],
+        tasks=tasks,
+        agents=agent or [],
+        against=against or [],
+        out=out,
+        limit=limit,
+        include_path=include_path,
+        again=again,
+        prices=prices,
+        thumbnails=thumbnails,
+    )
+    raise SystemExit(status)
+
+
+@app.command()
+def sweep(
+    setting: Annotated[str, typer.Argument(help="SETTING=VALUE,VALUE,…, for example turns=6,12,22 or frames=8,32.")],
+    tasks: Annotated[str, _TASKS],
+    agent: Annotated[str, typer.Option(help="model_args of the agent, without that setting.")],
+    out: Annotated[Path | None, _OUT] = None,
+    limit: Annotated[int | None, _LIMIT] = None,
+    include_path: Annotated[str | None, _INCLUDE] = None,
+    again: Annotated[bool, _AGAIN] = False,
+) -> None:
+    """Run one agent with several values of a setting, such as its turns, and show how it scales."""
+    from apr_plugin.cli.compare import run_sweep
+
+    status = run_sweep(setting, tasks=tasks, agent=agent, out=out, limit=limit, include_path=include_path, again=again)
+    raise SystemExit(status)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs, or the folder of a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; without it the run's own folder.")] = None,
+    prices: Annotated[Path | None, _PRICES] = None,
+    thumbnails: Annotated[bool, _THUMBNAILS] = False,
+) -> None:
+    """Write the page of finished runs: one file that needs no network, with every look of every question."""
+    from apr_plugin.cli.compare import run_report
+
+    raise SystemExit(run_report(runs, out, prices=prices, thumbnails=thumbnails))
+
+
+@app.command()
+def view(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs, or the folder of a comparison; they may still be going on.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on this machine; 0 chooses a free one.")] = 0,
+) -> None:
+    """Show the page in a browser, on this machine only, and refresh it while the runs go on. Ctrl-C stops."""
+    from apr_plugin.cli.compare import run_view
+
+    run_view(runs, port)
+
+
+@app.command()
+def export(
+    board: Annotated[
+        str,
+        typer.Argument(
+            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai) or card."
+        ),
+    ],
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; for inspect and card a folder.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The benchmark's own file of questions.")] = None,
+    config: Annotated[str | None, typer.Option(help="The run's configuration, if the folder has several.")] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="Of several, the one that was evaluated last.")] = False,
+) -> None:
+    """Write a run in the form that a leaderboard takes, as a model card, as logs of inspect_ai, or as a card."""
+    from apr_plugin.cli.export import run_export
+
+    run_export(board, run, out, annotations=annotations, config=config, latest=latest)
+
+
+@app.command()
+def reproduce(
+    card: Annotated[Path, typer.Argument(help="A card.yaml, or the folder that holds it.")],
+    out: Annotated[Path | None, typer.Option(help="The new run's folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the command.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Take servers, files and engine arguments from the card, too.")
+    ] = False,
+    include_path: Annotated[
+        Path | None, typer.Option("--include-path", "--include_path", help="The run's task folder; its code is run.")
+    ] = None,
+) -> None:
+    """Run a card again and say what differs. Exit status 4: the scores differ."""
+    from apr_plugin.cli.reproduce import run_reproduce
+
+    raise SystemExit(run_reproduce(card, out=out, dry_run=dry_run, trust=trust, include_path=include_path))
 
 
 @app.command(
@@ -114,8 +253,8 @@ def evaluate(context: typer.Context) -> None:
     """Evaluate with lmms-eval: its own command line, with our tasks found and clearer errors.
 
     Every option goes to lmms-eval. Differences: the model is 'apr' unless you name another; our task folder is included
-    beside yours; trajectories go to OUTPUT_PATH/trajectories; the exit status tells failure (1), wrong usage (2),
-    unanswered questions (3).
+    in addition to yours; trajectories are written to OUTPUT_PATH/trajectories; the exit status tells a failed run (1),
+    wrong usage (2) and unanswered questions (3).
     """
     from apr_plugin.cli.evaluate import HELP, run_eval
 
@@ -139,16 +278,14 @@ def ask(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(
-            help="mcq, grounding, number or free_form; without it mcq where there are options, else free_form."
-        ),
+        typer.Option(help="mcq, grounding, number or free_form; default: mcq if there are options, else free_form."),
     ] = None,
     model_args: Annotated[
         str, typer.Option("--model-args", "-m", help="The same key=value list as for lmms-eval.")
     ] = DEFAULT_MODEL_ARGS,
     save: Annotated[Path | None, typer.Option(help="Append the trajectory to this file.")] = None,
 ) -> None:
-    """Ask one question and watch how it is answered: thought, action, what came back, cost."""
+    """Ask one question and print each turn: thought, action, what came back, cost."""
     from apr_plugin.cli.ask import run_ask
 
     if len(video) < 2:
@@ -178,13 +315,15 @@ def strict(
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="lmms-eval's samples (--log_samples), a folder or a file; without it those in PATH, where it is a "
-            "folder."
+            help="lmms-eval's samples (--log_samples), a folder or a file; default: those in PATH, if it is a folder."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, every question, scores from 0 to 1.")] = False,
 ) -> None:
-    """Say what strict parsing (parsing=strict, as OmniAgent counts) would have made of a run, and what of that can't be known from it."""
+    """Report what strict parsing (parsing=strict, as OmniAgent counts) would have made of a finished run.
+
+    What can't be known from the run is reported as unknown.
+    """
     from apr_plugin.cli.strict import run_strict
 
     run_strict(path, samples, json)
@@ -193,9 +332,11 @@ def strict(
 @app.command()
 def probe(
     path: Annotated[Path, typer.Argument(help="A media file.")],
-    media_root: Annotated[Path | None, typer.Option(help="Folder in which the file must lie, links followed.")] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Folder that must contain the file, after links are resolved.")
+    ] = None,
 ) -> None:
-    """Print what the reader sees of a file, with a warning for each oddity."""
+    """Print what the reader finds in a file, with a warning for each oddity."""
     from apr_plugin.cli.probe import run_probe
 
     run_probe(path, media_root)
@@ -203,12 +344,12 @@ def probe(
 
 @app.command()
 def doctor(
-    fast: Annotated[bool, typer.Option("--fast", help="Only look at what is installed; try nothing.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Only check what is installed; try nothing.")] = False,
 ) -> None:
-    """Try what each command needs, and say which versions, extras and devices are here and what will work.
+    """Try what each command needs, and list the installed versions, extras and devices and what will work.
 
-    Exit status 1: something that is installed does not work; the package that breaks it is named, with the command that
-    mends it.
+    Exit status 1: something that is installed does not work; the output names the package that breaks it and the
+    command that repairs it.
     """
     from apr_plugin.cli.doctor import run_doctor
 
@@ -222,7 +363,7 @@ def tasks_all(
         bool, typer.Option("--path", help="Print only the folder, for lmms-eval's --include_path.")
     ] = False,
 ) -> None:
-    """List the tasks of this package, and the benchmarks whose questions are read column by column."""
+    """List the tasks of this package, and the benchmarks whose questions are read from columns."""
     from apr_plugin.cli.tasks import run_tasks
 
     if context.invoked_subcommand is None:
@@ -231,7 +372,7 @@ def tasks_all(
 
 @tasks.command("list")
 def tasks_list() -> None:
-    """List the tasks: what they ask, how they are scored, and what of their data is on this machine."""
+    """List the tasks: what they ask, how they are scored, and which of their data is on this machine."""
     from apr_plugin.cli.tasks import run_list
 
     run_list()
@@ -241,13 +382,15 @@ def tasks_list() -> None:
 def tasks_check(
     task: Annotated[str, typer.Argument(help="A task, such as apr_lvbench.")],
     videos: Annotated[
-        Path | None, typer.Option(help="Folder of its videos; without it where the task looks for them.")
+        Path | None, typer.Option(help="Folder of its videos; default: where the task looks for them.")
     ] = None,
     hashes: Annotated[bool, typer.Option(help="Compute SHA-256 of every video, which reads all of it.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Where the manifest goes; without it the cache.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the manifest; default: in the cache.")] = None,
     media_root: Annotated[
         Path | None,
-        typer.Option(help="Folder in which every video must lie, links followed; others count as unreadable."),
+        typer.Option(
+            help="Folder that must contain every video, after links are resolved; others count as unreadable."
+        ),
     ] = None,
 ) -> None:
     """Open every video of a task; name those that are missing, unreadable or of another length; write a manifest.
@@ -271,7 +414,7 @@ def score(
         bool, typer.Option("--json", help="Print JSON (shares from 0 to 1) instead of a table (percent).")
     ] = False,
 ) -> None:
-    """Score a file of predictions as the benchmark's own script does, and beside it with missing queries counted as zero."""
+    """Score a file of predictions as the benchmark's own script does, and also with missing queries counted as zero."""
     from apr_plugin.cli.score import run_score
 
     run_score(benchmark, ground_truth, predictions, json)
@@ -279,7 +422,7 @@ def score(
 
 @app.command()
 def published(
-    benchmark: Annotated[str | None, typer.Argument(help="Such as lvbench; without it the list of benchmarks.")] = None,
+    benchmark: Annotated[str | None, typer.Argument(help="Such as lvbench; default: list the benchmarks.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Print the figures that papers report for a benchmark, each with its source."""
@@ -291,15 +434,15 @@ def published(
 @app.command("omniagent-prompt")
 def omniagent_prompt(
     clone: Annotated[Path, typer.Argument(help="Folder of a clone of github.com/HarryHsing/OmniAgent.")],
-    out: Annotated[str, typer.Option(help="Where the prompt goes; - prints it.")] = "omniagent_prompt.txt",
-    frames_per_look: Annotated[int, typer.Option(min=1, max=100_000, help="Frames one look may ask for.")] = 60,
+    out: Annotated[str, typer.Option(help="File for the prompt; - prints it.")] = "omniagent_prompt.txt",
+    frames_per_look: Annotated[int, typer.Option(min=1, max=100_000, help="Most frames of one look.")] = 60,
     audio_s: Annotated[
-        str, typer.Option(help="Seconds of sound, as the prompt shall write them (300 and 300.0 differ).")
+        str, typer.Option(help="Seconds of sound, written as in the prompt (300 and 300.0 differ).")
     ] = "300",
-    clip_s: Annotated[str, typer.Option(help="Seconds of a clip, likewise.")] = "60",
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    clip_s: Annotated[str, typer.Option(help="Seconds of a clip, written as in the prompt.")] = "60",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write the system prompt that OmniAgent's checkpoints were trained under, read out of a clone of its repository.
+    """Write the system prompt that OmniAgent's checkpoints were trained with, read from a clone of its repository.
 
     The clone's code is not run. Give the file to a run with model_args system_prompt=FILE and profile=omniagent.
     """
@@ -310,10 +453,8 @@ def omniagent_prompt(
 
 @needle.command("make")
 def needle_make(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder; without it the cache, where the tasks find it by themselves.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Where every video and question comes from.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: the cache, where the tasks find it.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all videos and questions.")] = 0,
     buckets: Annotated[str, typer.Option(help="Durations, comma-separated.")] = "1m,10m,30m,60m,120m",
     videos: Annotated[int, typer.Option(help="Videos for each duration.")] = 2,
     questions: Annotated[int, typer.Option(help="Questions of each kind about each video.")] = 2,
@@ -328,9 +469,9 @@ def needle_make(
     event_length: Annotated[
         float, typer.Option(help="Factor on the length of events, 1 to 3; longer is easier.")
     ] = 1.0,
-    workers: Annotated[int | None, typer.Option(help="Processes; without it one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
 ) -> None:
-    """Write the videos and questions. Finished videos are kept, so a stopped run continues."""
+    """Write the videos and questions. Finished videos are kept, so a stopped command can be continued."""
     from apr_plugin.cli.needle import run_make
 
     run_make(

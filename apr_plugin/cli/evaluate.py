@@ -24,16 +24,20 @@ from apr_plugin.terminal import complain, console, guard_logs, plain, print_trac
 HELP = """\
 Usage: apr eval [OPTIONS OF LMMS-EVAL]
 
-lmms-eval's own command line, with these differences: the model is 'apr' unless --model names another; our task folder is included beside
-your --include_path; trajectories go to OUTPUT_PATH/trajectories; exit status 1 is a failed run, 2 wrong usage, 3 unanswered questions.
+lmms-eval's own command line, with these differences: the model is 'apr' unless --model names another; our task folder
+is included in addition to your --include_path; trajectories are written to OUTPUT_PATH/trajectories; exit status 1 is
+a failed run, 2 wrong usage, 3 unanswered questions.
 
   apr eval --tasks apr_needle --model_args policy=needle --output_path out
   apr eval --tasks videomme --model_args policy=needle,arm=passive,passive_frames=32 --limit 8
 
-model_args: policy=NAME, then limits (max_turns=, frames_per_look=, …), sampling (temperature=, …), the policy's own arguments, and
-  arm=agent|passive|blind|single_frame|shuffled|oracle  passive_frames=32  profile=default|omniagent  wire=apr|omniagent  parsing=repair|strict
-  system_prompt=FILE  seed=0  concurrency=4  trajectories=DIR  resume=auto|never
-`apr tasks` lists our tasks; `lmms-eval eval --help` lists every option; --verbosity DEBUG shows tracebacks. Stopped, the same command continues.
+model_args: policy=NAME, then limits (max_turns=, frames_per_look=, …), sampling (temperature=, …), the policy's own
+arguments, and
+  arm=agent|passive|blind|single_frame|shuffled|oracle  passive_frames=32  profile=default|omniagent
+  wire=apr|omniagent  parsing=repair|strict  system_prompt=FILE
+  seed=0  concurrency=4  trajectories=DIR  resume=auto|never
+`apr tasks` lists our tasks; `lmms-eval eval --help` lists every option; --verbosity DEBUG shows tracebacks.
+If a run is stopped, the same command continues it.
 """
 
 
@@ -45,7 +49,7 @@ def tasks_dir() -> Path:
 
 
 def run_eval(arguments: Sequence[str]) -> int:
-    """Run lmms-eval; returns the exit status.
+    """Run lmms-eval and return the exit status.
 
     Raises:
         MissingExtra: lmms-eval is not installed.
@@ -59,7 +63,7 @@ def run_eval(arguments: Sequence[str]) -> int:
     sys.argv = ["lmms-eval", *_with_defaults(list(arguments))]
     with console(stderr=True).status("loading lmms-eval …"), importing("lmms-eval", "lmms"):
         import lmms_eval.__main__ as lmms_main
-    guard_logs()  # lmms-eval has brought loguru
+    guard_logs()  # lmms-eval has imported loguru
 
     ending.FAILURES.clear()
     ending.exit_status_is_set = True
@@ -96,11 +100,14 @@ def run_eval(arguments: Sequence[str]) -> int:
 
 
 def _check_words(arguments: Sequence[str]) -> None:
-    """Mistakes in the command line itself: an option given twice, of which lmms-eval takes the last, and a configuration that is not a file."""
+    """Check the command line itself: an option that is given twice, and a configuration that is not a file.
+
+    lmms-eval takes the last value of an option that is given twice.
+    """
     words = [word.partition("=") for word in arguments]
     for name, count in Counter(name for name, _, _ in words if name.startswith("--")).items():
         if count > 1:
-            raise _WrongUsage(f"{shortened(name, 60)} is given {count} times; give it once")
+            raise _WrongUsage(f"{shortened(name, 60)} is given {count} times; give it only once")
     for number, (name, _, value) in enumerate(words):
         if name == "--config" and (value or len(words) > number + 1):
             try:
@@ -126,8 +133,10 @@ _LISTS: dict[str, tuple[str, ...]] = {
     "list_tags": ("groups", "subtasks"),
     "list_subtasks": ("groups", "tags"),
 }
-"""Values of --tasks that print a list, and what each leaves out; lmms-eval itself only logs them, below the level that
-is shown."""
+"""Values of --tasks that print a list, and what each list leaves out.
+
+lmms-eval itself only logs the lists, below the level that is shown.
+"""
 
 
 class _WrongUsage(AprError):
@@ -135,11 +144,11 @@ class _WrongUsage(AprError):
 
 
 def _prepare(args: Any) -> None:
-    """Check what can be checked at once, and fill in our task folder and the place of the trajectories."""
+    """Check what can be checked early, and fill in our task folder and the folder of the trajectories."""
     given = args.include_path
     args.include_path = [str(tasks_dir()), *([given] if isinstance(given, str) else given or [])]
     if not args.tasks:
-        raise _WrongUsage("--tasks is missing; list what there is with: apr tasks, or apr eval --tasks list")
+        raise _WrongUsage("--tasks is missing; list the tasks with: apr tasks, or apr eval --tasks list")
     if args.tasks in _LISTS:
         _print_list(args)
         raise SystemExit(0)
@@ -168,7 +177,7 @@ def _print_list(args: Any) -> None:
 
 
 def _check_model_args(text: str) -> None:
-    """Say what is wrong before lmms-eval loads its tasks and the policy its model, which take longer."""
+    """Report mistakes before lmms-eval loads its tasks and the policy loads its model, which take longer."""
     from lmms_eval.utils import simple_parse_args_string
 
     try:
@@ -201,9 +210,9 @@ def _check_paths(args: Any) -> None:
 
 
 def _check_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """lmms-eval only logs it when its results can't be written, and exits with 0.
+    """Check that lmms-eval wrote its results; if it can't, it only logs that and exits with 0.
 
-    Its file has the run's date in its name and these scores in it.
+    The file has the run's date in its name and these scores in it.
     """
     for path in folder.rglob(f"{str(results.get('date', '*')).replace(':', '-')}_results.json"):
         with contextlib.suppress(ValueError, OSError):
@@ -218,9 +227,8 @@ def _check_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 def _explain(error: BaseException, args: Any) -> str:
     attempt = getattr(error, "last_attempt", None)
-    if (
-        attempt is not None and attempt.exception() is not None
-    ):  # lmms-eval tries some steps several times, and then names only that
+    # lmms-eval tries some steps several times, and then names only that.
+    if attempt is not None and attempt.exception() is not None:
         error = attempt.exception()
     text = str(error)
     if text.startswith("Tasks not found: "):

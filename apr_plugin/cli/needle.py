@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _RENAMED = {"videos_per_bucket": "--videos", "questions_per_kind": "--questions", "gop_s": "--gop"}
-"""Options that are called otherwise than their field of `NeedleSpec`."""
+"""Options whose name differs from the field of `NeedleSpec`."""
 
 _LIMITS = {
     "greater_than_equal": ("at least", "ge"),
@@ -26,7 +26,7 @@ _LIMITS = {
 
 
 def run_make(out: Path | None, workers: int | None, **spec: Any) -> Path:
-    """Make a needle set and say where it is.
+    """Make a needle set and print where it is.
 
     Raises:
         AprError: a bad value, a folder of another set, or a folder that can't be written.
@@ -60,17 +60,17 @@ def _option(field: str) -> str:
 
 
 def _fault(fault: ErrorDetails) -> str:
-    """What is wrong with a value, in the words of the command line."""
+    """What is wrong with a value, with the option names of the command line."""
     if fault["type"] == "value_error":
         return _of_options(str(fault["ctx"]["error"]))
     option = _option(str(fault["loc"][0]))
-    if fault["type"] not in _LIMITS or fault["input"] != fault["input"]:  # nan is above and below nothing
+    if fault["type"] not in _LIMITS or fault["input"] != fault["input"]:  # nan is neither above nor below a limit
         return f"{option} can't be {fault['input']!r}"
     words, key = _LIMITS[fault["type"]]
     return f"{option} must be {words} {fault['ctx'][key]:g}, not {fault['input']!r}"
 
 
 def _of_options(message: str) -> str:
-    """A message of ours, which begins with the name of a field."""
+    """A message of ours, with its first word, the name of a field, changed to the option."""
     field, rest = message.split(" ", 1)
     return f"{_option(field)} {rest}"

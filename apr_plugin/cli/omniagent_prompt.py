@@ -1,8 +1,10 @@
-"""`apr omniagent-prompt`: the system prompt that OmniAgent's checkpoints were trained under, out of a user's clone of its repository.
+"""`apr omniagent-prompt`: the system prompt of OmniAgent's checkpoints, read from a clone of its repository.
+
+The checkpoints were trained with this prompt; the user makes the clone.
 
 The prompt is the repository's own text and is not shipped here. It is in a function that returns an f-string. The file
-is read as text and parsed (`ast`); nothing of it is imported or evaluated. Only constant words, and the limits in place
-of the function's arguments, make the prompt.
+is read as text and parsed (`ast`); nothing in it is imported or evaluated. The prompt is made only of constant strings,
+with the limits in place of the function's arguments.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ ARGUMENTS = ("max_steps", "max_frames_len", "max_audio_len", "max_clip_len")
 KNOWN = "commit 18725bc of github.com/HarryHsing/OmniAgent is known to work"
 
 MOST_BYTES = 1 << 20
-"""The largest file that is read; the official one has 8 KB."""
+"""The largest file that is read, in bytes; the official one has 8 KB."""
 
 _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[dfg]?")
-"""Format specs that a number may have: with a width of two digits at most, a prompt can't grow without bound."""
+"""Format specs that a number may have; a width of at most two digits bounds the length of the prompt."""
 
 
 def run_omniagent_prompt(clone: Path, out: str, frames: int, audio_s: str, clip_s: str, force: bool) -> None:
@@ -40,13 +42,13 @@ def run_omniagent_prompt(clone: Path, out: str, frames: int, audio_s: str, clip_
     Args:
         clone: Folder of the clone.
         out: The file, or `-` for standard output.
-        frames: Frames one look may ask for.
-        audio_s: Seconds one look at sound may ask for, written as the prompt shall say them.
-        clip_s: Seconds of a clip, likewise.
-        force: Whether a file that is there is written over.
+        frames: Most frames of one look.
+        audio_s: Most seconds of one look at sound, written as in the prompt.
+        clip_s: Seconds of a clip, written as in the prompt.
+        force: Whether to overwrite an existing file.
 
     Raises:
-        AprError: no clone, a prompt of another form, or a file that can't be written.
+        AprError: the folder is no clone, the prompt has another form, or a file that can't be written.
     """
     limits = {
         "max_frames_len": frames,
@@ -55,7 +57,7 @@ def run_omniagent_prompt(clone: Path, out: str, frames: int, audio_s: str, clip_
     }
     if is_template(out):
         raise AprError(
-            f"{quoted(out)} would be read as a template, and the prompt is none; give a name that does not "
+            f"{quoted(out)} would be read as a template, but the prompt is not a template; give a name that does not "
             "end with .jinja"
         )
     prompt = omniagent_prompt(clone, limits)
@@ -67,7 +69,7 @@ def run_omniagent_prompt(clone: Path, out: str, frames: int, audio_s: str, clip_
 
 
 def omniagent_prompt(clone: Path, limits: Mapping[str, int | float]) -> str:
-    """What the clone's `build_video_prompt_omniagent` returns for these limits.
+    """The text that the clone's `build_video_prompt_omniagent` returns for these limits.
 
     Args:
         clone: Folder of the clone.
@@ -75,8 +77,8 @@ def omniagent_prompt(clone: Path, limits: Mapping[str, int | float]) -> str:
             them (300, 300.0).
 
     Raises:
-        AprError: the file is missing or can't be read, or the function is missing or of a form that is more than words
-            and limits.
+        AprError: the file is missing or can't be read, or the function is missing or contains more than words and
+            limits.
     """
     path = clone / WHERE
     text = _read(clone, path)
@@ -100,7 +102,7 @@ def omniagent_prompt(clone: Path, limits: Mapping[str, int | float]) -> str:
 
 
 def _seconds(option: str, value: str) -> int | float:
-    """The number as it was written: 300 and 300.0 make different prompts."""
+    """Parse the number as it was written: 300 and 300.0 make different prompts."""
     try:
         number = int(value) if re.fullmatch(r"[0-9]{1,6}", value) else float(value)
     except ValueError:
@@ -175,7 +177,7 @@ def _words(path: Path, node: ast.expr, limits: Mapping[str, int | float]) -> str
             return "".join(_words(path, value, limits) for value in values)
         case ast.FormattedValue(value=ast.Name(id=name), conversion=-1, format_spec=spec):
             if name not in limits:
-                why = "which depends on the video" if name == "max_steps" else "which is no limit"
+                why = "which depends on the video" if name == "max_steps" else "which is not a limit"
                 raise _changed(path, node, f"{{{shortened(name, 60)}}}, {why}")
             form = _spec(path, spec)
             try:
@@ -207,8 +209,6 @@ def _write(path: Path, prompt: str, force: bool) -> None:
         with path.open("w" if force else "x", encoding="utf-8", newline="") as file:
             file.write(prompt)
     except FileExistsError as error:
-        raise AprError(
-            f"{path} is there already; name another file with --out, or write over it with --force"
-        ) from error
+        raise AprError(f"{path} already exists; name another file with --out, or overwrite it with --force") from error
     except OSError as error:
         raise AprError(f"can't write {path}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""`apr probe`: what the reader sees of a file."""
+"""`apr probe`: print what the reader finds in a file."""
 
 from __future__ import annotations
 

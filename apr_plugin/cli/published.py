@@ -1,4 +1,4 @@
-"""`apr published`: what others measured, with the source of each figure."""
+"""`apr published`: figures that others measured, with the source of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_published(benchmark: str | None, as_json: bool) -> None:
         if as_json:
             print(json.dumps(counts, indent=1))  # noqa: T201
             return
-        table = Table(title="figures from papers; see one with: apr published BENCHMARK", title_justify="left")
+        table = Table(title="figures from papers; for one benchmark: apr published BENCHMARK", title_justify="left")
         table.add_column("benchmark")
         table.add_column("figures", justify="right")
         for name, count in counts.items():

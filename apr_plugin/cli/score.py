@@ -41,7 +41,7 @@ class _PredictedRow(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _logged(cls, row: Any) -> Any:
-        """A sample that lmms-eval logged for our VUE-TR tasks has the official row as `prediction`."""
+        """Take the official row from a sample that lmms-eval logged for our VUE-TR tasks, where it is `prediction`."""
         return row["prediction"] if isinstance(row, dict) and "prediction" in row else row
 
 
@@ -56,7 +56,7 @@ def run_score(benchmark: str, ground_truth: Path, predictions: Path, as_json: bo
         as_json: Print JSON, shares in [0, 1], instead of the table, which is in percent.
 
     Raises:
-        AprError: no such benchmark, a file that can't be read, or files that don't belong together.
+        AprError: there is no such benchmark, a file can't be read, or the files don't belong together.
     """
     name = benchmark.strip().lower().replace("-", "_").removeprefix("apr_")
     if name not in BENCHMARKS:
@@ -78,7 +78,7 @@ def read_queries(path: Path) -> list[vue_tr.Query]:
     """The ground truth in a file of the official repository.
 
     Raises:
-        AprError: the file is missing, no JSON, or of another form.
+        AprError: the file is missing, not JSON, or of another form.
     """
     rows = _read(path, _TrueRow, "the ground truth")
     queries: dict[int, vue_tr.Query] = {}
@@ -87,7 +87,7 @@ def read_queries(path: Path) -> list[vue_tr.Query]:
             if (value := getattr(row, column)) not in values:
                 raise AprError(f"{path}: row {index}: {column} is {quoted(value)}, not one of {', '.join(values)}")
         if row.query_id in queries:
-            raise AprError(f"{path}: row {index}: query_id {row.query_id} stands there twice")
+            raise AprError(f"{path}: row {index}: query_id {row.query_id} is there twice")
         queries[row.query_id] = vue_tr.Query(
             row.query_id, row.gt, row.duration_category, row.query_format, row.query_modality
         )
@@ -100,7 +100,7 @@ def read_answers(path: Path, queries: list[vue_tr.Query], ground_truth: Path) ->
     """Predicted spans by query id.
 
     Raises:
-        AprError: the file is missing, no JSON, or of another form; an answer to no query, or two to one.
+        AprError: the file is missing, not JSON, or of another form; an answer belongs to no query, or a query has two.
     """
     known = {query.query_id for query in queries}
     answers: dict[int, list[Span]] = {}

@@ -21,7 +21,7 @@ def run_show(path: Path, doc_id: str | None, task: str | None, failed: bool) -> 
     """Print what the file or folder holds.
 
     Raises:
-        AprError: nothing is there, nothing matches, or a line is damaged.
+        AprError: the file or folder is empty, nothing matches, or a line is damaged.
     """
     files = trajectory_files(path)
     if not files:
@@ -67,7 +67,7 @@ def _print_whole(console: Console, trajectory: Trajectory) -> None:
 
 
 def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
-    """One table for each way of answering: its arm and configuration."""
+    """Print one table for each way of answering: its arm and configuration."""
     by_run: dict[tuple[str, str], list[Trajectory]] = {}
     for trajectory in trajectories:
         by_run.setdefault((trajectory.arm, trajectory.config_hash), []).append(trajectory)
@@ -107,4 +107,4 @@ def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
             f"{sum(t.timings.total_s for t in run) / n:.2f} s; "
             + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
         )
-    console.print("one of them turn by turn: apr show PATH --id DOC", style="dim")
+    console.print("to see one turn by turn: apr show PATH --id DOC", style="dim")

@@ -1,4 +1,4 @@
-"""`apr strict`: a finished run under both readings, as far as its trajectories and the harness's samples tell."""
+"""`apr strict`: a finished run under both parsings, as far as its trajectories and the harness's samples tell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from apr_plugin.runs.scores import Score
 from apr_plugin.terminal import console, plain, print_exact
 
 SHOWN = 20
-"""Questions that are listed one by one; `--json` prints all."""
+"""Most questions that are listed one by one; `--json` prints all."""
 
 _MEANING = {
     StrictEnding.SAME: "strict parsing takes every turn, and the same answer or none",
@@ -50,22 +50,23 @@ class _Read:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """One task under both readings: means over all its questions, in [0, 1]."""
+    """The scores of one task under both parsings: means over all its questions, in [0, 1]."""
 
     questions: int
     harness: float
-    """As the harness scored the run."""
+    """The score that the harness computed."""
     strict_least: float
-    """With strict parsing, if every question whose score is not known scores 0."""
+    """The score with strict parsing, if every question whose score is not known scores 0."""
     strict_most: float
-    """The same, if it scores 1."""
+    """The same, if every such question scores 1."""
 
 
 def run_strict(path: Path, samples: Path | None, as_json: bool) -> None:
-    """Read the trajectories again and print what is known.
+    """Parse the trajectories again and print what is known.
 
     Raises:
-        AprError: nothing is there, more than one configuration, a damaged line, or samples of another run.
+        AprError: there is no trajectory, there are several configurations, a line is damaged, or the samples are of
+            another run.
     """
     reads, config_hash, parsing = _read_run(path)
     found = read_samples(samples if samples is not None else path) if samples is not None or path.is_dir() else {}
@@ -85,7 +86,7 @@ def run_strict(path: Path, samples: Path | None, as_json: bool) -> None:
 
 
 def _read_run(path: Path) -> tuple[list[_Read], str, str]:
-    """Every question once, with its last trajectory; the configuration's hash and its `parsing`."""
+    """Every question once, with its last trajectory; also the configuration's hash and its `parsing`."""
     found: dict[tuple[str, str, str, int], _Read] = {}
     runs: dict[str, Path] = {}
     for file in trajectory_files(path):
@@ -115,7 +116,10 @@ def _read_run(path: Path) -> tuple[list[_Read], str, str]:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """The configuration in the folder of a trajectory file; empty if there is none (`apr ask --save`, a run of an earlier release)."""
+    """The configuration in the folder of a trajectory file; empty if there is none.
+
+    There is none for `apr ask --save` and for a run of an earlier release.
+    """
     try:
         card = Card.read(file.with_name(CARD_FILE))
     except CardError:
@@ -124,14 +128,14 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _room(config: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest prompt; `None` if there is no limit, or if the run's strict parsing already obeyed it."""
+    """The longest prompt in tokens; `None` if there is no limit, or if the run's strict parsing already obeyed it."""
     limits = [config.get("budget", {}).get("prompt_tokens"), (config.get("policy") or {}).get("context_tokens")]
     known = [limit for limit in limits if isinstance(limit, int)]
     return min(known) if known and config.get("parsing") != "strict" else None
 
 
 def _scores(reads: Sequence[_Read], samples: Mapping[str, Score], task: str) -> TaskScores | None:
-    """The task's means, or `None` where not every question has a score that belongs to it."""
+    """The task's means, or `None` if not every question has a score that belongs to it."""
     if any(read.repeat for read in reads) or any(read.doc_id not in samples for read in reads):
         return None
     least = most = harness = 0.0
@@ -199,9 +203,9 @@ def _print_scores(out: Console, scores: Mapping[str, TaskScores | None]) -> None
             table.add_row(Text(plain(task, 80)), str(found.questions), *(f"{number:.4f}" for number in numbers))
     out.print(table)
     out.print(
-        "Between the two bounds lie the questions that ended as other or unknown, 0 or 1 for each; only a run "
-        "with parsing=strict tells. "
-        "With strict parsing a question without an answer of the form asked for is 0, also where the "
+        "The two bounds differ by the questions that ended as other or unknown, which count 0 or 1; only a run "
+        "with parsing=strict gives their score. "
+        "With strict parsing a question without an answer in the requested form scores 0, even if the "
         "harness's scorer guesses for it.",
         style="dim",
     )

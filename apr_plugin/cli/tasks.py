@@ -1,4 +1,4 @@
-"""`apr tasks`: our task folder, what of each benchmark is on this machine, and the benchmarks whose requests have a reader."""
+"""`apr tasks`: our task folder, which benchmarks are on this machine, and which benchmarks have a reader."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from apr_plugin.policies import did_you_mean
 from apr_plugin.terminal import console, one_line, print_exact, quoted
 
 _SHOWN = 20
-"""Videos of one kind that `check` names; the manifest has all."""
+"""Most videos of one kind that `check` names; the manifest has all."""
 
 _WIDE = 140
-"""Columns from which the list is a table; on a narrower terminal each task is two lines."""
+"""Columns that the terminal needs for a table; on a narrower one each task is two lines."""
 
 
 def run_tasks(only_path: bool) -> None:
@@ -41,7 +41,7 @@ def run_tasks(only_path: bool) -> None:
 
 
 def run_list() -> None:
-    """Print every task: what it asks, how it is scored, what of its data is here."""
+    """Print every task: what it asks, how it is scored, which of its data is on this machine."""
     with console(stderr=True).status("looking for annotations and videos …"):
         entries = sorted(_entries())
     out = console()
@@ -106,7 +106,7 @@ def _buckets(names: Sequence[str]) -> str:
 
 
 def _needle() -> tuple[Counter[str], Path, str]:
-    """How many questions of each kind the needle set here has, its folder, and whether it can be asked."""
+    """The number of questions of each kind in the needle set on this machine, its folder, and whether it is ready."""
     from apr_plugin.tasks.needle.make import load_docs
 
     folder, named = needle_dir()
@@ -141,7 +141,7 @@ def _readiness(source: Any) -> str:
 
 
 def run_check(task: str, videos: Path | None, hashes: bool, out: Path | None, media_root: Path | None = None) -> int:
-    """Open every video of a task and say what is missing; returns the exit status.
+    """Open every video of a task and report what is missing; return the exit status.
 
     Raises:
         AprError: there is no such task or folder, or no annotations.

@@ -1,6 +1,6 @@
-"""How turns are printed, by `apr ask` as they come and by `apr show` from a file.
+"""Printing of turns: by `apr ask` as they come, and by `apr show` from a file.
 
-What a model wrote is shown as plain text, never as markup.
+What a model wrote is printed as plain text, never as markup.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
 from apr_plugin.terminal import plain as _plain
 
 LONGEST = 600
-"""Characters shown of one text."""
+"""Most characters of one text that are shown."""
 
 
 def plain(text: str) -> str:
-    """As `terminal.plain`, cut to `LONGEST`."""
+    """Like `terminal.plain`, cut to `LONGEST`."""
     return _plain(text, LONGEST)
 
 
 def print_question(console: Console, question: Question) -> None:
-    """The question and its options."""
+    """Print the question and its options."""
     console.print(Text(plain(question.text), "bold"))
     for option in question.options:
         console.print(Text(plain(f"  {option.label}. {option.text}")))
@@ -37,7 +37,7 @@ def print_question(console: Console, question: Question) -> None:
 
 
 def print_turn(console: Console, number: int, turn: Turn) -> None:
-    """One turn: thought, action, what came back, cost."""
+    """Print one turn: thought, action, what came back, cost."""
     sure = f"  confidence {turn.confidence:.2f}" if turn.confidence is not None else ""
     forced = "  (forced: text only)" if turn.forced else ""
     console.print(Text(f"turn {number}{sure}{forced}", "bold cyan"))
@@ -60,7 +60,7 @@ def print_turn(console: Console, number: int, turn: Turn) -> None:
 
 
 def describe_shown(shown: Shown) -> str:
-    """One line on what a look showed."""
+    """One line about what a look showed."""
     where = f"video {shown.video}, " if shown.video else ""
     match shown.kind:
         case "audio":
@@ -78,7 +78,7 @@ def describe_shown(shown: Shown) -> str:
 
 
 def print_end(console: Console, trajectory: Trajectory) -> None:
-    """How the episode ended and what it cost."""
+    """Print how the episode ended and what it cost."""
     good = trajectory.answer_valid
     answer = Text(plain(trajectory.answer or "no answer"), "bold green" if good else "bold red")
     console.print(

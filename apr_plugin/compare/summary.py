@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from apr_plugin.compare import aiming, cost, power, stats
+from apr_plugin.compare import aiming, cost, pairs
 from apr_plugin.compare.joined import Arm, Comparison
+from apr_plugin.compare.ladder import ladder
+from apr_plugin.compare.stats import Interval
 from apr_plugin.runs.opened import Key
 
-NAMED = ("turns", "visual_tokens", "seconds")
+GROWS = ("turns", "visual_tokens", "seconds")
 """Costs whose growth with duration is fitted."""
 
 
@@ -26,7 +28,7 @@ def summarise(
     title: str = "",
     command: str = "",
     published: Sequence[Mapping[str, Any]] = (),
-    prices: Any = None,
+    prices: Mapping[str, cost.Price] | None = None,
     sweep: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The summary of a comparison; everything in it can be written as JSON.
@@ -39,9 +41,9 @@ def summarise(
         prices: From `cost.read_prices`; without it no money is counted.
         sweep: `setting` and the values by arm name, for a sweep.
     """
-    arms = [_arm(comparison, arm, prices) for arm in comparison.arms]
-    pairs = [_pair(comparison, comparison.arms[0], other) for other in comparison.arms[1:]]
-    ladder = aiming.ladder(comparison)
+    rows = {arm.name: cost.rows_of(comparison, arm, prices) for arm in comparison.arms if arm.run is not None}
+    arms = [_arm(comparison, arm, rows.get(arm.name)) for arm in comparison.arms]
+    steps = ladder(comparison)
     summary: dict[str, Any] = {
         "title": title or " and ".join(dict.fromkeys(key[0] for key in comparison.keys)),
         "command": command,
@@ -50,120 +52,125 @@ def summarise(
         "n": len(comparison.keys),
         "common": len(comparison.common),
         "arms": arms,
-        "buckets": _buckets(comparison),
-        "pairs": pairs,
-        "aiming": {arm.name: _dicts(aiming.summarise(comparison, arm)) for arm in comparison.arms if arm.run},
-        "ladder": ladder,
+        "buckets": _buckets(comparison, rows),
+        "pairs": [_pair(comparison, comparison.arms[0], other) for other in comparison.arms[1:]],
+        "aiming": _aiming(comparison),
+        "ladder": steps.to_dict() if len(steps.arms) > 1 else None,
         "sweep": None if sweep is None else _sweep(arms, sweep),
         "published": [dict(figure) for figure in published],
-        "notes": [*comparison.notes, *(note for arm in comparison.arms for note in arm.notes)],
+        "notes": list(dict.fromkeys([*comparison.notes, *(note for arm in comparison.arms for note in arm.notes)])),
     }
     summary["headline"] = _headline(comparison, summary)
     return summary
 
 
-def _dicts(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if value is None else value.to_dict() for name, value in values.items()}
+def _dict(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else interval.to_dict()
 
 
-def _scores(arm: Arm, keys: Sequence[Key]) -> list[float]:
-    return [arm.outcome(key).score for key in keys]
+def _dicts(values: Mapping[str, Interval | None]) -> dict[str, Any]:
+    return {name: _dict(value) for name, value in values.items()}
 
 
-def _clusters(comparison: Comparison, keys: Sequence[Key]) -> list[str]:
-    return [comparison.cluster(key) for key in keys]
+def _aiming(comparison: Comparison) -> dict[str, Any]:
+    """By arm; an arm without looks at known evidence is left out."""
+    found = {arm.name: aiming.summarise(comparison, arm) for arm in comparison.arms if arm.run is not None}
+    return {
+        name: _dicts(values) for name, values in found.items() if any(value is not None for value in values.values())
+    }
 
 
-def _arm(comparison: Comparison, arm: Arm, prices: Any) -> dict[str, Any]:
-    keys, common = comparison.keys, comparison.common
-    outcomes = [arm.outcome(key) for key in keys]
-    clusters = _clusters(comparison, keys)
+def _arm(comparison: Comparison, arm: Arm, rows: Mapping[Key, cost.Row] | None) -> dict[str, Any]:
+    outcomes = [arm.outcome(key) for key in comparison.keys]
     states = Counter(outcome.status for outcome in outcomes)
     stops = Counter(str(outcome.row["stop_reason"]) for outcome in outcomes if outcome.row)
+    grows = None if rows is None else cost.slopes(comparison, arm, rows=rows)
     return {
         "name": arm.name,
         "kind": arm.kind,
         "about": arm.about,
-        "n": len(keys),
+        "n": len(outcomes),
         "scored": states["scored"],
         "failed": states["failed"],
         "missing": states["missing"],
-        "score": stats.mean(_scores(arm, keys), clusters).to_dict(),
-        "common_score": stats.mean(_scores(arm, common), _clusters(comparison, common)).to_dict() if common else None,
-        "accuracy": stats.proportion([outcome.right for outcome in outcomes], clusters).to_dict(),
-        "cost": _dicts(cost.costs(comparison, arm, prices)) if arm.run else None,
-        "slope": _dicts({name: found for name, found in cost.slopes(comparison, arm).items() if name in NAMED})
-        if arm.run
-        else None,
+        "score": _dict(pairs.score(comparison, arm)),
+        "common_score": _dict(pairs.score(comparison, arm, comparison.common)),
+        "accuracy": _dict(pairs.accuracy(comparison, arm)),
+        "cost": None if rows is None else _dicts(cost.costs(comparison, arm, rows=rows)),
+        "slope": None if grows is None else _dicts({name: grows[name] for name in GROWS}),
+        "turns_per_hour": None if rows is None else _dict(cost.turns_per_hour(comparison, arm, rows=rows)),
         "stops": dict(sorted(stops.items())),
         "notes": arm.notes,
     }
 
 
-def _in_buckets(comparison: Comparison) -> dict[str, list[Key]]:
-    """The questions of each duration bucket, the shortest videos first."""
-    found: dict[str, list[Key]] = {}
-    seconds: dict[str, list[float]] = {}
-    for key in comparison.keys:
-        bucket = comparison.bucket(key)
-        found.setdefault(bucket, []).append(key)
-        known = [row["duration_s"] for arm in comparison.arms if (row := arm.outcome(key).row)]
-        seconds.setdefault(bucket, []).extend(known[:1])
-    return dict(
-        sorted(found.items(), key=lambda item: (sum(seconds[item[0]]) / max(1, len(seconds[item[0]])), item[0]))
-    )
+def _hours(comparison: Comparison, keys: Sequence[Key]) -> float | None:
+    """Mean length of the questions' videos, as far as an arm knows it."""
+    seconds = [
+        next((row["duration_s"] for arm in comparison.arms if (row := arm.outcome(key).row)), None) for key in keys
+    ]
+    known = [value / 3600 for value in seconds if value]
+    return sum(known) / len(known) if known else None
 
 
-def _buckets(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = []
-    for name, keys in _in_buckets(comparison).items():
-        clusters = _clusters(comparison, keys)
-        spent = {
-            arm.name: {quantity: _mean_of(arm, keys, quantity) for quantity in cost.QUANTITIES}
-            for arm in comparison.arms
-            if arm.run
+def _in_buckets(comparison: Comparison) -> list[tuple[str, list[Key], float | None]]:
+    """Name, questions and mean hours of each duration bucket, the shortest videos first."""
+    found = [(name, keys, _hours(comparison, keys)) for name, keys in pairs.buckets_of(comparison).items()]
+    return sorted(found, key=lambda bucket: (bucket[2] is None, bucket[2] or 0.0, bucket[0]))
+
+
+def _buckets(comparison: Comparison, rows: Mapping[str, Mapping[Key, cost.Row]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "n": len(keys),
+            "hours": hours,
+            "arms": {arm.name: _dict(pairs.score(comparison, arm, keys)) for arm in comparison.arms},
+            "cost": {arm: _mean_costs([of_arm[key] for key in keys if key in of_arm]) for arm, of_arm in rows.items()},
         }
-        scores = {arm.name: stats.mean(_scores(arm, keys), clusters).to_dict() for arm in comparison.arms}
-        hours = [
-            row["duration_s"] / 3600 for arm in comparison.arms[:1] for key in keys if (row := arm.outcome(key).row)
-        ]
-        duration_h = sum(hours) / len(hours) if hours else None
-        rows.append({"name": name, "n": len(keys), "hours": duration_h, "arms": scores, "cost": spent})
-    return rows
+        for name, keys, hours in _in_buckets(comparison)
+    ]
 
 
-def _mean_of(arm: Arm, keys: Sequence[Key], quantity: str) -> float | None:
-    found = [value for key in keys if (value := arm.outcome(key).row.get(quantity)) is not None]
-    return sum(found) / len(found) if found else None
+def _mean_costs(rows: Sequence[cost.Row]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in cost.QUANTITIES:
+        known = [value for row in rows if (value := row.cost[name]) is not None]
+        found[name] = sum(known) / len(known) if known else None
+    return found
 
 
 def _pair(comparison: Comparison, a: Arm, b: Arm) -> dict[str, Any]:
-    keys = comparison.keys
-    clusters = _clusters(comparison, keys)
-    right = [[float(arm.outcome(key).right) for key in keys] for arm in (a, b)]
-    scores = [_scores(arm, keys) for arm in (a, b)]
-    whole, graded = stats.paired(*right, clusters), stats.paired(*scores, clusters)
-    buckets = []
-    for name, own in _in_buckets(comparison).items():
-        tested = stats.paired(*([arm.outcome(key).score for key in own] for arm in (a, b)), _clusters(comparison, own))
-        buckets.append({"name": name, "n": len(own), "diff": tested.diff.to_dict(), "p": tested.p})
-    for bucket, corrected in zip(buckets, stats.holm([bucket["p"] for bucket in buckets]), strict=True):
-        bucket["p_holm"] = corrected
-    needed, visible = power.of_pair(*right)
+    right, scores = pairs.differences(comparison, a, b), pairs.score_differences(comparison, a, b)
+    power = pairs.power_between(comparison, a, b)
+    assert right is not None and scores is not None and power is not None  # a comparison has questions
+    order = [name for name, _, _ in _in_buckets(comparison)]
+    buckets = sorted(pairs.differences_by_bucket(comparison, a, b), key=lambda bucket: order.index(bucket.name))
     return {
         "a": a.name,
         "b": b.name,
-        "n": len(keys),
-        "only_a": whole.only_a,
-        "only_b": whole.only_b,
-        "diff": whole.diff.to_dict(),
-        "p": whole.p,
-        "test": whole.test,
-        "score_diff": graded.diff.to_dict(),
-        "score_p": graded.p,
-        "needed": needed,
-        "visible": visible,
-        "buckets": buckets,
+        "n": right.n,
+        "only_a": right.only_a,
+        "only_b": right.only_b,
+        "diff": right.diff.to_dict(),
+        "p": right.p_read,
+        "test": right.test_read,
+        "p_mcnemar": right.p,
+        "score_diff": scores.diff.to_dict(),
+        "score_p": scores.p_read,
+        "score_test": scores.test_read,
+        "needed": power.needed,
+        "visible": power.visible,
+        "buckets": [
+            {
+                "name": bucket.name,
+                "n": bucket.n,
+                "diff": bucket.paired.diff.to_dict(),
+                "p": bucket.paired.p_read,
+                "p_holm": bucket.p_holm,
+            }
+            for bucket in buckets
+        ],
     }
 
 
@@ -215,4 +222,4 @@ def _same_base(a: Arm, b: Arm) -> bool:
         policy = (arm.run.card.get("policy") if arm.run is not None else None) or {}
         return {name: value for name, value in policy.items() if name not in ("modalities",)}
 
-    return model(a) == model(b)
+    return bool(model(a) == model(b))

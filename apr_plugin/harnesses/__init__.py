@@ -1,1 +1,1 @@
-"""Translate a harness request into a Question, and an answer back into what the harness scores."""
+"""Translate a harness's request into a `Question`, and an answer back into what the harness scores."""

@@ -1,7 +1,7 @@
 """The loop: question, action, environment, notebook, episode, trajectory. No torch, no harness, no decoder details.
 
-Start reading at `question`, `action` and `policy` (the nouns), then `notebook` (what a model sees), then `episode`
-(what happens).
+Read `question`, `action` and `policy` first (the nouns), then `notebook` (what a model sees), then `episode` (what
+happens).
 """
 
 from apr_plugin.loop.action import Action, Answer, GetAudio, GetClip, GetFrames, Look

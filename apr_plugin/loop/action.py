@@ -1,7 +1,7 @@
 """The four actions a policy may take, as validated values.
 
 The JSON keys are the wire format that released OmniAgent checkpoints write (arXiv 2606.19341, appendix B): `type`,
-`start`, `end`, `num`, `content`. `video` is ours: the index of the video, for questions about several.
+`start`, `end`, `num`, `content`. This project adds `video`: the index of the video, for questions about several.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ACTIONS: dict[str, type[GetFrames] | type[GetAudio] | type[GetClip] | type[Answe
 
 
 def offered_actions(modalities: Collection[str]) -> tuple[str, ...]:
-    """The wire names of what a policy may do that perceives these modalities (`frames`, `audio`, `clip`)."""
+    """The wire names of the actions for a policy that perceives these modalities (`frames`, `audio`, `clip`)."""
     return tuple(name for name in ACTIONS if name == "answer" or name.removeprefix("get_") in modalities)
 
 

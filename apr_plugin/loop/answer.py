@@ -1,7 +1,8 @@
-"""Checks that an answer has the form its question asks for, and gives its canonical form.
+"""Checks that an answer has the form that its question asks for, and gives its canonical form.
 
-Canonical: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted; `number` a
-plain decimal; `free_form` the text itself, without thought and stripped. `strict_answer` is for `parsing=strict`.
+Canonical forms: `mcq` the option's label; `grounding` JSON `[[start, end], ...]` in seconds, merged and sorted;
+`number` a plain decimal; `free_form` the text itself, stripped and without thought. `strict_answer` is for
+`parsing=strict`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from apr_plugin.scoring.text import answer_part
 from apr_plugin.scoring.thought import split_thought
 
 SLACK_S = 0.5
-"""How far past the end of the video an answered span may reach, for rounding; it is cut to the end."""
+"""How far past the end of the video an answered span may reach, because of rounding; it is cut at the end."""
 
 
 def canonical_answer(question: Question, content: str, duration_s: float | None = None) -> str | ActionError:
-    """The canonical form of `content`, or the error the model reads.
+    """The canonical form of `content`, or the error that the model reads.
 
     Args:
         question: What was asked.
         content: What the model answered.
-        duration_s: Length of the video, against which spans are checked; `None` skips the check.
+        duration_s: Length of the video, against which spans are checked; with `None` they are not checked.
     """
     if split_thought(content).unclosed:
         return ActionError(
@@ -88,24 +89,28 @@ class TakenAnswer(NamedTuple):
     """Its canonical form; the answer as written if it is not `valid`."""
 
     valid: bool = True
-    """Whether it has the form its question asks for. If not, it counts as wrong."""
+    """Whether it has the form that its question asks for. If not, it counts as wrong."""
 
     remark: str = ""
     """Why it counts as wrong."""
 
 
 def strict_answer(question: Question, content: str, duration_s: float | None = None) -> TakenAnswer | ActionError:
-    """An answer read as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`), or the error that costs the turn there.
+    """Read an answer as OmniAgent's environment does, or return the error that costs the turn there.
 
-    mcq: the label alone, in either case; all else is accepted and wrong. grounding: JSON that is a list of pairs, or
-    one pair; words or other JSON are an error. Spans are not checked against the video's length; reversed and negative
-    ones are dropped, and an answer without a span left is wrong. number: the first digits (`first_number`); a text
-    without digits is an error. free_form: the text as it is.
+    The source is HarryHsing/OmniAgent, `video_env.py`.
+
+    - mcq: the label alone, in either case; everything else is accepted and wrong.
+    - grounding: JSON that is a list of pairs, or one pair; words or other JSON are an error. Spans are not checked
+      against the video's length. Reversed and negative spans are dropped, and an answer without a span left is wrong.
+    - number: the first digits (`first_number`); a text without digits is an error.
+    - free_form: the text unchanged.
+
 
     Args:
         question: What was asked.
         content: What the model answered.
-        duration_s: Length of the video; it is used only in the words of an error.
+        duration_s: Length of the video; it is used only in the text of an error.
     """
     match question.kind:
         case QuestionKind.MCQ:
@@ -143,10 +148,10 @@ def strict_answer(question: Question, content: str, duration_s: float | None = N
 def _listed_spans(value: Any) -> list[Span]:
     """Pairs of a JSON value: a list of pairs, one pair of numbers, or nothing (`[]`, `null`).
 
-    What Python converts to a float is a number.
+    A value that Python converts to a float is a number.
 
     Raises:
-        ValueError, TypeError, OverflowError: it is none of these.
+        ValueError, TypeError, OverflowError: the value has none of these forms.
     """
     if value is None or value == []:
         return []

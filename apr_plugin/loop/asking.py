@@ -1,4 +1,4 @@
-"""`Asking`: one episode's calls of the policy. A failure of the engine ends one question, not the run."""
+"""`Asking`: the calls of the policy in one episode. A failure of the engine ends one question, not the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Out = TypeVar("_Out")
 
 
 class WallClock(Exception):
-    """The episode's wall-clock limit ran out."""
+    """The episode's wall-clock limit was reached."""
 
 
 class ContextFull(Exception):
@@ -38,10 +38,10 @@ class Asking:
     """Asks the policy within the limits of the episode.
 
     Args:
-        policy: Who answers.
+        policy: The policy that answers.
         sampling: How turns are sampled.
         seed: Seed of the episode; the seed of each generation is derived from it.
-        seconds_left: Gives the seconds left of the wall-clock limit, or `None`.
+        seconds_left: Returns the seconds left until the wall-clock limit, or `None`.
         prompt_tokens: Most tokens of one prompt, in addition to the policy's own limit.
     """
 
@@ -66,7 +66,7 @@ class Asking:
 
         Raises:
             ContextFull: the prompt is too long; nothing was sent.
-            WallClock: the limit ran out; a running generation was stopped.
+            WallClock: the limit was reached; a running generation was stopped.
             PolicyUnavailable: the policy raised, or did not return a generation.
         """
         began = time.perf_counter()
@@ -83,7 +83,7 @@ class Asking:
         return generation, time.perf_counter() - began
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
-        """Tokens of the prompt, where the policy can tell; raises as `generate` does."""
+        """Number of tokens of the prompt, if the policy can tell; it raises the same errors as `generate`."""
 
         async def counted() -> PromptSize | None:
             size = await self.policy.count(prompt)
@@ -95,7 +95,7 @@ class Asking:
 
     async def _guarded(self, call: Callable[[], Awaitable[_Out]]) -> _Out:
         left = self._seconds_left()
-        if left is not None and left <= 0:  # a policy that never yields to the event loop outlasts any timeout
+        if left is not None and left <= 0:  # no timeout stops a policy that never yields to the event loop
             raise WallClock
         clock = asyncio.timeout(left)
         try:
@@ -105,9 +105,10 @@ class Asking:
             Exception,
             asyncio.CancelledError,
             SystemExit,
-        ) as error:  # some engines call sys.exit; the run would end as if it were done
+        ) as error:
+            # Some engines call sys.exit; the run would end as if it were complete.
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # stopped from outside, whatever the engine raised
+            if task is not None and task.cancelling():  # the task was stopped from outside, whatever the engine raised
                 raise asyncio.CancelledError from error
             if clock.expired():
                 raise WallClock from error
@@ -117,7 +118,7 @@ class Asking:
 
 
 def _plain(generation: object) -> Generation:
-    """The engine's result, in values that any file and any later prompt can contain.
+    """The engine's result, with only values that any file and any later prompt can contain.
 
     Raises:
         TypeError: it is not a `Generation`, or has no text.

@@ -13,34 +13,35 @@ PATCH_PX = 28
 PATCH_PIXELS = PATCH_PX * PATCH_PX
 
 LEAST_PATCHES = 4
-"""Visual tokens of the smallest picture: frames are not shrunk below it to fit a limit; fewer are shown instead."""
+"""Visual tokens of the smallest picture: to fit a limit, frames are not made smaller than this; fewer are shown."""
 
 LEAST_FRAME_PIXELS = LEAST_PATCHES * PATCH_PIXELS
 """Its pixels."""
 
 FRAME_PAIR = 2
-"""Frames of a clip that are read as one picture (temporal patches of two, in every family of `models/families.py`)."""
+"""Number of frames of a clip that are read as one picture (temporal patches of two, in every family of
+`models/families.py`)."""
 
 DAY_S = 86_400
 """The longest window of any look, in seconds."""
 
 MOST_PIXELS = 2**26
-"""The largest picture that a look may show (8192 x 8192)."""
+"""The largest picture that a look may show, in pixels (8192 x 8192)."""
 
 MOST_TOKENS = 10**9
 """The largest limit on tokens; `None` is no limit."""
 
 
 def visual_tokens(width: int, height: int) -> int:
-    """Visual tokens of one picture: one per 28x28 square, sides rounded to whole squares, at least one each way.
+    """Visual tokens of one picture: one per 28x28 square, sides rounded to whole squares, at least one square each.
 
-    This is the Qwen2.5-VL rule; a policy of another family reports its own count in its usage.
+    This is the rule of Qwen2.5-VL; a policy of another family reports its own count in its usage.
     """
     return max(1, round(width / PATCH_PX)) * max(1, round(height / PATCH_PX))
 
 
 def frame_pairs(frames: int) -> int:
-    """Number of pairs in which the frames of a clip are read; an odd last frame is paired with itself."""
+    """Number of pairs in which the frames of a clip are read; the last frame of an odd number is paired with itself."""
     return -(-frames // FRAME_PAIR)
 
 
@@ -53,7 +54,7 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     turns: int | None = Field(default=None, ge=1, le=10_000)
-    """A fixed number of turns; `None` lets the number grow with the video's length up to `max_turns`."""
+    """A fixed number of turns; with `None` the number grows with the video's length up to `max_turns`."""
 
     min_turns: int = Field(default=5, ge=1, le=10_000)
     """Turns for a video of length 0."""
@@ -62,22 +63,23 @@ class Budget(BaseModel):
     """Largest number of turns."""
 
     frames_per_look: int = Field(default=60, ge=1, le=100_000)
-    """Most frames one `get_frames` may ask for."""
+    """Most frames that one `get_frames` may ask for."""
 
     audio_s: float = Field(default=300.0, gt=0, le=DAY_S)
-    """Most seconds one `get_audio` may ask for."""
+    """Most seconds that one `get_audio` may ask for."""
 
     min_audio_s: float = Field(default=0.1, ge=0, le=DAY_S)
-    """Fewest seconds one `get_audio` must ask for."""
+    """Fewest seconds that one `get_audio` must ask for."""
 
     clip_s: float = Field(default=60.0, gt=0, le=DAY_S)
-    """Most seconds one `get_clip` may ask for; also the unit of length from which the number of turns is computed."""
+    """Most seconds that one `get_clip` may ask for; also the unit of length from which the number of turns is
+    computed."""
 
     min_clip_frames: int = Field(default=4, ge=1, le=10_000)
     """Fewest frames of the file that one `get_clip` must span."""
 
     clip_fps: float = Field(default=2.0, gt=0, le=1000)
-    """Frames per second that a clip is sampled at."""
+    """Frames per second at which a clip is sampled."""
 
     frame_pixels: int = Field(default=448 * 448, ge=LEAST_FRAME_PIXELS, le=MOST_PIXELS)
     """Pixels of one frame; larger ones are scaled down."""
@@ -86,33 +88,34 @@ class Budget(BaseModel):
     """Pixels of one frame of a clip."""
 
     visual_tokens_per_look: int | None = Field(default=16_384, ge=LEAST_PATCHES, le=MOST_TOKENS)
-    """A look that would cost more is shown with fewer pixels, then with fewer frames, and the model is told."""
+    """Visual tokens of one look. A look that would cost more is shown with fewer pixels, then with fewer frames, and
+    the model is told."""
 
     visual_tokens_per_episode: int | None = Field(default=None, ge=LEAST_PATCHES, le=MOST_TOKENS)
-    """Limit for all looks together; a look that exceeds it is refused."""
+    """Visual tokens of all looks together; a look that exceeds this is refused."""
 
     prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Tokens of one prompt, media included; beside the limit of the model's context."""
+    """Tokens of one prompt, including media; in addition to the limit of the model's context."""
 
     tokens_per_episode: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    """Prompt and completion tokens of all turns together, as the policy counts them; beyond it only an answer is asked
-    for."""
+    """Prompt and completion tokens of all turns together, as the policy counts them. After this limit, only an answer
+    is asked for."""
 
     wall_clock_s: float | None = Field(default=None, ge=0.1, le=366 * DAY_S)
-    """Seconds an episode may take; a generation still running then is stopped."""
+    """Seconds that an episode may take; a generation that is still running then is stopped."""
 
     refuse_blind_answer: bool = True
     """Whether an answer on the first turn, before any look, is refused."""
 
     on_last_turn: Literal["force", "fail"] = "force"
-    """When the turns are used up without an answer: ask once more for the answer alone, or fail (the published
-    behaviour)."""
+    """What happens when the turns are used up without an answer: ask once more for the answer alone, or fail (the
+    published behaviour)."""
 
     def turns_for(self, duration_s: float) -> int:
-        """Turns for a question about `duration_s` seconds of video: `min(min_turns + floor(duration / clip_s), max_turns)`.
+        """The number of turns for a question about `duration_s` seconds of video.
 
-        With several videos their durations add up. OmniAgent (arXiv 2606.19341) counts the same way with 5, 60 s and 22
-        (training) or 32.
+        It is `min(min_turns + floor(duration / clip_s), max_turns)`. With several videos their durations are added.
+        OmniAgent (arXiv 2606.19341) counts the same way, with 5, 60 s and 22 (training) or 32.
         """
         if self.turns is not None:
             return self.turns

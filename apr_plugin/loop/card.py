@@ -1,4 +1,4 @@
-"""`Card`: what makes a run repeatable, with its trajectories.
+"""`Card`: what makes a run repeatable, together with its trajectories.
 
 From both, the prompts can be rebuilt (`apr_plugin.loop.replay`).
 """
@@ -21,11 +21,11 @@ SCHEMA = "apr.card"
 VERSION = 1
 
 CARD_FILE = "card.json"
-"""Its name in a run's folder."""
+"""Name of the file in a run's folder."""
 
 
 class CardError(AprError):
-    """A card can't be read; names the file and what is wrong."""
+    """A card can't be read; the message names the file and the fault."""
 
 
 class Card(BaseModel):
@@ -34,19 +34,19 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config_hash: str
-    """Names the configuration; every trajectory of the run has it."""
+    """Identifies the configuration; every trajectory of the run has it."""
     config: EpisodeConfig
-    """Arm, budget, media, wire, parsing, sampling, seed, and the text of an own system prompt. A line's own budget
-    takes precedence."""
+    """Arm, budget, media, wire, parsing, sampling, seed, and the text of a custom system prompt. The budget in a
+    trajectory's line takes precedence."""
     per_question: dict[str, Any] | None = None
     """Name and parameters of the function that gave each question its budget (`runs.config.ConfigPerQuestion`), if
     there was one."""
     policy: dict[str, Any] = Field(default_factory=dict)
     """The policy's description of itself: its name, modalities, context, model, revision."""
     prompt_hash: str = ""
-    """Names the words and the layout of prompts."""
+    """Identifies the words and the layout of prompts."""
     prompts: dict[str, str] = Field(default_factory=dict)
-    """The prompt texts: `instructions` (a template, or the own system prompt) and `passive`."""
+    """The prompt texts: `instructions` (a template, or the custom system prompt) and `passive`."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that decide pixels and answers."""
 
@@ -73,7 +73,7 @@ class Card(BaseModel):
         """Read a card from its file, or from the folder of its run.
 
         Raises:
-            CardError: there is none, or it can't be read; for a run of an earlier release, it says so.
+            CardError: there is no card, or it can't be read; for a run of an earlier release, the message says so.
         """
         file = Path(path)
         if file.is_dir():
@@ -87,7 +87,7 @@ class Card(BaseModel):
         except (OSError, ValueError, RecursionError) as error:
             raise CardError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("version"), int):
-            raise CardError(f"{file}: this is no {SCHEMA} file")
+            raise CardError(f"{file}: this is not an {SCHEMA} file")
         if data["version"] > VERSION:
             raise CardError(
                 f"{file}: card version {data['version']} is newer than {VERSION}, which this release reads; "

@@ -1,4 +1,4 @@
-"""`EpisodeConfig`: everything besides the question and the policy that decides an answer, and the hash that names it."""
+"""`EpisodeConfig`: everything that decides an answer, except question and policy, and the hash that identifies it."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from apr_plugin.media import MediaSettings
 
 
 class EpisodeConfig(BaseModel):
-    """Everything besides the question and the policy that decides an answer."""
+    """Everything that decides an answer, except the question and the policy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     arm: Literal["agent", "passive", "blind", "single_frame", "shuffled", "oracle"] = "agent"
     """How the question is answered; a name in `apr_plugin.loop.arms.ARMS`."""
     passive_frames: int = Field(default=32, ge=0, le=100_000)
-    """Frames of the arms `passive`, `shuffled` and `oracle`; the passive arm asks blind with 0."""
+    """Number of frames of the arms `passive`, `shuffled` and `oracle`; with 0 the passive arm asks blind."""
     budget: Budget = Budget()
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()
-    """How files are read: exact frames or keyframes, which decoder."""
+    """How files are read: exact frames or keyframes, and which decoder."""
     wire: Literal["apr", "omniagent"] = "apr"
     """The form of everything but the instructions, and which pictures a look has; a name in `WIRES`."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment
-    accepts (docs/scoring.md), and a prompt that is too long ends the episode. It has no effect on the passive arm: its
-    one reply is read the same way with both."""
+    accepts (docs/scoring.md), and a prompt that is too long ends the episode. It has no effect on the passive arm,
+    whose one reply is always read the same way."""
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
-    """Instructions to use instead of ours."""
+    """Custom instructions, used in place of the default ones."""
     system_prompt_template: bool = False
-    """Whether they are a template with the variables of ours (`render_instructions`)."""
+    """Whether they are a template with the variables of the default instructions (`render_instructions`)."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the run."""
 
     def describe(self, policy: Policy) -> dict[str, Any]:
-        """The configuration of a run as JSON values, with the policy's own."""
+        """The configuration of a run as JSON values, including the policy's own."""
         config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
         described = {
             "name": policy.name,
@@ -60,7 +60,7 @@ class EpisodeConfig(BaseModel):
         }
 
     def hash(self, policy: Policy) -> str:
-        """16 hex digits that name the configuration; trajectories of different ones are never mixed."""
+        """16 hex digits that identify the configuration; trajectories of different configurations are never mixed."""
         return hash_of(self.describe(policy))
 
     def for_question(self, question: Question) -> EpisodeConfig:
@@ -68,19 +68,22 @@ class EpisodeConfig(BaseModel):
         return self
 
     def seed_for(self, question: Question) -> int:
-        """The question's own seed, from the run's seed and the question's key: the order of questions does not matter."""
+        """The question's own seed, derived from the run's seed and the question's key.
+
+        So the order of questions does not matter.
+        """
         text = json.dumps([self.seed, *question.key])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def hash_of(described: dict[str, Any]) -> str:
-    """16 hex digits that name a configuration, from what its `describe` returned."""
+    """16 hex digits that identify a configuration, from the result of its `describe`."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Versions of what decides the pixels and the answers, where installed."""
+    """Versions of the installed packages that decide the pixels and the answers."""
     found = {"apr-plugin": __version__}
     for name in ("av", "numpy", "lmms-eval", "torch", "transformers", "vllm"):
         try:

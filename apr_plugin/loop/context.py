@@ -1,9 +1,9 @@
 """`Context`: no prompt is longer than the policy's context, and nothing is cut silently.
 
 The policy counts a prompt before it is sent. A look that would not fit is shown with fewer pixels, then with fewer
-pictures (`LookPlan` is made again, nothing is decoded for it). Sound can't be made smaller; it is refused, and the
-error names the limit. Where the words alone no longer fit, the answer is asked for without the first notes. For a
-policy that can't count its prompts, or has no limit, none of this is done.
+pictures (a new `LookPlan` is made; nothing is decoded for it). Sound can't be made smaller; it is refused, and the
+error names the limit. If the words alone no longer fit, the answer is asked for without the first notes. None of this
+is done for a policy that can't count its prompts, or that has no limit.
 """
 
 from __future__ import annotations
@@ -22,42 +22,40 @@ from apr_plugin.loop.policy import ImagePart, Prompt, PromptSize
 from apr_plugin.media import fit
 
 LEAST_COMPLETION = 256
-"""Fewest tokens kept free for the turn itself; a turn in the wire format with a short note takes about that many."""
+"""Fewest tokens that are kept free for the turn; a turn in the wire format with a short note takes about that many."""
 
 LEAST_SHARE = 8
-"""An eighth of the context is kept free for the turn, if `max_new_tokens` is that large."""
+"""One part in so many of the context is kept free for the turn, if `max_new_tokens` is that large."""
 
 WELL_FILLED = 0.25
-"""A look that had to be made smaller is not made larger again where the tokens left free are at most this share of its
-pictures'."""
+"""A look that had to be made smaller is not made larger again if the tokens left free are at most this share of its
+pictures' tokens."""
 
 Count = Callable[[Prompt], Awaitable[PromptSize | None]]
-"""Tokens of a prompt, or `None` where the policy can't tell."""
+"""Returns the tokens of a prompt, or `None` if the policy can't tell."""
 
 
 class Context:
     """The tokens of one policy's context.
 
     Args:
-        tokens: Most tokens of prompt and completion together; `None` without a limit.
-        max_new_tokens: Longest turn, where there is room.
+        tokens: Most tokens of prompt and completion together; `None` for no limit.
+        max_new_tokens: Longest turn, if there is room.
         count: Counts a prompt's tokens.
-        prompt_tokens: Most tokens of the prompt alone; `None` where only the context limits it.
+        prompt_tokens: Most tokens of the prompt alone; `None` if only the context limits it.
     """
 
     def __init__(self, tokens: int | None, max_new_tokens: int, count: Count, prompt_tokens: int | None = None) -> None:
-        self.tokens, self.prompt_tokens, self._max_new_tokens, self._count = (
-            tokens,
-            prompt_tokens,
-            max_new_tokens,
-            count,
-        )
+        self.tokens = tokens
+        self.prompt_tokens = prompt_tokens
+        self._max_new_tokens = max_new_tokens
+        self._count = count
         self.reserve = 0 if tokens is None else min(max_new_tokens, max(LEAST_COMPLETION, tokens // LEAST_SHARE))
         """Tokens that a prompt leaves free for the turn."""
 
     @property
     def full(self) -> str:
-        """What a model and a reader are told when nothing more fits."""
+        """The text for the model and for readers when nothing more fits."""
         return f"{self._limit[0].upper()}{self._limit[1:]} is full."
 
     @property
@@ -68,7 +66,7 @@ class Context:
         return f"the prompt's limit of {self.prompt_tokens} tokens"
 
     async def over(self, prompt: Prompt) -> tuple[int, PromptSize] | None:
-        """How many tokens the prompt is too long by (negative: free), and its size; `None` where that is unknown."""
+        """Tokens by which the prompt is too long (negative: free), and its size; `None` if that is unknown."""
         rooms = ([] if self.tokens is None else [self.tokens - self.reserve]) + (
             [] if self.prompt_tokens is None else [self.prompt_tokens]
         )
@@ -78,7 +76,7 @@ class Context:
         return None if size is None else (size.total - min(rooms), size)
 
     async def completion(self, prompt: Prompt) -> int | None:
-        """Most tokens of the turn: `max_new_tokens`, or what is left of the context; `None` where the prompt is too long."""
+        """Most tokens of the turn: `max_new_tokens` or the rest of the context; `None` if the prompt is too long."""
         measured = await self.over(prompt)
         if measured is None:
             return self._max_new_tokens
@@ -101,14 +99,14 @@ class Context:
 
         Args:
             plans: The look as the budget allows it.
-            again: Plans it under a limit of visual tokens (by the 28-pixel rule).
-            prompt: The prompt that shows it.
+            again: Plans the look under a limit of visual tokens (by the 28-pixel rule).
+            prompt: Makes the prompt that shows it.
 
         Returns:
-            The plans, or the reason why even the smallest does not fit.
+            The plans, or the reason why even the smallest version does not fit.
         """
         best: Sequence[LookPlan] | None = None
-        low, high, limit = 0, 0, 0  # limits known to fit and not to fit, and the limit of the current `plans`
+        low, high, limit = 0, 0, 0  # a limit that fits, one that does not, and that of `plans`
         while (measured := await self.over(prompt([p.blank() for p in plans]))) is not None:
             over, size = measured
             tokens = sum(p.visual_tokens for p in plans)
@@ -121,10 +119,11 @@ class Context:
             else:
                 high = min(tokens, limit or tokens)
             if best is None:
-                theirs = size.visual / tokens if size.visual else 1.0  # how the family counts, in units of our rule
+                # The family's count, in units of the 28-pixel rule.
+                theirs = size.visual / tokens if size.visual else 1.0
                 limit = max(1, min(int(high * 0.95), tokens - math.ceil(over / theirs)))
             elif high - low > max(1, high // 20):
-                limit = (low + high) // 2  # the words with the pictures also became fewer: more fits than estimated
+                limit = (low + high) // 2  # the words became fewer too, so more fits than estimated
             else:
                 break
             plans = again(limit)
@@ -133,7 +132,7 @@ class Context:
     async def check(
         self, percept: Percept, plan: LookPlan, prompt: Callable[[list[Percept]], Prompt]
     ) -> ActionError | None:
-        """Why a percept does not fit although its plan did: reading a damaged file can add words."""
+        """Why a percept does not fit although its plan did: a damaged file can add words."""
         blank = plan.blank()
         if percept.remark == blank.remark and _shape(percept) == _shape(blank):
             return None
@@ -143,7 +142,10 @@ class Context:
     async def fit_pictures(
         self, pictures: Sequence[ImagePart], prompt: Callable[[Sequence[ImagePart]], Prompt]
     ) -> int | None:
-        """Most pixels of each picture with which the prompt fits: `None` if they fit as they are, 0 if even small ones do not fit."""
+        """Most pixels of each picture with which the prompt fits.
+
+        The result is `None` if the pictures fit unchanged, and 0 if even small ones do not fit.
+        """
         pixels: int | None = None
         while (measured := await self.over(prompt(pictures))) is not None and measured[0] > 0:
             over, size = measured
@@ -158,7 +160,10 @@ class Context:
         return pixels
 
     async def forced(self, notebook: Notebook, why: str) -> tuple[Prompt, int] | None:
-        """The last call for an answer with as many notes as fit, and how many turns were left out; `None` if nothing fits."""
+        """The last call for an answer with as many notes as fit, and the number of turns left out.
+
+        The result is `None` if nothing fits.
+        """
 
         async def fits(left_out: int) -> bool:
             return await self.completion(notebook.forced_prompt(why, left_out)) is not None
@@ -168,7 +173,7 @@ class Context:
             high = low
         elif not await fits(high):
             return None
-        while low < high:  # search for the fewest turns to leave out: leaving out fewer never makes the prompt shorter
+        while low < high:  # the fewest turns: a prompt with fewer left out is never shorter
             middle = (low + high) // 2
             low, high = (low, middle) if await fits(middle) else (middle + 1, high)
         return notebook.forced_prompt(why, low), low

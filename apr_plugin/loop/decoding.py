@@ -1,4 +1,4 @@
-"""`Decoding`: how many looks are read at once, and how much memory they may hold; shared by all episodes of a run."""
+"""`Decoding`: how many looks are read at once, and how much memory they use; shared by all episodes of a run."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ def cpus() -> int:
 class Decoding:
     """Threads that read media, and a limit on the bytes that looks hold until the model has seen them.
 
-    An episode that would exceed the limit waits until other looks have been seen. A look larger than the limit waits
-    until it is alone. So memory is bounded at any concurrency. Episodes never wait for each other, because each holds
-    at most one look and releases it before the next. Reading uses separate threads, so that a policy that works in
-    asyncio's default threads never waits for a decoder.
+    An episode that would exceed the limit waits until other looks have been seen. A look that is larger than the limit
+    waits until it is the only one. So memory is bounded at any concurrency. Episodes never block each other, because
+    each holds at most one look and releases it before the next. Reading uses separate threads, so that a policy that
+    works in asyncio's default threads never waits for a decoder.
 
     Args:
-        threads: Looks read at once; by default one per processor. (A look uses several cores itself where it can.)
-        held_bytes: Most bytes held.
+        threads: How many looks are read at once; by default one per processor. (A look itself uses several cores if it
+            can.)
+        held_bytes: Most bytes that are held.
     """
 
     def __init__(self, threads: int | None = None, held_bytes: int = HELD_BYTES) -> None:
-        self.threads, self.held_bytes = threads or max(2, cpus()), held_bytes
+        self.threads = threads or max(2, cpus())
+        self.held_bytes = held_bytes
         self.bytes = 0
         """Bytes held now."""
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="apr-decode")
@@ -43,7 +45,7 @@ class Decoding:
         self._freed = asyncio.Event()
 
     async def read(self, work: Callable[[_In], _Out], argument: _In) -> tuple[_Out, float]:
-        """Run `work(argument)` in one of the threads; returns its result and when it began (`time.perf_counter`)."""
+        """Run `work(argument)` in one of the threads; return its result and when it began (`time.perf_counter`)."""
 
         def timed() -> tuple[_Out, float]:
             began = time.perf_counter()
@@ -52,7 +54,7 @@ class Decoding:
         return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
 
     async def hold(self, size: int) -> None:
-        """Wait for room for `size` bytes, first come, first served, and hold them until `let_go`."""
+        """Wait until there is room for `size` bytes, first come, first served, and hold them until `let_go`."""
         async with self._turn:
             while self.bytes and self.bytes + size > self.held_bytes:
                 self._freed.clear()
@@ -60,7 +62,7 @@ class Decoding:
             self.bytes += size
 
     def let_go(self, size: int) -> None:
-        """Release what `hold` took."""
+        """Release the bytes that `hold` took."""
         self.bytes -= size
         self._freed.set()
 

@@ -1,4 +1,7 @@
-"""`Environment`: checks an action against the video and the budget, and returns a percept or an error the model can act on."""
+"""`Environment`: checks an action against the video and the budget, and returns a percept or an error.
+
+The model can act on the error.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ from apr_plugin.scoring.intervals import merge
 
 
 class Environment:
-    """What an episode looks at.
+    """The videos that an episode looks at.
 
     Args:
         budget: Limits of the episode.
         settings: How files are read.
-        modalities: What the policy can perceive: without `audio`, a clip is shown without its sound.
+        modalities: What the policy can perceive; without `audio`, a clip is shown without its sound.
         wire: Which pictures a look has, and how large they are.
     """
 
@@ -44,9 +47,12 @@ class Environment:
         modalities: frozenset[Modality] = EVERY_MODALITY,
         wire: Wire = WIRES["apr"],
     ) -> None:
-        self.budget, self.settings, self.modalities, self.wire = budget, settings or MediaSettings(), modalities, wire
+        self.budget = budget
+        self.settings = settings or MediaSettings()
+        self.modalities = modalities
+        self.wire = wire
         self.cancelled = threading.Event()
-        """When it is set from another thread, the running read ends."""
+        """If it is set from another thread, the running read ends."""
         self.question: Question | None = None
         self.videos: list[OpenVideo] = []
         self.visual_tokens_spent = 0
@@ -64,7 +70,7 @@ class Environment:
         self._taken = {}
         for ref in question.videos:
             self.videos.append(OpenVideo(ref, self.settings))
-            if self.cancelled.is_set():  # closed in the meantime, in another thread
+            if self.cancelled.is_set():  # it was closed in the meantime by another thread
                 self.close()
                 return
 
@@ -99,18 +105,18 @@ class Environment:
             The percept, or the error that the model reads.
 
         Raises:
-            MediaError: the file could not be decoded there. It is not the model's mistake, so it ends the episode.
+            MediaError: the file could not be decoded there. This is not the model's mistake, so it ends the episode.
         """
         plan = self.plan(action)
         return plan if isinstance(plan, ActionError) else self.look(plan)
 
     def plan(self, action: Look, visual_tokens: int | None = None) -> LookPlan | ActionError:
-        """Check an action against the video and the budget, and work out what it will show; nothing is decoded.
+        """Check an action against the video and the budget, and plan what it will show; nothing is decoded.
 
         Args:
-            action: What was asked for.
-            visual_tokens: A limit for this look in addition to the budget's: above it, fewer pixels are shown, then
-                fewer pictures (at least one).
+            action: The requested action.
+            visual_tokens: A limit for this look in addition to the budget's: if it is exceeded, fewer pixels are shown,
+                then fewer pictures (at least one).
         """
         error = self._refuse(action)
         if error is not None:
@@ -141,7 +147,7 @@ class Environment:
         """Carry out a planned look, and count it.
 
         Raises:
-            MediaError: as `step`.
+            MediaError: as in `step`.
         """
         try:
             percept = self.show(plan)
@@ -165,13 +171,13 @@ class Environment:
         return percept
 
     def plan_uniform(self, num: int, visual_tokens: int | None = None) -> list[LookPlan]:
-        """The passive arm's one look: `num` frames in total, divided by the videos' lengths, at least one each; a file with sound only has none.
+        """Plan the passive arm's one look: `num` frames in total, divided by the videos' lengths.
 
-        Each frame is the middle of its part of the video, so that the first and last frames are avoided, as passive
-        samplers do.
+        Each video has at least one frame, and a file with sound only has none. Each frame is the middle of its part of
+        the video, so that the first and last frames are avoided, as in passive samplers.
 
         Args:
-            num: Frames.
+            num: Number of frames.
             visual_tokens: A limit for all of them, divided in the same way.
         """
         seen = [number for number, opened in enumerate(self.videos) if opened.video.has_video]
@@ -189,11 +195,11 @@ class Environment:
     def plan_spans(
         self, spans: Sequence[tuple[float, float]], num: int, visual_tokens: int | None = None
     ) -> list[LookPlan]:
-        """One look: `num` frames of the first video, spread over these spans by their length, in the order of time.
+        """Plan one look: `num` frames of the first video, spread over these spans by their length, in order of time.
 
         Args:
             spans: (start, end) in seconds of the video; parts outside it are left out.
-            num: Frames.
+            num: Number of frames.
             visual_tokens: A limit for all of them.
         """
         if not self.videos or not self.videos[0].video.has_video:
@@ -298,7 +304,7 @@ class Environment:
         """Decode what was planned.
 
         Raises:
-            MediaError: as `step`.
+            MediaError: as in `step`.
         """
         opened = self.videos[plan.video]
         percept = Percept(
@@ -406,11 +412,11 @@ class Environment:
     def _asked(
         plan: LookPlan, file_times: list[float], shown: Frames, kept: list[int], own: tuple[float, ...]
     ) -> tuple[float, ...]:
-        """The time at which each frame was asked for; a frame that replaces a damaged one has its own time."""
+        """The time for which each frame was requested; a frame that replaces a damaged one has its own time."""
         return tuple(t if file_times[i] in shown.missing_s else plan.times_s[i] for i, t in zip(kept, own, strict=True))
 
     def _missing(self, opened: OpenVideo, shown: Frames) -> list[str]:
-        """What the model is told about a damaged stretch."""
+        """The text for the model about a damaged stretch."""
         if not shown.missing_s:
             return []
         times = ", ".join(f"{t:.2f}s" for t in self._own_times(opened, shown.missing_s))
@@ -422,9 +428,9 @@ class Environment:
         """Size and count of the pictures that fit the token limits: first fewer pixels, then fewer pictures.
 
         Args:
-            size: The size of a picture of at most so many pixels.
+            size: Gives the size of a picture of at most so many pixels.
             max_pixels: Pixels that one picture may have.
-            count: Pictures asked for.
+            count: Number of pictures asked for.
             limit: Visual tokens of this look, in addition to the budget's limit.
             per_pair: Whether two pictures count as one, as in a clip.
         """
@@ -467,9 +473,9 @@ def _scaled(size: Size, unlimited: Size) -> list[str]:
 
 
 def _identity(action: Look) -> tuple[object, ...]:
-    """What makes two looks the same: the action, the video and the window to a hundredth of a second.
+    """What makes two looks the same: the action, the video, and the window to a hundredth of a second.
 
-    More frames of it are a new look.
+    More frames of the same window are a new look.
     """
     return (action.type, action.video, round(action.start, 2), round(action.end, 2))
 

@@ -1,4 +1,4 @@
-"""`Episode`: one question, from reset to trajectory."""
+"""`Episode`: answers one question, from reset to trajectory."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ OnTurn = Callable[[int, Turn], None]
 """Called after each turn with its number (from 1)."""
 
 OnPrompt = Callable[[Prompt, Generation], None]
-"""Called with each prompt and what the policy wrote; `Prompt.asked` says which episode and turn it is."""
+"""Called with each prompt and the text that the policy wrote; `Prompt.asked` gives the episode and the turn."""
 
 ReadPictures = Callable[[int | None], Sequence[ImagePart]]
-"""Reads a question's pictures, each with at most so many pixels; called in a thread."""
+"""Reads a question's pictures, each with at most so many pixels; it is called in a thread."""
 
 
 class Episode:
     """Answers one question.
 
     Args:
-        question: What is asked.
-        policy: Who answers.
+        question: The question.
+        policy: The policy that answers.
         config: Limits, arm, sampling.
         pictures: Reads the images that come with a question without a video; they are shown in its one turn.
-        evidence: Where the evidence is, as (start, end) in seconds of the first video: what the arm `oracle` shows. It
-            is in no prompt.
+        evidence: Where the evidence is, as (start, end) in seconds of the first video. The arm `oracle` shows it. It is
+            in no prompt.
         on_turn: Called after each turn.
-        on_prompt: Called with each prompt, media included, and what the policy wrote.
-        on_phase: Called with what the episode did, and when it began and ended.
-        decoding: Shared limits on reading; without it the episode has its own.
+        on_prompt: Called with each prompt, including media, and the text that the policy wrote.
+        on_phase: Called with each phase of the episode, and when it began and ended.
+        decoding: Shared limits on reading; by default the episode has its own.
         config_hash: `config.hash(policy)`, if it is already known.
     """
 
@@ -77,17 +77,17 @@ class Episode:
         self.pictures = pictures
         self.evidence = tuple(evidence)
         self.strict = config.parsing == "strict"
-        """Whether turns and answers are read as OmniAgent's environment does."""
+        """Whether turns and answers are read as in OmniAgent's environment."""
         self.seed = config.seed_for(question)
         """Seed of this episode."""
         self.environment = Environment(config.budget, config.media, policy.modalities, WIRES[config.wire])
         self.asking = Asking(policy, config.sampling, self.seed, self._seconds_left, config.budget.prompt_tokens)
         self.turns: list[Turn] = []
-        """What has happened so far."""
+        """The turns so far."""
         self.first_shown: tuple[Shown, ...] = ()
-        """What was shown before the one turn of an arm that has one."""
+        """What was shown before the turn of an arm that has only one."""
         self.allowed = 1
-        """Turns that the budget gives this question."""
+        """Number of turns that the budget gives this question."""
         self._on_turn = on_turn
         self._on_prompt = on_prompt
         self._on_phase = on_phase
@@ -103,9 +103,9 @@ class Episode:
     async def run(self) -> Trajectory:
         """Run the episode to its end.
 
-        This returns a trajectory whatever the policy writes, the file contains or other code raises (also lack of
-        memory, and panics of Rust libraries). It raises only: `asyncio.CancelledError` when the task is cancelled
-        (`cancelled()` then has the episode so far), `KeyboardInterrupt` and `SystemExit`, and what the caller's own
+        This returns a trajectory whatever the policy writes, the file contains or other code raises (including lack of
+        memory, and panics of Rust libraries). It raises only `asyncio.CancelledError` if the task is cancelled
+        (`cancelled()` then has the episode so far), `KeyboardInterrupt`, `SystemExit`, and what the caller's own
         `on_turn`, `on_prompt` or `on_phase` raised.
         """
         self._started = time.perf_counter()
@@ -130,7 +130,7 @@ class Episode:
                 raise
             return self.end(StopReason.ERROR, detail=told(error))
         finally:
-            self.environment.cancelled.set()  # a read that still runs in its thread ends at once
+            self.environment.cancelled.set()  # a read that is still running in its thread ends at once
             self.environment.close()
             self.let_go()
             if self._own_decoding:
@@ -164,7 +164,7 @@ class Episode:
         return result
 
     async def hold(self, size: int) -> None:
-        """Wait for memory for what will be shown; `_let_go` releases it after the policy has seen it."""
+        """Wait for memory for what will be shown; `let_go` releases it after the policy has seen it."""
         asked = time.perf_counter()
         clock = asyncio.timeout(self._seconds_left())
         try:
@@ -195,7 +195,7 @@ class Episode:
         return None if limit is None else limit - (time.perf_counter() - self._started)
 
     def limit_reached(self) -> str:
-        """Which limit on tokens is used up, in words; empty if none is."""
+        """The token limit that is used up, in words; empty if there is none."""
         limit = self.config.budget.tokens_per_episode
         if limit is not None and self.asking.tokens >= limit:
             return f"The episode's {limit} tokens are used up."
@@ -204,7 +204,7 @@ class Episode:
         return ""
 
     def notebook(self) -> Notebook:
-        """An empty notebook on the question."""
+        """An empty notebook for the question."""
         return Notebook(
             self.question,
             [VideoMeta(film.duration_s, film.fps, film.has_audio, film.audio_s) for film in self._films],
@@ -217,14 +217,14 @@ class Episode:
         )
 
     def taken(self, content: str, strict: bool) -> TakenAnswer | ActionError:
-        """An answer in its canonical form, or what is wrong with it."""
+        """An answer in its canonical form, or the error in it."""
         if strict:
             return strict_answer(self.question, content, max(self.environment.durations_s, default=None))
         answer = self.environment.check_answer(content)
         return answer if isinstance(answer, ActionError) else TakenAnswer(answer)
 
     async def generate(self, prompt: Prompt, number: int) -> tuple[Generation, float]:
-        """The turn with this number, and the seconds it took; raises as `Asking.generate` does."""
+        """The turn with this number, and the seconds it took; it raises the same errors as `Asking.generate`."""
         began = time.perf_counter()
         try:
             generation, seconds = await self.asking.generate(prompt, number)
@@ -243,7 +243,7 @@ class Episode:
         media_s: float = 0.0,
         **more: Any,
     ) -> None:
-        """Record a turn; `more` are further fields of it."""
+        """Record a turn; `more` has further fields of it."""
         turn = turn_of(parsed, generation, outcome, model_s=model_s, media_s=media_s).model_copy(update=more)
         self.turns.append(turn)
         if self._on_turn is not None:

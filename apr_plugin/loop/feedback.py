@@ -1,4 +1,4 @@
-"""The mistakes an action can have, as values the model reads. Model output never raises; every mistake costs a turn."""
+"""Mistakes in an action, as values that the model reads. Model output never raises; every mistake costs a turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """Every way an action can be refused."""
+    """The reasons to refuse an action."""
 
     MALFORMED_JSON = "MALFORMED_JSON"
     """The turn has no JSON object that can be read."""
@@ -28,10 +28,10 @@ class ErrorCode(StrEnum):
     """The action's type is not one of those offered."""
 
     UNKNOWN_VIDEO = "UNKNOWN_VIDEO"
-    """The question has no video of that index."""
+    """The question has no video with that index."""
 
     OUT_OF_RANGE = "OUT_OF_RANGE"
-    """The window reaches outside the video."""
+    """Part of the window is outside the video."""
 
     REVERSED_WINDOW = "REVERSED_WINDOW"
     """The window ends before it begins."""
@@ -46,13 +46,13 @@ class ErrorCode(StrEnum):
     """The audio or clip is longer than one look may be."""
 
     TOO_SHORT = "TOO_SHORT"
-    """The audio or clip is too short to hold anything."""
+    """The audio or clip is too short to show anything."""
 
     NO_AUDIO = "NO_AUDIO"
     """The video has no audio track."""
 
     NO_PICTURE = "NO_PICTURE"
-    """The file has sound only."""
+    """The file has only sound."""
 
     UNREADABLE = "UNREADABLE"
     """The sound of the window can't be decoded."""
@@ -67,7 +67,7 @@ class ErrorCode(StrEnum):
     """An answer was given on the first turn, before anything was looked at."""
 
     ANSWER_FORM = "ANSWER_FORM"
-    """The answer is not in the form the question asks for."""
+    """The answer is not in the form that the question asks for."""
 
     ANSWER_EXPECTED = "ANSWER_EXPECTED"
     """It is the last turn, and only an answer counts."""
@@ -81,10 +81,10 @@ class ActionError:
     """What was wrong."""
 
     message: str
-    """One sentence that names the value given and the limit."""
+    """One sentence that names the given value and the limit."""
 
     def feedback(self) -> str:
-        """What the model reads in place of a percept."""
+        """The text that the model reads in place of a percept."""
         return (
             f"[ERROR] {self.code}: {self.message} Nothing was shown and the turn is spent; correct this in your "
             "next turn."

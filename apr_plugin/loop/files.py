@@ -1,4 +1,6 @@
-"""Files of lines that several processes append to: lines are whole and on disk when the call returns; a half line means that its writer died.
+"""Files of lines to which several processes append.
+
+Every line is complete, and on disk when the call returns; a half line means that its writer died.
 
 A writer holds a lock on the file itself (`flock`), so a killed process leaves no lock. On Linux and macOS, local or
 over NFS, the lock works between all processes; on a file system without locks, only one process at a time may write.
@@ -21,13 +23,13 @@ from typing import BinaryIO
 from apr_plugin.loop.trajectory import TrajectoryError
 
 PATIENCE_S = 5.0
-"""How long a reader waits for a writer, which holds the lock for one line; then it reads the file as it is."""
+"""How long a reader waits for a writer, which holds the lock for one line; after that it reads the file as it is."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and wait until it is on disk. On failure the file is truncated to its previous length.
+    """Append one line and wait until it is on disk. After a failure the file is truncated to its previous length.
 
     Raises:
         TrajectoryError: the disk is full, or the file can't be written.
@@ -59,9 +61,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def cut_torn_tail(path: Path) -> None:
-    """Remove an unfinished last line, which a kill during a write leaves; its question was never reported done.
+    """Remove an unfinished last line, which a kill during a write leaves; its question was never reported as done.
 
-    A line that a living process is still writing is not removed: its writer holds the lock, and this waits for it.
+    A line that a running process is still writing is not removed: its writer holds the lock, and this waits for it.
     """
     fd = _open_locked(path, create=False)
     try:
@@ -72,7 +74,7 @@ def cut_torn_tail(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keep every process from writing to a file, also while another file replaces it; it can be read."""
+    """Keep every process from writing to a file, even while another file replaces it; the file can still be read."""
     fd = _open_locked(path, fcntl.LOCK_SH, create=False)
     try:
         yield
@@ -81,9 +83,9 @@ def held(path: Path) -> Iterator[None]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Each whole line of a file: its number from 1, where it begins in bytes, and the line with its newline.
+    """Each complete line of a file: its number from 1, its offset in bytes, and the line with its newline.
 
-    Empty ones are left out.
+    Empty lines are left out.
 
     Raises:
         TrajectoryError: the file can't be read.
@@ -102,7 +104,7 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a new file's name on disk, as `fsync` does with its content."""
+    """Put a new file's name on disk, as `fsync` does for its content."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -111,7 +113,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) -> int:
-    """The file with this name, once it is not locked by others; while waiting, a merged file may have replaced it."""
+    """Open the file with this name once no other process has locked it.
+
+    A merged file may replace it during the wait; then the new file is opened.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o644)
         try:
@@ -129,9 +134,9 @@ def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) 
 
 
 def _whole(file: BinaryIO) -> int:
-    """Bytes up to the end of the last whole line.
+    """Number of bytes up to the end of the last complete line.
 
-    They never change; what comes after may be another process's half line.
+    These bytes never change; what comes after may be half a line of another process.
     """
     fd, until = file.fileno(), time.monotonic() + PATIENCE_S
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -162,7 +167,7 @@ def _where_locks_exist() -> Iterator[None]:
 
 
 def _cut_torn_tail(fd: int, size: int) -> int:
-    """The size that is left."""
+    """Remove an unfinished last line; return the size that is left."""
     keep = _last_newline(fd, size) + 1
     if keep < size:
         os.ftruncate(fd, keep)
@@ -170,7 +175,7 @@ def _cut_torn_tail(fd: int, size: int) -> int:
 
 
 def _last_newline(fd: int, size: int) -> int:
-    """Where the last newline is; -1 where there is none."""
+    """Where the last newline is; -1 if there is none."""
     position = size
     while position > 0:
         step = min(65_536, position)

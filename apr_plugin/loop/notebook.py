@@ -5,11 +5,11 @@ Layout of a prompt, in this order:
 1. system: the instructions, the same in every turn of an episode;
 2. user: length, frame rate and sound of the video, then the question;
 3. for each turn so far, assistant: the turn word for word; user: its placeholder or error. Only the last percept
-   carries media;
+   has media;
 4. at the very end of the last user message, the notice of how many turns are left.
 
-So everything up to the newest turn is a strict prefix of the next prompt, and prefix caches are hit: the media comes
-after the newest turn, and the notice, which changes every turn, after the media.
+So everything up to the newest turn is a strict prefix of the next prompt, and prefix caches are used: the media comes
+after the newest turn, and the notice, which changes every turn, comes after the media.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from apr_plugin.loop.question import Option, Question, QuestionKind
 from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
 
 MAX_TURN_CHARS = 20_000
-"""A longer turn (4,096 tokens are about 16,000 characters) is cut in the prompt; the trajectory keeps all of it."""
+"""A longer turn is cut in the prompt (4,096 tokens are about 16,000 characters); the trajectory keeps all of it."""
 
 PASSIVE_INSTRUCTIONS = (
     "You answer a question about a video from the frames you are given. Reply with the answer alone, and nothing else."
@@ -47,7 +47,7 @@ PASSIVE_INSTRUCTIONS = (
 @dataclass(frozen=True)
 class _Entry:
     text: str
-    """What the policy wrote."""
+    """The text that the policy wrote."""
     came_back: str
     """Placeholder or error."""
 
@@ -56,15 +56,16 @@ class Notebook:
     """The notes of one episode.
 
     Args:
-        question: What is asked.
+        question: The question.
         videos: What is known about each video before the first look.
-        budget: Limits that the instructions name.
-        system_prompt: Instructions to use instead of ours, for a checkpoint trained with its own. Where they don't say
-            how the answer is written, the first user message does.
+        budget: The limits that the instructions name.
+        system_prompt: Custom instructions in place of the default ones, for a checkpoint trained with its own. If they
+            don't say how the answer is written, the first user message does.
         modalities: What the policy can perceive; nothing else is offered.
-        wire: How everything but the instructions is written.
-        episode: Names the episode in its prompts.
-        template: Whether `system_prompt` is a template with the variables of ours (`render_instructions`).
+        wire: How everything except the instructions is written.
+        episode: Name of the episode in its prompts.
+        template: Whether `system_prompt` is a template with the variables of the default instructions
+            (`render_instructions`).
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Notebook:
         self._latest = None
 
     def __len__(self) -> int:
-        """Turns noted."""
+        """Number of turns in the notebook."""
         return len(self._entries)
 
     def with_turn(self, text: str, outcome: Percept | ActionError | None) -> Notebook:
@@ -143,7 +144,7 @@ class Notebook:
 
         Args:
             reason: Which limit was reached, in words.
-            left_out: How many of the first turns are left out, where not all fit into the model's context.
+            left_out: How many of the first turns are left out, if not all fit into the model's context.
         """
         notice = (
             f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the "
@@ -154,10 +155,10 @@ class Notebook:
         )
 
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
-        """One prompt with everything the passive arm sees: frames, or the pictures that came with the question; the question, the answer's form.
+        """One prompt with everything the passive arm sees: frames or the question's pictures, and the question.
 
-        It is written in our own form with any wire: a passive model is not an agent, and was not trained on any of
-        them.
+        It ends with the form of the answer. It has the default form with every wire, because a passive model is not an
+        agent and was not trained on any of the wires.
         """
         own = WIRES["apr"]
         media = tuple(part for percept in percepts for part in (*own.parts(percept), TextPart("\n\n")))
@@ -210,12 +211,12 @@ def answer_form(question: Question) -> str:
 
 @cache
 def own_instructions() -> str:
-    """The template of our instructions."""
+    """The template of the default instructions."""
     return resources.files("apr_plugin.loop").joinpath("instructions.jinja").read_text("utf-8")
 
 
 def _jinja() -> jinja2.Environment:
-    return SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)  # a prompt is text, not HTML
+    return SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)  # a prompt is plain text, not HTML
 
 
 @cache
@@ -225,7 +226,7 @@ def _template(source: str) -> jinja2.Template:
 
 @cache
 def template_variables(source: str) -> frozenset[str]:
-    """The variables that a template takes."""
+    """The variables that a template uses."""
     return frozenset(jinja2.meta.find_undeclared_variables(_jinja().parse(source)))
 
 
@@ -238,12 +239,14 @@ def render_instructions(
 ) -> str:
     """The system prompt of an episode.
 
+    The variables of a template have the same names as these arguments, unless another one is given.
+
     Args:
-        question: What is asked; only the form of its answer is used, as `answer_form`.
-        videos: How many videos it is about, as `videos`.
+        question: The question; only the form of its answer is used, as `answer_form`.
+        videos: Number of its videos, as `videos`.
         budget: Its limits, as `budget`.
         modalities: What the policy perceives, as `frames`, `audio` and `clip`, each true or false.
-        source: A template; ours without it.
+        source: A template; the default one if it is missing.
     """
     can = {name: name in modalities for name in EVERY_MODALITY}
     template = _template(own_instructions() if source is None else source)
@@ -251,11 +254,11 @@ def render_instructions(
 
 
 def load_system_prompt(path: str | Path) -> str:
-    """Instructions from a file: used word for word, or as a template where its name ends with `.jinja`.
+    """Instructions from a file: used word for word, or as a template if its name ends with `.jinja`.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is not text, or a template that can't be rendered; the message says why.
+        ValueError: it is not text, or it is a template that can't be rendered; the message says why.
     """
     text = read_regular(Path(path).expanduser()).decode("utf-8")
     if is_template(path):
@@ -264,14 +267,14 @@ def load_system_prompt(path: str | Path) -> str:
         except jinja2.TemplateError as error:
             line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise ValueError(
-                f"it is no template{line}: {error.message}; its variables are videos, budget, answer_form, "
+                f"it is not a valid template{line}: {error.message}; its variables are videos, budget, answer_form, "
                 "frames, audio, clip"
             ) from error
     return text
 
 
 def is_template(path: str | Path) -> bool:
-    """Whether instructions in this file are a template; its name tells."""
+    """Whether the instructions in this file are a template, which its name decides."""
     return str(path).endswith(".jinja")
 
 
@@ -282,7 +285,7 @@ def prompt_hash(
     wire: str = "apr",
     template: bool = False,
 ) -> str:
-    """16 hex digits that change when the words or the layout of prompts change: a hash over one prompt of each kind."""
+    """16 hex digits that change if the words or the layout of prompts change: a hash over one prompt of each kind."""
     option = Option(label="A", text="one")
     seen: list[str] = []
     for kind in QuestionKind:

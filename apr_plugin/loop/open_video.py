@@ -1,4 +1,4 @@
-"""`OpenVideo`: one of a question's videos while an episode looks at it."""
+"""`OpenVideo`: one of a question's videos, open while an episode looks at it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OpenVideo:
             raise MediaOpenError(
                 ref.path,
                 "open",
-                f"the question's part of it, {part}, holds nothing of its {self.video.duration_s:.2f}s",
+                f"the question's part of it, {part}, contains nothing of its {self.video.duration_s:.2f}s",
             )
         try:
             self.bytes, self.digest = media_digest(ref.path)

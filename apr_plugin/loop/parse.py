@@ -1,12 +1,12 @@
-"""From the text a policy wrote to a validated turn: the only parser of the wire format.
+"""Reads the text that a policy wrote as a validated turn: the only parser of the wire format.
 
-Strict form first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`), then repair of the
-slips that models make: code fences, words around the object, a trailing comma, a missing last brace, numbers written as
-strings, a missing `confidence`. Every repair is named on the turn, so that a report can say how cleanly a model writes.
-What can't be repaired is an `ActionError` that the model reads. `parse_strictly` accepts only the strict form; anything
-else costs the turn (`parsing=strict`).
+The strict form is tried first (one raw JSON object with the keys `observation`, `think`, `confidence`, `action`). After
+that, common mistakes of models are repaired: code fences, words around the object, a trailing comma, a missing last
+brace, numbers written as strings, a missing `confidence`. The turn names every repair, so that a report can say how
+cleanly a model writes. What can't be repaired is an `ActionError` that the model reads. `parse_strictly` accepts only
+the strict form; anything else costs the turn (`parsing=strict`).
 
-What is in a block of thought (`apr_plugin.scoring.thought`) is not a turn: a draft in it is never carried out.
+The content of a block of thought (`apr_plugin.scoring.thought`) is not a turn: a draft in it is never carried out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from apr_plugin.scoring.text import without_turn_marks
 from apr_plugin.scoring.thought import split_thought
 
 MAX_TEXT_CHARS = 200_000
-"""Longer turns are cut before parsing; no turn of 4,096 tokens comes near."""
+"""Longer turns are cut before parsing; no turn of 4,096 tokens is nearly that long."""
 
 _KEYS = {"observation", "think", "confidence", "action"}
 _NUMBER_KEYS = {"start": float, "end": float, "num": int, "video": int}
@@ -35,7 +35,7 @@ _NUMBER_KEYS = {"start": float, "end": float, "num": int, "video": int}
 
 @dataclass(frozen=True)
 class ParsedTurn:
-    """What a policy wrote, taken apart."""
+    """The parts of what a policy wrote."""
 
     observation: str = ""
     """The note on what the latest percept showed."""
@@ -44,22 +44,22 @@ class ParsedTurn:
     """Why this action."""
 
     confidence: float | None = None
-    """How sure the policy says it is, 0 to 1; `None` where it did not say."""
+    """How sure the policy says it is, 0 to 1; `None` if it did not say."""
 
     action: Look | Answer | None = None
-    """The action, or `None` where it could not be read."""
+    """The action, or `None` if it could not be read."""
 
     error: ActionError | None = None
     """Why there is no action; exactly one of `action` and `error` is set."""
 
     repairs: tuple[str, ...] = ()
-    """What had to be repaired, in words."""
+    """What was repaired, in words."""
 
 
 def parse_turn(
     text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS), cut: bool = False
 ) -> ParsedTurn:
-    """Read one turn. Never raises, whatever the text.
+    """Read one turn. This never raises, whatever the text.
 
     Args:
         text: What the policy wrote.
@@ -93,20 +93,21 @@ def parse_turn(
 def parse_strictly(
     text: str, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False, cut: bool = False
 ) -> ParsedTurn:
-    """Read one turn as OmniAgent's environment does (HarryHsing/OmniAgent, `video_env.py`, with its check of the confidence on). Never raises.
+    """Read one turn as OmniAgent's environment does. This never raises.
 
-    It accepts one raw JSON object, with nothing but blanks around it, that has exactly the four keys: `observation` and
-    `think` strings, `confidence` any number (1.7 and NaN too), and the action with its arguments: numbers for `start`
-    and `end`, a number without a point for `num`, a string for `content`. `true` and `false` count as 1 and 0; other
-    arguments are ignored. Nothing is repaired. A turn that `parse_turn` refuses as well gets its error, so that a
-    policy reads the same words. One thing is refused here but accepted there: NaN for a time (`docs/scoring.md`).
+    The source is HarryHsing/OmniAgent, `video_env.py`, with its check of the confidence on. It accepts one raw JSON
+    object, with nothing but blanks around it, that has exactly the four keys: `observation` and `think` strings,
+    `confidence` any number (1.7 and NaN too), and the action with its arguments: numbers for `start` and `end`, a
+    number without a point for `num`, a string for `content`. `true` and `false` count as 1 and 0; other arguments are
+    ignored. Nothing is repaired. A turn that `parse_turn` refuses too gets the same error, so that a policy reads the
+    same words. One thing is refused here but accepted there: NaN for a time (`docs/scoring.md`).
 
     Args:
         text: What the policy wrote.
         offered: The actions that the policy may take; any other is unknown.
         several: Whether the question has several videos. Only then `video` is an argument; the official format has
             none.
-        cut: Whether the turn was cut off at its length limit; it is used only in the words of the error.
+        cut: Whether the turn was cut off at its length limit; it is used only in the text of the error.
     """
     read = _read_strictly(text, offered, several)
     if read.error is None:
@@ -137,7 +138,7 @@ def _read_strictly(text: str, offered: Collection[str], several: bool) -> Parsed
 
 
 def _strict_fault(found: dict[str, Any]) -> ActionError | None:
-    """What is wrong with the object's keys and with the values other than the action."""
+    """The error in the object's keys, or in the values other than the action."""
     if missing := sorted(_KEYS - set(found)):
         named = ", ".join(f"'{key}'" for key in missing)
         return ActionError(ErrorCode.MISSING_KEY, f"{named} must be there too; the keys given are {_keys(found)}.")
@@ -178,7 +179,7 @@ def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] 
 
 
 def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, Any] | ActionError:
-    """The turn's object in what the reply says."""
+    """The turn's object in the words of the reply."""
     best: dict[str, Any] | None = None
     closed, unreadable_to = False, 0
     first = text.find("{")
@@ -208,10 +209,10 @@ def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, A
         if "action" in value:
             repairs += notes
             return value
-        if start >= unreadable_to and not unclosed:  # else it is a piece of an object that can't be read
+        if start >= unreadable_to and not unclosed:  # otherwise it is a part of an object that can't be read
             best = best or value
     if best is not None:
-        return best  # an object without an action: the missing key is the better message
+        return best  # an object without an action, because the error about the missing key is more useful
     if first < 0:
         return _malformed(f"the turn holds no JSON object; it begins with {_clip(text)}.")
     if not closed or unclosed:
@@ -224,7 +225,7 @@ def _malformed(message: str) -> ActionError:
 
 
 def _loads(text: str, *, strict: bool = True) -> Any:
-    """The JSON value, or `None` if there is none; NaN and infinities are returned as floats, for a message of their own."""
+    """The JSON value, or `None` if there is none; NaN and infinities are floats, so that they get their own message."""
     try:
         return json.loads(text, strict=strict)
     except (ValueError, RecursionError):  # ValueError also covers integers of thousands of digits
@@ -254,7 +255,7 @@ def _json_fault(text: str) -> str:
 
 
 def _object_spans(text: str) -> Iterator[tuple[int, int]]:
-    """The outermost `{...}` of the text, then what begins at later braces; braces inside JSON strings don't count."""
+    """The outermost `{...}` of the text, then objects at later braces; braces inside JSON strings don't count."""
     position = scanned = 0
     for _ in range(MAX_OBJECTS):
         start = text.find("{", position)

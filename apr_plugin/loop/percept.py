@@ -1,6 +1,6 @@
-"""`Percept`: what the environment returns for one look.
+"""`Percept`: the result of one look.
 
-A wire (`apr_plugin.loop.wires`) renders it with media, then as a placeholder.
+A wire (`apr_plugin.loop.wires`) writes it with its media, and later as a placeholder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from apr_plugin.loop.trajectory import Shown
 from apr_plugin.media import SAMPLE_RATE
 
 OMITTED = "[MEDIA OMITTED - Refer to your Observation]"
-"""Ends every placeholder; the form released checkpoints were trained with (arXiv 2606.19341, appendix B)."""
+"""Every placeholder ends with this; released checkpoints were trained with it (arXiv 2606.19341, appendix B)."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Percept:
     video: int
     """Index of the question's video."""
     start_s: float
-    """Beginning of the window asked for."""
+    """Beginning of the requested window."""
     end_s: float
-    """End of the window asked for."""
+    """End of the requested window."""
     images: NDArray[np.uint8] | None = None
     """Frames, shape (n, height, width, 3), RGB."""
     times_s: tuple[float, ...] = ()
     """True time of each frame."""
     asked_s: tuple[float, ...] = ()
-    """The time at which each frame was asked for; the true time where the file is damaged. Empty for clips."""
+    """The time for which each frame was requested; the true time if the file is damaged there. Empty for clips."""
     file_s: tuple[float, ...] = ()
     """True time of each frame in seconds of the file."""
     sound_file_s: tuple[float, float] | None = None
@@ -51,13 +51,13 @@ class Percept:
     sample_rate: int = SAMPLE_RATE
     """Samples per second of the sound."""
     remark: str = ""
-    """What differs from what was asked for (fewer pixels, padded sound), told to the model."""
+    """What differs from the request (fewer pixels, padded sound); the model is told."""
     several: bool = False
-    """Whether the question has several videos, so that headings name this one."""
+    """Whether the question has several videos, so that headings name the video."""
     mode: str = "exact"
     """How frames were chosen: `exact`, `keyframe` or `mixed`."""
     packets: int = 0
-    """Packets decoded for it."""
+    """Number of packets decoded for it."""
     decode_s: float = 0.0
     """Seconds of decoding, summed over workers."""
 

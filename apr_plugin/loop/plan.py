@@ -1,7 +1,7 @@
-"""`LookPlan`: what a look will show, known from the video's data before anything is decoded.
+"""`LookPlan`: what a look will show, computed from the video's data before anything is decoded.
 
-So the tokens and the bytes that it will take are known in advance: a look that would not fit is planned again with
-fewer pixels or pictures (`Environment.plan`), and decoded once.
+So the tokens and bytes that it will need are known in advance. A look that would not fit is planned again with fewer
+pixels or pictures (`Environment.plan`), and decoded once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROUNDING_S = 1e-6
 
 @dataclass(frozen=True)
 class LookPlan:
-    """One look, not yet carried out."""
+    """One look that is not yet carried out."""
 
     kind: Literal["frames", "audio", "clip"]
     """What will be shown."""
@@ -35,7 +35,7 @@ class LookPlan:
     action: Look | None = None
     """The action that asked for it; `None` for the passive arm."""
     times_s: tuple[float, ...] = ()
-    """When each picture is, in seconds of the video."""
+    """Time of each picture, in seconds of the video."""
     width: int = 0
     """Width of the pictures as they will be shown, in pixels."""
     height: int = 0
@@ -47,11 +47,11 @@ class LookPlan:
     sound: bool = False
     """Whether the sound of the window comes with it."""
     remarks: tuple[str, ...] = ()
-    """What a limit changed, told to the model."""
+    """What a limit changed; the model is told."""
     several: bool = False
     """Whether the question has several videos."""
     fitted: bool = False
-    """Whether it was made smaller by a limit other than the budget's: the room left in the model's context."""
+    """Whether a limit other than the budget's made it smaller: the room left in the model's context."""
 
     @property
     def visual_tokens(self) -> int:
@@ -60,11 +60,14 @@ class LookPlan:
 
     @property
     def bytes(self) -> int:
-        """Memory the pictures (8-bit RGB) and samples (32-bit) will take."""
+        """Memory that the pictures (8-bit RGB) and samples (32-bit) will need."""
         return len(self.times_s) * self.width * self.height * 3 + (self._samples * 4 if self.sound else 0)
 
     def blank(self) -> Percept:
-        """The largest percept it can become, black and silent, without using memory: for counting tokens, which depend only on sizes."""
+        """The largest percept that it can become, black and silent.
+
+        It uses no memory and serves to count tokens, which depend only on sizes.
+        """
         size = (len(self.times_s), self.height, self.width, 3)
         return Percept(
             self.kind,
@@ -95,14 +98,16 @@ def refuse_length(
     duration_s: float,
     instead: str,
 ) -> ActionError | None:
-    """What is wrong with the length of a window, if anything; if no window of the video can be right, the model is told so.
+    """The error in the length of a window, if there is one.
+
+    If no window of the video can be right, the model is told so.
 
     Args:
-        what: Which action.
+        what: The action.
         asked_s: Length of the window, in seconds.
         least: Fewest seconds, and a remark on them.
         most_s: Most seconds.
-        edge_s: How far it may exceed them.
+        edge_s: By how much they may be exceeded.
         duration_s: Length of the video.
         instead: What else the model can do.
     """

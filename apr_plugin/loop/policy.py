@@ -1,7 +1,7 @@
-"""What the loop needs of a policy: one method that turns a prompt into the next turn's text.
+"""The interface between the loop and a policy: one method that turns a prompt into the next turn's text.
 
-Policies are in `apr_plugin.policies` (one package per way to run a model); this module defines the interface that the
-loop uses.
+Policies are in `apr_plugin.policies` (one package for each way to run a model). This module defines the interface that
+the loop uses.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class AudioPart:
 
 @dataclass(frozen=True)
 class VideoPart:
-    """A moving clip, with its sound where the video has any."""
+    """A moving clip, with its sound if the video has any."""
 
     frames: NDArray[np.uint8]
     """Shape (n, height, width, 3), RGB."""
@@ -54,7 +54,7 @@ class VideoPart:
     """True presentation time of each frame, in seconds of the video."""
 
     fps: float
-    """Frames per second the clip was sampled at."""
+    """Frames per second at which the clip was sampled."""
 
     audio: AudioPart | None = None
     """The sound of the same window, or `None`."""
@@ -72,19 +72,19 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The message's words; media parts are left out."""
+        """The message's words, without media parts."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Which episode and which turn a prompt belongs to. It is not part of what a model reads."""
+    """The episode and the turn that a prompt belongs to. A model does not read it."""
 
     episode: str
-    """Names the episode; the same in all of its prompts, and different from that of every other episode of the run."""
+    """Name of the episode: the same in all of its prompts, and different for every other episode of the run."""
 
     turn: int
-    """Which turn is asked for, counted from 1."""
+    """Number of the requested turn, counted from 1."""
 
     question: Question
     """What is asked."""
@@ -98,17 +98,17 @@ class Prompt:
     """Everything a policy sees for one turn."""
 
     messages: tuple[Message, ...]
-    """System instructions, the question, then turns and what they returned; media only in the last user message."""
+    """System instructions, the question, then turns and their results; media only in the last user message."""
 
     final: bool = False
     """Whether this is the last generation of the episode, so that only an answer counts."""
 
     asked: Asked | None = None
-    """Its episode and turn; `None` for a prompt that belongs to no episode."""
+    """Its episode and turn; `None` if the prompt belongs to no episode."""
 
     @property
     def text(self) -> str:
-        """The prompt as readable text, media written as `<image 224x224>`; used by golden files and `apr show`."""
+        """The prompt as readable text, with media as `<image 224x224>`; used by golden files and `apr show`."""
         return "\n".join(f"<{m.role}>\n" + "".join(_show(p) for p in m.parts) + f"\n</{m.role}>" for m in self.messages)
 
 
@@ -137,7 +137,7 @@ class Sampling:
     """Nucleus sampling mass."""
 
     top_k: int = -1
-    """-1 considers every token."""
+    """With -1 every token is considered."""
 
     max_new_tokens: int = 4096
     """Longest turn, in tokens (the published value)."""
@@ -146,7 +146,7 @@ class Sampling:
     """Seed of this one generation; the episode derives it from the run's seed, the question and the turn."""
 
     stop: tuple[str, ...] = ()
-    """Texts that end a turn, in addition to the model's own end, and are left out of it."""
+    """Texts that end a turn, in addition to the model's own end; they are not part of the turn."""
 
 
 MOST_TOKENS = 2**53
@@ -155,13 +155,13 @@ MOST_TOKENS = 2**53
 
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost, in tokens.
+    """The cost of one generation, in tokens.
 
-    A count that the engine does not give, or that is impossible, is `None`, never a guess.
+    A count that the engine does not give, or that is impossible, is `None`, never an estimate.
     """
 
     prompt_tokens: int | None = None
-    """The whole prompt, media included."""
+    """The whole prompt, including media."""
 
     cached_tokens: int | None = None
     """Prompt tokens that came from a cache and were not computed again."""
@@ -177,39 +177,38 @@ class Usage:
 
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
-            if (
-                count is not None and not 0 <= count <= MOST_TOKENS
-            ):  # a server or a file may give 400 digits: sums and averages would fail
+            # A server or a file may give 400 digits, and sums and averages would fail.
+            if count is not None and not 0 <= count <= MOST_TOKENS:
                 object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)
 class GenerationTimings:
-    """How the seconds of one generation were spent. What the engine does not report separately is `None`."""
+    """How the seconds of one generation were spent. A time that the engine does not report separately is `None`."""
 
     queue_s: float | None = None
-    """Waiting for the engine: a batch to fill, a slot, a retry."""
+    """Time spent waiting for the engine: for a batch to fill, for a slot, for a retry."""
 
     prefill_s: float | None = None
-    """From the start of the work to the first token."""
+    """Time from the start of the work to the first token."""
 
     decode_s: float | None = None
-    """From the first token to the last."""
+    """Time from the first token to the last."""
 
 
 LogprobsOf = Literal["raw", "scaled", "truncated"]
-"""The distribution that log-probabilities belong to.
+"""The distribution to which log-probabilities belong.
 
 `raw`: the model's own, before the temperature. `scaled`: divided by the temperature, over the whole vocabulary, before
 `top_k` and `top_p`. `truncated`: what the token was drawn from, after `top_k` and `top_p` too, so that every other
-token has probability 0. At temperature 0, where nothing is scaled, they are `raw`. Penalties and banned tokens come
-before all three in an engine of this process; what a server does is its own affair.
+token has probability 0. At temperature 0, where nothing is scaled, they are `raw`. In an engine of this process,
+penalties and banned tokens come before all three; in a server, that depends on the server.
 """
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a policy returns."""
+    """The result of a policy."""
 
     text: str
     """The turn as the model wrote it; untrusted."""
@@ -218,34 +217,34 @@ class Generation:
     """Tokens in and out."""
 
     finish_reason: str = "stop"
-    """`stop`, or `length` (some servers: `max_tokens`) where the turn was cut off at `max_new_tokens`."""
+    """`stop`, or `length` (some servers: `max_tokens`) if the turn was cut off at `max_new_tokens`."""
 
     token_ids: tuple[int, ...] | None = None
-    """The sampled tokens, where the engine gives them."""
+    """The sampled tokens, if the engine gives them."""
 
     logprobs: tuple[float, ...] | None = None
-    """Log-probability of each sampled token, where the engine gives them."""
+    """Log-probability of each sampled token, if the engine gives them."""
 
     logprobs_of: LogprobsOf | None = None
-    """The distribution that they belong to; `None` without them, and if the engine does not say."""
+    """The distribution to which they belong; `None` if there are none, or if the engine does not say."""
 
     prompt_token_ids: tuple[int, ...] | None = None
-    """The prompt as the model read it, with one token for each position of media, where the engine gives it. It is
-    large, and a replay gives it again, so it is not written to trajectories."""
+    """The prompt as the model read it, with one token for each position of media, if the engine gives it. It is large,
+    and a replay gives it again, so it is not written to trajectories."""
 
     entropies: tuple[float, ...] | None = None
-    """Entropy (nats) of the distribution each token was drawn from (the unscaled one at temperature 0), where the
+    """Entropy (nats) of the distribution from which each token was drawn (the unscaled one at temperature 0), if the
     engine gives it."""
 
     entropy_top_k: int | None = None
-    """`None`: entropies are over the whole vocabulary. Else they are over the k likeliest tokens, renormalised: a lower
-    bound in practice."""
+    """With `None`, entropies are over the whole vocabulary. Otherwise they are over the k likeliest tokens,
+    renormalised, which in practice is a lower bound."""
 
     timings: GenerationTimings = field(default_factory=GenerationTimings)
     """How the time was spent."""
 
     remark: str = ""
-    """Why the text is empty, if the engine tells: thought that was cut off, a tool call. The policy reads it as the
+    """Why the text is empty, if the engine tells: thought that was cut off, or a tool call. The policy reads it as the
     turn's error."""
 
     @property
@@ -279,7 +278,7 @@ class PromptSize:
 
 
 class PolicyUnavailable(RuntimeError):
-    """The policy could not be reached or has died: the question is not answered, and a resumed run asks it again."""
+    """The policy could not be reached or has died. The question is not answered, and a resumed run asks it again."""
 
 
 @runtime_checkable
@@ -287,17 +286,17 @@ class Policy(Protocol):
     """Produces the next turn from a prompt. One instance serves many episodes at once."""
 
     name: str
-    """Its name in results."""
+    """Name of the policy in results."""
 
     modalities: frozenset[Modality]
-    """What the model can perceive; an action for anything else is not offered, and `clip` without `audio` is shown
+    """What the model can perceive. An action for anything else is not offered, and `clip` without `audio` is shown
     without its sound."""
 
     context_tokens: int | None
     """Most tokens of prompt and completion together, or `None` if there is no limit or it is not known."""
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
-        """Tokens the prompt will take, counted without running the model; `None` where the policy can't tell."""
+        """Number of tokens of the prompt, counted without running the model; `None` if the policy can't tell."""
         ...
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -328,4 +327,4 @@ class PolicyDefaults:
         return None
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Do nothing, because there is nothing to release."""

@@ -10,17 +10,17 @@ from apr_plugin.loop.budget import PATCH_PIXELS, Budget
 
 @dataclass(frozen=True)
 class Profile:
-    """The settings of an episode that are not set otherwise."""
+    """The settings of an episode that are not set in another way."""
 
     budget: Budget = field(default_factory=Budget)
     """Limits."""
 
     wire: str = "apr"
-    """The form of everything a model reads and of the pictures it sees (`apr_plugin.loop.wires`); it also says how
-    turns are sampled."""
+    """The form of everything that a model reads and of the pictures that it sees (`apr_plugin.loop.wires`). It also
+    says how turns are sampled."""
 
     parsing: Literal["repair", "strict"] = "repair"
-    """Whether slips of form are repaired."""
+    """Whether mistakes of form are repaired."""
 
 
 _OMNIAGENT = Profile(
@@ -40,6 +40,6 @@ PROFILES: dict[str, Profile] = {"default": Profile(), "omniagent": _OMNIAGENT, "
 """Every profile by name.
 
 `omniagent`, also called `paper`, is the published evaluation of OmniAgent (arXiv 2606.19341; HarryHsing/OmniAgent at
-18725bc, `demo/launch_eval.sh` and `video_env.py`): 60 frames, 300 s or 60 s a look, 1024 and 768 visual tokens a
+18725bc, `demo/launch_eval.sh` and `video_env.py`): 60 frames, 300 s or 60 s per look, 1024 and 768 visual tokens per
 picture, a prompt of 65,536 tokens less 32, 5 to 32 turns, no forced answer, its wire, its sampling, strict parsing.
 """

@@ -1,4 +1,4 @@
-"""A `Question`: what is asked, about which media, and how the answer is written."""
+"""`Question`: what is asked, about which media, and how the answer is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Option(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     label: str
-    """What the answer names, usually a capital letter."""
+    """The text that an answer uses for this option, usually a capital letter."""
 
     text: str
     """The option's own words."""
@@ -46,13 +46,13 @@ class MediaRef(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     path: str
-    """Local path, chosen by the harness or the user; never by a model."""
+    """Local path. The harness or the user chooses it, never a model."""
 
     start_s: float | None = None
-    """Where the question's part of the file begins, in seconds of the file; `None` is its beginning."""
+    """Where the question's part of the file begins, in seconds of the file; `None` is the beginning of the file."""
 
     end_s: float | None = None
-    """Where it ends, in seconds of the file; `None` is its end."""
+    """Where it ends, in seconds of the file; `None` is the end of the file."""
 
 
 class Question(BaseModel):
@@ -70,13 +70,13 @@ class Question(BaseModel):
     """How it is answered."""
 
     options: tuple[Option, ...] = ()
-    """The options of an `mcq` question, in the order they are shown."""
+    """The options of an `mcq` question, in the order in which they are shown."""
 
     videos: tuple[MediaRef, ...] = ()
-    """The videos it is about, in the order the `video` index of an action counts them."""
+    """The videos that it is about, in the order in which the `video` index of an action counts them."""
 
     answer_hint: str = ""
-    """How to write the answer, where the kind does not say everything ("in centimetres")."""
+    """How to write the answer, if the kind does not say everything ("in centimetres")."""
 
     task: str = "ask"
     """The harness task it comes from."""
@@ -91,23 +91,24 @@ class Question(BaseModel):
     """Which repeat of the same document this is (lmms-eval's `--repeats`)."""
 
     reader: str = ""
-    """Which reader made it from a harness request; for the record only."""
+    """The reader that made it from a harness request; it is only recorded."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """What names this question within a run."""
+        """The values that identify this question within a run."""
+        # Equal to the key of the question after it was written to a file and read.
         return (
             printable(self.task),
             printable(self.split),
             printable(self.doc_id),
             self.repeat,
-        )  # as it is read back from a file
+        )
 
     def content_hash(self) -> str:
-        """16 hex digits over everything a policy can see of the question and each video's name and size, but not its folder.
+        """16 hex digits over everything that a policy can see of the question, and each video's name and size.
 
-        A resumed run asks again when it differs. So a changed data set or a replaced video file is noticed, and a moved
-        file makes no difference.
+        The folder of a video does not count. If the hash differs, a resumed run asks again. So it notices a changed
+        data set or a replaced video file, but not a moved file.
         """
         seen = self.model_dump(mode="json", include={"text", "kind", "options", "answer_hint"})
         seen["videos"] = [(Path(v.path).name, _size(v.path), v.start_s, v.end_s) for v in self.videos]
@@ -117,5 +118,5 @@ class Question(BaseModel):
 def _size(path: str) -> int | None:
     try:
         return Path(path).stat().st_size
-    except (OSError, ValueError):  # a name that no file can have: a NUL byte, a lone surrogate
+    except (OSError, ValueError):  # this includes a name that no file can have: a NUL byte, a lone surrogate
         return None

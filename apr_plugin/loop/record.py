@@ -12,7 +12,7 @@ from apr_plugin.loop.trajectory import Turn
 def turn_of(
     parsed: ParsedTurn, generation: Generation, outcome: Percept | ActionError | None, *, model_s: float, media_s: float
 ) -> Turn:
-    """The record of a turn; `model_s` and `media_s` are the seconds spent in the policy and on the action's media."""
+    """Record a turn; `model_s` and `media_s` are the seconds spent in the policy and on the action's media."""
     return Turn(
         text=generation.text,
         observation=parsed.observation,

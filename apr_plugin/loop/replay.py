@@ -1,7 +1,7 @@
-"""`replay`: from a trajectory and its run's card to the prompts that the policy saw, text, pictures and sound.
+"""`replay`: rebuilds the prompts that the policy saw (text, pictures, sound) from a trajectory and its run's card.
 
 Media is never stored. It is read again from the files, which must be the same: their name, size and digest are
-compared, and so is the time of every picture. A change raises a `ReplayError`; another picture is never returned.
+compared, and so is the time of every picture. A change raises a `ReplayError`; a different picture is never returned.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TICK_S = 1e-6
 
 
 class ReplayError(AprError):
-    """The prompts of a trajectory can't be rebuilt; names what is missing or what has changed."""
+    """The prompts of a trajectory can't be rebuilt; the message names what is missing or what has changed."""
 
 
 def replay(
@@ -38,17 +38,17 @@ def replay(
     pictures: Sequence[ImagePart] = (),
     other_versions: bool = False,
 ) -> Iterator[tuple[Prompt, Turn]]:
-    """Each prompt of the episode, exactly as the policy saw it, with the turn that it wrote.
+    """Each prompt of the episode, exactly as the policy saw it, with the turn that the policy wrote.
 
     Args:
         trajectory: A finished episode, in version 2 of the format.
         card: The card of its run.
-        find: Gives a file's present path from the path that the question names; without it, the path is unchanged.
+        find: Gives the present path of a file from the path in the question; by default the path is unchanged.
         pictures: The pictures of a question without a video, as they were shown; they are not stored.
-        other_versions: Continue with another release of PyAV, although its pixels may differ.
+        other_versions: Whether to continue with another release of PyAV, although its pixels may differ.
 
     Raises:
-        ReplayError: something is missing or has changed; no prompt after it is given.
+        ReplayError: something is missing or has changed; no prompt after it is returned.
     """
     question, budget, config = trajectory.question, trajectory.budget, card.config
     where = f"{question.task} doc {question.doc_id}"
@@ -59,20 +59,20 @@ def replay(
         )
     if trajectory.config_hash != card.config_hash:
         raise ReplayError(
-            f"{where}: it was made under the configuration {trajectory.config_hash}, and the card is of "
+            f"{where}: it was made with the configuration {trajectory.config_hash}, and the card is of "
             f"{card.config_hash}"
         )
     modalities = card.modalities
     if prompt_hash(config.system_prompt, modalities, config.wire, config.system_prompt_template) != card.prompt_hash:
         raise ReplayError(
-            f"{where}: this release words or lays out prompts otherwise than the run's "
+            f"{where}: this release words or lays out prompts differently from the run's "
             f"({card.versions.get('apr-plugin', 'unknown')})"
         )
     made_with, now = trajectory.versions.get("av"), package_versions().get("av")
     if trajectory.looks and made_with != now and not other_versions:
         raise ReplayError(
             f"{where}: its pictures were decoded with PyAV {made_with}, and {now} is installed; "
-            "other_versions=True goes on"
+            "other_versions=True continues"
         )
     notebook = Notebook(
         question,
@@ -130,7 +130,7 @@ def _at_once(
     asked = [shown for shown in trajectory.first_shown if shown.kind == "images"]
     if asked and not pictures:
         raise ReplayError(
-            f"{films.where}: its pictures came with the question and are stored nowhere; give them as pictures="
+            f"{films.where}: its pictures came with the question and are not stored; give them as pictures="
         )
     percepts = [films.read(shown) for shown in trajectory.first_shown if shown.kind != "images"]
     for turn in trajectory.turns:
@@ -155,7 +155,7 @@ class _Films:
             opened.close()
 
     def read(self, shown: Shown) -> Percept:
-        """What one look showed, read again."""
+        """Read again what one look showed."""
         video = self._video(shown.video).video
         percept = _percept(shown, several=len(self.trajectory.question.videos) > 1)
         try:
@@ -194,4 +194,4 @@ class _Films:
                 f"{film.size}, {film.digest}"
             )
         if film != now:
-            raise ReplayError(f"{self.where}: {path} is read otherwise now: {now}; it was {film}")
+            raise ReplayError(f"{self.where}: {path} is read differently now: {now}; it was {film}")

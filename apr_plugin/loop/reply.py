@@ -1,4 +1,4 @@
-"""Reads a completion as a turn, or as an answer where one is expected (the passive turn and the forced answer)."""
+"""Reads a completion as a turn, or as an answer if one is expected (the passive turn and the forced answer)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AnswerReply:
     """The reply as a turn, for the record."""
 
     content: str = ""
-    """What was answered; empty if there is no answer."""
+    """The answer; empty if there is none."""
 
     fault: ActionError | None = None
     """Why there is no answer, or why the answer is not reliable."""
@@ -38,7 +38,7 @@ class AnswerReply:
 def read_turn(
     generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)
 ) -> ParsedTurn:
-    """`parse_turn` of the generated text. If it has no words, the error says what came instead."""
+    """`parse_turn` of the generated text. If it has no words, the error says what the engine returned instead."""
     return _remarked(
         parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut), generation
     )
@@ -47,7 +47,7 @@ def read_turn(
 def read_turn_strictly(
     generation: Generation, *, offered: Collection[str] = tuple(ACTIONS), several: bool = False
 ) -> ParsedTurn:
-    """`parse_strictly` of the generated text; without words, like `read_turn`."""
+    """`parse_strictly` of the generated text; if it has no words, like `read_turn`."""
     return _remarked(parse_strictly(generation.text, offered=offered, several=several, cut=generation.cut), generation)
 
 
@@ -58,10 +58,10 @@ def _remarked(parsed: ParsedTurn, generation: Generation) -> ParsedTurn:
 
 
 def read_answer(generation: Generation, question: Question) -> AnswerReply:
-    """The answer that a completion states: that of its JSON object, else its words outside thought.
+    """The answer in a completion: that of its JSON object, or otherwise its words outside thought.
 
-    A reply that ends within its thought is no answer, and neither is a turn without one. A reply that was cut off
-    without a mark of thought may be thought that the chat template opened: only its beginning counts. Words of a
+    A reply that ends within its thought is not an answer, and neither is a turn without one. A reply that was cut off
+    without a mark of thought may be thought that the chat template opened, so only its beginning counts. The words of a
     free-form answer that was cut off are kept, and the fault is named.
     """
     parsed = read_turn(generation, answer_only=True)
@@ -94,7 +94,10 @@ def read_answer(generation: Generation, question: Question) -> AnswerReply:
 
 
 def read_answer_strictly(generation: Generation) -> AnswerReply:
-    """The answer of a completion that `read_turn_strictly` accepts as a turn with an answer; any other completion has none."""
+    """The answer of a completion that `read_turn_strictly` accepts as a turn with an answer.
+
+    Any other completion has no answer.
+    """
     parsed = read_turn_strictly(generation)
     if isinstance(parsed.action, Answer):
         return AnswerReply(parsed, parsed.action.content)

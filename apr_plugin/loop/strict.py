@@ -1,8 +1,8 @@
-"""How `parsing=strict` would have read a finished trajectory, as far as its words tell.
+"""How `parsing=strict` would have read a finished trajectory, as far as its words show.
 
 A trajectory keeps every turn word for word, so each can be read again. Up to the first turn that the two readings treat
-differently, both would have shown the model the same prompts. After it, only the outcome of the reading that was used
-is known.
+differently, the model would have seen the same prompts with both. After it, only the outcome of the reading that was
+used is known.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from apr_plugin.loop.parse import parse_strictly
 from apr_plugin.loop.trajectory import Trajectory, Turn
 
 _SMALLER = "the token limit."
-"""In the remark of a look that was shown with fewer pixels or pictures (`Environment`)."""
+"""Part of the remark of a look that was shown with fewer pixels or pictures (`Environment`)."""
 
 _FULL = ("The model's context of", "The prompt's limit of")
-"""How the detail begins of an episode whose prompt became too long (`Context.full`)."""
+"""Beginning of the detail of an episode whose prompt became too long (`Context.full`)."""
 
 
 class StrictEnding(StrEnum):
@@ -34,15 +34,15 @@ class StrictEnding(StrEnum):
     """With an answer that counts as wrong, or without one."""
 
     OTHER = "other"
-    """With another answer; how the harness would score it is not in the run."""
+    """With another answer; the run does not have the harness's score of it."""
 
     UNKNOWN = "unknown"
-    """A turn would have counted differently, and what the model would have written after it is not in the run."""
+    """A turn would have counted differently, and the run does not have what the model would have written after it."""
 
 
 @dataclass(frozen=True)
 class StrictOutcome:
-    """One question, read again."""
+    """The result of reading one question again."""
 
     ending: StrictEnding
     """How it would have ended."""
@@ -51,10 +51,10 @@ class StrictOutcome:
     """The first turn (from 1) that differs from what happened; `None` if none does."""
 
     why: str = ""
-    """What is different there."""
+    """The difference in that turn."""
 
     answer: str | None = None
-    """The answer that strict parsing reads, where it is known and has the form asked for; canonical."""
+    """The answer that strict parsing reads, in canonical form, if it is known and has the form asked for."""
 
 
 def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: int | None = None) -> StrictOutcome:
@@ -75,7 +75,7 @@ def strict_outcome(trajectory: Trajectory, *, forced_call: bool = True, room: in
 
 
 def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool) -> StrictOutcome | None:
-    """What is different from this turn on, or `None` if there is no difference."""
+    """The difference from this turn on, or `None` if there is none."""
     read = parse_strictly(turn.text, several=len(trajectory.question.videos) > 1)
     if turn.forced and trajectory.stop_detail.startswith(_FULL):
         return (
@@ -86,9 +86,8 @@ def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool)
     if turn.forced:
         return _forced(trajectory, number, read.action, read.error.message if read.error else "")
     if turn.action is None:
-        refused = (
-            turn.error is None or turn.error.code is ErrorCode.UNKNOWN_ACTION
-        )  # which actions the policy was offered is not in the trajectory
+        # The trajectory does not say which actions the policy was offered.
+        refused = turn.error is None or turn.error.code is ErrorCode.UNKNOWN_ACTION
         if refused or read.action is None:
             return None
         return StrictOutcome(StrictEnding.UNKNOWN, number, "strict parsing takes this turn, which was refused")
@@ -105,14 +104,17 @@ def _outcome(trajectory: Trajectory, number: int, turn: Turn, forced_call: bool)
 
 
 def _squeezed(trajectory: Trajectory, number: int, turn: Turn, room: int | None) -> StrictOutcome | None:
-    """A turn whose look met the limit of the prompt, or may have: the budget's own limit of a look has the same remark."""
+    """The outcome if the prompt's limit made a look smaller, or may have.
+
+    The budget's own limit for a look leaves the same remark.
+    """
     if room is None:
         return None
     if turn.error is not None and turn.error.code is ErrorCode.NO_TOKENS_LEFT:
         return StrictOutcome(
             StrictEnding.UNKNOWN,
             number,
-            "the look did not fit; strict parsing ends the episode where that is for the prompt's limit",
+            "the look did not fit; strict parsing ends the episode if the prompt's limit is the reason",
         )
     if turn.shown is not None and turn.shown.fitted:
         return StrictOutcome(
@@ -121,12 +123,12 @@ def _squeezed(trajectory: Trajectory, number: int, turn: Turn, room: int | None)
     if turn.shown is None or trajectory.budget is not None or _SMALLER not in turn.shown.remark:
         return None  # only a line of version 1 does not say what made a look smaller
     after = trajectory.turns[number].usage.prompt_tokens if number < len(trajectory.turns) else None
-    if after is not None and after < room / 2:  # a look that was made smaller for the prompt's limit fills it
+    if after is not None and after < room / 2:  # such a look nearly fills the prompt
         return None
     return StrictOutcome(
         StrictEnding.UNKNOWN,
         number,
-        "the look was made smaller; strict parsing ends the episode where that is for the prompt's limit",
+        "the look was made smaller; strict parsing ends the episode if the prompt's limit is the reason",
     )
 
 

@@ -1,4 +1,4 @@
-"""Text that any file and any connection takes."""
+"""Text that any file and any connection accepts."""
 
 from __future__ import annotations
 
@@ -8,5 +8,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text with lone surrogates as `?`: neither UTF-8 nor a JSON reader takes them, and a model or a file name can bring them."""
+    """The text with `?` in place of lone surrogates.
+
+    Neither UTF-8 nor a JSON reader accepts them, and a model or a file name can contain them.
+    """
     return _SURROGATE.sub("?", text)

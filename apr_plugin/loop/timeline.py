@@ -1,4 +1,4 @@
-"""`Phase`: what an episode did, and when it began and ended, for timelines of a run."""
+"""`Phase`: a stretch of an episode, and when it began and ended, for timelines of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Phase:
     question: tuple[str, str, str, int]
     """Key of the question."""
     turn: int
-    """Turn it belongs to, from 1; 0 for opening and saving."""
+    """Number of its turn, from 1; 0 for opening and saving."""
     what: Literal["open", "wait", "look", "generate", "save"]
     """`open` the videos, `wait` for a decoding thread or for memory, `look` (decode), `generate` (waiting for the
     policy), `save` the trajectory."""
@@ -27,7 +27,7 @@ class Phase:
 
 
 OnPhase = Callable[[Phase], None]
-"""Called in the event loop when a stretch ends."""
+"""Called in the event loop when a phase ends."""
 
 
 class Callers:
@@ -38,10 +38,10 @@ class Callers:
 
     def __init__(self) -> None:
         self.raised: BaseException | None = None
-        """What a call raised."""
+        """The exception of a call."""
 
     def __call__(self, call: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
-        """Call, and remember what is raised."""
+        """Call the function, and keep its exception."""
         try:
             call(*arguments, **named)
         except BaseException as error:

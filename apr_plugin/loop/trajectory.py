@@ -1,6 +1,6 @@
 """`Trajectory`: what happened in one episode, as a line of a versioned JSON Lines file.
 
-Media-free: timestamps and windows, never pixels.
+It contains no media: timestamps and windows, never pixels.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from apr_plugin.loop.text import printable
 
 SCHEMA = "apr.trajectory"
 VERSION = 2
-"""Raised when a reader of the older version could misread a newer line."""
+"""It is raised if a reader of the older version could misread a newer line."""
 
 
 _OPENING = f'{{"schema":"{SCHEMA}","version":{VERSION},'
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. Every question ends in exactly one."""
+    """Why an episode ended. Every question ends with exactly one of these."""
 
     ANSWERED = "answered"
     """The policy took the `answer` action, or replied in its one passive turn."""
@@ -47,7 +47,7 @@ class StopReason(StrEnum):
     """The episode's tokens were used up without an answer."""
 
     WALL_CLOCK = "wall_clock"
-    """The episode took longer than it may, and has no answer."""
+    """The episode took longer than allowed, and has no answer."""
 
     MEDIA_UNREADABLE = "media_unreadable"
     """A video could not be opened or decoded; the question was not answered."""
@@ -59,7 +59,7 @@ class StopReason(StrEnum):
     """The run was stopped from outside before the question was answered."""
 
     ERROR = "error"
-    """Something else failed: the content of the data set's row, a task's code, this program. The question was not
+    """Something else failed: the content of the data set's row, a task's code, or this program. The question was not
     answered."""
 
     @property
@@ -74,11 +74,11 @@ class StopReason(StrEnum):
 
 
 OnDamaged = Callable[[int, int, "DamagedLine"], None]
-"""Called with where a damaged line begins and ends in its file, in bytes, and what is wrong with it."""
+"""Called with where a damaged line begins and ends in its file, in bytes, and the fault."""
 
 
 class TrajectoryError(AprError):
-    """A trajectory file can't be read or written; names the file, the line and what to do."""
+    """A trajectory file can't be read or written; the message names the file, the line and what to do."""
 
 
 class DamagedLine(TrajectoryError):
@@ -90,7 +90,7 @@ def _finite(value: Any) -> Any:
 
 
 PerToken = tuple[Annotated[float | None, BeforeValidator(_finite)], ...]
-"""A number for each sampled token; `None` where the engine gave none, or NaN or an infinity, which JSON can't
+"""A number for each sampled token; `None` if the engine gave none, or gave NaN or an infinity, which JSON can't
 represent."""
 
 
@@ -102,11 +102,11 @@ class Shown(_Record):
     """What one look showed."""
 
     kind: Literal["frames", "audio", "clip", "images"]
-    """Which modality; `images` are pictures that came with a question without a video."""
+    """The modality; `images` are pictures that came with a question without a video."""
     video: int = 0
     """Index of the question's video."""
     start_s: float = 0.0
-    """Beginning of the window asked for, in seconds of the video."""
+    """Beginning of the requested window, in seconds of the video."""
     end_s: float = 0.0
     """End of the window."""
     times_s: tuple[float, ...] = ()
@@ -120,19 +120,20 @@ class Shown(_Record):
     visual_tokens: int = 0
     """Visual tokens by the rule in `loop.budget`."""
     remark: str = ""
-    """What differed from what was asked for."""
+    """What differed from the request."""
     mode: str = ""
     """How frames were chosen: `exact`, `keyframe` (the nearest one to each time), or `mixed`; empty for sound."""
     packets: int = 0
     """Packets decoded."""
     decode_s: float = 0.0
-    """Seconds of decoding, summed over workers; the turn's `media_s` is what the episode waited."""
+    """Seconds of decoding, summed over workers; the turn's `media_s` is how long the episode waited."""
     asked_s: tuple[float, ...] = ()
-    """The time each frame was asked for, in seconds of the video; empty for clips."""
+    """The time for which each frame was requested, in seconds of the video; empty for clips."""
     file_s: tuple[float, ...] = ()
-    """True presentation time of each frame, in seconds of the file, of which the question's video may be a window."""
+    """True presentation time of each frame, in seconds of the file; the question's video may be a window of the
+    file."""
     sound_file_s: tuple[float, float] | None = None
-    """Window of the sound, in seconds of the file; `None` where no sound was played."""
+    """Window of the sound, in seconds of the file; `None` if no sound was played."""
     fps: float = 0.0
     """Frames per second of a clip, as the policy was told."""
     untimed: bool = False
@@ -142,7 +143,7 @@ class Shown(_Record):
 
 
 class Turn(_Record):
-    """One generation and what came of it."""
+    """One generation and its result."""
 
     text: str
     """What the policy wrote, word for word."""
@@ -153,9 +154,9 @@ class Turn(_Record):
     confidence: float | None = None
     """How sure it said it was, 0 to 1."""
     action: Action | None = None
-    """The action, where one could be read."""
+    """The action, if one could be read."""
     error: ActionError | None = None
-    """Why the action was refused, where it was."""
+    """Why the action was refused, if it was."""
     shown: Shown | None = None
     """What the action returned."""
     repairs: tuple[str, ...] = ()
@@ -163,31 +164,32 @@ class Turn(_Record):
     forced: bool = False
     """Whether this turn is the last, text-only call for an answer."""
     forced_why: str = ""
-    """Which limit was reached, in the words of that call."""
+    """The limit that was reached, in the words of that call."""
     left_out: int = 0
     """How many of the first turns that call left out, because not all fit."""
     finish_reason: str = "stop"
-    """`stop`, or `length` where the turn was cut off."""
+    """`stop`, or `length` if the turn was cut off."""
     usage: Usage = Usage()
     """Tokens in and out."""
     token_ids: tuple[int, ...] | None = None
-    """The sampled tokens, where the engine gives them; training uses them, because the text may tokenise differently.
-    """
+    """The sampled tokens, if the engine gives them; training uses them, because the text may be tokenised
+    differently."""
     logprobs: PerToken | None = None
-    """Log-probability of each sampled token, where the engine gives them."""
+    """Log-probability of each sampled token, if the engine gives them."""
     logprobs_of: LogprobsOf | None = None
-    """The distribution that they belong to (`loop.policy.LogprobsOf`); `None` in lines written before it was recorded.
-    """
+    """The distribution to which they belong (`loop.policy.LogprobsOf`); `None` in lines written before it was
+    recorded."""
     entropies: PerToken | None = None
-    """Entropy (nats) of each sampled token's distribution, where the engine gives it."""
+    """Entropy (nats) of each sampled token's distribution, if the engine gives it."""
     entropy_top_k: int | None = None
-    """`None`: entropies are over the whole vocabulary. Else over this many of the likeliest tokens, renormalised."""
+    """With `None`, entropies are over the whole vocabulary. Otherwise over this many of the likeliest tokens,
+    renormalised."""
     timings: GenerationTimings = GenerationTimings()
     """How the policy's seconds were spent, as far as the engine tells."""
     model_s: float = 0.0
     """Seconds in the policy."""
     media_s: float = 0.0
-    """Seconds decoding what the action asked for."""
+    """Seconds spent decoding what the action asked for."""
 
 
 class Film(_Record):
@@ -227,22 +229,22 @@ class Trajectory(_Record):
     question: Question
     """What was asked, with its task, split and doc id."""
     arm: str = "agent"
-    """Which way of answering: `agent`, or `passive` (all frames at once, one turn)."""
+    """The arm: `agent`, or `passive` (all frames at once, one turn), or another one."""
     turns: tuple[Turn, ...] = ()
-    """What happened, in order."""
+    """The turns, in order."""
     first_shown: tuple[Shown, ...] = ()
     """What a passive arm was shown before its one turn, video by video."""
     answer: str | None = None
-    """The answer in canonical form (see `loop.answer`); as it was written where a forced or passive answer, or any with
-    `parsing=strict`, has a wrong form; `None` where there is none."""
+    """The answer in canonical form (see `loop.answer`); as it was written if a forced or passive answer, or any answer
+    with `parsing=strict`, has a wrong form; `None` if there is none."""
     answer_valid: bool = False
-    """Whether the answer has the form the question asks for."""
+    """Whether the answer has the form that the question asks for."""
     stop_reason: StopReason
     """Why the episode ended."""
     stop_detail: str = ""
-    """More on that, in words: the path and the decoder's message, the limit that was reached."""
+    """Details of that, in words: the path and the decoder's message, or the limit that was reached."""
     turns_allowed: int = 0
-    """How many turns the budget gave this question."""
+    """Number of turns that the budget gave this question."""
     video_durations_s: tuple[float, ...] = ()
     """Measured length of each video, in seconds."""
     videos: tuple[Film, ...] = ()
@@ -250,24 +252,25 @@ class Trajectory(_Record):
     budget: Budget | None = None
     """The limits of this episode; `None` in lines of version 1, whose prompts can't be rebuilt."""
     timings: Timings = Timings()
-    """Where the time went."""
+    """How the seconds were spent."""
     seed: int = 0
     """Seed of this episode, derived from the run's seed and the question."""
     config_hash: str = ""
-    """Names everything that decides the answer besides the question: policy, budget, prompt, arm, sampling, seed."""
+    """Identifies everything that decides the answer besides the question: policy, budget, prompt, arm, sampling,
+    seed."""
     question_hash: str = ""
-    """Names what the policy can see of the question."""
+    """Identifies what the policy can see of the question."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Versions of the packages that took part."""
+    """Versions of the packages that were used."""
 
     @property
     def episode(self) -> str:
-        """Names the episode, as its prompts do."""
+        """Name of the episode, as in its prompts."""
         return episode_name(self.question, self.seed)
 
     @property
     def frames(self) -> int:
-        """Frames shown in the whole episode."""
+        """Number of frames shown in the whole episode."""
         return sum(len(s.times_s) for s in self.looks if s.kind in ("frames", "clip"))
 
     @property
@@ -283,17 +286,20 @@ class Trajectory(_Record):
     def to_json(self) -> str:
         """One line, without the newline."""
         try:
-            return _OPENING + self.model_dump_json()[1:]  # writes NaN and infinities as null
+            return _OPENING + self.model_dump_json()[1:]  # this writes NaN and infinities as null
         except ValueError:  # lone surrogates, which UTF-8 can't represent
             data = _without_nan({"schema": SCHEMA, "version": VERSION} | self.model_dump(mode="json"))
             return printable(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
     def loadable(self) -> tuple[Self, str]:
-        """This trajectory and its line; if it could not be read back, one that ends with the reason instead, and the line of that one."""
+        """This trajectory and its line, or a replacement and its line if this one could not be read back.
+
+        The replacement ends with the reason.
+        """
         try:
             line = self.to_json()
             type(self).from_json(line, "what happened")
-        except Exception as error:  # noqa: BLE001 - values that a policy or a row brought; they must not end the run, nor every resume
+        except Exception as error:  # noqa: BLE001 - bad values must not end the run, nor every resume
             reason = printable(f"its trajectory can't be kept: {told(error)}"[:1000])
             failed = self.model_copy(
                 update={"turns": (), "first_shown": (), "answer": None, "answer_valid": False, "video_durations_s": ()}
@@ -303,7 +309,7 @@ class Trajectory(_Record):
         return self, line
 
     def without_token_values(self) -> Self:
-        """The same without token ids, log-probs and entropies, which take most of its memory."""
+        """This trajectory without token ids, log-probs and entropies, which use most of its memory."""
         if all(turn.token_ids is None and turn.logprobs is None and turn.entropies is None for turn in self.turns):
             return self
         nothing = {"token_ids": None, "logprobs": None, "entropies": None}
@@ -318,9 +324,9 @@ class Trajectory(_Record):
             where: File and line number, for messages.
 
         Raises:
-            TrajectoryError: no trajectory, a damaged one, or one of a newer version.
+            TrajectoryError: it is not a trajectory, it is damaged, or it has a newer version.
         """
-        if line.startswith(_OPENING):  # a line that we wrote: read in one step; if that fails, the code below says why
+        if line.startswith(_OPENING):  # a line of `to_json` in one step; the code below says why it fails
             with contextlib.suppress(ValidationError):
                 return cls.model_validate_json(line)
         try:
@@ -328,10 +334,10 @@ class Trajectory(_Record):
         except (ValueError, RecursionError) as error:
             raise DamagedLine(f"{where}: not JSON ({error}); the line is damaged") from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise DamagedLine(f"{where}: this is no {SCHEMA} line")
+            raise DamagedLine(f"{where}: this is not an {SCHEMA} line")
         version = data.get("version")
         if not isinstance(version, int):
-            raise DamagedLine(f"{where}: the line names no version of {SCHEMA}; it is damaged")
+            raise DamagedLine(f"{where}: the line has no version of {SCHEMA}; it is damaged")
         if version > VERSION:
             raise TrajectoryError(
                 f"{where}: trajectory version {version} is newer than {VERSION}, which this release reads; "
@@ -344,14 +350,14 @@ class Trajectory(_Record):
         except ValidationError as error:
             fault = error.errors(include_input=False, include_context=False, include_url=False)[0]
             raise DamagedLine(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
-        except (ValueError, RecursionError) as error:  # numbers and nesting beyond what JSON is read and written with
+        except (ValueError, RecursionError) as error:  # numbers or nesting beyond the limits of the JSON reader
             raise DamagedLine(f"{where}: {error}") from error
 
     def write(self, path: str | Path) -> None:
         """Append this trajectory to a file and wait until it is on disk.
 
         Raises:
-            TrajectoryError: the disk is full or the file can't be written; nothing written before is harmed.
+            TrajectoryError: the disk is full or the file can't be written; nothing written before is damaged.
         """
         from apr_plugin.loop.files import append_line
 
@@ -362,8 +368,8 @@ class Trajectory(_Record):
         """All trajectories of a file, in order.
 
         Raises:
-            TrajectoryError: the file can't be read, or a line is damaged (a torn last line, as a kill leaves one, is
-                left out).
+            TrajectoryError: the file can't be read, or a line is damaged (an unfinished last line, which a kill leaves,
+                is left out).
         """
         return list(cls.iterate(path))
 
@@ -374,11 +380,11 @@ class Trajectory(_Record):
 
     @classmethod
     def iterate_with_places(cls, path: str | Path, damaged: OnDamaged | None = None) -> Iterator[tuple[int, int, Self]]:
-        """Like `iterate`, each with where its line begins and ends in the file, in bytes.
+        """Like `iterate`, each with the offsets in bytes where its line begins and ends in the file.
 
         Args:
             path: The file. What other processes append from now on is not read.
-            damaged: Takes a damaged line; without it one is an error.
+            damaged: Called with a damaged line; without it, a damaged line is an error.
         """
         from apr_plugin.loop.files import lines
 

@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the settings on use: they need pydantic, and a worker process, which is started often, does not."""
+    """Load the settings on first use: they need pydantic. A worker process does not need it, and is started often."""
     if name == "MediaSettings":
         from apr_plugin.media.settings import MediaSettings
 

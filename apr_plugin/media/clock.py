@@ -1,7 +1,7 @@
-"""Clocks that start again inside a file: joined recordings, downloaded segments, the turn of a 33-bit counter.
+"""Clocks that start again inside a file: joined recordings, downloaded segments, an overflow of a 33-bit counter.
 
-A file is one timeline: a piece whose clock starts again follows the piece before it, as ffmpeg has it when it copies
-such a file.
+A file is one timeline: a piece whose clock starts again follows the piece before it, as in a copy of such a file that
+ffmpeg makes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Stamp:
     dts_s: float
     """Decoding time by the file."""
     step_s: float
-    """How long it lasts."""
+    """Duration in seconds."""
 
 
 def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[float]]:
@@ -39,10 +39,10 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
 
     Args:
         stamps: All packets in the order of the file.
-        leader: The stream that decides, which is never allowed to go back: the pictures, where there are any.
+        leader: The stream that decides, which is never allowed to go back: the pictures, if there are any.
 
     Returns:
-        Seconds to add to each; and the moments, on the new timeline, at which a clock started again.
+        The seconds to add to each; and the times, on the new timeline, at which a clock started again.
     """
     ahead: dict[int, list[int]] = {}
     for number, stamp in enumerate(stamps):
@@ -57,9 +57,8 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
         now, before = stamp.dts_s + offset, last.get(stamp.stream)
         if before is not None and now > before + stamp.step_s:
             following = [stamps[number].dts_s + offset for number in own[at + 1 : at + 1 + _CONFIRM]]
-            if len(following) == _CONFIRM and all(
-                before <= later < now for later in following
-            ):  # the others go on as if it had not been
+            # The later packets continue as before this one.
+            if len(following) == _CONFIRM and all(before <= later < now for later in following):
                 found.append(before + stamp.step_s - stamp.dts_s)
                 continue
         if before is not None:
@@ -74,7 +73,7 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
                     offset += before + stamp.step_s - now
                     now = before + stamp.step_s
                     jumps.append(now)
-                else:  # one wrong stamp says nothing about the clock
+                else:  # one wrong stamp does not mean that the clock started again
                     found.append(before + stamp.step_s - stamp.dts_s)
                     continue
         found.append(offset)
@@ -83,9 +82,10 @@ def offsets(stamps: Sequence[Stamp], leader: int) -> tuple[list[float], list[flo
 
 
 def runs_steadily(path: str, pid: int) -> bool:
-    """Whether the decoding times of one stream of an MPEG transport stream only rise, by reading them all without libav.
+    """Whether the decoding times of one stream of an MPEG transport stream only rise; libav is not used.
 
-    `False` also where the file is not in step, so that this can't be told.
+    The whole file is read for it. The result is also `False` if the packets can't be found in the file, so that this
+    can't be told.
     """
     stamps: list[NDArray[np.int64]] = []
     with descriptor(path) as fd, open(fd, "rb", closefd=False) as file:
@@ -106,7 +106,7 @@ def runs_steadily(path: str, pid: int) -> bool:
 
 
 def _packets(head: bytes) -> tuple[int, int] | None:
-    """Size of a packet and where its sync byte lies: plain, with a time code (M2TS), or with check sums."""
+    """Size of a packet and the position of its sync byte: plain, with a time code (M2TS), or with check sums."""
     for size, lead in ((188, 0), (192, 4), (204, 0)):
         marks = head[lead::size][:3]
         if marks and set(marks) == {0x47}:
@@ -126,7 +126,7 @@ def _decoding_times(packets: NDArray[np.uint8], pid: int) -> NDArray[np.int64]:
         return np.asarray(chosen[rows, payload + number + more])
 
     says = byte(7) >> 6
-    more = np.where(says == 3, 5, 0)  # where both are given, the decoding time comes second
+    more = np.where(says == 3, 5, 0)  # if both are given, the decoding time is the second
     times = (
         (byte(9, more) >> 1 & 7) << 30
         | byte(10, more) << 22

@@ -1,12 +1,12 @@
-"""From a decoded frame to RGB: by the matrix and the range that the frame itself names, as ffmpeg's `scale` filter does it.
+"""Converts a decoded frame to RGB with the matrix and range that the frame names, as ffmpeg's `scale` filter does.
 
-A frame that names no matrix is taken for BT.601, whatever its size, which is ffmpeg's rule too. The transfer function
-is left alone: HDR (PQ, HLG) is not tone mapped, and neither primaries nor gamma are converted.
+A frame that names no matrix is treated as BT.601, whatever its size, which is ffmpeg's rule too. The transfer function
+is not applied: HDR (PQ, HLG) is not tone mapped, and neither primaries nor gamma are converted.
 
-What PyAV does by itself differs from release to release: up to 16 it ignores the matrix of a frame unless source and
-destination differ, 17 passes on whatever the frame says. Here both are always given for YUV. RGB and gray are taken as
-they are, whatever matrix or range a frame names, which is what ffmpeg does since 8.0; up to PyAV 16, source and
-destination must be alike for that.
+What PyAV does by default depends on its release: up to 16 it ignores the matrix of a frame unless source and
+destination differ; 17 passes on the frame's own values. Here both are always given for YUV. RGB and gray are taken as
+they are, whatever matrix or range a frame names, as ffmpeg does since 8.0; up to PyAV 16, source and destination must
+be equal for that.
 """
 
 from __future__ import annotations
@@ -28,38 +28,37 @@ _MATRIX = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT
 """libav's `AVColorSpace` to libswscale's number; every other value is BT.601, as in ffmpeg."""
 _BT2020_CL = 10
 
-_ONE_THREAD: dict[str, Any] = (
-    {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
-)  # pictures are spread over threads already
+# Pictures are spread over threads already.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 
 
 def matrix_of(frame: VideoFrame) -> int:
-    """Libswscale's number of the matrix that takes this frame to RGB."""
+    """The matrix that converts this frame to RGB, by libswscale's number."""
     return _MATRIX.get(int(frame.colorspace), BT601)
 
 
 def full_range(frame: VideoFrame) -> bool:
-    """Of a YUV frame: whether black is 0 and white 255 (`pc`, JPEG), and not 16 and 235 (`tv`, MPEG)."""
+    """Whether black is 0 and white is 255 in a YUV frame (`pc`, JPEG), not 16 and 235 (`tv`, MPEG)."""
     if frame.format.name.startswith("yuvj"):
         return True
     return int(frame.color_range) == int(ColorRange.JPEG)
 
 
 def is_yuv(pixel_format: VideoFormat) -> bool:
-    """Whether a pixel is luma and two chromas, whatever their depth and packing."""
+    """Whether a pixel is one luma and two chroma values, whatever their depth and packing."""
     return len(pixel_format.components) > 2 and not (
         pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz")
     )
 
 
 class Converter:
-    """Makes RGB pictures of one size out of frames.
+    """Makes RGB pictures of one size from frames.
 
-    May be shared between threads: each has a scaler of its own, kept from picture to picture.
+    It may be shared between threads. Each thread has its own scaler, which is kept from picture to picture.
 
     Args:
-        width: Of the result, in pixels.
-        height: Of the result, in pixels.
+        width: Width of the result, in pixels.
+        height: Height of the result, in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -73,13 +72,13 @@ class Converter:
             _check(frame.format.name)
             matrix, full = BT601, True
         elif matrix == BT601:
-            other = BT709  # RGB has no matrix; up to PyAV 16 two equal ones would be ignored
+            other = BT709  # RGB has no matrix; up to PyAV 16 two equal matrices would be ignored
         kind = (matrix, full, frame.format.name)
-        if getattr(self._own, "kind", None) != kind:  # up to PyAV 16 a scaler keeps the matrix it was given first
-            self._own.kind, self._own.scaler = kind, VideoReformatter()
-        if (
-            int(frame.colorspace) == _BT2020_CL
-        ):  # libswscale has no constant luminance; PyAV 17 would pass it on all the same
+        if getattr(self._own, "kind", None) != kind:  # up to PyAV 16 a scaler keeps the first matrix that it was given
+            self._own.kind = kind
+            self._own.scaler = VideoReformatter()
+        # libswscale has no constant luminance; PyAV 17 would pass it on nevertheless.
+        if int(frame.colorspace) == _BT2020_CL:
             frame.colorspace = BT2020
         shown = self._own.scaler.reformat(
             frame,
@@ -97,10 +96,12 @@ class Converter:
 
 @functools.lru_cache(maxsize=256)
 def _check(pixel_format: str) -> None:
-    """Try a small frame: where source and destination are alike, PyAV up to 16 crashes on a format that libswscale can't read.
+    """Try a small frame of this pixel format, because PyAV up to 16 crashes on one that libswscale can't read.
+
+    It crashes where source and destination are equal.
 
     Raises:
-        av.FFmpegError: libswscale can't read it.
+        av.FFmpegError: libswscale can't read the format.
     """
     VideoReformatter().reformat(
         VideoFrame(16, 16, pixel_format), format="rgb24", src_colorspace=BT709, dst_colorspace=BT601

@@ -8,10 +8,10 @@ from apr_plugin.media.errors import MediaOpenError
 
 
 def confine(path: str | Path, root: str | Path | None) -> None:
-    """Check that a file is inside a folder, with every link followed. Without a folder every file may be read.
+    """Check that a file is inside a folder, with every link followed; without a folder every file may be read.
 
     Raises:
-        MediaOpenError: it is elsewhere.
+        MediaOpenError: it is outside.
     """
     if root is None:
         return
@@ -21,9 +21,10 @@ def confine(path: str | Path, root: str | Path | None) -> None:
         OSError,
         RuntimeError,
         ValueError,
-    ) as error:  # a name too long, a loop of links (a RuntimeError before Python 3.13), a null character
+    ) as error:
+        # A name too long, a loop of links (a RuntimeError before Python 3.13), a null character.
         raise MediaOpenError(
-            path, "open", f"where it lies can't be found out ({error}); only files inside media_root={root} may be read"
+            path, "open", f"its location can't be resolved ({error}); only files inside media_root={root} may be read"
         ) from error
     if not inside:
-        raise MediaOpenError(path, "open", f"it lies outside media_root={root}; only files inside may be read")
+        raise MediaOpenError(path, "open", f"it is outside media_root={root}; only files inside may be read")

@@ -1,7 +1,7 @@
-"""Frames by decord, for parity with harnesses that sample with it; everything else (headers, sound) is read as ever.
+"""Frames by decord, for parity with harnesses that sample with it; headers and sound are read as in `LocalFile`.
 
-decord is unmaintained and slower at this work. It opens a file by reading all of it, counts frames instead of trusting
-time stamps, and gets some files wrong that libav reads right: `docs/media.md` lists them.
+decord is unmaintained and slower for this use. It reads the whole file to open it, counts frames instead of trusting
+time stamps, and reads some files wrong that libav reads right: `docs/media.md` lists them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _SIZES = 2  # readers kept open, one for each size of frames: decord scales whil
 
 
 class DecordFile(LocalFile):
-    """A file whose frames decord decodes; it knows no keyframe mode, so every frame is the exact one by its own reckoning.
+    """A file whose frames are decoded by decord.
+
+    It has no keyframe mode: every frame is the exact one, as decord counts frames.
 
     Raises:
         MissingExtra: decord is not installed.
@@ -33,7 +35,7 @@ class DecordFile(LocalFile):
 
     def __init__(self, path: str) -> None:
         require("decord", "decord")
-        super().__init__(path, workers=1, max_pixels=PIXELS_HERE)  # decord knows no limits
+        super().__init__(path, workers=1, max_pixels=PIXELS_HERE)  # decord has no such limit
         if self.info.mirrored:
             raise MediaOpenError(
                 path, "open", "its pictures have to be mirrored, which decord can't do; read it with decoder=pyav"
@@ -43,7 +45,7 @@ class DecordFile(LocalFile):
         self._by_size: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
     def _first_picture_s(self) -> float:
-        """When the first picture comes, in seconds of the video: 0 but where the sound begins earlier."""
+        """Time of the first picture, in seconds of the video: 0 unless the sound begins earlier."""
         container = self._container()
         try:
             stream = container.streams[self.info.video_stream or 0]
@@ -52,12 +54,15 @@ class DecordFile(LocalFile):
             container.close()
 
     def _open_with(self, decord: Any, size: tuple[int, int]) -> Any:
-        """Open the very file that was checked; under its own name decord could find another, or take the name for an address."""
+        """Open exactly the file that was checked.
+
+        With the file's own name, decord could open another file, or read the name as an address.
+        """
         with descriptor(self.path, self.version) as fd:
             return decord.VideoReader(f"/dev/fd/{fd}", ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with self._turn:
             self._by_size.clear()
         super().close()
@@ -65,7 +70,7 @@ class DecordFile(LocalFile):
     def frames(
         self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None
     ) -> Pictures:
-        """See `LocalFile.frames`; the deadline is looked at before decoding only."""
+        """See `LocalFile.frames`; the deadline is checked only before decoding."""
         import decord
 
         if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
@@ -79,10 +84,9 @@ class DecordFile(LocalFile):
                 if len(self._by_size) > _SIZES:
                     self._by_size.popitem(last=False)
                 starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
-                starts += self._lead_s - starts[0]  # whether or not decord counts from the first picture
-                slack = float(
-                    np.spacing(np.float32(starts[-1]))
-                )  # decord tells times in 32 bits: half a millisecond after two hours
+                starts += self._lead_s - starts[0]  # decord may count from the first picture or not
+                # decord gives times as 32-bit floats: after two hours they are half a millisecond apart.
+                slack = float(np.spacing(np.float32(starts[-1])))
                 chosen = np.maximum(
                     np.searchsorted(starts, np.asarray(times_s) + max(1e-6, slack), side="right") - 1, 0
                 )

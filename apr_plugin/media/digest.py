@@ -9,14 +9,15 @@ from pathlib import Path
 from apr_plugin.media.opening import descriptor
 
 CHUNK = 2**16
-"""Bytes that are read at the beginning, in the middle and at the end."""
+"""Number of bytes that are read at the beginning, in the middle and at the end."""
 
 
 def media_digest(path: str | Path) -> tuple[int, str]:
-    """Size in bytes, and 16 hex digits of a hash over the size and 64 KiB at the beginning, in the middle and at the end.
+    """Size in bytes, and 16 hex digits of a hash.
 
-    Two films differ there: lengths, tables and compressed pictures. It is no proof against somebody who wants them to
-    be equal.
+    The hash covers the size and 64 KiB at the beginning, in the middle and at the end. Two films differ there, because
+    lengths, tables and compressed pictures differ. The hash is no protection against somebody who makes two files equal
+    there on purpose.
 
     Raises:
         MediaOpenError: the file can't be read.

@@ -1,4 +1,7 @@
-"""How long a film lasts: until its last picture ends, as the packets say; headers are believed where the packets do not contradict them."""
+"""How long a film lasts: to the end of its last picture.
+
+The packets decide. A header is believed unless the packets contradict it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ from apr_plugin.media.index import Index, packets_of
 from apr_plugin.media.opening import descriptor
 
 LATE_S = 1.0
-"""A stream may end this much before the duration it claims: the last picture is shown until then."""
+"""A stream may end this much before the duration in its header; the last picture is shown until then."""
 
 _ROUNDING_S = 0.002  # claims are rounded to milliseconds
-_EARLY_S = 0.1  # a claim short by less than this is not worth a word
+_EARLY_S = 0.1  # no warning if the header is too short by less than this
 _FAR = 2**53  # microseconds: later than any file
-_BACK_S = (10.0, 60.0, 300.0, 1200.0)  # looked for the last picture this much before the end, then from the beginning
+_BACK_S = (10.0, 60.0, 300.0, 1200.0)  # where the search for the last picture begins, before the end
 _TAG = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
 
 Source = VideoStream | AudioStream
@@ -34,11 +37,11 @@ class Length:
     """How long a file lasts, in seconds from second 0."""
 
     seconds: float
-    """To the end of the picture; of the sound where there is no picture."""
+    """To the end of the picture, or of the sound if there is no picture."""
     source: str
-    """Where that was read."""
+    """Where the length was read."""
     sound_end_s: float | None = None
-    """To the end of the sound, where it was seen."""
+    """To the end of the sound, if it was read."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -50,15 +53,15 @@ def read_length(
     zero: Fraction,
     index: Index | None,
 ) -> Length:
-    """How long the file lasts.
+    """Find out how long the file lasts.
 
     Args:
         path: The file.
-        container: Open; it is sought in.
-        video: The pictures.
-        audio: The sound.
-        zero: Time stamp that is second 0.
-        index: Its packets, where it was read through.
+        container: The open file; this seeks in it.
+        video: The picture stream.
+        audio: The sound stream.
+        zero: Time stamp of second 0.
+        index: The file's packets, if it was read through.
 
     Raises:
         MediaOpenError: neither the headers nor the packets give a length.
@@ -86,7 +89,7 @@ def read_length(
 def _decide(
     path: str, timed: Source, claims: Sequence[tuple[float, str]], seen: float | None, whole: bool
 ) -> Length | None:
-    """Which of the claims and what was seen is the length."""
+    """Choose the length among what the headers claim and what the packets show."""
     kind = "pictures" if isinstance(timed, VideoStream) else "sound"
     if seen is None:
         return Length(*claims[0]) if claims else None
@@ -111,7 +114,7 @@ def _decide(
 
 
 def _claims(container: InputContainer, stream: Source, zero: Fraction) -> list[tuple[float, str]]:
-    """What the headers say, the closest to the stream first."""
+    """Durations in the headers, beginning with the one that belongs most closely to the stream."""
     found: list[tuple[Fraction, str]] = []
     base = stream.time_base or Fraction(1)
     if stream.duration and stream.duration > 0:
@@ -131,7 +134,10 @@ def _claims(container: InputContainer, stream: Source, zero: Fraction) -> list[t
 def _ends(
     container: InputContainer, streams: Sequence[Source], zero: Fraction, claimed_s: float
 ) -> tuple[dict[int, float], Exception | None]:
-    """When each stream ends, by its last packets; a stream that ends long before the others is looked for further back."""
+    """When each stream ends, by its last packets.
+
+    If a stream ends long before the others, its end is searched for further back.
+    """
     ends: dict[int, float] = {}
     fault: Exception | None = None
     timed = streams[0]
@@ -165,11 +171,14 @@ def _base(container: InputContainer, number: int) -> Fraction:
 
 
 _MOST_BOXES = 100_000
-"""Boxes of an MP4 that are walked; one in fragments of a second has 7,200 an hour."""
+"""Number of boxes of an MP4 that are read; a file with fragments of a second has 7,200 an hour."""
 
 
 def is_cut_short(path: str) -> bool:
-    """Whether a file ends before the end that its own container gives: MP4 and MOV, Matroska, AVI, FLV; `False` where this can't be told."""
+    """Whether a file ends before the end that its own container gives (MP4, MOV, Matroska, AVI, FLV).
+
+    The result is `False` if this can't be told.
+    """
     with descriptor(path) as fd, open(fd, "rb", closefd=False) as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -210,7 +219,12 @@ def is_cut_short(path: str) -> bool:
 
 
 def _element(data: bytes, at: int) -> tuple[int, int]:
-    """Where the content of an EBML element begins, and how long it is (-1: not given), from where its length is written."""
+    """Where the content of an EBML element begins, and its length (-1: not given).
+
+    Args:
+        data: Bytes of the file.
+        at: Where the length of the element is written.
+    """
     first = data[at] if at < len(data) else 0
     width = 9 - first.bit_length()
     if width > 8:

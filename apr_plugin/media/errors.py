@@ -1,4 +1,4 @@
-"""What can go wrong between a path and a frame. Each error names the file, the stage and libav's own words."""
+"""Errors between a path and a frame. Each error names the file, the stage and the reason that libav gives."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ class MediaError(AprError):
     Args:
         path: The file.
         stage: What was being done: `open`, `seek`, `decode frames`, `decode audio`.
-        reason: What went wrong, libav's words where it has any.
+        reason: What went wrong, in libav's words if it has any.
     """
 
     def __init__(self, path: str | Path, stage: str, reason: str) -> None:
-        self.path, self.stage, self.reason = str(path), stage, reason
+        self.path = str(path)
+        self.stage = stage
+        self.reason = reason
         super().__init__(f"{self.path}: cannot {stage}: {reason}")
 
 
@@ -26,11 +28,11 @@ class MediaOpenError(MediaError):
 
 
 class MediaTooLarge(MediaOpenError):
-    """Its pictures have more pixels than may be decoded where it was opened."""
+    """Its pictures have more pixels than may be decoded in the process that opened it."""
 
 
 class MediaDecodeError(MediaError):
-    """The file opened, but the part asked for can't be decoded."""
+    """The file was opened, but the requested part can't be decoded."""
 
 
 class MediaTimeout(MediaError):
@@ -38,13 +40,16 @@ class MediaTimeout(MediaError):
 
 
 class MediaWorkerKilled(MediaError):
-    """The process that read the file hung and was ended, or died twice, each time with another process; the next read gets a new one."""
+    """The process that read the file hung and was killed, or died in two attempts; the next read starts a new one.
+
+    Each attempt has its own process.
+    """
 
 
 class WindowError(ValueError):
-    """The caller asked for a time outside the video, or for a stream it does not have. Never clamped silently."""
+    """The caller asked for a time outside the video, or for a stream it does not have. Such times are never clamped."""
 
 
 def words(error: BaseException) -> str:
-    """What an error of libav or the system says, without numbers and Python's decoration."""
+    """The message of an error of libav or the system, without error numbers and Python's additions."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -1,6 +1,6 @@
-"""How a message between a reader and its worker process begins: with the length of its JSON object."""
+"""The header of a message between a reader and its worker process: the length of the JSON object."""
 
 import struct
 
 LENGTH = struct.Struct(">I")
-"""Bytes of the JSON object that follows; the arrays that it announces follow the object."""
+"""Number of bytes of the JSON object that follows. The arrays that the object announces come after it."""

@@ -1,9 +1,9 @@
 """Every packet of a file, in the order of the file, for containers whose times can't be trusted after a seek.
 
-MPEG program streams, ASF and others give most packets no time of their own; libav makes the times up from what it has
-read since the last seek, and makes up others than when it reads from the beginning. Such a file is read through once
-(nothing is decoded). After a seek each packet is recognised by its place, size and check sum, and gets the time it has
-when read from the beginning.
+MPEG program streams, ASF and others give most packets no time of their own. libav derives the times from what it has
+read since the last seek, and they differ from those it derives when it reads from the beginning. Such a file is read
+through once (nothing is decoded). After a seek each packet is recognised by its place, size and check sum, and gets the
+time that it has when the file is read from the beginning.
 """
 
 from __future__ import annotations
@@ -32,22 +32,21 @@ from apr_plugin.media.errors import MediaOpenError
 from apr_plugin.media.opening import descriptor
 
 _TRUSTED = ("mov,", "matroska", "flv", "avi", "ogg", "nut", "gif", "apng", "ivf")
-"""Demuxers whose packets have times of their own, the same after a seek; AVI counts, which `PacketReader` knows how to
-do."""
+"""Demuxers whose packets have times of their own, the same after a seek. AVI counts packets, which `PacketReader`
+handles."""
 
-_BY_BYTES = ("mpegts", "mpeg", "mpegvideo")  # where a byte is a better aim than a time, since clocks may start again
+_BY_BYTES = ("mpegts", "mpeg", "mpegvideo")  # seeking to a byte is safer here, because clocks may start again
 _BACK_BYTES = (0, 1 << 16, 1 << 20, 1 << 24)
 _BACK_S = (0.0, 1.0, 5.0, 30.0)
-_SEARCH = 20_000  # packets looked at after a seek
-_UNTIMED = 0.1  # with a larger share of packets that have no time, pictures are counted
-_BESIDE = (-2, -1, 0, 1, 2)  # of the last packet before a joint
-_SLOWEST = 20e6  # bytes in a second
-_KEPT = 4  # indexes kept of files opened before
+_SEARCH = 20_000  # packets that are read to find the place after a seek
+_UNTIMED = 0.1  # if a larger share of the packets has no time, pictures are counted
+_BESIDE = (-2, -1, 0, 1, 2)  # distances from the last packet before a joint
+_SLOWEST = 20e6  # bytes per second
+_KEPT = 4  # indexes that are kept of files opened before
 
 Source = VideoStream | AudioStream
-_Row = tuple[
-    int | None, int | None, int, int, int, bool
-]  # presentation and decoding time, duration, place, sum, whether a keyframe
+# Presentation time, decoding time, duration, place, sum, whether it is a keyframe.
+_Row = tuple[int | None, int | None, int, int, int, bool]
 
 
 class Astray(OSError):
@@ -61,9 +60,9 @@ class Track:
     times: NDArray[np.int64]
     """Presentation time of each on one continuous timeline, in the stream's ticks."""
     dts: NDArray[np.int64]
-    """Decoding time of each, likewise."""
+    """Decoding time of each, on the same timeline."""
     raw: NDArray[np.int64]
-    """Decoding time by the file, for seeking."""
+    """Decoding time of each as the file gives it, for seeking."""
     places: NDArray[np.int64]
     """Where each begins in the file, or -1."""
     sums: NDArray[np.int64]
@@ -77,12 +76,12 @@ class Track:
     counted: bool = False
     """Whether the file gives most packets no time, so that they were counted at the frame rate."""
     joints: frozenset[int] = frozenset()
-    """Numbers of the packets beside a place where the clock starts again: libav takes the joint for a loss and marks
-    them as damaged."""
+    """Numbers of the packets beside a place where the clock starts again: libav treats the joint as a loss of data and
+    marks them as damaged."""
 
     @property
     def rising(self) -> bool:
-        """Whether presentation times only rise in decoding order: no reordering, or no presentation times."""
+        """Whether presentation times only rise in decoding order: there is no reordering, or no presentation times."""
         return bool((np.diff(self.times) > 0).all())
 
     def key_before(self, limit: int) -> int | None:
@@ -98,12 +97,12 @@ class Track:
 
 @dataclass(frozen=True)
 class Index:
-    """What reading a file through brought."""
+    """The result of reading a file through."""
 
     tracks: dict[int, Track]
-    """By the number of the stream."""
+    """Tracks by the number of the stream."""
     restarts_s: tuple[float, ...]
-    """Where the clock of the file starts again, on the continuous timeline (before second 0 is taken off)."""
+    """Times at which the clock of the file starts again, on the continuous timeline (before second 0 is subtracted)."""
 
 
 _cache: OrderedDict[tuple[object, ...], Index] = OrderedDict()
@@ -111,7 +110,7 @@ _lock = threading.Lock()
 
 
 def needs_index(path: str, container: InputContainer, video: VideoStream | None, audio: AudioStream | None) -> bool:
-    """Whether this file has to be read through before its times can be told."""
+    """Whether this file has to be read through before its times are known."""
     name = container.format.name
     leader = video if video is not None else audio
     if leader is None:
@@ -136,12 +135,12 @@ def reading_through_s(path: str) -> float:
 
 
 def read_index(path: str, container: InputContainer, streams: Sequence[Source]) -> Index:
-    """Read a file through, or remember having done so.
+    """Read a file through, or return the index from an earlier call.
 
     Args:
         path: The file.
-        container: Just opened, at its beginning.
-        streams: Which packets are wanted; the first leads (see `clock.offsets`).
+        container: The file, just opened, at its beginning.
+        streams: The streams whose packets are wanted; the first one leads (see `clock.offsets`).
     """
     facts = Path(path).stat()
     key = (path, facts.st_size, facts.st_mtime_ns, tuple(stream.index for stream in streams))
@@ -169,8 +168,8 @@ def _read(container: InputContainer, streams: Sequence[Source]) -> Index:
             order.append((place, packet.stream.index, len(own)))
             own.append((packet.pts, packet.dts, packet.duration or 0, known, summed(packet), packet.is_keyframe))
     except (av.FFmpegError, OSError):
-        pass  # what lies beyond can't be read from the beginning either
-    if container.format.name in _BY_BYTES:  # packets come out when they are whole, which is later than where they began
+        pass  # what comes after can't be read from the beginning either
+    if container.format.name in _BY_BYTES:  # a packet comes out when it is complete, not where it begins
         order.sort()
     bases = {stream.index: float(stream.time_base or 1) for stream in streams}
     decoding = {index: _filled(own) for index, own in rows.items()}
@@ -194,7 +193,7 @@ def _read(container: InputContainer, streams: Sequence[Source]) -> Index:
 
 
 def _filled(own: Sequence[_Row]) -> list[int]:
-    """Decoding times; where the file gives none, the packet follows the one before it."""
+    """Decoding times; if the file gives none, the packet follows the one before it."""
     first = next((number for number, row in enumerate(own) if row[1] is not None), 0)
     start = own[first][1] or 0 if own else 0
     found: list[int] = []
@@ -207,13 +206,13 @@ def _filled(own: Sequence[_Row]) -> list[int]:
 
 
 def _tick(stream: Source) -> Fraction | None:
-    """Ticks from one picture to the next, where the file gives a rate."""
+    """Ticks from one picture to the next, if the file gives a rate."""
     rate = (stream.average_rate or stream.guessed_rate) if isinstance(stream, VideoStream) else None
     return 1 / (rate * stream.time_base) if rate and stream.time_base else None
 
 
 def _track(own: Sequence[_Row], decoding: Sequence[int], shift: NDArray[np.int64], even: Fraction | None) -> Track:
-    """A track; `even` ticks from one picture to the next where the file does not give the times of most."""
+    """Make a track; pictures are `even` ticks apart if the file does not give the times of most of them."""
     raw = np.asarray(decoding, np.int64)
     durations, places, sums, marks = (np.asarray([row[column] for row in own], np.int64) for column in (2, 3, 4, 5))
     if even is not None:
@@ -251,12 +250,12 @@ def _track(own: Sequence[_Row], decoding: Sequence[int], shift: NDArray[np.int64
 
 
 def packets_of(container: InputContainer, streams: Sequence[Source]) -> Iterator[Packet]:
-    """Packets with something in them, from here to the end."""
+    """Packets that have content, from here to the end."""
     while True:
         try:
             yield from (packet for packet in container.demux(list(streams)) if packet.size)
             return
-        except IndexError:  # PyAV stumbles over a packet of a stream that appeared later than the headers
+        except IndexError:  # PyAV raises this for a packet of a stream that appeared later than the headers
             continue
 
 
@@ -267,29 +266,33 @@ def summed(packet: Packet) -> int:
 
 
 class Cursor:
-    """Goes to any packet of a track and reads on from there, each packet under the time it has when the file is read from the beginning.
+    """Goes to any packet of a track and reads on from there.
+
+    Each packet gets the time that it has when the file is read from the beginning.
 
     Args:
-        container: Open, and not used by others.
+        container: The open file, not used by others.
         stream: The stream.
-        track: Its packets.
+        track: The packets of the stream.
     """
 
     def __init__(self, container: InputContainer, stream: Source, track: Track) -> None:
-        self._container, self._stream, self.track = container, stream, track
+        self._container = container
+        self._stream = stream
+        self.track = track
         self._from_start = False
         self.number = 0
         """Number of the packet that comes next."""
 
     def distrust(self) -> None:
-        """Read from the beginning of the file from now on: seeking led astray."""
+        """Read from the beginning of the file from now on, because a seek led to the wrong place."""
         self._from_start = True
 
     def packets_from(self, number: int) -> Iterator[Packet]:
         """The packets from this number on.
 
         Raises:
-            Astray: others come than those of the index.
+            Astray: the packets are not those of the index.
             av.FFmpegError: the file can't be read there.
         """
         known = number
@@ -317,7 +320,9 @@ class Cursor:
     def _timed(self, packet: Packet, number: int) -> Packet:
         if packet.is_corrupt and number in self.track.joints:
             whole = Packet(bytes(packet))
-            whole.time_base, whole.is_keyframe, packet = packet.time_base, packet.is_keyframe, whole
+            whole.time_base = packet.time_base
+            whole.is_keyframe = packet.is_keyframe
+            packet = whole
         packet.pts, packet.dts = int(self.track.times[number]), int(self.track.dts[number])
         return packet
 
@@ -338,7 +343,7 @@ class Cursor:
         return None
 
     def _go(self, aim: int, back_s: float) -> None:
-        """Seek to a byte, or to the time of a packet, whichever this container is better at."""
+        """Seek to a byte or to the time of a packet, whichever is more reliable in this container."""
         if self._container.format.name in _BY_BYTES:
             self._container.seek(aim, unsupported_byte_offset=True)
             return
@@ -349,4 +354,4 @@ class Cursor:
                 return
             except av.FFmpegError:
                 continue
-        raise Astray("it can't be sought in")
+        raise Astray("seeking in it is not possible")

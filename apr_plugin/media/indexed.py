@@ -1,4 +1,4 @@
-"""The reader of files that have to be read through first (see `index`): pictures, and the packets of a window of sound."""
+"""The reader of files that have to be read through first (see `index`): their pictures, and the sound of a window."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from apr_plugin.media.index import Astray, Cursor, Track
 from apr_plugin.media.pick import Effort, Found, Image, Pick, Stretch
 from apr_plugin.media.reader import PacketReader
 
-_FIRST = 200  # packets by which the first picture has to be out
+_FIRST = 200  # packets after which the first picture must have come out
 
 
 class IndexedReader(PacketReader):
-    """Reads pictures under the times that they have when the file is read from the beginning.
+    """Reads pictures with the times that they have when the file is read from the beginning.
 
     Args:
-        container: Open, and not used by others.
+        container: The open file, not used by others.
         stream_index: The stream.
-        track: Its packets.
-        delay: For files without presentation times: by how many packets a picture comes out later than its packet.
-            `None` where there are such times.
+        track: The packets of the stream.
+        delay: For files without presentation times: how many packets after its own packet a picture comes out. `None`
+            if the file has such times.
         progress: See `PacketReader`.
     """
 
@@ -65,7 +65,7 @@ class IndexedReader(PacketReader):
         deadline: float,
         cancelled: threading.Event | None = None,
     ) -> Found:
-        """See `PacketReader.run`. Where seeking leads astray, the file is read from its beginning."""
+        """See `PacketReader.run`. If a seek leads to the wrong place, the file is read from its beginning."""
         try:
             return super().run(run, render, late, deadline, cancelled)
         except (Astray, av.FFmpegError):
@@ -110,7 +110,10 @@ class IndexedReader(PacketReader):
 
 
 def first_picture(container: InputContainer, video: VideoStream, track: Track) -> tuple[VideoFrame | None, int | None]:
-    """The first picture; and, for files without presentation times, by how many packets it comes out later than its packet (see `IndexedReader`)."""
+    """The first picture and, for files without presentation times, its delay in packets (see `IndexedReader`).
+
+    The delay is the number of packets after its own packet at which the picture comes out.
+    """
     context = video.codec_context
     counted = track.rising
     try:
@@ -130,6 +133,6 @@ def first_picture(container: InputContainer, video: VideoStream, track: Track) -
 
 
 def sound_packets(container: InputContainer, stream: AudioStream, track: Track, aim: int) -> Iterator[Packet]:
-    """The packets of sound from the last one that begins not after `aim` (ticks), under their right times."""
+    """The packets of sound from the last one that begins at or before `aim` (ticks), with their true times."""
     number = max(0, bisect_right(track.times.tolist(), aim) - 1)
     yield from Cursor(container, stream, track).packets_from(number)

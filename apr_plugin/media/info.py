@@ -1,4 +1,4 @@
-"""What the reader sees of a file: its streams, which were chosen and why, how long it lasts, and what is odd about it."""
+"""What the reader knows about a file: its streams, which were chosen and why, its length, and its irregularities."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ MAX_SIDE_PX = 16_384
 """A header with a wider or higher picture than this is not believed."""
 
 OUTLASTS_S = 1.0
-"""Sound that ends later than this after the last picture is worth a word."""
+"""A warning says so if the sound ends later than this after the last picture."""
 
 _LEAD_S = 0.1  # sound may begin this much before the picture (codec priming) without moving second 0
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Facts of one file, all plain values."""
+    """Facts about one file, as plain values."""
 
     format: str
-    """Container format, libav's name."""
+    """Container format, by libav's name."""
     duration_s: float
-    """Seconds from second 0 to the end of the picture (of the sound where there is no picture)."""
+    """Seconds from second 0 to the end of the picture (of the sound if there is no picture)."""
     duration_from: str
     """Where the duration was read."""
     start_s: float
-    """Time stamp in the file that is second 0 here."""
+    """Time stamp in the file that is second 0."""
     fps: float | None
-    """Average frames per second, or `None` where there is no picture or the file does not say."""
+    """Average frames per second, or `None` if there is no picture or the file does not give it."""
     frame_count: int | None
-    """Frames by the header, or `None` where it does not say."""
+    """Number of frames by the header, or `None` if it does not give one."""
     size: tuple[int, int] | None
-    """(width, height) as shown, after rotation; `None` without a picture."""
+    """(width, height) as shown, after rotation; `None` if there is no picture."""
     rotation: int
-    """Quarter turns counter-clockwise, in degrees, that the file asks for; `mirrored` comes after them."""
+    """Rotation that the file asks for, counter-clockwise, in degrees, a multiple of 90; `mirrored` comes after it."""
     pixel_format: str
-    """libav's name, such as `yuv420p`; empty without a picture."""
+    """libav's name of the pixel format, such as `yuv420p`; empty if there is no picture."""
     video_stream: int | None
     """Index of the chosen picture stream."""
     video_codec: str
@@ -65,13 +65,13 @@ class MediaInfo:
     audio_why: str
     """Why this one."""
     streams: tuple[str, ...]
-    """Every stream in a line."""
+    """A description of every stream, one line each."""
     warnings: tuple[str, ...]
-    """What is odd, in sentences."""
+    """Irregularities of the file, in sentences."""
     mirrored: bool = False
-    """Whether left and right change places after those turns, because the file asks for it."""
+    """Whether the picture is mirrored left to right after the rotation, because the file asks for it."""
     sound_s: float | None = None
-    """Seconds from second 0 to the end of the sound, where it outlasts the picture; sound may be read up to there."""
+    """Seconds from second 0 to the end of the sound, if it is longer than the picture; sound may be read to there."""
 
     @property
     def has_video(self) -> bool:
@@ -96,22 +96,22 @@ class MediaInfo:
 
 @dataclass(frozen=True)
 class Opened:
-    """What is known of a file once it was opened."""
+    """What is known about a file after it was opened."""
 
     info: MediaInfo
     """Its facts."""
     zero: Fraction
     """Second 0 as an exact time stamp."""
     reorder: int | None
-    """What `PacketReader` (or `IndexedReader`) is told about presentation times."""
+    """What `PacketReader` (or `IndexedReader`) needs to know about presentation times."""
     orientation: Orientation
-    """How its pictures are laid."""
+    """How its pictures are turned and mirrored."""
     index: Index | None
-    """Its packets, where it had to be read through."""
+    """Its packets, if it had to be read through."""
 
 
 def read_info(path: str, container: InputContainer) -> Opened:
-    """Look at the headers, the first picture and the last packets.
+    """Read the headers, the first picture and the last packets.
 
     Raises:
         MediaOpenError: nothing in the file can be used.
@@ -120,7 +120,7 @@ def read_info(path: str, container: InputContainer) -> Opened:
     video, video_why = _choose_video(path, container, warnings)
     audio, audio_why = _choose_audio(container)
     if video is None and audio is None:
-        raise MediaOpenError(path, "open", "; ".join(warnings) or "it holds neither picture nor sound")
+        raise MediaOpenError(path, "open", "; ".join(warnings) or "it has neither picture nor sound")
     index: Index | None = None
     if needs_index(path, container, video, audio):
         index = read_index(path, container, [stream for stream in (video, audio) if stream is not None])
@@ -236,7 +236,10 @@ def _choose_audio(container: InputContainer) -> tuple[AudioStream | None, str]:
 def _second_zero(
     video: VideoStream | None, audio: AudioStream | None, index: Index | None, first: VideoFrame | None
 ) -> Fraction:
-    """Where a player's clock begins: with whatever comes first, picture or sound; sound that leads by priming alone does not count."""
+    """Where a player's clock begins: at the first picture or sound, whichever is earlier.
+
+    Sound that is earlier only because of priming does not count.
+    """
     picture, sound = _start(video, index), _start(audio, index)
     if sound is not None and -_LEAD_S < sound < 0:
         sound = Fraction(0)
@@ -252,7 +255,7 @@ def _second_zero(
 
 
 def _begins_before_zero(container: InputContainer, audio: AudioStream) -> bool:
-    """Whether the first packet of the sound lies before time stamp 0: what comes before that is priming."""
+    """Whether the first packet of the sound is before time stamp 0; everything before it is priming."""
     try:
         first = next(packets_of(container, [audio]), None)
     except (av.FFmpegError, OSError):
@@ -271,10 +274,10 @@ def _start(stream: VideoStream | AudioStream | None, index: Index | None) -> Fra
 
 
 def _first_picture(container: InputContainer, video: VideoStream) -> tuple[VideoFrame | None, int | None]:
-    """The first picture; and, where presentation times can't be trusted, how many ticks of decoding order it came later than its packet.
+    """The first picture and, if presentation times can't be trusted, its delay in ticks of decoding order.
 
-    AVI counts packets in the order of decoding and knows no presentation times; what libav makes up for them is wrong
-    by the reordering.
+    The delay is how much later than its packet the picture came out. AVI counts packets in decoding order and has no
+    presentation times; the times that libav derives are wrong by the reordering.
     """
     context = video.codec_context
     began: int | None = None
@@ -319,9 +322,8 @@ def _picture_warnings(frame: VideoFrame, video: VideoStream) -> list[str]:
 def _describe(stream: Stream) -> str:
     context: Any = getattr(stream, "codec_context", None)
     marks = " (default)" if stream.disposition & Disposition.default else ""
-    kind = (
-        stream.type if type(stream) is not Stream else "unknown"
-    )  # PyAV 15 crashes when asked for the type of a stream that has none
+    # PyAV 15 crashes if the type of a stream without one is read.
+    kind = stream.type if type(stream) is not Stream else "unknown"
     text = f"{stream.index} {kind} {context.name if context is not None else 'no decoder'}{marks}"
     if kind == "video" and context is not None:
         return f"{text} {context.width}x{context.height} {_pixel_format(context)}"
@@ -331,5 +333,8 @@ def _describe(stream: Stream) -> str:
 
 
 def _pixel_format(context: Any) -> str:
-    """Libav's name of the pixel format; PyAV's `pix_fmt` crashes the process where it is unknown, its `format` does not."""
+    """The pixel format, by libav's name.
+
+    PyAV's `pix_fmt` crashes the process if the format is unknown; its `format` does not.
+    """
     return context.format.name if context.format is not None else "unknown"

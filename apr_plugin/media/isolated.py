@@ -1,4 +1,4 @@
-"""Reads a file in a separate process, which may die, hang or use too much memory without harm to this one."""
+"""Reads a file in a separate process, which can crash, hang or use too much memory without harm to this one."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from apr_plugin.media.local import Mode, Pictures, Size, Sound
 from apr_plugin.media.reader import Effort
 
 READY = b"ready"
-"""What a worker says when it has started."""
+"""What a worker sends after it has started."""
 
 STALL_S = 6.0
-"""A worker that shows no sign of progress for this long is killed."""
+"""A worker that sends no sign of progress for this long is killed."""
 
 START_S = 60.0
-"""Longest time for a worker to start, before it has seen any file; long, for machines that are very busy."""
+"""Longest time for a worker to start, before it opens any file; it is long because machines may be very busy."""
 
 MEMORY_BYTES = 4 << 30
-"""Address space of a worker, in addition to the pictures that it is asked for."""
+"""Address space of a worker, in addition to the requested pictures."""
 
 IDLE_WORKERS = 2
-"""Workers kept for the next look."""
+"""Number of idle workers that are kept for the next look."""
 
 KILLS = 0
-"""Workers that had to be killed or died, in this process; the fuzz report counts them."""
+"""Number of workers in this process that died or had to be killed; the fuzz report counts them."""
 
 OPEN_TIMEOUT_S = 8.0
 """Longest time for opening, once the worker has started."""
 
-# a worker is told to stop by itself so much before the deadline, or a tenth of the time left where that is less
+# A worker is told to stop by itself this long before the deadline, or a tenth of the time left if that is less.
 _GRACE_S = 1.0
-_DEATHS = 2  # workers that died over a request: the file is at fault, or there is no memory
-_DEATHS_UNSEEN = 4  # workers that died, also while they started
+_DEATHS = 2  # workers that died on one request: the file is at fault, or there is no memory
+_DEATHS_UNSEEN = 4  # the same, including workers that died while they started
 _ERRORS: dict[str, type[MediaError]] = {
     kind.__name__: kind for kind in (MediaOpenError, MediaDecodeError, MediaTimeout)
 }
@@ -71,14 +71,14 @@ _lock = threading.Lock()
 
 
 class _Died(Exception):
-    """The worker ended, or sent what no worker sends."""
+    """The worker ended, or sent something that is not an answer."""
 
 
 class _Worker:
     """A process and the socket to it.
 
     Raises:
-        OSError: it can't be started.
+        OSError: the process can't be started.
     """
 
     def __init__(self) -> None:
@@ -88,6 +88,7 @@ class _Worker:
         try:
             with theirs:
                 path = [os.path.abspath(place) for place in ([] if _ROOT in sys.path else [_ROOT]) + sys.path if place]  # noqa: PTH100
+                # Both reserve address space for every core.
                 self.process = subprocess.Popen(
                     [_python(), "-S", "-P", "-c", _START, str(MEMORY_BYTES), json.dumps(path)],
                     stdin=theirs.fileno(),
@@ -97,7 +98,7 @@ class _Worker:
                     | {
                         "OPENBLAS_NUM_THREADS": "1",
                         "MALLOC_ARENA_MAX": "4",
-                    },  # both reserve address space for every core
+                    },
                 )
         except BaseException:
             ours.close()
@@ -107,10 +108,10 @@ class _Worker:
             _all.add(self)
 
     def start(self, until: float, cancelled: threading.Event | None) -> None:
-        """Wait until it has loaded its libraries; that it takes long is not the file's fault.
+        """Wait until the worker has loaded its libraries; if that takes long, the file is not the reason.
 
         Raises:
-            TimeoutError: too late, or cancelled.
+            TimeoutError: the wait took too long, or was cancelled.
             _Died: the process ended.
         """
         self._move(memoryview(bytearray(len(READY))), until, cancelled, sending=False, stall_s=START_S)
@@ -118,10 +119,10 @@ class _Worker:
     def ask(
         self, request: dict[str, Any], until: float, cancelled: threading.Event | None
     ) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Send a request and wait for its answer, patiently while the worker makes progress.
+        """Send a request and wait for its answer, as long as the worker makes progress.
 
         Raises:
-            TimeoutError: no sign of life, too late, or cancelled.
+            TimeoutError: there was no sign of life, the answer was too late, or the read was cancelled.
             _Died: the process ended.
         """
         body = json.dumps(request).encode()
@@ -177,14 +178,13 @@ class _Worker:
             at, stalled = at + moved, time.monotonic() + stall_s
 
     def kill(self, patience_s: float = 0.0) -> str:
-        """End the process, if it does not end itself; returns how it ended, in words."""
+        """End the process if it does not end by itself; return how it ended, in words."""
         ended: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             ended = self.process.wait(patience_s)
         self.process.kill()
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # one that waits for a disk dies later; `subprocess` collects it then
+        # A process that waits for a disk dies later; `subprocess` collects it then.
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(2.0)
         self.socket.close()
         with _lock:
@@ -199,7 +199,7 @@ class _Worker:
 
 
 def _python() -> str:
-    """The interpreter to run, also where this one is embedded in another program."""
+    """The Python interpreter to run, even if this one is embedded in another program."""
     beside = Path(sys.exec_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     if sys.executable and "python" in Path(sys.executable).name.lower():
         return sys.executable
@@ -207,7 +207,7 @@ def _python() -> str:
 
 
 def _borrow(path: str) -> tuple[_Worker, bool]:
-    """A worker, rather one that has the file open already; and whether it has worked before."""
+    """A worker, preferably one that has the file open already; and whether it was used before."""
     while True:
         with _lock:
             worker = next((w for w in reversed(_idle) if w.path == path), _idle[-1] if _idle else None)
@@ -229,7 +229,7 @@ def _give_back(worker: _Worker) -> None:
 
 
 def close_workers(path: str | None = None) -> None:
-    """End the idle workers, or those that have the file `path` open."""
+    """End the idle workers, or only those that have the file `path` open."""
     with _lock:
         ending = [worker for worker in _idle if path in (None, worker.path)]
         for worker in ending:
@@ -245,12 +245,12 @@ def _end_all() -> None:
 
 
 def _forget_workers() -> None:
-    """In a process that was forked off: the workers are the parent's."""
+    """Forget the workers in a forked process, because they belong to the parent."""
     global _lock
     _lock = threading.Lock()
     for worker in _all:
         worker.socket.close()
-        worker.process.returncode = 0  # not a child of this process, so not to be waited for
+        worker.process.returncode = 0  # it is not a child of this process, so nobody waits for it
     _idle.clear()
     _all.clear()
 
@@ -260,27 +260,30 @@ if hasattr(os, "register_at_fork"):
 
 
 class IsolatedFile:
-    """The same reads as `LocalFile`, each carried out by a worker process.
+    """The same reads as `LocalFile`, each done by a worker process.
 
     Raises:
         MediaOpenError: the file can't be used.
-        MediaWorkerKilled: two workers died one after the other, or one had to be killed; the next read gets a new one.
+        MediaWorkerKilled: two workers died one after the other, or one had to be killed; the next read starts a new
+            one.
     """
 
     def __init__(self, path: str, workers: int, deadline: float | None = None) -> None:
-        self.path, self.workers = path, workers
+        self.path = path
+        self.workers = workers
         self._version: list[int] | None = None
         at_most_s = OPEN_TIMEOUT_S + reading_through_s(path)
         if deadline is None:
             deadline = time.monotonic() + START_S + at_most_s
         reply, _ = self._ask({"do": "open"}, deadline, None, at_most_s=at_most_s)
         try:
-            self.info, self._version = MediaInfo.from_json(reply["info"]), reply["version"]
+            self.info = MediaInfo.from_json(reply["info"])
+            self._version = reply["version"]
         except (KeyError, TypeError, ValueError) as error:
             raise self._nonsense("open") from error
 
     def close(self) -> None:
-        """End the idle workers that have the file open; the next read gets a new one."""
+        """End the idle workers that have the file open; the next read starts a new one."""
         close_workers(self.path)
 
     def frames(
@@ -313,16 +316,18 @@ class IsolatedFile:
 
     def _nonsense(self, stage: str) -> MediaWorkerKilled:
         close_workers(self.path)
-        return MediaWorkerKilled(self.path, stage, "the process that read it answered what no reader answers")
+        return MediaWorkerKilled(self.path, stage, "the process that read it sent an invalid answer")
 
     def _ask(
         self, request: dict[str, Any], deadline: float, cancelled: threading.Event | None, at_most_s: float = math.inf
     ) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Have a worker carry out a request until the deadline, and for `at_most_s` of work; once more where that worker dies, with another.
+        """Have a worker carry out a request until the deadline, and for at most `at_most_s` of work.
+
+        If that worker dies, another one tries once more.
 
         Raises:
-            TimeoutError: no worker had started by then, or the read was cancelled.
-            MediaError: what the worker says of the file, or that it is gone.
+            TimeoutError: no worker had started by the deadline, or the read was cancelled.
+            MediaError: the error that the worker reports for the file, or the loss of the worker.
         """
         global KILLS
         request = request | {"path": self.path, "workers": self.workers, "version": self._version}
@@ -346,8 +351,8 @@ class IsolatedFile:
             except BaseException as error:
                 how = worker.kill(0.5 if isinstance(error, _Died) else 0.0)
                 if used and isinstance(error, _Died) and not worker.heard:
-                    continue  # it was gone before it could look at the request
-                if isinstance(error, _Died):  # by the file, or because the system ends processes when memory is short
+                    continue  # it had ended before it read the request
+                if isinstance(error, _Died):  # the file is at fault, or the system killed it for its memory
                     deaths, seen = deaths + 1, seen + worker.heard
                     if seen < _DEATHS and deaths < _DEATHS_UNSEEN:
                         with _lock:
@@ -381,5 +386,5 @@ class IsolatedFile:
             else "it crashed"
         )
         why = late if isinstance(error, TimeoutError) else killed
-        again = f", as {deaths - 1} before it died" if deaths > 1 else ""
+        again = f", and {deaths - 1} before it died too" if deaths > 1 else ""
         return MediaWorkerKilled(self.path, stage, f"the process that read it ended {how}{again}: {why}")

@@ -1,9 +1,9 @@
-"""What a file is that is no film: told from its first bytes and, in the MP4 family, from its boxes.
+"""What a file is that is not a film, from its first bytes and, in the MP4 family, from its boxes.
 
-Everything here is for the message alone.
+All of this is used only for error messages.
 
-What downloads and data sets leave in place of a film: Git LFS pointers, a server's error page, a playlist, half of a
-file, an encrypted film.
+Downloads and data sets often have something else in place of a film: Git LFS pointers, a server's error page, a
+playlist, half of a file, an encrypted film.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 HEAD_BYTES = 1 << 16
-"""How much of the beginning of a file is looked at."""
+"""How many bytes at the beginning of a file are read."""
 
-_BOXES_AT_MOST = 256  # a file of many fragments has thousands
+_BOXES_AT_MOST = 256  # a file with many fragments has thousands
 _TAIL = "a film is needed"
 _ENCRYPTED = "it is encrypted (copy protection, DRM); a copy without it is needed"
 _BROKEN_OFF = "the file is cut off, as a download that was broken off leaves it"
@@ -78,10 +78,10 @@ _TEXTS: tuple[tuple[str, str], ...] = (
         f"it is a web page (HTML text), such as a server's error page; {_TAIL}",
     ),
     (r"<(\?xml|!doctype|[a-z][\w:-]*[\s>])", f"it is a page of XML text, such as a server's error message; {_TAIL}"),
-    (r"webvtt|\d+\r?\n\d+:\d\d:\d\d[,.]\d+ -->|\[script info\]", f"it holds subtitles (text); {_TAIL}"),
+    (r"webvtt|\d+\r?\n\d+:\d\d:\d\d[,.]\d+ -->|\[script info\]", f"it contains subtitles (text); {_TAIL}"),
     (
         r"(https?|rtsp|rtmp|ftp)://\S+\s*$|\[internetshortcut\]",
-        "it is an address (text), not what lies there; download that first",
+        "it is an address (text), not the file at that address; download that first",
     ),
     (r"[\[{]", f"it is JSON text, such as a server's error message; {_TAIL}"),
     (r"", f"it is a text file; {_TAIL}"),
@@ -107,6 +107,7 @@ _BOX_NAMES = {
     b"uuid",
     b"emsg",
 }
+# Sample entries of common encryption, and Apple's older ones.
 _HIDDEN = {
     b"encv",
     b"enca",
@@ -116,14 +117,14 @@ _HIDDEN = {
     b"drmi",
     b"drms",
     b"drmt",
-}  # sample entries of common encryption, and Apple's older ones
+}
 _ASF_HIDDEN = (bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"), bytes.fromhex("14e68a292226174cb935dae07ee9289c"))
-_ANIMATED_PNG = re.compile(rb"acTL(?!\0\0\0[\0\1])", re.DOTALL)  # how many pictures there are
+_ANIMATED_PNG = re.compile(rb"acTL(?!\0\0\0[\0\1])", re.DOTALL)  # matches if there is more than one picture
 _TS_PACKET = 188
 
 
 def picture(fd: int, head: bytes, size: int) -> str | None:
-    """What to say about a picture that is not a film; `None` for everything else, also for an animated GIF or PNG."""
+    """The message for a picture that is not a film; `None` for everything else, including an animated GIF or PNG."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         moves = head[12:16] == b"VP8X" and len(head) > 20 and head[20] & 2
         return (
@@ -149,7 +150,7 @@ def picture(fd: int, head: bytes, size: int) -> str | None:
 
 
 def no_film(fd: int, head: bytes, size: int, path: str) -> str | None:
-    """What to say about a file that libav can't open; `None` if it is not recognised."""
+    """The message for a file that libav can't open; `None` if it is not recognised."""
     unfinished = Path(path).suffix.lower() in _UNFINISHED
     told = _text(head) or _magic(head)
     if told is None and head[4:8] in _BOX_NAMES:
@@ -162,7 +163,7 @@ def no_film(fd: int, head: bytes, size: int, path: str) -> str | None:
 
 
 def no_content(fd: int, head: bytes, size: int, container: Any) -> str | None:
-    """What to say about a file that libav opens but that has nothing to show; `None` if there is no objection."""
+    """The message for a file that libav opens but that has nothing to show; `None` if there is no problem."""
     format_name = container.format.name
     if "mp4" in format_name:
         tracks = [*container.streams.video, *container.streams.audio]
@@ -194,7 +195,10 @@ def _magic(head: bytes) -> str | None:
 
 
 def _boxes(fd: int, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of the MP4 family from `at` on: kind, where its content begins, where it ends (which may be after the end of the file)."""
+    """The boxes of the MP4 family from `at` on: kind, start of the content, end.
+
+    The end may be after the end of the file.
+    """
     for _ in range(_BOXES_AT_MOST):
         header = os.pread(fd, 16, at) if at + 8 <= end else b""
         if len(header) < 8:
@@ -212,7 +216,7 @@ def _boxes(fd: int, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _inside(fd: int, at: int, end: int, *kinds: bytes) -> Iterator[tuple[int, int]]:
-    """Where the content of every box lies that is reached by a path of kinds."""
+    """Start and end of the content of every box that is reached by a path of kinds."""
     for kind, body, after in _boxes(fd, at, end):
         if kind == kinds[0]:
             if len(kinds) == 1:
@@ -249,7 +253,7 @@ def _film_in_boxes(fd: int, size: int) -> str | None:
             break
     if fragments and not media:
         return (
-            "it is only the init segment of a stream (DASH or HLS): it describes a film and holds no picture of "
+            "it is only the init segment of a stream (DASH or HLS): it describes a film and contains no picture of "
             "it; join the segments first"
         )
     shown = [name for name in entries if name not in (b"text", b"tx3g", b"wvtt", b"stpp", b"tmcd", b"mebx", b"rtp ")]
@@ -295,10 +299,11 @@ def _gif_moves(fd: int) -> bool:
 
 
 class _Positioned(io.RawIOBase):
-    """A file read by its descriptor, which keeps its own place."""
+    """A file that is read by its descriptor, with its own position."""
 
     def __init__(self, fd: int) -> None:
-        self._fd, self._at = fd, 0
+        self._fd = fd
+        self._at = 0
 
     def readable(self) -> bool:
         return True

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from apr_plugin.media.errors import MediaDecodeError
 
-_WAIT_S = 0.05  # between two looks at the clock while waiting for a reader
+_WAIT_S = 0.05  # between two checks of the clock while waiting for a reader
 
 
 class _Closable(Protocol):
@@ -22,10 +22,16 @@ _R = TypeVar("_R", bound=_Closable)
 
 
 class Lending(Generic[_R]):
-    """At most `most` readers of one file, made when needed and lent to one thread at a time; lent again only with `reuse`."""
+    """At most `most` readers of one file, lent to one thread at a time.
+
+    A reader is made when it is needed. It is lent again only with `reuse`.
+    """
 
     def __init__(self, make: Callable[[], _R], most: int, reuse: bool = True) -> None:
-        self._make, self._most, self._places, self._reuse = make, most, threading.Semaphore(most), reuse
+        self._make = make
+        self._most = most
+        self._places = threading.Semaphore(most)
+        self._reuse = reuse
         self._lock = threading.Lock()
         self._free: list[_R] = []
         self._closed = False
@@ -33,17 +39,18 @@ class Lending(Generic[_R]):
 
     @contextmanager
     def lend(self, deadline: float, cancelled: threading.Event | None) -> Iterator[_R]:
-        """A reader for as long as the context lasts.
+        """Lend a reader until the end of the context.
 
-        One that an error left in the middle of something is not used again.
+        A reader that was interrupted by an error is not used again.
 
         Raises:
             TimeoutError: none was free before the deadline, or the read was cancelled.
         """
-        if (
-            self._process != os.getpid()
-        ):  # forked off: the readers at hand share their place in the file with the parent's
-            self._lock, self._free, self._process = threading.Lock(), [], os.getpid()
+        # After a fork, the readers share their position in the file with those of the parent.
+        if self._process != os.getpid():
+            self._lock = threading.Lock()
+            self._free = []
+            self._process = os.getpid()
             self._places = threading.Semaphore(self._most)
         while not self._places.acquire(timeout=_WAIT_S):
             stop_if_due(deadline, cancelled)
@@ -55,9 +62,8 @@ class Lending(Generic[_R]):
                 reader = self._make()
             try:
                 yield reader
-            except (
-                MediaDecodeError
-            ):  # it looked, and there was nothing; to open a file whose header lies can take seconds
+            except MediaDecodeError:
+                # The reader still works, and opening a file with a false header again can take seconds.
                 self._take_back(reader)
                 raise
             except BaseException:
@@ -76,7 +82,7 @@ class Lending(Generic[_R]):
             reader.close()
 
     def close(self) -> None:
-        """Close what is not lent, and the rest when it is returned."""
+        """Close the readers that are not lent, and the others when they are returned."""
         with self._lock:
             self._closed = True
             free, self._free = self._free, []
@@ -85,7 +91,7 @@ class Lending(Generic[_R]):
 
 
 def stop_if_due(deadline: float, cancelled: threading.Event | None) -> None:
-    """Look at the clock and at the bell.
+    """Check the deadline and the cancel event.
 
     Raises:
         TimeoutError: the deadline passed, or the read was cancelled.

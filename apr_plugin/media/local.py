@@ -1,4 +1,4 @@
-"""A file opened in this process. Several threads may read it at once; each run of decoding gets a reader of its own."""
+"""A file opened in this process. Several threads may read it at once; each run of decoding has its own reader."""
 
 from __future__ import annotations
 
@@ -36,42 +36,43 @@ Mode = Literal["exact", "keyframe"]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-_RETRIES = 3  # keyframes tried after a damaged stretch
-_EARLIER = 4  # keyframes tried before one that was not enough to decode from
-_BYTES_A_PIXEL = 60  # of a decoder that keeps 20 pictures of 10 bits
+_RETRIES = 3  # keyframes that are tried after a damaged stretch
+_EARLIER = 4  # earlier keyframes that are tried if decoding from one was not enough
+_BYTES_A_PIXEL = 60  # for a decoder that keeps 20 pictures of 10 bits
+# Sound decoders that keep no state across a seek; the output of others (AAC's noise) depends on earlier packets.
 _FORGETFUL = (
     "pcm_",
     "flac",
     "alac",
     "mp3",
     "vorbis",
-)  # decoders of sound that are as new after a seek; others (AAC's noise) show what came before
+)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What reading frames brought."""
+    """The result of reading frames."""
 
     images: NDArray[np.uint8]
     """Shape (n, height, width, 3), RGB."""
     times_s: tuple[float, ...]
-    """True presentation time of each."""
+    """True presentation time of each picture."""
     missing_s: tuple[float, ...]
-    """Times asked for at which nothing can be decoded; the next picture that can stands in where there is one, under
-    its own time."""
+    """Requested times at which nothing can be decoded. The next picture that can be decoded takes the place, with its
+    own time, if there is one."""
     keyframes: int
-    """How many were chosen as the nearest keyframe instead of the exact picture."""
+    """How many pictures are the nearest keyframe instead of the exact picture."""
     effort: Effort
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What reading sound brought."""
+    """The result of reading sound."""
 
     samples: NDArray[np.float32]
     """Shape (samples,), mono, 16 kHz."""
     padded_s: float
-    """Seconds of it that the file has no sound for."""
+    """Seconds of the window for which the file has no sound."""
     effort: Effort
 
 
@@ -96,18 +97,20 @@ class LocalFile:
 
     Args:
         path: The file.
-        workers: Runs decoded at once.
+        workers: How many runs are decoded at once.
         max_pixels: No picture with more pixels is decoded.
-        memory: Bytes that decoding may take, which large pictures leave fewer runs at once; 0 for no limit.
+        memory: Bytes that decoding may use, so that fewer runs of large pictures are decoded at once; 0 for no limit.
 
     Raises:
-        MediaTooLarge: its pictures have more pixels than that.
+        MediaTooLarge: its pictures have more pixels than `max_pixels`.
         MediaOpenError: the file can't be used.
     """
 
     def __init__(self, path: str, workers: int, max_pixels: int = MAX_PIXELS, memory: int = 0) -> None:
         self.version = check_file(path)
-        self.path, self.workers, self._max_pixels = path, max(1, workers), max_pixels
+        self.path = path
+        self.workers = max(1, workers)
+        self._max_pixels = max_pixels
         self.progress = Effort()
         container = self._container()
         try:
@@ -117,7 +120,8 @@ class LocalFile:
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
             raise MediaOpenError(path, "open", words(error)) from error
         else:
-            self.info, self._zero = self._opened.info, self._opened.zero
+            self.info = self._opened.info
+            self._zero = self._opened.zero
             stream = container.streams[
                 self.info.video_stream if self.info.video_stream is not None else self.info.audio_stream or 0
             ]
@@ -133,17 +137,17 @@ class LocalFile:
         self._known_to: dict[int, int] = {}
 
     def close(self) -> None:
-        """Give the file back; readers in use are closed when they are returned."""
+        """Close the file; readers in use are closed when they are returned."""
         self._readers.close()
         self._sound.close()
 
     def frames(
         self, times_s: Sequence[float], size: Size, mode: Mode, deadline: float, cancelled: threading.Event | None
     ) -> Pictures:
-        """The pictures at the given times, in the order given, each scaled to `size`.
+        """The pictures at the given times, in the given order, each scaled to `size`.
 
         Raises:
-            MediaDecodeError: nothing could be decoded at any of them.
+            MediaDecodeError: nothing could be decoded at any of the times.
             TimeoutError: the deadline passed, or the read was cancelled.
         """
         self._check_version()
@@ -216,7 +220,7 @@ class LocalFile:
         return runs
 
     def _key_for(self, reader: PacketReader, limit: int) -> int:
-        """The keyframe before `limit`, remembered from earlier looks where they tell."""
+        """The keyframe before `limit`; a result of an earlier look is used again if there is one."""
         with self._lock:
             at = bisect_right(self._keys, limit) - 1
             if at >= 0 and limit <= self._known_to[self._keys[at]]:
@@ -234,7 +238,10 @@ class LocalFile:
         return key
 
     def _nearest_keys(self, reader: PacketReader, wanted: Sequence[int]) -> dict[int, int]:
-        """For each time whose neighbours are further away than the keyframes, the nearest keyframe inside half that spacing."""
+        """For each time whose neighbours are further away than the keyframes, the nearest keyframe.
+
+        The keyframe must be within half the spacing of the times.
+        """
         nearest: dict[int, int] = {}
         for number, limit in enumerate(wanted):
             gaps = [abs(wanted[other] - limit) for other in (number - 1, number + 1) if 0 <= other < len(wanted)]
@@ -287,7 +294,7 @@ class LocalFile:
         deadline: float,
         cancelled: threading.Event | None,
     ) -> Effort:
-        """For each time that can't be decoded, the next picture that can: keyframes after it are tried."""
+        """For each time that can't be decoded, the next picture that can: later keyframes are tried."""
         effort = Effort()
         stand_in: tuple[Image, int] | None = None
         for limit in sorted(faults):
@@ -312,7 +319,10 @@ class LocalFile:
         return effort
 
     def _renderer(self, size: Size) -> Callable[[VideoFrame], Image]:
-        """Colours and scaling, inside libswscale, then turning; every picture gets the same size, also where the file changes its own."""
+        """Make the function that converts colours and scales in libswscale, then turns the picture.
+
+        Every picture gets the same size, even if the file changes its own.
+        """
         width, height = size
         orientation = self._opened.orientation
         convert = Converter(height, width) if orientation.sideways else Converter(width, height)
@@ -336,28 +346,28 @@ class LocalFile:
         return open_container(self.path, self.version, self._max_pixels)
 
     def _fresh(self, make: Callable[[], _R]) -> _R:
-        """Open the file again; the content that its headers promised may be gone by now."""
+        """Open the file again; the content that its headers promise may have changed in the meantime."""
         self._check_version(must_exist=True)
         try:
             return make()
         except (AssertionError, IndexError, av.FFmpegError, OSError) as error:
             raise MediaOpenError(
-                self.path, "open", f"it could be opened before, and now not: {words(error)}"
+                self.path, "open", f"it could be opened before, but not now: {words(error)}"
             ) from error
 
     def _check_version(self, must_exist: bool = False) -> None:
-        """Refuse to mix pictures of two files of the same name.
+        """Refuse to mix pictures of two files with the same name.
 
         Raises:
-            MediaOpenError: another file has this path now.
+            MediaOpenError: the path now belongs to another file.
         """
         if not must_exist and not Path(self.path).exists():
-            return  # readers that are open still read it
+            return  # open readers still read the old file
         if check_file(self.path) != self.version:
             raise MediaOpenError(self.path, "open", "the file has changed since it was opened")
 
     def _ticks(self, t: float) -> int:
-        """The latest presentation time, in ticks, of a picture on screen at `t`; a microsecond is forgiven for rounding."""
+        """The latest presentation time, in ticks, of a picture on screen at `t`, with a tolerance of 1 microsecond."""
         return math.floor((Fraction(t) + self._zero + Fraction(1, 1_000_000)) / self._time_base)
 
     def _seconds(self, ticks: int) -> float:
@@ -365,7 +375,7 @@ class LocalFile:
 
 
 def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
-    """The largest (width, height) of the same shape with at most `max_pixels` pixels; never larger than the original."""
+    """The largest (width, height) of the same shape with at most `max_pixels` pixels, and never larger than it was."""
     if max_pixels is None or width * height <= max_pixels:
         return width, height
     scale = math.sqrt(max_pixels / (width * height))

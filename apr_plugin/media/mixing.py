@@ -1,6 +1,6 @@
-"""Many channels into one.
+"""Mixes many channels into one.
 
-Libav mixes the layouts whose loudspeakers it knows; of the others it refuses to mix any, and they are mixed here.
+libav mixes the layouts whose loudspeakers it knows. It refuses to mix any other layout; those are mixed here.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import numpy as np
 
 
 class MonoResampler:
-    """As `av.AudioResampler` to mono 32-bit float, for any layout of channels.
+    """Like `av.AudioResampler` to mono 32-bit float, for any layout of channels.
 
-    Ambisonic sound is its channel 0 (W), which is the mono signal by definition; of a layout that nobody knows it is
-    the average of all channels.
+    Of ambisonic sound it takes channel 0 (W), which is the mono signal by definition. Of an unknown layout it takes the
+    average of all channels.
     """
 
     def __init__(self, rate: int) -> None:
         self._mono = av.AudioResampler(format="flt", layout="mono", rate=rate)
         self._packed: av.AudioResampler | None = None
-        self._rate, self._mixes = rate, False
+        self._rate = rate
+        self._mixes = False
 
     def resample(self, frame: av.AudioFrame | None) -> Sequence[av.AudioFrame | None]:
-        """Feed a frame, or `None` at the end; what comes out is mono."""
+        """Add a frame, or `None` at the end; the result is mono."""
         if self._packed is None:
             try:
                 mixed: Sequence[av.AudioFrame | None] = self._mono.resample(frame)
@@ -42,11 +43,12 @@ class MonoResampler:
 
 
 def _one_channel(frame: av.AudioFrame) -> av.AudioFrame:
-    """A packed frame of many channels as a frame of one."""
+    """A packed frame of many channels, as a frame with one channel."""
     channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
     samples = channels[:, 0] if frame.layout.name.startswith("ambisonic") else channels.mean(axis=1)
     single = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], format="flt", layout="mono")
-    single.sample_rate, single.pts = frame.sample_rate, frame.pts
+    single.sample_rate = frame.sample_rate
+    single.pts = frame.pts
     if frame.time_base is not None:
         single.time_base = frame.time_base
     return single

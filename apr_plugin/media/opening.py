@@ -1,7 +1,8 @@
-"""The one place where a file is given to libav: a local file, checked by its descriptor, in one of the formats that video data sets come in.
+"""The only place where a file is given to libav.
 
-libav never sees a name. It gets the descriptor of a file that was found to be a plain one, and may open nothing else:
-no address, no playlist and no other file that this one names.
+It must be a local file, checked by its descriptor, in one of the formats that video data sets use. libav never gets a
+name. It gets the descriptor of a file that was found to be a regular file, and may open nothing else: no address, no
+playlist and no other file that this one names.
 """
 
 from __future__ import annotations
@@ -23,42 +24,45 @@ from apr_plugin.media import kinds
 from apr_plugin.media.errors import MediaOpenError, MediaTooLarge, words
 
 Version = tuple[int, int]
-"""What tells a file from one that takes its name: size in bytes and time of change in nanoseconds."""
+"""Distinguishes a file from a later one with the same name: size in bytes and time of change in nanoseconds."""
 
 MAX_PIXELS = 8192 * 8192
-"""Larger pictures are decoded nowhere: room for 8K and for two 8K halves of a 360-degree film."""
+"""Larger pictures are never decoded. There is room for 8K and for two 8K halves of a 360-degree film."""
 
 PIXELS_HERE = 4096 * 4096
 """Larger pictures are decoded only by a worker process, whose memory is limited."""
 
 _FILMS = (
-    "mov,matroska,webm,avi,flv,live_flv,kux,mpegts,mpeg,asf,asf_o,ogg,rm,wtv,mxf,nut,dv,ivf,gxf,gif,apng,nsv,nuv,pva,dhav,yuv4mpegpipe,mtv,"
-    "wav,w64,mp3,flac,aac,loas,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,tta,wv,ape,mpc,mpc8,voc,tak,shn,oma,ircam"
+    "mov,matroska,webm,avi,flv,live_flv,kux,mpegts,mpeg,asf,asf_o,ogg,rm,wtv,mxf,"
+    "nut,dv,ivf,gxf,gif,apng,nsv,nuv,pva,dhav,yuv4mpegpipe,mtv,"
+    "wav,w64,mp3,flac,aac,loas,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,dts,dtshd,truehd,mlp,tta,wv,ape,mpc,mpc8,voc,"
+    "tak,shn,oma,ircam"
 )
-# pictures without any time stamps
+# Formats of pictures without any time stamps.
 _RAW = "av1,avs2,avs3,cavsvideo,dirac,dnxhd,evc,h261,h263,h264,hevc,ipu,m4v,mjpeg,mpegvideo,obu,vc1,vvc"
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PROBED = (
-    "h264,hevc,vvc,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,h261,h263,h263i,h263p,flv,"
+    "h264,hevc,vvc,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,"
+    "wmv1,wmv2,wmv3,vc1,h261,h263,h263i,h263p,flv,"
     "rv10,rv20,rv30,rv40,vp6,vp6a,vp6f"
 )
-# Decoders of pictures that libav may use to find out what a file holds, before anybody can tell it how large a picture
-# may be: those that it needs for the order or the size of pictures. What the others decode is what this package asks of
-# them, under that limit.
+# Picture decoders that libav may use to find out what a file contains, before it can be told how large a picture may
+# be: those that it needs for the order or the size of pictures. The other decoders run only when this package asks for
+# pictures, under that limit.
 
 _TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Names and titles in a broken encoding are no reason to refuse a file; from release 19 on PyAV never does.
+# Names and titles with a wrong encoding are no reason to refuse a file; from release 19 on PyAV never refuses one.
 
 
 def check_file(path: str) -> Version:
-    """Refuse what is no plain file with anything in it, without opening it.
+    """Refuse anything that is not a regular file with content, without opening it.
 
     Raises:
-        MediaOpenError: missing, a folder, a device, a pipe, a socket, empty.
+        MediaOpenError: it is missing, a folder, a device, a pipe, a socket, or empty.
     """
     try:
-        return _plain(path, os.stat(path))  # noqa: PTH116 - any name, also an impossible one
+        return _plain(path, os.stat(path))  # noqa: PTH116 - any name, even an impossible one
     except (OSError, ValueError) as error:
         address = _ADDRESS.match(path) and "it is an address, and only local files are opened"
         raise MediaOpenError(path, "open", address or _why(error)) from error
@@ -66,13 +70,13 @@ def check_file(path: str) -> Version:
 
 @contextlib.contextmanager
 def descriptor(path: str, version: Version | None = None) -> Iterator[int]:
-    """A plain file, open for reading; closed when the context ends.
+    """A regular file, open for reading; it is closed at the end of the context.
 
-    It is looked at before it is opened, since opening a device can do something, and again after, since it may be
-    another file by then. Opening never waits, as it would for a pipe that nobody writes into.
+    It is checked before it is opened, because opening a device can have an effect, and again after that, because it may
+    be another file by then. Opening never waits, as it would for a pipe without a writer.
 
     Raises:
-        MediaOpenError: as `check_file`; or it is not the file of that `version`.
+        MediaOpenError: as in `check_file`; or it is not the file of that `version`.
     """
     check_file(path)
     try:
@@ -107,12 +111,12 @@ def open_container(path: str, version: Version | None = None, max_pixels: int = 
 
     Args:
         path: The file.
-        version: What `check_file` said of it before, where it must be the same file.
+        version: What `check_file` returned before, if it must be the same file.
         max_pixels: No picture with more pixels is decoded, neither now nor later.
 
     Raises:
-        MediaTooLarge: its pictures have more pixels than that.
-        MediaOpenError: it is no film and no sound, or one that can't be read.
+        MediaTooLarge: its pictures have more pixels than `max_pixels`.
+        MediaOpenError: it is neither a film nor sound, or it can't be read.
     """
     with descriptor(path, version) as fd:
         try:
@@ -133,7 +137,7 @@ def open_container(path: str, version: Version | None = None, max_pixels: int = 
 
 
 def _detect(path: str, fd: int, head: bytes, size: int) -> InputContainer:
-    """Open by content, and by the name's ending where the content does not tell (MP3 after a large cover)."""
+    """Open by content, or by the file name's suffix if the content does not tell (MP3 after a large cover)."""
     try:
         return _open(fd)
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -143,10 +147,9 @@ def _detect(path: str, fd: int, head: bytes, size: int) -> InputContainer:
             if named is not None:
                 with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                     return _open(fd, named)
-        if (
-            told is None and error.args and error.args[0] == 22
-        ):  # how libav says that the format is none of those it may open
-            told = "it is damaged, or in a format that is not opened; `ffmpeg -i IN OUT.mkv` makes a film of one"
+        # libav raises this if the format is not one of those it may open.
+        if told is None and error.args and error.args[0] == 22:
+            told = "it is damaged, or in a format that is not supported; `ffmpeg -i IN OUT.mkv` converts such a format"
         raise MediaOpenError(path, "open", told or words(error)) from error
 
 
@@ -162,8 +165,9 @@ def _open(fd: int, named: str | None = None) -> InputContainer:
             "format_whitelist": f"{_FILMS},{_RAW}",
             "codec_whitelist": _probed(),
         },
-        # no `options`: PyAV writes past the end of a list of them where streams appear later than the headers (FLV,
-        # MPEG-TS)
+        # There are no `options` here: PyAV writes past the end of a list of them if streams appear later than the
+        # headers (FLV,
+        # MPEG-TS).
         **_TOLERANT,
     )
     return container
@@ -171,26 +175,26 @@ def _open(fd: int, named: str | None = None) -> InputContainer:
 
 @functools.cache
 def _probed() -> str:
-    """Decoders that libav may use while it opens a file: those of sound and subtitles, and `_PROBED`."""
+    """Decoders that libav may use while it opens a file: those for sound and subtitles, and `_PROBED`."""
     others = []
     for name in av.codecs_available:
-        with contextlib.suppress(ValueError):  # encoders
+        with contextlib.suppress(ValueError):  # encoders raise this
             if av.Codec(name, "r").type != "video":
                 others.append(name)
     return ",".join([_PROBED, *sorted(others)])
 
 
 def _format_of(suffix: str) -> str | None:
-    """The format that files with such a name usually are in."""
+    """The usual format of files with such a name."""
     for name in _FILMS.split(",") if suffix else ():
-        with contextlib.suppress(ValueError):  # not every build of libav has each
+        with contextlib.suppress(ValueError):  # not every build of libav has every format
             if suffix in av.format.ContainerFormat(name, "r").extensions:
                 return name
     return None
 
 
 def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer, max_pixels: int) -> None:
-    """Refuse what libav opens and can't read, and what would take too much memory."""
+    """Refuse files that libav opens but can't read, and files that would take too much memory."""
     if container.format.name in _RAW.split(","):
         raise MediaOpenError(
             path,
@@ -207,7 +211,7 @@ def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer
         context.options = {**context.options, "max_pixels": str(max_pixels)}
         if stream.disposition & Disposition.attached_pic:
             continue
-        pixels = context.width * context.height  # 0 where nothing tells before a picture is decoded
+        pixels = context.width * context.height  # 0 if the size is not known before a picture is decoded
         if pixels > MAX_PIXELS:
             limit = f"at most {MAX_PIXELS / 1e6:.0f} million are decoded"
             raise MediaOpenError(
@@ -216,5 +220,5 @@ def _check(path: str, fd: int, head: bytes, size: int, container: InputContainer
         if pixels > max_pixels or (not pixels and max_pixels < MAX_PIXELS):
             size_px = f"{context.width}x{context.height} pixels" if pixels else "of an unknown size"
             raise MediaTooLarge(
-                path, "open", f"its pictures are {size_px}, which is decoded in a process of its own only"
+                path, "open", f"its pictures are {size_px}, which are decoded only in a separate process"
             )

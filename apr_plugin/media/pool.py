@@ -1,4 +1,4 @@
-"""Open files shared between questions about the same video, with a cap on how many stay open."""
+"""Open files that are shared between questions about the same video, with a limit on how many stay open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from apr_plugin.media.video import Video
 
 
 class VideoPool:
-    """Opens each file once and lends it to all who ask; beyond the cap, unused files are closed, the least recently used first.
+    """Opens each file once and lends it to everyone who asks for it.
+
+    Above the limit, unused files are closed, the least recently used first.
 
     Args:
         idle: How many unused files stay open.
@@ -38,9 +40,8 @@ class VideoPool:
                 self._videos.move_to_end(key)
                 self._uses[id(video)] += 1
                 return video
-        opened = Video.open(
-            path, isolation=settings.isolation, decoder=settings.decoder
-        )  # not under the lock: other files need not wait
+        # Not under the lock, so that other files need not wait.
+        opened = Video.open(path, isolation=settings.isolation, decoder=settings.decoder)
         with self._lock:
             video = self._videos.setdefault(key, opened)
             self._uses[id(video)] = self._uses.get(id(video), 0) + 1
@@ -71,7 +72,7 @@ class VideoPool:
 
 
 def _stamp(path: str | Path) -> tuple[int, int, int] | None:
-    """What changes when the file is another one."""
+    """Values that change if the file is replaced."""
     try:
         stat = Path(path).stat()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""One open container, read by one thread at a time: seeking, decoding only what is needed, scaling inside libswscale.
+"""One open container, read by one thread at a time: seek, decode only what is needed, scale in libswscale.
 
-The unit of work is a run: one keyframe and the times wanted between it and the next. Runs are independent, so that
-several readers of the same file can work on them at once.
+The unit of work is a run: one keyframe and the requested times between it and the next one. Runs are independent, so
+that several readers of the same file can work at the same time.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from apr_plugin.media.errors import words
 from apr_plugin.media.pick import BEGINNING, Found, Image, Pick, Stretch
 from apr_plugin.media.pick import Effort as Effort
 
-_LOOKAHEAD = 32  # packets read ahead to find out which of them is on screen at a time wanted
-_REWIND_S = 10.0  # some formats find their first packet only when asked for a time well before it
+_LOOKAHEAD = 32  # packets that are read ahead to find the one on screen at a requested time
+_REWIND_S = 10.0  # some formats find their first packet only by a seek to a time well before it
 _SILENT = {"hevc"}  # decoders that drop a damaged picture without an error
 _REORDER = 16  # packets by which decoding order may differ from the order of presentation
-_SCAN = 600  # packets looked at for the next keyframe where the file has no index of them
-_BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds tried further back when a seek lands after its target
+_SCAN = 600  # packets that are searched for the next keyframe if the file has no index of keyframes
+_BACK_STEPS = (0.0, 0.5, 2.0, 8.0, 32.0)  # seconds to seek further back if a seek ends after its target
 
 
 class PacketReader:
-    """A container and a single-threaded decoder for one video stream of it.
+    """A container and a single-threaded decoder for one of its video streams.
 
     Args:
-        container: Open, and not used by others.
+        container: The open file, not used by others.
         stream_index: The stream.
-        reorder: For files whose presentation times can't be trusted: by how many ticks a picture comes out of the
-            decoder after the time its packet has by decoding order. `None` where the presentation times are used.
-        progress: Counts packets as they are decoded, so that a watcher sees whether they are.
+        reorder: For files whose presentation times can't be trusted: how many ticks later than the time of its packet
+            in decoding order a picture comes out. `None` if the presentation times are used.
+        progress: Counts packets as they are decoded, so that another thread can see the progress.
     """
 
     numbered = False
-    """Whether every packet is known by its number, so that counting is never off after a seek."""
+    """Whether the number of every packet is known, so that the count is right even after a seek."""
 
     def __init__(
         self, container: InputContainer, stream_index: int, reorder: int | None = None, progress: Effort | None = None
@@ -56,29 +56,28 @@ class PacketReader:
         assert isinstance(stream, VideoStream)
         self.stream = stream
         self.stream.thread_type = "NONE"
-        self.stream.codec_context.open(
-            strict=False
-        )  # before anything is skipped: AV1's decoder looks at `skip_frame` only here, and keeps to it
+        # Before anything is skipped, because AV1's decoder reads `skip_frame` only when it is opened.
+        self.stream.codec_context.open(strict=False)
         assert stream.time_base is not None
         self.time_base: Fraction = stream.time_base
         self._reorder = reorder
         self._progress = progress if progress is not None else Effort()
         self._at_end = False
-        self._shift = 0  # ticks to add to times that were counted
+        self._shift = 0  # ticks to add to counted times
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.container.close()
 
     def key_before(self, limit: int) -> int | None:
-        """Time of the keyframe from which the picture at `limit` is decoded, or `None` where the file does not say."""
+        """Time of the keyframe from which the picture at `limit` is decoded, or `None` if the file does not give it."""
         packet = self._seek(limit)
         return self._time(packet) if packet is not None else None
 
     def key_after(self, limit: int) -> int | None:
-        """Time of the first keyframe not before `limit`, or `None` where there is none or the file does not say."""
+        """Time of the first keyframe at or after `limit`, or `None` if there is none or the file does not give it."""
         self._shift = 0
-        try:  # indexes are in decoding order, in which a keyframe comes before its time
+        try:  # an index is in decoding order, and a keyframe is decoded before its presentation time
             self.container.seek(limit - _REORDER * self._tick(), stream=self.stream, backward=False)
             for packet in islice(demux(self.container, self.stream), _SCAN):
                 at = self._time(packet)
@@ -92,7 +91,7 @@ class PacketReader:
         return packet.pts if self._reorder is None else packet.dts + self._shift if packet.dts is not None else None
 
     def _seek(self, limit: int) -> Packet | None:
-        """Go to the keyframe at or before `limit`; returns its packet, which the caller still has to decode."""
+        """Go to the keyframe at or before `limit`; return its packet, which the caller still has to decode."""
         self._shift = 0
         for back_s in _BACK_STEPS:
             try:
@@ -122,11 +121,11 @@ class PacketReader:
         """Decode one run.
 
         Args:
-            run: What is wanted.
+            run: The requested times.
             render: Makes the array of a decoded frame.
-            late: How many ticks after the last picture of the file a time may lie and still show it.
+            late: How many ticks after the last picture of the file a time may be and still show it.
             deadline: `time.monotonic()` at which to stop.
-            cancelled: Set from another thread to stop.
+            cancelled: Set it from another thread to stop the run.
 
         Raises:
             TimeoutError: the deadline passed, or the read was cancelled.
@@ -153,11 +152,10 @@ class PacketReader:
         key = max(run.key, self._time(first) or run.key) if first is not None else BEGINNING
         self._shift = 0
         sought = (first.pos, first.dts) if first is not None and not self.numbered else None
-        if (
-            self._reorder and first is not None
-        ):  # here nothing tells which pictures behind a keyframe are built on what lies before it
+        # In such a file it is not known which pictures after a keyframe depend on packets before it.
+        if self._reorder and first is not None:
             first = self._seek(key - 1)
-        # before the first keyframe, or a file without any mark of keyframes
+        # The time is before the first keyframe, or the file marks no keyframes.
         packets = self._from_beginning() if first is None else chain([first], self._following())
         slack = self._slack()
         pick = Pick(run.limits, key, found, render, late, slack, trusted=run.trusted or bool(self._reorder))
@@ -167,11 +165,10 @@ class PacketReader:
             if self._reorder and sought is not None and packet.pos == sought[0] and packet.dts is not None:
                 self._shift = (sought[1] or 0) - packet.dts
                 if self._shift:
-                    pick.fault("packets are missing")  # counting told
+                    pick.fault("packets are missing")  # the count shows it
             at = self._time(packet)
-            if (
-                pick.damaged and packet.is_keyframe and at is not None and not self._reorder
-            ):  # what was decoded wrong must not leak into what follows
+            # Wrongly decoded pictures must not affect later ones.
+            if pick.damaged and packet.is_keyframe and at is not None and not self._reorder:
                 self._drain(pick)
                 pick.restart(at, self._tick())
             context.skip_frame = "DEFAULT" if maybe else "NONREF"
@@ -199,7 +196,7 @@ class PacketReader:
         return demux(self.container, self.stream)
 
     def _slack(self) -> int:
-        """By how many packets a picture may come later than its packet, where times do not tell."""
+        """By how many packets a picture may come out later than its packet, if times do not tell."""
         return math.ceil((self._reorder or 0) / self._tick())
 
     def _take(self, pick: Pick, frames: list[VideoFrame]) -> None:
@@ -208,11 +205,11 @@ class PacketReader:
                 pick.take(frame, frame.pts)
             elif frame.dts is not None:
                 pick.take(frame, frame.dts - self._reorder + self._shift)
-            elif pick.latest is not None:  # among those held to the end, the last picture is as late as the last packet
+            elif pick.latest is not None:  # the last picture held to the end belongs to the last packet
                 pick.take(frame, pick.latest - (len(frames) - 1 - number) * self._tick())
 
     def _drain(self, pick: Pick) -> None:
-        """Take the pictures that are still in the decoder, and reset it."""
+        """Take the pictures that are still in the decoder, and reset the decoder."""
         context = self.stream.codec_context
         context.skip_frame = "DEFAULT"
         try:
@@ -228,7 +225,10 @@ class PacketReader:
         return max(1, round(1 / (rate * self.time_base))) if rate else 1
 
     def _needed(self, packets: Iterator[Packet], limits: list[int]) -> Iterator[tuple[Packet, bool]]:
-        """Packets in decoding order with whether each may be on screen at a wanted time; ends after the last that matters."""
+        """Packets in decoding order, each with whether it may be on screen at a requested time.
+
+        The packets end after the last one that matters.
+        """
         self._at_end = False
         ahead: deque[Packet] = deque()
         past: deque[int] = deque(maxlen=_LOOKAHEAD)
@@ -238,16 +238,15 @@ class PacketReader:
                 packet = next(packets, None)
                 if packet is None or (packet.size == 0 and packet.pts is None and packet.dts is None):
                     ended = self._at_end = True
-                elif packet.size == 0:  # "the same picture once more", in AVI; a decoder would take it for the end
+                elif packet.size == 0:  # in AVI this repeats the picture before; a decoder would take it for the end
                     continue
                 elif timed and packet.dts is not None and packet.dts > limits[-1]:
                     ended = True
                 else:
                     timed = timed and packet.pts is not None
                     ahead.append(packet)
-                    ended = (
-                        timed and len(limits) == 1 and packet.pts == limits[0]
-                    )  # the very picture: nothing decoded later can replace it
+                    # Exactly the requested picture: nothing decoded later can replace it.
+                    ended = timed and len(limits) == 1 and packet.pts == limits[0]
             if not ahead:
                 return
             packet = ahead.popleft()
@@ -258,7 +257,7 @@ class PacketReader:
 def demux(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Packet]:
     """The packets of a stream from here on.
 
-    PyAV stumbles over a packet of a stream that appeared later than the headers; that packet is skipped.
+    PyAV raises an error for a packet of a stream that appeared later than the headers; that packet is skipped.
     """
     while True:
         try:
@@ -272,17 +271,17 @@ def rewind(container: InputContainer, stream: VideoStream) -> None:
     """Go to the first packet.
 
     Raises:
-        av.FFmpegError: the file can't be sought in.
+        av.FFmpegError: the container can't seek.
     """
     start, back = stream.start_time or 0, math.ceil(_REWIND_S / (stream.time_base or 1))
     try:
         container.seek(start - back, stream=stream, backward=True)
-    except av.FFmpegError:  # others refuse that
+    except av.FFmpegError:  # some formats refuse that
         container.seek(start, stream=stream, backward=True)
 
 
 def _may_show(pts: int, past: deque[int], ahead: deque[Packet], limits: list[int]) -> bool:
-    """Whether no packet at hand is shown later than this one and still in time for the next time wanted."""
+    """Whether no known packet is shown after this one and still in time for the next requested time."""
     at = bisect_left(limits, pts)
     if at == len(limits):
         return False

@@ -1,4 +1,4 @@
-"""How files are read, as one value that a run records."""
+"""How files are read, as one value that is recorded with a run."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from apr_plugin.media.video import Decoder, Isolation
 
 
 class MediaSettings(BaseModel):
-    """What decides the pixels besides the file."""
+    """Everything that decides the pixels, except the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Mode = "exact"
-    """`exact` frames, or the nearest `keyframe` where the times of a look are further apart than the keyframes."""
+    """`exact` frames, or the nearest `keyframe` if the times of a look are further apart than the keyframes."""
 
     decoder: Decoder = "pyav"
     """`pyav`, or `decord` for parity with harnesses that use it."""
 
     root: str | None = None
-    """A folder that must contain every file, with links followed; others are not opened. `None` is no limit. It does
-    not affect pixels."""
+    """A folder that must contain every file, with links followed; other files are not opened. `None` is no limit. It
+    does not affect pixels."""
 
     isolation: Isolation = "auto"
     """Whether files are read in a separate process: `auto` after an error or a stall, `always`, or `never`."""

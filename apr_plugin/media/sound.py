@@ -1,4 +1,4 @@
-"""Sound of a window: seek, decode, resample to mono 16 kHz, put every sample where its time stamp says."""
+"""Sound of a window: seek, decode, resample to mono 16 kHz, put every sample at the place of its time stamp."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from apr_plugin.media.reader import demux
 SAMPLE_RATE = 16_000
 """Every waveform is mono at this rate."""
 
-# decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler have settled
+# Seconds that are decoded and dropped before a window, so that codecs with overlap (AAC, Opus, MP3) and the resampler
+# have settled.
 _PREROLL_S = 0.25
 _SEEK_WRONG = {("ogg", "flac")}  # libav's time stamps are wrong after a seek; these are read from the beginning
-_SKIPS_AGAIN = av.library_versions["libavformat"] >= (
-    63,
-)  # PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too
+# PyAV 19: samples that an edit cuts off at the beginning are cut off after each seek too.
+_SKIPS_AGAIN = av.library_versions["libavformat"] >= (63,)
 _GAP_S = 0.02  # a time stamp further off than this is a gap in the track, not rounding
 
 
@@ -50,8 +50,8 @@ def read_sound(
     """The sound of a window.
 
     Returns:
-        Samples, shape (round((end_s - start_s) * 16000),); how many seconds of them the file has no sound for; packets
-        decoded.
+        Samples, shape (round((end_s - start_s) * 16000),); the seconds of them for which the file has no sound; the
+        number of decoded packets.
 
     Raises:
         MediaDecodeError: the track can't be read there at all.
@@ -62,18 +62,17 @@ def read_sound(
     out = _Track(length)
     packets = 0
     fault: BaseException | None = None
-    aim = (
-        max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S
-    )  # the packet that a codec begins with lies before 0
+    # The first packet of a codec is before 0.
+    aim = max(start_s - _PREROLL_S, -float(zero)) if float(zero) > 0 else start_s - _PREROLL_S
     try:
         ticks = math.floor((Fraction(aim) + zero) / stream.time_base)
-        if track is not None:  # its times are known from reading the file through
+        if track is not None:  # its times are known because the file was read through
             following: Iterator[Packet] = sound_packets(container, stream, track, ticks)
         else:
             seekable = (container.format.name, stream.codec_context.name) not in _SEEK_WRONG
             _seek(container, stream, ticks if seekable else stream.start_time or 0)
             following = demux(container, stream)
-        if _SKIPS_AGAIN:  # every sample has its time, so that nothing need be cut off
+        if _SKIPS_AGAIN:  # every sample has its time, so nothing has to be cut off
             stream.codec_context.flags2 |= Flags2.skip_manual
         for packet in following:
             if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
@@ -119,7 +118,7 @@ def _seek(container: InputContainer, stream: AudioStream, aim: int) -> None:
 
 
 class _Track:
-    """A window that decoded frames are written into."""
+    """A window into which decoded frames are written."""
 
     def __init__(self, length: int) -> None:
         self.samples = np.zeros(length, np.float32)
@@ -134,7 +133,9 @@ class _Track:
         if self._resampler is None or abs(at_s - self._expected) > _GAP_S or shape != self._shape:
             self.flush()
             self._resampler = MonoResampler(SAMPLE_RATE)
-            self._shape, self._position, self._expected = shape, at_s * SAMPLE_RATE, at_s
+            self._shape = shape
+            self._position = at_s * SAMPLE_RATE
+            self._expected = at_s
         self._expected += frame.samples / frame.sample_rate
         self._place(self._resampler.resample(frame))
 

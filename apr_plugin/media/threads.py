@@ -1,4 +1,7 @@
-"""Threads that need not be waited for, not even by the interpreter at exit: one may be stuck inside libav, or on a disk that does not answer."""
+"""Threads that nobody has to wait for, not even the interpreter at exit.
+
+Such a thread may be stuck in libav, or on a disk that does not answer.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def start(work: Callable[[], _T]) -> Future[_T]:
     def body() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is read
             future.set_exception(error)
 
     threading.Thread(target=body, name="apr-media", daemon=True).start()
@@ -26,9 +29,9 @@ def start(work: Callable[[], _T]) -> Future[_T]:
 
 
 def spread(work: Callable[[_A], _T], items: Sequence[_A], most: int) -> list[_T]:
-    """`[work(item) for item in items]` on up to `most` threads, this one among them.
+    """`[work(item) for item in items]` on up to `most` threads, including this one.
 
-    After an error no further item is begun.
+    After an error no further item is started.
     """
     results: dict[int, _T] = {}
     left = iter(enumerate(items))

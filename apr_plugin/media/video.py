@@ -1,10 +1,10 @@
 """`Video`: one media file, opened once and read at any time. It does not depend on the loop.
 
-Times are seconds from the moment a player's clock begins (see `MediaInfo.start_s`). The frame at `t` is the one a
-player shows then: the last whose presentation time is not after `t`.
+Times are seconds from the moment a player's clock begins (see `MediaInfo.start_s`). The frame at `t` is the one that a
+player shows then: the last one whose presentation time is not after `t`.
 
-A healthy file is read in this process. One that gives errors, or takes too long, is read by a worker process from then
-on, so that a file that crashes or hangs a decoder does that to the worker (`isolation="auto"`).
+A healthy file is read in this process. A file that gives errors, or takes too long, is read by a worker process from
+then on, so that a file that crashes or hangs a decoder only affects the worker (`isolation="auto"`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ TIMEOUT_S = 120.0
 STALL_S = 3.0
 """A file in which nothing is decoded for this long is read by a worker process instead (`isolation="auto"`)."""
 
-# a read is told to stop so much before its deadline, or a fifth of the time where that is less; one that does not is
-# stuck in libav
+# A read is told to stop this long before its deadline, or a fifth of the time if that is less. A read that does not
+# stop is stuck in libav.
 _GRACE_S = 2.0
 
 
@@ -57,11 +57,11 @@ class Frames:
     """Presentation time of each frame, in seconds of the video."""
 
     mode: str = "exact"
-    """`exact`, `keyframe`, or `mixed` where only some of the times had a keyframe near enough."""
+    """`exact`, `keyframe`, or `mixed` if only some of the times had a keyframe near enough."""
 
     missing_s: tuple[float, ...] = ()
-    """Times asked for at which the file is damaged; the next picture that can be decoded stands in where there is one,
-    under its own time."""
+    """Requested times at which the file is damaged. The next picture that can be decoded takes the place, with its own
+    time, if there is one."""
 
     packets: int = 0
     """Packets decoded."""
@@ -81,7 +81,7 @@ class Waveform:
     """Where it begins, in seconds of the video."""
 
     padded_s: float = 0.0
-    """How much of it the file has no sound for (filled with silence), in seconds."""
+    """Seconds of it for which the file has no sound (filled with silence)."""
 
     packets: int = 0
     """Packets decoded."""
@@ -96,24 +96,27 @@ class Clip:
 
     frames: Frames
     fps: float
-    """Frames per second it was sampled at."""
+    """Frames per second at which it was sampled."""
     audio: Waveform | None
-    """Sound of the same window, or `None` where the file has none."""
+    """Sound of the same window, or `None` if the file has none."""
 
 
 class Video:
-    """One media file. May be shared between threads.
+    """One media file. It may be shared between threads.
 
     Raises:
-        MediaOpenError: from `open`, when the file can't be used.
-        MediaDecodeError, MediaTimeout, MediaWorkerKilled: from reads, when a part can't be decoded.
-        WindowError: from reads, when a time is outside the video.
+        MediaOpenError: from `open`, if the file can't be used.
+        MediaDecodeError, MediaTimeout, MediaWorkerKilled: from reads, if a part can't be decoded.
+        WindowError: from reads, if a time is outside the video.
     """
 
     def __init__(self, path: str, workers: int, isolation: Isolation, decoder: Decoder) -> None:
-        self.path, self._workers, self._isolation, self._decoder = path, workers, isolation, decoder
+        self.path = path
+        self._workers = workers
+        self._isolation = isolation
+        self._decoder = decoder
         self._lock = threading.Lock()
-        self._distrusted = False  # it got stuck here: whatever is read next, a worker reads
+        self._distrusted = False  # a read was stuck in this process; all later reads are done by a worker
         self._file: LocalFile | IsolatedFile
         self._file = self._open_here() or IsolatedFile(path, workers)
         self.info: MediaInfo = self._file.info
@@ -126,19 +129,19 @@ class Video:
 
         Args:
             path: The file.
-            workers: Stretches decoded at once; one per core by default.
-            isolation: `auto` reads in a process of its own once the file has misbehaved, `always` from the start,
-                `never` never.
+            workers: How many stretches are decoded at once; one per core by default.
+            isolation: `auto` reads in a separate process once the file has caused a problem, `always` from the start,
+                `never` not at all.
             decoder: `pyav`, or `decord` for parity with harnesses that use it (slower, and it fails on the files that
                 `docs/media.md` lists).
 
         Raises:
-            MediaOpenError: missing, empty, a folder, no media, or neither picture nor sound in it.
+            MediaOpenError: it is missing, empty, a folder, not a media file, or has neither picture nor sound.
         """
         return cls(str(path), workers or os.cpu_count() or 1, isolation, decoder)
 
     def _open_here(self) -> LocalFile | None:
-        """The file, opened in this process; `None` where a worker has to do it."""
+        """The file, opened in this process; `None` if a worker has to open it."""
         if self._isolation == "always":
             return None
         try:
@@ -156,7 +159,7 @@ class Video:
         return LocalFile(self.path, self._workers, MAX_PIXELS if self._isolation == "never" else PIXELS_HERE)
 
     def close(self) -> None:
-        """Give the file back; harmless when done twice."""
+        """Close the file; a second call does nothing."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -174,7 +177,7 @@ class Video:
 
     @property
     def sound_s(self) -> float:
-        """Seconds up to which sound may be read: the length, or to the end of the sound where that outlasts the picture."""
+        """Seconds up to which sound may be read: the length, or to the end of the sound if that is longer."""
         return max(self.info.duration_s, self.info.sound_s or 0.0)
 
     @property
@@ -189,17 +192,17 @@ class Video:
 
     @property
     def fps(self) -> float | None:
-        """Average frames per second, or `None` where there is no picture or the file does not say."""
+        """Average frames per second, or `None` if there is no picture or the file does not give it."""
         return self.info.fps
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(width, height) as shown, after rotation; `None` where there is no picture."""
+        """(width, height) as shown, after rotation; `None` if there is no picture."""
         return self.info.size
 
     @property
     def isolated(self) -> bool:
-        """Whether reads go to a worker process now."""
+        """Whether a worker process does the reads now."""
         return self._distrusted or isinstance(self._file, IsolatedFile)
 
     def frames(
@@ -212,15 +215,14 @@ class Video:
         timeout_s: float = TIMEOUT_S,
         cancelled: threading.Event | None = None,
     ) -> Frames:
-        """The frames shown at the given times, in the order given.
+        """The frames that are shown at the given times, in the given order.
 
         Args:
             times_s: Seconds of the video, each in [0, duration].
-            max_pixels: Frames with more pixels are scaled down to fit, keeping their shape.
-            mode: `keyframe` shows the nearest keyframe inside half the spacing where the times lie further apart than
-                keyframes do.
-            size: (width, height) in pixels that every frame is scaled to, larger or smaller; it takes the place of
-                `max_pixels`.
+            max_pixels: Frames with more pixels are scaled down to fit, with their shape kept.
+            mode: `keyframe` shows the nearest keyframe inside half the spacing if the times are further apart than
+                keyframes.
+            size: (width, height) in pixels to which every frame is scaled, larger or smaller; it replaces `max_pixels`.
             timeout_s: Longest time for this read.
             cancelled: Set it from another thread to stop the read.
 
@@ -253,7 +255,10 @@ class Video:
     def audio(
         self, start_s: float, end_s: float, *, timeout_s: float = TIMEOUT_S, cancelled: threading.Event | None = None
     ) -> Waveform:
-        """The sound from `start_s` to `end_s`, exactly that long; where the track has nothing it is padded with silence, and says so."""
+        """The sound from `start_s` to `end_s`, exactly that long.
+
+        Where the track has nothing it is padded with silence, and `Waveform.padded_s` says how much.
+        """
         if not self.has_audio:
             raise WindowError(f"{self.path} has no audio track")
         self._check(start_s, self.sound_s)
@@ -278,7 +283,7 @@ class Video:
         timeout_s: float = TIMEOUT_S,
         cancelled: threading.Event | None = None,
     ) -> Clip:
-        """Frames at `fps` over the window, with the sound of the same window where there is any."""
+        """Frames at `fps` over the window, with the sound of the same window if there is any."""
         if not end_s > start_s:
             raise WindowError(f"the window {start_s}s-{end_s}s is empty or reversed")
         if not fps > 0:
@@ -297,7 +302,7 @@ class Video:
             lasts = f"which lasts {self.duration_s:.3f}s"
             if self.info.sound_s is not None and self.info.sound_s > self.duration_s + OUTLASTS_S:
                 lasts = f"whose pictures end at {self.duration_s:.3f}s and whose sound ends at {self.info.sound_s:.3f}s"
-            raise WindowError(f"{t:g}s lies outside {self.path}, {lasts}")
+            raise WindowError(f"{t:g}s is outside {self.path}, {lasts}")
 
     def _read(
         self,
@@ -307,7 +312,10 @@ class Video:
         stage: str,
         cancelled: threading.Event | None,
     ) -> _T:
-        """Carry out a read; in `auto`, a file that misbehaves is handed to a worker process, which tries once more."""
+        """Carry out a read.
+
+        With `auto`, a file that causes a problem is passed to a worker process, which tries once more.
+        """
         file = self._file
         if isinstance(file, IsolatedFile) or self._distrusted:
             return self._isolated_read(read, until, stage, cancelled)
@@ -320,7 +328,7 @@ class Video:
             if cancelled is not None and cancelled.is_set():
                 raise MediaTimeout(self.path, stage, "the read was cancelled") from None
             raise MediaTimeout(self.path, stage, "it took too long") from None
-        except MediaTimeout:  # stuck inside libav; that thread is abandoned
+        except MediaTimeout:  # it is stuck in libav; that thread is abandoned
             self._distrusted = self._isolation == "auto"
             if self._isolation == "never" or time.monotonic() >= until:
                 raise
@@ -347,15 +355,18 @@ class Video:
 
 
 def _own_deadline(file: LocalFile | IsolatedFile, until: float) -> float:
-    """When a read has to stop by itself; a worker's is handed on as it is, for it is the worker that is told to stop earlier."""
+    """When a read has to stop by itself.
+
+    For a worker the deadline is passed on unchanged, because the worker itself is told to stop earlier.
+    """
     return until if isinstance(file, IsolatedFile) else until - min(_GRACE_S, max(0.0, until - time.monotonic()) / 5)
 
 
 def _guard(work: Callable[[], _T], timeout_s: float, path: str, stage: str, progress: Effort | None = None) -> _T:
-    """Run in a thread that can be abandoned, so that a decoder stuck inside libav does not block the caller.
+    """Run in a thread that can be abandoned, so that a decoder that is stuck in libav does not block the caller.
 
     Raises:
-        MediaTimeout: it is not done after `timeout_s`, or `progress` stood still for `STALL_S`.
+        MediaTimeout: it is not done after `timeout_s`, or `progress` did not change for `STALL_S`.
     """
     future = start(work)
     now = time.monotonic()

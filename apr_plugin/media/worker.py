@@ -1,9 +1,9 @@
 """The other side of `isolated`: a process that opens files and reads them for its parent, within a memory limit.
 
-Started by `isolated`, speaks on the socket that is its standard input. A message is a 4-byte length, a JSON object of
-that many bytes, then the bytes of the arrays it announces under `blobs`. Only JSON and raw samples cross it, so that a
-file that takes this process over can't do the same to its parent. While it works it sends a beat now and then, as long
-as something happens: packets are decoded, or the file is being read.
+`isolated` starts it. It uses the socket that is its standard input. A message is a 4-byte length, a JSON object of that
+many bytes, then the bytes of the arrays that the object announces under `blobs`. Only JSON and raw samples are sent, so
+that a file that takes over this process can't take over its parent. While the worker is busy it sends a beat at
+intervals, as long as there is progress: packets are decoded, or the file is read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from apr_plugin.media.framing import LENGTH
 from apr_plugin.media.local import LocalFile
 
 BEAT_S = 0.5
-"""Seconds between two signs of life."""
+"""Seconds between two beats."""
 
 _TICK_S = 0.02
 _READ_TWICE = (
-    2  # a request that has read this many times the size of its file without decoding a packet goes in circles
+    2  # a request that has read this many times the size of its file without decoding a packet is in an endless loop
 )
 _SPARE_CPU_S = 10.0
 
@@ -44,7 +44,7 @@ def send(pipe: socket.socket, message: dict[str, Any], blobs: Sequence[np.ndarra
 
 
 def receive(pipe: socket.socket) -> dict[str, Any] | None:
-    """The next request, or `None` when the parent is gone."""
+    """The next request, or `None` if the parent has ended."""
 
     def take(count: int) -> bytes:
         data = b""
@@ -58,12 +58,12 @@ def receive(pipe: socket.socket) -> dict[str, Any] | None:
 
 
 class Life:
-    """Tells whether something happens while a request is worked on."""
+    """Tells whether there is progress while a request is carried out."""
 
     def __init__(self, path: str, packets: Callable[[], int]) -> None:
         self._count = packets
         try:
-            self._most = _READ_TWICE * os.stat(path).st_size  # noqa: PTH116 - any name, also an impossible one
+            self._most = _READ_TWICE * os.stat(path).st_size  # noqa: PTH116 - any name, even an impossible one
         except (OSError, ValueError):
             self._most = 0
         self._first = self._bytes = _bytes_read()
@@ -80,7 +80,7 @@ class Life:
 
 
 def _bytes_read() -> int:
-    """Bytes this process has read, where the system tells."""
+    """Number of bytes that this process has read, if the system gives it."""
     try:
         with open("/proc/self/io", "rb") as file:  # noqa: PTH123 - read twice a second
             return int(file.readline().split()[1])
@@ -89,14 +89,14 @@ def _bytes_read() -> int:
 
 
 class Server:
-    """Answers requests one after the other; the file of the last one stays open."""
+    """Answers requests one after the other; the file of the last request stays open."""
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._file: LocalFile | None = None
 
     def packets(self) -> int:
-        """Packets decoded of the file at hand."""
+        """Number of decoded packets of the current file."""
         return self._file.progress.packets if self._file is not None else 0
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
@@ -165,7 +165,10 @@ def _error(kind: str, request: dict[str, Any], reason: str) -> tuple[dict[str, A
 
 
 def _limit_cpu(seconds: float) -> None:
-    """Let the system end this process if it is still busy after so many seconds of CPU time, also when its parent is gone."""
+    """Let the system end this process if it is still busy after so many seconds of CPU time.
+
+    This works even if the parent has ended.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     wanted = int(used.ru_utime + used.ru_stime + seconds) + 1
@@ -173,17 +176,17 @@ def _limit_cpu(seconds: float) -> None:
 
 
 def main(memory: int) -> None:
-    """Serve requests until the parent is gone.
+    """Serve requests until the parent ends.
 
     Args:
-        memory: Bytes of address space in addition to the pictures asked for; 0 for no limit.
+        memory: Bytes of address space in addition to the requested pictures; 0 for no limit.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for the parent
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe = socket.socket(fileno=os.dup(0))
     pipe.setblocking(True)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123
-        os.dup2(nothing.fileno(), 0)  # whatever reads standard input must not take a message
+        os.dup2(nothing.fileno(), 0)  # code that reads standard input must not take a message
     server = Server(memory)
     try:
         pipe.sendall(b"ready")
@@ -202,9 +205,8 @@ def main(memory: int) -> None:
             threading.Thread(target=work, daemon=True).start()
             life, beat = Life(request["path"], server.packets), time.monotonic()
             while not finished.wait(_TICK_S):
-                if select.select([pipe], [], [], 0)[
-                    0
-                ]:  # between request and answer a parent says nothing, unless it dies
+                # A parent sends nothing between request and answer, so it has ended.
+                if select.select([pipe], [], [], 0)[0]:
                     os._exit(0)
                 if time.monotonic() - beat >= BEAT_S:
                     beat = time.monotonic()
@@ -212,6 +214,6 @@ def main(memory: int) -> None:
                         send(pipe, {"beat": 1})
             send(pipe, *done[0])
     except OSError:
-        pass  # the parent is gone
+        pass  # the parent has ended
     finally:
-        os._exit(0)  # without waiting for a thread that is stuck inside libav
+        os._exit(0)  # without waiting for a thread that is stuck in libav

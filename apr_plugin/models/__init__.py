@@ -1,1 +1,4 @@
-"""What is true of a model family wherever it runs: its tokens, positions and checkpoints, and what differs between releases of transformers."""
+"""What is true of a model family on every engine: its tokens, positions and checkpoints.
+
+The differences between releases of transformers are here too.
+"""

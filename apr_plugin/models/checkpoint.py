@@ -1,4 +1,6 @@
-"""A model with everything that belongs to it: loaded with transformers, or taken as it is in somebody else's hands (a trainer's).
+"""A model with everything that belongs to it.
+
+It is loaded with transformers, or is a model that already exists, such as a trainer's.
 
 Weights are read from safetensors only, and code that comes with a checkpoint is never run.
 """
@@ -25,7 +27,8 @@ from apr_plugin.models.families import Family, family_of
 from apr_plugin.models.prompt import Medium
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-_SAMPLE = 1 << 16  # bytes read at each place of a weight file, to tell one training run's weights from another's
+# Bytes read at each place of a weight file, to distinguish the weights of different training runs.
+_SAMPLE = 1 << 16
 
 
 @dataclass
@@ -40,30 +43,30 @@ class Checkpoint:
     context_tokens: int
     """Positions that the model was made for."""
     identity: dict[str, Any]
-    """Which weights these are."""
+    """The identity of the weights."""
     borrowed: bool = False
-    """Whether the model is somebody else's, who goes on to use it: see `around`."""
+    """Whether the model belongs to the caller, who goes on to use it: see `around`."""
 
     @classmethod
     def around(cls, model: Any, processor: Any, *, weights: str | None = None) -> Self:
-        """A model that is in memory already, as it is: a trainer's, between its steps.
+        """Wrap a model that is already in memory, such as a trainer's between its steps.
 
-        Nothing of it is changed for good. While a prompt goes through it, it is in evaluation mode and its head reads
-        the last position alone; then, whatever happened, every module is in the mode it was in and no hook is left.
-        Gradients are switched off by `no_grad`: what `inference_mode` makes can't be trained on (FSDP2 fails after it).
-        Parameters are neither frozen nor moved. Nobody else may use the model meanwhile, and whoever changes its
-        weights says so: `weights_changed`.
+        The model is not changed permanently. While a prompt goes through it, it is in evaluation mode and its head
+        reads only the last position. After that, also after an error, every module is in its previous mode and no hook
+        is left. Gradients are switched off by `no_grad`, because tensors that `inference_mode` makes can't be trained
+        on (FSDP2 fails after it). Parameters are neither frozen nor moved. Nobody else may use the model in the
+        meantime. Whoever changes its weights must call `weights_changed`.
 
         Args:
-            model: Of one of the families, or of a whole Omni model, whose Thinker is taken; with or without a PEFT
-                adapter, sharded or not. Wrappers of data parallelism are taken off first
+            model: A model of one of the families, or a whole Omni model, whose Thinker is used; with or without a PEFT
+                adapter, sharded or not. Remove wrappers of data parallelism first
                 (`accelerator.unwrap_model(model)`).
             processor: The checkpoint's processor.
-            weights: What the weights are called in the configuration of a run, so that a resumed run knows them again:
-                `step 120`. Without it they get a name that never comes again.
+            weights: The name of the weights in the configuration of a run, by which a resumed run recognizes them:
+                `step 120`. Without it they get a name that is never used again.
 
         Raises:
-            AprError: the model is of no family that can be run, or the processor is only a part of one.
+            AprError: the model's family can't be run, or the processor is incomplete.
         """
         for part, wanted in ((model, "config"), (processor, "tokenizer"), (processor, "image_processor")):
             if not hasattr(part, wanted):
@@ -95,16 +98,16 @@ class Checkpoint:
 
     @property
     def dtype_name(self) -> str:
-        """For people: `bfloat16`."""
+        """The name for messages: `bfloat16`."""
         return str(self.dtype).removeprefix("torch.")
 
     @property
     def cache_config(self) -> Any:
-        """The configuration that its caches are made by, where layers are not all alike (linear attention beside attention); else `None`."""
+        """The configuration that its caches need if its layers differ (some have linear attention); else `None`."""
         return self.model.config if has_linear_attention(self.model.config) else None
 
     def tensor(self, array: NDArray[Any]) -> Any:
-        """An array on the device that the model's input goes to."""
+        """Move an array to the device of the model's input."""
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
@@ -118,14 +121,14 @@ class Checkpoint:
         media: Sequence[Medium] = (),
         mask: NDArray[np.bool_] | None = None,
     ) -> Any:
-        """Logits of the last token of each row, shape (rows, vocabulary); the cache grows by the tokens given.
+        """Logits of the last token of each row, shape (rows, vocabulary); the given tokens are added to the cache.
 
         Args:
             ids: Shape (rows, tokens).
             positions: Shape (3, rows, tokens), see `models.positions`.
-            cache: Keys and values of the tokens before them.
-            media: What their placeholders stand for.
-            mask: False for filling, shape (rows, tokens before and now); `None` where there is none.
+            cache: Keys and values of the tokens before `ids`.
+            media: The media of their placeholders.
+            mask: False for padding, shape (rows, tokens before and now); `None` if there is no padding.
         """
         with self._reading():
             out = self.model(
@@ -139,7 +142,10 @@ class Checkpoint:
         return out.logits[:, -1]
 
     def arguments(self, media: Sequence[Medium]) -> dict[str, Any]:
-        """What the model's `forward` takes for media, in the order of the prompt: pixels and grids of pictures and of clips, spectrograms."""
+        """The media arguments of the model's `forward`: pixels and grids of pictures and of clips, spectrograms.
+
+        They are in the order of the prompt.
+        """
         import torch
 
         device = self.model.device
@@ -158,14 +164,14 @@ class Checkpoint:
         return given
 
     def without_gradients(self) -> Any:
-        """A context for `forward`, of the thread that calls it."""
+        """A context for `forward`, for the thread that calls it."""
         import torch
 
         return torch.no_grad() if self.borrowed else torch.inference_mode()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """The model as reading wants it, and afterwards as it was."""
+        """Put the model into the state for reading, and restore its state afterwards."""
         training = [module for module in self.model.modules() if module.training] if self.borrowed else []
         # Only the last token's logits are ever used; 152,000 floats for each token of a long prompt would be gigabytes.
         hook = self.model.get_output_embeddings().register_forward_pre_hook(
@@ -186,7 +192,7 @@ class Checkpoint:
 
         self.model = self.processor = None
         if torch.cuda.is_available():
-            gc.collect()  # blocks that only cycles still hold can't be handed back
+            gc.collect()  # memory that only reference cycles still hold can't be released
             torch.cuda.empty_cache()
 
 
@@ -194,7 +200,7 @@ def checkpoint_source(pretrained: str, policy: str) -> str:
     """The folder of a checkpoint, or its name on the hub.
 
     Raises:
-        AprError: it is neither; the message names the policy that wanted it.
+        AprError: it is neither; the message names the policy that needs it.
     """
     folder = Path(pretrained).expanduser()
     if folder.exists():
@@ -217,11 +223,11 @@ def load_checkpoint(
     attn_implementation: str | None = None,
     adapter: str | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint from a folder or the hub; arguments as `HfPolicy`.
+    """Load a checkpoint from a folder or the hub; the arguments are those of `HfPolicy`.
 
     Raises:
-        AprError: it isn't there, is of no family that can be run, or lacks weights; or something that it needs is not
-            installed.
+        AprError: the checkpoint is not there, its family can't be run, or it lacks weights; or something that it needs
+            is not installed.
     """
     for module in ("torch", "torchvision", "transformers", *(("accelerate",) if device_map else ())):
         require(module, "hf")
@@ -253,7 +259,7 @@ def load_checkpoint(
         missing = sorted(told["missing_keys"])
         raise AprError(
             f"policy hf: {pretrained} lacks {len(missing)} of the model's weights ({missing[0]}, …); it is "
-            f"not a whole {family.title}"
+            f"not a complete {family.title}"
         )
     identity = {
         "pretrained": pretrained,
@@ -270,14 +276,14 @@ def load_checkpoint(
 
 
 def _limits(model: Any, processor: Any) -> tuple[frozenset[int], int]:
-    """The tokens that end a turn, and the positions that a model was made for."""
+    """The tokens that end a turn, and the number of positions that the model was made for."""
     ends = model.generation_config.eos_token_id
     eos = {*(ends if isinstance(ends, list) else [ends]), processor.tokenizer.eos_token_id} - {None}
     return frozenset(eos), int(model.config.get_text_config().max_position_embeddings)
 
 
 def _adapted(model: Any, adapter: str) -> tuple[Any, dict[str, str]]:
-    """The model with a LoRA adapter merged into its weights, and which adapter that is."""
+    """The model with a LoRA adapter merged into its weights, and the identity of the adapter."""
     if not (folder := Path(adapter).expanduser()).is_dir():
         raise AprError(
             f"policy hf: there is no folder {adapter}; adapter takes the folder that PEFT saved "
@@ -316,7 +322,10 @@ def weights_identity(source: str, config: Any) -> str:
 
 
 def file_digest(folder: Path, names: Sequence[str]) -> str:
-    """16 hex digits over small files as a whole, and over the size and a few stretches of large ones: cheap, and another for other weights."""
+    """16 hex digits that identify files: over all of a small file, and over the size and a few parts of a large one.
+
+    This is cheap, and differs for other weights.
+    """
     digest = hashlib.sha256()
     for name in names:
         path = folder / name
@@ -330,7 +339,7 @@ def file_digest(folder: Path, names: Sequence[str]) -> str:
 
 
 def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:
-    """Spectrograms of shape (bins, columns) as one tensor, shape (n, bins, most columns), and which of its columns count."""
+    """Stack spectrograms of shape (bins, columns) into shape (n, bins, most columns), and mask the valid columns."""
     import torch
 
     columns = torch.tensor([each.shape[1] for each in spectrograms])
@@ -340,5 +349,5 @@ def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, which says what went wrong; libraries add paragraphs."""
+    """The first line of an error, which says what went wrong; libraries add further paragraphs."""
     return str(error).strip().split("\n")[0].strip() or type(error).__name__

@@ -1,6 +1,6 @@
-"""Every difference between releases of transformers (4.57 and later) that the policies meet, in one place.
+"""All differences between releases of transformers (4.57 and later) that matter to the policies.
 
-Each function says which releases differ. What a release calls something is read from its signatures and classes, not
+Each function says which releases differ. The names that a release uses are read from its signatures and classes, not
 from its version number, except where only the results differ.
 """
 
@@ -13,24 +13,26 @@ from typing import Any
 from apr_plugin.errors import AprError
 
 LINEAR_ATTENTION_SINCE = (5, 10)
-"""The first release whose linear attention layers go on from a cached state when they read several tokens; before, they
-forgot it without a word."""
+"""The first release whose linear attention layers continue from a cached state when they read several tokens.
+
+Earlier releases silently ignored the state.
+"""
 
 
 def release() -> tuple[int, ...]:
-    """Major and minor number of the transformers that is installed."""
+    """Major and minor number of the installed transformers."""
     import transformers
 
     return tuple(int(number) for number in transformers.__version__.split(".")[:2])
 
 
 def model_class(name: str, title: str, config: Any) -> Any:
-    """A family's class.
+    """The class of a family's model.
 
     Args:
-        name: Of the class.
-        title: Of the family, for messages.
-        config: Of the checkpoint.
+        name: The name of the class.
+        title: The name of the family, for messages.
+        config: The checkpoint's configuration.
 
     Raises:
         AprError: this release lacks it, or can't run this configuration.
@@ -44,41 +46,44 @@ def model_class(name: str, title: str, config: Any) -> Any:
         since = ".".join(map(str, LINEAR_ATTENTION_SINCE))
         raise AprError(
             f"policy hf: {title} needs transformers {since} or later: the linear attention of "
-            f"{transformers.__version__} does not go on "
+            f"{transformers.__version__} does not continue "
             "from what it has read; upgrade it"
         )
     return found
 
 
 def thinker_of(model: Any) -> Any:
-    """Of a whole Omni model the part that reads and writes text, the only one with a `forward`; another model itself."""
+    """The part of a whole Omni model that reads and writes text, which alone has a `forward`; another model itself."""
     return getattr(model, "thinker", model)
 
 
 def attention_of(model: Any) -> str:
-    """The attention that a model runs with: `sdpa`. A private name, since the public one is what was asked for."""
+    """The attention that a model runs with: `sdpa`.
+
+    The name is private, because the public one contains what was requested.
+    """
     name: str = model.config._attn_implementation
     return name
 
 
 def commit_of(config: Any) -> str | None:
-    """The hub's commit that a configuration came from; under a private name in every release."""
+    """The hub's commit that a configuration came from; every release keeps it under a private name."""
     commit: str | None = config._commit_hash
     return commit
 
 
 def cache_argument(model: Any) -> str:
-    """What a model's `forward` calls its cache: `past_key_values`, or `cache` (5.24 and later, where the old name goes in 5.40).
+    """The name of the cache among the arguments of a model's `forward`: `past_key_values` or `cache`.
+
+    5.24 and later have `cache`; the old name is removed in 5.40.
 
     Raises:
         ValueError: it has neither.
     """
-    inner = (
-        model.get_base_model() if hasattr(model, "get_base_model") else model
-    )  # within a PEFT adapter, which passes everything on
-    known = inspect.signature(
-        type(inner).forward
-    ).parameters  # of the class: accelerate puts a function of its own on the instance
+    # Within a PEFT adapter, which passes everything on.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # Of the class: accelerate puts a function of its own on the instance.
+    known = inspect.signature(type(inner).forward).parameters
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
@@ -88,12 +93,12 @@ def cache_argument(model: Any) -> str:
 
 
 def has_linear_attention(config: Any) -> bool:
-    """Whether some layers of a model keep a state in place of keys and values (Qwen3.5: three of four)."""
+    """Whether some layers of a model keep a state instead of keys and values (Qwen3.5: three of four)."""
     return "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def new_cache(config: Any = None) -> Any:
-    """An empty cache; a configuration is needed where layers are not all alike."""
+    """An empty cache; a configuration is needed if the layers are not all alike."""
     from transformers import DynamicCache
 
     return DynamicCache() if config is None else DynamicCache(config=config)
@@ -102,7 +107,7 @@ def new_cache(config: Any = None) -> Any:
 def states_of(layer: Any) -> tuple[Any, Any] | None:
     """The states (convolution, recurrence) of a linear attention layer's cache, `None` for another layer.
 
-    They are held by number since 5.14, by themselves before.
+    They are stored by number since 5.14, and directly before.
     """
     if not hasattr(layer, "recurrent_states"):
         return None
@@ -116,12 +121,18 @@ def chat_template(processor: Any) -> str | None:
 
 
 def whole_frames(video_processor: Any) -> dict[str, Any]:
-    """Options with which a video processor keeps to the limits it is given (some releases of Qwen3-VL's put a limit of their own on each frame)."""
+    """Options that make a video processor obey the limits it is given.
+
+    Some releases of Qwen3-VL's add their own limit for each frame.
+    """
     return {"cap_pixels_per_frame": False} if hasattr(video_processor, "cap_pixels_per_frame") else {}
 
 
 def clip_size(processor: Any) -> Mapping[str, int]:
-    """Limits of clips: the Omni processors have their own, whatever their video processor says; where they are kept differs."""
+    """The limits of clips.
+
+    The Omni processors have their own limits, whatever their video processor says; where the limits are kept differs.
+    """
     own = getattr(processor, "videos_kwargs", None)
     if own is None:
         own = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("videos_kwargs", {})
@@ -130,10 +141,10 @@ def clip_size(processor: Any) -> Mapping[str, int]:
 
 
 def expands_bare_clip(processor: Any) -> bool:
-    """Whether the placeholder of a clip is expanded without the marks around it, so that those must not be there.
+    """Whether the placeholder of a clip is expanded without the marks around it, so that they must not be there.
 
-    Each pair of frames brings marks of its own. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it,
-    took the template's away; later ones leave a second pair around the clip, which the model was not trained with
+    Each pair of frames adds its own marks. Up to transformers 5.9 the processor of Qwen3-VL, and vLLM with it, removed
+    the template's; later ones leave a second pair around the clip, which the model was not trained with
     (github.com/vllm-project/vllm/issues/46817).
     """
     from transformers.processing_utils import ProcessorMixin

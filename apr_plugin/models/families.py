@@ -19,10 +19,10 @@ HOP = 160
 """Samples per column of the spectrogram (10 ms)."""
 
 MIN_SOUND = SAMPLE_RATE // 10
-"""Samples to which a sound is padded with silence: a shorter one would give no token at all."""
+"""Samples to which a short sound is padded with silence; a shorter one would give no token at all."""
 
 MAX_ASPECT = 200
-"""Longer side by shorter side; the processors refuse pictures beyond it."""
+"""Largest ratio of the longer side to the shorter; the processors refuse pictures beyond it."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Pixels:
     """Limits of one picture, or of one frame of a clip; outside them the processor scales it."""
 
     least: int | None = None
-    """Smaller pictures are enlarged to it; `None`: to one token at least."""
+    """Smaller pictures are enlarged to this; `None`: to at least one token."""
 
     most: int | None = None
-    """Larger pictures are scaled down to it; `None`: never."""
+    """Larger pictures are scaled down to this; `None`: never."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Placeholders:
 
 
 Piece = str | Placeholders
-"""What a medium becomes in the prompt: words and special tokens as text, and runs of placeholders."""
+"""A part of what a medium becomes in the prompt: text with special tokens, or a run of placeholders."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,22 @@ class Family:
     """One family of models that run the same way."""
 
     title: str
-    """What documents call it."""
+    """The name of the family in documents."""
 
     model_class: str
-    """Its class in transformers, the part that reads and writes text."""
+    """The name of its class in transformers, for the part that reads and writes text."""
 
     patch: int
-    """Side in pixels of one patch of the vision encoder; `merge` by `merge` of them, over a pair of frames of a clip,
-    make a token."""
+    """Side of one patch of the vision encoder, in pixels.
+
+    `merge` by `merge` patches, over a pair of frames of a clip, make a token.
+    """
 
     clip: Literal["plain", "timed", "chunked", "merged"] = "plain"
-    """How a clip is laid out: one run; a time stamp before each pair of frames; with its sound in chunks of seconds;
-    with its sound by time."""
+    """The layout of a clip.
+
+    One run; a time stamp before each pair of frames; with its sound in chunks of seconds; or with its sound by time.
+    """
 
     marks: Marks = Marks()
     """Its special tokens."""
@@ -91,13 +95,13 @@ class Family:
     """Whether it has an audio encoder."""
 
     merge: int = 2
-    """Patches, each way, that make one token (`vision_config.spatial_merge_size`)."""
+    """The number of patches, in each direction, that make one token (`vision_config.spatial_merge_size`)."""
 
     positions_per_s: float = 0.0
     """Positions per second of a clip (`position_id_per_seconds`, or `vision_config.tokens_per_second`)."""
 
     chunk_s: float = 2.0
-    """Seconds of a chunk, where clips are laid out in chunks (`seconds_per_chunk`)."""
+    """Seconds of a chunk, if clips are laid out in chunks (`seconds_per_chunk`)."""
 
     @property
     def factor(self) -> int:
@@ -110,7 +114,10 @@ class Family:
         return EVERY_MODALITY if self.hears else EVERY_MODALITY - {"audio"}
 
     def of_config(self, config: Any) -> Family:
-        """The family with the numbers of one checkpoint's configuration (of the Omni families: the Thinker's), where that gives them."""
+        """The family with the numbers of one checkpoint's configuration, if that contains them.
+
+        For the Omni families this is the Thinker's configuration.
+        """
         timed = (
             (config.vision_config, "tokens_per_second") if self.clip == "plain" else (config, "position_id_per_seconds")
         )
@@ -122,7 +129,7 @@ class Family:
         )
 
     def size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
-        """(height, width) in pixels that a picture has after the processor.
+        """(height, width) in pixels of a picture after the processor.
 
         Both sides are rounded to whole tokens, keeping the shape as nearly as the limits allow (`smart_resize` of
         Qwen2VLImageProcessor).
@@ -148,9 +155,9 @@ class Family:
         return tall, wide
 
     def frame_size(self, height: int, width: int, limits: Pixels) -> tuple[int, int]:
-        """(height, width) in pixels that a frame of a clip has after the processor.
+        """(height, width) in pixels of a frame of a clip after the processor.
 
-        The `timed` family enlarges a frame that is narrower than a token first (`smart_resize` of
+        The `timed` family first enlarges a frame that is narrower than a token (`smart_resize` of
         Qwen3VLVideoProcessor, whose limits of a whole clip are set to `limits` times its frames).
         """
         side = self.factor
@@ -160,16 +167,19 @@ class Family:
         return self.size(height, width, limits)
 
     def image(self, height: int, width: int, limits: Pixels) -> list[Piece]:
-        """A picture of that many pixels."""
+        """The pieces of a picture of that many pixels."""
         tall, wide = self.size(height, width, limits)
         return [self.marks.vision_start, Placeholders("image", tall * wide // self.factor**2), self.marks.vision_end]
 
     def sound(self, samples: int) -> list[Piece]:
-        """A sound alone, of that many samples at `SAMPLE_RATE`."""
+        """The pieces of a sound alone, of that many samples at `SAMPLE_RATE`."""
         return [self.marks.audio_start, Placeholders("audio", self.audio_tokens(samples)), self.marks.audio_end]
 
     def audio_tokens(self, samples: int) -> int:
-        """Tokens of a sound: 25 a second, or 13 in Qwen3-Omni (`_get_feat_extract_output_lengths` of the two processors)."""
+        """The number of tokens of a sound: 25 a second, or 13 in Qwen3-Omni.
+
+        Source: `_get_feat_extract_output_lengths` of the two processors.
+        """
         samples = max(samples, MIN_SOUND)
         if self.clip == "merged":
             columns = samples // HOP
@@ -181,18 +191,18 @@ class Family:
     def video(
         self, height: int, width: int, times_s: Sequence[float], fps: float, samples: int | None, limits: Pixels
     ) -> list[Piece]:
-        """A clip.
+        """The pieces of a clip.
 
         Args:
-            height: Of its frames, in pixels.
-            width: Of its frames, in pixels.
+            height: Height of its frames, in pixels.
+            width: Width of its frames, in pixels.
             times_s: Time of each frame in the video.
-            fps: Frames per second it was sampled at.
+            fps: The rate at which it was sampled, in frames per second.
             samples: Length of its sound at `SAMPLE_RATE`, or `None`; a family that does not hear leaves it out.
-            limits: Of one frame.
+            limits: Limits of one frame.
 
-        The `timed` layout is that of the family's first release and of vLLM, where the time stamps stand in place of
-        the template's own brackets; transformers 5 leaves those around the clip.
+        The `timed` layout is that of the family's first release and of vLLM, in which the time stamps replace the
+        template's own brackets; transformers 5 leaves those around the clip.
         """
         tall, wide = self.frame_size(height, width, limits)
         tokens = tall * wide // self.factor**2  # of a pair of frames
@@ -217,7 +227,10 @@ class Family:
         return [marks.vision_start, marks.audio_start, *runs, marks.audio_end, marks.vision_end]
 
     def _chunks(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Placeholders]:
-        """Pictures, then sound, of each stretch of `chunk_s` seconds in turn (`replace_video_with_audio_token` of Qwen2_5OmniProcessor)."""
+        """For each stretch of `chunk_s` seconds, its pictures and then its sound.
+
+        Source: `replace_video_with_audio_token` of Qwen2_5OmniProcessor.
+        """
         long = int(self.positions_per_s * self.chunk_s)
         seen = _split([place for place in places for _ in range(tokens)], long)
         heard = _split(range(sound), long)
@@ -228,7 +241,10 @@ class Family:
                 yield Placeholders("audio", heard[number])
 
     def _merge(self, places: Sequence[float], tokens: int, sound: int) -> Iterator[Placeholders]:
-        """Each pair of frames before the first audio token that is not earlier (`replace_video_with_audio_token` of Qwen3OmniMoeProcessor)."""
+        """Each pair of frames before the first audio token that is not earlier.
+
+        Source: `replace_video_with_audio_token` of Qwen3OmniMoeProcessor.
+        """
         told = 0
         for place in places:
             due = max(told, min(sound, math.ceil(place)))
@@ -239,7 +255,10 @@ class Family:
 
 
 def _split(places: Sequence[float], long: int) -> list[int]:
-    """How many tokens fall into each chunk of `long` positions; as in the processor, each token opens at most one new chunk."""
+    """The number of tokens in each chunk of `long` positions.
+
+    As in the processor, each token opens at most one new chunk.
+    """
     counts, limit = [0], long
     for place in places:
         if place >= limit:
@@ -250,7 +269,7 @@ def _split(places: Sequence[float], long: int) -> list[int]:
 
 
 def tokens_of(pieces: Sequence[Piece]) -> tuple[int, int]:
-    """(visual, audio) placeholder tokens of a medium."""
+    """The number of (visual, audio) placeholder tokens of a medium."""
     runs = [piece for piece in pieces if isinstance(piece, Placeholders)]
     return sum(run.tokens for run in runs if run.kind != "audio"), sum(
         run.tokens for run in runs if run.kind == "audio"
@@ -284,15 +303,17 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": _QWEN3_OMNI,
     "qwen3_omni_moe_thinker": _QWEN3_OMNI,
 }
-"""By the `model_type` of a checkpoint's configuration. The Omni families run their Thinker, from a whole checkpoint or
-alone."""
+"""The families by the `model_type` of a checkpoint's configuration.
+
+The Omni families run their Thinker, from a whole checkpoint or alone.
+"""
 
 
 def family_of(model_type: str) -> Family:
     """The family of a checkpoint.
 
     Raises:
-        ValueError: it is none of ours.
+        ValueError: it is not one of ours.
     """
     if model_type not in FAMILIES:
         known = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))

@@ -1,18 +1,21 @@
 """M-RoPE positions (time, height, width) of a whole prompt, by the rule of each model family.
 
-Pure functions: numpy alone, no model.
+These are pure functions, with numpy alone and no model.
 
-Words count on in all three. A picture or a clip begins where the words before it end, and advances by row and column;
-what comes after it goes on above its highest position. How a clip advances by time is its family's own:
+Text advances by one in all three. A picture or a clip begins where the text before it ends, and advances by row and
+column. The text after it continues above its highest position. How a clip advances in time depends on the family:
 
 | layout (`Family.clip`) | time of a pair of frames | source |
 |---|---|---|
-| `plain` | its seconds times `positions_per_s`, rounded down | Qwen2.5-VL report (arXiv 2502.13923) 2.1.2, as released with the model |
-| `timed` | none: a time stamp in words stands before each pair, which is laid out like a picture | Qwen3-VL in transformers |
-| `chunked` | as `plain`; sound counts on from the same beginning; two brackets on either side share a position | Qwen2.5-Omni in transformers |
-| `merged` | as `chunked`, but not rounded and each bracket for itself | Qwen3-Omni in transformers |
+| `plain` | its seconds times `positions_per_s`, rounded down | arXiv 2502.13923, 2.1.2, as released |
+| `timed` | none: each pair follows a time stamp as text, and is laid out like a picture | Qwen3-VL |
+| `chunked` | as `plain`; sound has the same start; two brackets on either side share a position | Qwen2.5-Omni |
+| `merged` | as `chunked`, but not rounded, and each bracket has its own position | Qwen3-Omni |
 
-For Qwen2.5-VL transformers itself is not asked: since 5.3 its class has counted the words after a clip from within the
+`plain` is described in the Qwen2.5-VL report and implemented by the code that was released with the model; the other
+sources are the classes in transformers.
+
+For Qwen2.5-VL, transformers itself is not the source: since 5.3 its class counts the text after a clip from within the
 clip, and some releases time clips wrongly (github.com/huggingface/transformers/issues/45381, /pull/48669). The others
 are compared with transformers' `get_rope_index` in `tests/models/test_positions.py`. A trainer that scores a row must
 give these positions to the model's `forward` (`position_ids`).
@@ -36,12 +39,12 @@ def positions(encoded: Encoded, family: Family) -> NDArray[Any]:
     """Positions of every token of a prompt.
 
     Args:
-        encoded: What `PromptEncoder.encode` made; its media have their grids.
+        encoded: The result of `PromptEncoder.encode`; its media have their grids.
         family: The checkpoint's family, with the timing of its configuration (`Family.of_config`).
 
     Returns:
-        Shape (3, n): time, height, width. Whole numbers (int64), but for the `merged` layout, whose clips lie between
-        them (float32, as the model computes them).
+        Shape (3, n): time, height, width. Whole numbers (int64), except for the `merged` layout, whose clips have
+        positions between them (float32, as the model computes them).
     """
     number: Any = np.float32 if family.clip == "merged" else np.int64
     out = np.empty((3, len(encoded.ids)), number)
@@ -54,12 +57,12 @@ def positions(encoded: Encoded, family: Family) -> NDArray[Any]:
             words = first - done - shared
             out[:, done : done + words] = at + np.arange(words, dtype=number)
             at = at + number(words)
-            if shared:  # of the two opening brackets the second stands where the first does
+            if shared:  # the second of the two opening brackets has the position of the first
                 out[:, first - 1] = at - number(1)
             done = first + offsets.shape[1]
             out[:, first:done] = at + offsets.astype(number)
             at = out[:, done - last : done].max() + number(1)
-            if shared:  # and so do the two closing ones
+            if shared:  # the two closing ones share a position too
                 out[:, done : done + 2] = at
                 done, at = done + 2, at + number(1)
             held = held[offsets.shape[1] :]
@@ -69,12 +72,15 @@ def positions(encoded: Encoded, family: Family) -> NDArray[Any]:
 
 
 def _woven(medium: Medium) -> bool:
-    """Whether it is a clip with its sound between its pictures."""
+    """Whether this is a clip with its sound between its pictures."""
     return isinstance(medium.part, VideoPart) and any(run.kind == "audio" for run in medium.runs)
 
 
 def _stretches(medium: Medium, family: Family) -> Iterator[tuple[NDArray[Any], int]]:
-    """Each row of placeholders of a medium: positions from where it begins, shape (3, tokens), and how many at its end decide where words go on."""
+    """For each row of placeholders of a medium, its positions, and how many of the last decide where text continues.
+
+    The positions have shape (3, tokens) and count from the start of the row.
+    """
     if medium.grid is None:  # sound alone
         tokens = sum(run.tokens for run in medium.runs)
         yield np.tile(np.arange(tokens), (3, 1)), tokens
@@ -104,7 +110,10 @@ def _stretches(medium: Medium, family: Family) -> Iterator[tuple[NDArray[Any], i
 
 
 def _times(frames: int, fps: float, family: Family) -> NDArray[Any]:
-    """Positions in time of the pairs of frames of a clip, from its beginning; the Omni families compute in single precision."""
+    """Positions in time of the pairs of frames of a clip, from its beginning.
+
+    The Omni families compute them in single precision.
+    """
     if family.clip == "plain":
         times: NDArray[Any] = np.arange(frames) * (FRAME_PAIR / fps * family.positions_per_s)
     else:

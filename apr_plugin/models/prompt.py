@@ -1,8 +1,10 @@
-"""From a `Prompt` to what a transformers model reads: token ids, the media's tensors, and what tells two prompts' beginnings apart.
+"""Encodes a `Prompt` for a transformers model: token ids, the media's tensors, and keys for comparing beginnings.
 
-The chat template is the checkpoint's own. Placeholders are expanded by `families.py` rather than by the processor's own
-call, so that tokens can be counted without touching a pixel, frames of a clip keep their true times, and one road
-serves every release of transformers; `tests/models/test_prompt.py` compares the result with the real processor's.
+The keys tell where two prompts begin to differ.
+
+The chat template is the checkpoint's own. Placeholders are expanded by `families.py` and not by the processor's own
+call. So tokens can be counted without touching a pixel, frames of a clip keep their true times, and the same code works
+with every release of transformers. `tests/models/test_prompt.py` compares the result with the real processor's.
 """
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ class Medium:
     start: int = 0
     """Index of its first placeholder token in the prompt."""
     pixels: Any = None
-    """Patches, shape (patches, values); a picture's or a clip's."""
+    """Patches of a picture or a clip, shape (patches, values)."""
     grid: Any = None
     """Shape (3,): patches in time, height and width."""
     mel: Any = None
-    """Spectrogram, shape (bins, columns); a sound's, or a clip's that is heard."""
+    """Spectrogram of a sound or of a clip with sound, shape (bins, columns)."""
 
 
 @dataclass
@@ -50,21 +52,22 @@ class Encoded:
     ids: NDArray[np.int64]
     """Token ids, shape (n,)."""
     media: list[Medium]
-    """In the order of the prompt."""
+    """The media, in the order of the prompt."""
     keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Shape (n,): the ids, but for placeholders a negative number made of what they stand for. Equal beginnings are
-    equal prompts."""
+    """Shape (n,): the ids, but for each placeholder a negative number that identifies its medium.
+
+    Prompts are equal as far as their keys are equal.
+    """
     turns: int = 0
     """Turns that are already in the prompt."""
     history: int = 0
-    """Tokens before the last message: those that the next prompt of the episode begins with too."""
+    """Number of tokens before the last message: those with which the next prompt of the episode begins too."""
     opened: str = ""
-    """What the chat template has begun to write in the model's place: `<think>` and a line break, for a model that
-    thinks first."""
+    """What the chat template has already written of the model's turn: `<think>` and a line break for some models."""
 
     @property
     def size(self) -> PromptSize:
-        """Tokens by their meaning."""
+        """The number of tokens by their kind."""
         runs = [run for medium in self.media for run in medium.runs]
         audio = sum(run.tokens for run in runs if run.kind == "audio")
         visual = sum(run.tokens for run in runs) - audio
@@ -77,7 +80,7 @@ class PromptEncoder:
     Args:
         processor: The checkpoint's processor.
         family: Its family.
-        limits: Of one picture or frame.
+        limits: Limits of one picture or frame.
         dtype: Torch type of the media's tensors.
         template: Further variables of the chat template: `{"enable_thinking": False}`.
 
@@ -112,8 +115,10 @@ class PromptEncoder:
                 {known[token] for token in (*wanted, marks.audio_start, marks.audio_end, marks.audio) if token in known}
             )
         )
-        """Tokens of media, or of the bounds of media. A turn that contained one could not be read again, because there
-        is no media for it."""
+        """Tokens of media, or of the bounds of media.
+
+        A turn that contained one could not be read again, because there is no medium for it.
+        """
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special} | set(
             wanted
         )
@@ -124,14 +129,14 @@ class PromptEncoder:
         self._places = re.compile("|".join([clip, image, sound]))
 
     def count(self, prompt: Prompt) -> PromptSize:
-        """Tokens of a prompt; exactly what `encode` makes of it."""
+        """The number of tokens of a prompt, exactly as `encode` makes them."""
         return self._lay_out(prompt).size
 
     def encode(self, prompt: Prompt) -> Encoded:
-        """Everything the model needs.
+        """Encode everything that the model needs.
 
         Raises:
-            ValueError: a medium that this family can't take.
+            ValueError: the prompt has a medium that this family can't take.
         """
         encoded = self._lay_out(prompt)
         self._see([medium for medium in encoded.media if isinstance(medium.part, ImagePart)])
@@ -180,25 +185,27 @@ class PromptEncoder:
             for n, ((part, _), of_one) in enumerate(zip(media, runs, strict=True))
         ]
         whole, roles = np.repeat(ids, times), [message.role for message in prompt.messages]
-        begins = np.flatnonzero(whole == self._turn)  # of each message, and of the one that is to be written
+        # One for each message, and one for the message that is to be written.
+        begins = np.flatnonzero(whole == self._turn)
         newest = next((n for n, role in enumerate(reversed(roles)) if role != "user"), len(roles))
         history = int(begins[-newest - 1]) if len(begins) > newest else 0
         return Encoded(whole, laid, turns=roles.count("assistant"), history=history, opened=self.opened(text))
 
     def rendered(self, messages: list[dict[str, Any]]) -> str:
-        """Messages as the chat template writes them, up to where the model goes on."""
+        """Render messages with the chat template, up to where the model continues."""
         options = {"chat_template": self._template, "add_generation_prompt": True, "tokenize": False, **self._variables}
         text: str = self.processor.apply_chat_template(messages, **options)
         return text
 
     def opened(self, rendered: str) -> str:
-        """The thought that the template has opened for the model to go on with, so that it is in no token the model writes."""
-        begun = rendered.rpartition(self.family.marks.turn)[2]  # in a stranger's text this token is broken up
+        """The thought that the template has opened for the model to continue, which is in no token of the model."""
+        # Text of others can't contain this token: it is broken up.
+        begun = rendered.rpartition(self.family.marks.turn)[2]
         _, mark, after = begun.partition("<think>")
         return mark + after if mark and "</think>" not in after else ""
 
     def _harmless(self, text: str) -> str:
-        """Words in which no special token hides: a model's notes and a question are a stranger's text."""
+        """Break up special tokens in text: a model's notes and a question are text of others."""
         return broken_up(text, self._special)
 
     def _written(self, piece: Piece) -> str:
@@ -238,7 +245,8 @@ class PromptEncoder:
         grids = made["image_grid_thw"]
         pixels = made["pixel_values"].to(self.dtype).split(grids.prod(-1).tolist())
         for medium, patches, grid in zip(pictures, pixels, grids, strict=True):
-            medium.pixels, medium.grid = patches, grid
+            medium.pixels = patches
+            medium.grid = grid
 
     def _watch(self, medium: Medium, clip: VideoPart) -> None:
         frames, _ = in_pairs(clip)
@@ -251,16 +259,16 @@ class PromptEncoder:
             **whole_frames(processor),
         }
         made = processor(videos=[frames], return_tensors="pt", **options)
-        medium.pixels, medium.grid = made["pixel_values_videos"].to(self.dtype), made["video_grid_thw"][0]
+        medium.pixels = made["pixel_values_videos"].to(self.dtype)
+        medium.grid = made["video_grid_thw"][0]
 
     def _listen(self, sound: AudioPart) -> Any:
         extractor, waveform = self.processor.feature_extractor, sound.waveform
         if len(waveform) < MIN_SOUND:
             waveform = np.pad(waveform, (0, MIN_SOUND - len(waveform)))
         padding = "max_length" if self.family.clip == "chunked" else "longest"
-        if (
-            padding == "max_length" and len(waveform) > extractor.n_samples
-        ):  # the processor would cut it off without a word
+        # The processor would cut it off silently.
+        if padding == "max_length" and len(waveform) > extractor.n_samples:
             waveform, padding = np.pad(waveform, (0, -len(waveform) % HOP)), "longest"
         made = extractor(
             waveform,
@@ -274,7 +282,7 @@ class PromptEncoder:
 
 
 def in_pairs(clip: VideoPart) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
-    """Frames and times of a clip as the encoders take them: of an odd number the last one comes twice."""
+    """Frames and times of a clip as the encoders take them: if their number is odd, the last one is repeated."""
     odd = frame_pairs(len(clip.frames)) * FRAME_PAIR - len(clip.frames)
     return (
         (np.concatenate([clip.frames, clip.frames[-1:]]), (*clip.times_s, clip.times_s[-1]))
@@ -292,7 +300,7 @@ def _sound(part: Part) -> AudioPart | None:
 
 
 def _key(part: MediaPart) -> int:
-    """A negative number that two media share only if they are the same."""
+    """A negative number that two media have in common only if they are equal."""
     arrays: list[NDArray[Any]]
     about = ""
     match part:

@@ -1,9 +1,9 @@
-"""Words in which no special token hides: what a stranger wrote opens no message and asks for no picture.
+"""Breaks up special tokens in text from others, so that it can't open a message or ask for a picture.
 
-Such words are a question, its options, a file's name, subtitles, a model's note. A token is broken up with a space
-after its first character: `<|im_end|>` becomes `< |im_end|>`. Behind a server the family is unknown, so the shapes and
-names of every family we know are broken up; a model in this process adds those of its own tokenizer. `a < b`, `<b>` and
-`[1]` stay as they are.
+Such text is a question, its options, a file's name, subtitles, a model's note. A token is broken up with a space after
+its first character: `<|im_end|>` becomes `< |im_end|>`. With a server the family is unknown, so the shapes and names of
+every family we know are broken up; a model in this process adds those of its own tokenizer. `a < b`, `<b>` and `[1]` do
+not change.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ _SHAPES = (
     r"<\uff5c[^\s<>\uff5c]{1,64}\uff5c>",  # DeepSeek
     r"<(?:start|end)_of_\w{1,32}>",  # Gemma 3, SmolVLM (<end_of_utterance>)
     r"</?(?:bos|eos|s|pad|unk|mask|sop|eop|eod)>",  # SentencePiece, Llama 2, GLM
-    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
-    r"|THINK|MODEL_SETTINGS|gMASK)\]",  # Mistral, Pixtral, Voxtral; GLM
+    # Mistral, Pixtral, Voxtral; GLM
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|MIDDLE|SUFFIX"
+    r"|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|THINK|MODEL_SETTINGS|gMASK)\]",
     r"<</?SYS>>",  # Llama 2
-    # LLaVA,
-    r"</?(?:image|img|video|vid|audio|speech|box|ref|quad|slice|im_start|im_end|im_patch|vid_start|vid_end|vi_start|vi_end|image_id)>",
-    # InternVL, Qwen-VL, MiniCPM, VILA
+    # LLaVA, InternVL, Qwen-VL, MiniCPM, VILA
+    r"</?(?:image|img|video|vid|audio|speech|box|ref|quad|slice|im_start|im_end|im_patch|vid_start|vid_end"
+    r"|vi_start|vi_end|image_id)>",
     # Gemma 3, DeepSeek-VL, LLaVA
     r"</?(?:image|audio|video|speech|patch)_(?:start|end|pad|soft_token|placeholder|newline|token|patch|break|sep)>",
-    r"<(?:IMG|IMAGE|VIDEO|AUDIO)_[A-Z_]{1,32}>|<(?:unused|reserved_|extra_id_|row_\d{1,3}_col_)\d{1,6}>|<global-img>|<fake_token_around_image>",
     # InternVL, LMDeploy; Gemma, T5; Idefics, SmolVLM
+    r"<(?:IMG|IMAGE|VIDEO|AUDIO)_[A-Z_]{1,32}>|<(?:unused|reserved_|extra_id_|row_\d{1,3}_col_)\d{1,6}>"
+    r"|<global-img>|<fake_token_around_image>",
     r"<__\w{1,32}__>|\[img-\d{1,6}\]",  # llama.cpp (<__media__>), Ollama
     r"\]~!?b\[|\]~b\]|\[e~\[|\]<\]|\[>\[",  # MiniMax
 )
@@ -36,19 +38,22 @@ _SHAPES = (
 
 
 def pattern(tokens: Iterable[str] = ()) -> re.Pattern[str]:
-    """Finds the first character of each special token, also of one that begins within another.
+    """A pattern for the first character of each special token, also of one that begins within another.
 
     Args:
-        tokens: Special tokens of the checkpoint, where it is known.
+        tokens: Special tokens of the checkpoint, if it is known.
     """
     own = [re.escape(token) for token in tokens if len(token) > 1]
     return re.compile(f"(?=(?:{'|'.join([*own, *_SHAPES])}))(.)", re.DOTALL)
 
 
 KNOWN = pattern()
-"""Of every family, where the checkpoint is not known."""
+"""The special tokens of every family, for an unknown checkpoint."""
 
 
 def broken_up(text: str, special: re.Pattern[str] = KNOWN) -> str:
-    """The text with a space in every special token, and with lone surrogates, which no tokenizer and no connection takes, as `?`."""
+    """The text with a space in every special token, and with `?` for lone surrogates.
+
+    No tokenizer and no connection accepts lone surrogates.
+    """
     return special.sub(r"\1 ", printable(text))

@@ -1,7 +1,7 @@
-"""Ways to run a model, one file each. A policy is loaded when it is named, so that its imports cost nothing otherwise.
+"""Ways to run a model, one file each; a policy is imported only when it is named.
 
 To add one: write a class with the `Policy` methods (`apr_plugin.loop.policy`) and one line in `POLICIES`. A policy of a
-task, or of another package, is registered where it lives: an entry point of the group `apr_plugin.policies`
+task, or of another package, is registered by that package: an entry point of the group `apr_plugin.policies`
 (CONTRIBUTING.md).
 """
 
@@ -27,16 +27,18 @@ POLICIES: dict[str, str] = {
     "scripted": "apr_plugin.policies.scripted:ScriptedPolicy",
     "vllm": "apr_plugin.policies.vllm.policy:VllmPolicy",
 }
-"""Where each policy of this room is found."""
+"""Where each policy of this package is found."""
 
 
 GROUP = "apr_plugin.policies"
-"""Entry points of this group are policies too: of a task here, or of another package. A name in `POLICIES` can't be
-taken."""
+"""The group of entry points that are policies too: of a task here, or of another package.
+
+A name in `POLICIES` can't be taken.
+"""
 
 
 def known_policies() -> dict[str, str]:
-    """Where each policy's class, or what makes it, is found: ours, and those of installed packages."""
+    """Where the class or factory of each policy is found: ours, and those of installed packages."""
     return {found.name: found.value for found in _registered()} | POLICIES
 
 
@@ -46,7 +48,7 @@ def _registered() -> tuple[metadata.EntryPoint, ...]:
 
 
 def policy_maker(name: str) -> Callable[..., Policy]:
-    """What makes a policy from the arguments of a run: its class, or a method of it.
+    """The callable that makes a policy from the arguments of a run: its class, or a method of it.
 
     Raises:
         AprError: there is no policy of that name, or its module can't be imported.
@@ -66,7 +68,7 @@ def policy_maker(name: str) -> Callable[..., Policy]:
 
 
 def _extra(policy: str) -> str:
-    """The extra that brings what a policy imports."""
+    """The extra that contains what a policy imports."""
     return policy if policy in ("hf", "openai", "vllm") else "all"
 
 
@@ -78,7 +80,7 @@ def policy_arguments(name: str) -> tuple[str, ...]:
 
 
 def check_policy(name: str, arguments: Iterable[str]) -> None:
-    """See whether a policy has every argument it needs.
+    """Check that a policy gets every argument that it needs.
 
     Raises:
         AprError: there is no such policy, or an argument is missing.
@@ -103,7 +105,7 @@ def make_policy(name: str, **arguments: Any) -> Policy:
         policy: Policy = policy_maker(name)(**arguments)
     except AprError:
         raise
-    except Exception as error:  # a checkpoint's files are read here, by libraries that raise whatever they meet
+    except Exception as error:  # a checkpoint's files are read here, by libraries that can raise anything
         if is_import_fault(error):
             raise BrokenInstall(f"policy {name} can't be loaded: {explain(error, _extra(name))}") from error
         kind = (
@@ -116,6 +118,6 @@ def make_policy(name: str, **arguments: Any) -> Policy:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """`" (did you mean 'x'?)"` where a known word is close, else nothing."""
+    """`" (did you mean 'x'?)"` if a known word is close, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,4 +1,4 @@
-"""A policy that answers without looking: the chance level of a benchmark, and a quick check that a task is wired up."""
+"""A policy that answers without looking: the chance level of a benchmark, and a quick check of a task's setup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apr_plugin.loop.question import QuestionKind
 
 
 class GuessPolicy(PolicyDefaults):
-    """Guesses from the question alone: an option, a number from 1 to 6, or a tenth of the video.
+    """A policy that guesses from the question alone: an option, a number from 1 to 6, or a tenth of the video.
 
     Args:
         how: `random` (seeded by the episode) or `first` (always the first option, 1, or the first tenth).
@@ -24,11 +24,11 @@ class GuessPolicy(PolicyDefaults):
         self.how = options.one_of("how", how, ("random", "first"))
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Look at one frame, since an answer before any look is refused, then guess."""
+        """Look at one frame, because an answer before any look is refused, then guess."""
         asked = prompt.asked
         if asked is None:
             raise PolicyUnavailable(
-                "the policy guess answers the questions of an episode, and this prompt belongs to none"
+                "the policy guess answers the questions of an episode, and this prompt does not belong to one"
             )
         first = not prompt.final and asked.turn == 1
         action: dict[str, Any] = (
@@ -57,5 +57,5 @@ class GuessPolicy(PolicyDefaults):
         return str(rng.randint(1, 6) if rng else 1)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers."""
+        """The settings that decide the answers."""
         return {"how": self.how}

@@ -1,4 +1,7 @@
-"""A policy that plays back turns from a file: for tests, for replaying a trajectory, and for trying a prompt by hand."""
+"""A policy that plays back turns from a file.
+
+It is for tests, for replaying a trajectory, and for trying a prompt by hand.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from apr_plugin.loop.trajectory import Trajectory
 
 
 class ScriptedPolicy(PolicyDefaults):
-    """Writes the turns it was given, in order; after the last one it repeats the last.
+    """A policy that writes the turns of a script, in order, and then repeats the last one.
 
     Args:
-        script: A JSON Lines file. Either each line is one turn (a string, or an object in the wire format), played for
+        script: A JSON Lines file. Either each line is one turn (a string, or an object in the wire format), used for
             every question; or it is a trajectory file, and each question is answered with the turns recorded for the
             same question, options and lengths of the videos.
     """
@@ -53,26 +56,26 @@ class ScriptedPolicy(PolicyDefaults):
             else:
                 self._turns.append(value if isinstance(value, str) else json.dumps(value))
         if not self._turns and not self._recorded:
-            raise AprError(f"policy scripted: {path} holds no turns")
+            raise AprError(f"policy scripted: {path} has no turns")
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """The next turn of the script."""
+        """Return the next turn of the script."""
         asked, turns = prompt.asked, self._turns
         if asked is not None:
             turns = self._recorded.get(_what_is_asked(asked.question, asked.durations_s), turns)
         if not turns:
-            raise PolicyUnavailable("the script holds no turns for this question")
+            raise PolicyUnavailable("the script has no turns for this question")
         number = (
             asked.turn - 1 if asked is not None else sum(message.role == "assistant" for message in prompt.messages)
         )
         return Generation(turns[min(number, len(turns) - 1)])
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers."""
+        """The settings that decide the answers."""
         return {"script": self._digest}
 
 
 def _what_is_asked(question: Question, durations_s: Sequence[float]) -> tuple[object, ...]:
-    """What makes two questions the same: words, options, and the length of each video to two decimals."""
+    """What two equal questions have in common: text, options, and the length of each video to two decimals."""
     options = tuple((option.label, option.text) for option in question.options)
     return (question.text, options, tuple(math.floor(seconds * 100) for seconds in durations_s))

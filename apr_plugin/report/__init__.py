@@ -1,1 +1,1 @@
-"""What is made of results: tables, cards, figures from papers."""
+"""Output made from results: tables, cards, figures from papers."""

@@ -21,25 +21,25 @@ class PublishedScore(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     system: str = Field(min_length=1)
-    """Who answered: the model, and the agent around it where there is one."""
+    """The model, and the agent around it if there is one."""
 
     benchmark: str = Field(min_length=1)
-    """On what; the name of the file and, where we have one, of the task without `apr_`."""
+    """The benchmark: the name of the file and, if we have one, of the task without `apr_`."""
 
     metric: str = Field(min_length=1)
-    """What was measured, with its unit where it isn't a count: `accuracy (%)`, `R@1, hull IoU 0.5 (%)`."""
+    """What was measured, with its unit if it isn't a count: `accuracy (%)`, `R@1, hull IoU 0.5 (%)`."""
 
     value: float = Field(allow_inf_nan=False, ge=0)
     """The figure as printed."""
 
     frames: float | None = Field(gt=0)
-    """Frames shown for each question, on average; `None` where it isn't stated, or isn't one number."""
+    """Frames shown for each question, on average; `None` if it isn't stated, or isn't one number."""
 
     source: str = Field(min_length=1)
     """Where the figure is printed."""
 
     note: str
-    """What one has to know to compare it: kind of system, budget, split, doubts about the figure."""
+    """What a comparison needs to know: kind of system, budget, split, doubts about the figure."""
 
 
 @cache

@@ -38,6 +38,8 @@ class Table:
     """Headings; the first column is text, the others are numbers."""
     rows: tuple[tuple[str, ...], ...]
     """Cells."""
+    detail: bool = False
+    """Whether it is left out on a terminal."""
 
 
 def tables(summary: Summary) -> list[Table]:
@@ -69,24 +71,36 @@ def markdown(summary: Summary) -> str:
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """The same on a terminal."""
+    """The same on a terminal, without the tables of details."""
     from rich import box
     from rich.table import Table as Printed
     from rich.text import Text
 
     for table in tables(summary):
+        if table.detail:
+            continue
+        columns, rows = _fitted(table, console.width)
         printed = Printed(
-            title=plain(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+            title=plain(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
         )
-        for number, column in enumerate(table.columns):
-            printed.add_column(plain(column), justify="right" if number else "left", overflow="fold")
-        for row in table.rows:
-            printed.add_row(*(Text(plain(cell)) for cell in row))
+        for number, column in enumerate(columns):
+            printed.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            printed.add_row(*(Text(cell) for cell in row))
         console.print(printed)
     for line in summary.get("headline", ()):
         console.print(Text(plain(line), "bold"))
     for line in summary.get("notes", ()):
         console.print(Text(f"note: {plain(line)}", "dim"))
+
+
+def _fitted(table: Table, width: int) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells; where the table is wider than the terminal, intervals and headings get lines of their own."""
+    columns, rows = [plain(name) for name in table.columns], [[plain(cell) for cell in row] for row in table.rows]
+    natural = sum(max(len(cell) for cell in column) + 2 for column in zip(columns, *rows, strict=True))
+    if natural <= width:
+        return columns, rows
+    return [name.replace(" ", "\n") for name in columns], [[cell.replace(" (", "\n(") for cell in row] for row in rows]
 
 
 def share(interval: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -115,41 +129,48 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
+def _digits(n: int) -> int:
+    """Digits after the point that so many questions can carry."""
+    return 2 if n < 400 else 3
+
+
 def _headline(summary: Summary) -> Table:
+    digits = _digits(summary["n"])
     rows = [
         (
             arm["name"],
             str(arm["n"]),
-            share(arm["accuracy"]),
-            share(arm["score"]),
-            share(arm["common_score"]),
+            share(arm["accuracy"], digits),
+            share(arm["score"], digits),
+            share(arm["common_score"], digits),
             str(arm["failed"]),
             str(arm["missing"]),
         )
         for arm in summary["arms"]
     ]
-    common = f"common subset ({summary['common']})"
+    common = f"of {summary['common']} common"
     columns = ("arm", "n", "right", "mean score", common, "failed", "missing")
     return Table("Right answers and mean score, with 95% intervals", columns, tuple(rows))
 
 
 def _pairs(summary: Summary) -> Table:
+    digits = _digits(summary["n"])
     rows = [
         (
-            f"{pair['a']} - {pair['b']}",
+            pair["b"],
             str(pair["n"]),
             f"{pair['only_a']} : {pair['only_b']}",
-            share(pair["diff"]),
-            share(pair["score_diff"]),
+            share(pair["diff"], digits),
+            share(pair["score_diff"], digits),
             p_value(pair["p"]),
-            pair["test"],
-            "-" if pair["visible"] is None else f"{pair['visible']:.3f}",
+            pair["test"].partition(" permutation")[0].removeprefix("exact "),
+            "-" if pair["visible"] is None else f"{pair['visible']:.{digits}f}",
             "-" if pair["needed"] is None else f"{pair['needed']:,}",
         )
         for pair in summary["pairs"]
     ]
-    columns = ("pair", "n", "only one right", "difference", "score difference", "p", "test", "visible", "n for this")
-    title = "Differences, paired by question (visible: what this many questions can show at 80% power)"
+    columns = ("against", "n", "only one", "right", "score", "p", "test", "visible", "needed")
+    title = f"{summary['pairs'][0]['a'] if rows else ''} minus each other arm, paired by question"
     return Table(title, columns, tuple(rows))
 
 
@@ -177,7 +198,8 @@ def _bucket_tests(summary: Summary) -> Table:
         for bucket in pair["buckets"]
         if len(pair["buckets"]) > 1
     ]
-    return Table("Differences by duration", ("pair", "duration", "n", "difference", "p", "p (Holm)"), tuple(rows))
+    columns = ("pair", "duration", "n", "difference", "p", "p (Holm)")
+    return Table("Differences by duration", columns, tuple(rows), detail=True)
 
 
 def _costs(summary: Summary) -> Table:
@@ -197,7 +219,9 @@ def _slopes(summary: Summary) -> Table:
         for name, slope in (arm.get("slope") or {}).items()
         if slope is not None
     ]
-    return Table("Growth of the cost with each hour of video", ("arm", "quantity", "per hour"), tuple(rows))
+    return Table(
+        "Growth of the cost with each hour of video", ("arm", "quantity", "per hour"), tuple(rows), detail=True
+    )
 
 
 _AIMING = {
@@ -213,11 +237,13 @@ _AIMING = {
 
 
 def _aiming(summary: Summary) -> Table:
+    aiming = summary.get("aiming") or {}
     rows = [
-        (name, *(share(aiming.get(quantity), 2) for quantity in _AIMING))
-        for name, aiming in (summary.get("aiming") or {}).items()
+        (heading, *(share(of_arm.get(quantity), 2) for of_arm in aiming.values()))
+        for quantity, heading in _AIMING.items()
+        if any(of_arm.get(quantity) for of_arm in aiming.values())
     ]
-    return Table("Where it looked, of questions with known evidence", ("arm", *_AIMING.values()), tuple(rows))
+    return Table("Where they looked, of questions with known evidence", ("", *aiming), tuple(rows))
 
 
 def _ladder(summary: Summary) -> Table:
@@ -245,7 +271,7 @@ def _stops(summary: Summary) -> Table:
         for arm in summary["arms"]
         if arm.get("stops")
     ]
-    return Table("Why the episodes ended", ("arm", *names), tuple(rows))
+    return Table("Why the episodes ended", ("arm", *names), tuple(rows), detail=names in ([], ["answered"]))
 
 
 def _published(summary: Summary) -> Table:

@@ -1,4 +1,7 @@
-"""Many questions answered by one arm under one configuration: settings, the runner, the store, the meter, and opening a finished run."""
+"""Many questions answered by one arm under one configuration.
+
+Settings, the runner, the store, the meter, and opening a finished run.
+"""
 
 from apr_plugin.runs.config import ConfigPerQuestion, RunConfig
 from apr_plugin.runs.finding import find_runs

@@ -1,4 +1,7 @@
-"""The text of `--model_args`: `key=value,key=value`, read as lmms-eval reads it, and refused where that would drop something silently."""
+"""The text of `--model_args`: `key=value,key=value`, read as lmms-eval reads it.
+
+It is refused if lmms-eval's reading would silently drop something.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from apr_plugin.terminal import quoted
 
 
 def parse_model_args(text: str) -> dict[str, object]:
-    """`key=value,key=value` as lmms-eval reads it, so that one text works for both.
+    """Parse `key=value,key=value` as lmms-eval does, so that one text works for both.
 
-    A comma inside brackets, braces or quotes belongs to the value; `true`, `false` and numbers become values of their
-    own.
+    A comma inside brackets, braces or quotes belongs to the value; `true`, `false` and numbers become values of that
+    type.
 
     Raises:
         AprError: a part is not `key=value`, or an argument is given twice.
@@ -24,11 +27,16 @@ def parse_model_args(text: str) -> dict[str, object]:
         key, equals, value = part.partition("=")
         if not equals:
             raise AprError(
-                f"--model-args: {quoted(part)} is not key=value (a value with commas stands in brackets: "
+                f"--model-args: {quoted(part)} is not key=value (put a value with commas in brackets: "
                 "base_url=[URL,URL])"
             )
         found[key] = _value(value)
     return found
+
+
+def without_arguments(text: str, *names: str) -> str:
+    """The same list of `key=value` without some of its arguments."""
+    return ",".join(part for part in _split_at_commas(text) if part.partition("=")[0] not in names)
 
 
 def split_arguments(text: str) -> dict[str, str]:
@@ -53,16 +61,16 @@ def join_arguments(arguments: Mapping[str, object]) -> str:
 
 
 def check_once(text: str) -> None:
-    """Check that no argument is given twice; lmms-eval would silently take the last.
+    """Check that no argument is given twice; lmms-eval would silently take the last value.
 
     Raises:
-        AprError: one is; the message has both values.
+        AprError: an argument is given twice; the message has both values.
     """
     pairs = [part.partition("=") for part in _split_at_commas(text)]
     for key, count in Counter(key for key, _, _ in pairs).items():
         if count > 1:
             values = " and ".join(quoted(value, 60) for own, _, value in pairs if own == key)
-            raise AprError(f"model_arg {quoted(key, 60)} is given {count} times: {values}; give it once")
+            raise AprError(f"model_arg {quoted(key, 60)} is given {count} times: {values}; give it only once")
 
 
 def _split_at_commas(text: str) -> list[str]:

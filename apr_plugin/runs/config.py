@@ -1,4 +1,7 @@
-"""The configuration of a run: the same for every question (`EpisodeConfig`), or with a budget that depends on the question (`ConfigPerQuestion`)."""
+"""The configuration of a run.
+
+It is the same for every question (`EpisodeConfig`), or its budget depends on the question (`ConfigPerQuestion`).
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,21 @@ from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 
 Choose = Callable[[Question, random.Random], Budget]
-"""Gives the budget of one question. Random numbers come only from the generator, which is seeded from the run's seed
-and the question's key."""
+"""Gives the budget of one question.
+
+Random numbers come only from the generator, which is seeded from the run's seed and the question's key.
+"""
 
 
 class RunConfig(Protocol):
-    """What a run needs of its configuration. `EpisodeConfig` has these methods."""
+    """What a run needs of its configuration; `EpisodeConfig` has these methods."""
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration as JSON values, with the policy's own; for a function of the question, the function."""
         ...
 
     def hash(self, policy: Policy) -> str:
-        """16 hex digits that name it; trajectories of different ones are never mixed."""
+        """16 hex digits that identify it; trajectories with different hashes are never mixed."""
         ...
 
     def for_question(self, question: Question) -> EpisodeConfig:
@@ -36,40 +41,40 @@ class RunConfig(Protocol):
 
 @dataclass(frozen=True)
 class ConfigPerQuestion:
-    """A configuration whose budget is a function of the question, for example drawn at random for synthesis and training.
+    """A configuration whose budget is a function of the question, for example drawn at random for training.
 
-    Only the budget can vary: each trajectory records its own budget, and the card everything else, so every prompt can
-    be rebuilt. Two runs with the same name, parameters and base have the same hash, and continue each other: the name
-    has to change when `choose` changes.
+    Only the budget can vary. Each trajectory records its own budget, and the card records everything else, so every
+    prompt can be rebuilt. Two runs with the same name, parameters and base have the same hash, and continue each other,
+    so the name has to change when `choose` changes.
     """
 
     name: str
-    """Names the function, with its version: `turns_uniform/1`."""
+    """The name of the function, with its version: `turns_uniform/1`."""
 
     choose: Choose
-    """The function itself. An exception that it raises ends the run."""
+    """The function; an exception that it raises ends the run."""
 
     base: EpisodeConfig = field(default_factory=EpisodeConfig)
-    """Everything but the budget; its seed is the run's."""
+    """Everything except the budget; its seed is the run's."""
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What the function was made with, as JSON values: the ranges it draws from."""
+    """The function's parameters as JSON values: the ranges it draws from."""
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The base, and under `per_question` the name and parameters of the function."""
         return self.base.describe(policy) | {"per_question": {"name": self.name, "parameters": dict(self.parameters)}}
 
     def hash(self, policy: Policy) -> str:
-        """16 hex digits that name base, function and policy."""
+        """16 hex digits that identify base, function and policy."""
         return hash_of(self.describe(policy))
 
     def for_question(self, question: Question) -> EpisodeConfig:
-        """The same for the same question and seed, whatever was asked before."""
+        """The configuration of this question; it depends only on the question and the seed."""
         chance = random.Random(f"{self.name}:{self.base.seed_for(question)}")
         return self.base.model_copy(update={"budget": self.choose(question, chance)})
 
     def card(self, policy: Policy) -> Card:
-        """The card of a run that begins now: the base's, with the hash, name and parameters of this."""
+        """The card of a run that begins now: the base's card with this configuration's hash, name and parameters."""
         own = {
             "config_hash": self.hash(policy),
             "per_question": {"name": self.name, "parameters": dict(self.parameters)},

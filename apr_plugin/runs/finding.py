@@ -1,4 +1,4 @@
-"""Finds the runs in a folder: a run is the trajectories of one configuration."""
+"""Find the runs in a folder; a run is the trajectories of one configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CARDS = (CARD_FILE, "config.json")
 """File names of the card, the second in runs of earlier releases; the first that exists is read."""
 
 _HASH = re.compile(r"[0-9a-f]{16}")
-"""The store's name for the folder of a configuration: its hash."""
+"""The store's name for the folder of a configuration, which is its hash."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class FoundRun:
     """Where they are."""
 
     config_hash: str
-    """Names the configuration; empty if the lines name none."""
+    """The configuration's hash; empty if the lines name none."""
 
     files: tuple[Path, ...]
     """Files that may contain its trajectories; none if the run ended before its first question."""
 
     @property
     def about(self) -> str:
-        """Its policy, arm and number of lines, as far as they are known, to help choose one."""
+        """Its policy, arm and number of lines, as far as they are known, for choosing one of several runs."""
         card = read_card(self.folder)
         inner = card["config"] if isinstance(card.get("config"), dict) else card
         policy = card.get("policy") or inner.get("policy")
@@ -67,7 +67,7 @@ def find_runs(path: Path) -> list[FoundRun]:
 
 
 def trajectory_files(path: Path) -> list[Path]:
-    """The files of trajectories in a folder and below it, or the one file that was named.
+    """The files of trajectories in a folder and below it, or the one file that was given.
 
     Raises:
         AprError: there is no such file or folder.
@@ -106,7 +106,10 @@ def _foreign(file: Path) -> bool:
 
 
 def _hashes(file: Path) -> Iterable[str]:
-    """The configurations that the lines of a file name, in order; of a file without a whole line, one without a name."""
+    """The configurations that the lines of a file name, in order.
+
+    A file without a whole line counts as one configuration without a name.
+    """
     found: dict[str, None] = {}
     for _, _, line in lines(file):
         try:
@@ -119,6 +122,6 @@ def _hashes(file: Path) -> Iterable[str]:
 
 
 def newlines(file: Path) -> int:
-    """How many whole lines a file has."""
+    """The number of whole lines in a file."""
     with file.open("rb") as opened:
         return sum(block.count(b"\n") for block in iter(lambda: opened.read(2**20), b""))

@@ -1,4 +1,4 @@
-"""`Limits`: the range of a number that a user may set, and the words for it."""
+"""`Limits`: the range of a number that a user may set, and the text that describes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Limits:
     also: tuple[float, ...] = ()
     """Values that are allowed outside the range."""
     words: str = ""
-    """What those mean."""
+    """What those values mean."""
 
     def read(self, value: object) -> float:
         """The number in a value of any type; `nan` if there is none."""

@@ -1,4 +1,4 @@
-"""What a harness needs for a run: its token budget, its cost so far, a progress line, and running it from code that is not async."""
+"""What a harness needs for a run: its token budget, its cost so far, a progress line, and a call that is not async."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class TokensSpent:
-    """Tokens of one question, over all its turns."""
+    """The tokens of one question, over all its turns."""
 
     prompt: int
     """Tokens read, media included; each turn's whole prompt counts."""
@@ -28,7 +28,7 @@ class TokensSpent:
 
 
 def tokens_spent(trajectory: Trajectory) -> TokensSpent | None:
-    """Tokens of all turns that the policy counted; `None` where it counted none."""
+    """The tokens of all turns that the policy counted; `None` if it counted none."""
     counted = [
         turn.usage
         for turn in trajectory.turns
@@ -47,7 +47,7 @@ def audio_s(trajectory: Trajectory) -> float:
 
 
 def per_question(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """What a question cost on average, by name; empty without trajectories."""
+    """The average cost of a question, by name; empty without trajectories."""
     n = len(trajectories)
     if not n:
         return {}
@@ -62,10 +62,12 @@ def per_question(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 class Metered:
-    """A policy that is not asked any more when the budget of the whole run is used up: the remaining questions end as `policy_unavailable`.
+    """A policy that stops answering when the budget of the whole run is used up.
+
+    The remaining questions end as `policy_unavailable`.
 
     Args:
-        policy: Who answers.
+        policy: The policy that answers.
         used_up: Called before each generation; says which budget is used up, or nothing.
     """
 
@@ -77,11 +79,11 @@ class Metered:
         self.context_tokens = policy.context_tokens
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
-        """As the policy counts it."""
+        """Count as the policy does."""
         return await self._policy.count(prompt)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """The policy's turn.
+        """Generate the policy's turn.
 
         Raises:
             PolicyUnavailable: the budget is used up, or the policy can't be reached.
@@ -91,7 +93,7 @@ class Metered:
         return await self._policy.generate(prompt, sampling)
 
     def describe(self) -> dict[str, Any]:
-        """As the policy describes itself: this budget does not change any answer."""
+        """Describe the policy itself, because this budget does not change any answer."""
         return self._policy.describe()
 
     def close(self) -> None:
@@ -103,11 +105,11 @@ class Bar(Protocol):
     """What draws the line; `tqdm` has these methods."""
 
     def set_postfix_str(self, s: str, refresh: bool) -> object:
-        """Put words after the bar."""
+        """Show text after the bar."""
         ...
 
     def update(self) -> object:
-        """One more question."""
+        """Count one more question."""
         ...
 
     def close(self) -> object:
@@ -116,10 +118,10 @@ class Bar(Protocol):
 
 
 class Progress:
-    """A progress line with what is known without the right answers.
+    """A progress line that shows what is known without the right answers.
 
     Args:
-        bar: Draws it.
+        bar: The bar that draws it.
     """
 
     def __init__(self, bar: Bar) -> None:
@@ -133,7 +135,7 @@ class Progress:
         self._seconds = 0.0
 
     def done(self, trajectory: Trajectory, resumed: bool) -> None:
-        """Count a finished question; `resumed` says that an earlier run asked it. This is an `OnDone`."""
+        """Count a finished question; `resumed` says that an earlier run asked it; this method is an `OnDone`."""
         self.finished += 1
         self._turns += len(trajectory.turns)
         self._frames += trajectory.frames
@@ -145,7 +147,7 @@ class Progress:
 
     @property
     def text(self) -> str:
-        """Means so far, and how many were resumed or failed."""
+        """Means so far, and how many questions were resumed or failed."""
         n = self.finished
         if not n:
             return ""
@@ -161,10 +163,10 @@ class Progress:
 
 
 def run_sync(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run to the end from code that is not async, also where an event loop is already running in this thread (a notebook).
+    """Run a coroutine to its end from code that is not async.
 
-    There the work gets its own thread and loop, and this thread waits. Ctrl-C cancels the work, and is raised after it
-    has ended.
+    This also works when an event loop is already running in this thread (a Jupyter notebook). In that case the work
+    gets its own thread and loop, and this thread waits. Ctrl-C cancels the work, and is raised after it has ended.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the work was cancelled, and has ended.
@@ -177,7 +179,7 @@ def run_sync(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 class _Beside(Generic[_T]):
-    """Work in a thread and an event loop of its own."""
+    """Work that runs in its own thread and event loop."""
 
     def __init__(self, work: Coroutine[Any, Any, _T]) -> None:
         self._work = work
@@ -205,7 +207,7 @@ class _Beside(Generic[_T]):
     def _run(self) -> None:
         try:
             self._results.append(asyncio.run(self._noted()))
-        except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
+        except BaseException as error:  # noqa: BLE001 - is raised in the calling thread
             self._failure = error
         finally:
             self._begun.set()

@@ -1,11 +1,11 @@
-"""`open_run(DIR)`: a finished run from disk: its card, its trajectories, and the scores that a harness gave, joined question by question.
+"""`open_run(DIR)`: a finished run from disk: its card, its trajectories, and a harness's scores for each question.
 
-    run = open_run("out")              # lmms-eval's --output_path, a folder of trajectories, or the folder of one
-    configuration for trajectory in run: ...         # one at a time
+    run = open_run("out")              # lmms-eval's --output_path, a folder of trajectories, or of one configuration
+    for trajectory in run: ...         # one at a time
     run.frame()                        # a pandas DataFrame, a row per question
 
-Only files are loaded: no policy, no harness. What is cut off, damaged or missing is in `run.problems`, and logged as a
-warning.
+Only files are loaded: no policy, no harness. Whatever is cut off, damaged or missing is in `run.problems`, and is
+logged as a warning.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
 Key = tuple[str, str, str, int]
-"""Task, split, doc id and repeat: what names a question within a run (`Question.key`)."""
+"""Task, split, doc id and repeat, which identify a question within a run (`Question.key`)."""
 
 _NAMED = 5
 """Most questions that one sentence names; the attributes have all of them."""
@@ -44,11 +44,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Line:
-    """Where a question's trajectory is, and what its score must match."""
+    """Where a question's trajectory is, and what its score must agree with."""
 
     file: Path
     start: int
-    """In bytes."""
+    """Offset in the file, in bytes."""
     failed: bool
     answered: bool
     """Whether there is an answer, in whatever form."""
@@ -57,24 +57,24 @@ class _Line:
 
 
 class Run:
-    """A run as its files have it.
+    """A run as its files contain it.
 
-    Made by `open_run`; iterating gives its trajectories, each question once, read from disk one at a time.
+    It is made by `open_run`. Iterating gives its trajectories, each question once, read from disk one at a time.
     """
 
     def __init__(self, found: FoundRun, evaluations: Sequence[Evaluation]) -> None:
         self.folder = found.folder
         """Where the trajectories are."""
         self.config_hash = found.config_hash
-        """Names the configuration."""
+        """The configuration's hash."""
         self.problems: list[str] = []
-        """What is cut off, damaged or missing, one sentence each."""
+        """What is cut off, damaged or missing, one sentence for each."""
         self.card: Mapping[str, Any] = self._read_card()
-        """What was written when the run began; empty where it is missing."""
+        """The card that was written when the run began; empty if it is missing."""
         self.evaluations = list(evaluations)
         """The harness's evaluations of this run, the newest first."""
         self.scores: dict[Key, Score] = {}
-        """The harness's score of each answer, where it was logged."""
+        """The harness's score of each answer that was logged."""
         self.without_trajectory: list[Key] = []
         """Questions that have a score but no trajectory."""
         self.truths: dict[DocKey, Truth] = read_truths(found.folder)
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """All of them, in memory; if there are many, iterate over the run instead."""
+        """All trajectories, in memory; if there are many, iterate over the run instead."""
         return list(self)
 
     @property
@@ -135,7 +135,10 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Mapping[str, float]]:
-        """Task -> metric -> what the harness reported for the whole task, from the newest evaluation that has the task."""
+        """Task -> metric -> what the harness reported for the whole task.
+
+        The values are of the newest evaluation that has the task.
+        """
         return {
             task: values for evaluation in reversed(self.evaluations) for task, values in evaluation.metrics.items()
         }
@@ -183,7 +186,7 @@ class Run:
                 card = json.loads(read_regular(path))
                 if isinstance(card, dict):
                     return card
-                raise ValueError("it holds no JSON object")
+                raise ValueError("it is not a JSON object")
             except (OSError, ValueError, RecursionError) as error:
                 self._say(f"{path}: cannot read the card: {getattr(error, 'strerror', None) or error}")
                 return {}
@@ -191,7 +194,10 @@ class Run:
         return {}
 
     def _read_lines(self, file: Path) -> None:
-        """Record where each question's trajectory is; of several, the last that did not fail counts, as for a resumed run."""
+        """Record where each question's trajectory is.
+
+        If there are several, the last one that did not fail counts, as for a resumed run.
+        """
         others = 0
 
         def damaged(start: int, end: int, error: DamagedLine) -> None:
@@ -217,14 +223,15 @@ class Run:
             size = tail.seek(0, 2)
             tail.seek(max(0, size - 1))
             if size and tail.read(1) != b"\n":
-                self._say(f"{file}: its last line is torn (the run was killed, or writes still); left out")
+                self._say(f"{file}: its last line is incomplete (the run was killed, or is still writing); left out")
         if re.search(r"\.rank\d+$", file.stem):
             self._say(
-                f"{file}: the file of one rank, which was not merged (the rank was killed, or runs still); it is read"
+                f"{file}: the file of one rank, which was not merged (the rank was killed, or is still running); "
+                "it is read"
             )
         aside = file.with_name(f"{file.name}.damaged")
         if aside.exists():
-            self._say(f"{aside}: {_count(newlines(aside), 'damaged line')} that a resumed run set aside")
+            self._say(f"{aside}: {_count(newlines(aside), 'damaged line')} that a resumed run moved there")
 
     def _join(self) -> None:
         splits: dict[str, set[str]] = {}
@@ -287,14 +294,14 @@ class Run:
 def open_run(
     folder: str | Path, *, config: str | None = None, latest: bool = False, results: str | Path | None = None
 ) -> Run:
-    """Open a finished run. A run that is still going on is opened as it is so far.
+    """Open a finished run, or as much as there is of a run that is still going on.
 
     Args:
         folder: The folder of one configuration (`…/trajectories/<hash>`), a folder of trajectories, or the output
             folder of lmms-eval; or one file.
-        config: The configuration's hash or the beginning of it, where the folder has several.
+        config: The configuration's hash or the beginning of it, if the folder has several.
         latest: If it has several, take the one that was evaluated last.
-        results: The output folder of lmms-eval, where the trajectories are elsewhere and its results don't name them.
+        results: The output folder of lmms-eval, if the trajectories are elsewhere and its results don't name them.
 
     Raises:
         AprError: there is no run, or there are several configurations and none was chosen; the message names them.
@@ -330,7 +337,10 @@ def open_run(
 
 
 def _beside(root: Path) -> list[Path]:
-    """Where results of lmms-eval may be: in the folder itself, or above a folder `trajectories`, which `apr eval` makes in its output folder."""
+    """Where results of lmms-eval may be: in the folder itself, or above its folder `trajectories`.
+
+    `apr eval` makes `trajectories` in its output folder.
+    """
     folder = root.absolute()
     for inner in (folder, folder.parent, folder.parent.parent):
         if inner.name == "trajectories":

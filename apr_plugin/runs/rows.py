@@ -11,23 +11,27 @@ from apr_plugin.runs.meter import audio_s, tokens_spent
 from apr_plugin.runs.scores import Score
 
 KEY = ("task", "split", "doc_id", "repeat")
-"""The columns that name a question within a run."""
+"""The columns that identify a question within a run."""
 
 QUESTION = (
     *KEY, "bucket", "kind", "arm", "answer", "answer_valid", "target", "score", "stop_reason", "turns", "frames",
     "audio_s", "visual_tokens",
     "prompt_tokens", "completion_tokens", "duration_s", "seconds",
 )  # fmt: skip
-"""Columns of a question; `None` is unknown. `score` is `Score.value`. After these come `metric.NAME`, one for each
-number of the tasks' scorers."""
+"""Columns of a question; `None` is unknown.
+
+`score` is `Score.value`. After these come `metric.NAME`, one for each number of the tasks' scorers.
+"""
 
 TURN = (
     *KEY, "turn", "forced", "action", "video", "start_s", "end_s", "error", "confidence", "frames", "audio_s",
     "visual_tokens", "prompt_tokens",
     "cached_tokens", "completion_tokens", "model_s", "media_s", "finish_reason", "observation", "think",
 )  # fmt: skip
-"""Columns of a turn, counted from 1. `action` is its type, `error` the code where it was refused; frames, sound, visual
-tokens are what it showed."""
+"""Columns of a turn, counted from 1.
+
+`action` is its type, and `error` is the code if it was refused; frames, sound and visual tokens are what it showed.
+"""
 
 WHOLE = ("prompt_tokens", "cached_tokens", "completion_tokens", "video")
 """Columns of whole numbers that may be unknown."""

@@ -1,4 +1,4 @@
-"""Many questions at once: `run_episodes` keeps `concurrency` episodes running and saves each when it ends."""
+"""`run_episodes` answers many questions: it keeps `concurrency` episodes running and saves each when it ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def run_episodes(
 ) -> list[Trajectory]:
     """Answer every question; the list has their order and length.
 
-    Each of `concurrency` workers takes the next question when its last has ended, so that an episode exists only while
+    Each of `concurrency` workers takes the next question when its last has ended. So an episode exists only while
     it runs. Models are awaited in the event loop; decoding and saving happen in threads, so that one episode decodes
     while others generate. Memory is bounded by `decoding`: a look waits until there is room for what it will show.
 
@@ -45,22 +45,22 @@ async def run_episodes(
     as `cancelled` and asked again by a later run. The same happens after a Ctrl-C that `interrupt` received, even if an
     engine swallowed the cancellation.
 
-    Whatever else fails inside one episode is that question's reason (`Episode.run`).
+    Any other failure inside one episode becomes that question's reason (`Episode.run`).
 
     Args:
-        questions: What is asked.
-        policy: Who answers.
-        config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash all its
-            trajectories have.
+        questions: The questions to ask.
+        policy: The policy that answers.
+        config: Limits, arm, sampling, seed: an `EpisodeConfig`, or a `ConfigPerQuestion`, whose hash is in all its
+            trajectories.
         concurrency: Episodes at once.
         store: Where each trajectory is saved when its episode ends. Token ids, log-probs and entropies are then only in
             its files.
-        pictures: By question key, what reads the images of a question without a video.
+        pictures: By question key, the function that reads the images of a question without a video.
         evidence: By question key, where the evidence is in the first video, in seconds: what the arm `oracle` shows.
         on_done: Called for each finished question.
         on_prompt: Called with each prompt and what the policy wrote, with or without a store.
         on_phase: Called with what each episode did, and when it began and ended (`Phase`), for a timeline of the run.
-        decoding: Limits on reads at once and on memory; by default one per processor and 4 GiB.
+        decoding: Limits on memory and on the number of reads at once; by default one per processor and 4 GiB.
 
     Raises:
         TrajectoryError: a trajectory could not be saved (the disk is full); the rest is stopped, and what was saved

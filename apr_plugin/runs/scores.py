@@ -1,6 +1,8 @@
-"""A harness's scores of a run: the results and samples files that lmms-eval writes (`--output_path`, `--log_samples`), read without loading it.
+"""A harness's scores of a run, read from the results and samples files that lmms-eval writes.
 
-One command of lmms-eval leaves `<time>_results.json` and, with `--log_samples`, one `<time>_samples_<task>.jsonl` for
+The files come from `--output_path` and `--log_samples`; lmms-eval itself is not loaded.
+
+One command of lmms-eval writes `<time>_results.json` and, with `--log_samples`, one `<time>_samples_<task>.jsonl` for
 each task, in a folder below its output folder. The results name the run that they belong to
 (`config.resolved_cli_args.apr_run`; the model `apr` puts it there).
 """
@@ -42,7 +44,7 @@ _REQUEST_FAILED = "[LMMS_EVAL_REQUEST_FAILED"
 """What such a reply begins with (lmms_eval/models/simple/openai.py); the scorer takes it for an answer."""
 
 Say = Callable[[str], None]
-"""Takes one sentence about what is wrong with a file."""
+"""A callable that takes one sentence about what is wrong with a file."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,16 @@ class Score:
     """The harness's score of one answer."""
 
     value: float | None
-    """In [0, 1]: a number called `score`, or the only one called `…_score`, which may be inside a mapping. `None` if
-    the task has neither."""
+    """The score in [0, 1]: a number called `score`, or the only one called `…_score`, which may be inside a mapping.
+
+    It is `None` if the task has neither.
+    """
 
     metrics: Mapping[str, float]
     """Every number that the task's scorer returned, by its name."""
 
     buckets: tuple[str, ...]
-    """The groups in which the question counts, the duration's first; empty if the task has none."""
+    """The groups in which the question counts, the duration's group first; empty if the task has none."""
 
     target: str | None
     """The right answer as the task logs it."""
@@ -66,13 +70,13 @@ class Score:
     """Whether an answer was returned to the scorer."""
 
     tokens: TokensSpent | None
-    """Tokens of the answer that was scored, where they are known."""
+    """Tokens of the answer that was scored, if they are known."""
 
     scored: int
-    """How many answers the scorer was given."""
+    """The number of answers that the scorer was given."""
 
     evaluation: str
-    """Time in the name of its file."""
+    """The time in the name of its file."""
 
     request_failed: bool = False
     """Whether the reply is the text that lmms-eval's API models put in the place of a request that failed."""
@@ -80,17 +84,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One command of lmms-eval, by the files that it left."""
+    """One command of lmms-eval, described by the files that it wrote."""
 
     time: str
-    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`. Later ones sort after earlier
-    ones."""
+    """When it began, as lmms-eval writes it into the files' names: `20261127_094501`.
+
+    Later times sort after earlier ones.
+    """
 
     folder: Path
     """Where the files are."""
 
     config_hash: str | None = None
-    """The configuration of the run that it evaluated; `None` where its results don't say (or there are none)."""
+    """The configuration of the run that it evaluated; `None` if its results don't say (or there are none)."""
 
     run_folder: Path | None = None
     """Where the trajectories of that run were."""
@@ -102,14 +108,16 @@ class Evaluation:
     """Task -> the split of its questions."""
 
     voted: frozenset[str] = frozenset()
-    """Tasks that asked each question several times (`--repeats`) and have filters of their own, which may make one
-    answer from several."""
+    """Tasks that asked each question several times (`--repeats`) and have their own filters.
+
+    Such a filter may make one answer from several.
+    """
 
     samples: Mapping[str, Path] = field(default_factory=dict)
     """Task -> its file of scored questions."""
 
     def is_of_first(self, task: str, score: Score) -> bool:
-        """Whether a score belongs only to the first answer to its question; lmms-eval itself takes the first."""
+        """Whether a score belongs only to the first answer to its question, which is the one that lmms-eval takes."""
         return score.scored == 1 and task not in self.voted
 
 
@@ -136,7 +144,7 @@ def _read_results(path: Path, say: Say, model: str) -> dict[str, Any] | None:
     try:
         found = json.loads(read_regular(path))
         if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         say(f"{path}: cannot read these results: {getattr(error, 'strerror', None) or error}")
         return {}
@@ -175,8 +183,8 @@ def read_samples(path: Path, say: Say) -> Iterator[tuple[str, Score]]:
                     continue
                 if not line.endswith(b"\n"):
                     say(
-                        f"{path}, line {number}: its end is missing (lmms-eval was stopped while it wrote, or "
-                        "writes still); left out"
+                        f"{path}, line {number}: its end is missing (lmms-eval was stopped while it wrote, or is "
+                        "still writing); left out"
                     )
                     continue
                 try:
@@ -184,7 +192,7 @@ def read_samples(path: Path, say: Say) -> Iterator[tuple[str, Score]]:
                     yield printable(str(row["doc_id"])), _score(row, task, time)
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     say(
-                        f"{path}, line {number}: no sample of lmms-eval ({type(error).__name__}: "
+                        f"{path}, line {number}: not a sample of lmms-eval ({type(error).__name__}: "
                         f"{plain(str(error), 200)}); left out"
                     )
     except OSError as error:
@@ -224,7 +232,11 @@ def _value(metrics: Mapping[str, Any]) -> float | None:
 
 
 def _buckets(metrics: Mapping[str, Any], task: str) -> tuple[str, ...]:
-    """Our own tasks name them in their metrics (`n_0-20min`, in needle `acc_10m` or `miou_10m`); lmms-eval's keep a `duration` within a metric."""
+    """The groups of a question.
+
+    Our own tasks name them in their metrics (`n_0-20min`, in needle `acc_10m` or `miou_10m`); lmms-eval's tasks keep a
+    `duration` within a metric.
+    """
     if task.startswith(_OURS):
         counted = [name.removeprefix("n_") for name in metrics if name.startswith("n_") and name != "n_present"]
         return tuple(counted or [name.partition("_")[2] for name in metrics if name.startswith(("acc_", "miou_"))])

@@ -1,6 +1,6 @@
-"""From the flat `key=value` arguments of a harness to a policy and an episode configuration.
+"""Turns the flat `key=value` arguments of a harness into a policy and an episode configuration.
 
-Shared by every harness and by `apr ask`.
+This is shared by every harness and by `apr ask`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LIMITS: dict[str, Limits] = {
     "top_k": Limits(1, 10_000_000, whole=True, also=(-1,), words="or -1 for every token"),
     "max_new_tokens": Limits(1, 2**20, whole=True),
 }
-"""Numbers that are not in the budget; the limits of the budget's are on its fields."""
+"""Numbers that are not in the budget; the limits of the budget's numbers are on its fields."""
 
 _FASTEST_FPS = 60
 _MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
@@ -67,13 +67,13 @@ class Settings:
     """What a run was asked to do."""
 
     policy: Policy
-    """Who answers."""
+    """The policy that answers."""
     config: EpisodeConfig
     """Limits, arm, sampling, seed."""
     concurrency: int
-    """Episodes at once."""
+    """The number of episodes at once."""
     decode_threads: int | None
-    """Looks read at once; `None` is one per processor."""
+    """The number of looks that are read at once; `None` is one per processor."""
     decoded_bytes: int
     """Memory for decoded pictures and sound, over all episodes."""
     trajectories: Path
@@ -83,14 +83,14 @@ class Settings:
 
 
 def read_settings(arguments: Mapping[str, Any], policy: Policy | None = None) -> Settings:
-    """Sort out the arguments: our own, the budget's fields, sampling, and the rest for the policy.
+    """Split the arguments into our own, the budget's fields, sampling, and the rest for the policy.
 
     Args:
         arguments: By name.
         policy: A policy that already exists; then no argument names one or is passed to it.
 
     Raises:
-        AprError: an argument is missing, unknown, or has a bad value; the message names it and what is known.
+        AprError: an argument is missing, unknown, or has a bad value; the message names it and the known ones.
     """
     name, for_policy, settings = _read(arguments, policy)
     return Settings(make_policy(name, **for_policy) if policy is None else policy, **settings)
@@ -100,13 +100,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Find a mistake in the arguments without loading the policy.
 
     Raises:
-        AprError: as `read_settings`, except for what only the policy can tell.
+        AprError: as `read_settings`, except for what only the policy can check.
     """
     _read(arguments)
 
 
 def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The policy's name, its arguments, and every field of `Settings` besides the policy."""
+    """The policy's name, its arguments, and every field of `Settings` except the policy."""
     given = dict(arguments)
     for key, value in given.items():
         if value == "":
@@ -198,7 +198,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
 
 
 def _limit(key: str, value: Any) -> Any:
-    """A value of the budget's field; a value that is neither a number nor a truth value is left to the budget."""
+    """The value for a field of the budget; one that is neither a number nor a truth value is left to the budget."""
     if Budget.model_fields[key].annotation is bool:
         try:
             return options.flag(key, value)
@@ -211,7 +211,7 @@ def _limit(key: str, value: Any) -> Any:
 def _check_together(budget: Budget, given: Mapping[str, Any]) -> None:
     """Refuse limits that contradict each other.
 
-    A `max_turns` below the default of `min_turns` is allowed: it is the limit.
+    A `max_turns` below the default of `min_turns` is allowed: the maximum applies.
     """
     if "min_turns" in given and budget.turns is None and budget.min_turns > budget.max_turns:
         raise AprError(
@@ -259,7 +259,7 @@ def _read_media(given: Mapping[str, Any]) -> MediaSettings:
 
 
 def _check_decord() -> None:
-    """Import it, because an installed decord may still not load; without it every question would fail."""
+    """Import decord, because an installed decord may still not load; without it every question would fail."""
     require("decord", "decord")
     try:
         import decord  # noqa: F401
@@ -275,5 +275,5 @@ def _number(given: Mapping[str, Any], key: str, default: float) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value as it was typed: lmms-eval turns all numbers except whole ones above 0 into fractions."""
+    """A value as the user typed it: lmms-eval turns all numbers except whole ones above 0 into fractions."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else quoted(value)

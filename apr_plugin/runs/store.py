@@ -1,4 +1,4 @@
-"""Trajectory files of a run: appended durably, read back to resume, never mixed between configurations.
+"""Trajectory files of a run: appended durably, read again to resume, never mixed between configurations.
 
 Layout: `<folder>/<config hash>/card.json` and, in the same folder, one `<task>.jsonl` per task (`<task>.rank<r>.jsonl`
 while several ranks run; the last one to end merges them). Lines that can't be read are moved to `<file>.damaged`. Locks
@@ -31,9 +31,9 @@ Resume = Literal["auto", "never"]
 
 _Key = tuple[str, str, str, int]
 _Place = tuple[Path, int, int]
-"""A line: its file, and where it begins and ends there, in bytes."""
+"""A line: its file, and its start and end there, in bytes."""
 _LONGEST_NAME = 200
-"""Bytes of a task's name in a file name; file systems take 255, with what we add."""
+"""Most bytes of a task's name in a file name; file systems allow 255, with what we add."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ _log = logging.getLogger(__name__)
 class TrajectoryStore:
     """The trajectory files of one run.
 
-    Use as a context manager; entering takes a lock, so that two runs can't write to one folder.
+    Use it as a context manager; entering takes a lock, so that two runs can't write to one folder.
 
     Args:
         folder: Where runs are kept; this run's files are in `<folder>/<config hash>`.
-        config_hash: Names the configuration; only trajectories made with it are resumed.
+        config_hash: The configuration's hash; only trajectories made with it are resumed.
         card: The run's card, written to the same folder.
-        rank: Which of several processes this is.
-        world_size: How many processes share the run.
+        rank: The number of this process among those of the run.
+        world_size: The number of processes that share the run.
         resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under
             another name.
 
@@ -112,7 +112,10 @@ class TrajectoryStore:
         )
 
     def _say_what_is_not_continued(self) -> None:
-        """A run of an earlier release always has another hash, even with the same arguments: say why its answers are not reused."""
+        """Say why the answers of a run of an earlier release are not reused.
+
+        Such a run always has another hash, even with the same arguments.
+        """
         old = [
             other.parent.name
             for other in sorted(self.folder.parent.glob("*/config.json"))
@@ -122,7 +125,7 @@ class TrajectoryStore:
             _log.warning(
                 "%s: an earlier release of apr-plugin wrote %s; its trajectories (version 1) can be read, but "
                 "its prompts and pictures differ "
-                "from this release's, so no answer of it is taken over and all questions are asked",
+                "from this release's, so none of its answers is reused and all questions are asked",
                 self.folder.parent,
                 ", ".join(old[:5]),
             )
@@ -133,12 +136,12 @@ class TrajectoryStore:
         self._release_lock()
 
     def finished(self, question: Question) -> Trajectory | None:
-        """The saved trajectory of this very question under this configuration, unless it failed."""
+        """The saved trajectory of exactly this question under this configuration, unless it failed."""
         saved = self._finished.get(question.key)
         return saved if saved is not None and saved.question_hash == question.content_hash() else None
 
     def save(self, trajectory: Trajectory) -> Trajectory:
-        """Write one finished question to disk, and return when it is there. Several threads may call this.
+        """Write one finished question to disk, and return when it is there; several threads may call this.
 
         Returns:
             What is on disk: the trajectory, or one that ends with the reason why this one can't be saved.
@@ -153,9 +156,9 @@ class TrajectoryStore:
     def merge(self, tasks: Iterable[str]) -> None:
         """Merge the files of all ranks and the attempts of all runs, each question once.
 
-        Every rank calls this when it has ended. Files of ranks that are still writing do not change: the rank that ends
-        last merges all. So the harness does not have to wait for every rank. A file that is left (its rank was killed)
-        is still read by a resumed run.
+        Every rank calls this when it has ended. Files of ranks that are still writing do not change; the rank that ends
+        last merges all. So the harness does not have to wait for every rank. A file that is left because its rank was
+        killed is still read by a resumed run.
 
         Raises:
             TrajectoryError: a file can't be read or written; its previous content is not changed.
@@ -164,7 +167,7 @@ class TrajectoryStore:
             with self._folder_lock(fcntl.LOCK_EX), contextlib.ExitStack() as claims:
                 ended = {0: self._claim(0, claims)}
                 if not ended[0]:
-                    return  # rank 0 is still running, and comes here when it ends
+                    return  # rank 0 is still running, and calls this when it ends
                 for task in sorted(set(tasks)):
                     parts = []
                     for part in self._parts(task):
@@ -215,7 +218,11 @@ class TrajectoryStore:
 
     @contextlib.contextmanager
     def _folder_lock(self, kind: int) -> Iterator[None]:
-        """Shared while a rank begins and reads the files, exclusive while one merges, so that no file disappears during a read."""
+        """Hold the folder's lock, shared or exclusive.
+
+        It is shared while a rank begins and reads the files, and exclusive while one merges, so that no file disappears
+        during a read.
+        """
         fd = os.open(self.folder / ".lock.merge", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, kind)
@@ -261,9 +268,8 @@ class TrajectoryStore:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for path in self.folder.glob("*.jsonl"):
             rank = _rank_of(path)
-            owner = (
-                rank if rank is not None and rank < self.world_size else 0
-            )  # rank 0 also takes the files of an earlier, larger run
+            # Rank 0 also takes the files of an earlier, larger run.
+            owner = rank if rank is not None and rank < self.world_size else 0
             if owner != self.rank:
                 continue
             old, again = path.with_name(f"{path.name}.{stamp}.old"), 1
@@ -299,7 +305,7 @@ def _rank_of(path: Path) -> int | None:
 
 
 def _file_name(task: str) -> str:
-    """A name that any file system accepts, and that does not look like a rank's file."""
+    """A file name that any file system accepts, and that does not look like a rank's file."""
     name = re.sub(r"\.(?=rank\d+$)", "_", re.sub(r"[^\w.-]", "_", task)) or "task"
     if len(name.encode()) <= _LONGEST_NAME:
         return name
@@ -308,7 +314,10 @@ def _file_name(task: str) -> str:
 
 
 def _readable(path: Path, damaged: list[_Place] | None = None) -> Iterator[tuple[int, int, Trajectory]]:
-    """The trajectories of a file with their positions; damaged lines are named and left out, so that their questions are asked again."""
+    """The trajectories of a file with their positions.
+
+    Damaged lines are reported and left out, so that their questions are asked again.
+    """
 
     def name(start: int, end: int, error: DamagedLine) -> None:
         _log.warning("%s. Its question counts as not answered", error)
@@ -319,7 +328,7 @@ def _readable(path: Path, damaged: list[_Place] | None = None) -> Iterator[tuple
 
 
 def _set_aside(damaged: Sequence[_Place], path: Path) -> None:
-    """Move lines that can't be read to `<file>.damaged`, so that they stop no run."""
+    """Move lines that can't be read to `<file>.damaged`, so that they do not stop a run."""
     if damaged:
         aside = path.with_name(f"{path.name}.damaged")
         with aside.open("ab") as kept:
@@ -328,7 +337,7 @@ def _set_aside(damaged: Sequence[_Place], path: Path) -> None:
 
 
 def _replace(target: Path, places: Iterable[_Place]) -> None:
-    """Replace a file's content with these lines, its own or others': the whole file is replaced, or nothing changes."""
+    """Replace a file's content with these lines, its own or others'; the whole file is replaced, or nothing changes."""
     fresh = target.with_suffix(".merging")
     with fresh.open("wb") as out:
         _copy(places, out)

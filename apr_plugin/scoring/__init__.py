@@ -1,1 +1,1 @@
-"""Answers and intervals: parsing, IoU. Pure functions."""
+"""Parses answers and time spans, and scores them. Pure functions."""

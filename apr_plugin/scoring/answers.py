@@ -1,4 +1,4 @@
-"""Answers in words: which option is meant, which number is named. Pure functions."""
+"""Answers in words: the option or the number that a reply names. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ __all__ = ["exact_number", "first_number", "match_option", "mean_relative_accura
 
 
 def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: bool = False) -> str | None:
-    """The label of the option that a reply names, or `None` where it names none, or more than one; the rule is `apr_plugin.scoring.options`.
+    """The label of the option that a reply names, or `None` if it names no option or more than one.
 
-    In a reply with marks of thought or of an answer, only the answer is read; in a JSON object, its answer.
+    `apr_plugin.scoring.options` has the rule. If a reply marks its thought or its answer, only the answer is read; if
+    it is a JSON object, only its answer.
 
     Args:
-        content: What was answered.
+        content: The reply.
         options: (label, text) of each option.
         opening: Whether only the beginning of the reply counts, because it was cut off.
     """
@@ -29,11 +30,11 @@ def match_option(content: str, options: Sequence[tuple[str, str]], *, opening: b
 
 
 def parse_number(content: str) -> float | None:
-    """The one number that a reply names, or `None` if it names none, several different ones, or one that can't be read.
+    """The one number that a reply names, or `None` if it names none or several, or one that can't be read.
 
-    Thousands separators count (`1,000` is 1000), and so do English number words of any size
-    (`apr_plugin.scoring.numbers`). Of a reply with marks of thought or of an answer only the answer is read, of a JSON
-    object its answer.
+    The same number may be named more than once. Thousands separators count (`1,000` is 1000), and so do English number
+    words of any size (`apr_plugin.scoring.numbers`). If a reply marks its thought or its answer, only the answer is
+    read; if it is a JSON object, only its answer.
     """
     return read_number(named_answer(answer_part(content)))
 
@@ -42,20 +43,21 @@ _DIGITS = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
 def first_number(content: str) -> float | None:
-    """The first run of digits in a text, with its sign and decimals, or `None` if there is none: how OmniAgent reads its counting and size answers.
+    """The first run of digits in a text, with its sign and decimals, or `None` if there is none.
 
-    (HarryHsing/OmniAgent, `video_env.py`.) `parse_number` reads most texts differently: "1,000" is 1 here, "2 or 3" is
-    2, ".5" is 5, "1e3" is 1, "three" is nothing. Digits beyond any float are infinity.
+    This is how OmniAgent reads its counting and size answers (HarryHsing/OmniAgent, `video_env.py`). `parse_number`
+    reads most texts differently: here "1,000" is 1, "2 or 3" is 2, ".5" is 5, "1e3" is 1, and "three" is nothing.
+    Digits beyond the range of floats are infinity.
     """
     found = _DIGITS.search(content)
     return float(found[0]) if found else None
 
 
 def exact_number(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
-    """1.0 where the predicted number equals the true one at two decimals, else 0.0 (also where no number can be read).
+    """1.0 if the predicted number equals the true one at two decimals, else 0.0 (also if no number can be read).
 
-    The comparison of OmniAgent's counting questions (HarryHsing/OmniAgent, `video_env.py`): both sides through
-    `round(x, 2)`.
+    This is the comparison of OmniAgent's counting questions (HarryHsing/OmniAgent, `video_env.py`): both sides are
+    rounded with `round(x, 2)`.
 
     Args:
         predicted: A number, or text that names one (`parse_number`).
@@ -63,7 +65,7 @@ def exact_number(predicted: str | float | None, true: str | float, *, strict: bo
         strict: Read text as OmniAgent does, on both sides (`first_number`).
 
     Raises:
-        ValueError: the true value is no number.
+        ValueError: the true value is not a number.
     """
     number, right = _as_number(predicted, strict), _true_number(true, strict)
     return float(number is not None and round(number, 2) == round(right, 2))
@@ -71,22 +73,22 @@ def exact_number(predicted: str | float | None, true: str | float, *, strict: bo
 
 _STEP = (0.95 - 0.5) / 9
 MRA_TOLERANCES = (*(1 - (0.5 + step * _STEP) for step in range(9)), 1 - 0.95)
-"""How far off an answer may be at the confidences 0.50, 0.55, ... 0.95, as a share of the true value; to the last bit
-those of VSI-Bench's scorer."""
+"""Largest error of an answer at the confidences 0.50, 0.55, ... 0.95, as a share of the true value. The values are
+exactly those of VSI-Bench's scorer."""
 
 _STRICT_TOLERANCES = np.float32(1) - np.array([0.5 + 0.05 * step for step in range(10)], np.float32)
-"""The same, shape (10,), in single precision: one minus what `torch.arange(0.5, 0.975, 0.05)` holds, to the last bit.
-"""
+"""The same, shape (10,), in single precision: exactly one minus the values of `torch.arange(0.5, 0.975, 0.05)`."""
 
 
 def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, strict: bool = False) -> float:
-    """Mean relative accuracy (VSI-Bench): the share of the ten confidences .50, .55, ... .95 at which |p - t| / |t| <= 1 - confidence.
+    """Mean relative accuracy (VSI-Bench): the share of ten confidences at which the relative error is small enough.
 
-    The comparison is `<=`, as VSI-Bench's own scorer has it (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`).
-    With `strict` it is OmniAgent's reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single
-    precision, and text read by `first_number`. For the same two numbers the results differ only where the error equals
-    a threshold: a prediction of 7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no number scores 0. Of a
-    true value of 0 there is no relative error: 1 where the prediction is 0 too, else 0.
+    The confidences are .50, .55, ... .95; at each, |p - t| / |t| <= 1 - confidence must hold. The comparison is `<=`,
+    as in VSI-Bench's own scorer (vision-x-nyu/thinking-in-space; lmms-eval's `vsibench`). With `strict` it is
+    OmniAgent's reward for sizes (`video_env.py`): `<`, |p - t| / (|t| + 1e-8), all in single precision, and text read
+    by `first_number`. For the same two numbers the results differ only if the error equals a threshold: a prediction of
+    7 for 10 scores 0.5, and 0.4 with `strict`. Text that names no number scores 0. For a true value of 0 there is no
+    relative error: the score is 1 if the prediction is 0 too, else 0.
 
     Args:
         predicted: A number, or text that names one (`parse_number`).
@@ -94,7 +96,7 @@ def mean_relative_accuracy(predicted: str | float | None, true: str | float, *, 
         strict: Count as OmniAgent does.
 
     Raises:
-        ValueError: the true value is no number.
+        ValueError: the true value is not a number.
     """
     number, right = _as_number(predicted, strict), _true_number(true, strict)
     if number is None:
@@ -117,5 +119,5 @@ def _as_number(value: str | float | None, strict: bool) -> float | None:
 def _true_number(value: str | float, strict: bool) -> float:
     number = _as_number(value, strict)
     if number is None:
-        raise ValueError(f"the true answer {value!r} is no number")
+        raise ValueError(f"the true answer {value!r} is not a number")
     return number

@@ -1,14 +1,14 @@
 """Temporal IoU and measures based on it. Pure functions; times are in seconds; every score is in [0, 1].
 
 Four different measures are called "IoU" in this field. So the name of each function says which one it computes, and the
-key of a metric should say it too (`docs/scoring.md`):
+key of a metric should also say it (`docs/scoring.md`):
 
 - hull: one predicted span against one true span (Charades-STA, ActivityNet Captions, TACoS, TimeLens, LongVALE);
-- best: the first predicted span against whichever true span it fits best (QVHighlights R1, NExT-GQA);
+- best: the first predicted span against the true span that it fits best (QVHighlights R1, NExT-GQA);
 - set: all predicted spans against all true ones, each side merged (VUE-TR, CG-Bench, OmniAgent);
 - ranked: average precision over a ranked list of spans (QVHighlights mAP, in `apr_plugin.scoring.retrieval`).
 
-A span that is reversed, negative or not finite overlaps nothing.
+A span that is reversed, negative or not finite has no overlap with any other.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ def length(spans: Sequence[Span]) -> float:
 
 
 def hull_iou(predicted: Span | None, true: Span) -> float:
-    """Temporal IoU of one predicted and one true span: seconds in both over seconds from the first start to the last end.
+    """Temporal IoU of one predicted and one true span.
 
-    For two spans that overlap this is plain IoU; spans that don't overlap, or a prediction that is missing (`None`) or
-    invalid, score 0. Give it the first span of an answer: `hull_iou(next(iter(parse_spans(text)), None), true)`.
+    It is the seconds in both spans over the seconds from the first start to the last end. For two spans that overlap
+    this is plain IoU. Spans that don't overlap score 0, and so does a prediction that is missing (`None`) or invalid.
+    Pass the first span of an answer: `hull_iou(next(iter(parse_spans(text)), None), true)`.
     """
     if predicted is None or not valid_span(predicted) or not valid_span(true):
         return 0.0
@@ -86,7 +87,7 @@ def hull_iou(predicted: Span | None, true: Span) -> float:
 def best_iou(predicted: Sequence[Span], true: Sequence[Span]) -> float:
     """The largest `hull_iou` of the first predicted span with any true span; 0 if nothing was predicted.
 
-    Only the first prediction counts, so that naming more spans gains nothing.
+    Only the first prediction counts, so that more spans do not give a higher score.
     """
     return max((hull_iou(predicted[0], span) for span in true), default=0.0) if predicted else 0.0
 
@@ -101,7 +102,7 @@ def set_iou(predicted: Iterable[Span], true: Iterable[Span]) -> float:
 
 
 def iou_of_unions(a: Sequence[Span], b: Sequence[Span]) -> float:
-    """Seconds in both over seconds in either, of two sorted lists of disjoint spans; 0 where neither covers any."""
+    """Seconds in both over seconds in either, for two sorted lists of disjoint spans; 0 if neither covers any."""
     both = overlap(a, b)
     either = length(a) + length(b) - both
     return min(1.0, both / either) if either > 0 else 0.0
@@ -118,7 +119,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def set_precision_recall(predicted: Iterable[Span], true: Iterable[Span]) -> PrecisionRecall:
-    """Precision and recall of the seconds covered by two sets of spans, each side merged first."""
+    """Precision and recall of the seconds that two sets of spans cover; each side is merged first."""
     a, b = merge(predicted), merge(true)
     both = overlap(a, b)
     return PrecisionRecall(_share(both, length(a)), _share(both, length(b)))
@@ -141,12 +142,14 @@ def _share(part: float, whole: float) -> float:
 
 
 def recall_at(iou: float, threshold: float) -> float:
-    """1.0 where an IoU reaches the threshold (>=), else 0.0; the mean over questions is R@1 at that threshold."""
+    """1.0 if an IoU is at least the threshold, else 0.0; the mean over questions is R@1 at that threshold."""
     return float(iou >= threshold)
 
 
 def recalls(iou: float, variant: str, thresholds: Sequence[float] = THRESHOLDS) -> Mapping[str, float]:
-    """The numbers of one question under keys that name the IoU's variant: `iou_hull`, `r1_hull_0.3`, `r1_hull_0.5`, `r1_hull_0.7`.
+    """The metrics of one question, under keys that name the variant of the IoU.
+
+    The keys are, for `hull` as an example, `iou_hull`, `r1_hull_0.3`, `r1_hull_0.5` and `r1_hull_0.7`.
 
     Args:
         iou: The question's IoU.

@@ -1,7 +1,7 @@
 """The one number that a text names, in digits or in English words; never a part of a longer number. Pure functions.
 
-A text is split into numbers and words. Consecutive words that belong to one number are read by a grammar. If something
-looks like a number but can't be read ("twenty-first", "two and a half", "1/2", "2:30"), the whole text names no number.
+A text is split into numbers and words. A grammar reads consecutive words that belong to one number. If something looks
+like a number but can't be read ("twenty-first", "two and a half", "1/2", "2:30"), the whole text names no number.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -128,7 +128,7 @@ _NAMING = {
     "of",
     "there",
 }
-"""Words that lead to a number: after them "one" is one, whatever comes before."""
+"""Words that lead to a number: after them "one" is a number, whatever comes before."""
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?:{_DIGITS})(?:[eE][-+]?\d{{1,3}})?")
@@ -145,38 +145,41 @@ _SIGNS = str.maketrans(
     }
 )
 _TOKEN = re.compile(
-    r"(?P<digits>(?:\d[\d,.]{0,1500}+(?<=\d)|\d[\d,.]{0,1500}(?<=\d)|\.\d{1,1500})(?:[eE][-+]?\d{1,9})?)|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)|(?P<mark>[^\s])"
+    r"(?P<digits>(?:\d[\d,.]{0,1500}+(?<=\d)|\d[\d,.]{0,1500}(?<=\d)|\.\d{1,1500})(?:[eE][-+]?\d{1,9})?)"
+    r"|(?P<word>[^\W\d_]{1,400}(?:['’][^\W\d_]{1,9})?)"
+    r"|(?P<mark>[^\s])"
 )
 _BROKEN = re.compile(
-    r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])|\d "
-    r"\d{3}(?!\d)"
+    r"(?<=\d)\s?(?:[:/^*\u00d7\u00f7\u2044]\s?\d"
+    r"|[\u00bc-\u00be\u2150-\u215e\u5341\u767e\u5343\u4e07\u842c\u5104\u4ebf])"
+    r"|\d \d{3}(?!\d)"
 )
 """Digits that are a part of something else: a clock, a fraction, a power, thousands set apart by blanks, a Chinese
 multiple."""
 
 _DERIVED = re.compile(rf"(?:{'|'.join([*_SMALL, *_BIG])})(?:ths?|ish|fold|s|some)")
-"""Words made from a number word: "twenty oneish" is not twenty."""
+"""Words derived from a number word: "twenty oneish" is not twenty."""
 
 _GLUED = re.compile(rf"(?>{'|'.join(sorted([*_SMALL, *_BIG, 'and'], key=len, reverse=True))}){{2,}}+")
 """Number words written as one: "twohundred" can't be read."""
 
 MAX_NUMBER_CHARS = 2000
-"""A number is searched for in the sentences within this many first characters."""
+"""A number is searched for in the sentences within this many characters at the beginning."""
 
 
 @dataclass(frozen=True)
 class _Token:
     word: str
-    """Lower case; of a number its digits."""
+    """The token in lower case; for a number, its digits."""
 
     number: float | None
     """The value of digits; NaN for words."""
 
     joined: bool
-    """Whether nothing but a blank or a hyphen is between it and the token before."""
+    """Whether there is nothing but a blank or a hyphen between it and the token before."""
 
     glued: bool
-    """Whether it is a hyphen."""
+    """Whether that is a hyphen."""
 
 
 class _Unreadable(ValueError):
@@ -184,10 +187,11 @@ class _Unreadable(ValueError):
 
 
 def read_number(text: str) -> float | None:
-    """The one number that a text names, or `None` where it names none, several different ones, or one that can't be read.
+    """The one number that a text names, or `None` if it names none or several, or one that can't be read.
 
-    Thousands separators count (`1,000` is 1000), as do `-`, U+2212, "minus" and "negative" before a number. English
-    number words of any size count. "no one" and "the red one" name no number.
+    The same number may be named more than once. Thousands separators count (`1,000` is 1000), as do `-`, U+2212,
+    "minus" and "negative" before a number. English number words of any size count. "no one" and "the red one" name no
+    number.
     """
     if len(text) > MAX_NUMBER_CHARS:  # whole sentences, so that no number is cut
         text = text[: max(text.rfind(end, 0, MAX_NUMBER_CHARS) for end in (". ", "! ", "? ", "\n")) + 1]
@@ -226,10 +230,10 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _numbers(tokens: list[_Token]) -> Iterator[float]:
-    """Every number named.
+    """Every number that is named.
 
     Raises:
-        _Unreadable: a number that can't be read.
+        _Unreadable: one of the numbers can't be read.
     """
     at, named_to = 0, -1
     digits = any(token.number is not None for token in tokens)
@@ -315,14 +319,17 @@ def _phrase(tokens: list[_Token], at: int) -> tuple[list[str], int]:
 
 
 def _foreign(tokens: list[_Token], begin: int, end: int) -> bool:
-    """Whether a hyphen ties the words `begin` to `end` to others."""
+    """Whether a hyphen connects the words `begin` to `end` with others."""
     after = end < len(tokens) and tokens[end].glued and tokens[end].word not in _FRACTIONS | _ORDINALS
     before = begin > 0 and tokens[begin].glued and tokens[begin].number is None and tokens[begin - 1].number is None
     return tokens[begin].number is None and (after or before)
 
 
 def _is_pronoun(tokens: list[_Token], at: int, *, digits: bool) -> bool:
-    """Whether "one" here stands for a noun: after "no", "the", "the red"; beside digits wherever it is not "one of"."""
+    """Whether "one" stands for a noun here.
+
+    It does after "no", "the" and "the red"; and beside digits, unless it is in "one of".
+    """
     if digits and _word(tokens, at + 1) != "of":
         return True
     if _word(tokens, at - 1) in _SMALL:
@@ -352,7 +359,7 @@ def _value(words: list[str], first: float | None) -> float:
         for scale in words[1:]:
             value *= _BIG.get(scale, math.nan)
         return value
-    total, group, last = 0, -1, math.inf  # group: what is below the next scale so far, -1 where nothing does
+    total, group, last = 0, -1, math.inf  # group: the sum below the next scale so far, -1 if there is none
     room = math.inf  # the next word of the group must be below it
     for word in words:
         if word in _SCALES or word == "dozen":

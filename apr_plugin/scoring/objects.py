@@ -8,11 +8,11 @@ MAX_OBJECTS = 64
 """How many opening braces of a text are tried as the beginning of an object."""
 
 MAX_SCANNED_CHARS = 500_000
-"""How many characters are read in total while searching for objects, so that any text takes only a fraction of a
+"""How many characters are read in total in the search for objects, so that any text takes only a fraction of a
 second."""
 
 _STEP = re.compile(r'"(?:[^"\\]|\\.)*+"|"|\{+|\}+', re.DOTALL)
-"""A whole string, or braces in a row; a lone quote begins a string that never ends."""
+"""A whole string, or a row of braces; a quote without a partner begins a string that never ends."""
 
 
 def closing_brace(text: str, start: int) -> int | None:
@@ -24,7 +24,7 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def lacks_one_brace(text: str, start: int) -> bool:
-    """Whether the object that begins at `start` is never closed, and one closing brace at the end of the text would close it."""
+    """Whether the object that begins at `start` lacks only one closing brace, at the end of the text."""
     end, depth, in_string = _scan(text, start)
     return end is None and depth == 1 and not in_string and text.rstrip().endswith("}")
 

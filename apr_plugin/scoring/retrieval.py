@@ -1,8 +1,9 @@
-"""Ranked moment retrieval as QVHighlights scores it: average precision over a ranked list of spans, and R@1.
+"""Ranked moment retrieval, scored like QVHighlights: average precision over a ranked list of spans, and R@1.
 
-Pure functions, seconds.
+Pure functions; times are in seconds.
 
-The definition is that of jayleicn/moment_detr, `standalone_eval/eval.py`, with which it agrees (`docs/scoring.md`).
+The definition is that of jayleicn/moment_detr, `standalone_eval/eval.py`. The results agree with it
+(`docs/scoring.md`).
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def average_precisions(
     """Interpolated average precision of one question's ranked spans at each IoU threshold.
 
     In order of rank, a span is right if its IoU with a true span that is not yet taken is at least the threshold. It
-    takes the true span that fits best.
+    takes the true span with the largest IoU.
 
     Args:
-        predicted: `(start, end, score)` each, or `(start, end)` in falling order of confidence; the first
+        predicted: `(start, end, score)` each, or `(start, end)` in falling order of confidence; only the first
             `MAX_PREDICTIONS` count.
         true: True spans.
-        thresholds: IoU from which a span is right.
+        thresholds: Smallest IoU at which a span is right.
     """
     ranked = sorted(predicted[:MAX_PREDICTIONS], key=_score, reverse=True)
     ious = [
@@ -47,7 +48,7 @@ def average_precisions(
 
 def _average_precision(ious: Sequence[Sequence[tuple[float, int]]], n_true: int, threshold: float) -> float:
     taken: set[int] = set()
-    precisions: list[float] = []  # after each right span; recall grows by 1 / n_true at each
+    precisions: list[float] = []  # precision after each right span; recall grows by 1 / n_true at each
     for rank, fits in enumerate(ious, 1):
         free = next((index for iou, index in fits if iou >= threshold and index not in taken), None)
         if free is not None:
@@ -68,17 +69,17 @@ def _score(span: Sequence[float]) -> float:
 def moment_metrics(
     predictions: Sequence[Sequence[Sequence[float]]], truths: Sequence[Sequence[Span]]
 ) -> dict[str, float]:
-    """The moment-retrieval numbers of QVHighlights over a set of questions, each in [0, 1].
+    """The moment-retrieval metrics of QVHighlights over a set of questions, each in [0, 1].
 
     Args:
-        predictions: For each question its spans as `average_precisions` takes them; empty where nothing was predicted,
-            which scores 0.
-        truths: For each question, in the same order, its true spans.
+        predictions: The spans of each question, in the form that `average_precisions` takes; empty if nothing was
+            predicted, which scores 0.
+        truths: The true spans of each question, in the same order.
 
     Returns:
         `map` (mean over IoU 0.5:0.05:0.95), `map_0.5`, `map_0.75`, `map_short`, `map_middle`, `map_long` (only true
-        spans of that length, and only questions that have one; absent where there is none), `r1_best_0.5` and
-        `r1_best_0.7` (the first span listed).
+        spans of that length, and only questions that have one; absent if there is none), `r1_best_0.5` and
+        `r1_best_0.7` (for the first span listed).
 
     Raises:
         ValueError: the two lists differ in length, or are empty.

@@ -12,10 +12,10 @@ from typing import Any
 from apr_plugin.scoring.thought import split_thought
 
 NO_ANSWER = "(null)"
-"""What goes back for a question without an answer. Not "": on empty text some scorers abort, and some leave the
-question out of the denominator or count it as right. It holds none of the letters A to J in either case, no digit and
-no word an option may hold ("unanswered" is right for "red" in MMVU), so that no scorer finds an answer in it; where
-lmms-eval guesses for what it can't read, it guesses here too."""
+"""The text that is returned for a question without an answer. It is not "", because on empty text some scorers abort,
+and some leave the question out of the denominator or count it as right. It contains none of the letters A to J in
+either case, no digit and no word that an option may contain ("unanswered" is right for "red" in MMVU), so that no
+scorer finds an answer in it. Where lmms-eval guesses for an unreadable answer, it guesses here too."""
 
 ANSWER_KEYS = (
     "final_answer",
@@ -31,7 +31,7 @@ ANSWER_KEYS = (
     "response",
     "value",
 )
-"""Keys of a JSON object for an answer; the first that an object has counts."""
+"""Keys of an answer in a JSON object; the first key that an object has counts."""
 
 _ANSWER_MARKS = (
     ("<answer>", "</answer>"),
@@ -42,9 +42,12 @@ _ANSWER_MARKS = (
     ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
     ("<CONCLUSION>", "</CONCLUSION>"),
 )
-"""What models write around an answer: R1-like fine-tunes, GLM-V, OpenThinker, Command A, Kimi K3, LLaVA-CoT."""
+"""Marks that models write around an answer: R1-like fine-tunes, GLM-V, OpenThinker, Command A, Kimi K3, LLaVA-CoT."""
 
-_TURN_MARK = r"<[|｜][A-Za-z_▁]{1,40}[|｜]>|</?s>|<(?:eos|bos|end_of_turn|start_of_turn|end_of_utterance|turn\||\|turn)>|<seed:[a-z]{2,4}>|\[/?INST\]"
+_TURN_MARK = (
+    r"<[|｜][A-Za-z_▁]{1,40}[|｜]>|</?s>|<(?:eos|bos|end_of_turn|start_of_turn|end_of_utterance|turn\||\|turn)>"
+    r"|<seed:[a-z]{2,4}>|\[/?INST\]"
+)
 _LEADING_MARKS = re.compile(rf"(?:\s|{_TURN_MARK})*+")
 _LAST_MARK = re.compile(rf"(?:{_TURN_MARK})\Z")
 _FENCE = re.compile(r"\A```[a-zA-Z0-9]{0,12}[ \t]{0,9}\n?(.*?)\n?[ \t]{0,9}```\Z", re.DOTALL)
@@ -52,10 +55,11 @@ _LONGEST_MARK = 48
 
 
 def answer_part(text: str) -> str:
-    """The reply without its thought, reduced to the content of its last marks of an answer, without marks of a turn at its ends.
+    """The answer in a reply: the content of its last answer marks, without its thought.
 
-    Empty where the reply's thought is never closed (`apr_plugin.scoring.thought`). Marks of an answer are `<answer>`
-    and the like.
+    Marks of a turn at the ends are removed. The result is empty if the reply's thought is never closed
+    (`apr_plugin.scoring.thought`). Marks of an answer are `<answer>` and the like. A reply without them is kept whole,
+    except for its thought.
     """
     text = split_thought(text).said
     opening, closing, begin = "", "", -1
@@ -76,7 +80,7 @@ def without_turn_marks(text: str) -> str:
 
 
 def json_value(text: str) -> Any:
-    """The JSON value that is the whole text, in a code fence or bare; `None` if it is not JSON."""
+    """The JSON value if the whole text is one, bare or in a code fence; `None` if it is not JSON."""
     bare = fenced[1] if (fenced := _FENCE.match(text)) else text
     if bare.strip()[:1] not in tuple('[{"'):
         return None
@@ -87,7 +91,10 @@ def json_value(text: str) -> Any:
 
 
 def named_answer(text: str) -> str:
-    """What a reply that is JSON names as its answer (`{"answer": "B"}`, `{"count": 5}`, a list of one), or nothing; any other reply unchanged."""
+    """The answer that a JSON reply names (`{"answer": "B"}`, `{"count": 5}`, a list of one), or nothing.
+
+    Any other reply is returned unchanged.
+    """
     value = json_value(text)
     if value is None:
         return text

@@ -1,18 +1,18 @@
-"""How models mark their thought, and what a reply says outside it: the only place that knows. Pure functions.
+"""How models mark their thought, and the text of a reply outside it. Pure functions.
 
-A reply is the text outside thought. Thought that is never closed leaves no reply. If a closing mark has no opening mark
-(the chat template wrote that one into the prompt), everything before it is thought. Of several parts outside thought,
-the last counts.
+All code uses these rules. A reply is the text outside thought. If a thought is never closed, there is no reply. If a
+closing mark has no opening mark (because the chat template wrote that one into the prompt), everything before it is
+thought. If there are several parts outside thought, the last one counts.
 
-The marks are those of released models, by the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the models' own
-chat templates:
+The marks are those of released models, taken from the reasoning parsers of vLLM 0.32 (`vllm/reasoning`) and the
+models' own chat templates:
 
 - `<think>`, `<thinking>`, `<thought>`, `<reasoning>` and the like, with a prefix, a suffix or an attribute: Qwen, GLM,
   DeepSeek, InternVL, MiMo, MiniCPM-V, Step, Nemotron, EXAONE, Hunyuan (`<think:…>`), LongCat (`<longcat_think>`), Seed
   (`<seed:think>`), MiniMax (`<mm:think>`), K2 (`<ifm|think>`), many fine-tunes;
 - `[THINK]`: Magistral, Ministral;
 - `◁think▷`: Kimi-VL; `<|open|>think<|sep|>`: Kimi K3;
-- `<|channel|>analysis<|message|>` and `<|channel|>final<|message|>`, or `analysis…assistantfinal…` where a decoder
+- `<|channel|>analysis<|message|>` and `<|channel|>final<|message|>`, or `analysis…assistantfinal…` if a decoder
   drops special tokens: gpt-oss;
 - `<|channel>thought` and `<channel|>`: Gemma 4; `<unused94>`: MedGemma;
 - `<|START_THINKING|>`: Command A; `<|inner_prefix|>`: Apertus; `<|begin_of_thought|>`: OpenThinker, Sky-T1;
@@ -54,18 +54,18 @@ _PAIRS = {
     "words": (r"here(?:['’]s|\sis)\smy\sthought\sprocess:", r"here(?:['’]s|\sis)\smy\sresponse:"),
     "plain": (r"(?-i:(?:assistant)?analysis(?=[A-Z]))", r"(?-i:assistant\s{0,2}final)"),
 }
-"""Family -> its opening and its closing mark."""
+"""The opening and the closing mark of each family."""
 
 _ENDS_BLOCK_ONLY = {"channel": r"<\|end\|>"}
-"""What ends a block of that family, and is not a mark of thought elsewhere (`<|end|>` ends the turns of several
+"""Marks that end a block of the family, but are not marks of thought elsewhere (`<|end|>` ends the turns of several
 models)."""
 
 _WORDS = frozenset(("words", "plain"))
-"""Families marked by ordinary words: they count in a reply that begins with their opening mark."""
+"""Families that are marked by ordinary words; these count only in a reply that begins with their opening mark."""
 
 
 def _pattern(first: str) -> str:
-    """The marks of the families with an opening mark that begins like this."""
+    """A pattern of the marks of all families whose opening mark begins like this."""
     families = [family for family, (opening, _) in _PAIRS.items() if opening.startswith(first)]
     patterns = [
         f"(?P<open_{family}>{_PAIRS[family][0]})|(?P<close_{family}>{_PAIRS[family][1]})" for family in families
@@ -83,22 +83,22 @@ _BEGINS_WITH_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply, separated from the thought in it."""
+    """A reply, separated from its thought."""
 
     said: str
-    """The text outside thought; empty if thought is never closed, or nothing follows it."""
+    """The text outside thought; empty if the thought is never closed, or if nothing follows it."""
 
     thought: bool = False
-    """Whether the reply holds thought."""
+    """Whether the reply contains thought."""
 
     unclosed: bool = False
-    """Whether its thought is never closed."""
+    """Whether the thought is never closed."""
 
 
 def split_thought(text: str) -> Reply:
-    """Separate a reply from the thought in it.
+    """Separate a reply from its thought.
 
-    Marks in the strings of a JSON object that can be read are words, not marks.
+    Marks inside the strings of a readable JSON object are ordinary words.
     """
     inside: str | None = None
     said, start, skip_to, seen = "", 0, 0, False
@@ -123,10 +123,13 @@ def split_thought(text: str) -> Reply:
 
 
 class _Objects:
-    """The readable JSON objects of a text, searched for only as far as needed, up to a limit."""
+    """The readable JSON objects of a text; it is searched only as far as needed, up to a limit."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._at, self._tried, self._scanned = text, 0, 0, 0
+        self._text = text
+        self._at = 0
+        self._tried = 0
+        self._scanned = 0
 
     def end_around(self, start: int, position: int) -> int:
         """The end of the object that begins at `start` or later and contains `position`; 0 if there is none."""

@@ -1,8 +1,8 @@
-"""Times and time spans in what a model writes: the only parser for every task and for the loop.
+"""Times and time spans in the text that a model writes.
 
-Pure functions; times are in seconds.
+Every task and the loop use this parser. Pure functions; times are in seconds.
 
-Every pattern here repeats a bounded number of times, so that reading any text takes time in proportion to its length.
+Every pattern repeats a bounded number of times, so that the time to read a text is proportional to its length.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -19,8 +19,8 @@ from apr_plugin.scoring.text import ANSWER_KEYS, answer_part, json_value
 Span = tuple[float, float]
 
 MAX_CHARS = 100_000
-"""Words are read in this many last characters: in a long reply, the answer is at the end. Thousands of spans fit in
-them."""
+"""Words are read only in this many characters at the end, because the answer of a long reply is at its end. There is
+room for thousands of spans."""
 
 _UNITS = {
     "h": r"hours?|hrs?|h|小时|小時|時間|时|時|시간",
@@ -43,12 +43,18 @@ def _unit(name: str) -> str:
 
 
 def _after(name: str) -> str:
-    """What may follow a time in larger units: `5 seconds`, `and 5 seconds`, `, 5 seconds`; joined by a word or a comma it is below 60."""
+    """A pattern of the rest of a time after a larger unit: `5 seconds`, `and 5 seconds`, `, 5 seconds`.
+
+    After a word or a comma, the number must be below 60.
+    """
     return rf"(?:(?:\s{{0,3}}{_PLAIN}|{_JOIN}{_BELOW_60}){_unit(name)})"
 
 
 def _time(number: str) -> str:
-    """A pattern of one time: `1:02.5`, `62.5`, `62 s`, `1 min 2 s`, `1 minute and 2 seconds`; not part of a longer number, and not a percentage."""
+    """A pattern of one time: `1:02.5`, `62.5`, `62 s`, `1 min 2 s`, `1 minute and 2 seconds`.
+
+    It matches neither a part of a longer number nor a percentage.
+    """
     hours, minutes = rf"{number}{_unit('h')}{_after('m')}?{_after('s')}?", rf"{number}{_unit('m')}{_after('s')}?"
     return rf"(?>{_CLOCK}|{hours}|{minutes}|{number}{_unit('s')}|{number}){_NOT_CUT}"
 
@@ -67,7 +73,8 @@ _ABOUT = (
 )
 _ENDED = r"[\"'”’)]?"
 _TO = re.compile(
-    rf"{_ENDED}\s{{0,4}}(?:--?>|[-–—−~～→]|(?:up\s)?to(?![a-z])|until|till|through|到|至|から|부터|에서)\s{{0,4}}{_ABOUT}-?\Z",
+    rf"{_ENDED}\s{{0,4}}(?:--?>|[-–—−~～→]|(?:up\s)?to(?![a-z])|until|till|through"
+    rf"|到|至|から|부터|에서)\s{{0,4}}{_ABOUT}-?\Z",
     re.IGNORECASE,
 )
 _AND = re.compile(rf"{_ENDED}\s{{0,4}}(?:,\s)?(?:and|&|和|与|與)\s{{0,4}}{_ABOUT}-?\Z", re.IGNORECASE)
@@ -80,12 +87,14 @@ _END = re.compile(
 _BESIDE = re.compile(r"\s{0,3}(?:,\s{0,3})?(?:and\s{1,3})?\Z", re.IGNORECASE)
 _LATER = re.compile(r"\s{0,3}(?:later|after|afterwards|earlier|before)\b", re.IGNORECASE)
 _NO_TIME_BEFORE = re.compile(
-    r"(?<![a-z])(?:frames?|frame_?(?:numbers?|ind(?:ex|ices))|steps?|turns?|scenes?|shots?|chapters?|pages?|episodes?|images?|pictures?|clips?|rows?|lines?"
+    r"(?<![a-z])(?:frames?|frame_?(?:numbers?|ind(?:ex|ices))|steps?|turns?|scenes?|shots?|"
+    r"chapters?|pages?|episodes?|images?|pictures?|clips?|rows?|lines?"
     r"|questions?|options?|items?|levels?|rounds?|numbers?|no\.|years?|ages?|score|第\d{0,6}帧)[\s\"'`:=#(\[]{0,6}\Z",
     re.IGNORECASE,
 )
 _NO_TIME_AFTER = re.compile(
-    r"\s{0,3}(?:frames?|fps|people|persons?|times|years?|months?|weeks?|days?|degrees?|dollars?|points?|pixels?|met(?:er|re)s?|feet|miles?|[ck]m|km/h|kg|帧)(?![a-z])",
+    r"\s{0,3}(?:frames?|fps|people|persons?|times|years?|months?|weeks?|days?|"
+    r"degrees?|dollars?|points?|pixels?|met(?:er|re)s?|feet|miles?|[ck]m|km/h|kg|帧)(?![a-z])",
     re.IGNORECASE,
 )
 _PART = re.compile(
@@ -139,7 +148,7 @@ def parse_time(text: str) -> float:
     """Seconds of `83.5`, `1:23.5` or `1:01:23.5`.
 
     Raises:
-        ValueError: the text is none of these.
+        ValueError: the text has none of these forms.
     """
     seconds = 0.0
     for field in text.strip().split(":"):
@@ -148,19 +157,25 @@ def parse_time(text: str) -> float:
 
 
 def parse_spans(text: str) -> list[Span]:
-    """Read the time spans an answer names.
+    """Read the time spans that an answer names.
 
-    The first of these kinds that the text has is read: JSON that is the whole answer, bare or in a code fence (`[[1.5,
-    4]]`, `[1.5, 4]`, `{"start": 1.5, "end": 4}`, lists of such objects, lists of strings that each name spans); pairs
-    in brackets among words (`The event is at [[10, 20]]`); words (`from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s
-    and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds to 1 minute and 20 seconds`, `start: 10, end: 20`); pairs in
-    parentheses (`(10, 20)`), or one that is the whole answer (`10, 20`). A number without a unit takes that of the
-    other end, else seconds. Percentages, frame numbers and counts are not times. If it is unclear which times belong
-    together ("1 to 2 to 3"), there is no span.
+    The text is read as the first of these kinds that it has:
 
-    All spans are returned in the order written, including reversed and non-finite ones, so that the caller can say what
-    is wrong with them. An empty list means that no span was found. A decimal may have any number of digits that a float
-    can hold, or an exponent.
+    1. JSON that is the whole answer, bare or in a code fence: `[[1.5, 4]]`, `[1.5, 4]`, `{"start": 1.5, "end": 4}`,
+    lists
+       of such objects, lists of strings that each name spans;
+    2. pairs in brackets among words: `The event is at [[10, 20]]`;
+    3. words: `from 1:02 to 1:15.5`, `62s-75s`, `between 1 min 2 s and 75 s`, `2 to 3 minutes`, `1 minute and 5 seconds
+    to
+       1 minute and 20 seconds`, `start: 10, end: 20`;
+    4. pairs in parentheses (`(10, 20)`), or one pair that is the whole answer (`10, 20`).
+
+    A number without a unit has the unit of the other end, or else seconds. Percentages, frame numbers and counts are
+    not times. If it is unclear which times belong together ("1 to 2 to 3"), there is no span.
+
+    All spans are returned in the order written, including reversed and non-finite ones, so that the caller can report
+    what is wrong with them. An empty list means that no span was found. A decimal may have an exponent, or any number
+    of digits that a float can have.
     """
     text = answer_part(text)
     value = json_value(text)
@@ -180,7 +195,7 @@ def _end_of(text: str) -> str:
 
 
 def _from_json(value: object, depth: int = 0) -> list[Span] | None:
-    """The spans of a JSON value; `None` if it has no such form."""
+    """The spans of a JSON value; `None` if it does not have one of the forms."""
     if depth > 4:
         return None
     if isinstance(value, str):
@@ -216,7 +231,7 @@ def _from_object(value: dict[str, object], depth: int) -> list[Span] | None:
 
 
 def _key(key: str) -> str:
-    """A key without "time", "seconds" and the like: `start_time`, `time_start`, `startSec` are `start`."""
+    """The key without "time", "seconds" and the like: `start_time`, `time_start`, `startSec` are `start`."""
     return _KEY_WORDS.sub("", key[:40]).casefold().strip("_- ")
 
 
@@ -243,7 +258,7 @@ def _plain(text: str) -> str:
 
 
 def _listed(text: str, pattern: re.Pattern[str]) -> list[Span]:
-    """Pairs with a comma between their times; numbers of frames and the like are left out."""
+    """Pairs with a comma between their times; frame numbers and the like are left out."""
     return [
         _span(start, end)
         for match in pattern.finditer(text)
@@ -281,12 +296,15 @@ def _told(text: str) -> list[Span]:
         paired |= {at, at + 1}
     lone = (time for at, time in enumerate(times) if at not in paired) if "between" in text.casefold() else ()
     if any(_BETWEEN.search(text, max(0, time.start - _LOOK_BACK), time.start) for time in lone):
-        return []  # "between 1 minute and 30 seconds": one time, and the other is missing
+        return []  # "between 1 minute and 30 seconds": this is one time, and the other is missing
     return spans
 
 
 def _pairs_up(text: str, first: _Time, gap: str) -> bool:
-    """Whether words before the first time and between the two make them a span: "between 3 and 5", "starts at 3 and ends at 5"."""
+    """Whether the words before the first time and between both make them a span.
+
+    Examples: "between 3 and 5", "starts at 3 and ends at 5".
+    """
     before = text[max(0, first.start - _LOOK_BACK) : first.start]
     return bool((_AND.match(gap) and _BETWEEN.search(before)) or (_END.match(gap) and _START.search(before)))
 
@@ -310,7 +328,7 @@ def _cut_off(text: str, times: list[_Time], at: int, last_of_pair: int) -> bool:
 
 
 def _minus(before: str, *, first: bool) -> bool:
-    """Whether the text before a time ends with its sign; the hyphen of a range is not a sign."""
+    """Whether the text before a time ends with a minus sign; the hyphen of a range is not a sign."""
     if not before.endswith("-"):
         return False
     rest = before[:-1]
@@ -322,7 +340,7 @@ def _minus(before: str, *, first: bool) -> bool:
 
 
 def _is_told(times: str) -> bool:
-    """Whether a clock format or a unit shows that it is a time."""
+    """Whether a clock format or a unit shows that the text is a time."""
     return ":" in times or bool(_units(times))
 
 
@@ -341,7 +359,7 @@ def _name(unit: str) -> str:
 
 
 def _last_unit(time: str) -> str:
-    """The last unit that a time names; seconds of a clock or a bare number."""
+    """The last unit that a time names; seconds for a clock format or a bare number."""
     units = _units(time)
     return units[-1] if units else "s"
 

@@ -1,7 +1,7 @@
 """`Truth`: a question's right answer and where its evidence is; `score`: how right an answer is. Pure functions.
 
 A truth is stored separately from its question, under the same key (task, split, doc id, repeat). No prompt, policy or
-trajectory ever contains one.
+trajectory ever contains a truth.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Evidence", "Rules", "Truth", "score", "spans_text"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """A stretch of one video on which the right answer rests."""
+    """A stretch of one video that shows the right answer."""
 
     start_s: float
-    """Where it begins, in seconds of the video as a look counts them."""
+    """Where it begins, in seconds of the video, counted as in a look."""
 
     end_s: float
     """Where it ends."""
@@ -37,11 +37,11 @@ class Truth:
     """What is right."""
 
     answer: str | tuple[str, ...]
-    """The right answer in canonical form (a label, `[[start, end], ...]` in seconds, a number, a text), or several of
-    which each is right."""
+    """The right answer in canonical form (a label, `[[start, end], ...]` in seconds, a number, a text), or several
+    right answers."""
 
     evidence: tuple[Evidence, ...] = ()
-    """Where the answer can be seen or heard; empty if the task does not say."""
+    """Where the answer can be seen or heard; empty if the task does not give it."""
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -56,11 +56,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Rules:
-    """How a task scores the kinds of question that are scored in more than one way."""
+    """How a task scores the kinds of question for which there is more than one way."""
 
     spans: Literal["set", "hull", "best"] = "set"
-    """Which IoU (`apr_plugin.scoring.intervals`). `hull` and `best` take one span of the answer, the longest: a
-    canonical answer is in order of time, so its first span is not the most certain one."""
+    """Which IoU is used (`apr_plugin.scoring.intervals`). `hull` and `best` take one span of the answer, the longest
+    one: a canonical answer is in order of time, so its first span is not the most certain one."""
 
     number: Literal["exact", "relative"] = "exact"
     """Equal at two decimals, or mean relative accuracy."""
@@ -70,14 +70,14 @@ class Rules:
 
 
 def score(answer: str | None, truth: Truth, kind: str, rules: Rules | None = None) -> float | None:
-    """How right an answer is, in [0, 1]; of several right answers, the one with the highest score counts.
+    """How right an answer is, in [0, 1]; if there are several right answers, the highest score counts.
 
     Args:
-        answer: In canonical form, as in a trajectory. `None` is no answer, and wrong. Numbers and spans in another form
-            are read from the text; the label of an option has one form only.
-        truth: What is right.
+        answer: The answer in canonical form, as in a trajectory. `None` means no answer, and is wrong. Numbers and
+            spans in another form are read from the text; the label of an option has only one form.
+        truth: The right answer.
         kind: `mcq`, `grounding`, `number` or `free_form`.
-        rules: The task's; without them set IoU and the exact number.
+        rules: The rules of the task; by default set IoU and the exact number.
 
     Returns:
         The score, or `None` for free-form text without a rule.

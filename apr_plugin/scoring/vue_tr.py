@@ -1,18 +1,20 @@
-"""VUE-TR and VUE-TR-V2, scored as their own repository scores them (bytedance/vidi, `VUE_TR/qa_eval.py`, `VUE_TR_V2/qa_eval.py`). Pure functions.
+"""VUE-TR and VUE-TR-V2, scored as in their own repository. Pure functions.
 
-One query: the predicted spans are widened to whole seconds (start down, end up). Then
+Sources: bytedance/vidi, `VUE_TR/qa_eval.py` and `VUE_TR_V2/qa_eval.py`.
+
+For one query, the predicted spans are widened to whole seconds (start down, end up). Then
 
 - IoU: reversed spans are dropped, the rest merged; seconds in both over seconds in either (set IoU).
 - precision and recall: the ends of reversed spans are swapped and nothing is merged; shared seconds over predicted or
-  true seconds. A query with no predicted (or true) seconds has no precision (or recall) and leaves that mean.
+  true seconds. A query with no predicted (or true) seconds has no precision (or recall) and is left out of that mean.
 
-A set of queries: each figure is the area under a curve over the thresholds 0, 0.01, ... 1 by the trapezoid rule; the
-curve is the share of queries with IoU > t, with precision >= t, with recall >= t.
+For a set of queries, each figure is the area under a curve over the thresholds 0, 0.01, ... 1 by the trapezoid rule.
+The curve is the share of queries with IoU > t, with precision >= t, with recall >= t.
 
-The official script loops over the predictions, so that a query without one is not counted. Figures named `_all` here
-count it as an empty answer: IoU and recall 0, no precision. `miou` is the plain mean of the set IoU of the spans as
-predicted, not widened: what OmniAgent (arXiv 2606.19341) measures for its own rows of Table 3; its baseline rows there
-are the areas of the official table.
+The official script loops over the predictions, so that a query without a prediction is not counted. Figures named
+`_all` here count it as an empty answer: IoU and recall 0, no precision. `miou` is the plain mean of the set IoU of the
+spans as predicted, not widened. OmniAgent (arXiv 2606.19341) gives this measure in its own rows of Table 3; its
+baseline rows there are the areas of the official table.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ ATTRIBUTES = {
     "query_format": ("keyword", "phrase", "sentence"),
     "query_modality": ("vision", "audio", "vision+audio"),
 }
-"""The columns that the table is broken down by, and their values in the table's order."""
+"""The columns by which the table is broken down, and their values in the table's order."""
 
 OVERALL = "overall"
 
@@ -53,10 +55,10 @@ class Query:
     (to 60), ultra-long."""
 
     query_format: str
-    """keyword, phrase or sentence."""
+    """`keyword`, `phrase` or `sentence`."""
 
     query_modality: str
-    """What is needed to find the answer: vision, audio or vision+audio."""
+    """What is needed to find the answer: `vision`, `audio` or `vision+audio`."""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -65,24 +67,24 @@ class Query:
 
 
 class QueryScore(NamedTuple):
-    """The numbers of one query."""
+    """The metrics of one query."""
 
     iou: float
     """Set IoU of the widened spans, in [0, 1]."""
 
     precision: float | None
-    """`None` where no seconds were predicted. Above 1 where predicted spans overlap: the official script does not merge
-    here."""
+    """`None` if no seconds were predicted. It is above 1 if predicted spans overlap enough: the official script does
+    not merge here."""
 
     recall: float | None
-    """`None` where no seconds are true. May be above 1, as precision."""
+    """`None` if no seconds are true. It may be above 1, like precision."""
 
     plain_iou: float
     """Set IoU of the spans as predicted."""
 
 
 def widen(spans: Iterable[Span]) -> list[Span]:
-    """Start rounded down and end rounded up to whole seconds; spans that are not finite are left out."""
+    """Round the start down and the end up to whole seconds; spans that are not finite are left out."""
     return [
         (float(math.floor(start)), float(math.ceil(end)))
         for start, end in spans
@@ -107,15 +109,18 @@ def score_query(predicted: Sequence[Span], true: Sequence[Span], version: int = 
 
 
 def iou_area(ious: Sequence[float]) -> float | None:
-    """The figure the official table calls IoU: area under the share of queries with IoU > t. `None` of no queries."""
+    """The figure that the official table calls IoU: area under the share of queries with IoU > t.
+
+    It is `None` if there are no queries.
+    """
     ordered = sorted(ious)
     return _area([len(ordered) - bisect_right(ordered, t) for t in _THRESHOLDS], len(ordered))
 
 
 def share_area(values: Sequence[float]) -> float | None:
-    """The figure the official table calls precision or recall: area under the share of queries with a value >= t.
+    """The figure that the official table calls precision or recall: area under the share of queries with a value >= t.
 
-    `None` of no queries.
+    It is `None` if there are no queries.
     """
     ordered = sorted(values)
     return _area([len(ordered) - bisect_left(ordered, t) for t in _THRESHOLDS], len(ordered))
@@ -127,7 +132,7 @@ def _area(counts: Sequence[int], n: int) -> float | None:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table. Shares are in [0, 1]; `None` where no query has such a value."""
+    """One row of the table. Shares are in [0, 1], and `None` if no query has such a value."""
 
     queries: int
     """Queries in the ground truth."""
@@ -145,16 +150,16 @@ class Cell:
     """Official: area, over the answered queries."""
 
     recall_all: float | None
-    """Area over all queries, a missing one counting as 0."""
+    """Area over all queries; a missing one counts as 0."""
 
     iou_all: float | None
-    """Area over all queries, a missing one counting as 0."""
+    """Area over all queries; a missing one counts as 0."""
 
     miou: float | None
     """Plain mean IoU of the spans as predicted, over the answered queries."""
 
     miou_all: float | None
-    """Plain mean IoU over all queries, a missing one counting as 0."""
+    """Plain mean IoU over all queries; a missing one counts as 0."""
 
 
 def score(queries: Sequence[Query], answers: Mapping[int, Sequence[Span]], version: int = 1) -> dict[str, Cell]:

@@ -1,4 +1,4 @@
-"""Writes a canonical answer in the form that a task's scorer reads right. Pure functions; none of them raises."""
+"""Writes a canonical answer in the form that a task's scorer reads correctly. Pure functions; none of them raises."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ def write_label(text: str, *, written: Mapping[str, str]) -> str:
 
     Args:
         text: The canonical answer, a label.
-        written: Label -> what is returned for it.
+        written: The returned text for each label.
     """
     return written.get(text.strip(), text)
 
 
 def write_longest_span(text: str, *, template: str = "The event happens in the {start} - {end} seconds.") -> str:
-    """One span for a scorer that reads one: the longest of the answer; of two equally long ones, the one named earlier.
+    """One span for a scorer that reads only one: the longest; of two equally long ones, the first one in the answer.
 
     Args:
         text: The canonical answer, `[[start, end], ...]` in seconds.
-        template: The sentence the scorer reads, with `{start}` and `{end}`.
+        template: The sentence that the scorer reads, with `{start}` and `{end}`.
     """
-    # `parse_spans` reads words too; only the canonical form is rewritten here, so that a forced answer stays what it
-    # was.
+    # `parse_spans` also reads words. Only the canonical form is rewritten here, so that a forced answer is not changed.
     spans = parse_spans(text) if text.lstrip().startswith("[") else []
     if not spans or not all(valid_span(span) for span in spans):
         return text
@@ -39,9 +38,9 @@ def write_longest_span(text: str, *, template: str = "The event happens in the {
 
 
 def write_longest_first(text: str) -> str:
-    """Spans for a scorer that reads a ranking: the longest first; of equally long ones, the earlier first.
+    """Spans for a scorer that reads a ranking: the longest first; of equally long ones, the earlier one first.
 
-    A canonical answer is in order of time.
+    The canonical answer is in order of time.
 
     Args:
         text: The canonical answer, `[[start, end], ...]` in seconds.
@@ -53,7 +52,7 @@ def write_longest_first(text: str) -> str:
 
 
 def write_number(text: str) -> str:
-    """A number in plain decimals: scorers search for digits, so that ".5" would be read as 5 and "1e-3" as 1."""
+    """A number in plain decimals: scorers search for digits, so that they would read ".5" as 5 and "1e-3" as 1."""
     try:
         number = Decimal(text.strip())
     except InvalidOperation:
@@ -64,5 +63,5 @@ def write_number(text: str) -> str:
 
 
 def _seconds(second: float) -> str:
-    """Milliseconds are kept: 24.296875 -> "24.297", 7.0 -> "7"."""
+    """Round to milliseconds: 24.296875 -> "24.297", 7.0 -> "7"."""
     return f"{second:.3f}".rstrip("0").rstrip(".")

@@ -1,1 +1,1 @@
-"""ActivityNet Captions: when in a video of up to some minutes does a sentence happen."""
+"""ActivityNet Captions: when a sentence happens in a video of up to a few minutes."""

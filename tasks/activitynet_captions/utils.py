@@ -1,4 +1,4 @@
-"""What the YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAMLs' `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from apr_plugin.scoring.truth import Rules
 from apr_plugin.scoring.writing import write_longest_span
 from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
-REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/ActivityNet"
+REPOSITORY = (
+    "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/"
+    "2D-TAN/data/ActivityNet"
+)
 
 BINS = Bins.of_minutes(0, 1, 2, 3, inf)
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """One row for each sentence of `{video: {duration, timestamps, sentences}}`; sentences whose start is not before their end are left out."""
+    """One row for each sentence of `{video: {duration, timestamps, sentences}}`.
+
+    Sentences whose start is not before their end are left out.
+    """
     (videos,) = contents
     yield from each(_of_video, videos.items())
 

@@ -1,1 +1,1 @@
-"""Charades-STA: when in a short home video does a sentence happen."""
+"""Charades-STA: when a sentence happens in a short home video."""

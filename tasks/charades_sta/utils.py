@@ -1,4 +1,4 @@
-"""What `apr_charades_sta.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from apr_plugin.scoring.truth import Rules
 from apr_plugin.scoring.writing import write_longest_span
 from apr_plugin.tasks.common import Bins, File, Row, Source, Unreadable, each, grounding, lmms, number
 
-REPOSITORY = "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/2D-TAN/data/Charades-STA"
+REPOSITORY = (
+    "https://raw.githubusercontent.com/microsoft/VideoX/1744b2159c3d11694f94dab4fcde8660c685e79a/"
+    "2D-TAN/data/Charades-STA"
+)
 
 BINS = Bins((0, 20, 30, 40, inf), ("0-20s", "20-30s", "30-40s", "over_40s"))
 

@@ -1,4 +1,4 @@
-"""What the task folders share: where a benchmark's rows and videos come from, duration buckets, and the numbers of one scored answer."""
+"""Code that the task folders share: rows and videos of a benchmark, duration buckets, and the metrics of one answer."""
 
 from apr_plugin.tasks.common.buckets import OTHER, Bins, count, macro_mean, macro_stderr
 from apr_plugin.tasks.common.catalogue import File, Source, sources

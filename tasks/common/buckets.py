@@ -1,4 +1,4 @@
-"""Duration buckets, and the aggregation of counts."""
+"""Duration buckets, and aggregation of counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Bins:
     """Half-open bins [start, end) of durations."""
 
     edges_s: tuple[float, ...]
-    """Edges in seconds, rising; the last may be `math.inf`."""
+    """Edges in seconds, ascending; the last may be `math.inf`."""
 
     names: tuple[str, ...]
-    """The name of each bin, one fewer than edges; a part of a metric's name."""
+    """The name of each bin, one fewer than edges; it is part of a metric's name."""
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.edges_s) - 1 or list(self.edges_s) != sorted(set(self.edges_s)):
@@ -36,7 +36,7 @@ class Bins:
         return cls(tuple(60.0 * edge for edge in edges), names)
 
     def name(self, seconds: float | None) -> str:
-        """The bin of a duration in seconds; `OTHER` where it is unknown or in no bin."""
+        """The bin of a duration in seconds; `OTHER` if it is unknown or in no bin."""
         if seconds is None:
             return OTHER
         return next(
@@ -45,7 +45,7 @@ class Bins:
 
 
 def count(items: Sequence[Any]) -> int:
-    """Aggregation of the metrics `n`, `n_<bucket>`: how many answers there were.
+    """Aggregation of the metrics `n`, `n_<bucket>`: the number of answers.
 
     For YAML: `!function apr_plugin.tasks.common.count`.
     """
@@ -57,7 +57,7 @@ Grouped = tuple[Sequence[str], float]
 
 
 def macro_mean(items: Sequence[Grouped]) -> float | None:
-    """Aggregation over groups of equal weight: the mean over groups of the mean of each. Groups may be nested.
+    """Aggregation over groups of equal weight: the mean over groups of the mean of each; groups may be nested.
 
     `[(["a"], 1), (["a"], 0), (["b"], 1)]` is (0.5 + 1) / 2. A group without answers has no weight.
     """
@@ -68,9 +68,9 @@ def macro_mean(items: Sequence[Grouped]) -> float | None:
 
 
 def macro_stderr(items: Sequence[Grouped]) -> float | None:
-    """Standard error of `macro_mean`: answers are drawn within groups, the groups are fixed.
+    """Standard error of `macro_mean`; answers are drawn within groups, the groups are fixed.
 
-    `None` where a group has a single answer.
+    It is `None` if a group has a single answer.
     """
     variance = _variance(items)
     return None if variance is None else math.sqrt(variance)
@@ -85,7 +85,7 @@ def _variance(items: Sequence[Grouped]) -> float | None:
 
 
 def _split(items: Sequence[Grouped]) -> tuple[list[float], dict[str, list[Grouped]]]:
-    """Scores at this level, and the rest by their outermost group."""
+    """The scores at this level, and the rest by their outermost group."""
     leaf = [score for path, score in items if not path]
     groups: dict[str, list[Grouped]] = {}
     for path, score in items:

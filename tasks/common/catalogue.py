@@ -1,11 +1,13 @@
-"""`Source`: one benchmark as its owners distribute it, made into questions; and `sources`, the catalogue of all of them. It knows no harness.
+"""`Source`: one benchmark as its owners distribute it, made into questions; and `sources`, the catalogue of all.
 
-Annotations are read from `<data folder>/<benchmark>/` under their official file names, else fetched from where their
-owners keep them. Videos are looked for in `<data folder>/<benchmark>/videos`, in whatever sub-folders they were
-unpacked, and where lmms-eval's own task unpacks them. A source may say what a row asks (`question_of`) and what is
-right (`truth_of`); the second never reaches a policy. Three columns are added to a row: `apr_videos` (paths),
-`apr_seconds` (of the first video, or `None`), `apr_buckets` (names); and `apr_present`, whether every video is there. A
-row that can't be read is one question that counts as wrong (`rows.py`).
+This module does not depend on a harness.
+
+Annotations are read from `<data folder>/<benchmark>/` under their official file names, or downloaded from their owners.
+Videos are searched in `<data folder>/<benchmark>/videos`, in any sub-folder, and where lmms-eval's own task unpacks
+them. A source may define what a row asks (`question_of`) and what is right (`truth_of`); the second never reaches a
+policy. These columns are added to a row: `apr_videos` (paths), `apr_seconds` (of the first video, or `None`),
+`apr_buckets` (names), and `apr_present`, whether every video is there. A row that can't be read is one question that
+counts as wrong (`rows.py`).
 """
 
 from __future__ import annotations
@@ -45,23 +47,25 @@ _DOWNLOAD_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class File:
-    """One file of annotations."""
+    """A file of annotations."""
 
     name: str
-    """Its path in the data set's repository, and below the benchmark's folder: JSON, JSON Lines, Parquet or CSV, by its
-    suffix."""
+    """Its path in the data set's repository, and below the benchmark's folder.
+
+    The suffix says whether it is JSON, JSON Lines, Parquet or CSV.
+    """
 
     hub: str = ""
     """The id of its data set on the hub."""
 
     url: str = ""
-    """Where it is downloaded from when it is on no hub; names a commit."""
+    """The address to download it from if it is on no hub; it names a commit."""
 
     revision: str = "main"
     """Branch or commit on the hub."""
 
     def how_to_get(self, folder: Path) -> str:
-        """The command that puts it where it is looked for."""
+        """The command that puts the file where it is looked for."""
         if self.hub:
             pinned = "" if self.revision == "main" else f" --revision {self.revision}"
             return f"hf download {self.hub} {self.name} --repo-type dataset{pinned} --local-dir {folder}"
@@ -98,34 +102,34 @@ class Source:
     """The benchmark's own name."""
 
     kind: str
-    """How its questions are answered: `mcq`, `grounding`, `number`, or several of them joined by a comma."""
+    """How its questions are answered: `mcq`, `grounding`, `number`, or several of them separated by a comma."""
 
     n: int
-    """Questions in the official split; 0 where there is none, because the set is made on this machine."""
+    """The number of questions in the official split; 0 if there is none, because the set is made on this machine."""
 
     licence: str
-    """Of the data, as its owners state it."""
+    """The licence of the data, as its owners state it."""
 
     homepage: str
-    """Where to read about it."""
+    """A page about the benchmark."""
 
     files: tuple[File, ...]
-    """Its annotations."""
+    """The files of its annotations."""
 
     videos_of: Callable[[Row], Sequence[str]]
     """Row -> the official relative names of its video files, with or without a suffix."""
 
     labels_of: Callable[[Row, float | None], Iterable[str]]
-    """(row, seconds of its first video or `None`) -> the buckets it counts in."""
+    """(row, seconds of its first video or `None`) -> the buckets in which it counts."""
 
     buckets: tuple[str, ...]
     """Every bucket, in order."""
 
     rows_of: Callable[[Sequence[Any]], Iterable[Row | Unreadable]] = _concatenated
-    """Contents of the files, in their order, -> rows. `each` keeps one that can't be read from ending it."""
+    """Contents of the files, in their order, -> rows; `each` lets it continue after a row that can't be read."""
 
     needs: tuple[str, ...] = ()
-    """Columns that a row must have, of those that no function of this source reads; a list has no empty place."""
+    """Columns that a row must have, except those that a function of this source reads; a list has no empty element."""
 
     keep: Callable[[Row], bool] = _every_row
     """Which rows belong to this task."""
@@ -137,27 +141,29 @@ class Source:
     """Whether durations that the annotation lacks are read from the files."""
 
     harness_folders: tuple[str, ...] = ()
-    """Folders below the hub folder (`HF_HOME`) in which lmms-eval's own task has the videos."""
+    """Folders below the hub folder (`HF_HOME`) in which lmms-eval's own task stores the videos."""
 
     prefix: str = "acc"
-    """What the metric of a bucket begins with: `acc_<bucket>`, `iou_hull_<bucket>`."""
+    """The prefix of a bucket's metric: `acc_<bucket>`, `iou_hull_<bucket>`."""
 
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """Buckets with another prefix of the metric's name, and that prefix."""
+    """Buckets whose metric has another prefix, and that prefix."""
 
     metric: str = "score"
     """The metric to report."""
 
     question_of: Callable[[Row], Question] | None = None
-    """Document -> what is asked: text, kind, options and how the answer is written, without its videos and its place in
-    the task. It reads no column that holds the right answer. Without it the task is one of a harness, which has a
-    reader for it."""
+    """Document -> what is asked: text, kind, options and how to write the answer, without its videos and task.
+
+    It reads no column that contains the right answer. If it is absent, the task is one of a harness, which has a reader
+    for it.
+    """
 
     write: Callable[[str], str] = str
-    """Canonical answer -> the text that this task's scorer reads right (`apr_plugin.scoring.writing`)."""
+    """Canonical answer -> the text that this task's scorer reads correctly (`apr_plugin.scoring.writing`)."""
 
     truth_of: Callable[[Row], Truth] | None = None
-    """Document -> what is right, from the columns that are scored by."""
+    """Document -> what is right, from the columns that are used for scoring."""
 
     rules: Rules = field(default_factory=Rules)
     """How `apr_plugin.scoring.truth.score` scores its answers."""
@@ -169,12 +175,12 @@ class Source:
 
     @property
     def video_folders(self) -> tuple[Path, ...]:
-        """Where its videos are looked for; the first is where they are expected."""
+        """The folders in which its videos are searched; missing ones are expected in the first."""
         return (self.home / "videos", self.home, *(hub_dir() / folder for folder in self.harness_folders))
 
     @property
     def bucket_metrics(self) -> tuple[str, ...]:
-        """The metrics that `scored` can return in addition to those it is given, in order."""
+        """The metrics that `scored` can return in addition to those that it is given, in order."""
         names = (*self.buckets, OTHER) if self.measure else self.buckets
         return (
             "score",
@@ -185,11 +191,11 @@ class Source:
         )
 
     def manifest(self) -> Manifest:
-        """What is known of its video files."""
+        """What is known about its video files."""
         return Manifest(cache_dir() / "videos" / f"{self.folder}.json")
 
     def local_file(self, file: File) -> Path | None:
-        """Where a file of annotations is on this machine, in its folder or in the hub's cache, or `None`."""
+        """The path of a file of annotations on this machine, in its folder or in the hub's cache, or `None`."""
         for path in (self.home / file.name, self.home / Path(file.name).name):
             if path.is_file():
                 return path
@@ -204,12 +210,12 @@ class Source:
         """The task's rows that can be read, in official order, with the columns of the benchmark.
 
         Raises:
-            AprError: the annotations are nowhere to be had, or are not what they should be.
+            AprError: the annotations can't be found, or have another form than they should.
         """
         return [row for row in self._rows() if not isinstance(row, Unreadable)]
 
     def _rows(self) -> list[Row | Unreadable]:
-        """The task's rows; as `rows`, with those that can't be read."""
+        """The task's rows, including those that can't be read."""
         paths = [self.local_file(file) or self.fetch(file) for file in self.files]
         contents = [self._content(path) for path in paths]
         rows: list[Row | Unreadable] = []
@@ -218,18 +224,18 @@ class Source:
         except FAULTS as error:
             rows.append(Unreadable.by(error))
         if not rows:
-            raise AprError(f"{self.title}: {_named(paths)} holds no question for {self.task}")
+            raise AprError(f"{self.title}: {_named(paths)} has no question for {self.task}")
         self._refuse(rows)
         return rows
 
     def _kept(self, row: Row) -> list[Row]:
-        """The row, if it belongs to this task.
+        """The row in a list, if it belongs to this task.
 
         Raises:
-            ValueError, TypeError, KeyError: it is none, or lacks what it needs.
+            ValueError, TypeError, KeyError: it is not a row, or lacks what it needs.
         """
         if not isinstance(row, Mapping):
-            raise TypeError(f"{type(row).__name__} in place of a row")
+            raise TypeError(f"{type(row).__name__} instead of a row")
         for name in self.needs:
             if (value := row[name]) is None or (isinstance(value, list) and None in value):
                 raise ValueError(f"no {name}")
@@ -238,22 +244,23 @@ class Source:
         )
 
     def _refuse(self, rows: Sequence[object]) -> None:
-        """Raises AprError where no row at all can be read: the file is another than it should be."""
+        """Raise an AprError if no row at all can be read, because then it is not the right file."""
         if isinstance(rows[0], Unreadable) and all(isinstance(row, Unreadable) for row in rows):
             raise AprError(
                 f"{self.title}: {self.named_files} is not as its README says: question 0 (counted from 0): "
-                f"{rows[0].reason}; get it anew"
+                f"{rows[0].reason}; download it again"
             )
 
     def documents(self, library: Library | None = None, measure: bool | None = None) -> list[dict[str, Any]]:
         """The rows with their videos' paths, durations and buckets.
 
-        One that can't be read, or that is in a bucket which this source does not name, has the column `apr_unreadable`.
+        A row that can't be read, or that is in a bucket which this source does not name, has the column
+        `apr_unreadable`.
 
         Args:
-            library: Where videos are looked for; without one in `video_folders`.
-            measure: Whether durations that the annotation lacks are read from the files; without one as this source
-                says.
+                library: Where videos are searched; default: in `video_folders`.
+                measure: Whether durations that the annotation lacks are read from the files; default: what this source
+                    says.
 
         Raises:
             AprError: as `rows`.
@@ -269,7 +276,7 @@ class Source:
                 try:
                     where[name] = where.get(name) or library.find(name)
                     there[str(where[name])] = where[name].is_file()
-                except OSError as error:  # a name that no file can have
+                except OSError as error:  # a name that is not a valid file name
                     read[at] = Unreadable.by(error)
         self._refuse(read)
         measured: dict[Path, float | None] = {}
@@ -304,7 +311,7 @@ class Source:
         try:
             names, seconds = list(self.videos_of(row)), self.seconds_of(row)
             if strange := [name for name in names if not isinstance(name, str)]:
-                raise TypeError(f"{strange[0]!r} in place of a video's name")
+                raise TypeError(f"{strange[0]!r} instead of a video's name")
             return _Facts(row, names, None if seconds is None else number(seconds))
         except FAULTS as error:
             return Unreadable.by(error)
@@ -318,7 +325,7 @@ class Source:
             labels = list(dict.fromkeys(self.labels_of(facts.row, seconds)))
             if strange := set(labels) - {*self.buckets, OTHER}:
                 return Unreadable(
-                    f"it lies in bucket {str(strange.pop())!r}, which {self.task} does not know: another "
+                    f"it is in bucket {str(strange.pop())!r}, which {self.task} does not know: another "
                     "version of the annotations?"
                 )
             document = {
@@ -335,11 +342,11 @@ class Source:
         return document
 
     def truth(self, document: Row) -> Truth | None:
-        """What is right; `None` where this source does not say, or the row can't be read."""
+        """What is right; `None` if this source does not define it, or the row can't be read."""
         return None if self.truth_of is None or unreadable(document) is not None else self.truth_of(document)
 
     def scored(self, doc: Row, score: float, **more: Any) -> dict[str, Any]:
-        """What `process_results` returns for one answer: its score overall and in each of its buckets, with counts.
+        """The result of `process_results` for one answer: its score overall and in each of its buckets, with counts.
 
         Args:
             doc: A document of `docs`.
@@ -358,7 +365,7 @@ class Source:
 
     @property
     def named_files(self) -> str:
-        """Its annotations as messages name them."""
+        """Its annotations, in the form that messages use."""
         return _named([self.local_file(file) or self.home / file.name for file in self.files])
 
     def _content(self, path: Path) -> Any:
@@ -366,13 +373,13 @@ class Source:
         try:
             return content(path)
         except (*FAULTS, OSError) as error:
-            raise AprError(f"{self.title}: can't read {path}: {reason(error)}; get it anew") from error
+            raise AprError(f"{self.title}: can't read {path}: {reason(error)}; download it again") from error
 
     def fetch(self, file: File) -> Path:
-        """Get a file of annotations from its owners.
+        """Download a file of annotations from its owners.
 
         Raises:
-            AprError: it can't be had; the message says how to get it by hand.
+            AprError: the download failed; the message says how to get it by hand.
         """
         why = "it is not distributed on a hub"
         try:
@@ -383,7 +390,7 @@ class Source:
                 return Path(hf_hub_download(file.hub, file.name, repo_type="dataset", revision=file.revision))
             if file.url:
                 return _download(file.url, self.home / file.name)
-        except Exception as error:  # noqa: BLE001 - the hub's client raises its own errors, and those of three layers below it
+        except Exception as error:  # noqa: BLE001 - the hub's client raises many kinds of errors
             why = reason(error)
         others = f", and so its other {len(self.files) - 1}" if len(self.files) > 1 else ""
         raise AprError(
@@ -402,7 +409,7 @@ class _Facts:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    """The files; those in the folder of the first one by their names alone."""
+    """The files; those in the folder of the first one only by name."""
     return ", ".join(
         [str(paths[0]), *(path.name if path.parent == paths[0].parent else str(path) for path in paths[1:])]
     )
@@ -410,7 +417,7 @@ def _named(paths: Sequence[Path]) -> str:
 
 def _download(url: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")  # several ranks may fetch it at once
+    part = path.with_name(f"{path.name}.{os.getpid()}")  # several ranks may download it at once
     with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as answer, part.open("wb") as out:
         while block := answer.read(1 << 20):
             out.write(block)
@@ -420,7 +427,7 @@ def _download(url: str, path: Path) -> Path:
 
 @cache
 def sources() -> Mapping[str, Source]:
-    """Every task of this package that has a `Source`, by its name, sorted: the sources in the task folders' `utils.py`."""
+    """Every task of this package that has a `Source`, by its name, sorted; the sources are in each `utils.py`."""
     import apr_plugin.tasks
 
     found: dict[str, Source] = {}

@@ -1,4 +1,4 @@
-"""What of a benchmark is on this machine: a look at every video of a task."""
+"""Which of a benchmark's videos are on this machine: a check of every video of a task."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class VideoState:
     name: str
     """Its official relative name."""
     path: str
-    """Where it is, or where it is expected."""
+    """Its path, or the path where it is expected."""
     state: State
     """Whether it is there and can be opened."""
     questions: int
-    """How many questions are about it."""
+    """The number of questions about it."""
     size: int | None
-    """Bytes."""
+    """Its size in bytes."""
     seconds: float | None
-    """How long the file lasts."""
+    """The duration of the file, in seconds."""
     annotated_s: float | None
-    """How long it lasts by the annotations, where they say."""
+    """Its duration by the annotations in seconds, if they have it."""
     sha256: str
-    """Of its bytes, where asked for."""
+    """The SHA-256 of its bytes, if it was requested."""
     error: str
-    """Why it can't be opened."""
+    """The reason why it can't be opened."""
 
     @property
     def off_s(self) -> float | None:
-        """How much longer the file is than annotated, in seconds, where that is more than a second and 2%."""
+        """How much longer the file is than annotated, in seconds, if that is more than a second and 2%."""
         if self.seconds is None or self.annotated_s is None:
             return None
         off = self.seconds - self.annotated_s
@@ -61,7 +61,7 @@ class Report:
     answerable: int
     """Questions for which all videos can be opened."""
     videos: tuple[VideoState, ...]
-    """In official order."""
+    """The videos, in official order."""
     annotations: tuple[Path, ...]
     """The files that were read."""
 
@@ -71,11 +71,11 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every question can be asked, and they are as many as the benchmark has."""
+        """Whether every question can be asked, and their number is that of the benchmark."""
         return (self.answerable, self.questions) == (self.source.n, self.source.n)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest: what was there, so that two people can tell whether they measured on the same files."""
+        """The manifest: what was there, so that two people can compare whether they used the same files."""
         return {
             "schema": 1,
             "task": self.source.task,
@@ -99,10 +99,10 @@ class Report:
 def count_videos(source: Source) -> tuple[int, int] | None:
     """How many of a task's videos are there, and how many it has; `None` without annotations on this machine.
 
-    Nothing is fetched or opened.
+    Nothing is downloaded or opened.
 
     Raises:
-        AprError: the annotations are not what they should be.
+        AprError: the annotations have another form than they should.
     """
     if any(source.local_file(file) is None for file in source.files):
         return None
@@ -116,10 +116,10 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
 
     Args:
         source: The task.
-        folders: Where its videos are; without any where the task looks for them.
+        folders: Where its videos are; default: where the task looks for them.
         hashes: Whether to read every byte for its SHA-256.
-        media_root: A folder that must contain every video, with links followed; others are not opened, and count as
-            unreadable.
+        media_root: A folder that must contain every video, after links are resolved; others are not opened, and count
+            as unreadable.
 
     Raises:
         AprError: there are no annotations.
@@ -154,7 +154,7 @@ def check(source: Source, folders: Sequence[Path] = (), hashes: bool = True, med
 
 
 def _outside(path: str, media_root: Path | None) -> str:
-    """Why a file that is there may not be read, or nothing."""
+    """The reason why an existing file may not be read, or an empty string."""
     try:
         if Path(path).is_file():
             confine(path, media_root)

@@ -1,7 +1,7 @@
 """Shared code of the multiple-choice tasks that lmms-eval lacks: options without labels, the prompt, names of buckets.
 
-Their rows have two columns in addition to the benchmark's own: `question`, and `options`, texts without labels. The
-first option is A.
+Their rows have two columns in addition to the benchmark's own: `question`, and `options`, which are texts without
+labels. The first option is A.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def lettered(doc: Row) -> list[tuple[str, str]]:
 
 
 def ask(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
-    """The question, its options, and how the answer is written."""
+    """The question, its options, and how to write the answer."""
     if unreadable(doc):
         return str(NOT_READ)
     return "\n".join([doc["question"], *(f"{letter}. {text}" for letter, text in lettered(doc)), LETTER_ONLY])
@@ -36,7 +36,7 @@ def question_of(doc: Row, context: str = "") -> Question:
 
     Args:
         doc: A document.
-        context: What is said before the question.
+        context: The text before the question.
 
     Raises:
         ValueError: there are fewer than two options.
@@ -49,5 +49,5 @@ def question_of(doc: Row, context: str = "") -> Question:
 
 
 def bucket_name(label: str) -> str:
-    """A data set's label as a part of a metric's name: `AV Event Alignment` is `av_event_alignment`."""
+    """A data set's label as part of a metric's name: `AV Event Alignment` is `av_event_alignment`."""
     return re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")

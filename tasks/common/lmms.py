@@ -1,4 +1,4 @@
-"""What the YAMLs call when lmms-eval runs a task of ours: its documents, the medium of a question, the text of a reply."""
+"""Functions that the YAMLs call when lmms-eval runs one of our tasks: documents, a question's media, a reply's text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def docs(
 ) -> Any:
     """A source's documents as a `datasets.Dataset`, for `process_docs`.
 
-    Says how many questions lack their video, which count as wrong.
+    It logs how many questions lack their video; these count as wrong.
 
     Args:
-        source: The task's.
-        ask: The task's `doc_to_text`, where it is not this package's own: a row that it fails on can't be read.
-        score: Its `process_results`, likewise.
+        source: The task's source.
+        ask: The task's `doc_to_text`, if it is not this package's own; a row on which it fails can't be read.
+        score: The task's `process_results`, with the same meaning.
 
     Raises:
         AprError: as `Source.documents`; under lmms-eval's own command line the process ends with that message instead
@@ -40,8 +40,8 @@ def docs(
         end_with(error)
     if source.n and len(documents) != source.n:
         logger.warning(
-            f"{source.task}: the annotations hold {len(documents)} questions, the official split {source.n}: "
-            "a score is not of the whole benchmark"
+            f"{source.task}: the annotations have {len(documents)} questions, the official split {source.n}: "
+            "a score does not cover the whole benchmark"
         )
     absent = sum(not document["apr_present"] for document in documents)
     if absent:
@@ -49,7 +49,7 @@ def docs(
             f"{source.task}: {absent} of {len(documents)} questions lack their video in "
             f"{source.video_folders[0]} and count as wrong; "
             f"`score_present` leaves them out. "
-            + (f"List the files with: apr tasks check {source.task}" if source.n else "Make the set anew.")
+            + (f"List the files with: apr tasks check {source.task}" if source.n else "Make the set again.")
         )
 
     def attempt(document: Row) -> None:
@@ -65,7 +65,7 @@ def docs(
         end_with(
             AprError(
                 f"{source.title}: no question of {source.named_files} can be read; the first: {faults[0][1]}; "
-                "get it anew"
+                "download it again"
             )
         )
     if faults:
@@ -78,7 +78,7 @@ def docs(
 
 
 def doc_to_visual(doc: Row) -> list[str]:
-    """The paths of a question's videos. For YAML: `!function apr_plugin.tasks.common.doc_to_visual`.
+    """The paths of a question's videos; for YAML: `!function apr_plugin.tasks.common.doc_to_visual`.
 
     Raises:
         AprError: the row can't be read.

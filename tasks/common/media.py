@@ -1,4 +1,4 @@
-"""The video files of a benchmark: where they are, how long they last, whether they can be read.
+"""The video files of a benchmark: where they are, their durations, and whether they can be read.
 
 Durations are kept in a manifest.
 """
@@ -17,31 +17,32 @@ from pathlib import Path
 from apr_plugin.files import read_regular
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
-"""Tried in this order where the file with the official name is absent: a video fetched again often comes in another
-container."""
+"""Suffixes that are tried in this order if the file with the official name is absent.
+
+A video that was downloaded again often has another container.
+"""
 
 _BLOCK = 1 << 22
 
 
 @dataclass
 class Library:
-    """Finds files by their official relative name in some folders, in whatever sub-folder they were unpacked."""
+    """Finds files by their official relative names in some folders, in whatever sub-folder they are."""
 
     folders: Sequence[Path]
-    """Looked through in this order; the first is where a missing video is expected."""
+    """The folders in the order of the search; a missing video is expected in the first."""
 
     _by_stem: dict[str, Path] | None = field(default=None, repr=False)
 
     def find(self, name: str) -> Path:
-        """The file of a video, or where it is expected when there is none.
+        """The path of a video, or the path where it is expected if it is missing.
 
         Args:
             name: Its path as the benchmark names it, with or without a suffix ("data/abc.mp4", "abc").
         """
         wanted = Path(name)
-        if (
-            wanted.is_absolute() or ".." in wanted.parts
-        ):  # whatever the annotations say, a video lies below these folders
+        # Whatever the annotations say, a video is below these folders.
+        if wanted.is_absolute() or ".." in wanted.parts:
             name, wanted = wanted.name, Path(wanted.name)
         endings = [wanted.suffix, *EXTENSIONS] if wanted.suffix in EXTENSIONS else ["", *EXTENSIONS]
         stem = name.removesuffix(wanted.suffix) if wanted.suffix in EXTENSIONS else name
@@ -74,21 +75,21 @@ class Library:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What is known of one video file."""
+    """What is known about one video file."""
 
     size: int
-    """Bytes."""
+    """Its size in bytes."""
     mtime_ns: int
-    """When it was last written; facts of a file that has changed are read again."""
+    """When it was last written; if a file has changed, its facts are read again."""
     seconds: float | None = None
-    """How long it lasts, or `None` where it can't be read."""
+    """Its duration in seconds, or `None` if it can't be read."""
     error: str = ""
-    """Why it can't be read."""
+    """The reason why it can't be read."""
     sha256: str = ""
-    """Of its bytes; empty until asked for."""
+    """The SHA-256 of its bytes; empty until requested."""
 
     def of(self, stat: os.stat_result) -> bool:
-        """Whether the file is still the one that these facts are of."""
+        """Whether the file has not changed since these facts were read."""
         return (self.size, self.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 
@@ -102,11 +103,11 @@ class Manifest:
             self.facts = {name: FileFacts(**facts) for name, facts in json.loads(read_regular(path))["files"].items()}
 
     def read(self, paths: Iterable[Path], what: str, hashes: bool = False) -> Mapping[str, FileFacts]:
-        """Facts of those files that exist, by path. New ones are read, with a progress bar, and kept.
+        """The facts of the existing files, by path; new ones are read, with a progress bar, and kept.
 
         Args:
             paths: The files.
-            what: For the bar.
+            what: The label of the bar.
             hashes: Whether to compute SHA-256 too, which reads every byte.
         """
         from rich.console import Console
@@ -116,9 +117,8 @@ class Manifest:
         stale = []
         for name, stat in there.items():
             known = self.facts.get(name)
-            if (
-                known is None or known.seconds is None or not known.of(stat) or (hashes and not known.sha256)
-            ):  # what failed is tried again
+            # Files that failed are tried again.
+            if known is None or known.seconds is None or not known.of(stat) or (hashes and not known.sha256):
                 stale.append(name)
         if stale:
             with ThreadPoolExecutor(max_workers=4) as pool:
@@ -147,9 +147,9 @@ class Manifest:
         return replace(facts, sha256=_sha256(name)) if hashes and not facts.sha256 else facts
 
     def save(self) -> None:
-        """Write the file where that is possible; without it the facts are read again.
+        """Write the file if that is possible; if not, the facts will be read again.
 
-        Of two processes that write at once the later one counts.
+        If two processes write at once, the later one counts.
         """
         beside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):

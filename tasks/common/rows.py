@@ -1,11 +1,11 @@
-"""Rows as files of annotations hold them, and those that can't be read.
+"""Rows as files of annotations contain them, and those that can't be read.
 
-One that can't costs its own question, which counts as wrong and says why; it never ends a run.
+A row that can't be read costs its own question, which counts as wrong with a reason; it never ends a run.
 
-A row can't be read where a task's own code fails on it, or where a value of it has another type than its column: a
-harness holds a task's rows in an Arrow table, which can't keep it. Its document has the column `apr_unreadable`, with
-the reason, and of all others only those that begin with `apr_`. Asked for its videos it raises that reason, so that the
-model `apr` ends the question as `media_unreadable` with it.
+A row can't be read if a task's own code fails on it, or if a value has another type than its column: a harness keeps a
+task's rows in an Arrow table, which can't store such a value. The document of such a row has the column
+`apr_unreadable`, with the reason, and of all others only those that begin with `apr_`. A request for its videos raises
+that reason, so that the model `apr` ends the question as `media_unreadable` with it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Row = Mapping[str, Any]
 """One question with the columns of its benchmark."""
 
 OURS = "apr_"
-"""What the columns that this package adds begin with."""
+"""The prefix of the columns that this package adds."""
 
 UNREADABLE = "apr_unreadable"
-"""The column with the reason why a row can't be read; only where a task has such a row."""
+"""The column with the reason why a row can't be read; it exists only if a task has such a row."""
 
 FAULTS = (
     KeyError,
@@ -42,25 +42,25 @@ FAULTS = (
     RecursionError,
     csv.Error,
 )
-"""What reading a row of another form raises."""
+"""The exceptions of reading a row of another form."""
 
 NOT_READ = "(this row of the data set can't be read)"
 """The prompt of such a row, which no policy sees."""
 
 _DEEPEST = 32
-"""Lists and objects within each other that a row may have."""
+"""The depth of nested lists and objects that a row may have."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In place of a row that can't be read."""
+    """A placeholder for a row that can't be read."""
 
     reason: str
-    """Why, in one line."""
+    """The reason, in one line."""
 
     @classmethod
     def by(cls, error: Exception, where: str = "") -> Unreadable:
-        """From what reading it raised."""
+        """Make one from an exception that was raised while reading."""
         return cls(where + reason(error))
 
 
@@ -72,7 +72,7 @@ def reason(error: Exception) -> str:
 
 
 def each(read: Callable[[Any], Iterable[Row | Unreadable]], items: Iterable[Any]) -> Iterator[Row | Unreadable]:
-    """The rows that `read` makes of each item; where it fails on one, an `Unreadable` in place of those that it has not made."""
+    """The rows that `read` makes of each item; an `Unreadable` follows where it fails on an item."""
     for item in items:
         if isinstance(item, Unreadable):
             yield item
@@ -84,32 +84,32 @@ def each(read: Callable[[Any], Iterable[Row | Unreadable]], items: Iterable[Any]
 
 
 def number(value: Any) -> float:
-    """A finite number; text that writes one counts, as some benchmarks have it.
+    """A finite number; text that contains one counts, because some benchmarks have that.
 
     Raises:
-        ValueError: it is none, is a truth value, or is infinite.
+        ValueError: it is not a number, is a truth value, or is infinite.
     """
     found = math.nan if isinstance(value, bool) else float(value)
     if not math.isfinite(found):
-        raise ValueError(f"{str(value)[:40]!r} is no number")
+        raise ValueError(f"{str(value)[:40]!r} is not a number")
     return found
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """The same value as a table takes it: texts without lone surrogates, in lists and objects too.
+    """The same value in a form that a table accepts: text without lone surrogates, in lists and objects too.
 
     Raises:
-        ValueError: it has a whole number beyond 64 bits, an infinite number, a column without a name, or lists within
-            lists without end.
+        ValueError: it has a whole number beyond 64 bits, an infinite number, a column without a name, or lists nested
+            too deeply.
     """
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"a whole number of {value.bit_length()} bits; 64 are the most")
+        raise ValueError(f"a whole number of {value.bit_length()} bits; at most 64 are allowed")
     if isinstance(value, float) and math.isinf(value):
         raise ValueError("an infinite number")
     if isinstance(value, dict | list) and depth >= _DEEPEST:
-        raise ValueError(f"lists or objects within each other, more than {_DEEPEST} deep")
+        raise ValueError(f"lists or objects nested more than {_DEEPEST} deep")
     if isinstance(value, dict):
         if not all(isinstance(name, str) for name in value):
             raise ValueError("more fields than columns")
@@ -118,16 +118,16 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def unreadable(document: Row) -> str | None:
-    """Why this document can't be read, which is never empty; `None` where it can."""
+    """The reason why this document can't be read, which is never empty; `None` if it can."""
     found: str | None = document.get(UNREADABLE)
     return found
 
 
 def check_readable(document: Row) -> None:
-    """Called before a document's videos are named.
+    """Check that a document can be read; called before its videos are named.
 
     Raises:
-        AprError: it can't be read.
+        AprError: the document can't be read.
     """
     if (why := unreadable(document)) is not None:
         raise AprError(f"this row of the data set can't be read: {why}")
@@ -142,7 +142,7 @@ def table(
 
     Args:
         documents: One for each question.
-        attempt: What raises on a document that can't be asked or scored.
+        attempt: Is called for each document, and raises if it can't be asked or scored.
     """
     import datasets
 
@@ -164,13 +164,13 @@ def table(
                     attempt({name: row.get(name) for name in columns})
             except FAULTS as error:
                 rows[at] = _without(row, reason(error))
-    columns = dict.fromkeys(name for row in rows for name in row)  # `from_list` takes those of the first row alone
+    columns = dict.fromkeys(name for row in rows for name in row)  # `from_list` uses those of the first row only
     found = datasets.Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
     return found, [(at, row[UNREADABLE]) for at, row in enumerate(rows) if row.get(UNREADABLE) is not None]
 
 
 def _without(row: Row, why: str) -> dict[str, Any]:
-    """A row that can't be read, after all."""
+    """The document of a row that turned out to be unreadable."""
     return {
         **{name: value for name, value in row.items() if isinstance(name, str) and name.startswith(OURS)},
         UNREADABLE: why,
@@ -178,16 +178,17 @@ def _without(row: Row, why: str) -> dict[str, Any]:
 
 
 def _misfits(values: Sequence[Any]) -> dict[int, str]:
-    """Which values of a column do not fit its type, and why.
+    """The values of a column that do not fit its type, by index, with the reason.
 
-    The type is the commonest one, widened by the others as far as that goes.
+    The type is the most common one, widened by the others as far as possible.
     """
     import pyarrow
 
     try:
+        # A truth value is not 1.0.
         if not (
             pyarrow.types.is_floating(pyarrow.array(values).type) and any(isinstance(value, bool) for value in values)
-        ):  # a truth value is no 1.0
+        ):
             return {}
     except (pyarrow.ArrowException, *FAULTS):
         pass
@@ -217,7 +218,7 @@ def _misfits(values: Sequence[Any]) -> dict[int, str]:
 
 
 def content(path: Path) -> Any:
-    """The content of a file; bytes that are not UTF-8 are left to the row that has them."""
+    """The content of a file; bytes that are not UTF-8 cause an error only in the row that has them."""
     if path.suffix == ".parquet":
         require("pyarrow", "lmms")
         from pyarrow import parquet
@@ -235,7 +236,10 @@ def content(path: Path) -> Any:
 
 
 def _whole(text: str) -> int | float:
-    """A whole number of a JSON file. Python refuses to read one of more than 4300 digits, and with it the file."""
+    """A whole number of a JSON file.
+
+    Python refuses to read a number of more than 4300 digits, and the whole file with it.
+    """
     return int(text) if len(text) < 1000 else float(text)
 
 

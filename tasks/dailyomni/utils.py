@@ -1,4 +1,4 @@
-"""What `apr_dailyomni.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from apr_plugin.tasks.common.choices import bucket_name, question_of, without_la
 DURATIONS = ("30s", "60s")
 TYPES = ("Event Sequence", "AV Event Alignment", "Context understanding", "Reasoning", "Inference", "Comparative")
 COLUMNS = ("Question", "Choice", "Answer", "video_id", "Type", "video_category", "video_duration")
-"""Those that every row has; the others (`content_parent_category`, `content_fine_category`, `Explaination`) are missing
-from some."""
+"""The columns that every row has.
+
+The others (`content_parent_category`, `content_fine_category`, `Explaination`) are missing in some rows.
+"""
 
 
 def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
@@ -52,9 +54,11 @@ def docs(_stub: Any) -> Any:
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """1 where the reply begins with the right letter, in either case, as the official scorer has it; overall, by length and by type.
+    """1 if the reply begins with the right letter, in either case; overall, by length and by type.
 
-    The official scorer leaves questions that failed out of the denominator; here they count as wrong.
+    The official scorer does the same.
+
+    The official scorer excludes questions that failed from the denominator; here they count as wrong.
     """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))

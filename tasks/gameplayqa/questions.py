@@ -1,4 +1,7 @@
-"""A row of GameplayQA's table as a question: its videos and their numbers, its options in the official order, what kind each wrong option is."""
+"""Makes a question of a row of GameplayQA's table.
+
+A question has its videos and their numbers, its options in the official order, and the kind of each wrong option.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ GAMES = {
     "cyberpunk": "cyberpunk_2077", "elden": "elden_ring", "minecraft": "minecraft", "nomans": "no_mans_sky",
     "valheim": "valheim",
 }  # fmt: skip
-"""How `game_name` begins, without blanks and marks and in small letters -> the bucket of the game."""
+"""The beginning of `game_name`, without blanks and punctuation and in small letters -> the bucket of the game."""
 KINDS = ("lexical", "scene", "temporal", "role", "cross_video")
 """The five kinds of distractor of the paper's taxonomy."""
 OTHER_KIND = "other"
-"""Wrong options of another kind: a count, a reason, an order, or the other one of true and false."""
+"""Other kinds of wrong options: a count, a reason, an order, or the opposite of true or false."""
 
 _SEED = 13
 _EXIST = re.compile(r"EXIST-(Lexical|Scene|Temporal|Role|Cross-?Video)$", re.IGNORECASE)
@@ -72,7 +75,7 @@ def _row(row: Row) -> list[Row]:
 
 
 def buckets_of(row: Mapping[str, Any]) -> list[str]:
-    """Its level, task, game and number of videos."""
+    """The buckets of a row: its level, task, game and number of videos."""
     plain = re.sub(r"[^a-z0-9]", "", row["game_name"].lower())
     game = next((name for start, name in GAMES.items() if plain.startswith(start)), "other_game")
     task = bucket_name(row["task_name"]) if row["task_name"] in TASKS else "other_task"
@@ -80,13 +83,16 @@ def buckets_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def statement_kind(code: str) -> str | None:
-    """Of a question of true or false whose statement is a distractor: that distractor's kind ("SA-EXIST-Temporal": `temporal`)."""
+    """The kind of distractor that a statement to be judged true or false is ("SA-EXIST-Temporal": `temporal`).
+
+    `None` if the statement is not a distractor.
+    """
     found = _EXIST.search(code)
     return None if found is None else found[1].lower().replace("-", "").replace("crossvideo", "cross_video")
 
 
 def _options(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(text, kind) of each option, the right one, of kind "", first."""
+    """(text, kind) of each option; the right one comes first and has the kind ""."""
     if "EXIST" in row["question_code"]:
         true = row["correct_option"].lower() == "true"
         yield from ((str(true), ""), (str(not true), OTHER_KIND))
@@ -99,6 +105,9 @@ def _options(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _indices(listed: str, count: int) -> list[int]:
-    """`video_indices` ("0, 2"): which of an instance's videos these are; in order where the column does not fit the files."""
+    """The indices of the instance's videos in `video_indices` ("0, 2").
+
+    They are all indices, in order, if the column does not fit the files.
+    """
     found = [int(part) for part in listed.split(",") if re.fullmatch(r"\s*\d+\s*", part)]
     return found if len(found) == count else list(range(count))

@@ -1,4 +1,4 @@
-"""What `apr_gameplayqa.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from apr_plugin.tasks.gameplayqa.questions import (
 
 
 def asked(doc: Row) -> Question:
-    """The question.
+    """Make the question.
 
-    It counts videos from 1 and may leave some out, looks count from 0: both numbers of each stand before it.
+    It counts videos from 1 and may leave some out, but looks count from 0; so both numbers of each video precede it.
     """
     numbers = doc["video_numbers"]
     names = "; ".join(
@@ -75,7 +75,7 @@ def doc_to_visual(doc: Row) -> list[dict[str, Any]]:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
-    """The question and its options; of several videos, what the question calls them."""
+    """The question and its options; for several videos, first the names that the question uses."""
     if unreadable(doc):
         return str(NOT_READ)
     text: str = ask(doc)
@@ -86,11 +86,11 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """1 where the right option is named, overall and in each bucket; and what kind of distractor an error went for.
+    """1 if the right option is named, overall and in each bucket; and the kind of distractor of an error.
 
-    `error_<kind>` has a question of true or false in its denominator where the statement is a distractor of that kind.
-    `picked_<kind>` has a question in its denominator where an option of that kind is offered, and is 1 where such an
-    option was chosen.
+    `error_<kind>` has a true-or-false question in its denominator if the statement is a distractor of that kind.
+    `picked_<kind>` has a question in its denominator if an option of that kind is offered, and is 1 if such an option
+    was chosen.
     """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))

@@ -1,1 +1,1 @@
-"""LongVALE: when in a video does an event happen that is told by sight, sound and speech together."""
+"""LongVALE: when an event happens in a video, described by sight, sound and speech together."""

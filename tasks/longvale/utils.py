@@ -1,4 +1,4 @@
-"""What the YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAMLs' `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `apr_longvideobench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apr_plugin.tasks.common import NOT_READ, File, Row, Source, lmms, reply, un
 MODULE = "lmms_eval.tasks.longvideobench.utils"
 
 GROUPS = {15: "8-15s", 60: "15-60s", 600: "180-600s", 3600: "900-3600s"}
-"""Column `duration_group` and its meaning. The label decides: a few measured durations are outside its limits."""
+"""The column `duration_group` and its meaning; the label counts, because a few measured durations are outside it."""
 
 SOURCE = Source(
     task="apr_longvideobench",
@@ -38,7 +38,7 @@ SOURCE = Source(
 def official() -> Any:
     """lmms-eval's module.
 
-    It imports decord for another of its tasks; where that is absent, an empty module stands in while it loads.
+    It imports decord for another of its tasks; if that is absent, an empty module replaces it during the import.
     """
     if MODULE in sys.modules:
         return importlib.import_module(MODULE)  # waits for another thread that is loading it
@@ -67,7 +67,10 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """Right by lmms-eval's parser, overall and by duration group; what that parser can't read is wrong here and a guess in `lvb_acc`."""
+    """Score by lmms-eval's parser, overall and by duration group.
+
+    A reply that the parser can't read is wrong here and a guess in `lvb_acc`.
+    """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))
     utils, text = official(), reply(results)

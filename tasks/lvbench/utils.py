@@ -1,4 +1,4 @@
-"""What `apr_lvbench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BINS = Bins.of_minutes(20, 40, 60, 80, 100, 120, 140)
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """One line for each video with its questions -> one row for each question."""
+    """Turn one line for each video with its questions into one row for each question."""
     yield from each(lambda video: each(partial(_row, video["key"]), video["qa"]), contents[0])
 
 
@@ -35,7 +35,10 @@ def _row(key: str, question: Row) -> list[Row]:
 
 
 def truth_of(doc: Row) -> Truth:
-    """The letter, and `time_reference` as evidence: `00:15-00:19`, or one time, which means its whole second; another form is not evidence."""
+    """The letter, and `time_reference` as evidence.
+
+    It is `00:15-00:19`, or one time, which means its whole second; another form is not evidence.
+    """
     found: list[Evidence] = []
     for part in str(doc["time_reference"]).split(","):
         with suppress(ValueError):
@@ -57,10 +60,11 @@ SOURCE = Source(
     needs=("question", "answer"),
     videos_of=lambda row: [f"{row['key']}.mp4"],
     measure=True,
+    # It counts in each of its types.
     labels_of=lambda row, seconds: [
         BINS.name(seconds),
         *(ABILITIES[name] for name in row["question_type"]),
-    ],  # it counts in each of its types
+    ],
     buckets=(*BINS.names, *ABILITIES.values()),
     harness_folders=("lvbench",),
     truth_of=truth_of,

@@ -1,4 +1,4 @@
-"""What `apr_minerva.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ BINS = Bins.of_minutes(0, 5, 15, 30, inf)
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """The official rows; `video_id` without what a YouTube address has around it, `question type` under the name that lmms-eval's copy has."""
+    """The official rows, with `video_id` and `question type` changed.
+
+    `video_id` loses the rest of a YouTube address, and `question type` gets the name that lmms-eval's copy uses.
+    """
     yield from each(_row, contents[0])
 
 
@@ -57,14 +60,17 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 
 def doc_to_target(doc: Row) -> str:
-    """lmms-eval's; only logged."""
+    """The target of lmms-eval, which is only logged."""
     from lmms_eval.tasks.minerva.utils import minerva_doc_to_target
 
     return str(minerva_doc_to_target(doc)) if unreadable(doc) is None else ""
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """Right by lmms-eval's parser, overall and by duration; what that parser can't read is wrong here and a guess in `minerva_acc`."""
+    """Score by lmms-eval's parser, overall and by duration.
+
+    A reply that the parser can't read is wrong here and a guess in `minerva_acc`.
+    """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.minerva.utils import _extract_choice_letter, minerva_process_results

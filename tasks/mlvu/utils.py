@@ -1,4 +1,4 @@
-"""What `apr_mlvu.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ BINS = Bins.of_minutes(0, 5, 10, 20, 60, 120, inf)
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """The official columns, and those that lmms-eval's scorer reads: `task_type`, `video_name`, the options in `question`, a letter as `answer`.
+    """The official columns, and those that lmms-eval's scorer reads.
 
-    As in the official evaluation, of two equal options the last is the answer, and a question whose answer is none of
+    These are `task_type`, `video_name`, the options in `question`, and a letter as `answer`.
+
+    As in the official evaluation, the last of two equal options is the answer, and a question whose answer is not among
     its options can't be right.
     """
     named = (
@@ -91,7 +93,7 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """lmms-eval's score, overall, by task and by duration; `m_avg` weighs the tasks that were asked alike."""
+    """lmms-eval's score, overall, by task and by duration; `m_avg` gives equal weight to the tasks that were asked."""
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.mlvu.utils import mlvu_process_results

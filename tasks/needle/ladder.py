@@ -1,7 +1,7 @@
-"""What `NeedlePolicy` knows and what it does next: a `Case` of notes, and the ladder that goes from the whole video to the event.
+"""What `NeedlePolicy` knows and what it does next: a `Case` of notes, and a ladder from the whole video to the event.
 
 The ladder: scan the video for the chapter, scan the chapter for the scene, scan (or listen to) the scene for the event,
-narrow the event's edges, answer. A rung that the notes already cover is left out.
+narrow the event's edges, answer. A step that the notes already cover is skipped.
 
 A note reads `[frames 0.00-7200.00s x60] 0.00-732.20s blue/striped; 854.24s blue/dotted red triangle; ...` or
 `[audio 10.00-40.00s] chime 12.10-12.60s`.
@@ -39,7 +39,7 @@ class Point:
 
 @dataclass
 class Case:
-    """Everything the prompt says: the question, the video's data, and what the notes hold."""
+    """Everything that the prompt says: the question, the video's data, and the content of the notes."""
 
     text: str
     asked: ParsedQuestion | None
@@ -52,9 +52,9 @@ class Case:
     scans: list[tuple[float, float, float]] = field(default_factory=list)  # start, end, seconds between frames
     heard: list[Window] = field(default_factory=list)
     tried: set[tuple[str, float, float]] = field(default_factory=set)
-    answered: set[str] = field(default_factory=set)  # answers that were given and, since there is another turn, refused
+    answered: set[str] = field(default_factory=set)  # answers that were refused
     errors: list[str] = field(default_factory=list)
-    # label, span, number or words: what the instructions, or the last refusal, ask for; empty where they say nothing
+    # label, span, number or words: what the instructions, or the last refusal, ask for; empty if they say nothing
     form: str = ""
     videos: int = 1
 
@@ -76,17 +76,17 @@ class Case:
 
     @property
     def max_frames(self) -> int:
-        """Frames per look; halved whenever the environment refused so many."""
+        """The number of frames per look; it is halved whenever the environment refused that many."""
         return MAX_FRAMES >> sum(code in ("TOO_MANY_FRAMES", "NO_TOKENS_LEFT") for code in self.errors)
 
     def guess(self, choices: int) -> int:
-        """A choice that depends on nothing but the question's words."""
+        """A choice that depends only on the question's words."""
         return int(hashlib.sha256(self.text.encode()).hexdigest()[:12], 16) % max(1, choices)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do next, and why."""
+    """The next action, and the reason."""
 
     think: str
     confidence: float
@@ -95,24 +95,24 @@ class Step:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where something begins and ends: surely outside of `outer`, surely on between `inner`."""
+    """The beginning and end of something: surely absent outside of `outer`, surely present inside `inner`."""
 
     outer: Window
     inner: Window
 
     @property
     def middle(self) -> Window:
-        """The likeliest edges."""
+        """The most likely edges."""
         return ((self.outer[0] + self.inner[0]) / 2, (self.outer[1] + self.inner[1]) / 2)
 
     @property
     def slack(self) -> float:
-        """The less certain edge's uncertainty, in seconds."""
+        """The uncertainty of the less certain edge, in seconds."""
         return max(self.inner[0] - self.outer[0], self.outer[1] - self.inner[1])
 
 
 def bounds(case: Case, belongs: Callable[[Point], bool]) -> Bounds | None:
-    """What the notes say about where the matching points are; `None` if there is none."""
+    """What the notes say about the position of the matching points; `None` if there are none."""
     times = [point.time_s for point in case.points if belongs(point)]
     if not times:
         return None
@@ -122,7 +122,7 @@ def bounds(case: Case, belongs: Callable[[Point], bool]) -> Bounds | None:
 
 
 def decide(case: Case, final: bool) -> Step:
-    """The next rung of the ladder."""
+    """The next step of the ladder."""
     if final:
         return answer(case, "No turn is left, so I answer from my notes.")
     stuck = len(case.errors) >= 6 or case.max_frames < 2
@@ -141,7 +141,7 @@ def decide(case: Case, final: bool) -> Step:
 
 
 def _rungs(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
-    """Looks that are still worth taking, the most urgent first."""
+    """Looks that are still useful, the most urgent first."""
     chapter = bounds(case, lambda p: p.background == asked.colour)
     scene = bounds(case, _in_scene(asked))
     if scene is None:
@@ -159,7 +159,7 @@ def _rungs(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
     glyphs = {point.glyph for point in case.points if _in_scene(asked)(point)} - {""}
     length = scene.middle[1] - scene.middle[0]
     if asked.kind in (Kind.COUNT, Kind.SOUND) and case.has_audio:
-        if scene.slack > 0.25 * length:  # else listening takes in all of the scene and no event of its neighbours
+        if scene.slack > 0.25 * length:  # otherwise listening covers all of the scene and no event of its neighbours
             yield from _scan(
                 case,
                 scene.outer,
@@ -203,7 +203,7 @@ def _tones(case: Case, asked: ParsedQuestion) -> list[tuple[str, float, float]]:
 
 
 def _glyph_at(case: Case, asked: ParsedQuestion, time_s: float) -> str | None:
-    """The glyph seen both before and after (or at) this time in the asked scene."""
+    """The glyph that was seen both before and after (or at) this time in the asked scene."""
     for name in {point.glyph for point in case.points if _in_scene(asked)(point)} - {""}:
         times = [point.time_s for point in case.points if _in_scene(asked)(point) and point.glyph == name]
         if times[0] - 0.3 <= time_s <= times[-1] + 0.3:
@@ -212,7 +212,10 @@ def _glyph_at(case: Case, asked: ParsedQuestion, time_s: float) -> str | None:
 
 
 def _scan(case: Case, window: Window, step_s: float, think: str, confidence: float) -> Iterator[Step]:
-    """Scan what of the window has not been scanned this finely; in one look where that is possible, else coarser first, then piece by piece."""
+    """Scan the parts of the window that have not been scanned this finely.
+
+    This is one look if possible; otherwise coarser first, then piece by piece.
+    """
     open_ = _unscanned(case, window, 1.05 * step_s)
     if not open_:
         return
@@ -227,7 +230,10 @@ def _scan(case: Case, window: Window, step_s: float, think: str, confidence: flo
 
 
 def _unscanned(case: Case, window: Window, step_s: float) -> list[Window]:
-    """The parts of the window that were never scanned this finely; the frame rate limits how close to an edge a scan can come."""
+    """The parts of the window that were never scanned this finely.
+
+    The frame rate limits how close to an edge a scan can come.
+    """
     sliver_s = max(0.2, 1.5 / case.fps) if case.fps > 0 else 0.2
     return _uncovered(window, [(start, end) for start, end, step in case.scans if step <= step_s], sliver_s)
 
@@ -245,7 +251,7 @@ def _listen(case: Case, window: Window) -> Iterator[Step]:
 
 
 def _narrow(case: Case, asked: ParsedQuestion) -> Iterator[Step]:
-    """Look closer at the event's edges."""
+    """Take a closer look at the event's edges."""
     event = _event(case, asked)
     tick = 1 / case.fps if case.fps > 0 else 0.04
     tolerance = max(1.2 * tick, 0.06 * (event.middle[1] - event.middle[0])) if event else 0.0
@@ -276,7 +282,7 @@ def _uncovered(window: Window, covered: list[Window], sliver_s: float = 0.2) -> 
 
 
 def look(case: Case, kind: str, window: Window, think: str, confidence: float, num: int = 0) -> Step:
-    """A look at a window inside the video that was not taken before."""
+    """A look at a window inside the video that has not been taken before."""
     limit = max(case.duration_s - 0.5 * case.errors.count("OUT_OF_RANGE"), 0.2)
     start, end = max(0.0, min(window[0], limit - 0.2)), min(limit, max(window[1], window[0] + 0.2))
     whole = start < 0.1 and end > limit - 0.1
@@ -303,7 +309,7 @@ def answer(case: Case, think: str) -> Step:
 
 
 def _form(case: Case) -> str:
-    """The form that an answer must have: what was asked for, else what fits the question."""
+    """The form that an answer must have: the requested one, otherwise the one that fits the question."""
     if case.form:
         return case.form
     if case.options:
@@ -326,7 +332,10 @@ def _has_form(case: Case, content: str) -> bool:
 
 
 def _known(case: Case) -> tuple[str | None, float]:
-    """What the notes tell, and how sure it is: a label where an option says it, else the words, span or number itself."""
+    """What the notes say, and how sure it is.
+
+    It is a label if an option says it, otherwise the words, span or number itself.
+    """
     asked = case.asked
     assert asked is not None
     seen = [point for point in case.points if _in_scene(asked)(point) and point.glyph]
@@ -339,8 +348,8 @@ def _known(case: Case) -> tuple[str | None, float]:
         case Kind.WHEN:
             event = _event(case, asked)
             if event is not None:
-                # The first frame of an edge is the first that shows it, so a true edge lies half a frame later than
-                # halfway between two frames.
+                # The first frame of an edge is the first that shows it, so the true edge is half a frame later than the
+                # middle between the two frames.
                 half = 0.5 / case.fps if case.fps > 0 else 0.0
                 start, end = (min(edge + half, case.duration_s) for edge in event.middle)
                 found = f"[[{start:.2f}, {max(end, start):.2f}]]"
@@ -362,7 +371,7 @@ def _known(case: Case) -> tuple[str | None, float]:
 
 
 def _guessed(case: Case, form: str) -> str | None:
-    """A guess of this form; `None` where there is none of it."""
+    """A guess of this form; `None` if no guess is possible."""
     asked = case.asked
     scene = asked and (bounds(case, _in_scene(asked)) or bounds(case, lambda p: p.background == asked.colour))
     match form:

@@ -1,12 +1,12 @@
-"""Making a needle set: the folder of videos and questions that a `NeedleSpec` describes.
+"""Makes a needle set: the folder of videos and questions that a `NeedleSpec` describes.
 
     from apr_plugin.tasks.needle.make import NeedleSpec, make_needle
     make_needle(Path("needle"), NeedleSpec(seed=0))
 
 writes `needle/videos/*.mp4`, `needle/needle.jsonl` (one `Doc` per line) and, last, `needle/spec.json`. A second call
 finds the work done and writes nothing; a call after an interruption makes only what is missing. A video's name is a
-hash of its world and of how it is drawn, so that a file under its name is that video, whole, and its name tells
-nothing.
+hash of its world and of how it is drawn. So a file under its name is exactly that video, and is complete, and its name
+tells nothing.
 """
 
 import fcntl
@@ -33,7 +33,7 @@ from .render import PART_SUFFIX, is_complete, write_video
 from .world import Difficulty, World, tree_shape
 
 GENERATOR_VERSION = 2
-"""Raised whenever the same spec would give other bytes or other questions."""
+"""The version, which is raised whenever the same spec would give other bytes or other questions."""
 
 BUCKETS: dict[str, float] = {"1m": 60.0, "10m": 600.0, "30m": 1800.0, "60m": 3600.0, "120m": 7200.0}
 """Duration buckets and the length of their videos in seconds."""
@@ -49,12 +49,12 @@ class OtherSpecError(ValueError):
 
 
 class NeedleSpec(BaseModel):
-    """What a needle set is made of."""
+    """The parameters of a needle set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 0
-    """Where every world and question comes from."""
+    """The seed of every world and question."""
 
     buckets: tuple[str, ...] = tuple(BUCKETS)
     """Duration buckets, from BUCKETS."""
@@ -72,7 +72,7 @@ class NeedleSpec(BaseModel):
     """Height of the frames in pixels."""
 
     fps: Annotated[float, Field(ge=1, le=60)] = 10.0
-    """Frames per second; below 10, an event's edges are seen less precisely than the 0.1 s that its spans say."""
+    """Frames per second; below 10, an event's edges are seen less precisely than the 0.1 s of its spans."""
 
     gop_s: Annotated[float, Field(ge=2, le=10)] = 5.0
     """Seconds between keyframes."""
@@ -81,7 +81,7 @@ class NeedleSpec(BaseModel):
     """Chance that a scene gets a distractor event."""
 
     lookalike: bool = False
-    """Whether chapter colours are shades of few hues."""
+    """Whether chapter colours are shades of a few hues."""
 
     event_length: Annotated[float, Field(ge=1, le=3)] = 1.0
     """Factor on the length of glyph events; longer is easier."""
@@ -109,11 +109,11 @@ class NeedleSpec(BaseModel):
 
     @property
     def difficulty(self) -> Difficulty:
-        """The knobs that a world is made with."""
+        """The parameters of the worlds."""
         return Difficulty(self.decoys, self.lookalike, self.event_length)
 
     def fingerprint(self) -> str:
-        """Hex SHA-256, cut to 16 digits, of this spec and GENERATOR_VERSION."""
+        """SHA-256 of this spec and GENERATOR_VERSION as hex, cut to 16 digits."""
         return _digest({"generator_version": GENERATOR_VERSION, **self.model_dump(mode="json")})
 
 
@@ -125,35 +125,36 @@ class _Job:
 
 
 def make_needle(out_dir: Path | str, spec: NeedleSpec, workers: int | None = None, progress: bool = True) -> Path:
-    """Make a needle set, or what is missing of it.
+    """Make a needle set, or its missing parts.
 
     Args:
-        out_dir: the set's folder; made where it is missing. A second maker of the same folder waits for the first.
+        out_dir: the set's folder; created if it is missing. A second maker of the same folder waits for the first.
         spec: what to make.
-        workers: processes that encode videos; None is one per available core.
+        workers: processes that encode videos; None means one per available core.
         progress: whether to show a progress bar on stderr.
 
     Returns:
         The folder, absolute.
 
     Raises:
-        OtherSpecError: the folder holds a set of another spec.
+        OtherSpecError: the folder contains a set of another spec.
         OSError: the folder can't be written to; the message names the path.
     """
     if workers is not None and workers < 1:
-        raise ValueError(f"workers is at least 1, not {workers}")
+        raise ValueError(f"workers must be at least 1, not {workers}")
     out = Path(out_dir).expanduser().resolve()
-    if is_made(out, spec):  # before anything is touched: a finished set may lie on a read-only disk
+    if is_made(out, spec):  # before anything is changed: a finished set may be on a read-only disk
         return out
     videos = out / VIDEOS_NAME
     videos.mkdir(parents=True, exist_ok=True)
     with _locked(out / _LOCK_NAME):
         jobs = _plan(spec)
         _refuse_other_spec(out, spec, jobs)
+        # Left by a killed process: no other process has the lock.
         for part in (
             *out.glob(f".*{PART_SUFFIX}"),
             *videos.glob(f".*{PART_SUFFIX}"),
-        ):  # left by a killed maker: no other process has the lock
+        ):
             part.unlink()
         _render([job for job in jobs if not is_complete(videos / job.name)], videos, spec, workers, progress)
         _write_text(out / DOCS_NAME, _docs_text(spec, jobs))
@@ -177,7 +178,7 @@ def finished(out_dir: Path | str) -> Path:
     """The folder of a needle set.
 
     Raises:
-        FileNotFoundError: it holds no finished set.
+        FileNotFoundError: it contains no finished set.
     """
     out = Path(out_dir).expanduser().resolve()
     if not (out / SPEC_NAME).is_file() or not (out / DOCS_NAME).is_file():
@@ -189,7 +190,7 @@ def load_docs(out_dir: Path | str) -> list[Doc]:
     """The documents of a needle set, with absolute video paths.
 
     Raises:
-        FileNotFoundError: the folder holds no finished set.
+        FileNotFoundError: the folder contains no finished set.
     """
     out = finished(out_dir)
     docs: list[Doc] = [json.loads(line) for line in (out / DOCS_NAME).read_text(encoding="utf-8").splitlines()]
@@ -221,7 +222,7 @@ def _plan(spec: NeedleSpec) -> list[_Job]:
 
 
 def _docs_text(spec: NeedleSpec, jobs: list[_Job]) -> str:
-    """Every question of a spec as JSON Lines, in an order that tells nothing."""
+    """Every question of a spec as JSON Lines, in an order that tells nothing about the answers."""
     letters = LetterDeck(spec.seed)
     docs = [
         doc
@@ -235,9 +236,8 @@ def _docs_text(spec: NeedleSpec, jobs: list[_Job]) -> str:
 def _render(jobs: list[_Job], videos: Path, spec: NeedleSpec, workers: int | None, progress: bool) -> None:
     if not jobs:
         return
-    jobs = sorted(
-        jobs, key=lambda job: -job.world.duration_s
-    )  # the longest first, so that no core waits for one at the end
+    # The longest first, so that no core waits for one at the end.
+    jobs = sorted(jobs, key=lambda job: -job.world.duration_s)
     workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     columns = (TextColumn("needle videos"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     arguments = ((spec.width, spec.height), spec.fps, spec.gop_s)
@@ -264,8 +264,10 @@ def _render(jobs: list[_Job], videos: Path, spec: NeedleSpec, workers: int | Non
 
 
 _stop: Event | None = None
-"""In a worker: set when the rest of the work is not needed any more, including the jobs that the pool has already
-handed out."""
+"""An event in a worker that is set when the rest of the work is not needed any more.
+
+This includes the jobs that the pool has already given to the worker.
+"""
 
 
 def _adopt(stop: Event) -> None:
@@ -285,7 +287,7 @@ def _work(world: World, path: Path, size: tuple[int, int], fps: float, gop_s: fl
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a folder's lock; wait for it if another process holds it. The system releases it when the holder dies."""
+    """Hold a folder's lock; wait if another process holds it; the system releases it when the holder dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -301,7 +303,7 @@ def _refuse_other_spec(out: Path, spec: NeedleSpec, jobs: list[_Job]) -> None:
         strangers = {path.name for path in (out / VIDEOS_NAME).glob("*.mp4")} - {job.name for job in jobs}
         if strangers:
             raise OtherSpecError(
-                f"{out} holds {len(strangers)} videos that don't belong to needle set {spec.fingerprint()}, "
+                f"{out} contains {len(strangers)} videos that don't belong to needle set {spec.fingerprint()}, "
                 f"such as {min(strangers)} "
                 "(an unfinished set of another spec?). Name another folder, or delete this one first."
             )
@@ -318,7 +320,7 @@ def _refuse_other_spec(out: Path, spec: NeedleSpec, jobs: list[_Job]) -> None:
         if there.get(name) != wanted.get(name)
     )
     raise OtherSpecError(
-        f"{out} holds needle set {record.get('fingerprint')}, not {spec.fingerprint()} ({changes}). Name "
+        f"{out} contains needle set {record.get('fingerprint')}, not {spec.fingerprint()} ({changes}). Name "
         "another folder, or delete this one first."
     )
 
@@ -347,7 +349,7 @@ def _spec_record(spec: NeedleSpec) -> dict[str, Any]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a file in one step; a file that already says so is left alone."""
+    """Write a file in one step; a file with the same content is not changed."""
     if _says(path, text):
         return
     part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")

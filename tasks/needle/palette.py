@@ -1,11 +1,11 @@
-"""What a needle video is made of: backgrounds, patterns, glyphs, tones and the chime.
+"""The elements of a needle video: backgrounds, patterns, glyphs, tones and the chime.
 
-The one place that knows how each of them looks and sounds. The renderer draws with it; `perceive.py` compares what it
-decoded against the same masks and colours. All pictures are uint8 RGB arrays of shape (h, w, 3), all sounds float32
-mono arrays in [-1, 1].
+Only this module defines how each of them looks and sounds. The renderer draws with it; `perceive.py` compares what it
+decoded with the same masks and colours. All pictures are uint8 RGB arrays of shape (h, w, 3), all sounds float32 mono
+arrays in [-1, 1].
 
 Layout of a frame (s = the shorter side): the background colour fills the frame; the pattern is near-black ink over it;
-while an event is on, a light square patch of side 0.44 s sits at the centre and carries the glyph. A frame without an
+while an event is on, a light square patch of side 0.44 s is at the centre and carries the glyph. A frame without an
 event has no patch.
 """
 
@@ -46,8 +46,10 @@ LOOKALIKES: dict[str, Rgb] = {
     "light yellow": (250, 240, 150),
     "dark yellow": (180, 150, 25),
 }
-"""Chapter colours of the look-alike knob: two shades of each hue, still tellable apart (over 50 in RGB). No name is
-shared with BACKGROUNDS."""
+"""Chapter colours of the look-alike option: two shades of each hue, which still differ by over 50 in RGB.
+
+No name is shared with BACKGROUNDS.
+"""
 
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checkered", "framed", "crossed")
 """Scene patterns: nothing; horizontal stripes; a grid of dots; a checkerboard border; a solid border; one big X."""
@@ -78,7 +80,7 @@ GLYPH_SIDE = 0.34
 """Side of the box that a glyph fills, as a fraction of the frame's shorter side."""
 
 PITCHES: dict[str, float] = {"low": 330.0, "middle": 660.0, "high": 1320.0}
-"""Pure sine tones, in Hz. A tone is named by its pitch."""
+"""Pure sine tones, in Hz; a tone is named by its pitch."""
 
 CHIME_PARTIALS_HZ: tuple[float, float] = (2093.0, 2637.0)
 """The two decaying partials of a chime, in Hz; both well above every tone."""
@@ -103,12 +105,12 @@ class Glyph:
 
     @property
     def name(self) -> str:
-        """As questions write it: "red triangle"."""
+        """The name that questions use: "red triangle"."""
         return f"{self.colour} {self.shape}"
 
     @classmethod
     def parse(cls, name: str) -> "Glyph":
-        """Read a glyph back from its name; ValueError for anything that is not one."""
+        """Parse a glyph's name; ValueError if the text is not one."""
         colour, _, shape = name.strip().lower().partition(" ")
         if colour not in GLYPH_COLOURS or shape not in GLYPH_SHAPES:
             raise ValueError(f"not a glyph: {name!r}")
@@ -116,7 +118,7 @@ class Glyph:
 
 
 ALL_GLYPHS: tuple[Glyph, ...] = tuple(Glyph(colour, shape) for colour in GLYPH_COLOURS for shape in GLYPH_SHAPES)
-"""Every glyph there is (36)."""
+"""All 36 glyphs."""
 
 
 def background_rgb(name: str) -> Rgb:
@@ -129,7 +131,7 @@ def background_rgb(name: str) -> Rgb:
 
 @lru_cache(maxsize=64)
 def pattern_mask(pattern: str, size: tuple[int, int]) -> Mask:
-    """Where a pattern puts ink, before any patch covers it.
+    """The pixels of a frame in which a pattern has ink, before any patch covers it.
 
     Args:
         pattern: one of PATTERNS.
@@ -164,7 +166,7 @@ def pattern_mask(pattern: str, size: tuple[int, int]) -> Mask:
 
 @lru_cache(maxsize=64)
 def glyph_mask(shape: str, size: tuple[int, int]) -> Mask:
-    """Where a glyph of this shape has its colour.
+    """The pixels of a frame in which a glyph of this shape has its colour.
 
     Args:
         shape: one of GLYPH_SHAPES.
@@ -197,7 +199,7 @@ def glyph_mask(shape: str, size: tuple[int, int]) -> Mask:
 
 @lru_cache(maxsize=8)
 def patch_mask(size: tuple[int, int]) -> Mask:
-    """Where the patch behind a glyph is, outline included: read-only bool array of shape (h, w)."""
+    """The pixels of the patch behind a glyph, outline included: read-only bool array of shape (h, w)."""
     return _centred_square(size, PATCH_SIDE)
 
 
@@ -207,7 +209,7 @@ def draw_frame(background: str, pattern: str, glyph: Glyph | None, size: tuple[i
     Args:
         background: a key of BACKGROUNDS or LOOKALIKES.
         pattern: one of PATTERNS.
-        glyph: what the centre shows, None for no event.
+        glyph: the glyph at the centre, None for no event.
         size: (width, height) in pixels; readable from 112 pixels up.
 
     Returns:

@@ -1,8 +1,8 @@
-"""From pixels and samples back to the words of `palette.py`: what a needle frame shows and what a needle sound track says.
+"""Recognizes the elements of `palette.py` in pixels and samples: what a needle frame shows and what is heard.
 
 A frame is compared, pixel by pixel, with what `draw_frame` would have drawn at the frame's own size. A waveform is
-projected on the five frequencies that tones and chimes use. Both survive scaling and lossy coding, because thousands of
-pixels or samples vote.
+projected on the five frequencies that tones and chimes use. Both work after scaling and lossy coding, because thousands
+of pixels or samples are averaged.
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ class FrameReading:
     """The scene's pattern, one of PATTERNS."""
 
     glyph: Glyph | None
-    """The event's glyph, or `None` where no patch is shown."""
+    """The event's glyph, or `None` if no patch is shown."""
 
     fit: float
-    """Share of pixels around the centre that have the colour this reading predicts; under GOOD_FIT it is some other
-    video."""
+    """Share of pixels around the centre that have the colour this reading predicts.
+
+    Under GOOD_FIT the frame is of some other video.
+    """
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,15 @@ class Heard:
     """Its centre, in seconds from the waveform's beginning."""
 
     start_s: float
-    """Where it begins."""
+    """Its start, in seconds."""
 
     end_s: float
-    """Where it ends."""
+    """Its end, in seconds."""
 
 
 @dataclass(frozen=True)
 class _Templates:
-    """Everything that depends on the frame's size, n pixels around the patch and m pixels inside it."""
+    """Everything that depends on the frame's size; n pixels are around the patch and m pixels inside it."""
 
     stride: int
     around: NDArray[np.intp]  # (n,) flat indices of the strided frame
@@ -124,11 +126,11 @@ def read_frame(image: NDArray[np.uint8]) -> FrameReading:
     known = _templates((width, height))
     pixels = image[known.stride // 2 :: known.stride, known.stride // 2 :: known.stride].reshape(-1, 3)
     around = pixels[known.around].astype(np.float32)
-    # Ink covers well under half of the frame, so the median is background even where the pattern is dense.
+    # Ink covers well under half of the frame, so the median is background even if the pattern is dense.
     colour = np.median(around[::5], axis=0)
     along = (around - _INK) @ (colour - _INK) / max(float(((colour - _INK) ** 2).sum()), 1.0)
     pattern = int((known.patterns @ np.where(along < 0.5, 1, -1).astype(np.float32)).argmax())
-    # Chroma bleeds from the ink at small sizes: the brighter half of what the pattern leaves free is clean.
+    # Chroma bleeds from the ink at small sizes: the brighter half of the pixels without ink is clean.
     free = known.patterns[pattern] < 0
     clean = free & (along >= np.median(along[free][::5]))
     nearest = int(((_COLOUR_RGB - np.median(around[clean][::5], axis=0)) ** 2).sum(axis=1).argmin())
@@ -151,7 +153,7 @@ def _read_glyph(inside: Floats, known: _Templates) -> Glyph | None:
 
 
 def hear(waveform: NDArray[np.float32], sample_rate: int) -> list[Heard]:
-    """Every tone and chime of a waveform, in order of time.
+    """Find every tone and chime of a waveform, in order of time.
 
     Args:
         waveform: mono samples, shape (samples,).
@@ -196,7 +198,7 @@ def _runs(loud: NDArray[np.bool_]) -> list[tuple[float, float]]:
 
 
 def _onsets(ring: Floats) -> list[float]:
-    """Where a decaying sound is struck: the level rises well above the lowest of the three blocks before."""
+    """The times at which a decaying sound starts: the level rises well above the lowest of the three blocks before."""
     before = np.minimum.reduce(
         [np.concatenate([np.zeros(lag, dtype=ring.dtype), ring[:-lag]])[: len(ring)] for lag in (1, 2, 3)]
     )

@@ -1,8 +1,8 @@
-"""`NeedlePolicy`: a scripted reference policy that looks coarse to fine, and knows nothing but its prompt.
+"""`NeedlePolicy`: a scripted reference policy that looks coarse to fine, and uses only its prompt.
 
 It keeps no state. Every turn it reads the question from the first user message, its own notes from the assistant
-messages, and pixels or samples from the last user message, writes a note on what it just saw, and takes the next step
-of its ladder (`ladder.py`).
+messages, and pixels or samples from the last user message. Then it writes a note on what it just saw, and takes the
+next step of its ladder (`ladder.py`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NeedlePolicy(PolicyDefaults):
         return Generation(await asyncio.to_thread(write_turn, prompt))
 
     def describe(self) -> dict[str, Any]:
-        """Nothing about it can be set; the version counts changes of behaviour."""
+        """There are no settings; the version counts changes of behaviour."""
         return {"policy": self.name, "version": 2}
 
 
@@ -82,7 +82,7 @@ def write_turn(prompt: Prompt) -> str:
 
 
 def read_case(text: str) -> Case:
-    """The question, and the data of the first video, from the first user message."""
+    """Read the question, and the data of the first video, from the first user message."""
     asked = None
     with suppress(ValueError):
         asked = parse_question(text)
@@ -105,7 +105,7 @@ def read_case(text: str) -> Case:
 
 
 def _recall(case: Case, turn: str) -> None:
-    with suppress(ValueError, KeyError, TypeError):  # a turn that is not this policy's own says nothing
+    with suppress(ValueError, KeyError, TypeError):  # a turn that is not this policy's own gives no information
         said = json.loads(turn)
         case.take(str(said["observation"]))
         action = said["action"]
@@ -116,7 +116,7 @@ def _recall(case: Case, turn: str) -> None:
 
 
 def describe_media(parts: tuple[Part, ...]) -> str:
-    """The note on what the first video's media in a message shows; empty where there is none."""
+    """The note on what the first video's media in a message shows; empty if there is none."""
     frames: list[tuple[float, str]] = []
     notes: list[str] = []
     label, video = "", 0

@@ -1,9 +1,9 @@
-"""The questions about a needle world: their exact words, how to read them back, and the documents that carry them.
+"""The questions about a needle world: their exact words, a parser for them, and their documents.
 
-Nothing but the video may tell the answer. Which scene is asked about, which options stand beside the answer, in which
-order they stand and in which order a sentence names two glyphs are four independent random streams, none of which sees
-the others' draws. Nor does one document tell another's answer: a question that names a glyph is never about a scene
-where `glyph` or `sound` ask for it, and questions about one scene share their options.
+Only the video may tell the answer. Four things are independent random streams, none of which sees the others' draws:
+the scene that is asked about, the other options, their order, and the order in which a sentence names two glyphs. Nor
+does one document tell another's answer: a question that names a glyph is never about a scene where `glyph` or `sound`
+ask for it, and questions about one scene share their options.
 """
 
 import random
@@ -47,14 +47,14 @@ TEMPLATES: dict[Kind, str] = {
     Kind.COUNT: "How many chimes sound in the {pattern} scene of the {colour} chapter?",
     Kind.ORDER: "In the {pattern} scene of the {colour} chapter, which comes first: the {glyph} or the {other}?",
 }
-"""The words of each kind; `parse_question` reads them back."""
+"""The words of each kind; `parse_question` parses them."""
 
 
 class Doc(TypedDict):
     """One row of `needle.jsonl`; every row has every key, of the same type."""
 
     id: str
-    """Unique in the set; carries nothing about the answer."""
+    """An id that is unique in the set and contains nothing about the answer."""
     video: str
     """Path of the video, relative to the folder of the set (absolute once loaded)."""
     duration_s: float
@@ -64,18 +64,18 @@ class Doc(TypedDict):
     """A value of `Kind`."""
     question: str
     options: list[str]
-    """Four options, two for `order`, none where the answer is not a letter."""
+    """Four options, two for `order`, none if the answer is not a letter."""
     answer: str
     """A letter for multiple choice, digits for `count`, empty for `when`."""
     spans: list[list[float]]
-    """Evidence: the stretches [start, end] in seconds on which the answer rests."""
+    """Evidence: the stretches [start, end] in seconds that are needed for the answer."""
     answer_spans: list[list[float]]
     """The right answer of `when`, in seconds; empty for other kinds."""
 
 
 @dataclass(frozen=True)
 class ParsedQuestion:
-    """What a question asks, read back from its words."""
+    """What a question asks, parsed from its words."""
 
     kind: Kind
     colour: str
@@ -83,7 +83,7 @@ class ParsedQuestion:
     pattern: str
     """The scene's pattern."""
     glyphs: tuple[Glyph, ...] = ()
-    """The glyphs the sentence names, in its order: one for `when`, two for `order`."""
+    """The glyphs that the sentence names, in its order: one for `when`, two for `order`."""
     pitch: str | None = None
     """The tone's pitch, for `sound`."""
 
@@ -104,7 +104,7 @@ _REGEXES = {kind: _regex(template) for kind, template in TEMPLATES.items()}
 
 
 def parse_question(text: str) -> ParsedQuestion:
-    """Read a question back from any text that contains its sentence, such as a prompt; ValueError where none does."""
+    """Parse a question from any text that contains its sentence, such as a prompt; ValueError if none does."""
     for kind, regex in _REGEXES.items():
         if match := regex.search(text):
             found = match.groupdict()
@@ -114,19 +114,20 @@ def parse_question(text: str) -> ParsedQuestion:
 
 
 def max_questions_per_kind(n_scenes: int) -> int:
-    """How many different questions of every kind a video with so many scenes has."""
+    """The number of different questions of every kind for a video with this many scenes."""
     roles = scene_roles(n_scenes)
+    # An order scene has three events to find and three pairs to order.
     glyphs, events = (
         roles.count(Role.GLYPH),
         3 * roles.count(Role.ORDER),
-    )  # an order scene has three events to find and three pairs to order
+    )
     return min(glyphs, roles.count(Role.COUNT), 3 * roles.count(Role.SOUND), events, (glyphs + events) // 2)
 
 
 class LetterDeck:
-    """Deals the place of the right option, so that every letter is right equally often.
+    """Deals the position of the right option, so that every letter is right equally often.
 
-    One deck serves a whole set of videos and sees neither worlds nor questions.
+    One deck is used for a whole set of videos and sees neither worlds nor questions.
     """
 
     def __init__(self, seed: int) -> None:
@@ -134,7 +135,7 @@ class LetterDeck:
         self._cards: dict[int, list[int]] = {}
 
     def deal(self, n_options: int) -> int:
-        """Index, 0 to n_options - 1, at which the right option goes."""
+        """Index, 0 to n_options - 1, of the right option."""
         cards = self._cards.setdefault(n_options, [])
         if not cards:
             cards += self._rng.sample(range(n_options), n_options)
@@ -145,16 +146,17 @@ def ask(world: World, video: str, bucket: str, per_kind: int, letters: LetterDec
     """Ask `per_kind` questions of every kind about a world.
 
     Args:
-        world: the world asked about.
-        video: what the documents' `video` says; its stem starts their ids.
-        bucket: the duration bucket the documents name.
+        world: the world that the questions are about.
+        video: the value of the documents' `video`; its stem starts their ids.
+        bucket: the duration bucket of the documents.
         per_kind: questions of each kind, at most `max_questions_per_kind`.
-        letters: deals the place of the right option.
+        letters: deals the position of the right option.
     """
     n_scenes = sum(1 for _ in world.scenes())
     if not 1 <= per_kind <= max_questions_per_kind(n_scenes):
         raise ValueError(
-            f"per_kind is 1 to {max_questions_per_kind(n_scenes)} for a video of {world.duration_s:g} s, not {per_kind}"
+            f"per_kind must be 1 to {max_questions_per_kind(n_scenes)} for a video of {world.duration_s:g} s, "
+            f"not {per_kind}"
         )
     return _Asker(world, video, bucket, letters).ask(per_kind)
 
@@ -165,7 +167,10 @@ class _Asker:
         self._scene_rng = random.Random(f"needle scenes:{key}")
         self._option_rng = random.Random(f"needle options:{key}")
         self._sentence_rng = random.Random(f"needle sentences:{key}")
-        self._world, self._video, self._bucket, self._letters = world, video, bucket, letters
+        self._world = world
+        self._video = video
+        self._bucket = bucket
+        self._letters = letters
         self._glyphs = world.glyphs()
         self._strangers: dict[tuple[str, str], list[str]] = {}
 
@@ -181,9 +186,8 @@ class _Asker:
             for i in range(3)
             for chapter, scene, left_out in orders
         ]
-        shown = [
-            (*pair, pair[1].glyph_events[0]) for pair in glyph_scenes[per_kind:]
-        ]  # the question names the glyph, so `glyph` must not ask for it
+        # The question names the glyph, so `glyph` must not ask for it.
+        shown = [(*pair, pair[1].glyph_events[0]) for pair in glyph_scenes[per_kind:]]
         shown += self._shuffled((*pair, event) for pair in by_role[Role.ORDER] for event in pair[1].glyph_events)
         docs = [self._glyph(i, *pair) for i, pair in enumerate(glyph_scenes[:per_kind])]
         docs += [self._when(i, *place) for i, place in enumerate(shown[:per_kind])]
@@ -211,9 +215,8 @@ class _Asker:
     def _sound(self, i: int, chapter: Chapter, scene: Scene, event: Event) -> Doc:
         others = [_name(other) for other in scene.glyph_events if other is not event]
         place = chapter.colour, scene.pattern
-        if (
-            place not in self._strangers
-        ):  # one for all tones of a scene: were it another each time, what two questions' options share would tell
+        # One for all tones of a scene: otherwise the options that two questions share would tell the answer.
+        if place not in self._strangers:
             self._strangers[place] = self._wrong(event, others, 1)
         return self._doc(
             i, Kind.SOUND, chapter, scene, [event], others + self._strangers[place], pitch=str(event.sound)
@@ -237,7 +240,7 @@ class _Asker:
     def _doc(
         self, i: int, kind: Kind, chapter: Chapter, scene: Scene, events: list[Event], wrong: list[str], **words: str
     ) -> Doc:
-        """A document whose right option, where there are options, is the first of `events`."""
+        """A document whose right option, if it has options, is the first of `events`."""
         options: list[str] = []
         answer = str(len(events)) if kind is Kind.COUNT else ""
         if wrong:

@@ -1,4 +1,7 @@
-"""A needle set as a `Source`: made on this machine where no folder is named, its questions read from a file that another hand may have spoiled."""
+"""A needle set as a `Source`: made on this machine if no folder is named.
+
+Its questions are read from a file that somebody else may have damaged.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,15 @@ from apr_plugin.tasks.needle.make import BUCKETS, DOCS_NAME, NeedleSpec, finishe
 from apr_plugin.tasks.needle.questions import Kind
 
 FORMS = {Kind.WHEN: QuestionKind.GROUNDING, Kind.COUNT: QuestionKind.NUMBER}
-"""How a kind of question is answered; the others by an option."""
+"""How a kind of question is answered; the other kinds are answered by an option."""
 
 
 @dataclass(frozen=True)
 class NeedleSet(Source):
-    """One kind of question of the needle set in `APR_NEEDLE_DIR`, or else of the default set, which is made when it is first asked for."""
+    """One kind of question of the needle set in `APR_NEEDLE_DIR`, or of the default set.
+
+    The default set is made when it is first needed.
+    """
 
     @property
     def home(self) -> Path:
@@ -50,7 +56,7 @@ class NeedleSet(Source):
         """Make the default set.
 
         Raises:
-            AprError: a folder is named, and holds none.
+            AprError: a folder is named, and contains no set.
         """
         folder, named = needle_dir()
         if named:
@@ -100,7 +106,7 @@ def truth_of(doc: Row) -> Truth:
 
 
 def _rows(kind: Kind, contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """The rows of one kind; of those that can't be read the ones without a kind count in the first."""
+    """The rows of one kind; rows that can't be read and have no kind count in the first kind."""
     for row in contents[0]:
         own, found = _read(row)
         if own is kind:
@@ -120,10 +126,10 @@ def _read(row: Any) -> tuple[Kind, Row | Unreadable]:
 
 
 def _check(doc: Mapping[str, Any]) -> None:
-    """See that a document can be asked and scored.
+    """Check that a document can be asked and scored.
 
     Raises:
-        KeyError, TypeError, ValueError: it can't.
+        KeyError, TypeError, ValueError: it can't be asked or scored.
     """
     options = doc["options"]
     if not isinstance(options, list) or not all(
@@ -135,6 +141,6 @@ def _check(doc: Mapping[str, Any]) -> None:
             raise ValueError("it has options, or no right span")
     elif options:
         if not isinstance(doc["answer"], str) or len(options) > 10:
-            raise TypeError("its answer is no letter")
+            raise TypeError("its answer is not a letter")
     else:
         number(doc["answer"])

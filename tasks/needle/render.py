@@ -1,9 +1,11 @@
-"""Writing a needle world as an MP4 file: H.264 and AAC, byte-identical for the same world, settings and library versions.
+"""Writes a needle world as an MP4 file of H.264 and AAC.
 
-A world has a few hundred distinct pictures; each is drawn and converted to YUV once, then handed to the encoder again
-and again with a new timestamp. Keyframes stand on a regular grid and nowhere else (scene-cut detection is off), so that
-the index of the file tells nothing about events. Everything runs in one thread of one process: videos are made in
-parallel, not parts of one.
+The file is byte-identical for the same world, settings and library versions.
+
+A world has a few hundred distinct pictures. Each is drawn and converted to YUV once, then passed to the encoder many
+times with new timestamps. Keyframes are on a regular grid and nowhere else (scene-cut detection is off), so that the
+index of the file tells nothing about events. Everything runs in one thread of one process: videos are made in parallel,
+not parts of one.
 """
 
 import errno
@@ -23,20 +25,20 @@ from .palette import Glyph, Sound, chime, draw_frame, tone
 from .world import CHIME, World
 
 PART_SUFFIX = ".part"
-"""End of the name of a file that is still being written."""
+"""The suffix of a file that is still being written."""
 
 _AUDIO_CHUNK_S = 4
-_SIX_ZERO_ONE = 6  # AVCOL_SPC_SMPTE170M: the matrix that swscale converts with, and so the one to tag
+_SIX_ZERO_ONE = 6  # AVCOL_SPC_SMPTE170M: the matrix with which swscale converts, which must be the tag
 _TIME_BASE_AUDIO = Fraction(1, SAMPLE_RATE)
 
 
 def write_video(
     world: World, path: Path, size: tuple[int, int] = (224, 224), fps: float = 10.0, gop_s: float = 5.0
 ) -> None:
-    """Write a world as an MP4 file; the file appears under its name only when it is whole.
+    """Write a world as an MP4 file; the file gets its name only when it is complete.
 
     Args:
-        world: what to show and to sound.
+        world: the world to show and to sound.
         path: the file to write; its folder exists.
         size: (width, height) in pixels, both even.
         fps: frames per second; frame k shows the world at k / fps seconds.
@@ -49,7 +51,7 @@ def write_video(
     try:
         _encode(world, part, size, Fraction(fps).limit_denominator(1001), gop_s)
         if not is_complete(part):
-            raise OSError(f"the file came out truncated (is the disk full?): {part}")
+            raise OSError(f"the file is truncated (is the disk full?): {part}")
         part.replace(path)
     except (OSError, av.FFmpegError) as error:
         raise OSError(
@@ -60,7 +62,7 @@ def write_video(
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a file is an MP4 file with nothing missing at its end, told from its outermost boxes alone."""
+    """Whether a file is an MP4 file without a missing end, found from its outermost boxes alone."""
     boxes = set()
     try:
         size = path.stat().st_size

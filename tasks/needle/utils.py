@@ -1,4 +1,4 @@
-"""What the needle YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAMLs' `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def order_docs(_stub: Any) -> Any:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
-    """The question, its options, and how the answer is written."""
+    """The question, its options, and how to write the answer."""
     if unreadable(doc):
         return str(NOT_READ)
     hint = HINTS["spans" if doc["kind"] == Kind.WHEN else "option" if doc["options"] else "number"]
@@ -60,17 +60,19 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: Any = None) -> str:
 
 
 def doc_to_target(doc: Row) -> str:
-    """The right answer in its canonical form; only logged."""
+    """The right answer in its canonical form, which is only logged."""
     if unreadable(doc) is not None:
         return ""
     return json.dumps(doc["answer_spans"]) if doc["kind"] == Kind.WHEN else str(doc["answer"])
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """Score one answer in [0, 1], overall and under its duration bucket; of time spans with what the other grounding tasks say of theirs.
+    """Score one answer in [0, 1], overall and under its duration bucket.
 
-    An answer that can't be read scores 0 and stays in the denominator. Safe in threads; never raises on what a model
-    wrote.
+    Time spans get the metrics of the other grounding tasks too.
+
+    An answer that can't be read scores 0 and stays in the denominator. The function is safe in threads, and never
+    raises on what a model wrote.
     """
     if unreadable(doc) is not None:
         return dict(GLYPH.scored(doc, 0.0))

@@ -1,12 +1,13 @@
-"""The tree of time behind a needle video: chapters, their scenes, and the short events inside scenes.
+"""The tree of time of a needle video: chapters, their scenes, and the short events inside scenes.
 
 A `World` is made from a seed alone, before anything is drawn, so that questions can be asked of it and checked without
 a video. Times are seconds on a grid of 0.1 s; inside this module they are whole ticks of 0.1 s, so that no rounding
-ever moves an edge.
+moves an edge.
 
-What holds for every world (and is tested): chapters tile the video and scenes tile their chapter without gaps; chapter
-colours are distinct, and so are the patterns in a chapter; a scene is at least 1/8 of its chapter; a glyph event lasts
-at least 2 s and at least 1/24 of its scene; events lie in the central 70 % of their scene and never overlap.
+Every world has these properties (they are tested): chapters tile the video and scenes tile their chapter without gaps;
+chapter colours are distinct, and so are the patterns in a chapter; a scene is at least 1/8 of its chapter; a glyph
+event lasts at least 2 s and at least 1/24 of its scene; events are in the central 70 % of their scene and never
+overlap.
 """
 
 import hashlib
@@ -28,17 +29,17 @@ _SHAPES: tuple[tuple[float, int, int], ...] = ((2700, 8, 6), (1200, 6, 5), (300,
 
 _MAX_CHIMES = 6
 _CHIME_TICKS = round(CHIME_S * TICKS_PER_S)
-_WIDE_GAP, _NARROW_GAP = 5, 2  # ticks between neighbouring events: the wide one wherever it fits
+_WIDE_GAP, _NARROW_GAP = 5, 2  # ticks between neighbouring events; the wide one if it fits
 
 
 class Role(StrEnum):
-    """What a scene is there for; decides which kinds of question may be asked about it."""
+    """The purpose of a scene; it decides which kinds of question may be asked about it."""
 
     GLYPH = "glyph"
-    """One glyph event: kinds `glyph` and, in a scene of its own, `when`."""
+    """One glyph event: kind `glyph` and, in its own scene, `when`."""
 
     ORDER = "order"
-    """Three glyph events: kind `order` and, where glyph scenes run out, `when`."""
+    """Three glyph events: kind `order` and, if there are not enough glyph scenes, `when`."""
 
     SOUND = "sound"
     """Three glyph events, each with a tone of another pitch: kind `sound`."""
@@ -47,7 +48,7 @@ class Role(StrEnum):
     """One to six chimes: kind `count`."""
 
     EMPTY = "empty"
-    """Nothing but decoys: no question."""
+    """Only decoys: no question."""
 
 
 _ROLE_CYCLE = (
@@ -66,11 +67,13 @@ _ROLE_CYCLE = (
 
 @dataclass(frozen=True)
 class Difficulty:
-    """The knobs of a world."""
+    """The parameters of a world."""
 
     decoys: float = 0.5
-    """Chance, 0 to 1, that a scene gets a decoy: a glyph event where no glyph is asked for, a chime where no chimes are
-    counted."""
+    """Chance, 0 to 1, that a scene gets a decoy.
+
+    It is a glyph event where no glyph is asked for, or a chime where no chimes are counted.
+    """
 
     lookalike: bool = False
     """Chapter colours from LOOKALIKES (two shades of each hue) instead of BACKGROUNDS."""
@@ -92,13 +95,13 @@ class Event:
     start_s: float
     end_s: float
     glyph: Glyph | None
-    """Visible from start_s to end_s."""
+    """The glyph that is visible from start_s to end_s."""
     sound: str | None
-    """`chime` or a key of PITCHES; when it sounds is `sound_span_s`."""
+    """`chime` or a key of PITCHES; `sound_span_s` says when it sounds."""
 
     @property
     def sound_span_s(self) -> tuple[float, float] | None:
-        """When the sound is on, in seconds: a chime for the whole event, a tone for at least 1 s in the middle of it."""
+        """When the sound is on, in seconds: a chime during the whole event, a tone for at least 1 s in its middle."""
         if self.sound is None:
             return None
         if self.sound == CHIME:
@@ -117,7 +120,7 @@ class Scene:
     end_s: float
     role: Role
     events: tuple[Event, ...]
-    """In order of time."""
+    """The events, in order of time."""
 
     @property
     def glyph_events(self) -> tuple[Event, ...]:
@@ -153,7 +156,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class World:
-    """Everything there is to know about one needle video."""
+    """Everything about one needle video."""
 
     seed: int
     duration_s: float
@@ -167,7 +170,7 @@ class World:
         Args:
             seed: any integer.
             duration_s: length of the video in seconds, 60 or more, a multiple of 0.1.
-            difficulty: the knobs; None is the default ones.
+            difficulty: the parameters; None means the default ones.
         """
         difficulty = difficulty or Difficulty()
         n_chapters, n_scenes = tree_shape(duration_s)
@@ -177,7 +180,7 @@ class World:
         rng = random.Random(
             f"needle world:{seed}:{ticks}:{difficulty.decoys}:{difficulty.lookalike}:{difficulty.event_length}"
         )
-        jitter = 0.15 if duration_s >= 120 else 0.03  # a short scene must keep room for three events
+        jitter = 0.15 if duration_s >= 120 else 0.03  # a short scene must have room for three events
         colours = _chapter_colours(rng, n_chapters, difficulty.lookalike)
         roles = list(scene_roles(n_chapters * n_scenes))
         rng.shuffle(roles)
@@ -242,12 +245,12 @@ def tree_shape(duration_s: float) -> tuple[int, int]:
 
 
 def scene_roles(n_scenes: int) -> tuple[Role, ...]:
-    """The roles that a video with so many scenes hands out, before they are shuffled."""
+    """The roles of a video with this many scenes, before they are shuffled."""
     return tuple(_ROLE_CYCLE[i % len(_ROLE_CYCLE)] for i in range(n_scenes))
 
 
 class _GlyphDeck:
-    """Deals glyphs so that each of them comes up once before any comes up again."""
+    """Deals glyphs so that each of them comes once before any comes again."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -288,7 +291,7 @@ def _split(rng: random.Random, start: int, end: int, count: int, jitter: float) 
 def _events(
     rng: random.Random, deck: _GlyphDeck, role: Role, start: int, end: int, difficulty: Difficulty
 ) -> tuple[Event, ...]:
-    """Fill a scene of [start, end) ticks as its role asks for, plus decoys that no question about it can trip over."""
+    """Fill a scene of [start, end) ticks as its role requires, plus decoys that do not disturb its questions."""
     room_start, room_end = start + math.ceil(0.15 * (end - start)), end - math.ceil(0.15 * (end - start))
     items: list[tuple[int, Glyph | None, str | None]] = []
     if role is Role.COUNT:

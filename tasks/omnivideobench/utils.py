@@ -1,4 +1,4 @@
-"""What `apr_omnivideobench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _of_video(video: Row) -> Iterator[Row | Unreadable]:
 
 
 def _seconds(row: Row) -> float:
-    """`duration` is MM:SS."""
+    """The seconds of `duration`, which is MM:SS."""
     minutes, seconds = row["duration"].split(":")
     return 60.0 * int(minutes) + int(seconds)
 
@@ -82,16 +82,19 @@ def docs(_stub: Any) -> Any:
 
 
 def cleaned(reply: str) -> str:
-    """What of a reply the official scorer compares with the letter: what is boxed, else all of it; "B. red" is "b", punctuation is dropped."""
+    """The part of a reply that the official scorer compares with the letter.
+
+    It is what is boxed, otherwise all of it; "B. red" is "b", punctuation is dropped.
+    """
     boxed = _BOXED.search(reply)
     text = (boxed[1].strip() if boxed else reply.strip()).lower()
     return " ".join((text[0] if text[1:2] == "." else text).translate(_NO_PUNCTUATION).split())
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """1 where the cleaned reply is the right letter, overall, by duration, by question type and by kind of sound.
+    """1 if the cleaned reply is the right letter, overall, by duration, by question type and by kind of sound.
 
-    The official scorer leaves questions that failed out of the denominator; here they count as wrong.
+    The official scorer excludes questions that failed from the denominator; here they count as wrong.
     """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))

@@ -1,1 +1,1 @@
-"""QVHighlights: in which parts of a clip does a query happen; moment retrieval as its own evaluator scores it."""
+"""QVHighlights: in which parts of a clip a query happens; moment retrieval as its own evaluator scores it."""

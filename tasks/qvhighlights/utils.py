@@ -1,4 +1,4 @@
-"""What the YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAMLs' `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPOSITORY = "https://raw.githubusercontent.com/jayleicn/moment_detr/b7e553ac3b0
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """One row for each query; the columns of highlight detection, which is not asked, are left out."""
+    """One row for each query, without the columns of highlight detection, which is not asked."""
     (queries,) = contents
     yield from each(_of_query, queries)
 

@@ -1,1 +1,1 @@
-"""TACoS: when in a cooking video does a sentence happen."""
+"""TACoS: when a sentence happens in a cooking video."""

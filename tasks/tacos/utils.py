@@ -1,4 +1,4 @@
-"""What `apr_tacos.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ BINS = Bins.of_minutes(0, 2, 4, 6, 10, inf)
 
 
 def rows_of(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """One row for each sentence of `{video: {timestamps, sentences, fps, num_frames}}`; time stamps are frame numbers."""
+    """One row for each sentence of `{video: {timestamps, sentences, fps, num_frames}}`.
+
+    Its time stamps are frame numbers.
+    """
     (videos,) = contents
     yield from each(_of_video, videos.items())
 
@@ -45,7 +48,8 @@ SOURCE = Source(
     kind="grounding",
     n=4001,
     licence="not verified",
-    homepage="https://www.mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/vision-and-language/tacos-multi-level-corpus",
+    homepage="https://www.mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/"
+    "vision-and-language/tacos-multi-level-corpus",
     files=(File("test.json", url=f"{REPOSITORY}/test.json"),),
     rows_of=rows_of,
     videos_of=lambda row: [row["video"]],
@@ -66,6 +70,9 @@ def docs(_stub: Any) -> Any:
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """IoU of the first span, R@1 (at IoU 0.1 too, which older papers report), and the IoU in the video's duration bucket."""
+    """IoU of the first span, R@1, and the IoU in the video's duration bucket.
+
+    R@1 is also computed at IoU 0.1, which older papers report.
+    """
     numbers = grounding.score_hull(SOURCE, doc, results)
     return {**numbers, "r1_hull_0.1": recall_at(numbers["iou_hull"], 0.1)}

@@ -1,4 +1,4 @@
-"""What `apr_videomme.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ SOURCE = Source(
     files=(File("videomme/test-00000-of-00001.parquet", hub="lmms-lab/Video-MME"),),
     needs=("question", "options", "answer"),
     videos_of=lambda row: [f"data/{row['videoID']}.mp4"],
-    labels_of=lambda row, seconds: [
-        row["duration"]
-    ],  # the label decides: measured seconds are outside the documented limits
+    # The label counts: measured seconds are outside the documented limits.
+    labels_of=lambda row, seconds: [row["duration"]],
     buckets=BUCKETS,
     harness_folders=("videomme",),
     truth_of=lambda doc: Truth(doc["answer"]),
@@ -35,7 +34,7 @@ def docs(_stub: Any) -> Any:
 
 
 def _try(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """Score it; the official aggregation fails on a category that it does not know."""
+    """Score the document, because the official aggregation fails on a category that it does not know."""
     from lmms_eval.tasks.videomme.utils import CATEGORIES, SUB_CATEGORIES, TASK_CATEGORIES
 
     known = {"domain": CATEGORIES, "sub_category": SUB_CATEGORIES, "task_type": TASK_CATEGORIES}
@@ -46,7 +45,7 @@ def _try(doc: Row, results: list[Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """lmms-eval's prompt without its words about subtitles, which this task does not show."""
+    """lmms-eval's prompt without its text about subtitles, which this task does not show."""
     if unreadable(doc):
         return str(NOT_READ)
     from lmms_eval.tasks.videomme.utils import videomme_doc_to_text

@@ -1,4 +1,4 @@
-"""What `apr_vsibench.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _row(row: Row) -> list[Row]:
     if row["question_type"] in NUMBERS:
         number(truth)
     elif len(truth) != 1:
-        raise ValueError(f"ground_truth {truth!r} is no letter")
+        raise ValueError(f"ground_truth {truth!r} is not a letter")
     return [{**row, "ground_truth": truth}]
 
 
@@ -81,15 +81,17 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 
 
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
-    """lmms-eval's score, overall, by question type and by duration; `overall` weighs the eight tasks alike, direction being three levels."""
+    """lmms-eval's score, overall, by question type and by duration.
+
+    `overall` gives equal weight to the eight tasks; direction is the mean of three levels.
+    """
     if unreadable(doc):
         return dict(SOURCE.scored(doc, 0.0))
     from lmms_eval.tasks.vsibench.utils import vsibench_process_results
 
     columns = {name: doc[name] for name in ("id", "question_type", "ground_truth")}
-    official = vsibench_process_results(columns, [reply(results)])[
-        "vsibench_overall"
-    ]  # it writes its score into the columns
+    # It writes its score into the columns.
+    official = vsibench_process_results(columns, [reply(results)])["vsibench_overall"]
     kind = doc["question_type"]
     score = float(official["MRA:.5:.95:.05" if kind in NUMBERS else "accuracy"])
     grouped = ([DIRECTION, kind] if kind.startswith(DIRECTION) else [kind], score)
@@ -98,7 +100,7 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
 
 
 def official_overall(results: list[Any]) -> float | None:
-    """lmms-eval's aggregation; `None` where a level of the direction task was not asked, for which it has no figure."""
+    """lmms-eval's aggregation; `None` if a level of the direction task was not asked, because it fails without it."""
     from lmms_eval.tasks.vsibench.utils import vsibench_aggregate_overall
 
     try:

@@ -1,4 +1,4 @@
-"""What the YAMLs call by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAMLs' `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """Plain set IoU, the official figures, and `prediction`, the line of the official prediction file.
 
     An area under a success curve is the mean over queries of the area under each query's own curve, so that lmms-eval's
-    `mean` gives the official figures. A query without predicted seconds has no precision.
+    `mean` computes the official figures. A query without predicted seconds has no precision.
     """
     spans = [span for span in grounding.read(results) if all(math.isfinite(second) for second in span)]
     official = score_query(spans, grounding.true_spans(doc))

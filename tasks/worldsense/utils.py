@@ -1,4 +1,4 @@
-"""What `apr_worldsense.yaml` calls by `!function`. lmms-eval loads this file again for every reference, so it keeps no state."""
+"""The functions of the YAML's `!function`; lmms-eval loads this file again for every reference, so it has no state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ BUCKETS = {
 
 
 def _rows(contents: Sequence[Any]) -> Iterator[Row | Unreadable]:
-    """Video -> its facts and `task0`, `task1`, …; questions are numbered in the order of the file, as every tool that flattens it does."""
+    """Turn videos -> facts and `task0`, `task1`, … into rows.
+
+    Questions are numbered in the order of the file, as in every tool that flattens it.
+    """
     index = itertools.count()
 
     def of_video(item: tuple[str, Row]) -> Iterator[Row | Unreadable]:
@@ -70,7 +73,7 @@ def doc_to_text(doc: Row, lmms_eval_specific_kwargs: dict[str, Any] | None = Non
 def process_results(doc: Row, results: list[Any]) -> dict[str, Any]:
     """The score of lmms-eval's own task, overall and by duration label.
 
-    That scorer takes A for a reply that it can't read; a question without an answer is not given to it as one, and
+    That scorer takes A for a reply that it can't read. A question without an answer is not passed to it as a reply, and
     counts as wrong.
     """
     if unreadable(doc):

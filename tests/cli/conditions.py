@@ -1,9 +1,11 @@
-"""`apr` commands under conditions that users meet: nobody reads the output, the disk is full, the locale is ASCII,
-colours are on.
+"""Runs `apr` commands under conditions that users meet.
 
-Reads JSON, `{"environment": {…}, "warm": [[…], …], "cases": [{"arguments": […], "condition": …}, …]}`, and prints for
-each case `{"status", "out", "err"}` (bytes as Latin-1). The commands in "warm" are run first, to load what they load.
-Each case runs in a process forked off this one; one that hangs is ended by SIGALRM after `LIMIT_S`.
+The conditions: nobody reads the output, the disk is full, the locale is ASCII, colours are on.
+
+The input is JSON, `{"environment": {…}, "warm": [[…], …], "cases": [{"arguments": […], "condition": …}, …]}`. The
+output for each case is `{"status", "out", "err"}` (bytes as Latin-1). The commands in "warm" are run first, so that
+their modules are loaded. Each case runs in a process forked from this one; one that hangs is ended by SIGALRM after
+`LIMIT_S`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def _stream(fd: int, encoding: str, errors: str) -> io.TextIOWrapper:
 
 
 def _become(condition: str, out: int, err: int) -> None:
-    """Standard streams as Python sets them up at its start."""
+    """The standard streams as Python sets them up when it starts."""
     if condition == "full":
         out = os.open("/dev/full", os.O_WRONLY)
     if condition == "closed":
@@ -65,7 +67,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def warm_up(commands: list[list[str]]) -> None:
-    """Run commands in this process, so that those forked off it need not load what these load."""
+    """Run commands in this process, so that the processes forked from it have the modules."""
     kept = sys.argv, os.dup(1), os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 1)

@@ -163,7 +163,7 @@ def test_show_says_what_is_wrong(script: Path, shared_videos: Mapping[str, Path]
             line.replace(f'"version":{VERSION}', f'"version":{VERSION + 1}', 1),
             f"version {VERSION + 1} is newer than {VERSION}",
         ),
-        (tmp_path / "other.jsonl", '{"a": 1}\n', "other.jsonl, line 1: this is no apr.trajectory line"),
+        (tmp_path / "other.jsonl", '{"a": 1}\n', "other.jsonl, line 1: this is not an apr.trajectory line"),
         (tmp_path / "torn.jsonl", line[:100], "holds no finished trajectories"),
         (tmp_path / "binary.jsonl", "\x00\x01\n", "binary.jsonl, line 1: not JSON"),
     ):
@@ -233,7 +233,7 @@ def test_needle_make_into_a_place_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_ctrl_c(shared_videos: Mapping[str, Path], tmp_path: Path) -> None:
-    """A question under way is stopped, shown as far as it came, and saved as cancelled."""
+    """A running question is stopped, its turns so far are shown, and it is saved as cancelled."""
     looks = [turn("o", type="get_frames", start=n / 100, end=n / 100 + 20, num=60) for n in range(400)]
     script = write_script(tmp_path / "s.jsonl", *looks)
     command = [

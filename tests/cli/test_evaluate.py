@@ -1,4 +1,4 @@
-"""Whether lmms-eval wrote its results is told by what it wrote; the clock may be set back meanwhile."""
+"""Whether lmms-eval wrote its results is decided by their content, because the clock may be set back meanwhile."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_it_reads_as_lmms_eval_does(text: str) -> None:
     theirs = pytest.importorskip("lmms_eval.utils").simple_parse_args_string
     try:
         expected = theirs(text)
-    except ValueError:  # it takes a superscript digit for a whole number, and fails
+    except ValueError:  # it treats a superscript digit as a whole number, and fails
         expected = {"n": "²", "m": "½"}
     assert repr(parse_model_args(text)) == repr(expected)
 

@@ -1,4 +1,4 @@
-"""What `apr needle make` says of bad values: the option as it is typed, its limit, and the value, each once."""
+"""The messages of `apr needle make` about bad values: the option as typed, its limit, and the value, each once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_bad_values(values: dict[str, Any], message: str, tmp_path: Path) -> Non
 
 
 def test_bad_workers(tmp_path: Path) -> None:
-    with pytest.raises(AprError, match=r"^needle make: --workers is at least 1, not 0$"):
+    with pytest.raises(AprError, match=r"^needle make: --workers must be at least 1, not 0$"):
         run_make(tmp_path / "set", 0)
 
 

@@ -1,5 +1,4 @@
-"""`apr omniagent-prompt` on made-up files of the official form: what is read, and that nothing of a hostile file is
-run."""
+"""`apr omniagent-prompt` on made-up files of the official form; nothing in a hostile file is run."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def clone(folder: Path, source: str | bytes) -> Path:
 
 
 def run_function(source: str, limits: dict[str, int | float]) -> str:
-    """What Python itself returns, in a process of its own."""
+    """The return value of the function in a separate Python process."""
     code = f"{source}\nimport json\nprint(json.dumps({FUNCTION}(32, {', '.join(map(repr, limits.values()))})))"
     return str(
         json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -101,7 +100,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "wrong-spec": (f"{HEAD}    return f'{{max_clip_len:d}}'\n", "has {max_clip_len:d}, which 60.0 can't be written by"),
     "max-steps": (f"{HEAD}    return f'{{max_steps}}'\n", "has {max_steps}, which depends on the video"),
-    "unknown-name": (f"{HEAD}    return f'{{secret}}'\n", "has {secret}, which is no limit"),
+    "unknown-name": (f"{HEAD}    return f'{{secret}}'\n", "has {secret}, which is not a limit"),
     "bytes": (f"{HEAD}    return b'bytes'\n", "has \"b'bytes'\""),
     "returns-nothing": (f"{HEAD}    return\n", "has a return of nothing"),
     "blank": (f"{HEAD}    return ' '\n", "has no words"),
@@ -164,7 +163,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert apr(made, "--out", "-", cwd=tmp_path).stdout == prompt.encode()
 
     again = apr(made, "--clip-s", "60.0", cwd=tmp_path)
-    assert again.returncode == 1 and b"is there already" in again.stderr and b"--force" in again.stderr
+    assert again.returncode == 1 and b"already exists" in again.stderr and b"--force" in again.stderr
     assert (tmp_path / "omniagent_prompt.txt").read_bytes() == prompt.encode()
     assert apr(made, "--clip-s", "60.0", "--force", cwd=tmp_path).returncode == 0
     assert (tmp_path / "omniagent_prompt.txt").read_bytes() == omniagent_prompt(made, LIMITS).encode()

@@ -1,4 +1,4 @@
-"""`apr score`: the table by hand-computed values, JSON, and every bad input as one line."""
+"""`apr score`: the table with hand-computed values, JSON, and one line for every bad input."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ TRUE = [
     true_row(4, (5, 9)),
 ]
 ANSWERS: list[dict[str, Any]] = [
-    {"query_id": 1, "answer": [[0.3, 9.8]]},  # widened it is exact: IoU 1; as written 0.95
-    {"query_id": 2, "answer": [[0, 4], [900, 810]]},  # IoU 0.4; turned round, 4 of 94 predicted seconds are true
+    {"query_id": 1, "answer": [[0.3, 9.8]]},  # widened to whole seconds it is exact: IoU 1; as written 0.95
+    {"query_id": 2, "answer": [[0, 4], [900, 810]]},  # IoU 0.4; reversed, 4 of 94 predicted seconds are true
     {"query_id": 3, "answer": [[]]},  # nothing
 ]
 
@@ -114,7 +114,7 @@ def test_json_lines_and_the_other_name_of_the_id(files: tuple[Path, Path], capsy
         ([], ANSWERS, "truth.json holds no queries"),
         (ANSWERS, ANSWERS, "truth.json: row 0: gt: Field required"),
         ([true_row(1, duration="huge")], ANSWERS, "row 0: duration_category is 'huge', not one of ultra-short, short"),
-        ([true_row(1), true_row(1)], ANSWERS, "row 1: query_id 1 stands there twice"),
+        ([true_row(1), true_row(1)], ANSWERS, "row 1: query_id 1 is there twice"),
         (TRUE, "", "predictions.json is not a JSON list of rows: Invalid JSON"),
         (TRUE, [5], "predictions.json: row 0: Input should be an object"),
         (TRUE, [{"query_id": 1}], "row 0: answer: Field required"),

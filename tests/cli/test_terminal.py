@@ -1,4 +1,4 @@
-"""What reaches a terminal, and how commands end when their output can't be written or their input is no file."""
+"""What reaches a terminal, and how commands end if their output can't be written or their input is not a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Done = Mapping[str, Any]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shared_videos: Mapping[str, Path]) -> Path:
-    """Files that somebody else wrote, full of what a terminal would obey."""
+    """Files that somebody else wrote, full of sequences that a terminal would obey."""
     folder = tmp_path_factory.mktemp("evil")
     (folder / "v \u00e9\x1b[31mEVIL [bold]x.mp4").write_bytes(shared_videos["sound"].read_bytes())
     turns = [{"type": "get_frames", "start": 0, "end": 2, "num": 2}, {"type": "answer", "content": EVIL}]
@@ -97,8 +97,10 @@ def _commands(made: Path | None) -> dict[str, list[str]]:
 
 NAMES = tuple(_commands(None))
 WRONG = {"score wrong": 1, "tasks check": 1, "wrong usage": 2, "no such option": 2, "wrong argument": 1}
-"""Commands that end with an error, and their status: they print nothing on standard output, so its state does not
-matter."""
+"""Commands that end with an error, and their status.
+
+They print nothing on standard output, so its state does not matter.
+"""
 
 NO_FILE = {
     "show": ["show", "PIPE"],
@@ -120,7 +122,7 @@ NO_FILE = {
 
 @pytest.fixture(scope="module")
 def done(folder: Path) -> dict[tuple[str, str], Done]:
-    """Every command under every condition, by both."""
+    """The result of every command under every condition, by command and condition."""
     video = str(next(folder.glob("v *.mp4")))
     saved = _run(
         folder,
@@ -203,13 +205,13 @@ def test_output_for_programs_is_exact(done: dict[tuple[str, str], Done]) -> None
 
 @pytest.mark.parametrize("name", NO_FILE)
 def test_a_pipe_or_a_device_in_place_of_a_file(name: str, done: dict[tuple[str, str], Done]) -> None:
-    """Refused at once; opening it would wait for ever, and reading a device never end."""
+    """A pipe or a device is refused at once, because opening it could block for ever, and reading it may never end."""
     one = done["no file", name]
     assert one["status"] in (1, 2) and one["err"].count("\n") == 1 and "Traceback" not in one["err"], one
 
 
 def test_a_real_ascii_locale(folder: Path, done: dict[tuple[str, str], Done]) -> None:
-    """Python in the C locale also reads names and arguments otherwise."""
+    """In the C locale, Python reads names and arguments differently too."""
     environment = os.environ | {
         "LC_ALL": "C",
         "PYTHONIOENCODING": "ascii",
@@ -247,7 +249,7 @@ def test_a_message_keeps_its_ends() -> None:
 
 
 def test_a_console_takes_every_string_for_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells of tables, titles and rules too; and no text becomes a link or a colour of its own."""
+    """Also cells of tables, titles and rules; and no text becomes a link or gets its own colour."""
     from rich.table import Table
 
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -297,7 +299,7 @@ def test_what_libraries_log_is_plain(capsys: pytest.CaptureFixture[str]) -> None
 def test_what_a_library_prints_passes_the_streams_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Colours and progress bars pass; a title, a link or the clipboard does not.
 
-    A character that the encoding lacks is replaced.
+    A character that is not in the encoding is replaced.
     """
     file = (tmp_path / "out").open("w", encoding="ascii")
     monkeypatch.setattr(sys, "stdout", file)

@@ -1,5 +1,4 @@
-"""A folder of small lmms-eval tasks on real video files, and a way to run commands of `apr` without loading lmms-eval
-for each."""
+"""A folder of small lmms-eval tasks on real video files, and commands of `apr` that need not load lmms-eval again."""
 
 from __future__ import annotations
 
@@ -119,12 +118,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the small benchmark stands."""
+    """The folder of the small benchmark."""
 
     tasks: Path
-    """For `--include_path`."""
+    """The folder for `--include_path`."""
     hub: Path
-    """For `HF_HOME`."""
+    """The folder for `HF_HOME`."""
     videos: Mapping[str, Path]
 
     @property
@@ -152,7 +151,7 @@ class Bench:
         }
 
     def task(self, name: str, docs: Sequence[Mapping[str, Any]], visual: str = "video") -> str:
-        """Write a task; a doc is `question`, `answer`, `video`."""
+        """Write a task; a doc has `question`, `answer`, `video`."""
         (self.tasks / f"{name}.json").write_text(json.dumps(list(docs)))
         (self.tasks / f"{name}.yaml").write_text(TASK.format(name=name, visual=visual))
         return name
@@ -216,7 +215,7 @@ def _doc(question: str, right: str, video: Path | str) -> dict[str, str]:
 
 
 def _packaged(bench: Bench) -> None:
-    """Tasks of lmms-eval itself, their data sets replaced by small ones with the same columns."""
+    """Tasks of lmms-eval itself; their data sets are replaced by small ones with the same columns."""
     import importlib.util
 
     spec = importlib.util.find_spec("lmms_eval")
@@ -251,25 +250,26 @@ def _packaged(bench: Bench) -> None:
 
 
 class Command:
-    """Commands under way in a process of their own.
+    """Commands that are running in their own process.
 
     Args:
-        folder: Where `warm_commands` puts what they print and how they end.
-        commands: How many.
+        folder: The folder where `warm_commands` writes their output and status.
+        commands: The number of commands.
     """
 
     def __init__(self, folder: Path, commands: int) -> None:
-        self._folder, self._commands = folder, commands
+        self._folder = folder
+        self._commands = commands
         self.wait_for(lambda: (folder / "pid").exists(), running=False)
         self.pid = int((folder / "pid").read_text())
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return (self._folder / "ended").exists()
 
     def wait_for(self, condition: Callable[[], bool], *, running: bool = True, timeout_s: float = 500) -> None:
-        """Wait until something is so, while the process runs."""
+        """Wait until a condition is true, while the process runs."""
         end = time.monotonic() + timeout_s
         while not condition():
             assert not (running and self.ended) and time.monotonic() < end, [
@@ -278,18 +278,20 @@ class Command:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """End the process as `kill -9` does."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait_for(lambda: self.ended, running=False)
 
     @property
     def status(self) -> int:
-        """What a shell would see of the one command, once its process has ended: the status it returned, or that its
-        process made of it."""
+        """The result of the only command as a shell would see it, after its process has ended.
+
+        The status is the one that it returned, or the one that its process made of it.
+        """
         return int((self._folder / "ended").read_text()) or int((self._folder / "0.status").read_text())
 
     def end(self, status: int = 0) -> list[Ended]:
-        """How each command ended, once all have and their process has ended with that status."""
+        """The result of each command, after all have ended and their process has ended with that status."""
         self.wait_for(lambda: self.ended, running=False)
         assert (self._folder / "ended").read_text() == str(status), [
             path.read_text() for path in sorted(self._folder.glob("*.*"))
@@ -303,7 +305,7 @@ class Command:
 
 @pytest.fixture(scope="session")
 def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
-    """Start one or several `apr` or `lmms-eval` commands, run after each other in one new process."""
+    """Start one or several `apr` or `lmms-eval` commands, one after the other in one new process."""
     warm = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("warm_commands.py"))],
         env=bench.environment,
@@ -324,11 +326,11 @@ def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         return Command(folder, len(commands))
 
     yield start
-    os.killpg(warm.pid, signal.SIGKILL)  # with commands that a failed test left
+    os.killpg(warm.pid, signal.SIGKILL)  # with commands that a failed test left behind
     warm.wait()
 
 
 @pytest.fixture(scope="session")
 def run_apr(start_apr: Callable[..., Command]) -> Callable[..., list[Ended]]:
-    """Run several `apr` commands after each other in one new process, and wait for them."""
+    """Run several `apr` commands one after the other in one new process, and wait for them."""
     return lambda *commands: start_apr(*commands).end()

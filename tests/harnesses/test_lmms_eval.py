@@ -18,13 +18,13 @@ from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.policies import POLICIES
 
 pytest.importorskip("lmms_eval")
-pytestmark = pytest.mark.xdist_group("lmms_eval")  # loading it takes longer than any of these tests
+pytestmark = pytest.mark.xdist_group("lmms_eval")  # loading lmms-eval takes longer than any of these tests
 
 
 class Obedient(PolicyDefaults):
-    """Looks once, then answers the letter the question asks for; later questions sooner than earlier ones.
+    """A policy that looks once, then answers with the letter in the question; later questions end sooner.
 
-    Counts its tokens.
+    It counts its tokens.
     """
 
     name = "obedient"
@@ -63,8 +63,10 @@ Evaluate = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def evaluate(bench: Any) -> Iterator[Evaluate]:
-    """`evaluate("task,task", "policy=…", **more)`: lmms-eval's own `simple_evaluate`; answers come back as `{task:
-    [text, …]}` under "answers"."""
+    """`evaluate("task,task", "policy=…", **more)`: lmms-eval's own `simple_evaluate`.
+
+    The answers are in "answers", as `{task: [text, …]}`.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(bench.hub))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -105,8 +107,10 @@ def test_the_entry_point_is_found() -> None:
 
 
 def test_answers_trajectories_and_costs(evaluate: Evaluate, tmp_path: Path) -> None:
-    """Six questions answered out of order, one without media and one with a picture, come back in order, with what they
-    cost."""
+    """Six questions that end out of order come back in order, with their costs.
+
+    One of them has no media, and one has a picture.
+    """
     results = evaluate("bench_mcq,bench_text,bench_image", f"policy=obedient,concurrency=6,trajectories={tmp_path}")
 
     assert results["answers"] == {"bench_mcq": list("ABCDAB"), "bench_text": ["B"], "bench_image": ["C"]}
@@ -150,7 +154,7 @@ def test_an_answer_in_a_wrong_form_does_not_reach_the_scorer_of_a_strict_run(
 ) -> None:
     """The bench's first question asks for A.
 
-    "A." is right for a scorer that searches for a letter; the official environment counts it as wrong.
+    "A." is right for a scorer that searches for a letter, but wrong in the official environment.
     """
     from apr_plugin.scoring.text import NO_ANSWER
 
@@ -196,7 +200,7 @@ def test_what_could_not_be_answered_is_counted_and_asked_again(evaluate: Evaluat
 
 
 def test_the_cache_of_lmms_eval_does_not_keep_a_failure(evaluate: Evaluate, tmp_path: Path) -> None:
-    """`--use_cache` stores every text; a failed question would stay failed, and the next run would not say so."""
+    """`--use_cache` stores every text; a failed question would stay failed, and the next run would not report it."""
     for asked in (["Say A, number 0.", "Say B, number 1."], ["Say B, number 1."]):
         model_args = f"policy=obedient,refuse=number 1,concurrency=1,trajectories={tmp_path / 't'}"
         results = evaluate("bench_mcq", model_args, limit=2, use_cache=str(tmp_path / "cache"))
@@ -214,7 +218,7 @@ def test_a_task_that_exits_for_a_missing_video_loses_that_question_only(
 
 
 def test_the_token_budget_stops_the_run(evaluate: Evaluate, bench: Any, tmp_path: Path) -> None:
-    """`--max_tokens` counts while the run goes on: of six questions at 220 tokens, three fit into 600."""
+    """`--max_tokens` counts during the run: of six questions with 220 tokens each, three fit into 600."""
     evaluate("bench_mcq", f"policy=obedient,concurrency=1,trajectories={tmp_path}", max_tokens=600)
     stops = [t.stop_reason for t in _saved(tmp_path)]
     assert stops == [StopReason.ANSWERED] * 3 + [StopReason.POLICY_UNAVAILABLE] * 3
@@ -265,7 +269,7 @@ def test_padding_clones_are_not_asked(evaluate: Evaluate, tmp_path: Path) -> Non
 
 
 def test_pictures_are_read_when_their_question_is_asked() -> None:
-    """Those of a whole task do not fit into memory."""
+    """The pictures of a whole task do not fit into memory."""
     from PIL import Image
 
     from apr_plugin.harnesses.lmms_eval.model import _messages

@@ -1,5 +1,4 @@
-"""What goes back for a question without an answer must be wrong to the task's own scorer, whatever the right option
-is."""
+"""The reply for a question without an answer must be wrong for the task's own scorer, for every right option."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ TASKS = ("videomme", "lvbench", "longvideobench_val_v", "mmvu_val", "motionbench
 def test_no_answer_is_a_wrong_answer(case: Case, load: Callable[[Case], Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     from apr_plugin.scoring.text import NO_ANSWER
 
-    # Some scorers guess for what they can't read. The draw is taken out, so that what is left is what they read.
+    # Some scorers guess if they can't read a reply. The random choice is removed, so that only their reading remains.
     monkeypatch.setattr(random, "choice", lambda options: "Z")
     task = load(case)
     for right in "ABCD":

@@ -1,5 +1,7 @@
-"""The real `lmms-eval` command with model `apr` on a real vLLM server: a task of lmms-eval itself, its data set
-replaced by a small one."""
+"""The real `lmms-eval` command with model `apr` on a real vLLM server.
+
+The task is lmms-eval's own; its data set is replaced by a small one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("vllm")
 
 
 def test_lmms_eval_against_the_server(bench: Any, vllm_server: VllmServer, tmp_path: Path) -> None:
-    """Videos are decoded, pictures sent, turns written by the model, and its answers scored by the task."""
+    """Videos are decoded, pictures are sent, the model writes turns, and the task scores the answers."""
     turns = choosing(
         *(json.dumps(turn) for turn in (bench.look(0, 5, 4), bench.look(2, 3, 3), bench.answer("B"), bench.answer("C")))
     )

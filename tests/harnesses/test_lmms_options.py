@@ -1,5 +1,7 @@
-"""Options of lmms-eval that an agent can't obey, under `apr eval`, plain `lmms-eval` and its evaluator; a folder that
-all media must lie in."""
+"""Options of lmms-eval that an agent can't obey, and `media_root`.
+
+They are tried with `apr eval`, plain `lmms-eval` and its evaluator.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ pytest.importorskip("lmms_eval")
 pytestmark = pytest.mark.xdist_group("lmms_eval")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"num_fewshot": 2}, "--num_fewshot 2 can't apply to model apr: the loop asks each question by itself"),
+    ({"num_fewshot": 2}, "--num_fewshot 2 can't apply to model apr: the loop asks each question separately"),
     (
         {"apply_chat_template": True},
         "--apply_chat_template can't apply to model apr: each policy writes its own prompts",
@@ -63,7 +65,7 @@ def test_a_program_s_evaluation_is_refused_too(
 
 
 def test_arguments_given_twice(evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811
-    """lmms-eval takes the last; but the text comes by."""
+    """lmms-eval takes the last value, so the text is checked."""
     with pytest.raises(AprError, match=r"'policy' is given 2 times: 'guess' and 'obedient'"):
         evaluate("bench_text", f"policy=guess,policy=obedient,trajectories={tmp_path}")
 
@@ -120,13 +122,13 @@ def test_command_lines(bench: Any, run_apr: Callable[..., Any], tmp_path: Path) 
 
 
 def test_media_outside_the_folder_fail_one_by_one(evaluate: Evaluate, bench: Any, tmp_path: Path) -> None:  # noqa: F811
-    """Those of `bench_bad` lie in two folders. The others are asked, and the reason is told."""
+    """The files of `bench_bad` are in two folders; the other questions are asked, and the reason is reported."""
     inside = bench.videos["sound"].parent
     results = evaluate("bench_bad,bench_image", f"policy=obedient,media_root={inside},trajectories={tmp_path}")
     saved = {
         (t.question.task, t.question.doc_id): t for path in tmp_path.rglob("*.jsonl") for t in Trajectory.iterate(path)
     }
-    outside = {key for key, t in saved.items() if f"lies outside media_root={inside}" in t.stop_detail}
+    outside = {key for key, t in saved.items() if f"is outside media_root={inside}" in t.stop_detail}
     expected = {("bench_bad", n) for n, name in enumerate(("sound", "missing", "silent", "truncated", "empty", "words",
         "ears"))
                 if not bench.videos[name].is_relative_to(inside)}  # fmt: skip

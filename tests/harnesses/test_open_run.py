@@ -1,5 +1,7 @@
-"""`open_run` on what the real lmms-eval leaves: two configurations in one folder, repeats, trajectories elsewhere,
-damaged files."""
+"""`open_run` on the files of the real lmms-eval.
+
+Two configurations in one folder, repeats, trajectories elsewhere, damaged files.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,11 @@ pytest.importorskip("pandas")
 
 @pytest.fixture(scope="module")
 def made(bench: Any, run_apr: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """`out`: three tasks, eight of the questions unanswerable or wrong, and two questions under a second configuration;
-    `far`, with its trajectories in `runs`; `again`, where each question was asked three times."""
+    """Three runs: `out`, `far` and `again`.
+
+    `out`: three tasks, eight questions that can't be answered or are wrong, and two under a second configuration.
+    `far`: its trajectories are in `runs`. `again`: each question was asked three times.
+    """
     root = tmp_path_factory.mktemp("opened")
     script = bench.script("opened", bench.look(0, 2, 3), bench.answer("A"))
     passive = [
@@ -56,7 +61,7 @@ def made(bench: Any, run_apr: Callable[..., list[Any]], tmp_path_factory: pytest
 
 @pytest.fixture
 def out(made: SimpleNamespace, tmp_path: Path) -> Path:
-    """A copy of `out` to damage."""
+    """A copy of `out` that may be damaged."""
     return Path(shutil.copytree(made.out, tmp_path / "out"))
 
 
@@ -180,10 +185,10 @@ def test_what_is_torn_damaged_or_missing_is_said(out: Path, caplog: pytest.LogCa
         run = open_run(whole.folder)
     said = "\n".join(run.problems)
     for words in (
-        "bench_mcq.jsonl, line 2: not JSON", "bench_mcq.jsonl: its last line is torn",
+        "bench_mcq.jsonl, line 2: not JSON", "bench_mcq.jsonl: its last line is incomplete",
         "bench_mcq.jsonl.damaged: 2 damaged lines",
         "videomme_bench.rank1.jsonl: the file of one rank", "the card (card.json or config.json) is missing",
-        "bench_bad.jsonl, line 1: no sample of lmms-eval (JSONDecodeError",
+        "bench_bad.jsonl, line 1: not a sample of lmms-eval (JSONDecodeError",
         "bench_bad.jsonl, line 7: its end is missing",
         "2 questions with a score and without a trajectory: bench_mcq doc", "5 questions without a score: ",
     ):  # fmt: skip
@@ -211,7 +216,7 @@ def test_a_score_of_another_answer_is_not_taken(out: Path) -> None:
 
 
 def test_results_that_do_not_say_of_which_run_they_are(out: Path) -> None:
-    """As releases before `apr_run` wrote them: with one configuration there is no doubt, with two there is."""
+    """Results of releases before `apr_run`: with one configuration there is no doubt, with two there is."""
     for path in out.rglob("*_results.json"):
         found = json.loads(path.read_text())
         del found["config"]["resolved_cli_args"]["apr_run"]

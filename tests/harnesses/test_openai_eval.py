@@ -1,5 +1,7 @@
-"""`apr eval` with a model server that dies: what was not answered is counted and asked again, nothing is scored as a
-wrong answer in silence."""
+"""`apr eval` with a model server that dies: unanswered questions are counted and asked again.
+
+None of them is silently scored as a wrong answer.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Readers against the tasks they read for: the real YAML, its real prompt, its real scorer, on docs of the real
-columns.
+"""Readers with the tasks that they read for: the real YAML, its real prompt, its real scorer, the real columns.
 
-No data set is loaded; the docs are invented, with the columns the task's own code reads.
+No data set is loaded; the docs are invented, with the columns that the task's own code reads.
 """
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
@@ -145,16 +144,15 @@ class Case:
     right: str = "B"
     wrong: str = "A"
     gold: tuple[str, ...] = ("answer",)
-    """Columns a reader must not look at."""
+    """Columns that a reader must not read."""
     metric: str | None = None
-    """The metric to look at, where the first of the YAML is none."""
+    """The metric to compare, if the first of the YAML is not usable."""
     score: Callable[[Any], float] | None = None
-    """Score from the metric's record, where the task's own aggregation needs the whole data set, a network or a judge.
-    """
+    """Score from the metric's record, if the task's own aggregation needs the whole data set, a network or a judge."""
     shows: str = ""
-    """What of the prompt has to be in the text."""
+    """What must be in the question's text, from the prompt."""
     stub: tuple[str, str] | None = None
-    """A module that the task's code imports but this test never gets to use, and a name in it."""
+    """A module that the task's code imports but this test never uses, and a name in it."""
 
 
 def _same(key: str, gold: str) -> Callable[[Any], float]:
@@ -489,7 +487,7 @@ UNLISTED = {
     "mmr_v",
     "mmr_v_cot",
 }
-"""Tasks whose prompt alone does not give the options: none, no labels, a Python dict, or a skipped letter."""
+"""Tasks whose prompt alone does not give the options: it has none, no labels, a Python dict, or a skipped letter."""
 
 
 @cache
@@ -541,7 +539,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Task:
-    """A task as lmms-eval loads it."""
+    """A task, loaded as lmms-eval does it."""
 
     config: dict[str, Any]
 
@@ -627,8 +625,7 @@ def test_the_real_scorer_reads_what_goes_back(case: Case, load: Callable[[Case],
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind is MCQ], ids=lambda case: case.task)
 def test_every_label_names_its_own_option(case: Case) -> None:
-    """The options' words come from the doc unchanged, and the label that is right belongs to the words that are
-    right."""
+    """The options' words come from the doc unchanged, and the right label belongs to the right words."""
     _, reading = read(case.task, case.doc, f"{case.doc.get('input', '')}{case.doc.get('formatted_question', '')}")
     by_label = {option.label: option.text for option in reading.options}
     assert all(by_label.values())
@@ -638,8 +635,7 @@ def test_every_label_names_its_own_option(case: Case) -> None:
 
 
 def test_numbered_options_of_videomme(hub: Path) -> None:
-    """The task itself can't be loaded from lmms-eval 0.7.3 (its YAML names functions its folder lacks); its scorer
-    can."""
+    """The task itself can't be loaded from lmms-eval 0.7.3 (its YAML names missing functions), but its scorer can."""
     utils = pytest.importorskip("lmms_eval.tasks.videomme.number_option.utils")
     doc = {**VIDEOMME, "options": [f"{number}. {text}" for number, text in enumerate(TEXTS, 1)], "answer": "2"}
     _, reading = read("videomme_number_option", doc, utils.videomme_doc_to_text_number(doc))

@@ -1,10 +1,10 @@
-"""`apr` and `lmms-eval` commands without the wait: loads lmms-eval once, then forks for each order.
+"""Runs `apr` and `lmms-eval` commands without the wait: it loads lmms-eval once, then forks for each order.
 
 Loading takes longer than most commands.
 
-An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}}`; its
-commands run after each other in one new process, which ends as any other does. FOLDER gets `pid`, for the N-th command
-`N.out`, `N.err` and `N.status`, and `ended` when the process is gone, however.
+An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}}`. Its
+commands run one after the other in one new process, which ends like any other. FOLDER gets `pid`, for the N-th command
+`N.out`, `N.err` and `N.status`, and `ended` when the process has ended in any way.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from apr_plugin.cli import main
 
 
 def _put(path: Path, words: object) -> None:
-    """Whole or not at all: somebody waits for it."""
+    """Write the whole file or nothing, because another process waits for it."""
     path.with_suffix(".new").write_text(str(words))
     path.with_suffix(".new").replace(path)
 
 
 def _next_order() -> dict[str, Any] | None:
-    """The order, in a child of its own; `None` in the parent, after the last."""
+    """Return the order in a child process; return `None` in the parent, after the last order."""
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)
         folder = Path(order["folder"])
-        if os.fork() == 0:  # waits for the command and tells how it ended
+        if os.fork() == 0:  # waits for the command and reports how it ended
             command = os.fork()
             if command == 0:
                 os.environ.update(order["environment"])

@@ -1,4 +1,4 @@
-"""No prompt is ever longer than the policy's context, whatever is looked at and written; nothing is cut in silence, and
+"""No prompt is ever longer than the policy's context, whatever is looked at and written; nothing is cut silently, and
 every question ends."""
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Videos = dict[str, Path]
 
 
 class Counting(Playback):
-    """Counts as no family we know: words by their letters, pictures by 16-pixel squares, 50 tokens for a second of
-    sound."""
+    """Counts in its own way, unlike any family: words by their letters, pictures by 16-pixel squares, 50 tokens for a
+    second of sound."""
 
     def __init__(self, texts: Sequence[str], context_tokens: int | None) -> None:
         super().__init__(texts)
@@ -95,7 +95,7 @@ ASKED = Question(text="what?", kind="free_form")  # type: ignore[arg-type]
 EMPTY = asyncio.run(
     Counting([], None).count(Notebook(ASKED, [VideoMeta(6.0, 10.0, True)], Budget()).prompt(1, 5))
 ).total
-"""What the first prompt takes."""
+"""Number of tokens of the first prompt."""
 
 TEXTS = st.one_of(
     st.builds(look, st.floats(0, 3), st.floats(3, 6), st.integers(1, 60)),
@@ -137,7 +137,7 @@ def test_no_prompt_exceeds_the_context_and_every_question_ends(
 def test_without_a_count_or_a_limit_nothing_changes(shared_videos: Videos) -> None:
     texts = [look(0, 6, 60), CLIP(6), AUDIO(6), answer("a pot")]
     plain, roomy, unlimited = Playback(texts), Counting(texts, 10**6), Counting(texts, None)
-    plain.context_tokens = 10  # but it can't count
+    plain.context_tokens = 10  # but this policy can't count
     for policy in (plain, roomy, unlimited):
         play(shared_videos["sound"], policy)  # type: ignore[arg-type]
     assert [p.text for p in plain.prompts] == [p.text for p in roomy.prompts] == [p.text for p in unlimited.prompts]
@@ -171,7 +171,7 @@ def test_what_is_shown_fills_most_of_the_room(shared_videos: Videos) -> None:
 
 
 def test_of_far_too_many_small_frames_as_many_are_shown_as_fit(shared_videos: Videos) -> None:
-    """Where the words beside each frame weigh as much as the frame, a guess by pictures alone would leave one of 60."""
+    """If the words beside each frame take as many tokens as the frame, an estimate by pictures alone leaves one."""
     policy = Counting(["a pot"], 1_200)
     done = play(shared_videos["sound"], policy, arm="passive", passive_frames=500)
     (shown,) = done.first_shown
@@ -259,7 +259,7 @@ def test_a_limit_on_the_prompt_alone_holds_whatever_the_context_and_takes_nothin
 
 
 def test_in_strict_parsing_a_prompt_that_is_too_long_ends_the_episode(shared_videos: Videos) -> None:
-    """As in OmniAgent's environment: nothing is made smaller, and no answer is asked for."""
+    """Like OmniAgent's environment: nothing is made smaller, and no answer is asked for."""
     texts = [look(0, 5.9, 2), look(0, 5.9, 20), answer("a pot")]
     policy = Counting(texts, None)
     done = play(shared_videos["sound"], policy, budget=Budget(turns=5, prompt_tokens=EMPTY + 1_000), parsing="strict")
@@ -335,8 +335,8 @@ def test_a_count_that_fails_is_a_policy_that_fails(shared_videos: Videos) -> Non
 
 
 def test_counting_is_cheap(shared_videos: Videos, make_video: Callable[..., Path]) -> None:
-    """A look that fits is counted once when it is planned and once before it is sent; one that does not, a few times
-    more."""
+    """A look that fits is counted once when it is planned and once before it is sent; one that does not fit is counted
+    a few times more."""
     for context, most in ((10**6, 10), (EMPTY + 600, 50)):
         policy = Counting([look(0, 5, 60), look(1, 6, 60), answer("a pot")], context)
         play(shared_videos["sound"], policy)
@@ -344,7 +344,7 @@ def test_counting_is_cheap(shared_videos: Videos, make_video: Callable[..., Path
 
 
 def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Videos) -> None:
-    """A look that repair makes smaller ends a strictly read episode; one that the budget alone makes smaller does
+    """A look that repair makes smaller ends a strictly read episode; one that only the budget makes smaller does
     not."""
     texts = [look(0, 5, 20), look(0, 1, 1), answer("red")]
     for room, ending in ((EMPTY + 700, StrictEnding.WRONG), (EMPTY + 20_000, StrictEnding.SAME)):
@@ -360,7 +360,7 @@ def test_what_strict_parsing_would_have_made_of_a_full_context(shared_videos: Vi
     assert strict_outcome(by_budget, room=1200).ending is StrictEnding.SAME, (
         "the line says that the context had no part in it"
     )
-    by_budget = by_budget.model_copy(update={"budget": None})  # a line of version 1 does not
+    by_budget = by_budget.model_copy(update={"budget": None})  # a line of version 1 does not say so
     assert (
         strict_outcome(by_budget, room=20_000).ending is StrictEnding.SAME
         and strict_outcome(by_budget, room=1200).ending is StrictEnding.UNKNOWN

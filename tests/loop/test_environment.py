@@ -1,4 +1,4 @@
-"""The environment: every refusal names value and limit and raises nothing; budgets; windows of files; several
+"""The environment: every refusal names the value and the limit, and raises nothing; budgets; windows of files; several
 videos."""
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def test_each_refusal_names_the_value_and_the_limit(
 
 
 def test_limits_that_no_window_meets_are_said_to_be_so(make_video: Callable[..., Path]) -> None:
-    slides = make_video(
-        "slides.mp4", frames=8, fps=1, pts=[30 * number for number in range(8)], last_duration=30
-    )  # one in 30 s
+    # One frame in 30 s.
+    slides = make_video("slides.mp4", frames=8, fps=1, pts=[30 * number for number in range(8)], last_duration=30)
     blink = make_video("blink.mp4", frames=3, sound_s=0.3)
     with opened(Budget(), slides, blink) as environment:
         for end in (30.0, 60.0, 119.0, 120.0, 230.0):
@@ -122,7 +121,7 @@ def test_a_window_as_long_as_the_refusal_asks_for_is_taken(
     else:
         told = float(error.message.partition("at least ")[2].partition("s")[0])
         if told <= min(most, duration):
-            end = round(start, 2) + told  # as a model writes it, with the rounding of floats
+            end = round(start, 2) + told  # a model writes it like this, with the rounding of floats
             assert refused(end - round(start, 2)) is None
 
 
@@ -266,7 +265,7 @@ def test_a_window_of_a_file_is_a_video_of_its_own(shared_videos: Videos) -> None
 def test_a_window_that_holds_nothing_is_unreadable_not_empty(
     shared_videos: Videos, start: float | None, end: float | None
 ) -> None:
-    with pytest.raises(MediaOpenError, match=r"sound\.mp4.*holds nothing"):
+    with pytest.raises(MediaOpenError, match=r"sound\.mp4.*contains nothing"):
         opened(Budget(), MediaRef(path=str(shared_videos["sound"]), start_s=start, end_s=end))
 
 

@@ -1,4 +1,4 @@
-"""Episodes on real files: every stop reason, forced answers, passive turns, seeds; and no policy that sinks a run."""
+"""Episodes on real files: every stop reason, forced answers, passive turns, seeds; and no policy that ends a run."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Slow(Playback):
         else:
             try:
                 await asyncio.sleep(self.seconds)
-            except asyncio.CancelledError as error:  # as a client that wraps everything does
+            except asyncio.CancelledError as error:  # like a client that wraps every exception
                 raise PolicyUnavailable("cancelled under way") from error
         return await super().generate(prompt, sampling)
 
@@ -186,10 +186,11 @@ def test_a_file_that_vanishes_in_mid_episode_ends_in_one_reason(make_video: Call
             return await super().generate(prompt, sampling)
 
     done = play(ask(path), Remover([look(0, 1), answer("A")]))
+    # An open file stays readable on Linux.
     assert done.stop_reason in (
         StopReason.ANSWERED,
         StopReason.MEDIA_UNREADABLE,
-    )  # an open file stays readable on Linux
+    )
 
 
 @pytest.mark.parametrize(

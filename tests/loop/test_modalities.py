@@ -1,4 +1,4 @@
-"""A policy is offered, told of and shown only what it can perceive."""
+"""A policy is offered, told about and shown only what it can perceive."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_passive_arm_of_a_blind_policy_says_so(shared_videos: Videos) -> Non
             Question(text="?", kind="free_form"),
             policy,
             EpisodeConfig(),
-            pictures=lambda pixels: pytest.fail("read all the same"),
+            pictures=lambda pixels: pytest.fail("the pictures were read nevertheless"),
         ).run()  # type: ignore[arg-type]
     )
     assert "takes in no pictures" in blind.stop_detail

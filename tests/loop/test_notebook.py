@@ -1,7 +1,7 @@
-"""Prompts: golden files of whole ones, and the rule that the rewritten history is a strict prefix of every later
+"""Prompts: golden files of whole prompts, and the rule that the rewritten history is a strict prefix of every later
 prompt.
 
-Write the golden files anew with `pytest tests/loop/test_notebook.py --update-golden`.
+To write the golden files again, run `pytest tests/loop/test_notebook.py --update-golden`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_golden(name: str, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--update-golden"):
         GOLDEN.mkdir(exist_ok=True)
         path.write_text(text, "utf-8")
-    assert path.read_text("utf-8") == text, "the prompt changed; where that is meant, run pytest with --update-golden"
+    assert path.read_text("utf-8") == text, "the prompt changed; if that is intended, run pytest with --update-golden"
 
 
 def test_no_golden_file_is_left_over() -> None:
@@ -176,7 +176,7 @@ def test_history_is_a_strict_prefix_and_media_stands_only_in_the_last_message(
         if number > 1:
             latest = turns[number - 2][1]
             assert _has_media(prompt.messages[-1]) == isinstance(latest, Percept)
-            # as text, too, the prompt begins with the history: no message of it was touched
+            # the text of the prompt also begins with the history: none of its messages was changed
             written = Prompt(notebook.history()).text
             assert prompt.text.startswith(written)
         if number < total:
@@ -210,7 +210,7 @@ def test_another_system_prompt_is_used_word_for_word(tmp_path: Path) -> None:
 
 
 def test_an_own_system_prompt_keeps_the_form_of_the_answer(tmp_path: Path) -> None:
-    """Said once: in a template that names it, else in the first user message."""
+    """It is said once: in a template that names it, or otherwise in the first user message."""
     form = answer_form(KINDS["grounding"])
     for wire in WIRES.values():
         prompt = book("grounding", system_prompt="Look, then answer.", wire=wire).prompt(1, 2)

@@ -1,4 +1,4 @@
-"""The parser: strict form, every repair, every error, and no text that raises or takes long."""
+"""The parser: the strict form, every repair, every error, and no text that raises or takes long."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_no_json_raises(value: dict[str, Any], before: str, after: str) -> None:
     parsed = parse_turn(before + json.dumps(value) + after)
     assert (parsed.action is None) != (parsed.error is None)
     for text in (parsed.observation, parsed.think, *parsed.repairs, parsed.error.message if parsed.error else ""):
-        text.encode()  # no lone surrogates get through
+        text.encode()  # it has no lone surrogates
     assert parsed.confidence is None or 0 <= parsed.confidence <= 1
 
 
@@ -77,7 +77,8 @@ def test_every_action_round_trips_without_repairs(action: Any, words: str, confi
         '{"' * 100_000, "[" * 200_000,
         "{" * 64 + " " * 190_000 + "}" * 64, '{"action":1,' * 60 + '"x":"' + "y" * 190_000 + '"' + "}," * 60,
         "x" * MAX_TEXT_CHARS * 3,
-        '{"observation":"' + "\\" * 199_000, "{}" * 100_000, '{"action":{"type":"answer","content":' + "9" * 100_000 + "}}",
+        '{"observation":"' + "\\" * 199_000, "{}" * 100_000,
+        '{"action":{"type":"answer","content":' + "9" * 100_000 + "}}",
         "\ud800" * 200_000,
         "{<think>" * 25_000, "{a" * 90_000 + "<think>", '{"a":"<think>' * 15_000, "</think>" * 25_000 + "{",
         "<|channel|>analysis" * 10_000,
@@ -87,7 +88,7 @@ def test_every_action_round_trips_without_repairs(action: Any, words: str, confi
 def test_attacks_finish_fast(text: str) -> None:
     began = time.process_time()
     assert parse_turn(text).error is not None
-    assert time.process_time() - began < 2.0  # of the processor, not of the clock: a busy machine doesn't fail it
+    assert time.process_time() - began < 2.0  # processor time, so that the test does not fail on a busy machine
 
 
 @pytest.mark.parametrize("depth", [100, 900, 960, 985, 990, 995, 1000, 5000])

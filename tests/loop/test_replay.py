@@ -1,5 +1,5 @@
-"""Replay: from a trajectory, as it is read back from its file, to every prompt that the policy saw, equal in text,
-pixels and samples."""
+"""Replay: from a trajectory that was read back from its file to every prompt that the policy saw, equal in text, pixels
+and samples."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def same(one: Prompt, other: Prompt) -> None:
 def play(
     question: Question, texts: list[str], config: EpisodeConfig, context: int | None = None, **more: Any
 ) -> tuple[Trajectory, Card, list[Prompt]]:
-    """The trajectory as its file gives it back, its card likewise, and the prompts that the policy got."""
+    """The trajectory and its card, both read back from their files, and the prompts that the policy got."""
     policy, seen = Counting(texts, context), []
     done = asyncio.run(Episode(question, policy, config, on_prompt=lambda prompt, _: seen.append(prompt), **more).run())
     assert seen == policy.prompts
@@ -206,8 +206,8 @@ def test_what_has_changed_is_named(shared_videos: Videos, tmp_path: Path) -> Non
     shutil.copy(shared_videos["silent"], moved)
     refused("is another file now", find=lambda _: moved)
     shutil.copy(shared_videos["sound"], path)
-    refused("under the configuration", other=card.model_copy(update={"config_hash": "0" * 16}))
-    refused("words or lays out prompts otherwise", other=card.model_copy(update={"prompt_hash": "0" * 16}))
+    refused("with the configuration", other=card.model_copy(update={"config_hash": "0" * 16}))
+    refused("words or lays out prompts differently", other=card.model_copy(update={"prompt_hash": "0" * 16}))
     older = done.model_copy(update={"versions": {"av": "1.0"}})
     refused("decoded with PyAV 1.0", older)
     assert len(list(replay(older, card, other_versions=True))) == 2
@@ -247,7 +247,7 @@ def test_a_card_comes_back_from_its_file_and_bad_ones_are_named(tmp_path: Path) 
     assert card.prompts["instructions"] == "Look." and card.policy["context_tokens"] == 1000
     for text, words in (
         ("{", "cannot be read"),
-        ("[]", "no apr.card file"),
+        ("[]", "not an apr.card file"),
         ('{"schema": "apr.card", "version": 9}', "newer"),
         ('{"schema": "apr.card", "version": 1}', "config_hash"),
     ):

@@ -1,5 +1,5 @@
-"""From a completion to an answer, in every arm: thought is none, and neither is a reply that was cut off while
-thinking."""
+"""From a completion to an answer, in every arm: thought is not an answer, and neither is a reply that was cut off
+during thought."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def play(question: Question, policy: Any, budget: Budget | None = None, **config
 
 
 class Cut(Playback):
-    """Plays its texts as if each had been cut off at its length limit."""
+    """Returns its texts as if each had been cut off at its length limit."""
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         return replace(await super().generate(prompt, sampling), finish_reason="length")

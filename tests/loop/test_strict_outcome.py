@@ -1,4 +1,4 @@
-"""What strict parsing would have made of a run with repair, beside what it makes of the same turns."""
+"""The outcome that strict parsing would have had in a run with repair, compared with its outcome for the same turns."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_a_passive_arm_is_as_it_was(shared_videos: Videos) -> None:
 
 
 def test_it_says_what_a_strict_run_of_the_same_turns_brings(shared_videos: Videos) -> None:
-    """Random turns, played under both readings: what is known is the strict run's, and where nothing is, the runs part
-    at that very turn."""
+    """Random turns, played with both readings. A known outcome equals that of the strict run; if it is unknown, the
+    runs differ from that turn on."""
     draw, seen = random.Random(3), Counter[StrictEnding]()
     for _ in range(120):
         kind = draw.choice(list(QuestionKind))
@@ -103,7 +103,7 @@ def test_it_says_what_a_strict_run_of_the_same_turns_brings(shared_videos: Video
         else:
             assert len(strict.turns) == outcome.turn or strict.turns[-1].error is not None, texts
             assert (strict.answer if strict.answer_valid else None) == outcome.answer, texts
-        read = 4 if forced_call else 3  # the turns whose errors a later prompt shows
+        read = 4 if forced_call else 3  # number of turns whose errors a later prompt shows
         before = min(read, len(repaired.turns) if outcome.turn is None else outcome.turn - 1)
         assert [t.error for t in repaired.turns[:before]] == [t.error for t in strict.turns[:before]], texts
         again = strict_outcome(strict, forced_call=forced_call)

@@ -1,4 +1,4 @@
-"""`parsing=strict`: what a turn costs, what an answer counts as, and how that stands to repair."""
+"""`parsing=strict`: what a turn costs, how an answer counts, and how both relate to repair."""
 
 from __future__ import annotations
 

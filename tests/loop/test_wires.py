@@ -1,4 +1,4 @@
-"""Wires: sizes and frames against the rules they follow, and a look through each of them on real files."""
+"""Wires: sizes and frames against the rules that they follow, and a look through each wire on real files."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def test_whole_squares_are_those_of_the_real_processor(width: int, height: int, 
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     least, most = (n * PATCH_PIXELS for n in limits)
-    if (
-        max(width, height) > 200 * min(width, height) or min(width, height) < 14
-    ):  # refused there, and rounded down to no square at all
+    # These are refused there, and would be rounded down to no square.
+    if max(width, height) > 200 * min(width, height) or min(width, height) < 14:
         return
     rows, columns = smart_resize(height, width, 28, least, most)
     if rows * columns <= most:
@@ -88,7 +87,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(film: Path, wire: str, *looks: GetFrames | GetClip) -> list[Percept]:
-    """Each look in turn, as the published evaluation limits it."""
+    """Each look in turn, with the limits of the published evaluation."""
+
     environment = Environment(PROFILES["omniagent"].budget, wire=WIRES[wire])
     with environment:
         environment.reset(Question(text="what?", kind="free_form", videos=(MediaRef(path=str(film)),)))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Files of many kinds for the tests of `media`, and what is in them by decoding each from beginning to end."""
+"""Writes files of many kinds for the tests of `media`, and decodes each from beginning to end to know its content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from apr_testing import chirp, picture
 from benchmarks.films import own_schedule
 
 SIZE = (160, 48)
-_LEAD_S = 0.1  # the rule that `MediaInfo.start_s` states: sound that leads the picture by less does not move second 0
+_LEAD_S = 0.1  # the rule of `MediaInfo.start_s`: sound with a smaller lead does not move second 0
 
 X265 = "log-level=none:pools=none:frame-threads=1"
 X264 = "preset=ultrafast:crf=18:threads=1"
@@ -71,7 +71,7 @@ CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "mpeg2-b": ("mpeg2video", {"g": "15", "bf": "2"}),
     "mjpeg": ("mjpeg", {}),
 }
-"""Picture codecs with what their GOPs are like."""
+"""Picture codecs, each with the properties of its GOPs."""
 
 
 def write_film(
@@ -90,16 +90,16 @@ def write_film(
     """Write pictures that carry their number.
 
     Args:
-        path: Where; the suffix decides the container where `container` does not.
+        path: Path of the file; its suffix decides the container unless `container` is given.
         kind: A key of `CODECS`.
-        frames: How many.
+        frames: Number of pictures.
         fps: Pictures per second.
         pts: Presentation time of each in units of 1/(fps * 4), for a varying rate.
         first: Presentation time of the first, in units of 1/fps.
         size: (width, height).
-        pixel_format: libav's name.
-        container: libav's name.
-        options: For the container.
+        pixel_format: Pixel format, by libav's name.
+        container: Container, by libav's name.
+        options: Options of the container.
     """
     codec, wanted = CODECS[kind]
     base = Fraction(1) / (Fraction(fps) * (4 if pts is not None else 1))
@@ -126,18 +126,18 @@ def write_film(
 
 @dataclass(frozen=True)
 class Truth:
-    """Every picture of a file, from decoding it from beginning to end."""
+    """Every picture of a file, decoded from beginning to end."""
 
     times_s: list[float]
     images: list[np.ndarray[Any, Any]]
 
     def at(self, t: float) -> int:
-        """Which is on screen at `t`."""
+        """The number of the picture on screen at `t`."""
         return max(0, bisect_right(self.times_s, t + 1e-6) - 1)
 
 
 def truth(path: Path) -> Truth:
-    """Decode a file from beginning to end, one thread, nothing skipped."""
+    """Decode a file from beginning to end, with one thread and nothing skipped."""
     with av.open(str(path)) as container:
         sounds = container.streams.audio
         lead = None
@@ -146,7 +146,7 @@ def truth(path: Path) -> Truth:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
-        if container.format.name == "avi":  # knows no times: its pictures are shown one after the other
+        if container.format.name == "avi":  # AVI has no times: its pictures are shown one after the other
             found = [
                 (number / Fraction(stream.average_rate or 1), frame)
                 for number, frame in enumerate(container.decode(stream))
@@ -166,7 +166,7 @@ def truth(path: Path) -> Truth:
 
 
 def probing_times(times_s: Sequence[float], until_s: float, count: int, seed: object) -> list[float]:
-    """Random times, times of frames, and times just before and after; in random order with repeats."""
+    """Random times, times of frames, and times just before and after them; in random order, with repeats."""
     rng = random.Random(str(seed))
     chosen = [rng.uniform(0, until_s) for _ in range(count // 3)]
     for at in rng.choices(times_s, k=count // 3):
@@ -177,7 +177,7 @@ def probing_times(times_s: Sequence[float], until_s: float, count: int, seed: ob
 
 
 def ffmpeg(*arguments: str | Path) -> None:
-    """Run the ffmpeg program; the test is skipped where there is none."""
+    """Run the ffmpeg program; the test is skipped if it is not installed."""
     program = shutil.which("ffmpeg")
     if program is None:
         pytest.skip("there is no ffmpeg program here")
@@ -197,8 +197,8 @@ def write_sound(
     picture_from_s: float | None = None,
     picture_s: float = 8.0,
 ) -> Path:
-    """Write a chirp whose pitch tells the time since the clock of the file began; with `picture_from_s`, pictures too
-    (10 a second)."""
+    """Write a chirp whose pitch gives the time since the clock of the file began; with `picture_from_s`, pictures too
+    (10 per second)."""
     with av.open(str(path), "w", format=container) as out:
         stream: Any = out.add_stream(codec, rate=rate, layout=layout)
         if bit_rate:
@@ -232,7 +232,7 @@ def write_sound(
 
 
 def lag_ms(samples: np.ndarray[Any, Any], start_s: float, rate: int = 16_000, reach_s: float = 0.04) -> float:
-    """How much later than it should `samples` shows the chirp of `start_s` on, in milliseconds, by the best normalised
+    """How much later than it should `samples` has the chirp from `start_s` on, in milliseconds, by the best normalised
     match."""
     reach = int(reach_s * rate)
     expected = chirp(start_s + np.arange(-reach, len(samples) + reach) / rate)

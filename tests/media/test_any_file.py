@@ -1,4 +1,4 @@
-"""Whatever a file is: the right frames, or a typed error with the path, the stage and libav's words."""
+"""For any file: the right frames, or a typed error with the path, the stage and libav's words."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_rotated_by_the_container(tmp_path: Path, turn: int) -> None:
     with Video.open(path, isolation="never") as video:
         image = video.frames([0.5]).images[0]
         assert video.size == (image.shape[1], image.shape[0]) == (SIZE[::-1] if turn != 180 else SIZE)
-    assert number_of(np.rot90(image, -turn // 90)) == 12  # as ffmpeg itself shows it
+    assert number_of(np.rot90(image, -turn // 90)) == 12  # ffmpeg itself shows it like this
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "webm"])
@@ -198,8 +198,8 @@ def test_without_a_duration_in_the_header_it_is_measured(tmp_path: Path) -> None
     "name", ["gop12.mp4", "open-pyramid.mp4", "closed-pyramid.mp4", "mpeg4-b.mp4", "hevc-open.mp4"]
 )
 def test_broken_in_the_middle(tmp_path: Path, name: str) -> None:
-    """Whole packets are wiped: what cannot be known is listed, and what is shown is what the whole file shows under
-    that time."""
+    """Whole packets are wiped: times that can't be known are listed, and each picture shown is the one that the whole
+    file shows at that time."""
     path = write_film(tmp_path / name, name.partition(".")[0], frames=192, size=(320, 96))
     known = truth(path)
     with av.open(str(path)) as container:
@@ -310,7 +310,7 @@ def test_replaced_between_two_looks(tmp_path: Path, isolation: str) -> None:
             video.frames([1.0, 3.0])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
 def test_not_allowed(tmp_path: Path) -> None:
     path = write_film(tmp_path / "secret.mp4")
     path.chmod(0)

@@ -1,5 +1,5 @@
-"""Clocks that start again inside a file, and containers whose times libav makes up after a seek: every look, every
-opening, shows the same."""
+"""Clocks that start again inside a file, and containers whose times libav derives after a seek: every look and every
+opening shows the same."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ from apr_plugin.media.clock import Stamp, offsets, runs_steadily
 from apr_plugin.media.index import Cursor, read_index
 
 TURN_S = 2**33 / 90_000
-"""When the 33-bit clock of MPEG starts again from 0."""
+"""Time at which the 33-bit clock of MPEG overflows and starts again from 0."""
 
 
 def write_piece(
     path: Path, first: int, count: int, clock_s: float = 0.0, codec: str = "libx264", container: str = "mpegts"
 ) -> bytes:
-    """Pictures `first` to `first + count` at 24 in a second with their sound, under a clock that begins at
-    `clock_s`."""
+    """Pictures `first` to `first + count` at 24 per second with their sound, with a clock that begins at `clock_s`."""
     with av.open(
         str(path), "w", format=container, options={"mpegts_copyts": "1"} if container == "mpegts" else {}
     ) as out:
@@ -67,7 +66,7 @@ def write_piece(
 
 
 def join(path: Path, *pieces: tuple[int, int, float], **how: str) -> Path:
-    """Pieces written one after the other, as recordings and downloaded segments are joined."""
+    """Write pieces one after the other, in the way that recordings and downloaded segments are joined."""
     data = b"".join(write_piece(path.with_suffix(f".{number}"), *piece, **how) for number, piece in enumerate(pieces))
     path.write_bytes(data)
     return path
@@ -146,7 +145,7 @@ GUESSED: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("name", GUESSED)
 def test_containers_whose_times_are_made_up_after_a_seek(tmp_path: Path, name: str) -> None:
-    """Picture n at (n + 0.5) / 24, each in a look of its own and in one look of all."""
+    """Picture n is at (n + 0.5) / 24; each is read in its own look, and all in one look."""
     with Video.open(GUESSED[name](tmp_path / name), workers=2, isolation="never") as video:
         assert video.duration_s == pytest.approx(4.0, abs=0.01)
         numbers = [*range(94, 0, -7), *range(0, 95, 4)]
@@ -161,7 +160,7 @@ def test_where_seeking_leads_astray_the_file_is_read_from_its_beginning(
 ) -> None:
     path = write_film(tmp_path / "film.mpg", "mpeg1-b", frames=96, container="mpeg")
     go = Cursor._go
-    monkeypatch.setattr(Cursor, "_go", lambda self, aim, back_s: go(self, aim // 2, back_s))  # always somewhere else
+    monkeypatch.setattr(Cursor, "_go", lambda self, aim, back_s: go(self, aim // 2, back_s))  # always the wrong place
     with Video.open(path, isolation="never") as video:
         assert [number_of(video.frames([(number + 0.5) / 24]).images[0]) for number in (80, 10, 50)] == [80, 10, 50]
 
@@ -180,7 +179,7 @@ def test_the_index_is_the_same_after_a_seek_to_any_keyframe(tmp_path: Path) -> N
 def test_a_steady_transport_stream_need_not_be_read_through(tmp_path: Path) -> None:
     write_piece(tmp_path / "steady.ts", 0, 96, 3.0)
     assert runs_steadily(str(tmp_path / "steady.ts"), 256)
-    assert not runs_steadily(str(tmp_path / "steady.ts"), 300)  # nothing in it
+    assert not runs_steadily(str(tmp_path / "steady.ts"), 300)  # the stream has no packets
     assert not runs_steadily(str(write_film(tmp_path / "film.mp4")), 256)
     assert not runs_steadily(str(join(tmp_path / "joined.ts", (0, 48, 0.0), (48, 48, 0.0))), 256)
     write_film(tmp_path / "plain.m2ts", options={"mpegts_m2ts_mode": "1"}, container="mpegts")

@@ -1,4 +1,4 @@
-"""Colours are those that libav's own `scale` filter makes of the same frame, within 4 levels, by every matrix, range
+"""Colours are those that libav's own `scale` filter makes of the same frame, within 4 levels, for every matrix, range
 and depth, scaled or not."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apr_plugin.media.colour import Converter, full_range, matrix_of
 SIZE = (64, 48)
 SIZES = [SIZE, (40, 30), (128, 96)]
 MATRICES = {"unnamed": 2, "bt709": 1, "fcc": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "bt2020nc": 9}
-"""Names as x264 has them, and libav's numbers."""
+"""x264's names, and libav's numbers."""
 
 
 def _picture() -> np.ndarray[Any, Any]:
@@ -34,7 +34,8 @@ def _picture() -> np.ndarray[Any, Any]:
 
 
 def _frame(pixel_format: str, matrix: int, full: int) -> av.VideoFrame:
-    if pixel_format == "pal8" or pixel_format.startswith("bayer"):  # libswscale reads these, and does not write them
+    # Libswscale reads these formats, but does not write them.
+    if pixel_format == "pal8" or pixel_format.startswith("bayer"):
         frame = av.VideoFrame(*SIZE, pixel_format)
         patches = np.kron(np.random.default_rng(3).integers(0, 256, (6, 8)), np.ones((8, 8))).astype(
             f"<u{frame.planes[0].line_size // SIZE[0]}"
@@ -50,7 +51,7 @@ def _frame(pixel_format: str, matrix: int, full: int) -> av.VideoFrame:
 
 
 def by_libav(frame: av.VideoFrame, size: tuple[int, int] = SIZE) -> np.ndarray[Any, Any]:
-    """RGB of a size by the filters of libav, in one thread: its slices leave seams in Bayer pictures."""
+    """RGB of a size by the filters of libav, in one thread, because its slices leave seams in Bayer pictures."""
     graph: Any = av.filter.Graph()
     about = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
     chain = [graph.add("buffer", f"{about}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}")]
@@ -125,8 +126,8 @@ def test_each_matrix_and_range_as_libav_converts_it(pixel_format: str, full: int
 @pytest.mark.parametrize("pixel_format", [*RGB, *GRAY, "pal8", "bayer_rggb8", "bayer_bggr16le"])
 @pytest.mark.parametrize("full", [0, 1, 2])
 def test_rgb_and_gray_are_taken_as_they_are(pixel_format: str, full: int) -> None:
-    """Whatever the frame names; libav up to 7.1 alone applies a matrix to RGB that names one, so it is asked for the
-    frame that names none."""
+    """This holds whatever matrix the frame names. libav up to 7.1 applies a matrix to RGB that names one, so the
+    expected result comes from a frame that names none."""
     for matrix, size in itertools.product((0, *MATRICES.values()), SIZES):
         wanted = by_libav(_frame(pixel_format, 2, 0), size)
         assert _furthest(Converter(*size)(_frame(pixel_format, matrix, full)), wanted) <= 4, (matrix, size)
@@ -134,7 +135,7 @@ def test_rgb_and_gray_are_taken_as_they_are(pixel_format: str, full: int) -> Non
 
 @pytest.mark.parametrize("pixel_format", ["bgr4", "rgb4"])
 def test_a_format_that_libswscale_cannot_read_is_an_error(pixel_format: str) -> None:
-    """And no crash, which up to PyAV 16 it is where source and destination are alike."""
+    """Up to PyAV 16 it is a crash if source and destination are equal."""
     with pytest.raises(av.FFmpegError):
         Converter(*SIZE)(av.VideoFrame(*SIZE, pixel_format))
 
@@ -180,7 +181,7 @@ def test_a_matrix_that_libswscale_does_not_know_is_no_error(matrix: int) -> None
 
 
 def test_one_converter_takes_frames_of_many_kinds_in_turn() -> None:
-    """The scaler is kept from frame to frame; what one frame says must not stay for the next."""
+    """The scaler is kept from frame to frame; values of one frame must not stay for the next."""
     convert = Converter(*SIZE)
     kinds = [
         ("yuv420p", 1, 1),

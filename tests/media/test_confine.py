@@ -21,7 +21,7 @@ from apr_plugin.media.pool import VideoPool
 
 @pytest.fixture
 def folders(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
-    """`root` with a film, and beside it one that may not be read, with every kind of way there."""
+    """`root` with a film, beside it a film that may not be read, and every kind of path to that one."""
     film = make_video(frames=10)
     for name in ("root/sub", "rootless", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_links_and_dots_are_followed(folders: Path, root: str) -> None:
     for name in INSIDE:
         confine(folders / name, folders / root)
     for name in OUTSIDE:
-        with pytest.raises(MediaOpenError, match="it lies outside media_root="):
+        with pytest.raises(MediaOpenError, match="it is outside media_root="):
             confine(name if ":" in name else folders / name, folders / root)
     confine("/etc/passwd", None)
 
@@ -83,7 +83,7 @@ def test_a_question_outside_ends_with_the_reason_also_when_the_file_is_open(fold
     assert free[0] is not StopReason.MEDIA_UNREADABLE
     assert (
         stop is StopReason.MEDIA_UNREADABLE
-        and f"link.mp4: cannot open: it lies outside media_root={folders / 'root'}" in why
+        and f"link.mp4: cannot open: it is outside media_root={folders / 'root'}" in why
     )
     assert ask(folders / "root/within.mp4", confined)[0] is free[0]
 

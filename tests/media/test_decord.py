@@ -1,6 +1,6 @@
-"""decord, for parity: right on plain files; what it gets wrong is listed in `docs/media.md`.
+"""decord, for parity: it is right on plain files; `docs/media.md` lists what it gets wrong.
 
-It runs in a process of its own with a time limit, since decord can hang.
+It runs in a separate process with a time limit, because decord can hang.
 """
 
 from __future__ import annotations

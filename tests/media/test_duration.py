@@ -1,5 +1,5 @@
-"""How long a film lasts: as long as there are pictures, whatever one field of the file says; sound may outlast them,
-and can be heard."""
+"""How long a film lasts: as long as there are pictures, whatever one field of the file says. Sound may be longer, and
+can be heard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apr_plugin.media.duration import is_cut_short
 
 
 def _tagged(path: Path, says: str) -> Path:
-    """Matroska with another length in the tag of its track."""
+    """A Matroska file with another length in the tag of its track."""
     data = write_film(path).read_bytes()
     assert data.count(b"00:00:04.000000000") == 1
     path.write_bytes(data.replace(b"00:00:04.000000000", says.encode()))
@@ -95,7 +95,7 @@ def test_pictures_that_end_long_before_the_sound_are_found(tmp_path: Path, secon
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.flv"])
 def test_a_file_cut_short_keeps_the_length_it_promised(tmp_path: Path, name: str) -> None:
-    """The rest is missing, not over: a question about it must not be answered as if it had never been."""
+    """The rest is missing, not over: a question about it must not be answered as if the rest had never existed."""
     path = write_film(
         tmp_path / name, "gop12", frames=240, options={"movflags": "faststart"} if name.endswith("mp4") else None
     )
@@ -108,7 +108,7 @@ def test_a_file_cut_short_keeps_the_length_it_promised(tmp_path: Path, name: str
         assert number_of(video.frames([3.0]).images[0]) == 72
         with pytest.raises(MediaDecodeError):
             video.frames([9.5])
-        if name != "cut.mp4":  # its index knows of pictures that are gone
+        if name != "cut.mp4":  # its index lists pictures that are missing
             assert any("cut short" in warning for warning in video.info.warnings)
 
 
@@ -138,7 +138,7 @@ def test_any_head_is_whole_or_cut_and_no_error(tmp_path: Path, head: bytes) -> N
 
 
 def test_a_file_of_endless_small_boxes_is_left_alone(tmp_path: Path) -> None:
-    """Two million boxes of 8 bytes: walking them all would take minutes for a file of some gigabytes."""
+    """Two million boxes of 8 bytes: reading them all would take minutes for a file of some gigabytes."""
     path = tmp_path / "boxes.mp4"
     path.write_bytes(b"\0\0\0\x08free" * 2_000_000 + b"\0\0\0\xffmdat")
     assert not is_cut_short(str(path))

@@ -1,5 +1,5 @@
-"""The frame at `t` is the last not after `t`, pixel for pixel what decoding from beginning to end shows, in every codec
-and container."""
+"""The frame at `t` is the last one at or before `t`, pixel for pixel the same as when the file is decoded from
+beginning to end, in every codec and container."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ for name, fps in {
 
 
 def check(path: Path, count: int = 100) -> None:
-    """Looks of many sizes at one file, in sequence, by one worker and by four."""
+    """Check looks of many sizes at one file, in sequence, with one worker and with four."""
     known = truth(path)
     rng = random.Random(path.name)
     with Video.open(path, workers=1, isolation="never") as one, Video.open(path, workers=4, isolation="never") as four:
@@ -120,7 +120,7 @@ def test_skipping_what_nothing_needs_saves_decoding_and_changes_no_picture(tmp_p
     path = write_film(tmp_path / name, name.partition(".")[0])
     known = truth(path)
     with Video.open(path, workers=1, isolation="never") as video:
-        for number in range(0, len(known.times_s), 3):  # each alone, so that most of what surrounds it is skipped
+        for number in range(0, len(known.times_s), 3):  # each alone, so that most pictures around it are skipped
             shown = video.frames([known.times_s[number] + 0.001])
             assert np.array_equal(shown.images[0], known.images[number])
 
@@ -165,12 +165,11 @@ def test_keyframe_mode_shows_keyframes_inside_half_the_spacing_and_exact_picture
                 nearest = min(abs(key - t) for key in keys)
                 assert abs(at - t) <= spacing / 2
                 if nearest < spacing / 2 - 0.1:
-                    assert any(at == pytest.approx(key, abs=2e-3) for key in keys) and abs(at - t) <= nearest + 0.09, (
-                        t
-                    )  # two ticks of 24 in a second
+                    # Two ticks of 1/24 s.
+                    assert any(at == pytest.approx(key, abs=2e-3) for key in keys) and abs(at - t) <= nearest + 0.09, t
                 assert np.array_equal(image, known.images[known.at(at + 1e-4)])
             assert video.frames(look).mode == "exact"
-        look = [1.0 + i * gop / 4 for i in range(8)]  # closer than the keyframes: exact
+        look = [1.0 + i * gop / 4 for i in range(8)]  # closer together than the keyframes, so exact
         shown = video.frames(look, mode="keyframe")
         assert shown.mode == "exact"
         assert shown.times_s == video.frames(look).times_s

@@ -1,6 +1,6 @@
 """Damaged files: nothing crashes, hangs or raises anything untyped.
 
-`python -m benchmarks.fuzz_media` does the same with thousands.
+`python -m benchmarks.fuzz_media` does the same with thousands of files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading in a process of its own: whatever happens to that process, the caller gets the right bytes or a typed error,
+"""Reading in a separate process: whatever happens to that process, the caller gets the right bytes or a typed error,
 and nothing is left over."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from apr_plugin.media import (
 
 Maker = Callable[..., Path]
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts processes and files by /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts processes and files with /proc")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def _children() -> set[int]:
 
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file whose end takes a good part of a second to decode."""
+    """A file whose end takes a large part of a second to decode."""
     return make_video_file(tmp_path_factory.mktemp("heavy") / "heavy.mp4", frames=500, fps=25, size=(640, 368), gop=500)
 
 
@@ -75,7 +75,7 @@ def _busy() -> isolated._Worker | None:
 
 
 def _while_reading(film: Video, blow: Callable[[int], None]) -> tuple[MediaError | None, float]:
-    """Strike the worker in the middle of a read; the error that the reader got, and how long after the blow."""
+    """Call `blow` for the worker during a read; return the error of the reader, and the seconds after the call."""
     caught: list[MediaError] = []
     returned: list[float] = []
     blown = threading.Event()
@@ -134,7 +134,7 @@ def test_a_second_death_over_one_read_is_a_typed_error_and_the_next_look_works(
         assert killed + 2 == isolated.KILLS
         error = caught.value
         assert error.path == str(path) and error.stage == "decode frames"
-        assert f"signal {number.value}" in error.reason and "as 1 before it died" in error.reason
+        assert f"signal {number.value}" in error.reason and "and 1 before it died too" in error.reason
         assert ("memory" in error.reason) == (number is signal.SIGKILL)
         assert number_of(film.frames([1.0]).images[0]) == 10
 
@@ -170,7 +170,7 @@ def test_a_worker_that_died_between_two_looks_is_replaced_without_a_word(make_vi
 
 def test_the_memory_of_a_worker_is_limited(make_video: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video("wide.mp4", frames=12, size=(4096, 2160))
-    monkeypatch.setattr(isolated, "MEMORY_BYTES", 200 << 20)  # less than a worker has when it starts
+    monkeypatch.setattr(isolated, "MEMORY_BYTES", 200 << 20)  # less than a worker uses when it starts
     with pytest.raises(MediaError) as caught, Video.open(path, isolation="always") as film:
         film.frames([0.1, 0.9])
     assert isinstance(caught.value, MediaDecodeError | MediaWorkerKilled | MediaOpenError)

@@ -1,4 +1,4 @@
-"""What is no film is called by its name; what only looks odd is read."""
+"""The error for a file that is not a film says what it is; a file that only looks unusual is read."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _zip() -> bytes:
     ],
     ids=lambda value: (
         value if isinstance(value, str) else "file"
-    ),  # bytes that hold a date are not the same in every worker
+    ),  # bytes that contain a date are not the same in every worker
 )
 def test_what_stands_in_place_of_a_film_is_named(tmp_path: Path, content: bytes, word: str) -> None:
     for name in ("film.mp4", "film.mkv", "film"):
@@ -118,7 +118,8 @@ def test_a_download_that_was_broken_off(tmp_path: Path) -> None:
     (tmp_path / "film.mp4.part").write_bytes(bytes(range(1, 200)) * 50)
     assert "download" in _reason(tmp_path / "film.mp4.part")
     (tmp_path / "film.mp4.crdownload").write_bytes(whole)
-    with Video.open(tmp_path / "film.mp4.crdownload", isolation="never") as video:  # finished all the same
+    # The download is complete nevertheless.
+    with Video.open(tmp_path / "film.mp4.crdownload", isolation="never") as video:
         assert number_of(video.frames([1.0]).images[0]) == 24
 
 
@@ -171,7 +172,7 @@ def test_any_bytes_are_looked_at_without_an_error(rest: bytes, magic: bytes) -> 
 
 
 def _layout_film(path: Path, layout: str, codec: str = "pcm_f32le") -> tuple[Path, np.ndarray[Any, Any]]:
-    """One second of sound with channel `c` at a level of 0.02 * (c + 1); and the level of each."""
+    """One second of sound with channel `c` at a level of 0.02 * (c + 1); and the level of each channel."""
     count = av.AudioLayout(layout).nb_channels
     levels = 0.02 * (np.arange(count) + 1)
     with av.open(str(path), "w") as out:

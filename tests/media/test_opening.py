@@ -1,5 +1,5 @@
 """Only plain local files are opened, and only films and sounds: no address, no playlist, no pipe, no picture, nothing
-that would fill the memory."""
+that would use up the memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _refusal(path: Path | str, **how: str) -> str:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """An HTTP server: its address, and every path that was asked for."""
+    """An HTTP server: its address, and every path that was requested."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -119,7 +119,7 @@ def test_a_name_is_never_an_address(
         with pytest.raises(MediaOpenError, match="no such file"):
             Video.open(name)
         Path(name).write_bytes(film.read_bytes())
-        with Video.open(name, isolation="never") as video:  # the file of that name, and nothing else
+        with Video.open(name, isolation="never") as video:  # the file with that name, and nothing else
             assert number_of(video.frames([1.0]).images[0]) == 24
     assert "only local files" in _refusal(f"{address}/direct.mp4")
     folder = tmp_path / "http:" / address.removeprefix("http://")
@@ -131,7 +131,7 @@ def test_a_name_is_never_an_address(
 
 
 def test_a_film_that_names_another_file_gets_nothing_of_it(tmp_path: Path) -> None:
-    """QuickTime data references: the pictures would lie in another file."""
+    """QuickTime data references: the pictures would be in another file."""
     film = write_film(tmp_path / "secret.mp4", frames=48)
     data = film.read_bytes()
     at = data.index(b"dref") - 4
@@ -242,7 +242,7 @@ def test_a_descriptor_of_a_film_is_read_like_the_film(tmp_path: Path) -> None:
 
 
 def test_sound_whose_beginning_does_not_tell_is_opened_by_its_name(make_video: Maker) -> None:
-    """MP3 with a large picture before the sound: libav looks at no more than a megabyte of a file."""
+    """MP3 with a large picture before the sound: libav reads at most a megabyte of a file."""
     path = make_video("song.mp3", codec=None, sound_s=3.0, audio_codec="libmp3lame")
     length = 3 << 20
     size = bytes((length >> shift) & 0x7F for shift in (21, 14, 7, 0))
@@ -252,7 +252,7 @@ def test_sound_whose_beginning_does_not_tell_is_opened_by_its_name(make_video: M
 
 
 def _png(path: Path, side: int, *, whole: bool = True) -> bytes:
-    """A PNG of 8 bytes a pixel, all black."""
+    """A PNG with 8 bytes per pixel, all black."""
     packer = zlib.compressobj(1)
     row = bytes(1 + side * 8)
     data = b"".join(packer.compress(row) for _ in range(side if whole else 1)) + packer.flush()
@@ -266,7 +266,7 @@ def _png(path: Path, side: int, *, whole: bool = True) -> bytes:
 
 
 def _png_film(path: Path, side: int, *, whole: bool = True) -> Path:
-    """A film of one such picture, as a QuickTime file."""
+    """A film with one such picture, as a QuickTime file."""
     picture = _png(path.with_suffix(".png"), side, whole=whole)
     with av.open(str(path), "w", format="mov") as out:
         stream = out.add_stream("png", rate=1)
@@ -299,7 +299,7 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(tmp_path: Path, monke
 
 
 def test_large_pictures_take_the_memory_of_a_worker_only(tmp_path: Path) -> None:
-    """18 million pixels of 8 bytes: 141 MB in the process that decodes them."""
+    """18 million pixels of 8 bytes are 141 MB in the process that decodes them."""
     path = _png_film(tmp_path / "large.mov", 4200)
     code = """
 import resource, sys
@@ -324,8 +324,8 @@ with Video.open(sys.argv[1]) as video:
 
 @pytest.mark.parametrize("name", ["film.flv", "film.ts", "film.mpg"])
 def test_streams_that_appear_later_than_the_headers_do_no_harm(make_video: Maker, name: str) -> None:
-    """PyAV writes past the end of a list where it was given options for streams that are not there yet, and the process
-    may crash."""
+    """PyAV writes past the end of a list if it was given options for streams that do not exist yet, and the process may
+    crash."""
     codec, sound = ("mpeg2video", "mp2") if name.endswith("mpg") else ("libx264", "aac")
     path = make_video(name, sound_s=2.0, frames=50, codec=codec, fps=25, audio_codec=sound)
     for _ in range(20):
@@ -373,7 +373,7 @@ def test_nothing_is_left_open_by_files_that_fail(tmp_path: Path) -> None:
     failed = 0
     before = held()
     for turn in range(15):
-        for path in paths[: None if turn == 0 else -1]:  # the last takes a worker
+        for path in paths[: None if turn == 0 else -1]:  # the last one needs a worker
             try:
                 Video.open(path).close()
             except MediaOpenError:
@@ -383,7 +383,7 @@ def test_nothing_is_left_open_by_files_that_fail(tmp_path: Path) -> None:
 
 
 def test_every_open_of_the_package_goes_through_one_function() -> None:
-    """What gives a name to libav, decord or Pillow elsewhere only writes, or reads bytes of its own."""
+    """Other code that gives a name to libav, decord or Pillow only writes, or reads bytes that it made."""
     found = {}
     for path in sorted((REPOSITORY / "apr_plugin").rglob("*.py")):
         lines = [

@@ -1,4 +1,4 @@
-"""The display matrix: all eight ways to lay a picture down, every path that shows one, and what is said about other
+"""The display matrix: all eight orientations of a picture, every path that shows one, and the warning about other
 angles."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EIGHT = {
 
 def _with_matrix(path: Path, a: float, b: float, c: float, d: float) -> Path:
     data = bytearray(write_film(path, frames=12).read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix lies 40 bytes into the box
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix begins after 40 bytes of the box
     data[at : at + 36] = struct.pack(
         ">9i", *(round(v * 65536) for v in (a, b)), 0, *(round(v * 65536) for v in (c, d)), 0, 0, 0, 1 << 30
     )
@@ -33,7 +33,7 @@ def _with_matrix(path: Path, a: float, b: float, c: float, d: float) -> Path:
 
 
 def _moved(image: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
-    """Each pixel put where the matrix sends it."""
+    """Move each pixel to the place that the matrix gives."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     to_x, to_y = a * x + c * y, b * x + d * y

@@ -1,5 +1,4 @@
-"""Files are opened once for all who read them, exchanged files are noticed, and unused ones are closed beyond the
-cap."""
+"""Files are opened once for all readers, replaced files are noticed, and unused files above the limit are closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound is where it belongs to the millisecond, in every codec, and exactly as long as asked for."""
+"""Sound is in its place to the millisecond, in every codec, and exactly as long as requested."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ BESIDE_PICTURES = ["aac.mp4", "aac.mkv", "aac.mov", "libmp3lame.mkv", "libopus.m
 
 
 def check(path: Path, zero_s: float, from_s: float, to_s: float) -> None:
-    """Windows of one file: `zero_s` is the moment of the chirp at second 0, `from_s` and `to_s` where it begins and
-    ends."""
+    """Check windows of one file: `zero_s` is the moment of the chirp at second 0; it begins at `from_s` and ends at
+    `to_s`."""
     rng = random.Random(path.name)
     with Video.open(path, isolation="never") as video:
         for _ in range(WINDOWS):
@@ -44,9 +44,8 @@ def check(path: Path, zero_s: float, from_s: float, to_s: float) -> None:
             heard = video.audio(start, end)
             assert len(heard.samples) == round((end - start) * 16_000)
             low, high = max(start + zero_s, from_s), min(end + zero_s, to_s)
-            assert heard.padded_s == pytest.approx(
-                (end - start) - max(0.0, high - low), abs=0.03
-            )  # priming before the beginning is sound too
+            # Priming before the beginning is sound too.
+            assert heard.padded_s == pytest.approx((end - start) - max(0.0, high - low), abs=0.03)
             if high - low > 1.5:
                 samples = heard.samples[round((low - start - zero_s) * 16_000) :][: int((high - low) * 16_000)]
                 assert abs(lag_ms(samples, low)) <= 1.0, (start, end)
@@ -61,7 +60,7 @@ def test_sound_alone(tmp_path: Path, name: str) -> None:
     "name", ["aac-48000.mp4", "aac-44100.mp4", "aac.mkv", "libopus.mkv", "pcm_s16le.mov", "flac.ogg"]
 )
 def test_sound_begins_at_the_beginning(tmp_path: Path, name: str) -> None:
-    """Some codecs begin with a packet before second 0, without which the first frame after it is half silent."""
+    """Some codecs begin with a packet before second 0. Without it, the first frame after it is half silent."""
     rate = {"rate": int(name[4:9])} if name.startswith("aac-") else {}
     with Video.open(write_sound(tmp_path / name, name.split(".")[0].split("-")[0], **rate), isolation="never") as video:
         assert np.abs(video.audio(0.0, 1.0).samples[8:120]).max() > 0.1

@@ -122,7 +122,7 @@ def test_a_deadline_is_kept_also_while_others_read(heavy: Path) -> None:
         thread.start()
         time.sleep(0.1)
         began = time.monotonic()
-        with pytest.raises(MediaTimeout):  # the only reader is taken
+        with pytest.raises(MediaTimeout):  # the only reader is in use
             video.frames([0.0], timeout_s=0.3)
         assert time.monotonic() - began < 1.0
         bell.set()
@@ -134,7 +134,7 @@ def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts pages as Linux does")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts pages with Linux's /proc")
 def test_memory_does_not_grow_over_looks(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "m.mp4", "aac", seconds=20.0, picture_from_s=0.0, picture_s=20.0)
     rng = random.Random(0)
@@ -153,7 +153,7 @@ def test_memory_does_not_grow_over_looks(tmp_path: Path) -> None:
         assert _resident_mb() - before < 12
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux does")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files with Linux's /proc")
 def test_closing_gives_every_file_back(eight: list[Path]) -> None:
 
     def count() -> int:

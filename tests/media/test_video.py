@@ -1,4 +1,4 @@
-"""`Video`: the exact frame, the exact sound, and an error that names the file for everything else."""
+"""`Video`: the exact frame, the exact sound, and otherwise an error that names the file."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_sound_is_exactly_as_long_and_where_it_belongs(
             assert heard.samples.dtype == np.float32 and np.abs(heard.samples).max() <= 1
             assert heard.start_s == start
             assert heard.padded_s <= tolerance_s
-            assert np.std(heard.samples) > 0.15  # there is sound
+            assert np.std(heard.samples) > 0.15  # this is sound, not silence
             assert abs(lag_s(heard.samples, start)) <= tolerance_s, (start, end)
 
 
@@ -277,7 +277,7 @@ def test_damaged_pictures_are_a_media_error_or_pictures(make_video: Maker) -> No
 def test_rotation_is_applied(make_video: Maker, matrix: tuple[int, int, int, int], upright: bool) -> None:
     path = make_video("phone.mp4", frames=20, size=(320, 64))
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix stands 40 bytes into the box
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix begins after 40 bytes of the box
     a, b, c, d = (value << 16 for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Loading checkpoints for `policy=hf`: what is refused, and in one line; adapters; telling weights apart."""
+"""Loading of checkpoints for `policy=hf`: what is refused, with one line; adapters; the identity of weights."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_limits_that_contradict_each_other(tiny: Tiny) -> None:
 
 
 def test_lmms_eval_hands_over_batch_size_and_device(tiny: Tiny) -> None:
-    """Both are also names of lmms-eval's own flags, which it passes on with every model."""
+    """Both are also names of lmms-eval's own options, which it passes on with every model."""
     pytest.importorskip("lmms_eval")
     from apr_plugin.harnesses.lmms_eval.model import ActivePerception
 

@@ -1,5 +1,7 @@
-"""What differs between releases of transformers, on the one that is installed and on models whose `forward` is that of
-the others."""
+"""The differences between releases of transformers.
+
+They are tested with the installed release and with models whose `forward` is that of the others.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ _INSTALLED = (
 
 
 class _Earlier(transformers.Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
-    """Before 5.24."""
+    """The `forward` of releases before 5.24."""
 
     def forward(self, input_ids: Any = None, *, past_key_values: Any = None, **more: Any) -> Any:
         assert past_key_values is not None and "cache" not in more
@@ -40,7 +42,7 @@ class _Earlier(transformers.Qwen2_5_VLForConditionalGeneration):  # type: ignore
 
 
 class _Later(transformers.Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
-    """5.40 and later."""
+    """The `forward` of 5.40 and later."""
 
     def forward(self, input_ids: Any = None, *, cache: Any = None, **more: Any) -> Any:
         assert cache is not None and "past_key_values" not in more

@@ -1,4 +1,4 @@
-"""Token rules of the families against their own processors in transformers."""
+"""Token rules of the families, compared with their own processors in transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FPS = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]) | st.floats(0.1, 10.
 
 @pytest.fixture(scope="module")
 def processors(tiny: Callable[[str], Path]) -> dict[str, Any]:
-    """The real processors, from folders of the ordinary layout."""
+    """The real processors, from folders of the usual layout."""
     from transformers import AutoProcessor
 
     return {name: AutoProcessor.from_pretrained(tiny(name)) for name in NAMES}

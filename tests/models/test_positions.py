@@ -1,4 +1,4 @@
-"""M-RoPE positions of every family beside those that transformers computes, and by hand."""
+"""M-RoPE positions of every family, compared with those of transformers and with hand-computed ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from apr_plugin.models.prompt import Encoded, PromptEncoder  # noqa: E402
 
 Tiny = Callable[[str], Path]
 WITH_A_RULE = ("qwen2_5_omni", "qwen2_5_omni_full", "qwen3_vl", "qwen3_5", "qwen3_omni_moe", "qwen3_omni_moe_full")
-"""All but Qwen2.5-VL, whose class in transformers is not followed."""
+"""All except Qwen2.5-VL, whose class in transformers is not followed."""
 
 
 def by_transformers(checkpoint: Checkpoint, encoded: Encoded) -> Any:
-    """What the model's own class computes, shape (3, n)."""
+    """The positions of the model's own class, shape (3, n)."""
     model, config, ids = checkpoint.model, checkpoint.model.config, torch.from_numpy(encoded.ids)[None]
     images = [medium.grid for medium in encoded.media if isinstance(medium.part, ImagePart)]
     clips = [(medium, medium.part) for medium in encoded.media if isinstance(medium.part, VideoPart)]
@@ -114,7 +114,7 @@ def test_they_are_those_of_transformers(tiny: Tiny, name: str) -> None:
 
 
 def test_several_clips_of_which_some_are_heard(tiny: Tiny) -> None:
-    """Transformers takes sound for all clips of a prompt or for none; here each one is laid out by itself."""
+    """transformers takes sound for all clips of a prompt or for none; here each one is laid out separately."""
     checkpoint = load_checkpoint(str(tiny("qwen2_5_omni")), device="cpu", dtype="float32")
     encoder = PromptEncoder(checkpoint.processor, checkpoint.family, Pixels(), checkpoint.dtype)
     heard, silent = clip(8, 2.0, 4.0), clip(8, 2.0)
@@ -129,7 +129,7 @@ def test_several_clips_of_which_some_are_heard(tiny: Tiny) -> None:
 
 
 def test_a_coarser_merger(tiny: Tiny) -> None:
-    """Four by four patches make a token where the configuration says so: positions advance by tokens."""
+    """Four by four patches make a token if the configuration says so: positions advance by tokens."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(tiny("qwen2_5_vl"))

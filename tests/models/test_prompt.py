@@ -1,4 +1,4 @@
-"""What the model reads, against the real processor's own call, and what becomes of special tokens in words."""
+"""What the model reads, compared with the real processor's own call, and the handling of special tokens in text."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_clips_are_read_as_the_processor_reads_them(encoder_of: EncoderOf, name:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_clip_of_one_frame_is_taken(encoder_of: EncoderOf, name: str) -> None:
-    """Qwen3-VL's own processor refuses it."""
+    """Qwen3-VL's own processor refuses the picture."""
     one, two = (encoder_of(name).encode(after("clip", frames=n, seconds=0.5)) for n in (1, 2))
     assert one.media[0].grid.tolist() == two.media[0].grid.tolist() and one.media[0].grid[0] == 1
 
@@ -97,7 +97,7 @@ def test_no_sound_is_cut_off_where_the_processor_would(encoder_of: EncoderOf) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_keep_their_size_whatever_the_checkpoint_prefers(encoder_of: EncoderOf, name: str) -> None:
-    """The small model's own processor would scale 448x448 at most and enlarge what is smaller than 2x2 tokens."""
+    """The small model's own processor would scale to at most 448x448 and enlarge what is smaller than 2x2 tokens."""
     free, bound = encoder_of(name), encoder_of(name, Pixels(100 * 100, 200 * 200))
     side = free.family.factor
     for tokens in (1, 3, 40):

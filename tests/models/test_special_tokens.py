@@ -1,4 +1,4 @@
-"""Special tokens in what strangers write: questions, options, names of files, notes."""
+"""Special tokens in text from others: questions, options, names of files, notes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from apr_plugin.loop.policy import ImagePart, Message, Prompt, TextPart
 from apr_plugin.models.special_tokens import KNOWN, broken_up, pattern
 from apr_plugin.policies.openai.count import estimate
-from apr_plugin.policies.openai.media import MediaSettings, chat_messages
+from apr_plugin.policies.openai.media import MediaForm, chat_messages
 
 GOLDEN = Path(__file__).parents[1] / "loop" / "golden"
 BAR = "\uff5c"
@@ -60,7 +60,7 @@ def test_other_words_stay_as_they_are(text: str) -> None:
 
 
 def test_our_own_prompts_stay_as_they_are() -> None:
-    """So that breaking up changes nothing where there is nothing to break up."""
+    """Breaking up changes nothing if there is nothing to break up."""
     files = sorted(GOLDEN.glob("*.txt"))
     assert len(files) > 10
     for file in files:
@@ -91,7 +91,7 @@ def test_a_checkpoints_own_tokens_are_broken_up_too() -> None:
 
 
 def test_a_server_is_sent_no_special_token() -> None:
-    clean, messages = (chat_messages(attacked(words), MediaSettings()) for words in ("harmless", ATTACK))
+    clean, messages = (chat_messages(attacked(words), MediaForm()) for words in ("harmless", ATTACK))
     assert [message["role"] for message in messages] == [message["role"] for message in clean]
     content = messages[-1]["content"]
     assert sum(part["type"] == "image_url" for part in content) == 2
@@ -102,7 +102,7 @@ def test_a_server_is_sent_no_special_token() -> None:
         not [text for text in texts if KNOWN.search(text)]
         and sum(text.count("< |im_start|>system") for text in texts) >= 4
     )
-    assert chat_messages(opening(), MediaSettings()) == [
+    assert chat_messages(opening(), MediaForm()) == [
         {"role": message.role, "content": message.text} for message in opening().messages
     ]
 
@@ -110,9 +110,9 @@ def test_a_server_is_sent_no_special_token() -> None:
 def test_no_token_hides_in_two_halves() -> None:
     parts = (TextPart("a <|im_"), TextPart("end|> b"), ImagePart(percept("frames").images[0]), TextPart("c"))  # type: ignore[index]
     prompt = Prompt((Message("user", parts), Message("user", parts[:2])))
-    first, second = chat_messages(prompt, MediaSettings())
+    first, second = chat_messages(prompt, MediaForm())
     assert first["content"][0]["text"] == second["content"] == "a < |im_end|> b"
-    assert estimate(prompt, MediaSettings()).visual > 0
+    assert estimate(prompt, MediaForm()).visual > 0
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_omni_moe"])
@@ -126,7 +126,7 @@ def test_a_servers_template_and_tokenizer_see_no_more_turns_and_pictures(
     special = sorted(processor.tokenizer.added_tokens_decoder)
 
     def counted(words: str) -> list[int]:
-        messages = chat_messages(attacked(words), MediaSettings())
+        messages = chat_messages(attacked(words), MediaForm())
         for message in messages:
             parts = (
                 [{"type": "text", "text": message["content"]}]

@@ -1,4 +1,4 @@
-"""`benchmarks.gpu_7b` with its tiny model on the CPU: real film, loop, media and `policy=hf`; the published shape."""
+"""`benchmarks.gpu_7b` with its tiny model on the CPU: a real film, the loop and `policy=hf`; the published shape."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""`policy=hf` on small random models of every family: the conformance suite, transformers' own `generate` as the
-reference, kept caches, batches."""
+"""`policy=hf` on small random models of every family.
+
+The conformance suite, transformers' own `generate` as the reference, kept caches, batches.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,7 @@ def one(policy: HfPolicy, prompt: Prompt, sampling: Sampling = GREEDY) -> Genera
 
 
 def same(a: Generation, b: Generation) -> None:
-    """Token for token, and close in what was thought of them."""
+    """Equal tokens, and close log-probabilities and entropies."""
     assert a.token_ids == b.token_ids and a.text == b.text and a.finish_reason == b.finish_reason
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-4)  # type: ignore[arg-type]
     np.testing.assert_allclose(a.entropies, b.entropies, atol=2e-4)  # type: ignore[arg-type]
@@ -100,8 +102,10 @@ def episode(looks: list[str], audio: bool) -> list[Prompt]:
 
 @pytest.mark.parametrize("name", (*NAMES, "qwen3_5_moe"))
 def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPolicy], tiny: Tiny, name: str) -> None:
-    """Positions, media and stops against `generate` on what the real processor made; the policy's cache and batch are
-    on."""
+    """Positions, media and stops, compared with `generate` on the real processor's output.
+
+    The policy's cache and batch are on.
+    """
     import transformers
 
     policy = loaded(name)
@@ -132,8 +136,10 @@ def test_what_is_written_is_what_transformers_writes(loaded: Callable[..., HfPol
     ("fps", "times"), [(2.0, [0, 2, 4, 6]), (1.0, [0, 4, 8, 12]), (3.0, [0, 1, 2, 4]), (4.0, [0, 1, 2, 3])]
 )
 def test_positions_of_a_clip_of_qwen2_5_vl(loaded: Callable[..., HfPolicy], fps: float, times: list[int]) -> None:
-    """Pairs of frames at 2 positions a second, rounded down, and words above them all: transformers 5 goes on from the
-    clip's width instead."""
+    """Pairs of frames are at 2 positions a second, rounded down, and text continues above them all.
+
+    transformers 5 continues from the clip's width instead.
+    """
     policy = loaded("qwen2_5_vl")
     clip = VideoPart(np.zeros((8, 84, 112, 3), np.uint8), tuple(n / fps for n in range(8)), fps)
     encoded = policy._encoder.encode(
@@ -186,8 +192,10 @@ def test_kept_caches_change_nothing(loaded: Callable[..., HfPolicy], name: str) 
 
 
 def test_states_are_taken_over_whole(loaded: Callable[..., HfPolicy]) -> None:
-    """Linear attention has no state of half a prompt: each turn goes on from where the turn before it saw its newest
-    percept."""
+    """Linear attention has no state of half a prompt.
+
+    So each turn continues from the point where the turn before it saw its newest percept.
+    """
     policy, without = loaded("qwen3_5"), loaded("qwen3_5", kv_cache=False)
     prompts = episode(["frames", "clip", "frames"], False)
     before = [policy._encoder.encode(prompt).history for prompt in prompts]
@@ -197,7 +205,7 @@ def test_states_are_taken_over_whole(loaded: Callable[..., HfPolicy]) -> None:
     policy._engine.store.clear()  # type: ignore[union-attr]
     told = [one(policy, prompt) for prompt in prompts]
     assert [generation.usage.cached_tokens for generation in told] == [0, *before[:-1]]
-    for _ in range(2):  # backwards too, where longer beginnings than the prompt has are kept
+    for _ in range(2):  # also backwards, when longer beginnings than the prompt are kept
         for prompt, generation in zip(reversed(prompts), reversed(told), strict=True):
             same(one(policy, prompt), generation)
             same(one(without, prompt), generation)
@@ -218,7 +226,7 @@ def test_a_thought_that_the_template_opens_belongs_to_the_turn(tiny: Tiny, loade
 
 
 def test_media_at_the_beginning_is_taken_over_if_it_is_the_same(loaded: Callable[..., HfPolicy]) -> None:
-    """The passive arm asks several questions on the same frames of a video."""
+    """The passive arm asks several questions about the same frames of a video."""
     policy, without = loaded("qwen2_5_omni_full"), loaded("qwen2_5_omni_full", kv_cache=False)
     other = QUESTION.model_copy(update={"text": "What happens at the end?"})
     shown, brighter = percept("frames", frames=4), percept("frames", frames=4)
@@ -241,9 +249,8 @@ def test_prompts_written_together_are_written_as_alone(loaded: Callable[..., HfP
     policy = loaded(name)
     hears = policy.family.hears
     prompts = episode(["frames", "clip", "audio" if hears else "frames"], hears)
-    samplings = [
-        Sampling(max_new_tokens=3 + 4 * n, temperature=n % 2, top_p=0.9, seed=n) for n in range(len(prompts))
-    ]  # rows leave one by one
+    # Rows leave one by one.
+    samplings = [Sampling(max_new_tokens=3 + 4 * n, temperature=n % 2, top_p=0.9, seed=n) for n in range(len(prompts))]
 
     async def together() -> list[Generation]:
         return await asyncio.gather(
@@ -282,7 +289,7 @@ def test_entropies_and_log_probabilities_are_of_the_whole_vocabulary(
 def test_tokens_that_stand_for_media_are_never_written(
     loaded: Callable[..., HfPolicy], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the model wants nothing else: its head is made to like them best."""
+    """This holds even though the model prefers these tokens: its head is changed accordingly."""
     policy = loaded(name)
     banned = set(policy._encoder.never_written)
     known = policy._encoder.tokenizer.get_vocab()
@@ -396,7 +403,7 @@ def test_a_whole_checkpoint_and_its_thinker_answer_alike(loaded: Callable[..., H
 
 def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -> None:
     policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_vl")), device="cpu", batch_size=1)
-    policy._engine.checkpoint.eos = frozenset()  # whatever a random model writes, no turn is over before its limit
+    policy._engine.checkpoint.eos = frozenset()  # whatever a random model writes, no turn ends before its limit
 
     async def crowd() -> tuple[bool, int, float]:
         long = asyncio.create_task(policy.generate(opening(), Sampling(max_new_tokens=400)))
@@ -405,7 +412,7 @@ def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -
         ]
         for _ in range(3):
             await asyncio.sleep(0)
-        free = not long.done()  # written in the loop's own thread, it would be
+        free = not long.done()  # it would be done if it were written in the loop's own thread
         assert (await long).usage.completion_tokens == 400
         for task in waiting:
             task.cancel()
@@ -414,7 +421,7 @@ def test_the_event_loop_stays_free_and_stopped_prompts_are_dropped(tiny: Tiny) -
             for result in await asyncio.gather(*waiting, return_exceptions=True)
         )
         began = time.perf_counter()
-        await policy.generate(opening(), GREEDY)  # 20,000 tokens three times over would take minutes
+        await policy.generate(opening(), GREEDY)  # 20,000 tokens three times would take minutes
         return free, dropped, time.perf_counter() - began
 
     free, dropped, seconds = asyncio.run(crowd())
@@ -458,7 +465,7 @@ def test_output_that_is_not_finite_is_no_answer(tiny: Tiny) -> None:
 
 
 def test_episodes_answer_the_same_however_many_run_at_once(tiny: Tiny, shared_videos: dict[str, Path]) -> None:
-    """Random weights write nonsense: every question still ends, with the same turns at 1 and at 8 a time."""
+    """Random weights write nonsense: every question still ends, with the same turns at concurrency 1 and 8."""
     questions = [
         QUESTION.model_copy(
             update={
@@ -491,8 +498,7 @@ def test_episodes_answer_the_same_however_many_run_at_once(tiny: Tiny, shared_vi
 
 
 def test_a_real_look_reaches_the_model(tiny: Tiny, shared_videos: dict[str, Path]) -> None:
-    """An episode whose turns are put into the model's mouth, so that frames, a clip and sound of a real file go through
-    it."""
+    """An episode whose turns replace the model's, so that frames, a clip and sound of a real file are read."""
     policy = HfPolicy.from_pretrained(str(tiny("qwen2_5_omni_full")), device="cpu")
     looks = ['{"type": "get_frames", "start": 0, "end": 5, "num": 4}', '{"type": "get_clip", "start": 1, "end": 3}']
     looks += ['{"type": "get_audio", "start": 2, "end": 5}', '{"type": "answer", "content": "A"}']

@@ -1,5 +1,7 @@
-"""`policy=hf` around a model that a trainer owns: nothing of it is changed for good, and what it wrote can be trained
-on."""
+"""`policy=hf` with a model that belongs to a trainer.
+
+It is not changed permanently, and what it wrote can be trained on.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def one(policy: HfPolicy, prompt: Prompt, sampling: Sampling = WARM) -> Generati
 
 
 def state(model: Any) -> list[Any]:
-    """Everything that a borrower could leave behind."""
+    """Everything that could be left behind in the model."""
     hooks = [
         (name, list(module._forward_pre_hooks), list(module._forward_hooks), module.training)
         for name, module in model.named_modules()
@@ -65,7 +67,7 @@ def state(model: Any) -> list[Any]:
 
 
 def score(policy: HfPolicy, checkpoint: Checkpoint, prompt: Prompt, made: Generation, temperature: float) -> Any:
-    """Log-probabilities of a turn by one plain forward of the model, as a trainer computes them; shape (tokens,)."""
+    """Log-probabilities of a turn from one plain forward of the model, as a trainer computes them; shape (tokens,)."""
     assert made.token_ids is not None
     encoded = policy._encoder.encode(prompt)
     written = len(made.token_ids)
@@ -129,7 +131,7 @@ def test_the_model_is_left_as_it_was(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_turn_is_scored_as_it_was_sampled(tiny: Tiny, name: str) -> None:
-    """By a plain forward with gradients, on every medium the family takes; and the gradients reach the towers."""
+    """Compare with a plain forward with gradients, for every medium of the family; the gradients reach the towers."""
     model, checkpoint = around(tiny(name), name)
     model.train()
     policy = HfPolicy(checkpoint)
@@ -324,7 +326,7 @@ dist.destroy_process_group()
 
 
 def test_a_sharded_model_trains_after_a_rollout(tiny: Tiny) -> None:
-    """FSDP2, which fails after `inference_mode`; one process here, so no word on several."""
+    """FSDP2, which fails after `inference_mode`; this is one process, so several are not tested."""
     command = [sys.executable, "-c", SHARDED, str(tiny("qwen2_5_vl"))]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=300, check=False

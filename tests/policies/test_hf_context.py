@@ -1,5 +1,4 @@
-"""Long looks and small contexts on a real model: what is counted is what it reads, and nothing is ever too long for
-it."""
+"""Long looks and small contexts on a real model: the counts are what it reads, and no prompt is too long for it."""
 
 from __future__ import annotations
 
@@ -24,11 +23,17 @@ LOOKS = [
 
 
 class Following:
-    """Lets the model write two tokens on every prompt, then goes on by a script: a random model would never look."""
+    """A policy that lets the model write two tokens on every prompt, then continues with a script.
+
+    A random model would never look.
+    """
 
     def __init__(self, policy: Any) -> None:
-        self._policy, self.name = policy, policy.name
-        self.modalities, self.context_tokens, self.describe = policy.modalities, policy.context_tokens, policy.describe
+        self._policy = policy
+        self.name = policy.name
+        self.modalities = policy.modalities
+        self.context_tokens = policy.context_tokens
+        self.describe = policy.describe
         self.read: list[tuple[int, int]] = []
 
     async def count(self, prompt: Prompt) -> PromptSize | None:

@@ -1,4 +1,4 @@
-"""Kept prompts and the choice of a token, by themselves."""
+"""Kept prompts and the choice of a token, tested separately."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _places(keys: np.ndarray) -> np.ndarray:
 
 
 def _layers(keys: np.ndarray) -> Layers:
-    """Keys and values that tell which token they are of: two layers, 1 row, 2 heads of 4."""
+    """Keys and values that show which token they belong to: two layers, 1 row, 2 heads of 4."""
     base = torch.from_numpy(keys).float()[None, None, :, None].expand(1, 2, -1, 4)
     return [(base.clone(), -base), (base + 0.5, -base - 0.5)]
 

@@ -1,4 +1,4 @@
-"""`policy=openai`: what is sent, over a real socket to a small server."""
+"""`policy=openai`: what is sent, over a real socket, to a small server."""
 
 from __future__ import annotations
 
@@ -212,8 +212,10 @@ def test_entropies_are_marked_as_over_the_top_k(server: ChatServer) -> None:
 
 
 def test_the_engine_decides_what_log_probabilities_are_of() -> None:
-    """vLLM's are before the temperature, SGLang's after it, and of others nobody knows; ids of the prompt come from
-    vLLM alone."""
+    """vLLM's are before the temperature, SGLang's are after it, and those of others are unknown.
+
+    Only vLLM returns the ids of the prompt.
+    """
     for engine, warm, greedy in (("vllm", "raw", "raw"), ("sglang", "scaled", "raw"), ("someone", None, None)):
         with ChatServer([look(0, 2)], engine=engine) as server:
             policy = OpenAIPolicy(base_url=server.url, top_logprobs=0)
@@ -279,7 +281,7 @@ def test_without_a_tokenizer_a_known_context_is_kept_by_an_estimate() -> None:
 
 
 def test_words_are_estimated_on_the_high_side() -> None:
-    # Numbers of tokens by the tokenizer of Qwen2.5, which takes digits one by one.
+    # Numbers of tokens of the tokenizer of Qwen2.5, which takes digits one by one.
     for text, tokens in (
         ("Frame 12.34s:\n", 9),
         ("The quick brown fox jumps over the lazy dog.", 10),
@@ -293,12 +295,12 @@ def test_words_are_estimated_on_the_high_side() -> None:
     ("arguments", "words"),
     [
         ({"base_url": "localhost:8000"}, "base_url must be like"),
-        ({"base_url": "http://me:secret@host/v1"}, "base_url http://host/v1 holds a user or password"),
+        ({"base_url": "http://me:secret@host/v1"}, "base_url http://host/v1 has a user or password"),
         ({"base_url": " ; "}, "base_url is empty"),
-        ({"base_url": "http://host/v1?token=SECRET"}, "base_url http://host/v1 holds a query"),
-        ({"base_url": "[http://host/v1#SECRET,http://other/v1]"}, "base_url http://host/v1 holds a query"),
-        ({"base_url": "http://a/v1;http://b/v1?key=SECRET;more=SECRET"}, "base_url http://b/v1 holds a query"),
-        ({"base_url": "http://me:SECRET;SECRET@host/v1"}, "base_url host/v1 holds a user or password"),
+        ({"base_url": "http://host/v1?token=SECRET"}, "base_url http://host/v1 has a query"),
+        ({"base_url": "[http://host/v1#SECRET,http://other/v1]"}, "base_url http://host/v1 has a query"),
+        ({"base_url": "http://a/v1;http://b/v1?key=SECRET;more=SECRET"}, "base_url http://b/v1 has a query"),
+        ({"base_url": "http://me:SECRET;SECRET@host/v1"}, "base_url host/v1 has a user or password"),
         ({"base_url": "http://[::1/v1"}, "base_url must be like"),
         ({"base_url": "http://host:99999/v1"}, "base_url must be like"),
         ({"base_url": "file:///etc/passwd"}, "base_url must be like"),

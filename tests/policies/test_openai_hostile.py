@@ -1,5 +1,7 @@
-"""Servers that mean ill or are broken: replies without bound or end, odd numbers, redirects, text of every kind that is
-no turn."""
+"""Servers that are hostile or broken.
+
+Replies without bound or end, odd numbers, redirects, text of every kind that is not a turn.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def generate(policy: OpenAIPolicy) -> Generation | str:
-    """One turn, or the words of its failure."""
+    """One turn, or the message of its failure."""
     try:
         return asyncio.run(policy.generate(opening(), GREEDY))
     except PolicyUnavailable as error:
@@ -147,27 +149,30 @@ def test_an_odd_reply_with_a_turn_in_it_is_read(server: ChatServer, kind: str) -
 NO_TURN: dict[str, tuple[Mishap, str]] = {
     "empty": (body(b""), "the reply is empty"),
     "no content": (body(b"", status=204), "the reply is empty"),
-    "nulls": (body(b"\0" * 50), "the reply is no JSON"),
-    "html": (body(b"<html>hi</html>", "text/html"), "the reply is no JSON but text/html: <html>hi</html>"),
+    "nulls": (body(b"\0" * 50), "the reply is not JSON"),
+    "html": (body(b"<html>hi</html>", "text/html"), "the reply is not JSON but text/html: <html>hi</html>"),
     "a stream": (
         body(b'data: {"choices": []}\n\n', "text/event-stream"),
-        "the reply is no JSON but text/event-stream: data:",
+        "the reply is not JSON but text/event-stream: data:",
     ),
-    "half a value": (body(b'{"choices": ['), "the reply is no JSON (Expecting value"),
-    "deep": (body(b'{"choices":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "the reply is no JSON (nested too deeply)"),
-    "no choice": (body({"choices": {"0": 1}}), "the reply holds no choice: {'choices': {'0': 1}}"),
-    "a null choice": (body({"choices": [None]}), "the reply holds no choice"),
-    "a message of words": (body({"choices": [{"message": "x"}]}), "the reply holds no choice"),
-    "a number": (body(reply(5)), "the reply's content is no text: 5"),
+    "half a value": (body(b'{"choices": ['), "the reply is not JSON (Expecting value"),
+    "deep": (
+        body(b'{"choices":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "the reply is not JSON (nested too deeply)",
+    ),
+    "no choice": (body({"choices": {"0": 1}}), "the reply has no choice: {'choices': {'0': 1}}"),
+    "a null choice": (body({"choices": [None]}), "the reply has no choice"),
+    "a message of words": (body({"choices": [{"message": "x"}]}), "the reply has no choice"),
+    "a number": (body(reply(5)), "the reply's content is not text: 5"),
     "error in a good reply": (body({"error": {"message": "no provider"}}), "no provider"),
-    "a great many": (body([[]] * 50_000), "the reply is no JSON object: [[], [], [], [], [], [], [], [], ...]"),
+    "a great many": (body([[]] * 50_000), "the reply is not a JSON object: [[], [], [], [], [], [], [], [], ...]"),
     "unasked coding": (body(TURN, content_encoding="br"), "written as br (Content-Encoding)"),
     "twice packed": (body(TURN, content_encoding="gzip, gzip"), "written as gzip, gzip"),
     "no gzip": (body(TURN, content_encoding="gzip"), "the reply is not gzip, as its Content-Encoding says"),
     "half a gzip": (body(gzip.compress(TURN)[:-9], content_encoding="gzip"), "the reply breaks off (gzip)"),
     "too long": (
         body(b" " * (1 << 20) + TURN),
-        "the reply is longer than 1 MiB; where that is right, raise max_reply_mib",
+        "the reply is longer than 1 MiB; if that is right, raise max_reply_mib",
     ),
     "without end": (raw(JSON_HEAD, b" " * 65_536), "the reply is longer than 1 MiB"),
     "chunks without end": (
@@ -233,14 +238,14 @@ def bomb(mib: int) -> bytes:
 def test_a_reply_that_unpacks_to_far_more_costs_no_more_than_the_limit(server: ChatServer) -> None:
     policy = OpenAIPolicy(base_url=server.url, retries=0, max_reply_mib=4)
     server.always = body(bomb(128), content_encoding="gzip")
-    generate(OpenAIPolicy(base_url=server.url, retries=0, max_reply_mib=0.001))  # whatever is loaded once
+    generate(OpenAIPolicy(base_url=server.url, retries=0, max_reply_mib=0.001))  # loads what is loaded only once
     tracemalloc.start()
     try:
         told = generate(policy)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert told == f"{server.url}: the reply is longer than 4 MiB; where that is right, raise max_reply_mib"
+    assert told == f"{server.url}: the reply is longer than 4 MiB; if that is right, raise max_reply_mib"
     assert peak < 32 << 20
 
 
@@ -418,7 +423,7 @@ def test_no_number_of_a_reply_poisons_a_run(server: ChatServer, shared_videos: d
     server.counts = body(b'{"count":' + BIG + b"}")
     policy = OpenAIPolicy(base_url=server.url, retries=0, context_tokens=20_000)
     config = EpisodeConfig(budget=Budget(turns=3, min_turns=1, frame_pixels=64 * 64), arm="passive", passive_frames=2)  # type: ignore[arg-type]
-    for n in range(2):  # and again, over what was stored
+    for n in range(2):  # the second time with what was stored
         with TrajectoryStore(tmp_path, config.hash(policy), config.describe(policy)) as store:
             asyncio.run(
                 run_episodes(

@@ -1,5 +1,7 @@
-"""`policy=openai` against a real vLLM server on the CPU: the conformance suite, and counts against what the server says
-it used."""
+"""`policy=openai` with a real vLLM server on the CPU.
+
+The conformance suite, and counts compared with what the server says it used.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ pytestmark = [pytest.mark.xdist_group("vllm"), pytest.mark.slow]
 
 
 class TestOpenAIOnVllm(PolicyConformance):
-    batch_invariant = False  # kernels add up in another order when other requests are in the batch
+    batch_invariant = False  # kernels add in another order if other requests are in the batch
     seeded = False
 
     @pytest.fixture(scope="class")
@@ -53,8 +55,10 @@ def test_counts_are_those_of_the_server(vllm_server: VllmServer) -> None:
 
 
 def test_log_probabilities_are_before_the_temperature(vllm_server: VllmServer, tiny_checkpoint: Path) -> None:
-    """Beside a plain forward of transformers on the ids that the server gives, of the prompt too; and pictures take
-    their places in those."""
+    """Compare with a plain forward of transformers on the ids that the server returns, including the prompt's.
+
+    Pictures have their positions in those.
+    """
     torch = pytest.importorskip("torch")
     from apr_plugin.models.checkpoint import load_checkpoint
 

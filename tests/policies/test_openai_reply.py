@@ -57,12 +57,13 @@ def reply(message: Any = "hello", usage: Any = None, **choice: Any) -> dict[str,
         ({"cached_tokens": 3, "image_tokens": 30, "video_tokens": 1}, 3, 31, None),  # SGLang
         ({"cached_tokens": "many", "audio_tokens": -1, "image_tokens": 1.5}, None, None, None),
         ({"cached_tokens": 101, "audio_tokens": 60, "image_tokens": 50}, None, None, None),  # more than the whole
+        # vLLM, a clip with interleaved sound: both are the whole clip.
         (
             {"multimodal_tokens": {"video": 33, "audio": 33}},
             None,
             None,
             None,
-        ),  # vLLM, a clip with its sound in step: both are the whole clip
+        ),
         ("none", None, None, None),
     ],
 )

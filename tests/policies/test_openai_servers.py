@@ -1,4 +1,4 @@
-"""Servers that fail: tried again, passed over, given up; and a key that is never shown."""
+"""Servers that fail: they are tried again, skipped, given up; and a key that is never shown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def turns(policy: OpenAIPolicy, n: int = 1) -> list[str | Exception]:
-    """`n` turns asked for at once; what came of each."""
+    """Ask for `n` turns at once; return the outcome of each."""
 
     async def together() -> list[Any]:
         return await asyncio.gather(*(policy.generate(opening(), GREEDY) for _ in range(n)), return_exceptions=True)
@@ -84,10 +84,10 @@ def spent(handler: Any) -> None:
         (status(404, "no such model"), "HTTP 404: no such model", 1),
         (spent, "HTTP 429: you have no credit left", 1),
         (status(500), "HTTP 500: the engine is unwell (3 tries in 0 s)", 3),
-        (no_choices, "the reply holds no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
+        (no_choices, "the reply has no choice: {'choices': [], 'usage': {}} (3 tries in 0 s)", 3),
         (
             body(f"<p>{KEY}</p>".encode(), "text/html"),
-            "the reply is no JSON but text/html: <p>[key]</p> (3 tries in 0 s)",
+            "the reply is not JSON but text/html: <p>[key]</p> (3 tries in 0 s)",
             3,
         ),
         (status(403, "x" * 490 + KEY), f"HTTP 403: {'x' * 490}[key]", 1),
@@ -106,7 +106,7 @@ def test_a_turn_that_is_given_up_says_which_server_and_its_words(
 
 
 def test_tokens_are_counted_by_a_server_that_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    """A dead server has nothing in flight: it would be the least loaded one for ever."""
+    """A dead server has no requests in flight, so it would always be the least loaded one."""
 
     def counts(policy: OpenAIPolicy, first: int) -> list[int]:
         prompts = [
@@ -263,7 +263,7 @@ def test_an_outage_in_mid_episode_is_never_a_wrong_answer(
     questions = [question(shared_videos, doc_id=str(n)) for n in range(6)]
     with ChatServer([look(0, 2), look(2, 4), answer("B")]) as server:
         policy = OpenAIPolicy(base_url=server.url, retries=1)
-        calm = itertools.repeat(None, 7)  # the first seven turns go well, everything after them fails
+        calm = itertools.repeat(None, 7)  # the first seven turns succeed, everything after them fails
         server.always = lambda handler: type(handler).chat(handler) if next(calm, 0) is None else fault(handler)
         done = answer_all(policy, questions, tmp_path)
         failed = [t for t in done if t.stop_reason is StopReason.POLICY_UNAVAILABLE]
@@ -280,7 +280,7 @@ def test_the_key_is_sent_and_never_shown(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with ChatServer([look(0, 2), answer(f"B {KEY}")], key=KEY) as server:
-        with pytest.raises(AprError, match="wants a key: set the environment variable OPENAI_API_KEY"):
+        with pytest.raises(AprError, match="needs a key: set the environment variable OPENAI_API_KEY"):
             OpenAIPolicy(base_url=server.url)
         monkeypatch.setenv("MY_KEY", f" {KEY}\n")
         policy = OpenAIPolicy(base_url=server.url, api_key_env="MY_KEY", retries=1)
@@ -308,10 +308,10 @@ def test_the_key_is_sent_and_never_shown(
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for url in ("https://api.openai.com/v1", "http://node12:8000/v1", "http://127.0.0.1:1/v1;http://10.0.0.7:8000/v1"):
-        with pytest.raises(AprError, match="wants a key: set the environment variable OPENAI_API_KEY"):
+        with pytest.raises(AprError, match="needs a key: set the environment variable OPENAI_API_KEY"):
             OpenAIPolicy(base_url=url, model="m")
     monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
-    with pytest.raises(AprError, match="characters that no HTTP header takes"):
+    with pytest.raises(AprError, match="characters that are not allowed in an HTTP header"):
         OpenAIPolicy(base_url="http://127.0.0.1:1/v1", model="m")
     assert all(
         Server(url).local

@@ -1,4 +1,4 @@
-"""Policies by name: ours, those of tasks, and those of packages that aren't ours."""
+"""Policies by name: ours, those of tasks, and those of other packages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_looking_up_a_name_loads_no_task() -> None:
 
 
 def _installed(folder: Path, entries: str) -> dict[str, str]:
-    """An environment in which a package of somebody else's is installed."""
+    """An environment in which another package is installed."""
     (folder / "echoing.py").write_text(ECHO)
     (folder / "echoing-1.0.dist-info").mkdir()
     (folder / "echoing-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: echoing\nVersion: 1.0\n")

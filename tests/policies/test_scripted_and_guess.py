@@ -93,7 +93,7 @@ def test_a_trajectory_is_replayed_for_its_own_question(tmp_path: Path, shared_vi
     ("content", "words"),
     [
         (None, "cannot read"),
-        ("", "holds no turns"),
+        ("", "has no turns"),
         (look(0, 1) + "\n\n{broken\n", "line 3: not JSON"),
         ('{"schema": 1}', "line 1"),
     ],

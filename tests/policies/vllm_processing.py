@@ -1,6 +1,6 @@
-"""What vLLM itself makes of a prompt before any model runs: token ids with placeholders expanded, and M-RoPE positions.
+"""What vLLM itself makes of a prompt before a model runs: token ids with expanded placeholders, and M-RoPE positions.
 
-Read by `vllm_inside.py`, in the environment whose version of vLLM is pinned: these are parts that vLLM may move.
+`vllm_inside.py` uses it, in the environment whose version of vLLM is pinned, because vLLM may move these parts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from apr_plugin.policies.vllm.prompt import VllmPrompts
 
 
 def in_vllm(folder: str) -> tuple[Callable[[Prompt], tuple[list[int], Any]], Callable[[int], Pixels]]:
-    """For the checkpoint in a folder: from a prompt to (token ids, positions of shape (3, n)), and from a number of
-    frames to a frame's limits."""
+    """Make two functions for the checkpoint in a folder.
+
+    One maps a prompt to (token ids, positions of shape (3, n)), the other a number of frames to a frame's limits.
+    """
     from torch import nn
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.model_executor.model_loader import get_model_cls

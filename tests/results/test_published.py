@@ -1,5 +1,4 @@
-"""Published figures: every file is valid, nothing stands there twice, and the command prints them or says what was
-meant."""
+"""Published figures: every file is valid and has no duplicates, and the command prints them or suggests a name."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""A run of questions that kills itself at a chosen moment: `python resume_child.py` forks one for each order (a line of
-JSON) on its standard input.
+"""A run of questions that kills itself at a chosen moment.
 
-Forking from one process that has everything imported makes twenty of them cost little. Orders are `{"folder": …,
-"policy": {…}, "docs": …, "kill": {"at": MOMENT, "n": N}}`; the reply is how the run ended. Moments, each at its N-th
-time: `write` (before a line is written), `half` (half a line is), `fsync` (after the write), `synced` (after the sync,
-before anybody is told), `generate` (a policy is asked), `look` (media is read), `merge` (the merged file is about to
-take its place); or `seconds`, whatever goes on then.
+`python resume_child.py` forks one for each order (a line of JSON) on its standard input.
+
+All modules are imported in the process that forks, so twenty runs cost little. Orders are `{"folder": …, "policy": {…},
+"docs": …, "kill": {"at": MOMENT, "n": N}}`; the reply is how the run ended. The moments, each at its N-th time, are:
+`write` (before a line is written), `half` (half a line is written), `fsync` (after the write), `synced` (after the
+sync, before anybody is told), `generate` (a policy is asked), `look` (media is read), `merge` (the merged file is about
+to replace the others); or `seconds`, at any point.
 """
 
 from __future__ import annotations
@@ -76,8 +77,10 @@ def _kill_at(at: str, n: float) -> None:
             _die()
         return replace(self, target)
 
-    os.write, os.fsync = killing_write, killing_fsync  # type: ignore[assignment]
-    Environment.look, Path.replace = killing_look, killing_replace  # type: ignore[method-assign,assignment]
+    os.write = killing_write  # type: ignore[assignment]
+    os.fsync = killing_fsync  # type: ignore[assignment]
+    Environment.look = killing_look  # type: ignore[method-assign]
+    Path.replace = killing_replace  # type: ignore[method-assign,assignment]
     if at == "generate":
         from apr_plugin.loop import asking
 

@@ -1,4 +1,4 @@
-"""The meter around a run: what it counts and prints, its budget, and a run started from code that is not async."""
+"""The meter of a run: what it counts and prints, its budget, and a run started from code that is not async."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_ctrl_c_cancels_the_work_and_is_raised_when_it_has_ended(inside: bool) -
     asyncio.run(cell()) if INSIDE else command()
     """
     code = textwrap.dedent(code).replace("INSIDE", str(inside))
-    if inside:  # as in a notebook's kernel, whose loop does not take Ctrl-C for itself
+    if inside:  # as in a Jupyter kernel, whose loop does not handle Ctrl-C
         code = code.replace("asyncio.run(cell())", "asyncio.new_event_loop().run_until_complete(cell())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["cancelled", "stopped"]), done.stderr

@@ -1,5 +1,7 @@
-"""A configuration that depends on the question: drawn from the run's seed, named in the hash, used by the episode, kept
-apart in the store."""
+"""A configuration that depends on the question.
+
+It is drawn from the run's seed, named in the hash, used by the episode, and kept separate in the store.
+"""
 
 from __future__ import annotations
 

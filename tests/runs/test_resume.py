@@ -1,4 +1,4 @@
-"""Killed at any moment and started again: every question once, and the answers of a run that nothing disturbed."""
+"""Runs that are killed at any moment and started again: every question once, with the answers of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -78,9 +78,8 @@ def test_twenty_kills(name: str, run: Run, docs: list[dict[str, Any]], tmp_path:
         Path(policy["script"]).write_text(
             "\n".join([look(0, 60, 9), look(20, 30, 9), answer("B"), answer("[[1, 2]]"), answer("3")]) + "\n"
         )
-    repeats = (
-        8 if name == "scripted" else 2
-    )  # a scripted question takes milliseconds, and some are finished before each kill
+    # A scripted question takes milliseconds, and some are finished before each kill.
+    repeats = 8 if name == "scripted" else 2
     order = {"policy": policy, "docs": docs, "repeats": repeats}
     assert run(folder=tmp_path / "whole", **order) == 0
     expected = said(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Many episodes at once: what overlaps, what is bounded, and what they do not change in each other."""
+"""Many episodes at once: what overlaps, what is bounded, and that they do not change each other."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ def doc_of(prompt: Prompt) -> str:
 
 
 class Busy(Playback):
-    """Takes a moment, and counts how many prompts it works on."""
+    """A policy that takes a moment, and counts the prompts that it works on at the same time."""
 
     def __init__(self, texts: list[Any] = TEXTS, seconds: float = 0.01) -> None:
         super().__init__(texts)
-        self.seconds, self.now, self.most = seconds, 0, 0
+        self.seconds = seconds
+        self.now = 0
+        self.most = 0
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         self.now += 1
@@ -95,8 +97,10 @@ def test_as_many_episodes_as_asked_for_and_no_more(shared_videos: Videos) -> Non
 
 
 def test_one_episode_decodes_while_another_generates(shared_videos: Videos) -> None:
-    """Question 1's first generation ends only when question 0 has been shown its look: without overlap, neither would
-    get further."""
+    """Question 1's first generation ends only when question 0 has been shown its look.
+
+    Without overlap, neither would continue.
+    """
     shown = asyncio.Event()
 
     class Waiting(Busy):
@@ -205,7 +209,7 @@ def test_media_is_gone_once_a_generation_has_seen_it(shared_videos: Videos) -> N
 
 
 def test_the_policy_goes_on_while_a_line_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync that ends only when the next question has been asked: on the event loop it would never end."""
+    """A sync that ends only when the next question has been asked; on the event loop it would never end."""
     asked = threading.Event()
     real, waited = os.fsync, []
 
@@ -275,7 +279,7 @@ def test_values_for_each_token_are_on_disk_and_not_in_memory(tmp_path: Path) -> 
         and whole.turns[0].token_ids == (7,) * 100
         and whole.turns[0].entropy_top_k == 20
     )
-    for _ in range(2):  # the second run reads it back
+    for _ in range(2):  # the second run reads the files
         with TrajectoryStore(tmp_path, CONFIG.hash(policy), {}) as store:
             (light,) = asyncio.run(run_episodes(ask(1, None), policy, CONFIG, store=store))
         (turn,) = light.turns
@@ -287,7 +291,7 @@ def test_values_for_each_token_are_on_disk_and_not_in_memory(tmp_path: Path) -> 
 
 
 def test_neither_concurrency_nor_order_changes_an_answer(shared_videos: Videos) -> None:
-    """A policy that draws from the seed it is given, and takes longer or shorter by it."""
+    """A policy that draws from the seed it is given, which also decides how long it takes."""
 
     class Drawing(Playback):
         async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -312,11 +316,11 @@ def test_neither_concurrency_nor_order_changes_an_answer(shared_videos: Videos) 
 
 
 class Panic(BaseException):
-    """As libraries written in Rust raise it: no `Exception`."""
+    """An exception like those of libraries written in Rust, which is not an `Exception`."""
 
 
 class Speechless(Exception):
-    """Its own words fail."""
+    """An exception whose message can't be made."""
 
     def __str__(self) -> str:
         raise ValueError
@@ -353,7 +357,7 @@ def test_no_name_of_a_video_ends_the_run(name: str, shared_videos: Videos, tmp_p
 def test_whatever_fails_inside_an_episode_is_its_questions_reason(
     fault: BaseException, shared_videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the policy nor the video: a fault of the loop itself."""
+    """A fault of the loop itself, not of the policy or the video."""
     from apr_plugin.loop import episode
 
     real = episode.turn_of

@@ -178,7 +178,7 @@ NUMBERS += [
 )
 @pytest.mark.parametrize("key", NUMBERS)
 def test_what_is_no_number_of_sane_size_is_refused(key: str, value: str) -> None:
-    """As typed, and as lmms-eval hands it over."""
+    """A value as it is typed, and as lmms-eval passes it."""
     for read in (value, parse_model_args(f"{key}={value}")[key]):
         with pytest.raises(AprError) as raised:
             check_arguments({"policy": "guess", key: read})
@@ -188,7 +188,7 @@ def test_what_is_no_number_of_sane_size_is_refused(key: str, value: str) -> None
 
 @given(st.sampled_from(NUMBERS), st.one_of(st.integers(), st.floats(), st.booleans(), st.text()))
 def test_no_value_gets_past_as_something_else(key: str, value: Any) -> None:
-    """Whatever is given for a number is taken as that number, or named."""
+    """Every value that is given for a number is read as that number, or named in an error."""
     try:
         settings = read_settings({"policy": "guess", key: value})
     except AprError as error:
@@ -197,9 +197,8 @@ def test_no_value_gets_past_as_something_else(key: str, value: Any) -> None:
         return
     config = settings.config
     for place in (config.budget, config.sampling, config, settings):
-        if key in vars(place) and (
-            place is not config.sampling or key != "seed"
-        ):  # each generation gets a seed of its own
+        # Each generation gets its own seed.
+        if key in vars(place) and (place is not config.sampling or key != "seed"):
             assert vars(place)[key] == (None if str(value).lower() == "none" else pytest.approx(float(value)))
 
 
@@ -218,7 +217,7 @@ def test_no_value_gets_past_as_something_else(key: str, value: Any) -> None:
         ("media_root=/dev/null", "media_root='/dev/null': no such folder"),
         ("media_root=a\0b", "no such folder"),
         ("system_prompt=/dev/zero", "system_prompt: cannot read /dev/zero: it is a device, not a file"),
-        ("seed=1,seed=2", "'seed' is given 2 times: '1' and '2'; give it once"),
+        ("seed=1,seed=2", "'seed' is given 2 times: '1' and '2'; give it only once"),
         ("policy=needle", "'policy' is given 2 times: 'guess' and 'needle'"),
         ('seed=1,seed={"a":1,"b":2}', "'seed' is given 2 times"),
         ("x" * 5000 + "=1", "unknown model_arg 'xxx"),
@@ -237,13 +236,12 @@ def test_contradictions_and_nonsense(text: str, words: str) -> None:
 
 def test_arguments_that_are_given_once() -> None:
     check_once('policy=openai,extra_body={"a":1,"policy":2},base_url=[http://a/v1?seed=1,http://b/v1],seed=1')
-    assert (
-        read_settings(parse_model_args("policy=guess,max_turns=2")).config.budget.turns_for(600) == 2
-    )  # below the default of min_turns: a limit
+    # Below the default of min_turns: a limit.
+    assert read_settings(parse_model_args("policy=guess,max_turns=2")).config.budget.turns_for(600) == 2
 
 
 def test_decord_that_is_missing_or_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Said at the start, not by every question."""
+    """The error comes at the start, not with every question."""
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(AprError, match="decord"):
         check_arguments({"policy": "guess", "decoder": "decord"})

@@ -1,4 +1,4 @@
-"""Trajectory files: what is written is read back, a kill or a full disk loses nothing, and runs are never mixed."""
+"""Trajectory files: what is written can be read, a kill or a full disk loses nothing, and runs are never mixed."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_is_written_is_read_back(trajectory: Trajectory) -> None:
 
 
 def test_a_line_of_before_reads_as_it_was() -> None:
-    """Written by the first release: no timings, no `entropy_top_k`, fewer token counts."""
+    """A file of the first release: no timings, no `entropy_top_k`, fewer token counts."""
     turn = {
         "text": "t",
         "usage": {"prompt_tokens": 5, "cached_tokens": None, "completion_tokens": 2},
@@ -178,7 +178,7 @@ def test_a_newer_version_and_damage_are_named_by_line(tmp_path: Path) -> None:
     with pytest.raises(TrajectoryError, match=r"t\.jsonl, line 2: .*damaged"):
         Trajectory.read(path)
     path.write_text('{"a": 1}\n')
-    with pytest.raises(TrajectoryError, match=r"line 1: this is no apr\.trajectory line"):
+    with pytest.raises(TrajectoryError, match=r"line 1: this is not an apr\.trajectory line"):
         Trajectory.read(path)
     with pytest.raises(TrajectoryError, match=r"none\.jsonl: cannot read"):
         Trajectory.read(tmp_path / "none.jsonl")
@@ -223,7 +223,7 @@ def test_a_line_is_synced_after_it_is_written_and_before_it_counts(
 
 
 class TestResume:
-    """With questions without a video, which take one generation each."""
+    """The questions have no video and take one generation each."""
 
     config = EpisodeConfig()
     policy = Playback(["yes"])
@@ -371,7 +371,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named_and_set_aside_and_its_question_asked_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It used to end each resumed run, and only `resume=never` helped, which asks everything again."""
+    """Such a file used to end each resumed run, and only `resume=never` helped, which asks everything again."""
     with TrajectoryStore(tmp_path, "c", {}) as store:
         for doc in "0123":
             store.save(done(doc))
@@ -424,7 +424,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_count_of_tokens_that_no_generation_has_is_none() -> None:
-    """From a server or an old file; the sums, averages and prices that harnesses make of it would fail."""
+    """Numbers from a server or an old file; the sums, averages and prices that harnesses compute would fail."""
     turn = Turn(text="t", usage=Usage(123456, None, 1))
     assert Usage(10**400, -1, 2**53) == Usage(None, None, 2**53)
     line = done(turns=(turn,)).to_json()
@@ -458,7 +458,7 @@ def test_any_name_of_task_and_doc_is_saved_and_resumed(tmp_path: Path) -> None:
 
 
 def _forked(*works: Callable[[], None]) -> None:
-    """Run each in a process of its own, all at once."""
+    """Run each in its own process, all at once."""
     pids = []
     for work in works:
         pid = os.fork()
@@ -473,7 +473,7 @@ def _forked(*works: Callable[[], None]) -> None:
 
 
 def test_lines_appended_by_several_processes_are_all_kept(tmp_path: Path) -> None:
-    """One process used to take another's half-written line for a torn one, and to cut it off."""
+    """One process used to take another's half-written line for an incomplete one, and cut it off."""
     path = tmp_path / "lines"
     path.write_bytes(b"torn")
 
@@ -494,8 +494,10 @@ def test_lines_appended_by_several_processes_are_all_kept(tmp_path: Path) -> Non
 
 
 def test_a_half_line_of_a_living_process_is_not_torn(tmp_path: Path) -> None:
-    """Only what no living process is writing is cut off: its writer holds the lock, and a reader reads what was there
-    before."""
+    """Only a line that no living process is writing is cut off.
+
+    Its writer holds the lock, and a reader reads what was there before.
+    """
     path = tmp_path / "lines"
     append_line(path, "1")
     release, asleep = os.pipe()
@@ -524,7 +526,7 @@ def test_a_half_line_of_a_living_process_is_not_torn(tmp_path: Path) -> None:
 
 
 def test_a_line_appended_while_files_are_merged_is_kept(tmp_path: Path) -> None:
-    """The merged file takes the place of the one that a writer has opened already."""
+    """The merged file replaces the one that a writer has already opened."""
     store = TrajectoryStore(tmp_path, "c", {})
     with store:
         store.save(done("0", StopReason.CANCELLED))
@@ -667,8 +669,10 @@ RANK = textwrap.dedent("""
 
 @pytest.mark.parametrize("slow", ["before it begins", "in the middle"])
 def test_a_rank_that_ends_long_after_the_other_loses_nothing(tmp_path: Path, slow: str) -> None:
-    """lmms-eval leaves out its barrier once `--max_tokens` is used up: rank 0 then merges while rank 1 has not begun,
-    or is still writing."""
+    """lmms-eval skips its barrier when `--max_tokens` is used up.
+
+    So rank 0 merges while rank 1 has not begun, or is still writing.
+    """
     ranks = [
         subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path), str(rank), docs])
         for rank, docs in enumerate(("0,1,2", "3,4,5"))

@@ -1,4 +1,4 @@
-"""Options and numbers in what a model writes, exact match and mean relative accuracy."""
+"""Options and numbers in the text of a model, exact match and mean relative accuracy."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_exact_number_reads_as_omniagent_does_when_strict(
 
 
 def test_strict_relative_accuracy_is_that_of_single_precision() -> None:
-    """Beside the definition in torch: |p - t| / (|t| + 1e-8) < 1 - confidence, all in float32."""
+    """Compare with the definition in torch: |p - t| / (|t| + 1e-8) < 1 - confidence, all in float32."""
     torch = pytest.importorskip("torch")
     draw = random.Random(0)
     pairs = [(float(p), float(t)) for t in range(1, 61) for p in range(61)]
@@ -163,7 +163,7 @@ def test_strict_relative_accuracy_is_that_of_single_precision() -> None:
     differing = sum(
         mean_relative_accuracy(*pair) != score for pair, score in zip(pairs[:whole], expected, strict=False)
     )
-    assert differing >= 30, "a prediction that is off by just a half, at least"
+    assert differing >= 30, "at least where a prediction is off by exactly half"
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_strict_relative_accuracy_is_that_of_single_precision() -> None:
             10,
             0.6,
             0.6,
-            # off by 20%: within .50 .45 .40 .35 .30 .25; in floating point 1 - .8 is a hair under .20, as in
-            # VSI-Bench's scorer
+            # Off by 20%: within .50 .45 .40 .35 .30 .25; in floating point 1 - .8 is slightly below .20, as in
+            # VSI-Bench's scorer.
         ),
         ("12.1", 10, 0.6, 0.6),  # within .50 .45 .40 .35 .30 .25
-        (10.5, 10, 1.0, 1.0),  # and 1 - .95 a hair over .05
+        (10.5, 10, 1.0, 1.0),  # and 1 - .95 is slightly above .05
         (5, 10, 0.1, 0.0),  # off by exactly half
-        (7, 10, 0.5, 0.4),  # 3 / 10 and 1 - .7 are one number in single precision
+        (7, 10, 0.5, 0.4),  # 3 / 10 and 1 - .7 are equal in single precision
         ("1,000", 1000, 1.0, 0.0),  # read as 1 when strict
         (4.9, 10, 0.0, 0.0),
         (-10, -10, 1.0, 1.0),
@@ -205,7 +205,7 @@ def test_being_further_off_never_scores_more(true: float, a: float, b: float) ->
 
 @pytest.mark.parametrize("true", ["no number", "", float("nan")])
 def test_a_truth_that_is_no_number_is_an_error(true: str | float) -> None:
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         exact_number(1, true)
 
 

@@ -1,5 +1,5 @@
-"""Decimals of any length: what Python writes for a float reads back to the same float, in every form in which a number
-is read."""
+"""Decimals of any length: the text that Python writes for a float is read as the same float, in every form in which a
+number is read."""
 
 # ruff: noqa: RUF001 - signs that models write
 
@@ -29,12 +29,12 @@ def exact(number: float) -> str:
 
 
 def plain(number: float) -> str:
-    """The shortest digits that are this float, without an exponent."""
+    """The shortest digits that give this float, without an exponent."""
     return f"{Decimal(repr(number)):f}"
 
 
 def grouped(number: float) -> str:
-    """With thousands set apart: `1,234.5`."""
+    """Digits with separators between thousands: `1,234.5`."""
     return f"{Decimal(repr(number)):,f}"
 
 
@@ -164,7 +164,6 @@ def test_very_long_digits_are_cheap(text: str) -> None:
 def test_an_option_that_is_a_number_is_named_by_it(
     number: float, other: float, write: Callable[[float], str], template: str
 ) -> None:
-    if len(write(number)) < 380 and write(number) != write(
-        other
-    ):  # a statement of an answer is read up to 400 characters
+    # A statement of an answer is read up to 400 characters.
+    if len(write(number)) < 380 and write(number) != write(other):
         assert match_option(template.format(write(number)), [("A", write(other)), ("B", write(number))]) == "B"

@@ -1,4 +1,4 @@
-"""Temporal IoU in its variants, precision and recall: values by hand, and properties against counting whole seconds."""
+"""Temporal IoU in its variants, precision and recall: values by hand, and properties against counted whole seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPAN = st.tuples(ANY, ANY)
 SPANS = st.lists(SPAN, max_size=8)
 WHOLE = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: (float(min(pair)), float(max(pair))))
 EXPLOIT = [(0.0, 100.0), (900.0, 810.0)]
-"""Scores 1.00 in a published scorer: the reversed span takes 90 seconds off the union."""
+"""It scores 1.00 in a published scorer: the reversed span takes 90 seconds off the union."""
 
 
 def seconds(spans: list[Span]) -> set[int]:
@@ -72,7 +72,7 @@ def test_merge_keeps_the_seconds(spans: list[Span]) -> None:
     ("predicted", "true", "iou"),
     [
         (EXPLOIT, [(10, 20)], 0.10),
-        ([(0, 100), (900, 801)], [(10, 20)], 0.10),  # 10.0 in that scorer
+        ([(0, 100), (900, 801)], [(10, 20)], 0.10),  # 10.0 in the published scorer
         ([(0, 100)], [(10, 20)], 0.10),
         ([(0, 10)], [(5, 15)], 1 / 3),
         ([(0, 5), (5, 10)], [(0, 10)], 1.0),

@@ -1,4 +1,4 @@
-"""Numbers in digits and in words: the number or none, never a piece of it."""
+"""Numbers in digits and in words: the whole number or none, never a part of it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "nin
 
 
 def in_words(number: int, hyphen: str, joined: str, a: bool = False) -> str:
-    """A number from 0 to 999,999 as English writes it.
+    """A number from 0 to 999,999 as it is written in English.
 
     Args:
         number: The number.
-        hyphen: Between tens and units.
-        joined: Between hundreds and the rest.
-        a: "a hundred" instead of "one hundred" at the beginning.
+        hyphen: Text between tens and units.
+        joined: Text between hundreds and the rest.
+        a: Whether it begins with "a hundred" in place of "one hundred".
     """
     if number >= 1000:
         rest = in_words(number % 1000, hyphen, joined) if number % 1000 else ""

@@ -1,5 +1,5 @@
-"""Which option a reply names: the usual ways of naming one, and what must stay unread; labels of options as lists write
-them."""
+"""Which option a reply names: the usual ways to name one, and texts that name none; labels of options as they are
+written in lists."""
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
 
@@ -101,7 +101,7 @@ NAMING = [
     "La réponse est {L}",
     "Die Antwort ist {L}.",
 ]
-"""Ways of naming one option, with the label for `{L}` and its words for `{text}`."""
+"""Ways to name one option, with the label for `{L}` and its words for `{text}`."""
 
 LABELS = st.sampled_from(["AB", "ABCD", "ABCDE", "ABD", "ACDG", "ABCDEFGHIJKLMN", "12", "1234"])
 WORDS = st.sampled_from(

@@ -1,4 +1,4 @@
-"""Ranked moment retrieval against values worked out by hand, and its properties."""
+"""Ranked moment retrieval against values computed by hand, and its properties."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ def test_average_precision_by_hand() -> None:
     # In order of confidence: the second span exactly; half of the first; the first exactly.
     ranked = [(0, 10, 0.2), (20, 60, 0.9), (0, 5, 0.8)]
     found = average_precisions(ranked, TRUE)
-    assert found[0] == 1.0  # at 0.5 half of the first span is right, so that recall is whole at rank 2
-    assert found[1:] == pytest.approx([(1 + 2 / 3) / 2] * 9)  # above it the exact one is right, at rank 3
+    assert found[0] == 1.0  # at 0.5 half of the first span is right, so that recall is 1 at rank 2
+    assert found[1:] == pytest.approx([(1 + 2 / 3) / 2] * 9)  # above 0.5 only the exact span is right, at rank 3
 
 
 def test_precision_is_interpolated() -> None:
-    # Wrong, right, right: precision 1/2 then 2/3; the first counts at the 2/3 that a higher recall reaches.
+    # Wrong, right, right: precision 1/2, then 2/3. The first counts with 2/3, because a higher recall reaches that.
     assert average_precisions([(80, 90), (0, 10), (20, 60)], TRUE, [0.5]) == pytest.approx([2 / 3])
 
 
 def test_a_true_span_is_taken_once() -> None:
     assert average_precisions([(0, 10), (0, 10), (20, 60)], TRUE, [0.5]) == pytest.approx([(1 + 2 / 3) / 2])
-    assert average_precisions([(20, 60), (20, 58)], [(20, 60), (20, 50)], [0.5]) == [
-        1.0
-    ]  # the second takes the other one, which it fits too
+    # The second takes the other true span, which it also fits.
+    assert average_precisions([(20, 60), (20, 58)], [(20, 60), (20, 50)], [0.5]) == [1.0]
 
 
 def test_no_more_than_ten_predictions_count() -> None:
@@ -55,7 +54,7 @@ def test_metrics_by_hand() -> None:
             "map_0.5": 2 / 3,
             "map_0.75": (5 / 6 + 1 + 0) / 3,
             "map_short": (1 / 2 + 9 / 3)
-            / 10,  # the first question with (0, 10) alone: found at rank 2, above 0.5 at rank 3
+            / 10,  # the first question with (0, 10) alone: it is found at rank 2, and above 0.5 at rank 3
             "map_middle": 0.7,
             "map_long": (1 + 0) / 2,
             "r1_best_0.5": 2 / 3,

@@ -1,4 +1,4 @@
-"""What a reply says outside its thought, for every way released models mark thought."""
+"""The text of a reply outside its thought, for every way in which released models mark thought."""
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
 
@@ -78,7 +78,7 @@ def test_a_thought_is_no_answer_and_what_follows_it_is(opening: str, closing: st
 
 @pytest.mark.parametrize(("opening", "closing"), MARKS)
 def test_a_block_that_the_chat_template_opened(opening: str, closing: str) -> None:
-    """Words such as "Here is my response:" need their beginning; the template can't have written it."""
+    """Words such as "Here is my response:" need their opening mark, because the template can't have written it."""
     if "here" not in opening.casefold() and "analysisWe" not in opening:
         assert answer_part(f"maybe A, maybe 3{closing}B") == "B"
 
@@ -91,7 +91,7 @@ def test_a_block_that_the_chat_template_opened(opening: str, closing: str) -> No
         ("<think>a</think> b </think> c", "c"),
         ("B <think>sure?</think>", "B"),
         ("<think>I could write <think> here</think>B", "B"),
-        ("B<|end|>", "B"),  # ends the turns of other models
+        ("B<|end|>", "B"),  # this mark ends the turns of other models
         ("the final answer", "the final answer"),
         ("analysis of the assistant final", "analysis of the assistant final"),
         ("He thought: <b>", "He thought: <b>"),
@@ -203,6 +203,6 @@ def processor_s(text: str) -> float:
     ],
 )
 def test_reading_stays_linear(unit: str) -> None:
-    """100 KB cost about four times what 25 KB cost; a quadratic pattern costs sixteen times as much."""
+    """100 KB take about four times as long as 25 KB; with a quadratic pattern it would be sixteen times."""
     small, large = (unit * (size // len(unit)) for size in (25_000, 100_000))
     assert processor_s(large) <= 8 * processor_s(small) + 0.3

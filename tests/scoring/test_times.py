@@ -1,4 +1,5 @@
-"""Time spans in JSON, clocks and words, read by one parser; hostile text costs no more than its length."""
+"""Time spans in JSON, clocks and words, read by one parser; hostile text takes time only in proportion to its
+length."""
 
 # ruff: noqa: RUF001 - full-width and other signs that models write
 
@@ -185,7 +186,7 @@ def test_reading_any_text_never_raises(text: str) -> None:
 def test_no_text_is_slow(text: str) -> None:
     began = time.process_time()
     parse_spans(text)
-    assert time.process_time() - began < 2.0  # of the processor, not of the clock: a busy machine doesn't fail it
+    assert time.process_time() - began < 2.0  # processor time, so that the test does not fail on a busy machine
 
 
 def test_parse_time() -> None:
@@ -195,7 +196,7 @@ def test_parse_time() -> None:
 
 
 def compound(second: float, style: int) -> str:
-    """A time in words, whole seconds: `1 hour, 2 minutes and 3 seconds`."""
+    """A time in words, in whole seconds: `1 hour, 2 minutes and 3 seconds`."""
     units = [("hour", second // 3600), ("minute", second // 60 % 60), ("second", second % 60)]
     named = [(name, int(n)) for name, n in units if n] or [("second", 0)]
     if style == 0:
@@ -236,7 +237,7 @@ RANGES = [
 
 @given(SECONDS, SECONDS, st.integers(0, 8), st.sampled_from(RANGES))
 def test_compound_times_are_the_span(start: int, end: int, style: int, template: str) -> None:
-    """A comma within a time may be misread in a list of strings, so that there is no span; never another one."""
+    """A comma within a time may be misread in a list of strings; then there is no span, but never a wrong one."""
     found = parse_spans(template.format(compound(start, style), compound(end, style)))
     assert found == [(start, end)]
 
@@ -252,7 +253,7 @@ def test_compound_times_are_the_spans_or_none(
         template.format(compound(c, other), compound(d, one)),
     )
     assert parse_spans(first) in ([(a, b)], [])
-    if "{}, {}" not in template:  # "[1 minute, 5 seconds]" may be one time, so that it is left out
+    if "{}, {}" not in template:  # "[1 minute, 5 seconds]" may be one time, so it is left out
         assert parse_spans(first + between + second) in ([(a, b), (c, d)], [])
 
 

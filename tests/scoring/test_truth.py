@@ -59,7 +59,7 @@ def test_by_hand(
 def test_what_cannot_be_scored() -> None:
     with pytest.raises(ValueError, match="no kind of question 'essay'"):
         score("B", Truth("B"), "essay")
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         score("3", Truth("many"), "number")
     assert score("B", Truth(()), "mcq") == 0
 

@@ -1,4 +1,4 @@
-"""VUE-TR against values worked out by hand; how it compares with the official script is in `docs/scoring.md`."""
+"""VUE-TR against values computed by hand; the comparison with the official script is in `docs/scoring.md`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_widen() -> None:
         ([(0, 5), (10, 15)], [(0, 10)], 1 / 3, 1 / 2, 1 / 2, 1 / 3),
         ([], [(0, 10)], 0.0, None, 0.0, 0.0),
         ([(5, 5)], [(0, 10)], 0.0, None, 0.0, 0.0),
-        # A reversed span covers nothing for IoU; the official script turns it round for precision and recall.
+        # A reversed span covers nothing for IoU; the official script swaps its ends for precision and recall.
         ([(0, 100), (900, 810)], [(10, 20)], 0.1, 10 / 190, 1.0, 0.1),
         ([(20, 10)], [(10, 20)], 0.0, 1.0, 1.0, 0.0),
         # Overlapping spans count once for IoU, and twice for precision and recall.
         ([(0, 10), (0, 10)], [(0, 10)], 1.0, 1.0, 2.0, 1.0),
         ([(0, 10), (5, 15)], [(0, 20)], 0.75, 1.0, 1.0, 0.75),
-        # A start before the video counts here, and nowhere else.
+        # A start before the video counts here, but in no other measure.
         ([(-2, 8)], [(0, 8)], 0.8, 0.8, 1.0, 0.0),
         ([(float("nan"), 10)], [(0, 10)], 0.0, None, 0.0, 0.0),
     ],
@@ -65,7 +65,7 @@ def test_a_query_without_true_seconds() -> None:
         # IoU 1 is above every threshold but 1: 99 full steps and half a step. A share >= t holds at 1 too.
         ([1.0], 0.995, 1.0),
         ([0.0], 0.0, 0.005),
-        # 0.5 is above 0 ... 0.49: fifty thresholds, the first of which weighs half; from 0 ... 0.50 fifty-one.
+        # 0.5 is above 0 ... 0.49: fifty thresholds, of which the first has half the weight; from 0 ... 0.50 fifty-one.
         ([0.5], 0.495, 0.505),
         ([1.0, 0.0], 0.4975, 0.5025),
         ([2.0], 1.0, 1.0),
@@ -97,7 +97,7 @@ def test_table_by_hand() -> None:
     assert (overall.queries, overall.answered) == (4, 3)
     assert overall.iou == pytest.approx((0.995 + 0.495 + 0) / 3)
     assert overall.iou_all == pytest.approx((0.995 + 0.495 + 0) / 4)
-    assert overall.precision == pytest.approx(1.0)  # of two queries: the third predicted nothing
+    assert overall.precision == pytest.approx(1.0)  # over two queries, because the third predicted nothing
     assert overall.recall == pytest.approx((1 + 0.505 + 0.005) / 3)
     assert overall.recall_all == pytest.approx((1 + 0.505 + 2 * 0.005) / 4)
     assert overall.miou == pytest.approx((1 + 0.4 + 0) / 3)

@@ -1,7 +1,6 @@
-"""The six tasks with buckets in lmms-eval: local data sets of their schemas, real small videos, numbers worked out by
-hand.
+"""The six tasks with buckets in lmms-eval: local data sets, real small videos, numbers computed by hand.
 
-In each set some questions are answered rightly, some wrongly, some not at all, and one has no video.
+In each set some questions are answered correctly, some wrongly, some not at all, and one has no video.
 """
 
 from __future__ import annotations
@@ -179,10 +178,9 @@ def test_videomme(results: dict[str, Any]) -> None:
         n_long=2,
         videomme_perception_score=25,
     )
-    assert "acc_medium" not in got and "n_medium" not in got  # no question, no figure
-    _same(
-        got, acc_short_stderr=0.5, acc_short_stderr_clt=0.5, score_stderr=0.25
-    )  # sd 0.7071 / sqrt(2); sd 0.5 / sqrt(4)
+    assert "acc_medium" not in got and "n_medium" not in got  # without a question there is no figure
+    # sd 0.7071 / sqrt(2); sd 0.5 / sqrt(4).
+    _same(got, acc_short_stderr=0.5, acc_short_stderr_clt=0.5, score_stderr=0.25)
 
 
 def test_lvbench(results: dict[str, Any]) -> None:
@@ -207,7 +205,7 @@ def test_longvideobench(results: dict[str, Any]) -> None:
     got = results["apr_longvideobench"]
     _same(got, score=1 / 4, n=4, score_present=1 / 3, n_present=3)
     _same(got, **{"acc_8-15s": 1, "n_8-15s": 1, "acc_15-60s": 0, "n_15-60s": 2, "acc_900-3600s": 0, "n_900-3600s": 1})
-    assert got["lvb_acc"] in (0.25, 0.5, 0.75)  # it guesses where there is no answer
+    assert got["lvb_acc"] in (0.25, 0.5, 0.75)  # it guesses if there is no answer
 
 
 def test_mlvu(results: dict[str, Any]) -> None:
@@ -215,9 +213,8 @@ def test_mlvu(results: dict[str, Any]) -> None:
     _same(got, score=3 / 6, n=6, score_present=3 / 5, n_present=5)
     _same(got, **{"acc_0-5min": 1 / 2, "acc_5-10min": 1 / 2, "acc_over_120min": 1 / 2, "n_over_120min": 2})
     _same(got, acc_plotQA=1 / 2, acc_needle=1 / 2, acc_ego=1, acc_anomaly_reco=0, n_anomaly_reco=1)
-    _same(
-        got, m_avg=(1 / 2 + 1 / 2 + 1 + 0) / 4, mlvu_percetion_score=100 * (1 / 2 + 1 / 2 + 1 + 0) / 7
-    )  # lmms-eval's counts tasks not asked as 0
+    # lmms-eval's counts tasks not asked as 0.
+    _same(got, m_avg=(1 / 2 + 1 / 2 + 1 + 0) / 4, mlvu_percetion_score=100 * (1 / 2 + 1 / 2 + 1 + 0) / 7)
     assert got["m_avg_se"] is None  # a task with one question has no spread
 
 
@@ -225,7 +222,7 @@ def test_minerva(results: dict[str, Any]) -> None:
     got = results["apr_minerva"]
     _same(got, score=2 / 4, n=4, score_present=2 / 3, n_present=3)
     _same(got, **{"acc_0-5min": 1 / 2, "n_0-5min": 2, "acc_15-30min": 1, "n_15-30min": 1, "acc_other": 0, "n_other": 1})
-    assert got["minerva_acc"] in (50, 75, 100)  # it guesses where there is no answer
+    assert got["minerva_acc"] in (50, 75, 100)  # it guesses if there is no answer
 
 
 def test_vsibench(results: dict[str, Any]) -> None:
@@ -259,7 +256,7 @@ def test_vsibench(results: dict[str, Any]) -> None:
     )
     overall = ((1 + mra) / 2 + 0 + 2 / 3 + 0) / 4
     _same(got, overall=overall)
-    assert got["vsibench_overall"] == pytest.approx(overall, abs=1e-6)  # lmms-eval's, where all that it needs was asked
+    assert got["vsibench_overall"] == pytest.approx(overall, abs=1e-6)  # lmms-eval's, if all that it needs was asked
 
 
 def test_truths_score_as_lmms_eval_does(results: dict[str, Any]) -> None:
@@ -285,7 +282,7 @@ def test_without_a_video_nothing_else_suffers(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("answers", "share"), [("right", 1.0), ("wrong", 0.0), ("fails", 0.0)])
 def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: float) -> None:
-    """Official figures too, but for those that guess."""
+    """The official figures too, except those that guess."""
     right = {"mme1": "A", "mme2": "B", "mme3": "C", "lvb1": "A", "lvb2": "B", "lvb3": "C", "lvb4": "D", "long1": "E",
         "long2": "B", "long3": "B",
              "mlvu1": "A", "mlvu2": "B", "mlvu3": "C", "mlvu5": "C", "min1": "E", "min2": "A", "min3": "B", "vsi1": "4",
@@ -297,7 +294,7 @@ def test_all_right_all_wrong_all_failed(bench: TaskBench, answers: str, share: f
         for words in ANSWERS
     }
     results = bench.run(NAMES, told, bootstrap_iters=0)
-    hopeless = {"apr_mlvu": 4}  # its answer is none of its options
+    hopeless = {"apr_mlvu": 4}  # its answer is not among its options
     for module in MODULES:
         task = module.SOURCE.task
         scores = [sample["score"] for sample in results["samples"][task] if "score_present" in sample]
@@ -332,14 +329,15 @@ GARBAGE = [
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.SOURCE.task))
 def test_garbage_scores_nothing_whatever_thread_asks(module: Any) -> None:
-    """Official scorers included, which lmms-eval calls in four threads and five times over where they raise."""
+    """This includes official scorers, which lmms-eval calls in four threads, and five times if they raise."""
     source = module.SOURCE
     rows = list(source.rows_of(CONTENTS[source.task]))
+    # 3.5 is near it.
     docs = [
         {**row, "apr_buckets": [source.buckets[0]], "apr_present": True}
         for row in rows
         if row.get("ground_truth") != "4"
-    ]  # 3.5 is near it
+    ]
 
     def one(job: tuple[dict[str, Any], list[Any]]) -> float:
         began = time.thread_time()
@@ -405,7 +403,7 @@ def test_questions_are_read_column_by_column() -> None:
 
 
 def test_prompts(results: dict[str, Any], bench: TaskBench) -> None:
-    """The official words, but Video-MME's do not speak of subtitles that are not shown."""
+    """The prompt is the official one, except that Video-MME's does not mention subtitles, which are not shown."""
     asked = {task: samples[0]["arguments"][0] for task, samples in results["samples"].items()}
     assert "subtitles" not in asked["apr_videomme"] and "based on the video." in asked["apr_videomme"]
     assert asked["apr_lvbench"].endswith("Answer the question with the option letter")
@@ -415,5 +413,5 @@ def test_prompts(results: dict[str, Any], bench: TaskBench) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.SOURCE.task))
 def test_a_row_that_cannot_be_read_costs_its_own_question(module: Any, task_bench: TaskBench) -> None:
     task = module.SOURCE.task
-    parquet = task in ("apr_videomme", "apr_longvideobench")  # whose columns have types
+    parquet = task in ("apr_videomme", "apr_longvideobench")  # these have typed columns
     check_spoiled(task_bench, module.SOURCE, CONTENTS[task], [None] if parquet else POISONS)

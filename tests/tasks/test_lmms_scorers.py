@@ -1,5 +1,7 @@
-"""What `docs/scoring.md` says of lmms-eval's scorers, by its real functions; the column of the benchmarks' own scripts
-was run by hand."""
+"""What `docs/scoring.md` says about lmms-eval's scorers, checked with its real functions.
+
+The column of the benchmarks' own scripts was measured by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A row of a needle set that can't be read is one question that can't be answered, not a data set that can't be
-loaded."""
+"""A row of a needle set that can't be read costs one question; the data set can still be loaded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Truths of the tasks through lmms-eval: none reaches a policy or a record, and the arm `oracle` shows where they
-lie."""
+"""Truths of the tasks through lmms-eval: none reaches a policy or a record, and the arm `oracle` shows the evidence."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ ANSWERS = {
 
 
 class Watches(Knows):
-    """Writes down every prompt that it is given."""
+    """A policy that writes down every prompt that it is given."""
 
     seen: list[Any] = []  # noqa: RUF012 - lmms-eval makes the policy itself
 
@@ -107,8 +106,7 @@ def watched(task_bench: TaskBench, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def _record(folder: Path) -> dict[Any, Any]:
-    """Each trajectory's JSON without what a clock or the decoder's state says, and without the hash of the policy's own
-    arguments."""
+    """Each trajectory's JSON without times, the decoder's state and the hash of the policy's own arguments."""
     found = {}
     for key, trajectory in trajectories(folder).items():
         row = json.loads(trajectory.to_json())
@@ -135,8 +133,10 @@ def test_every_source_says_what_is_right() -> None:
 
 
 def test_other_truths_change_nothing_that_is_seen_or_recorded(watched: TaskBench) -> None:
-    """Two runs whose rows differ in the right answers and the evidence alone: every prompt and every trajectory is the
-    same, and no scores are."""
+    """Two runs whose rows differ only in the right answers and the evidence.
+
+    Every prompt and every trajectory is the same, but the scores differ.
+    """
     runs = []
     for right, span in (
         ({"letter": "A", "number": "4"}, [2.0, 6.0]),

@@ -1,1 +1,1 @@
-"""lmms-eval drives the agent: model id `apr`."""
+"""lmms-eval runs the agent, as the model id `apr`."""

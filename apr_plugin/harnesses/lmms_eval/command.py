@@ -1,4 +1,7 @@
-"""Options of lmms-eval's command line that an agent can't obey: refused, or said and kept out of what the results claim."""
+"""Options of lmms-eval's command line that do not apply to an agent.
+
+They are refused, or reported and left out of the results.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,23 @@ from apr_plugin.errors import AprError
 from apr_plugin.terminal import quoted, warn
 
 _REFUSED = {
-    "num_fewshot": "the loop asks each question by itself, without examples",
+    "num_fewshot": "the loop asks each question separately, without examples",
     "apply_chat_template": "each policy writes its own prompts",
-    "fewshot_as_multiturn": "the loop asks each question by itself, without examples",
+    "fewshot_as_multiturn": "the loop asks each question separately, without examples",
     "system_instruction": "give instructions with the model_arg system_prompt=FILE",
     "force_simple": "it has no simple form",
 }
-"""Option -> why it can't apply to model apr, or what does."""
+"""Option -> why it can't apply to model apr, or what replaces it."""
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what can't apply.
+    """Refuse options that can't apply.
 
     Args:
-        options: By lmms-eval's own names; those that are absent, `None` or off are not asked for.
+        options: By lmms-eval's own names; an option that is absent, `None` or off is not set.
 
     Raises:
-        AprError: one can't apply; the message names it and its value.
+        AprError: an option can't apply; the message names it and its value.
     """
     for name, why in _REFUSED.items():
         if value := options.get(name):
@@ -40,7 +43,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def say_unused(gen_kwargs: str) -> None:
-    """Say which generation settings the loop does not use: all of them, since they are made for one short reply."""
+    """Report which generation settings the loop does not use: all, because they are made for one short reply."""
     warn(
         f"--gen_kwargs {gen_kwargs}: model apr uses none of it, and results.json leaves it out; "
         "the model_args temperature, top_p, top_k, max_new_tokens set how turns are sampled"
@@ -48,11 +51,11 @@ def say_unused(gen_kwargs: str) -> None:
 
 
 def check_evaluation() -> None:
-    """Do the same for the evaluation that is making this model, whoever started it: `lmms-eval`, `apr eval`, or a program.
+    """Check the options of the evaluation that creates this model, whichever program runs that evaluation.
 
-    lmms-eval tells a model nothing of these options, and writes those it was given into its results. So the values are
-    looked up in the call of its evaluator, and the generation settings, which that call holds in a mapping and in the
-    parsed command line, are emptied there.
+    lmms-eval does not pass these options to a model, and writes those that were set into its results. So the values are
+    looked up in the call of its evaluator. The generation settings are in a mapping and in the parsed command line of
+    that call, and are emptied there.
 
     Raises:
         AprError: as `check_options`.
@@ -73,10 +76,12 @@ def check_evaluation() -> None:
 
 
 def name_run(config_hash: str, folder: Path) -> None:
-    """Have lmms-eval's results say which run they are of: its results.json keeps the command line's values, and among them now `apr_run`.
+    """Add the run's configuration hash and folder to lmms-eval's results.
 
-    By it `open_run` joins scores with trajectories. A program that calls the evaluator without a command line has no
-    results.json.
+    Its results.json keeps the values of the command line, and `apr_run` becomes one of them.
+
+    `open_run` uses it to join scores with trajectories. A program that calls the evaluator without a command line has
+    no results.json.
     """
     if (arguments := _evaluation().get("cli_args")) is not None:
         arguments.apr_run = {"config_hash": config_hash, "folder": str(folder.absolute())}

@@ -1,6 +1,6 @@
-"""How a run under lmms-eval ends: with one message for an error, and a status that says whether every question was answered.
+"""How a run under lmms-eval ends: one message for an error, and a status that tells if every question was answered.
 
-Its command line prints a traceback for every exception, and always returns 0.
+lmms-eval's command line prints a traceback for every exception, and always returns 0.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.terminal import complain
 
 FAILURES: list[str] = []
-"""The questions that were not answered, one line each; after `sum_up`, rank 0 has those of all ranks and the others
-have none."""
+"""The questions that were not answered, one line each.
+
+After `sum_up`, rank 0 has those of all ranks and the other ranks have none.
+"""
 
 exit_status_is_set = False
-"""Whether who runs lmms-eval turns `FAILURES` into an exit status (`apr eval` does); otherwise `sum_up` sees to it."""
+"""Whether the caller of lmms-eval turns `FAILURES` into an exit status, as `apr eval` does; otherwise `sum_up` does."""
 
 
 def end_with(error: AprError, status: int = 1) -> NoReturn:
-    """End with one clear message; under lmms-eval's command line the way that it does not catch, else by raising the error."""
+    """End with one clear message.
+
+    Under lmms-eval's command line this is an exit that it does not catch; elsewhere the error is raised.
+    """
     if under_its_command_line():
         complain(str(error))
         raise SystemExit(status) from None
@@ -34,10 +39,12 @@ def end_with(error: AprError, status: int = 1) -> NoReturn:
 
 
 def watch() -> None:
-    """Called when the model is created: under lmms-eval's own command line, have whatever goes wrong from now on end in a status that says so.
+    """Make the process end with a failure status if anything goes wrong from now on, under lmms-eval's command line.
 
-    It catches every exception, logs it and goes on to return 0; and a Ctrl-C can vanish in code that is not ours (see
-    `interrupt`).
+    This is called when the model is created.
+
+    lmms-eval catches every exception, logs it and still returns 0; and a Ctrl-C can get lost in code that is not ours
+    (see `interrupt`).
     """
     if exit_status_is_set or not under_its_command_line():
         return
@@ -45,13 +52,13 @@ def watch() -> None:
     import loguru
 
     while _watching:
-        with contextlib.suppress(ValueError):  # gone where lmms-eval has set up its logger again
+        with contextlib.suppress(ValueError):  # it is gone if lmms-eval has set up its logger again
             loguru.logger.remove(_watching.pop())
     _watching.append(loguru.logger.add(_logged, level="ERROR", format="{message}"))
 
 
 _watching: list[int] = []
-"""Our listener's number at the logger, once there is one."""
+"""The id of our listener at the logger, once there is one."""
 
 
 def _logged(message: str) -> None:
@@ -73,10 +80,12 @@ def _stopped() -> None:
 
 
 def sum_up() -> None:
-    """Called by every rank after its last request: see to it that the command ends with `UNANSWERED` if any question of any rank failed.
+    """Make the command end with `UNANSWERED` if any question of any rank failed.
 
-    Rank 0 alone ends so, since torchrun kills every rank when one ends badly, and rank 0 still has the results to
-    write.
+    Every rank calls this after its last request.
+
+    Only rank 0 ends with that status, because torchrun kills every rank when one fails, and rank 0 still has to write
+    the results.
     """
     from torch import distributed
 
@@ -89,13 +98,13 @@ def sum_up() -> None:
 
 
 def leave_with(status: int) -> None:
-    """Have this process end with `status` when all else is done: results written, exit handlers run, Python closed.
+    """Make this process end with `status` after all else is done: results written, exit handlers run, Python closed.
 
     The last call counts.
 
-    No exit handler of Python's can change the status without cutting off those after it. The C library's handlers run
-    last of all, and newest first: what the process still has to print is printed, then it ends. Where the C library has
-    no such handlers (Windows) the status stays what it is.
+    No exit handler of Python's can change the status without skipping the handlers after it. The C library's handlers
+    run last, the newest first: what the process still has to print is printed, then it ends. If the C library has no
+    such handlers (Windows), the status does not change.
     """
     try:
         library = ctypes.CDLL(None)

@@ -1,6 +1,6 @@
-"""What lmms-eval's entry point `lmms_eval.models` calls.
+"""The function that lmms-eval's entry point `lmms_eval.models` calls.
 
-Light on purpose: an error here would silently disable every plugin after it.
+This module imports little on purpose: an error here would silently disable every plugin after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def manifests() -> list[ModelManifest]:
     """The model id `apr`; its class is imported when it is chosen."""
-    # Here and not above: importing it first would make lmms-eval look for this module while it is half imported.
+    # Imported here and not above: importing it first would make lmms-eval look for this module while it is half
+    # imported.
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return [ModelManifest(model_id="apr", chat_class_path="apr_plugin.harnesses.lmms_eval.model.ActivePerception")]

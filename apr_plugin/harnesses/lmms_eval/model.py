@@ -1,9 +1,9 @@
-"""lmms-eval's model `apr`: its requests become episodes, their answers go back in the form each task scores.
+"""lmms-eval's model `apr`: it turns requests into episodes, and answers into the form that each task scores.
 
     lmms-eval --model apr --model_args policy=needle,max_turns=32,concurrency=4 --tasks videomme --batch_size 1
 
-Scoring is lmms-eval's own. Beside its results stand the trajectories (`trajectories=DIR`, default `apr_runs`), one line
-for each finished question, from which a killed run continues.
+Scoring is lmms-eval's own. The trajectories are saved in addition to its results (`trajectories=DIR`, default
+`apr_runs`), one line for each finished question; a killed run continues from them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from apr_plugin.terminal import guard_logs, one_line
 
 
 class ActivePerception(lmms):  # type: ignore[misc]
-    """The `apr` model. For its arguments see `docs/lmms-eval.md`."""
+    """The `apr` model; its arguments are in `docs/lmms-eval.md`."""
 
     is_simple = False
 
@@ -84,7 +84,10 @@ class ActivePerception(lmms):  # type: ignore[misc]
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> ActivePerception:
-        """As lmms-eval, whose `--batch_size` and `--device` have the names of a policy's arguments: from model_args they go to the policy."""
+        """Create the model as lmms-eval does, but pass `batch_size` and `device` in model_args to the policy.
+
+        lmms-eval's `--batch_size` and `--device` have the same names as a policy's arguments.
+        """
         try:
             check_once(arg_string)
         except AprError as error:
@@ -95,7 +98,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
         return cls(**own, **flags, policy_args=policy_args)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer every request; the list has their order and length."""
+        """Answer every request; the list has the order and length of the requests."""
         _keep_out_of_cache(requests)
         jobs = _jobs(requests, self.task_dict, self.settings.config.media.root)
         settings, asked = self.settings, [job for job in jobs if job is not None]
@@ -115,9 +118,8 @@ class ActivePerception(lmms):  # type: ignore[misc]
 
         def done(trajectory: Trajectory, resumed: bool) -> None:
             progress.done(trajectory, resumed)
-            if (
-                not resumed and (spent := _tokens(trajectory)) is not None
-            ):  # now, not at the end: `--max_tokens` stops a run by it
+            # Now, not at the end: `--max_tokens` stops a run when this count reaches it.
+            if not resumed and (spent := _tokens(trajectory)) is not None:
                 log_usage(
                     settings.policy.name,
                     trajectory.question.task,
@@ -137,10 +139,11 @@ class ActivePerception(lmms):  # type: ignore[misc]
         name_run(config_hash, store.folder)
         reading = Decoding(settings.decode_threads, settings.decoded_bytes)
         try:
+            # The bar ends before a message is printed, otherwise the message would be on its line.
             with (
                 contextlib.closing(progress),
                 store,
-            ):  # the bar ends before a message is printed, else that lands after it
+            ):
                 write_truths(store.folder, truths)
                 trajectories = run_sync(
                     run_episodes(
@@ -170,25 +173,27 @@ class ActivePerception(lmms):  # type: ignore[misc]
         return [GenerationResult(NO_ANSWER) if job is None else _result(job, next(answered), strict) for job in jobs]
 
     def clean(self) -> None:
-        """After the last request of this rank: release what the policy holds, merge the trajectories of the ranks that have ended, sum up."""
+        """Release what the policy holds, merge the trajectories of the ranks that have ended, and sum up.
+
+        lmms-eval calls this after the last request of this rank.
+        """
         super().clean()
         interrupt.check()
         self.settings.policy.close()
         if hasattr(self, "_store"):
             try:
-                self._store.merge(
-                    self._tasks
-                )  # by every rank: whichever ends last merges all, whether or not lmms-eval waits for them
+                # Every rank does this: the one that ends last merges all, whether or not lmms-eval waits.
+                self._store.merge(self._tasks)
             except AprError as error:
                 end_with(error)
         sum_up()
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
-        """An agent has no likelihood of a given answer."""
+        """Refuse: an agent has no likelihood of a given answer."""
         end_with(AprError("model apr answers generate_until tasks; this task asks for loglikelihood"), status=2)
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
-        """Rounds that the task drives don't fit a loop that the model drives."""
+        """Refuse: a loop that the model drives can't run rounds that the task drives."""
         end_with(
             AprError("model apr answers generate_until tasks; this task asks for generate_until_multi_round"), status=2
         )
@@ -229,7 +234,7 @@ class ActivePerception(lmms):  # type: ignore[misc]
 
 
 class _Job:
-    """One request on its way."""
+    """A request that is being answered."""
 
     def __init__(self, question: Question, reading: Reading, pictures: ReadPictures | None) -> None:
         self.question = question
@@ -250,7 +255,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) 
         key = (task, split, str(doc_id))
         try:
             jobs.append(_job(request, task_dict[task][split], seen[key], media_root))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's row holds
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a row comes from others and can raise anything
             reading = Reading(text="(this question can't be read)", kind=QuestionKind.FREE_FORM)
             question = Question(
                 text=reading.text,
@@ -286,31 +291,31 @@ def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _
 
 
 def _nothing(what: str, error: BaseException) -> MediaRef:
-    """In place of a file: opening it fails, and the question says why."""
+    """A reference in place of a file: opening it fails, and the question says why."""
     return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
 
 
 def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
     """Keep lmms-eval's `--use_cache` from storing these answers; the trajectories are what a run continues from.
 
-    It knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question that
-    failed as answered for ever.
+    lmms-eval knows nothing of our sampling, of the policy's files or of exchanged videos, and would keep a question
+    that failed as answered.
     """
     for request in requests:
         request.args[2]["do_sample"] = (
-            True  # what it takes for "not to be stored"; the loop does not read the task's generation settings
+            True  # lmms-eval's sign for "do not store"; the loop does not read the task's generation settings
         )
 
 
 def _messages(
     context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
 ) -> tuple[str, tuple[MediaRef, ...], ReadPictures | None]:
-    """The words, videos and pictures of one request; pictures only if there is no video.
+    """The text, videos and pictures of one request; pictures only if there is no video.
 
-    They are read again when their question is asked.
+    The pictures are read again when their question is asked.
 
     The task's own code runs here. Whatever it raises for one doc (it calls `sys.exit` for a missing video) becomes a
-    video that can't be opened, so that this question ends as `media_unreadable` with that reason and the others are
+    video that can't be opened. This question then ends as `media_unreadable` with that reason, and the others are
     asked.
     """
     try:
@@ -332,16 +337,22 @@ def _messages(
 def _pictures(
     doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None
 ) -> list[ImagePart]:
-    """A doc's pictures, each with at most so many pixels. Those of a whole task would not fit into memory."""
+    """A doc's pictures, each with at most `pixels` pixels.
+
+    Those of a whole task would not fit into memory.
+    """
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
         return [_picture(image, media_root, pixels) for image in images]
-    except SystemExit as error:  # a task's way of saying that a file is missing
+    except SystemExit as error:  # tasks call `sys.exit` if a file is missing
         raise RuntimeError(str(error)) from error
 
 
 def _media_ref(item: Any) -> MediaRef:
-    """A media item of a chat message: a path, or a mapping with a path and a window (`video_start`, `video_end` in seconds)."""
+    """A media item of a chat message: a path, or a mapping with a path and a window.
+
+    The window is `video_start` and `video_end`, in seconds.
+    """
     if isinstance(item, str):
         return MediaRef(path=item)
     if isinstance(item, dict):
@@ -366,9 +377,10 @@ def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePar
 
 
 def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult:
-    """What is returned.
+    """The result that is returned to lmms-eval.
 
-    With `strict`, an agent's answer in a wrong form is not: a scorer that searches for a letter would find one in it.
+    With `strict`, an agent's answer in a wrong form is not returned: a scorer that searches for a letter would find one
+    in it.
     """
     answer = text = trajectory.answer or ""
     if strict and trajectory.arm == "agent" and not trajectory.answer_valid:
@@ -387,11 +399,11 @@ def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult
 
 
 def _tokens(trajectory: Trajectory) -> TokenCounts | None:
-    """Tokens of all turns, where the policy counts them."""
+    """Tokens of all turns, if the policy counts them."""
     spent = tokens_spent(trajectory)
     return None if spent is None else TokenCounts(input_tokens=spent.prompt, output_tokens=spent.completion)
 
 
 def _used_up() -> str:
-    """lmms-eval's `--max_tokens`, which counts over the whole run."""
+    """The reason if lmms-eval's `--max_tokens`, which counts over the whole run, is used up."""
     return "the run's token budget (--max_tokens) is used up" if is_budget_exceeded() else ""

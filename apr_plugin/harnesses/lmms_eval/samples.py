@@ -1,4 +1,7 @@
-"""Scores of single questions, from the files that lmms-eval's `--log_samples` writes, where no run is opened with them (`runs.opened` joins them)."""
+"""Scores of single questions, from the files that lmms-eval's `--log_samples` writes.
+
+They are read here when no run is opened with them; `runs.opened` joins them to trajectories.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from apr_plugin.runs.scores import SAMPLES, Score
 
 
 def read_samples(path: Path) -> dict[str, dict[str, Score]]:
-    """Task -> doc id -> score, of a file or of all files in a folder; of several files of a task the newest by its name counts.
+    """Task -> doc id -> score, from a file or from all files in a folder.
+
+    If a task has several files, the newest by its name counts.
 
     Raises:
-        AprError: a file can't be read, or is none of lmms-eval's.
+        AprError: a file can't be read, or is not one of lmms-eval's.
     """
     newest: dict[str, Path] = {}
     for file in sorted(path.rglob(f"*{SAMPLES}*.jsonl"), key=lambda file: file.name) if path.is_dir() else [path]:

@@ -1,8 +1,8 @@
-"""Readers: a harness request (raw doc, prompt) becomes a question, and its answer the text that the task's own scorer reads right.
+"""Readers: each turns a harness's request (raw doc, prompt) into a question, and the answer into text for the scorer.
 
-Scorers mis-parse sentences ("Based on …" is a B to one, "A man walks" an A to another), so the shortest text that each
-reads right is returned. No reader looks at a column that contains the right answer. The table of tasks is in
-`docs/readers.md`.
+Scorers misread sentences (one reads "Based on …" as B, another reads "A man walks" as A). So a reader returns the
+shortest text that the task's own scorer reads correctly. No reader looks at a column that contains the right answer.
+The table of tasks is in `docs/readers.md`.
 """
 
 from apr_plugin.harnesses.readers import mcq, other  # noqa: F401 - importing them registers their readers

@@ -19,9 +19,9 @@ _NO_SUBTITLES = re.compile(r"this video's subtitles are listed below:\s*no subti
 
 
 def by_position(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[Option, ...]:
-    """Options that the task's prompt labels itself, in their order; an option may look like "J.
+    """Options that the task's prompt labels itself, in their order.
 
-    Smith" and keep its J.
+    An option may look like "J. Smith" and keeps its J.
     """
     return _at_least_two(
         Option(label=label, text=str(text).strip()) for label, text in zip(labels, texts, strict=False)
@@ -29,9 +29,11 @@ def by_position(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple
 
 
 def by_prefix(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[Option, ...]:
-    """Options that carry their label ("A. …", "(A) …", "**A.** …"), as the task's prompt shows them unchanged; by position where one carries none.
+    """Options that carry their label ("A. …", "(A) …", "**A.** …"), as the task's prompt shows them unchanged.
 
-    A label can be missing (some MMR-V questions go A, B, D): what is printed counts.
+    If one of them has no label, all are labelled by position.
+
+    A label can be skipped (some MMR-V questions have A, B, D): the printed labels count.
     """
     plain = [str(text) for text in texts]
     options = [Option(label=label, text=words) for label, words in filter(None, map(split_label, plain))]
@@ -44,7 +46,7 @@ def by_prefix(texts: Iterable[object], labels: str = ascii_uppercase) -> tuple[O
 def by_key(options: object) -> tuple[Option, ...]:
     """Options from a dict of label -> text, or the JSON text of one.
 
-    Labels that this question does not use hold nothing.
+    Labels that this question does not use have an empty value.
     """
     if isinstance(options, str):
         options = json.loads(options)
@@ -98,7 +100,7 @@ def mcq(
 
 
 def context_of(prompt: str, question: object, options: tuple[Option, ...]) -> str:
-    """What a prompt shows besides question and options: subtitles, or where to look; without its instructions on the letter."""
+    """What a prompt shows besides question, options and instructions on the letter: subtitles, or where to look."""
     wanted = str(question).strip()
     start = prompt.rfind(wanted + "\n") if wanted else -1
     start = prompt.rfind(wanted) if wanted and start < 0 else start

@@ -19,7 +19,7 @@ Doc = Mapping[str, Any]
 def read_videomme(doc: Doc, prompt: str) -> Reading:
     """Video-MME: `question`, `options` ("A. …").
 
-    Some of its tasks show subtitles without saying so in their name (`videomme_long`).
+    Some of its tasks show subtitles although their name does not say so (`videomme_long`).
     """
     question, options = column(doc, "question"), by_prefix(column(doc, "options"))
     return mcq(question, options, context=context_of(prompt, question, options))
@@ -34,7 +34,7 @@ def read_videomme_number(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("videomme_video_only_abcd")
 def read_videomme_unseen(doc: Doc, prompt: str) -> Reading:
-    """Video-MME as a guess: the task hides question and options, and so does this reader."""
+    """Video-MME as a guess: the task hides the question and the options, and this reader does too."""
     return mcq(
         "There is no question. Guess which option is the right one.",
         tuple(Option(label=label, text="(not shown)") for label in "ABCD"),
@@ -43,14 +43,20 @@ def read_videomme_unseen(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("videomme_v2*")
 def read_videomme_v2(doc: Doc, prompt: str) -> Reading:
-    """Video-MME-v2: `question`, `options` (one string of lines "A. …" to "H. …"); `_w_subtitle` puts subtitles before the question."""
+    """Video-MME-v2: `question`, `options` (one string of lines "A. …" to "H. …").
+
+    The `_w_subtitle` tasks put subtitles before the question.
+    """
     question, options = column(doc, "question"), printed(column(doc, "options"))
     return mcq(question, options, context=context_of(prompt, question, options))
 
 
 @register_reader("worldsense*")
 def read_worldsense(doc: Doc, prompt: str) -> Reading:
-    """WorldSense: `question`, `candidates` ("A. …", three or four); `_w_subtitle` puts subtitles before the question."""
+    """WorldSense: `question`, `candidates` ("A. …", three or four).
+
+    The `_w_subtitle` tasks put subtitles before the question.
+    """
     question, options = column(doc, "question"), by_prefix(column(doc, "candidates"))
     return mcq(question, options, context=context_of(prompt, question, options))
 
@@ -76,7 +82,7 @@ def read_cgbench(doc: Doc, prompt: str) -> Reading:
 def read_video_mmmu(doc: Doc, prompt: str) -> Reading:
     """Video-MMMU: `question`, `question_type`, `options`.
 
-    The prompt says where in the video the question's image is, so it is kept.
+    The prompt is kept, because it says where in the video the question's image is.
     """
     question = column(doc, "question")
     if column(doc, "question_type") != "multiple-choice":
@@ -102,7 +108,10 @@ def read_cinepile(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("lvbench*")
 def read_lvbench(doc: Doc, prompt: str) -> Reading:
-    """LVBench: `question`, and `options` if the copy of the data set has that column; otherwise they are in the question."""
+    """LVBench: `question`, and `options` if the copy of the data set has that column.
+
+    Otherwise the options are in the question.
+    """
     if doc.get("options"):
         return mcq(column(doc, "question"), by_position(doc["options"]))
     return _embedded(column(doc, "question"))
@@ -122,7 +131,7 @@ def read_whole_prompt(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("minerva*", "neptune_*", "perceptioncomp*")
 def read_answer_choices(doc: Doc, prompt: str) -> Reading:
-    """Minerva, Neptune, PerceptionComp: `question`, `answer_choice_0` and on."""
+    """Minerva, Neptune, PerceptionComp: `question`, `answer_choice_0`, `answer_choice_1`, …."""
     return mcq(column(doc, "question"), by_columns(doc, "answer_choice_", 6, absent=("",)))
 
 
@@ -190,9 +199,11 @@ def read_tempcompass_yes_no(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("tempcompass_caption_matching")
 def read_tempcompass_captions(doc: Doc, prompt: str) -> Reading:
-    """TempCompass, caption matching: the lines of `question` after the first are "Sentence A: …", "Option 1: …" and the like.
+    """TempCompass, caption matching: the captions are the lines of `question` after the first.
 
-    The scorer knows the options by those heads, so a head is returned.
+    They begin with a head: "Sentence A: …", "Option 1: …" and the like.
+
+    The scorer identifies the options by these heads, so a head is returned.
     """
     stem, *lines = str(column(doc, "question")).split("\n")
     heads = dict(line.split(": ", 1) for line in lines)

@@ -1,4 +1,4 @@
-"""Readers of tasks that are answered by a time span, a number or text, or by one or the other from doc to doc."""
+"""Readers of tasks that are answered by a time span, a number or text, or by one of these depending on the doc."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VSIBENCH_NUMBERS = {
     "object_size_estimation": "in centimetres",
     "room_size_estimation": "in square metres",
 }
-"""VSI-Bench's question types that are answered by a number, and in which unit."""
+"""The unit of each of VSI-Bench's question types that are answered by a number."""
 
 
 @register_reader("temporal_grounding_charades")
@@ -56,7 +56,10 @@ def read_vsibench(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("mmvu*")
 def read_mmvu(doc: Doc, prompt: str) -> Reading:
-    """MMVU: `question`, `question_type`, `choices` (dict of A to E) of a multiple-choice question; the others are answered in words."""
+    """MMVU: `question`, `question_type`, and `choices` (dict of A to E) of a multiple-choice question.
+
+    The other questions are answered in words.
+    """
     if column(doc, "question_type") == "multiple-choice":
         return mcq(column(doc, "question"), by_key(column(doc, "choices")))
     return _words(doc, "a short answer, without an explanation")
@@ -70,7 +73,7 @@ def read_nextqa_oe(doc: Doc, prompt: str) -> Reading:
 
 @register_reader("videomme_convert_mcq_oe", "videomme_revert_oe_mcq", "videoevalpro")
 def read_short_answer(doc: Doc, prompt: str) -> Reading:
-    """Tasks that hide the options they have: `question`."""
+    """Tasks that have options but hide them: `question`."""
     return _words(doc, "a short answer")
 
 

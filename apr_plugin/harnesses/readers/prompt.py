@@ -1,4 +1,4 @@
-"""Reads a question from the prompt alone: the fallback for every task without a reader.
+"""A reader that uses the prompt alone: the fallback for every task without a reader.
 
 Every pattern here starts from a fixed phrase or a line start and has bounded repeats, so that a prompt of 100,000
 characters (a film's subtitles) is read in linear time.
@@ -35,10 +35,10 @@ _INLINE_MARKER = re.compile(rf"(?:(?<!\S)|(?<=[{_CJK}])){label_pattern(_CAPITAL,
 """A label within a line. "A:" is left out: within a line it is a speaker more often than an option."""
 
 MAX_STEP = 3
-"""The next label of a list is at most so many letters further on: two labels in a row may be missing (A, B, D)."""
+"""How many letters further on the next label of a list may be: two labels in a row may be missing (A, B, D)."""
 
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>[ \t]*")
-"""Media tokens of another model's template; a policy that has such tokens itself would count them as media."""
+"""Media tokens of another model's template; a policy that has such tokens too would count them as media."""
 
 _INSTRUCTIONS = tuple(
     re.compile(pattern, re.IGNORECASE | re.MULTILINE)
@@ -62,19 +62,21 @@ _INSTRUCTIONS = tuple(
         r"\Aquestion:[ \t]*",
     )
 )
-"""What prompts say about the letter to be written. The loop states its own answer form, and "directly" would fight it.
+"""What prompts say about the letter to write.
+
+The loop states its own answer form, and "directly" would contradict it.
 """
 
 
 @dataclass(frozen=True)
 class Split:
-    """A prompt, taken apart."""
+    """A prompt, split at its options."""
 
     stem: str
     """The text before the options."""
 
     options: tuple[Option, ...]
-    """The options, or none where fewer than two labels from A on were found."""
+    """The options; none if fewer than two labels, beginning with A, were found."""
 
     tail: str
     """The text after them."""
@@ -89,10 +91,10 @@ class _Marker:
 
 
 def read_prompt(doc: Mapping[str, Any], prompt: str) -> Reading:
-    """Options where the prompt lists some, else free form. Never raises.
+    """Read the options if the prompt lists some, else a free-form question; this never raises.
 
     Args:
-        doc: Not looked at.
+        doc: Not used.
         prompt: The prompt as the harness would show it.
     """
     split = split_options(prompt)
@@ -107,7 +109,7 @@ def read_prompt(doc: Mapping[str, Any], prompt: str) -> Reading:
 
 
 def split_options(text: str) -> Split:
-    """Find the last list of options in a text: the ones before it are a dialogue in the subtitles, or an example.
+    """Find the last list of options in a text; lists before it are a dialogue in the subtitles, or an example.
 
     Options at line starts are preferred to options within a line. The last option ends with its line.
     """
@@ -132,7 +134,7 @@ def split_options(text: str) -> Split:
 
 
 def strip_instructions(text: str) -> str:
-    """Take out what a prompt says about writing a letter, and the media placeholders; keep everything else."""
+    """Remove what a prompt says about writing a letter, and the media placeholders; keep everything else."""
     text = _PLACEHOLDER.sub("", text)
     for pattern in _INSTRUCTIONS:
         text = pattern.sub("", text)
@@ -144,7 +146,7 @@ def strip_instructions(text: str) -> str:
 
 
 def paragraphs(*parts: str) -> str:
-    """Those parts that are not empty, a blank line between them."""
+    """Join the parts that are not empty, with a blank line between them."""
     return "\n\n".join(part for part in parts if part)
 
 
@@ -159,7 +161,7 @@ def _markers(text: str, pattern: re.Pattern[str], style_of: Callable[[re.Match[s
 
 
 def _line_style(match: re.Match[str]) -> str:
-    """Labels that begin lines make one list however they are written; only "A:" is a style of its own, as it may be a speaker's."""
+    """One style for all labels that begin lines, however they are written, except "A:", which may be a speaker."""
     return ":" if match["mark"] in (":", "：") else "line"
 
 
@@ -169,7 +171,10 @@ def _inline_style(match: re.Match[str]) -> str:
 
 
 def _may_open(text: str, marker: _Marker) -> bool:
-    """Whether "A." within a line can open a list: after the end of a sentence it does, in "vitamin A. or B." it does not."""
+    """Whether "A." within a line can open a list.
+
+    It can after the end of a sentence; in "vitamin A. or B." it can't.
+    """
     if marker.style not in (".", "、") or marker.label != "A":
         return True
     before = text[max(0, marker.start - 20) : marker.start].rstrip()
@@ -177,13 +182,15 @@ def _may_open(text: str, marker: _Marker) -> bool:
 
 
 def _last_run(markers: Iterable[_Marker], *, recent: bool) -> list[_Marker] | None:
-    """Of all runs A, B, … in one style, at least two long, the one that begins last. Labels may be left out (A, B, D).
+    """Of all runs A, B, … in one style that have at least two labels, the one that begins last.
 
-    A label belongs to the latest run that waits for it, so that "(B) both (A) and more (C) none" is A, B, C.
+    Labels may be left out (A, B, D).
+
+    A label belongs to the latest run whose next label it can be, so that "(B) both (A) and more (C) none" is A, B, C.
 
     Args:
         markers: In order of the text.
-        recent: Whether a run that lacks a label but was added to later goes before one that waits for just this label.
+        recent: Whether a run that lacks a label but grew more recently goes before a run whose next label is this one.
     """
     ending: dict[tuple[str, int], list[list[_Marker]]] = {}
     runs: list[list[_Marker]] = []

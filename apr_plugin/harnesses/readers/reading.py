@@ -1,4 +1,4 @@
-"""What a reader hands back: a `Reading`, or a `DocError` that says what the doc lacks."""
+"""What a reader returns: a `Reading`, or a `DocError` that says what the doc lacks."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from apr_plugin.loop.question import Option, QuestionKind
 
 @dataclass(frozen=True)
 class Reading:
-    """One harness request, read: what is asked, and how its answer is written down for the task's own scorer."""
+    """One harness request after reading: the question, and how to write its answer for the task's own scorer."""
 
     text: str
-    """The question, without its options and without endings such as "answer with the letter"; with the subtitles of a
-    task that shows them."""
+    """The question, without its options and without endings such as "answer with the letter".
+
+    It includes the subtitles if the task shows them.
+    """
 
     kind: QuestionKind
-    """How it is answered."""
+    """The kind of the question, which says how it is answered."""
 
     options: tuple[Option, ...] = ()
     """The options of an `mcq` question, labelled as the scorer labels them."""
 
     answer_hint: str = ""
-    """How the answer is to be written, where the kind does not say all ("in centimetres")."""
+    """How to write the answer, if the kind does not say everything ("in centimetres")."""
 
     write: Callable[[str], str] = str
-    """Canonical answer (label, `[[start, end], ...]`, number or text) -> the text the scorer reads right. Anything else
-    is returned unchanged."""
+    """Turns the canonical answer (label, `[[start, end], ...]`, number or text) into text for the task's scorer.
+
+    Anything else is returned unchanged.
+    """
 
 
 Reader = Callable[[Mapping[str, Any], str], Reading]
@@ -36,11 +40,11 @@ Reader = Callable[[Mapping[str, Any], str], Reading]
 
 
 class DocError(ValueError):
-    """A doc is not of the shape its reader knows; the message says in a few words what is missing."""
+    """A doc does not have the shape that its reader expects; the message says in a few words what is missing."""
 
 
 def column(doc: Mapping[str, Any], name: str) -> Any:
-    """The value of a column, or a `DocError` where the doc has none."""
+    """The value of a column; raises a `DocError` if the doc does not have it."""
     value = doc.get(name)
     if value is None:
         raise DocError(f"no column {name!r}")

@@ -1,4 +1,4 @@
-"""Which reader a task has: the registry, and the one call that never fails."""
+"""Which reader a task has: the registry, and one call that never fails."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from apr_plugin.harnesses.readers.prompt import read_prompt
 from apr_plugin.harnesses.readers.reading import DocError, Reader, Reading
 
 OURS = "apr_"
-"""What the names of this package's tasks begin with."""
+"""The prefix of the names of this package's tasks."""
 
 OWN = "task"
-"""The name of the reader of a task that says itself what its rows ask."""
+"""The name of the reader for a task that defines itself what its rows ask."""
 
 _READERS: dict[str, tuple[str, Reader]] = {}
 """Pattern on the task name -> the reader's name and the reader."""
@@ -26,7 +26,7 @@ def register_reader(*patterns: str) -> Callable[[Reader], Reader]:
         patterns: Task names, or fnmatch patterns on them ("mvbench_*").
 
     Raises:
-        ValueError: Where a pattern is taken.
+        ValueError: A pattern already has a reader.
     """
 
     def register(reader: Reader) -> Reader:
@@ -44,8 +44,8 @@ def find_reader(task: str) -> tuple[str, Reader]:
     """The reader of a task and its name, else `("prompt", read_prompt)`.
 
     An exact name beats a pattern; of two patterns the one with more literal characters wins. A task of this package
-    says itself what its rows ask (`Source.question_of`), or stands for one of lmms-eval's ("apr_videomme") and is read
-    like that one.
+    defines itself what its rows ask (`Source.question_of`), or corresponds to one of lmms-eval's ("apr_videomme") and
+    is read like that one.
     """
     if task in _READERS:
         return _READERS[task]
@@ -58,7 +58,7 @@ def find_reader(task: str) -> tuple[str, Reader]:
 
 
 def _own_reader(task: str) -> Reader | None:
-    """What a task of this package defines for its own questions."""
+    """The reader that a task of this package defines for its own questions."""
     if not task.startswith(OURS):
         return None
     from apr_plugin.tasks.common.catalogue import sources
@@ -83,7 +83,7 @@ def known_tasks() -> list[tuple[str, str]]:
 
 
 def read(task: str, doc: Mapping[str, Any], prompt: str) -> tuple[str, Reading]:
-    """Read a request with the task's reader; where the doc does not fit it, from the prompt. Never raises.
+    """Read a request with the task's reader, or from the prompt if the doc does not fit it; this never raises.
 
     Args:
         task: The task's name in the harness.
@@ -91,7 +91,7 @@ def read(task: str, doc: Mapping[str, Any], prompt: str) -> tuple[str, Reading]:
         prompt: The prompt as the harness would show it.
 
     Returns:
-        The reader's name for the record, with the reason where it had to give way: `prompt (videomme reader: no column
+        The reader's name for the record, with the reason if the doc did not fit: `prompt (videomme reader: no column
         'options')`.
     """
     name, reader = find_reader(task)
@@ -99,6 +99,6 @@ def read(task: str, doc: Mapping[str, Any], prompt: str) -> tuple[str, Reading]:
         return name, reader(doc, prompt)
     except DocError as error:
         reason = str(error)
-    except Exception as error:  # noqa: BLE001 - a doc is a stranger's data; whatever a reader trips over, the prompt is still there
+    except Exception as error:  # noqa: BLE001 - the doc comes from others; the prompt can still be read
         reason = f"{type(error).__name__}: {error}"
     return f"prompt ({name} reader: {reason})", read_prompt(doc, prompt)

@@ -1,6 +1,6 @@
-"""Arms: ways of answering the same questions, one file each.
+"""Arms: ways to answer the same questions, one file each.
 
-`Episode` gives them reading, holding memory, asking and ending.
+`Episode` gives them methods to read media, hold memory, ask the policy and end.
 
 A new arm is a coroutine that takes the episode and returns its trajectory, and a line in `ARMS`.
 """

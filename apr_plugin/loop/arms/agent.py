@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def run(episode: Episode) -> Trajectory:
-    """Turns until an answer is taken or a limit is reached."""
+    """Run turns until an answer is taken or a limit is reached."""
     notebook = episode.notebook()
     offered = offered_actions(episode.policy.modalities)
     episode.allowed = turns = episode.config.budget.turns_for(sum(episode.environment.durations_s))
@@ -76,10 +76,10 @@ async def run(episode: Episode) -> Trajectory:
 
 
 async def _look(episode: Episode, action: Look, prompt: Callable[[list[Percept]], Prompt]) -> Percept | ActionError:
-    """Carry out a look as far as budget and context allow; `prompt` is what will show it.
+    """Carry out a look as far as budget and context allow; `prompt` makes the prompt that will show it.
 
     Raises:
-        ContextFull: the prompt would be too long, and nothing is made smaller in strict parsing.
+        ContextFull: the prompt would be too long, and in strict parsing nothing is made smaller.
     """
     plan = episode.environment.plan(action)
     if isinstance(plan, ActionError):
@@ -122,7 +122,7 @@ def _check(episode: Episode, action: Answer, number: int, turns: int) -> TakenAn
 
 
 async def _force(episode: Episode, notebook: Notebook, reason: StopReason, why: str) -> Trajectory:
-    """Ask for the answer alone, or end without one where the budget says so."""
+    """Ask for the answer alone, or end without one if the budget says so."""
     if episode.config.budget.on_last_turn == "fail":
         return episode.end(reason, detail=why)
     forced = await episode.asking.context.forced(notebook, why)
@@ -136,7 +136,7 @@ async def _force(episode: Episode, notebook: Notebook, reason: StopReason, why: 
     reply = read_answer_strictly(generation) if episode.strict else read_answer(generation, episode.question)
     checked, content = reply.fault or episode.taken(reply.content, episode.strict), reply.content
     error = checked if isinstance(checked, ActionError) else None
-    if error is not None and reply.bare and reply.fault is None:  # words, and not the answer itself
+    if error is not None and reply.bare and reply.fault is None:  # the reply has words, but not the answer itself
         content, checked = "", reply.parsed.error or error
     episode.note(reply.parsed, generation, model_s, error, forced=True, forced_why=told, left_out=left_out)
     if isinstance(checked, TakenAnswer):

@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 async def run(episode: Episode) -> Trajectory:
-    """Nothing is shown, neither frames nor the pictures of a question without a video."""
+    """Answer without frames, and without the pictures of a question without a video."""
     return await answer_at_once(episode, None)

@@ -1,4 +1,7 @@
-"""Shared code of the arms with one turn: everything that is shown, then the question, then one reply, which is the answer."""
+"""Shared code of the arms with one turn: everything that is shown, then the question, then one reply.
+
+The reply is the answer.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
     from apr_plugin.loop.episode import Episode
 
 Plan = Callable[[int | None], Sequence[LookPlan]]
-"""What is shown, under a limit of visual tokens for all of it."""
+"""Plans what is shown, under a limit of visual tokens for all of it."""
 
 Change = Callable[[Sequence[Percept]], Sequence[Percept]]
-"""What is done with percepts before they are shown."""
+"""Changes percepts before they are shown."""
 
 PICTURES_BYTES = 32 * 2**20
-"""Memory set aside for a question's pictures (ten megapixels) before they are read."""
+"""Memory reserved for a question's pictures (ten megapixels) before they are read."""
 
 
 async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = list) -> Trajectory:
@@ -35,8 +38,8 @@ async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = l
 
     Args:
         episode: The episode.
-        plan: What is shown of the videos, under a limit of visual tokens; `None` shows nothing. Without a video, the
-            question's pictures are shown.
+        plan: Plans what is shown of the videos, under a limit of visual tokens; with `None` nothing is shown. If there
+            is no video, the question's pictures are shown.
         change: Changes the percepts after reading, before they are shown.
     """
     notes = [] if episode.question.videos else ["the request had no video, so it was answered in one passive turn"]
@@ -72,7 +75,7 @@ async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = l
 
 
 async def _with_frames(episode: Episode, plan: Plan | None, change: Change, notes: list[str]) -> Prompt | None:
-    """The prompt with what is shown of the videos; `None` where nothing of it fits into the context."""
+    """The prompt with what is shown of the videos; `None` if not even the smallest version fits into the context."""
     notebook = episode.notebook()
     unseen = [str(number) for number, opened in enumerate(episode.environment.videos) if not opened.video.has_video]
     if unseen and plan is not None:
@@ -96,7 +99,7 @@ async def _with_frames(episode: Episode, plan: Plan | None, change: Change, note
 
 
 async def _with_pictures(episode: Episode, notes: list[str]) -> Prompt | None:
-    """The prompt of a question without a video, with its pictures; `None` where they don't fit into the context."""
+    """The prompt of a question without a video, with its pictures; `None` if they don't fit into the context."""
     shown = partial(episode.notebook().passive_prompt, [])
     if episode.pictures is None:
         return shown()

@@ -1,6 +1,6 @@
 """The oracle control: frames from where the evidence is.
 
-A question that it answers wrong needs more than looking at the right place.
+A question that it answers wrong needs more than a look at the right place.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 async def run(episode: Episode) -> Trajectory:
-    """`passive_frames` frames, spread over the evidence of the question's first video; a task without evidence can't have this arm."""
+    """Show `passive_frames` frames, spread over the evidence of the question's first video.
+
+    If the task gives no evidence, the episode ends without an answer.
+    """
     if not episode.evidence:
         return episode.end(
             StopReason.ERROR,
-            detail="the task says nothing of where the evidence lies, so there is no oracle to show it",
+            detail="the task does not say where the evidence is, so the oracle has nothing to show",
         )
     plan = partial(episode.environment.plan_spans, episode.evidence, max(1, episode.config.passive_frames))
     return await answer_at_once(episode, plan)

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 
 async def run(episode: Episode) -> Trajectory:
-    """Each frame is the middle of its part of the video. With `passive_frames=0` it is asked blind."""
+    """Show the middle frame of each part of the video. With `passive_frames=0` the policy is asked blind."""
     frames = episode.config.passive_frames
     return await answer_at_once(episode, partial(episode.environment.plan_uniform, frames) if frames else None)

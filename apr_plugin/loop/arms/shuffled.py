@@ -1,6 +1,6 @@
 """The shuffled control: the passive frames in a random order, without their times.
 
-A question that it answers right needs no order.
+A question that it answers right does not depend on the order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def run(episode: Episode) -> Trajectory:
-    """As the passive arm; the order comes from the seed of the episode."""
+    """Like the passive arm; the order comes from the seed of the episode."""
     plan = partial(episode.environment.plan_uniform, max(1, episode.config.passive_frames))
     return await answer_at_once(episode, plan, partial(_shuffled, episode.seed))
 

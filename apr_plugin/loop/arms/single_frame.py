@@ -1,4 +1,4 @@
-"""The single-frame control: the middle frame of each video. A question that it answers right needs no time."""
+"""The single-frame control: the middle frame of each video. A question that it answers right needs only one frame."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 
 async def run(episode: Episode) -> Trajectory:
-    """One frame of each video, then one reply."""
+    """Show one frame of each video, then take one reply."""
     return await answer_at_once(episode, partial(episode.environment.plan_uniform, 1))

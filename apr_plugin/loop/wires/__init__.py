@@ -1,9 +1,7 @@
 """Wires: how a question, a look and the remaining turns are written for a model, and which pictures a look has.
 
-One file each.
-
-A model that was trained on such a form answers best in that form. A new wire is a subclass of `Wire` in its own file,
-and a line in `WIRES`.
+There is one file for each. A model that was trained on such a form answers best in that form. A new wire is a subclass
+of `Wire` in its own file, and a line in `WIRES`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`Wire`: this project's own form, for models that were not trained on another one.
 
-Other wires define only what they do differently.
+Other wires define only their differences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 def frame_label(time_s: float) -> str:
-    """What is written before a frame."""
+    """The text before a frame."""
     return f"\nFrame {time_s:.2f}s:"
 
 
@@ -36,7 +36,7 @@ class VideoMeta:
 
 
 class Wire:
-    """The default form: true times, every picture once, shapes kept."""
+    """The default form: true times, each picture once, shapes kept."""
 
     name = "apr"
     """Its name in the setting `wire`."""
@@ -54,7 +54,7 @@ class Wire:
     """Whether the first user message says how the answer is written."""
 
     edge_s = 0.01
-    """How far past a limit a window may reach: durations are told to two decimals, so the model can't know better."""
+    """How far past a limit a window may reach: durations are given in two decimals, so the model can't know better."""
 
     def opening(self, question: Question, videos: Sequence[VideoMeta], modalities: Collection[str]) -> str:
         """The first user message: what is known of each video, then the question."""
@@ -74,7 +74,7 @@ class Wire:
             f"- duration_seconds: {floored(video.duration_s)}",
             f"- fps: {f'{video.fps:.2f}' if video.fps else 'unknown'}",
         ]
-        if "audio" in modalities:  # it would mislead a policy that can't hear
+        if "audio" in modalities:  # this would mislead a policy that can't hear
             lines.append(f"- has_audio: {str(video.has_audio).lower()}")
             if video.audio_s is not None:
                 lines.append(f"- audio_seconds: {floored(video.audio_s)}")
@@ -133,16 +133,17 @@ class Wire:
         return f"{video}{'Audio' if percept.kind == 'audio' else 'Clip'} {percept.start_s:.2f}s-{percept.end_s:.2f}s"
 
     def times(self, percept: Percept) -> tuple[float, ...]:
-        """The time that is written at each frame, in seconds of the video: the time when it is on screen."""
+        """The time written at each frame, in seconds of the video: the time at which it is on screen."""
         return percept.times_s
 
     def _label(self, time_s: float) -> str:
         return frame_label(time_s)
 
     def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
-        """The size at which a frame is shown: its own shape, at most `max_pixels`, and no more visual tokens than that many pixels have.
+        """The size at which a frame is shown: its own shape, with at most `max_pixels`.
 
-        A processor rounds sides to whole 28-pixel squares, up too, so the tokens are counted after rounding.
+        It has no more visual tokens than that many pixels have. A processor rounds sides to whole 28-pixel squares,
+        also upwards, so the tokens are counted after rounding.
         """
         size = fit(width, height, max_pixels)
         most, longer = max(1, max_pixels // PATCH_PIXELS), max(size)
@@ -162,14 +163,16 @@ class Wire:
     def clip_times(
         self, start_s: float, end_s: float, frames: int, fps: float, file_fps: float | None
     ) -> tuple[float, ...]:
-        """When a clip's frames are, in seconds of the file: evenly from the window's beginning on, so that their spacing is the frame rate.
+        """Times of a clip's frames, in seconds of the file, evenly from the window's beginning on.
+
+        Their spacing is the frame rate.
 
         Args:
             start_s: Beginning of the window, in seconds of the file.
             end_s: End of the window.
-            frames: How many; `clip_count`, or fewer where a limit leaves fewer.
+            frames: Number of frames: `clip_count`, or fewer if a limit leaves fewer.
             fps: Frames per second at which they are sampled.
-            file_fps: The file's own frame rate, where it has one.
+            file_fps: The file's own frame rate, if it has one.
         """
         return tuple(t for t in (start_s + i / fps for i in range(frames)) if t < end_s)
 

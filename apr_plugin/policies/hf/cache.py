@@ -1,12 +1,12 @@
-"""Key-value caches of prompts already read, so that the next turn of an episode computes only what is new.
+"""Key-value caches of prompts that were read, so that the next turn of an episode computes only what is new.
 
-A prompt of the loop begins with everything of the one before it, except for the newest percept: that has lost its media
-and is words now. So the longest common beginning is looked up among the prompts kept, its keys and values are taken
-over, and the rest is computed. Media counts by content (`Encoded.keys`), and positions (M-RoPE) are compared too: keys
-and values hold both.
+A prompt of the loop begins with everything in the one before it, except for the newest percept, whose media has been
+replaced by text. So the store looks up the longest common beginning among the kept prompts, its keys and values are
+reused, and the rest is computed. Media is compared by content (`Encoded.keys`), and positions (M-RoPE) are compared
+too, because keys and values depend on both.
 
-A linear attention layer (Qwen3.5) has no keys and values but one state, of all tokens up to the last one read. A state
-can't be cut back to fewer tokens, so a kept beginning of such a model is taken over whole or not at all.
+A linear attention layer (Qwen3.5) has no keys and values but one state, of all tokens up to the last one that was read.
+A state can't be cut back to fewer tokens, so a kept beginning of such a model is reused as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class KeysValues(NamedTuple):
     keys: Any
     """Shape (rows, heads, tokens, head size)."""
     values: Any
-    """The same."""
+    """The same shape."""
 
 
 class State(NamedTuple):
@@ -43,10 +43,10 @@ Layers = Sequence[KeysValues | State]
 """What each layer keeps."""
 
 _SHORTEST = 16
-"""Common beginnings below this many tokens are not worth the bookkeeping."""
+"""Common beginnings of fewer tokens are not reused, because the bookkeeping costs more."""
 
 _SUPERSEDED = 0.875
-"""A kept prompt is dropped for one that shares this much of it: an earlier turn of the same episode."""
+"""A kept prompt is dropped for one that shares this much of it, because it is an earlier turn of the same episode."""
 
 
 def layers_of(cache: Any) -> Layers:
@@ -56,11 +56,11 @@ def layers_of(cache: Any) -> Layers:
 
 
 def cache_of(layers: Layers, config: Any = None) -> Any:
-    """A transformers cache with copies of these; empty for no layers.
+    """Make a transformers cache with copies of these layers; it is empty for no layers.
 
     Args:
         layers: What each layer keeps.
-        config: The model's, needed where it has linear attention.
+        config: The model's configuration, needed if it has linear attention.
     """
     cache = new_cache(config)
     for number, layer in enumerate(layers):
@@ -73,14 +73,14 @@ def cache_of(layers: Layers, config: Any = None) -> Any:
 
 
 def beginning(layers: Layers, length: int) -> Layers:
-    """Views of the first `length` tokens; a state is always that of its own last token."""
+    """Views of the first `length` tokens; a state is always the state at its own last token."""
     return [
         layer if isinstance(layer, State) else KeysValues(*(each[:, :, :length] for each in layer)) for layer in layers
     ]
 
 
 def joined(one: Layers, other: Layers, length: int) -> Layers:
-    """The rows of both; keys and values are filled up on the left to `length` tokens."""
+    """The rows of both; keys and values are padded on the left to `length` tokens."""
     import torch
 
     return [
@@ -95,7 +95,7 @@ def joined(one: Layers, other: Layers, length: int) -> Layers:
 
 
 def rows_of(layers: Layers, rows: list[int], length: int) -> Layers:
-    """Some rows alone, of keys and values the last `length` tokens."""
+    """Only these rows; of keys and values the last `length` tokens."""
     return [
         State(*(each[rows] for each in layer))
         if isinstance(layer, State)
@@ -105,7 +105,7 @@ def rows_of(layers: Layers, rows: list[int], length: int) -> Layers:
 
 
 def _filled(tensor: Any, length: int) -> Any:
-    """Keys or values of shape (rows, heads, tokens, size), filled up on the left to `length` tokens."""
+    """Keys or values of shape (rows, heads, tokens, size), padded on the left to `length` tokens."""
     import torch
 
     return torch.nn.functional.pad(tensor, (0, 0, length - tensor.shape[2], 0))
@@ -120,11 +120,11 @@ class _Kept:
 
 
 class PrefixStore:
-    """Beginnings of prompts with their keys and values, the latest used last; bounded by memory. For one thread.
+    """Beginnings of prompts with their keys and values, the last used last; bounded by memory, for one thread.
 
     Args:
-        most_bytes: Memory for what the layers keep; the longest unused go first.
-        whole: Whether a beginning is reused whole or not at all, as linear attention needs it.
+        most_bytes: Memory for what the layers keep; the least recently used go first.
+        whole: Whether a beginning is reused whole or not at all, as linear attention requires.
     """
 
     def __init__(self, most_bytes: int, *, whole: bool = False) -> None:
@@ -144,11 +144,11 @@ class PrefixStore:
         """The longest beginning that is kept.
 
         Args:
-            keys: Of the prompt, shape (n,).
-            positions: Of its tokens, shape (3, n).
+            keys: Keys of the prompt, shape (n,).
+            positions: Positions of its tokens, shape (3, n).
 
         Returns:
-            Its length in tokens, never the whole prompt (the last token has to be computed to write on), and views of
+            Its length in tokens, never the whole prompt (the last token has to be computed to continue), and views of
             its keys and values.
         """
         shared = [_shared(kept, keys, positions) for kept in self._kept]

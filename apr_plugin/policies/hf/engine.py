@@ -1,9 +1,9 @@
 """Runs one model for many prompts: one thread prepares media, one runs the model.
 
-A waiting prompt is read by itself (what a kept prompt shares with it is taken over, see `cache.py`), then its row joins
-the batch that writes, one token for each row at a time; a row leaves when it is done. So reading never pads, every
-prompt's positions and media are its own, and what is written at the same time shares the cost of going through the
-weights. Batching and the cache do not exclude each other.
+A waiting prompt is read by itself; what a kept prompt shares with it is reused (see `cache.py`). Then its row joins the
+batch that writes, one token for each row at a time. A row leaves when it is done. So reading never pads, every prompt
+has its own positions and media, and rows that are written at the same time share the cost of reading the weights.
+Batching and the cache can be used together.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from apr_plugin.policies.hf.cache import PrefixStore, cache_of, joined, layers_o
 from apr_plugin.policies.hf.sample import Draws, choose
 
 STOP_TOKENS = 32
-"""The last tokens of a turn, in which a text that ends it is looked for after each one."""
+"""How many of a turn's last tokens are searched, after each token, for a text that ends it."""
 
 
 @dataclass
@@ -44,10 +44,10 @@ class _Job:
     position: float = 0.0
     """Position of the next token, the same in all three dimensions."""
     weights: int = 0
-    """The weights it was read with."""
+    """The number of the weights that it was read with."""
 
     def fail(self, error: Exception) -> None:
-        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+        with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
             self.future.set_exception(error)
 
 
@@ -55,11 +55,11 @@ class Engine:
     """The model and its two threads.
 
     Args:
-        checkpoint: What was loaded.
-        encoder: For its prompts.
+        checkpoint: The loaded checkpoint.
+        encoder: The encoder for its prompts.
         batch_size: Rows that write at the same time.
         store: Kept prompts, or `None` to read every prompt from its first token.
-        context_tokens: A turn is cut off (`length`) where prompt and answer reach it.
+        context_tokens: A turn is cut off (`length`) when prompt and answer reach it.
         repetition_penalty: See `Draws`.
     """
 
@@ -80,9 +80,9 @@ class Engine:
         self.context_tokens = context_tokens
         self.repetition_penalty = repetition_penalty
         self._weights = 0
-        """How often the weights changed; a turn begun with others is given up."""
+        """How often the weights changed; a turn that began with other weights is given up."""
         self._keeping = threading.Lock()
-        """Held while kept prompts are used, and while they are dropped."""
+        """A lock that is held while kept prompts are used, and while they are dropped."""
         self._asked: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._ready: queue.Queue[_Job | None] = queue.Queue(maxsize=max(2, batch_size))
         self._closed = False
@@ -97,7 +97,7 @@ class Engine:
             thread.start()
 
     def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Generation]:
-        """Ask for a turn. Cancelling the future drops the prompt, also while it is being written.
+        """Ask for a turn; cancelling the future drops the prompt, also while it is being written.
 
         Raises:
             PolicyUnavailable: the engine is closed.
@@ -109,7 +109,7 @@ class Engine:
         return job.future
 
     def weights_changed(self) -> None:
-        """Forget what was computed with the weights of before.
+        """Forget what was computed with the old weights.
 
         Turns that are being written fail (`PolicyUnavailable`).
         """
@@ -119,7 +119,7 @@ class Engine:
                 self.store.clear()
 
     def close(self) -> None:
-        """Stop both threads. Prompts still waiting fail."""
+        """Stop both threads; prompts that are still waiting fail."""
         if self._closed:
             return
         self._closed = True
@@ -130,7 +130,7 @@ class Engine:
             self.store.clear()
 
     def _prepare(self) -> None:
-        """First thread: words to tokens, pictures to patches.
+        """Run the first thread, which turns text into tokens and pictures into patches.
 
         It waits while enough is ready, which bounds the memory of prepared media.
         """
@@ -139,15 +139,16 @@ class Engine:
                 job.fail(PolicyUnavailable("the model has been closed"))
             elif not job.future.cancelled() and job.prompt is not None:
                 try:
-                    job.encoded, job.prompt = self.encoder.encode(job.prompt), None
-                except Exception as error:  # noqa: BLE001 - goes to whoever asked
+                    job.encoded = self.encoder.encode(job.prompt)
+                    job.prompt = None
+                except Exception as error:  # noqa: BLE001 - is passed to the caller
                     job.fail(error)
                 else:
                     self._ready.put(job)
         self._ready.put(None)
 
     def _run(self) -> None:
-        """Second thread: the model."""
+        """Run the second thread, which runs the model."""
         import torch
 
         if self.checkpoint.model.device.type == "cuda":
@@ -183,7 +184,7 @@ class Engine:
         except torch.OutOfMemoryError:
             if self.store is not None:
                 self.store.clear()
-        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - is passed to the caller
             job.fail(error)
             return
         torch.cuda.empty_cache()
@@ -197,7 +198,7 @@ class Engine:
                     "frames_per_look"
                 )
             )
-        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - is passed to the caller
             job.fail(error)
 
     def _write_guarded(self) -> None:
@@ -205,7 +206,7 @@ class Engine:
 
         try:
             self._write()
-        except Exception as error:  # noqa: BLE001 - goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - is passed to the caller
             short = isinstance(error, torch.OutOfMemoryError)
             self._fail_rows(
                 PolicyUnavailable("out of GPU memory while writing: lower batch_size or kv_cache_gb")
@@ -222,7 +223,7 @@ class Engine:
         self._cache = None
 
     def _read(self, job: _Job) -> None:
-        """Compute the prompt's keys and values and its first token, then let it join the batch."""
+        """Compute the prompt's keys and values and its first token, then add it to the batch."""
         encoded = job.encoded
         assert encoded is not None
         job.began = time.perf_counter()
@@ -235,13 +236,13 @@ class Engine:
             job.weights = self._weights
             known, layers = self.store.longest(encoded.keys, places) if self.store is not None else (0, [])
         cache = cache_of(layers, self.checkpoint.cache_config)
-        job.cached, job.position = known, float(places.max()) + 1
-        # Media after turns is words in the next prompt, so only what comes before it comes back; a first prompt may
-        # come back whole.
+        job.cached = known
+        job.position = float(places.max()) + 1
+        # In the next prompt, media after turns is text, so only what comes before it is used again; a first prompt may
+        # be used again as a whole.
         keep = encoded.media[0].start if encoded.turns and encoded.media else n
-        if (
-            self.store is not None and self.store.whole
-        ):  # states can't be cut back: stop where the next prompt still begins in the same way
+        # States can't be cut back: stop where the next prompt still begins in the same way.
+        if self.store is not None and self.store.whole:
             keep = encoded.history
             if known < keep:
                 self._go_through(encoded, places, known, keep, cache)
@@ -267,12 +268,12 @@ class Engine:
                 self.store.keep(job.encoded.keys[:length], places[:, :length], layers_of(cache))
 
     def _go_through(self, encoded: Encoded, places: NDArray[Any], first: int, end: int, cache: Any) -> Any:
-        """Read a stretch of a prompt, which the cache grows by; logits of its last token."""
+        """Read a part of a prompt, add it to the cache, and return the logits of its last token."""
         media = [medium for medium in encoded.media if first <= medium.start < end]
         return self.checkpoint.forward(encoded.ids[None, first:end], places[:, None, first:end], cache, media=media)
 
     def _write(self) -> None:
-        """One more token for each row."""
+        """Write one more token for each row."""
         tokens = np.array([[job.draws.tokens[-1]] for job in self._rows])
         places = np.array([job.position + len(job.draws.tokens) - 1 for job in self._rows], np.float32)
         longest = max(self._lengths)
@@ -285,7 +286,7 @@ class Engine:
         self._leave([number for number, job in enumerate(self._rows) if job.future.cancelled() or self._finished(job)])
 
     def _join(self, job: _Job, cache: Any, length: int) -> None:
-        """Put a row into the batch; shorter rows are filled up on the left."""
+        """Put a row into the batch; shorter rows are padded on the left."""
         if self._rows:
             both = joined(layers_of(self._cache), layers_of(cache), max([length, *self._lengths]))
             cache = cache_of(both, self.checkpoint.cache_config)
@@ -294,7 +295,7 @@ class Engine:
         self._lengths.append(length)
 
     def _leave(self, gone: list[int]) -> None:
-        """Take rows out of the batch, and the filling that only they made necessary."""
+        """Take rows out of the batch, and the padding that only they needed."""
         if not gone:
             return
         stay = [number for number in range(len(self._rows)) if number not in gone]
@@ -307,7 +308,7 @@ class Engine:
             self._cache = None
 
     def _finished(self, job: _Job) -> bool:
-        """Whether the row is done, in which case its turn has been handed over."""
+        """Whether the row is done; if so, its turn has been returned."""
         assert job.encoded is not None
         draws = job.draws
         if job.weights != self._weights:
@@ -353,10 +354,10 @@ class Engine:
             entropies=tuple(draws.entropies),
             timings=GenerationTimings(job.began - job.asked, first - job.began, now - first),
         )
-        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+        with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
             job.future.set_result(generation)
 
 
 def _first_of(stops: Sequence[str], text: str) -> int | None:
-    """Where the first of these texts begins, or `None` where there is none."""
+    """Where the first of these texts begins, or `None` if none is there."""
     return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)

@@ -24,27 +24,27 @@ from apr_plugin.policies.hf.engine import Engine
 class HfPolicy:
     """Runs Qwen2.5-VL, Qwen3-VL, Qwen3.5, and the Thinkers of Qwen2.5-Omni and Qwen3-Omni.
 
-    Frames go in as images, with their times as words before them; clips as videos, with their sound where the family
-    hears; sound as sound. Pictures arrive scaled by the budget (`frame_pixels`, `clip_pixels`); the processor only
+    Frames are passed as images, with their times as text before them; clips as videos, with their sound if the family
+    hears; sound as sound. Pictures arrive scaled by the budget (`frame_pixels`, `clip_pixels`). The processor only
     rounds their sides to whole tokens (28 or 32 pixels), whatever limits the checkpoint's own processor has, unless
-    `min_pixels` or `max_pixels` say otherwise.
+    `min_pixels` or `max_pixels` are given.
 
     Entropies and log-probabilities are of the distribution scaled by the temperature (at 0: unscaled) over the whole
-    vocabulary, before `top_p` and `top_k`, but for the tokens that stand for media or around them, which are never
+    vocabulary, before `top_p` and `top_k`. Tokens of media, or of the marks around media, are excluded and never
     sampled (`PromptEncoder.never_written`). The checkpoint's own generation settings (a repetition penalty, say) are
-    not applied; only its end-of-turn tokens are taken.
+    not applied, except its end-of-turn tokens.
 
     Args:
-        checkpoint: The model: loaded (`load_checkpoint`), or somebody else's (`Checkpoint.around`). It is not freed by
+        checkpoint: The model: loaded (`load_checkpoint`), or the caller's (`Checkpoint.around`). It is not freed by
             `close`.
         batch_size: Turns that are written at the same time.
         kv_cache: Whether keys and values of a prompt are kept, so that the next turn computes only what is new.
         kv_cache_gb: Memory for them, in GiB.
-        min_pixels: Smaller pictures, and frames of clips, are enlarged to it.
-        max_pixels: Larger ones are scaled down to it.
-        context_tokens: Most tokens of prompt and turn together; the positions that the checkpoint was made for by
-            default.
-        repetition_penalty: Above 1, words already used become less likely.
+        min_pixels: Smaller pictures, and frames of clips, are enlarged to this.
+        max_pixels: Larger ones are scaled down to this.
+        context_tokens: Most tokens of prompt and turn together; default: the positions that the checkpoint was made
+            for.
+        repetition_penalty: Above 1, tokens that were already used become less likely.
         chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
 
     Raises:
@@ -128,18 +128,18 @@ class HfPolicy:
         repetition_penalty: float = 1.0,
         chat_template_kwargs: str | Mapping[str, Any] | None = None,
     ) -> Self:
-        """Load a checkpoint; `close` frees it. This is what `policy=hf` does.
+        """Load a checkpoint as `policy=hf` does; `close` frees it.
 
         Args:
-            pretrained: A checkpoint's folder, or its name on the hub (owner/model). Whole Omni checkpoints are read for
-                their Thinker alone.
+            pretrained: A checkpoint's folder, or its name on the hub (owner/model). Of whole Omni checkpoints only the
+                Thinker is read.
             revision: Branch, tag or commit on the hub.
             adapter: Folder of a LoRA adapter saved by PEFT; it is merged into the weights.
             dtype: `auto` (the checkpoint's own), `bfloat16`, `float16` or `float32`.
-            device: `cuda`, `cuda:1`, `cpu`…; the first GPU by default, else the CPU.
+            device: `cuda`, `cuda:1`, `cpu`…; default: the first GPU, else the CPU.
             device_map: Spread the weights over devices instead, as accelerate does (`auto`).
-            attn_implementation: `sdpa`, `flash_attention_2`, `eager`; transformers' choice by default.
-            batch_size: This and what follows as in `HfPolicy`.
+            attn_implementation: `sdpa`, `flash_attention_2`, `eager`; default: transformers' choice.
+            batch_size: As in `HfPolicy`, like all that follow.
             kv_cache: See there.
             kv_cache_gb: See there.
             min_pixels: See there.
@@ -187,19 +187,20 @@ class HfPolicy:
         return made
 
     def weights_changed(self, weights: str | None = None) -> None:
-        """Say that the model's weights have changed (an optimiser's step, another adapter).
+        """Report that the model's weights have changed (an optimiser's step, another adapter).
 
-        Kept keys and values are dropped, a turn that is being written fails (`PolicyUnavailable`), and `describe` and
-        so the hash of a run's configuration change: what was written with other weights is not taken for this model's.
+        Kept keys and values are dropped, and a turn that is being written fails (`PolicyUnavailable`). `describe`, and
+        with it the hash of a run's configuration, changes, so that answers of other weights are not attributed to this
+        model.
 
         Args:
-            weights: Their name, see `Checkpoint.around`. Equal names are taken for equal weights.
+            weights: Their name, see `Checkpoint.around`. Equal names mean equal weights.
         """
         self._checkpoint.weights_changed(weights)
         self._engine.weights_changed()
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
-        """Tokens of the prompt, exactly as it will be read."""
+        """The number of tokens of the prompt, exactly as it will be read."""
         return await asyncio.to_thread(self._encoder.count, prompt)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -207,19 +208,19 @@ class HfPolicy:
 
         Raises:
             PolicyUnavailable: the GPU's memory is used up, the model's output is not finite, or the policy is closed.
-            ValueError: a medium that the model can't take.
+            ValueError: the prompt has a medium that the model can't take.
         """
         return await asyncio.wrap_future(self._engine.submit(prompt, sampling))
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the answers.
+        """The settings that decide the answers.
 
-        `batch_size` and the cache are left out: they change answers by rounding alone.
+        `batch_size` and the cache are left out: they change answers only by rounding.
         """
         return self._checkpoint.identity | self._described
 
     def close(self) -> None:
-        """Stop the threads, and free the model's memory where it was loaded here."""
+        """Stop the threads, and free the model's memory if it was loaded here."""
         self._engine.close()
         if self._owned:
             self._checkpoint.free()
@@ -246,7 +247,7 @@ def _read(
     repetition_penalty: Any,
     template: Any,
 ) -> _Options:
-    """The options, as a user may have written them."""
+    """Read the options as a user may have written them."""
     limits = {
         "min_pixels": options.given(min_pixels),
         "max_pixels": options.given(max_pixels),

@@ -1,4 +1,7 @@
-"""Choosing the next token of each row: greedy or sampled, with its log-probability and the entropy of the whole vocabulary."""
+"""Choosing the next token of each row: greedy or sampled, with its log-probability and the entropy.
+
+The entropy is over the whole vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,16 @@ class Draws:
     repetition_penalty: float = 1.0
     """Above 1, tokens that are already in the prompt or the answer become less likely (arXiv 1909.05858)."""
     prompt: Any = None
-    """Ids of the prompt, shape (n,); needed for the penalty alone."""
+    """Ids of the prompt, shape (n,); only the penalty needs them."""
     tokens: list[int] = field(default_factory=list)
-    """What was written."""
+    """The ids that were written."""
     logprobs: list[float] = field(default_factory=list)
-    """Of each token, under the distribution scaled by the temperature, before `top_p` and `top_k`; unscaled at
-    temperature 0. Banned tokens have no share in it."""
+    """Log-probability of each token, under the distribution scaled by the temperature, before `top_p` and `top_k`.
+
+    It is unscaled at temperature 0. Banned tokens are not part of the distribution.
+    """
     entropies: list[float] = field(default_factory=list)
-    """Of the same distribution, in nats, over the whole vocabulary."""
+    """Entropy of the same distribution, in nats, over the whole vocabulary."""
     broken: bool = False
     """Whether the model's output was not finite, so that no token could be chosen."""
     rng: random.Random = field(init=False)
@@ -43,7 +48,7 @@ def choose(logits: Any, rows: Sequence[Draws], banned: Sequence[int] = ()) -> No
 
     Args:
         logits: Shape (rows, vocabulary).
-        rows: What each has written so far; the choice is added.
+        rows: What each row has written so far; the choice is added.
         banned: Tokens that are never chosen; log-probabilities and entropies are over the others.
     """
     import torch
@@ -73,7 +78,7 @@ def choose(logits: Any, rows: Sequence[Draws], banned: Sequence[int] = ()) -> No
 
 
 def _draw(logprobs: Any, row: Draws) -> Any:
-    """A token by inverse transform sampling from the likeliest, within `top_k` and `top_p`."""
+    """Draw a token by inverse transform sampling, from the most likely ones within `top_k` and `top_p`."""
     import torch
 
     ordered, tokens = logprobs.sort(descending=True, stable=True)

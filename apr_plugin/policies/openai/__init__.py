@@ -1,4 +1,4 @@
-"""`policy=openai`: any server that speaks OpenAI's chat protocol."""
+"""`policy=openai`: any server of OpenAI's chat protocol."""
 
 from apr_plugin.policies.openai.policy import OpenAIPolicy
 

@@ -1,9 +1,9 @@
-"""Tokens of a prompt before it is sent to a server.
+"""Counts the tokens of a prompt before it is sent to a server.
 
-vLLM counts words at `/tokenize`. What a picture, a clip or a stretch of sound costs depends on its size alone, so the
-server is asked once for each size, with a blank one between the words of a look; no picture travels twice. Any other
-server's prompt is estimated by Qwen2.5's rules, on the high side: an estimate can refuse a look that would have fitted,
-but not overflow a context of that family.
+vLLM counts text at `/tokenize`. The cost of a picture, a clip or a sound depends only on its size. So the server is
+asked once for each size, with a blank medium between the text of a look; no picture is sent twice. For any other server
+the count is estimated by Qwen2.5's rules, on the high side. Such an estimate can refuse a look that would have fitted,
+but can't overflow a context of that family.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from apr_plugin.loop.wires.apr import frame_label
 from apr_plugin.policies.openai.media import MediaForm, chat_messages, shown_parts
 
 AUDIO_TOKENS_PER_S = 25
-"""Qwen2.5-Omni: one token for 40 ms of sound."""
+"""Milliseconds of sound for one token of Qwen2.5-Omni."""
 BRACKETS = 2
 """Tokens that open and close one picture or sound."""
 PER_MESSAGE = 8
@@ -31,24 +31,24 @@ PER_MESSAGE = 8
 _PIECE = re.compile(r"[A-Za-z]+|[^A-Za-z\s]|\s+")
 
 Tokenize = Callable[[list[dict[str, Any]], Mapping[str, Any]], Awaitable[int]]
-"""Asks the server: messages and what else decides the prompt, to the number of tokens."""
+"""A call to the server: from messages, and what else decides the prompt, to the number of tokens."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part of a prompt takes, in tokens."""
+    """The cost of one part of a prompt, in tokens."""
 
     visual: int = 0
     audio: int = 0
 
 
 class Counter:
-    """Counts prompts by asking a vLLM server.
+    """Counts prompts with the help of a vLLM server.
 
     Args:
-        tokenize: Asks it.
+        tokenize: Asks the server.
         settings: How media is written.
-        extra: Fields of the request that a clip needs, from its part.
+        extra: Gives the fields of the request that a clip needs, from its part.
     """
 
     def __init__(self, tokenize: Tokenize, settings: MediaForm, extra: Callable[[Part], Mapping[str, Any]]) -> None:
@@ -59,9 +59,9 @@ class Counter:
         self._words_alone = 0
 
     async def count(self, prompt: Prompt) -> PromptSize:
-        """Tokens of the prompt by the server's own rules, at most one too many for each picture or sound.
+        """The number of tokens by the server's own rules, at most one too many for each picture or sound.
 
-        Raises what `tokenize` raises.
+        It raises what `tokenize` raises.
         """
         shown = [Message(message.role, tuple(shown_parts(message, self._settings))) for message in prompt.messages]
         media = [part for message in shown for part in message.parts if not isinstance(part, TextPart)]
@@ -73,7 +73,7 @@ class Counter:
         )
         text = await self._tokenize(chat_messages(words, self._settings), {})
         costs = [await self._cost(part) for part in media]
-        cuts = len(media)  # words that a picture parts may have been counted as one token
+        cuts = len(media)  # text on both sides of a picture may have been counted as one token
         return PromptSize(text + cuts, sum(cost.visual for cost in costs), sum(cost.audio for cost in costs))
 
     async def _cost(self, part: Part) -> Cost:
@@ -88,7 +88,7 @@ class Counter:
         return self._costs[key]
 
     async def _between_words(self, part: Part) -> int:
-        """How many tokens a part adds between words like those around it in a look."""
+        """The number of tokens that a part adds between text like that around it in a look."""
         before, after = TextPart(frame_label(1.0)), TextPart(frame_label(2.0))
         with_it, without = (Prompt((Message("user", parts),)) for parts in ((before, part, after), (before, after)))
         if not self._words_alone:
@@ -99,7 +99,7 @@ class Counter:
 
 
 def blank_like(part: Part) -> tuple[Part, tuple[Any, ...]]:
-    """A part of the same size that shows nothing, and the size. Sound is rounded up to a tenth of a second."""
+    """A part of the same size that shows nothing, and the size; sound is rounded up to a tenth of a second."""
     match part:
         case ImagePart():
             return ImagePart(np.zeros(part.image.shape, np.uint8)), ("image", *part.image.shape)
@@ -120,7 +120,10 @@ def blank_like(part: Part) -> tuple[Part, tuple[Any, ...]]:
 
 
 def estimate(prompt: Prompt, settings: MediaForm) -> PromptSize:
-    """Tokens by Qwen2.5's rules: one for a 28-pixel square, half that for a clip sent as video, 25 for a second of sound."""
+    """Estimate the tokens by Qwen2.5's rules.
+
+    One token is a 28-pixel square, or half of one in a clip sent as video; a second of sound is 25 tokens.
+    """
     text = visual = audio = 0
     for message in prompt.messages:
         text += PER_MESSAGE
@@ -144,7 +147,10 @@ def _sound(part: AudioPart) -> int:
 
 
 def text_tokens(text: str) -> int:
-    """Tokens of words, on the high side: four letters of a word, or one other sign, make one token (Qwen takes every digit for itself)."""
+    """The number of tokens of a text, estimated on the high side.
+
+    Four letters of a word, or one other character, make one token (Qwen has a token for every digit).
+    """
     return sum(
         -(-len(piece) // 4) if piece.isascii() and piece.isalpha() else _other(piece) for piece in _PIECE.findall(text)
     )

@@ -1,4 +1,4 @@
-"""What can become of one try at a server, and how long it asks to be left alone."""
+"""How one attempt at a server can fail, and how long the server asks to wait."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class Failure(Exception):
-    """One try that came to nothing."""
+    """One attempt that failed."""
 
     words: str
-    """What happened, in the server's words where it said any."""
+    """What happened, in the server's words if it sent any."""
     again: bool
-    """Whether another try may help."""
+    """Whether another attempt may help."""
     unreachable: bool = False
     """Whether no server answered at all."""
     status: int | None = None
-    """HTTP status, where there was one."""
+    """The HTTP status, if there was one."""
     wait_s: float | None = None
-    """What `Retry-After` asks for."""
+    """The wait that `Retry-After` asks for."""
 
 
 @dataclass(eq=False)
@@ -29,15 +29,18 @@ class Refused(Exception):
     """A reply that is not read any further."""
 
     words: str
-    """Why."""
+    """The reason."""
     again: bool = False
-    """Whether another try may help."""
+    """Whether another attempt may help."""
     status: int | None = None
     """HTTP status of a redirect."""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds a server asks to wait (`Retry-After` as seconds or an HTTP date, or `retry-after-ms`); `None` where it says nothing usable."""
+    """Seconds that a server asks to wait; `None` if it says nothing usable.
+
+    Source: `Retry-After` as seconds or an HTTP date, or `retry-after-ms`.
+    """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

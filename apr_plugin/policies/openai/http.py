@@ -1,7 +1,9 @@
-"""One server's connections: a reply is read up to a limit, and inflated and decoded outside the event loop; no redirect leads to another server.
+"""The connections to one server.
 
-`openai` makes the requests with a client of ours, so that what reaches it is short and plain. Import this module inside
-functions: `openai` is an optional dependency.
+A reply is read up to a limit, and inflated and decoded outside the event loop; no redirect leads to another server.
+
+`openai` makes the requests with a client of ours, so that what it receives is short and plain. Import this module
+inside functions, because `openai` is an optional dependency.
 """
 
 from __future__ import annotations
@@ -21,23 +23,23 @@ from apr_plugin.policies.openai.reply import BadReply, decode
 _T = TypeVar("_T")
 
 CONNECT_S = 10.0
-"""Seconds a connection may take to be made."""
+"""Most seconds for making a connection."""
 ERROR_BYTES = 64 * 1024
-"""So much of an error's body is read, inflated; the rest tells nothing more."""
+"""How much of an error's body is read, inflated; the rest has no use."""
 INLINE_BYTES = 128 * 1024
-"""A longer reply is decoded in a thread, so that the other requests of the event loop go on."""
+"""A longer reply is decoded in a thread, so that the other requests of the event loop continue."""
 REDIRECTS = 5
-"""Redirects within a server that are followed."""
+"""Most redirects within a server that are followed."""
 _MIB = 1024 * 1024
 _CODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _DESCRIBING = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers of a body as it travelled."""
+"""Headers of a body as it was sent."""
 _LIBRARY = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]  # httpx, or httpx2 since openai 3
 _Response: Any = sys.modules[_LIBRARY].Response
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
-    """Reads every reply whole, up to a limit, and follows redirects within a server alone.
+    """A client that reads every reply whole, up to a limit, and follows redirects only within a server.
 
     Args:
         most: Longest reply in bytes, inflated.
@@ -48,10 +50,10 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         self._most = most
 
     async def send(self, request: Any, *, stream: bool = False, **more: Any) -> Any:
-        """The reply, its body read.
+        """Send a request and return the reply with its body read.
 
         Raises:
-            Refused: it is too long, can't be inflated, or points to another server.
+            Refused: the reply is too long, can't be inflated, or points to another server.
         """
         more["follow_redirects"] = False
         response = await super().send(request, stream=True, **more)
@@ -83,7 +85,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         if coding not in ("", "identity", *_CODINGS):
             if bad:
                 return b""  # its status says enough
-            raise Refused(f"the reply is written as {_short(coding)} (Content-Encoding), which it was not asked for")
+            raise Refused(f"the reply is written as {_short(coding)} (Content-Encoding), which was not requested")
         raw = bytearray()
         async for piece in response.aiter_raw():
             raw += piece[: most + 1 - len(raw)]
@@ -93,7 +95,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         if coding in _CODINGS:
             body = await asyncio.to_thread(_inflated, raw, coding, most + 1, part=bad)
         if len(body) > most and not bad:
-            raise Refused(f"the reply is longer than {most / _MIB:g} MiB; where that is right, raise max_reply_mib")
+            raise Refused(f"the reply is longer than {most / _MIB:g} MiB; if that is right, raise max_reply_mib")
         return bytes(body[:most] if len(body) > most else body)
 
 
@@ -101,11 +103,11 @@ class Connections:
     """The connections to one server, of one event loop.
 
     Args:
-        base_url: Where its API begins.
+        base_url: The address of its API.
         key: Sent with every request.
         timeout_s: Longest pause between two pieces of a reply.
         most: Longest reply in bytes, inflated.
-        scrub: Takes secrets out of what a server says.
+        scrub: Removes secrets from what a server says.
     """
 
     def __init__(
@@ -118,19 +120,19 @@ class Connections:
         )
 
     async def ask(self, url: str, body: Mapping[str, Any] | None, read: Callable[[Any], _T], timeout_s: float) -> _T:
-        """Post a body, or get where there is none.
+        """Post a body, or get if there is none.
 
         Args:
             url: The whole address.
             body: The request.
-            read: Makes the result from the reply's JSON; it runs in a thread where the reply is long.
+            read: Makes the result from the reply's JSON; it runs in a thread if the reply is long.
             timeout_s: Seconds until everything is done.
 
         Raises:
-            Failure: no reply, or an error.
-            BadReply: the reply is not JSON; or what `read` raises.
+            Failure: there is no reply, or an error.
+            BadReply: the reply is not JSON; `read` may raise other errors.
         """
-        clock = asyncio.timeout(timeout_s)  # the client's own limit is for each read alone
+        clock = asyncio.timeout(timeout_s)  # the client's own limit applies to each read
         try:
             async with clock:
                 if body is None:
@@ -146,10 +148,10 @@ class Connections:
         except TimeoutError:
             raise Failure(f"no answer within {timeout_s:g} s", again=True) from None
         except (openai.OpenAIError, Refused, ValueError) as error:
-            raise self._failure(error, timeout_s) from None  # not chained: the original's words may hold the key
+            raise self._failure(error, timeout_s) from None  # not chained: the original message may contain the key
 
     async def close(self) -> None:
-        """Close them."""
+        """Close the connections."""
         await self._client.close()
 
     def _failure(self, error: Exception, timeout_s: float) -> Failure:
@@ -165,7 +167,7 @@ class Connections:
             case openai.APIStatusError():
                 status = error.status_code
                 words = _words(error.body) or error.response.reason_phrase
-                spent = error.code == "insufficient_quota"  # a 429 that no pause helps
+                spent = error.code == "insufficient_quota"  # a 429 that does not go away after a pause
                 again = (status in (408, 409, 429) or status >= 500) and not spent
                 words = one_line(self._scrub(f"HTTP {status}: {words}"))
                 return Failure(words, again=again, status=status, wait_s=retry_after(error.response.headers))
@@ -173,12 +175,12 @@ class Connections:
 
 
 def one_line(text: str) -> str:
-    """What a server or a library said, as one line that can be shown: no control characters."""
+    """What a server or a library said, as one line without control characters."""
     return "".join(char if char.isprintable() else "?" for char in " ".join(printable(text).split()))
 
 
 def _followed(response: Any) -> Any:
-    """The request that a redirect asks for; refused where it leads to another server, or would lose its body."""
+    """The request that a redirect asks for; it is refused if it leads to another server, or would lose its body."""
     before, after = response.request, response.next_request
     status, target = response.status_code, after.url
     shown = _short(str(target.copy_with(username=None, password=None, query=None, fragment=None)))
@@ -197,10 +199,9 @@ def _followed(response: Any) -> Any:
 
 
 def _inflated(raw: bytearray, coding: str, most: int, *, part: bool) -> bytes:
-    """The first `most` bytes of a body; `part` says that what is cut off will do."""
-    for bits in (
-        (_CODINGS[coding], -zlib.MAX_WBITS) if coding == "deflate" else (_CODINGS[coding],)
-    ):  # some servers leave out deflate's header
+    """The first `most` bytes of a body; `part` allows the body to be cut off."""
+    # Some servers leave out deflate's header.
+    for bits in (_CODINGS[coding], -zlib.MAX_WBITS) if coding == "deflate" else (_CODINGS[coding],):
         inflater = zlib.decompressobj(bits)
         try:
             body = inflater.decompress(raw, most)
@@ -215,7 +216,7 @@ def _inflated(raw: bytearray, coding: str, most: int, *, part: bool) -> bytes:
 
 
 def _words(body: object) -> str:
-    """What an error's body says, in one line."""
+    """The message in an error's body, in one line."""
     try:
         if isinstance(body, Mapping):
             told = body.get("message") or body.get("detail") or body.get("error") or dict(body)

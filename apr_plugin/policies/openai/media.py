@@ -1,7 +1,9 @@
-"""Prompts as messages of the chat-completions protocol: words (special tokens broken up), pictures, sound and clips as data URIs.
+"""Prompts as messages of the chat-completions protocol.
 
-The same part always gives the same bytes, so that a prompt's prefix stays the same JSON from turn to turn and a
-server's prefix cache is hit.
+Text has its special tokens broken up; pictures, sound and clips are data URIs.
+
+The same part always gives the same bytes. So a prompt's prefix stays the same JSON from turn to turn, and a server's
+prefix cache can be used.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from apr_plugin.loop.wires.apr import frame_label
 from apr_plugin.models.special_tokens import broken_up
 
 FULL_CHROMA_QUALITY = 90
-"""From this JPEG quality on, colour is kept at full resolution, so that small coloured things stay apart."""
+"""From this JPEG quality on, colour has full resolution, so that small coloured things stay distinct."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +37,33 @@ class MediaForm:
     """JPEG quality from 1 to 100, or `png` (lossless, several times larger)."""
 
     image_detail: str | None = None
-    """`low`, `high` or `auto` for servers that know it; `None` leaves it out."""
+    """`low`, `high` or `auto` for servers that know it; `None` omits it."""
 
     clip_as: Literal["frames", "video"] = "frames"
     """`frames`: pictures with their times as text, which every server reads; `video`: one mp4 with its sound."""
 
     audio: bool = False
-    """Whether the model hears; without it a clip is shown without its sound."""
+    """Whether the model hears; if not, a clip is shown without its sound."""
 
     audio_as: Literal["input_audio", "audio_url"] = "input_audio"
-    """Name of the part with sound: the protocol's own, or SGLang's."""
+    """The name of a part with sound: the protocol's own, or SGLang's."""
 
 
 def chat_messages(prompt: Prompt, settings: MediaForm) -> list[dict[str, Any]]:
-    """The prompt as a list of messages; content is a string where a message has words alone."""
+    """The prompt as a list of messages; content is a string if a message has only text."""
     return [_message(message, settings) for message in prompt.messages]
 
 
 def has_media(prompt: Prompt) -> bool:
-    """Whether anything must be encoded, which is work for a thread."""
+    """Whether media must be encoded, which is done in a thread."""
     return any(not isinstance(part, TextPart) for message in prompt.messages for part in message.parts)
 
 
 def shown_parts(message: Message, settings: MediaForm) -> Iterator[Part]:
-    """The message's parts as they are sent: a clip as frames is pictures between words, and nothing that the model can't hear."""
+    """The message's parts as they are sent.
+
+    A clip as frames becomes pictures between text; parts that the model can't hear are left out.
+    """
     for part in message.parts:
         if not isinstance(part, VideoPart):
             yield part
@@ -135,13 +140,12 @@ def wav_bytes(part: AudioPart) -> bytes:
 
 
 def mp4_bytes(part: VideoPart) -> bytes:
-    """A clip as an mp4 file: H.264 at the clip's own frame rate, one picture per frame, and AAC where it has sound.
+    """A clip as an mp4 file: H.264 at the clip's own frame rate, one picture per frame, and AAC if it has sound.
 
-    Its times begin at 0; the words before it say where it is in the video.
+    Its times begin at 0; the text before it says where it is in the video.
     """
-    height, width = (
-        side + side % 2 for side in part.frames.shape[1:3]
-    )  # H.264 with halved chroma takes even sides alone
+    # H.264 with halved chroma needs even sides.
+    height, width = (side + side % 2 for side in part.frames.shape[1:3])
     frames = np.pad(
         part.frames,
         ((0, 0), (0, height - part.frames.shape[1]), (0, width - part.frames.shape[2]), (0, 0)),
@@ -151,25 +155,26 @@ def mp4_bytes(part: VideoPart) -> bytes:
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as file:
         pictures = file.add_stream("libx264", rate=rate)
-        pictures.width, pictures.height, pictures.pix_fmt = width, height, "yuv420p"
+        pictures.width = width
+        pictures.height = height
+        pictures.pix_fmt = "yuv420p"
         pictures.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
         sound = None
         if part.audio is not None and len(part.audio.waveform):
             sound = file.add_stream("aac", rate=part.audio.sample_rate, layout="mono")
         for number, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = number, 1 / rate
+            frame.pts = number
+            frame.time_base = 1 / rate
             file.mux(pictures.encode(frame))
         file.mux(pictures.encode(None))
         if sound is not None and part.audio is not None:
             block = av.AudioFrame.from_ndarray(
                 part.audio.waveform[None].astype(np.float32), format="fltp", layout="mono"
             )
-            block.sample_rate, block.pts, block.time_base = (
-                part.audio.sample_rate,
-                0,
-                Fraction(1, part.audio.sample_rate),
-            )
+            block.sample_rate = part.audio.sample_rate
+            block.pts = 0
+            block.time_base = Fraction(1, part.audio.sample_rate)
             resampler = av.AudioResampler(format=sound.codec_context.format, layout="mono", rate=part.audio.sample_rate)
             for piece in [*resampler.resample(block), *resampler.resample(None)]:
                 file.mux(sound.encode(piece))

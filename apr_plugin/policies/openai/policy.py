@@ -1,7 +1,7 @@
-"""`policy=openai`: any server of the OpenAI chat-completions protocol. vLLM, SGLang, hosted models.
+"""`policy=openai`: any server of the OpenAI chat-completions protocol: vLLM, SGLang, hosted models.
 
-    apr eval --tasks lvbench --model_args
-    policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
+        apr eval --tasks lvbench --model_args \
+            policy=openai,model=Qwen/Qwen2.5-VL-7B-Instruct,base_url=http://127.0.0.1:8000/v1,concurrency=16
 
 Requests are in `media.py`, replies in `reply.py`, one server's connections in `http.py`, retries and several servers in
 `servers.py`, what a server reports about its model in `served.py`, counting in `count.py`.
@@ -53,32 +53,32 @@ _PROMPT_FIELDS = ("chat_template", "chat_template_kwargs", "mm_processor_kwargs"
 
 
 class OpenAIPolicy(PolicyDefaults):
-    """Asks a model behind the chat-completions protocol.
+    """A policy that asks a model through the chat-completions protocol.
 
     Args:
-        model: Its name there; left out, the one model that the server has.
-        base_url: Where the API begins, `http://127.0.0.1:8000/v1`. Several servers of the same model are separated by
-            `;` or `|`, or by commas
-            inside brackets: `[http://a:8000/v1,http://b:8000/v1]` (a comma outside them ends a model_arg).
+        model: The model's name on the server; default: the only model that the server has.
+        base_url: The address of the API, `http://127.0.0.1:8000/v1`. Several servers of the same model are separated by
+            `;` or `|`, or by commas inside brackets: `[http://a:8000/v1,http://b:8000/v1]` (a comma outside them ends a
+            model_arg).
         image_quality: JPEG quality of frames, 1 to 100, or `png`.
         image_detail: `low`, `high` or `auto`, for hosted models that know it.
         clip_as: `frames` shows a clip as pictures with their times, which every server reads; `video` sends one mp4
             with its sound.
-        audio: Whether the model hears; no server says so itself.
-        context_tokens: Most tokens of prompt and turn together; vLLM and SGLang say it themselves.
+        audio: Whether the model hears; no server reports it.
+        context_tokens: Most tokens of prompt and turn together; vLLM and SGLang report it.
         max_connections: Requests in flight to one server.
         timeout_s: Seconds one request may take.
-        retries: Tries after the first, with growing pauses (8 wait about a minute in all); with several servers, rounds
-            over them.
+        retries: Attempts after the first, with growing pauses (8 wait about a minute in all); with several servers,
+            rounds over them.
         max_reply_mib: Longest reply, inflated, in MiB; a longer one ends its question.
-        top_logprobs: Ask for log-probabilities, and for the entropy over this many tokens at each place; 0 asks for
-            log-probabilities alone.
-        max_tokens_field: What the longest turn is called; `auto` is `max_completion_tokens` for OpenAI's own API, else
+        top_logprobs: Ask for log-probabilities, and for the entropy over this many tokens at each position; 0 asks only
+            for log-probabilities.
+        max_tokens_field: The field for the longest turn; `auto` is `max_completion_tokens` for OpenAI's own API, else
             `max_tokens`.
-        omit: Fields that the model refuses and that are left out, separated like the servers: `temperature;seed`.
+        omit: Fields that the model refuses and that are omitted, separated like the servers: `temperature;seed`.
         extra_body: A JSON object whose fields are added to every request,
             `{"chat_template_kwargs":{"enable_thinking":false}}`.
-        api_key_env: Environment variable that holds the key.
+        api_key_env: Environment variable that contains the key.
     """
 
     name = "openai"
@@ -151,7 +151,7 @@ class OpenAIPolicy(PolicyDefaults):
         """Write the next turn.
 
         Raises:
-            PolicyUnavailable: no server answered, one refused the request (its words are in the message), or the prompt
+            PolicyUnavailable: no server answered, a server refused the request (its message is included), or the prompt
                 is longer than the context.
         """
         limit = sampling.max_new_tokens
@@ -188,10 +188,10 @@ class OpenAIPolicy(PolicyDefaults):
         )
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
-        """Tokens of the prompt.
+        """The number of tokens of the prompt.
 
-        vLLM is asked (`count.py`). For another server whose context is known, the count is an estimate by Qwen2.5's
-        rules; where no context is known there is nothing to keep to, and the answer is `None`.
+        vLLM is asked (`count.py`). For another server with a known context, the count is an estimate by Qwen2.5's
+        rules. Without a known context there is no limit to obey, and the answer is `None`.
         """
         if self.context_tokens is None:
             return None
@@ -204,9 +204,9 @@ class OpenAIPolicy(PolicyDefaults):
         return size
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers.
+        """The settings that decide the answers.
 
-        The servers' addresses do not: a run continues on another server of the same model.
+        The servers' addresses are left out: a run continues on another server of the same model.
         """
         return {
             "model": self._served.name,
@@ -225,7 +225,7 @@ class OpenAIPolicy(PolicyDefaults):
         self._servers.close()
 
     def _check_that_clips_are_taken(self) -> None:
-        """Find out at the start that a vLLM server was not told to take the settings that go with a clip."""
+        """Check at the start that a vLLM server was told to accept the settings for clips."""
         body = {"model": self._served.name, "messages": [{"role": "user", "content": "x"}]}
         body |= self._for_clip(VideoPart(np.zeros((2, 28, 28, 3), np.uint8), (0.0, 0.5), 2.0))
         for server in self._servers.servers:
@@ -242,11 +242,11 @@ class OpenAIPolicy(PolicyDefaults):
                 self._estimating = False
                 return size
             except Failure as failure:
-                if not self._estimating:  # once for each time it begins, not for each turn
+                if not self._estimating:  # once when it begins, not for each turn
                     _log.warning("tokens are estimated while they can't be counted: %s", failure.words)
                 self._estimating = True
                 if failure.status in (404, 405, 501):
-                    self._counter = None  # a gateway that passes on the protocol alone
+                    self._counter = None  # a gateway that passes on only the protocol
         return estimate(prompt, self._media)
 
     async def _tokenize(self, messages: list[dict[str, Any]], more: Mapping[str, Any]) -> int:
@@ -284,7 +284,7 @@ class OpenAIPolicy(PolicyDefaults):
         return _merged({key: value for key, value in body.items() if key not in self._omit}, self._extra)
 
     def _logprobs_of(self, temperature: float) -> LogprobsOf | None:
-        """What servers give unless they were told otherwise, as far as it is known; the protocol itself says nothing.
+        """The distribution of the server's log-probabilities by default, if it is known; no protocol defines it.
 
         vLLM: before the temperature (`--logprobs-mode`). SGLang: after it (`SGLANG_RETURN_ORIGINAL_LOGPROB`).
         """
@@ -294,27 +294,26 @@ class OpenAIPolicy(PolicyDefaults):
         return known.get(self._served.engine)
 
     def _for_clip(self, part: Part) -> dict[str, Any]:
-        """What a server must be told to show every frame of a clip at its own rate, and to play its sound with it."""
+        """The fields that make a server show every frame of a clip at its own rate, and play its sound with it."""
         if not isinstance(part, VideoPart) or self._media.clip_as != "video":
             return {}
         heard = self._media.audio and part.audio is not None
         if self._served.engine == "vllm":
             processor: dict[str, Any] = {"fps": part.fps, "do_sample_frames": False}
-            if (
-                heard
-            ):  # without the second, vLLM weaves sound into a clip of Qwen2.5-Omni as if it had 2 frames a second
+            # Without the second, vLLM places the sound of a clip of Qwen2.5-Omni as if it had 2 frames a second.
+            if heard:
                 processor |= {"use_audio_in_video": True, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             return {"media_io_kwargs": {"video": {"fps": part.fps, "num_frames": -1}}, "mm_processor_kwargs": processor}
         return {"use_audio_in_video": True} if heard and self._served.engine == "sglang" else {}
 
 
 def by_openai(server: Server) -> bool:
-    """Whether OpenAI's own API answers there, which names the longest turn otherwise and knows no `top_k`."""
+    """Whether OpenAI's own API is there, which has another name for the longest turn and no `top_k`."""
     return server.host == "api.openai.com" or server.host.endswith(".openai.azure.com")
 
 
 def _episode(prompt: Prompt) -> str | None:
-    """Names the episode that a prompt belongs to; `None` where it has no later turn, so that any server will do."""
+    """The key of the episode that a prompt belongs to; `None` if it has no later turn, so that any server will do."""
     if prompt.asked is None or (prompt.final and prompt.asked.turn == 1):
         return None
     return prompt.asked.episode or None
@@ -323,11 +322,11 @@ def _episode(prompt: Prompt) -> str | None:
 def _key(urls: list[str], variable: str) -> str | None:
     key = config.api_key(str(variable))
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise AprError(f"policy openai: the key in {variable} holds characters that no HTTP header takes")
+        raise AprError(f"policy openai: the key in {variable} has characters that are not allowed in an HTTP header")
     if key is None and (far := [Server(url) for url in urls if not Server(url).local]):
         raise AprError(
-            f"policy openai: {far[0].name} wants a key: set the environment variable {variable} (to any word "
-            "where the server checks none)"
+            f"policy openai: {far[0].name} needs a key: set the environment variable {variable} (to any word "
+            "if the server checks none)"
         )
     return key
 
@@ -335,17 +334,17 @@ def _key(urls: list[str], variable: str) -> str | None:
 def _urls(text: str, variable: str) -> list[str]:
     """The addresses in `base_url`.
 
-    Messages show nothing that could be a secret: no user, no query, and nothing after them.
+    Messages show nothing that could be a secret: no user, no query, and nothing after these.
     """
     urls = options.words(text)
     if secret := [url for url in urls if "@" in url]:
         raise ValueError(
-            f"base_url {Server(secret[0]).name} holds a user or password, which logs would show; put the key "
+            f"base_url {Server(secret[0]).name} has a user or password, which logs would show; put the key "
             f"into {variable}"
         )
     if secret := [url for url in urls if "?" in url or "#" in url]:
         raise ValueError(
-            f"base_url {Server(secret[0]).name} holds a query, which logs would show; leave it out, and put a "
+            f"base_url {Server(secret[0]).name} has a query, which logs would show; leave it out, and put a "
             f"key into {variable}"
         )
     for url in urls:

@@ -1,12 +1,12 @@
-"""Replies of the chat-completions protocol as generations, whichever server wrote them.
+"""Replies of the chat-completions protocol as generations, for all kinds of servers.
 
-Beside the protocol's own fields these are read where they are present: `cached_tokens` and `audio_tokens` (OpenAI),
-`multimodal_tokens`, `token_ids`, `prompt_token_ids` and `metrics` (vLLM with --enable-prompt-tokens-details,
-`return_token_ids` and --enable-per-request-metrics), `image_tokens` and `video_tokens` (SGLang). A count that no field
-gives stays `None`, and so does a number that no server means: negative, not finite, or beyond all bounds.
+These fields are read too if they are present: `cached_tokens` and `audio_tokens` (OpenAI), `multimodal_tokens`,
+`token_ids`, `prompt_token_ids` and `metrics` (vLLM with --enable-prompt-tokens-details, `return_token_ids` and
+--enable-per-request-metrics), `image_tokens` and `video_tokens` (SGLang). A count without a field stays `None`. So does
+a number that no server can mean: negative, not finite, or too large.
 
-A reply without words is named as what it is (`Generation.remark`): a server that tells thought from text gives a turn
-that was cut off while thinking as an empty one with its thought beside it.
+A reply without text gets a remark that says why (`Generation.remark`): a server that separates thought from text
+returns a turn that was cut off while thinking as an empty text with its thought beside it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 from apr_plugin.loop.policy import Generation, GenerationTimings, LogprobsOf, Usage
 
 FLOOR = -9999.0
-"""Stands for a log-probability of minus infinity, as vLLM writes it: JSON has no infinities."""
+"""The number for a log-probability of minus infinity, as vLLM writes it: JSON has no infinities."""
 
 GAVE_UP = ("abort", "error")
-"""Finish reasons with which an engine gives a request up (SGLang, vLLM)."""
+"""Finish reasons for a request that an engine gave up (SGLang, vLLM)."""
 
 MOST_TOKENS = 1_000_000_000
-"""A larger count, or number of a token, is none."""
+"""A larger count, or token id, is not valid."""
 
 LONGEST_S = 7 * 86_400.0
-"""A longer time is none."""
+"""A longer time is not valid."""
 
 _CUT_OFF = ("length", "max_tokens", "max_output_tokens")
 _FINISH = re.compile(r"[A-Za-z][\w.-]{0,39}")
@@ -38,7 +38,11 @@ _THOUGHT = ("reasoning_content", "reasoning", "thinking")
 """Fields other than `content` in which servers return a model's thought."""
 _DIGITS = 18
 _repr = reprlib.Repr()
-_repr.maxlevel, _repr.maxdict, _repr.maxlist, _repr.maxstring, _repr.maxother = 4, 8, 8, 2000, 200
+_repr.maxlevel = 4
+_repr.maxdict = 8
+_repr.maxlist = 8
+_repr.maxstring = 2000
+_repr.maxother = 200
 
 
 class BadReply(ValueError):
@@ -46,16 +50,16 @@ class BadReply(ValueError):
 
 
 def decode(content: bytes, kind: str) -> Any:
-    """JSON as servers write it.
+    """Parse JSON as servers write it.
 
-    A whole number of more than 18 digits counts as `null`, bytes that are no text as U+FFFD.
+    A whole number of more than 18 digits becomes `null`, and bytes that are not text become U+FFFD.
 
     Args:
         content: The body.
-        kind: Its Content-Type, which is named where the body is something else; JSON is read whatever it says.
+        kind: Its Content-Type, which is named if the body is not JSON; JSON is read with any type.
 
     Raises:
-        BadReply: it is no JSON.
+        BadReply: it is not JSON.
     """
     text = content.decode(json.detect_encoding(content), "replace").strip()
     if not text:
@@ -63,33 +67,33 @@ def decode(content: bytes, kind: str) -> Any:
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else None)
     except RecursionError:
-        raise BadReply("the reply is no JSON (nested too deeply)") from None
+        raise BadReply("the reply is not JSON (nested too deeply)") from None
     except ValueError as error:
         kind = kind.partition(";")[0].strip().lower()
         if kind and not kind.endswith("json"):
-            raise BadReply(f"the reply is no JSON but {kind[:60]}: {text[:100]}") from None
-        raise BadReply(f"the reply is no JSON ({error})") from None
+            raise BadReply(f"the reply is not JSON but {kind[:60]}: {text[:100]}") from None
+        raise BadReply(f"the reply is not JSON ({error})") from None
 
 
 def read_reply(
     data: Any, *, top_logprobs: int | None, temperature: float, queue_s: float, logprobs_of: LogprobsOf | None = None
 ) -> Generation:
-    """The first choice of a completion.
+    """Read the first choice of a completion.
 
     Args:
         data: The reply's JSON.
-        top_logprobs: How many alternatives were asked for at each token; 0 asks for log-probabilities alone, `None` for
+        top_logprobs: How many alternatives were asked for at each token; 0 asks only for log-probabilities, `None` for
             nothing.
-        temperature: What the turn was sampled at.
+        temperature: The temperature at which the turn was sampled.
         queue_s: Seconds the request waited on our side.
-        logprobs_of: Which distribution the server gives log-probabilities of. Unless they are scaled by the temperature
-            already, entropies are taken after dividing by it.
+        logprobs_of: The distribution of the server's log-probabilities. Unless they are already scaled by the
+            temperature, they are divided by it before entropies are computed.
 
     Raises:
-        BadReply: there is no turn in it.
+        BadReply: the reply has no turn.
     """
     if not isinstance(data, Mapping):
-        raise BadReply(f"the reply is no JSON object: {_shown(data):.100}")
+        raise BadReply(f"the reply is not a JSON object: {_shown(data):.100}")
     choices = data.get("choices")
     if (
         not isinstance(choices, list)
@@ -97,11 +101,11 @@ def read_reply(
         or not isinstance(choices[0], Mapping)
         or not isinstance(choices[0].get("message"), Mapping)
     ):
-        raise BadReply(f"the reply holds no choice: {_shown(data):.200}")
+        raise BadReply(f"the reply has no choice: {_shown(data):.200}")
     choice = choices[0]
     finish = _finish(choice.get("finish_reason"))
     if finish in GAVE_UP:
-        raise BadReply(f"the engine gave the request up (finish_reason {finish})")
+        raise BadReply(f"the engine gave up the request (finish_reason {finish})")
     tokens = _tokens(choice) if top_logprobs is not None else None
     logprobs = _logprobs(tokens)
     entropies = (
@@ -130,7 +134,7 @@ def read_reply(
 
 
 def _shown(value: Any) -> str:
-    """A value for a message: of what is long or deep, the beginning."""
+    """A value for a message; a long or deep value is cut."""
     return value if isinstance(value, str) else _repr.repr(dict(value) if isinstance(value, Mapping) else value)
 
 
@@ -148,18 +152,17 @@ def _text(message: Mapping[str, Any]) -> str:
     if isinstance(content, Mapping):
         content = [content]
     if isinstance(content, list):
-        texts = (
-            part.get("text") for part in content if isinstance(part, Mapping)
-        )  # parts that hold thought have no `text`
+        # Parts with thought have no `text`.
+        texts = (part.get("text") for part in content if isinstance(part, Mapping))
         return "".join(text for text in texts if isinstance(text, str))
     if content is not None:
-        raise BadReply(f"the reply's content is no text: {_shown(content):.100}")
+        raise BadReply(f"the reply's content is not text: {_shown(content):.100}")
     refusal = message.get("refusal")
     return refusal if isinstance(refusal, str) else ""
 
 
 def _remark(message: Mapping[str, Any], finish: str, usage: Any) -> str:
-    """What a reply without words is, for whoever wrote it and whoever reads the trajectory; empty where it is just empty."""
+    """Why a reply has no text, for the model that wrote it and for readers; empty if there is no reason."""
     thought = next((text for key in _THOUGHT if isinstance(text := message.get(key), str) and text.strip()), "")
     details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
     tokens = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
@@ -187,7 +190,7 @@ def _remark(message: Mapping[str, Any], finish: str, usage: Any) -> str:
 
 
 def _tool_calls(message: Mapping[str, Any]) -> str:
-    """The names of what was called."""
+    """The names of the called tools."""
     given = message.get("tool_calls")
     calls = [call.get("function") for call in given if isinstance(call, Mapping)] if isinstance(given, list) else []
     calls.append(message.get("function_call"))
@@ -218,7 +221,7 @@ def _usage(given: Any) -> Usage:
     seen = sum(pictures) if pictures else None
     if (seen and seen == heard) or (prompt is not None and (seen or 0) + (heard or 0) > prompt):
         seen = heard = (
-            # vLLM counts a clip with its sound in step for both; and parts that are more than the whole tell nothing
+            # vLLM counts a clip with interleaved sound for both; and parts larger than the whole are useless
             None
         )
     if prompt is not None and (cached or 0) > prompt:
@@ -227,7 +230,7 @@ def _usage(given: Any) -> Usage:
 
 
 def _prompt(given: Any, usage: Usage) -> tuple[int, ...] | None:
-    """The prompt's token ids, where they are as many as were counted."""
+    """The prompt's token ids, if their number is the number that was counted."""
     if not isinstance(given, list) or None in map(_count, given) or usage.prompt_tokens not in (None, len(given)):
         return None
     return tuple(given)
@@ -272,7 +275,10 @@ def _entropies(tokens: list[Mapping[str, Any]] | None, k: int, temperature: floa
 
 
 def entropy(logprobs: list[float], temperature: float) -> float:
-    """Entropy (nats) of the distribution over these tokens alone, renormalised, at a temperature; the unscaled one at temperature 0."""
+    """Entropy (nats) of the distribution over these tokens alone, renormalised, at a temperature.
+
+    At temperature 0 the distribution is unscaled.
+    """
     scaled = [value / temperature if temperature > 0 else value for value in logprobs]
     top = max(scaled)
     weights = [math.exp(value - top) for value in scaled]
@@ -281,7 +287,7 @@ def entropy(logprobs: list[float], temperature: float) -> float:
 
 
 def _timings(metrics: Any, queue_s: float) -> GenerationTimings:
-    """What vLLM's per-request metrics tell; its time to the first token begins when the request leaves its queue."""
+    """Read vLLM's per-request metrics; its time to the first token begins when the request leaves its queue."""
     told = metrics if isinstance(metrics, Mapping) else {}
 
     def seconds(key: str) -> float | None:

@@ -1,4 +1,7 @@
-"""What servers say of the models they have, asked once, so that a wrong address, key or name is found out before the first question."""
+"""What servers report about their models.
+
+It is asked once, so that a wrong address, key or name is found before the first question.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _log = logging.getLogger(__name__)
 _Cards = list[Mapping[str, Any]]
 
 LONGEST_NAME = 500
-"""Characters of a model's name; a longer one is none."""
+"""Most characters of a model's name; a longer text is not a name."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Served:
     engine: str = ""
     """`vllm`, `sglang`, or empty for any other."""
     weights: str | None = None
-    """What the server says it loaded (a folder, a hub's name), where that is not the name."""
+    """What the server says it loaded (a folder, a hub's name), if that is not the name."""
     context_tokens: int | None = None
     """Most tokens of prompt and turn together."""
 
@@ -39,8 +42,8 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
     """Ask every server for its models.
 
     Args:
-        servers: Whom to ask. One that does not answer is passed over, as long as another does.
-        model: The name asked for, or `None` for the only one there is.
+        servers: The servers to ask. One that does not answer is ignored if another one does.
+        model: The requested name, or `None` for the only model there is.
         variable: Environment variable of the key, for messages.
 
     Raises:
@@ -59,7 +62,7 @@ def look_up(servers: Servers, model: str | None, variable: str) -> Served:
             told = (
                 f"refuses the key in {variable}"
                 if servers.has_key
-                else f"wants a key: set the environment variable {variable}"
+                else f"needs a key: set the environment variable {variable}"
             )
             raise AprError(f"policy openai: {server.name} {told} ({failure.words})")
         if failure.status is not None and failure.status < 400:
@@ -96,7 +99,7 @@ def _ask(servers: Servers, server: Server) -> Any:
 
 
 def _cards(told: Any, servers: Servers) -> _Cards:
-    """The models that have a name, and what is reported about them; text that is not a name counts as absent."""
+    """The models that have a name, with what is reported about them; text that is not a name counts as absent."""
     data = told.get("data") if isinstance(told, Mapping) else None
     cards = [dict(card) for card in data if isinstance(card, Mapping)] if isinstance(data, list) else []
     for card in cards:
@@ -118,7 +121,7 @@ def _served(model: str | None, cards: _Cards, server: Server) -> Served:
         model = names[0]
     card = next((card for card in cards if card["id"] == model), None)
     if card is None:
-        if cards and cards[0].get("owned_by") == "vllm":  # others also take names that they don't list
+        if cards and cards[0].get("owned_by") == "vllm":  # others also accept names that they don't list
             raise AprError(f"policy openai: {server.name} has no model {model!r}; it has {', '.join(names[:8])}")
         return Served(model)
     owner, weights, most = card.get("owned_by"), card.get("root"), card.get("max_model_len")

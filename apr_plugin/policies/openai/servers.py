@@ -1,9 +1,9 @@
-"""One or more servers of the same model: which one a request goes to, when it is tried again, and when it is given up.
+"""One or more servers of the same model: where a request is sent, when it is tried again, and when it is given up.
 
 A request is tried again on 408, 409, 429 and 5xx, on a broken connection, when no answer came in time, and when the
-reply can't be read. The wait doubles from half a second to `LONGEST_BACKOFF_S`, with jitter; `Retry-After` (seconds or
-a date, up to `LONGEST_RETRY_AFTER_S`) is obeyed for everything that goes to that server, and shortens no wait. With
-several servers the next try goes to another one at once.
+reply can't be read. The wait doubles from half a second to `LONGEST_BACKOFF_S`, with jitter. `Retry-After` (seconds or
+a date, up to `LONGEST_RETRY_AFTER_S`) applies to all requests to that server, and never shortens a wait. With several
+servers the next attempt goes to another one at once.
 
 Requests of one episode stay with one server, which has the episode's prefix in its cache; new episodes go to the least
 loaded one.
@@ -38,13 +38,13 @@ _T = TypeVar("_T")
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 LONGEST_RETRY_AFTER_S = 300.0
-"""A server that asks for a longer pause is asked again after this one; it counts as a try."""
+"""The longest pause before a server is asked again, even if it asks for a longer one; that counts as an attempt."""
 LOOK_UP_S = 20.0
-"""Seconds a request before the first question may take."""
+"""Most seconds of a request before the first question."""
 SECRET_CHARS = 8
 """A shorter key (`EMPTY`) is not a secret."""
 EPISODES_REMEMBERED = 10_000
-"""How many episodes' servers are remembered."""
+"""For how many episodes the server is remembered."""
 
 
 @dataclass(eq=False)
@@ -52,13 +52,13 @@ class Server:
     """One server."""
 
     url: str
-    """Where its API begins, usually ending in /v1."""
+    """The address of its API, usually ending in /v1."""
     hold_until: float = 0.0
     """Nothing is sent before this time (`time.monotonic`)."""
     in_flight: int = 0
     """Requests sent or waiting for a free connection."""
     episodes: int = 0
-    """Episodes given to it."""
+    """The number of episodes given to it."""
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Server:
 
     @property
     def root(self) -> str:
-        """The address without the version, where vLLM keeps what is not of the protocol."""
+        """The address without the version; vLLM's own endpoints are there."""
         return self.url.rstrip("/").removesuffix("/v1")
 
     @property
@@ -92,7 +92,7 @@ class Server:
 
 @dataclass
 class _Lines:
-    """What belongs to one event loop."""
+    """The clients and slots of one event loop."""
 
     connections: dict[Server, Connections] = field(default_factory=dict)
     slots: dict[Server, asyncio.Semaphore] = field(default_factory=dict)
@@ -100,13 +100,13 @@ class _Lines:
 
 
 class Servers:
-    """The servers behind one policy.
+    """The servers of one policy.
 
     Args:
         urls: Their addresses.
-        key: Sent to each of them; appears in no message.
-        timeout_s: Seconds one try may take.
-        retries: Tries after the first.
+        key: The key that is sent to each of them; it is in no message.
+        timeout_s: Most seconds of one attempt.
+        retries: Attempts after the first.
         max_connections: Requests in flight to one server; the others wait.
         reply_bytes: Longest reply, inflated.
     """
@@ -137,7 +137,7 @@ class Servers:
         return self._key is not None
 
     def scrub(self, text: str) -> str:
-        """Text without the key, and without the key's beginning if only that is there.
+        """Remove the key from a text, also if only the key's beginning is there.
 
         Fewer than `SECRET_CHARS` letters are not a secret.
         """
@@ -151,10 +151,10 @@ class Servers:
         return "".join([*pieces, text[at:]])
 
     def now(self, server: Server, url: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Get something, or post something, before the first question; the reply's JSON.
+        """Get or post something before the first question, and return the reply's JSON.
 
         Args:
-            server: Whom to ask; a second time where that may help.
+            server: The server to ask; it is asked a second time if that may help.
             url: The whole address.
             body: The request.
 
@@ -189,12 +189,13 @@ class Servers:
         Args:
             path: Below the server's address.
             body: The request.
-            read: Makes the result from the seconds it waited here and the reply's JSON; raises `BadReply` for one that
-                is no use.
-            episode: What it belongs to; requests of one episode stay with one server.
+            read: Makes the result from the seconds it waited here and the reply's JSON; raises `BadReply` for a reply
+                that can't be used.
+            episode: The key of its episode; requests of one episode stay with one server.
 
         Raises:
-            PolicyUnavailable: the server refused, or every try failed; says which server, and its last words.
+            PolicyUnavailable: the server refused, or every attempt failed; the message names the server and its last
+                error.
         """
         lines = await self._here()
         began = time.monotonic()
@@ -206,7 +207,7 @@ class Servers:
             try:
                 async with lines.slots[server]:
                     if server.held and not all(other.held for other in self.servers):
-                        continue  # it was asked to pause while this request waited, and another is free
+                        continue  # the server asked for a pause while this request waited, and another is free
                     await self._wait(server)
                     waited = time.monotonic() - began
                     tries += 1
@@ -224,7 +225,7 @@ class Servers:
             await self._give_up_or_pause(server, failure, failed, tries, began)
 
     async def ask_each_once(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Post a small request to the least loaded server; while one can't answer it now, to the next.
+        """Post a small request to the least loaded server, or to the next if that can't answer it now.
 
         No server is asked twice.
 
@@ -234,7 +235,7 @@ class Servers:
 
         Raises:
             Failure: a server refused, or none of them could answer.
-            BadReply: what it sent is no JSON.
+            BadReply: its reply is not JSON.
         """
         lines = await self._here()
         failures: list[Failure] = []
@@ -263,9 +264,8 @@ class Servers:
     async def _give_up_or_pause(
         self, server: Server, failure: Failure, failed: set[Server], tries: int, began: float
     ) -> None:
-        rounds = (
-            1 if self._all_down else 1 + self._retries
-        )  # once a request was given up for dead servers, the next ones find out at once
+        # After a request was given up because servers are dead, the next requests fail at once.
+        rounds = 1 if self._all_down else 1 + self._retries
         if not failure.unreachable:
             self._all_down = False
         if not failure.again or tries >= rounds * len(self.servers):
@@ -279,7 +279,7 @@ class Servers:
             server.hold_until = max(server.hold_until, time.monotonic() + hold)
         if len(failed) == len(self.servers):
             if not failure.unreachable:
-                await asyncio.sleep(pause)  # whatever the server asks for: pauses of 0 s would use up every try at once
+                await asyncio.sleep(pause)  # never less, even if the server asks for 0 s
             failed.clear()
 
     def _choose(self, episode: Hashable, failed: set[Server]) -> Server:
@@ -301,7 +301,7 @@ class Servers:
         return chosen
 
     async def _wait(self, server: Server) -> None:
-        """Until the server may be asked again; spread out, so that those who waited don't all come in the same moment."""
+        """Wait until the server may be asked again, with jitter, so that requests do not all come at once."""
         while not self._all_down and (left := server.hold_until - time.monotonic()) > 0:
             await asyncio.sleep(left + random.uniform(0, min(1.0, 0.25 * left)))
 
@@ -316,7 +316,7 @@ class Servers:
         return one_line(self.scrub(text))
 
     async def _here(self) -> _Lines:
-        """Clients and slots of the running loop; a harness may run every task in a separate loop.
+        """The clients and slots of the running loop; a harness may run every task in a separate loop.
 
         They are closed when the loop ends: `asyncio.run` finishes every generator that was begun in it.
         """

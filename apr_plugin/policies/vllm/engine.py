@@ -1,8 +1,8 @@
 """vLLM's `AsyncLLM` on its own event loop, in its own thread.
 
-A harness may run one event loop after the other (lmms-eval does, one for each call of `generate_until`), while the
-engine's tasks and sockets belong to the loop they were made in. So the engine has a loop that lives as long as it does,
-and callers of any loop wait for it across the threads.
+A harness may run one event loop after the other (lmms-eval does, one for each call of `generate_until`), but the
+engine's tasks and sockets belong to the loop in which they were made. So the engine has its own loop for its whole
+life, and callers in any loop wait for it across the threads.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _ABORT_S = 10.0
-"""Longest wait for a request that is taken back."""
+"""Longest wait for a request that is cancelled."""
 
 
 @dataclass
 class _Request:
     began: float
-    """When it was asked for, in seconds of this process's clock."""
+    """When it was submitted, in seconds of this process's clock."""
     moved: float = 0.0
     """When its newest token came; 0 before the first."""
 
@@ -39,15 +39,15 @@ class VllmEngine:
     """A running engine.
 
     Args:
-        arguments: Of vLLM's `AsyncEngineArgs`.
+        arguments: Fields of vLLM's `AsyncEngineArgs`.
         adapter: Folder of a LoRA adapter that every generation uses.
         linear: Whether the model has linear attention.
-        stall_s: Seconds without a token after which a request is given up: its own once it has one, before that any
-            request's of this engine.
+        stall_s: Seconds without a token after which a request is given up. If the request has no token yet, tokens of
+            any request of this engine count.
 
     Raises:
-        TypeError: an argument that vLLM does not know.
-        ValueError: an argument has a value that it refuses.
+        TypeError: vLLM does not know an argument.
+        ValueError: vLLM refuses the value of an argument.
         RuntimeError: the engine did not start; its own log says why.
     """
 
@@ -61,9 +61,9 @@ class VllmEngine:
     ) -> None:
         self.stall_s = stall_s
         self._moved = 0.0
-        """When the engine last gave a token to any request, on this process's clock."""
-        # The engine's processes are children of this one, which has threads: a forked child would inherit their locks,
-        # held.
+        """When the engine last returned a token for any request, on this process's clock."""
+        # The engine's processes are children of this one, which has threads: a forked child would inherit their held
+        # locks.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -91,10 +91,10 @@ class VllmEngine:
         """Most tokens of prompt and completion together."""
 
     async def generate(self, prompt: Mapping[str, Any], sampling: Any) -> Any:
-        """The finished `RequestOutput` of one prompt; cancelling the caller aborts the request.
+        """Return the finished `RequestOutput` of one prompt; cancelling the caller aborts the request.
 
         Raises:
-            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has returned no token for
                 `stall_s` seconds.
         """
         return await self._over_there(self._generate(prompt, sampling))
@@ -104,13 +104,13 @@ class VllmEngine:
         reading = asyncio.create_task(self._read(request, prompt, sampling))
         try:
             while not reading.done():
-                # A request that waits for its turn is not stuck while others get their tokens.
+                # A request that waits for its turn is not stuck while others get tokens.
                 moved = request.moved or max(request.began, self._moved)
                 left = moved + self.stall_s - time.monotonic()
                 if left <= 0:
                     raise PolicyUnavailable(
-                        f"vLLM gave no token for {self.stall_s:g} s (stall_s), so the turn was given up and "
-                        "its request taken back"
+                        f"vLLM returned no token for {self.stall_s:g} s (stall_s), so the turn was given up and "
+                        "its request was cancelled"
                     )
                 await asyncio.wait({reading}, timeout=None if math.isinf(left) else left)
             return reading.result()
@@ -147,16 +147,14 @@ class VllmEngine:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def close(self) -> None:
-        """End the engine and its processes; a second time does nothing."""
+        """End the engine and its processes; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(
-                30
-            )  # else its reader takes the end for a fault and prints it
-            engine, self._llm = (
-                self._llm,
-                None,
-            )  # its finaliser, which shuts it down again, must not wait for the interpreter's end
+            # Otherwise its reader reports the end as an error.
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(30)
+            # Its finaliser, which shuts it down again, must not wait for the interpreter's end.
+            engine = self._llm
+            self._llm = None
             engine.shutdown()
             self._end_loop()
 
@@ -168,7 +166,7 @@ class VllmEngine:
 
 
 async def _cancel_others() -> None:
-    """End every other task of this loop."""
+    """Cancel every other task of this loop."""
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
@@ -176,10 +174,10 @@ async def _cancel_others() -> None:
 
 
 def _safe(arguments: Mapping[str, Any], linear: bool) -> dict[str, Any]:
-    """The arguments, and on the CPU without prefill in chunks.
+    """The arguments, on the CPU without chunked prefill.
 
-    There the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use offset",
-    vLLM 0.32). The prefix cache of linear attention needs such chunks, so on the CPU it is off.
+    On the CPU the engine dies when the prompt of a seeded, sampled generation is split ("CPU Generator does not use
+    offset", vLLM 0.32). The prefix cache of linear attention needs such chunks, so it is off on the CPU.
     """
     from vllm.platforms import current_platform
 

@@ -1,18 +1,19 @@
 """`policy=vllm`: a vLLM engine in this process, for many episodes at once on one or more GPUs.
 
-    lmms-eval --model apr --model_args
-    policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32 --tasks videomme
+        lmms-eval --model apr --tasks videomme --model_args \
+            policy=vllm,pretrained=Qwen/Qwen2.5-VL-7B-Instruct,tensor_parallel_size=2,concurrency=32
 
-Log-probabilities are of what a token was drawn from: after the temperature, `top_k`, `top_p` and `min_p`
-(`Generation.logprobs_of`), and without the tokens that stand for media or around them, which are never sampled.
+Log-probabilities are of the distribution that a token was drawn from: after the temperature, `top_k`, `top_p` and
+`min_p` (`Generation.logprobs_of`), and without the tokens of media and of the marks around media, which are never
+sampled.
 
-Pictures, clips with their timing and sound go to the model's own inputs; the prefix cache is on, and the loop's prompts
+Pictures, clips with their timing and sound go to the model's own inputs. The prefix cache is on, and the loop's prompts
 are made for it. Needs `pip install 'apr-plugin[vllm]'`. A server (`vllm serve`) is used through `policy=openai`
-instead; `docs/models.md` has both.
+instead; `docs/models.md` describes both.
 
-What a run repeats and what not: each generation has its own seed, but vLLM's batches change with timing, and with them
-the last bits of the logits. Two runs can differ at any temperature, at concurrency 1 too (a prefix that was cached is
-not computed in the same pieces). Resuming is safe: a finished question is never asked again.
+What is repeatable: each generation has its own seed, but vLLM's batches depend on timing, and the last bits of the
+logits depend on the batches. Two runs can differ at any temperature, also at concurrency 1 (a cached prefix is not
+computed in the same pieces). Resuming is safe: a finished question is never asked again.
 """
 
 from __future__ import annotations
@@ -50,24 +51,24 @@ _OURS = ("logprobs", "max_tokens", "n", "output_kind", "seed", "temperature", "t
 
 
 class VllmPolicy:
-    """A vLLM engine. Arguments left out take vLLM's own defaults.
+    """A vLLM engine in this process; arguments that are left out have vLLM's own defaults.
 
     Args:
         pretrained: Name on the hub, or a folder. An Omni checkpoint must be a whole one, not a Thinker alone.
         revision: Branch, tag or commit on the hub.
         dtype: `auto`, `bfloat16`, `float16` or `float32`.
-        quantization: A method vLLM knows (`fp8`, `awq`, `gptq`, `bitsandbytes`, …).
+        quantization: A method that vLLM knows (`fp8`, `awq`, `gptq`, `bitsandbytes`, …).
         adapter: Folder of a LoRA adapter.
         tensor_parallel_size: GPUs that share one copy of the model.
         data_parallel_size: Copies of the model; episodes are spread over them.
         gpu_memory_utilization: Share of each GPU's memory to use, 0 to 1.
-        max_model_len: Most tokens of prompt and completion together; less than the model's own saves memory.
+        max_model_len: Most tokens of prompt and completion together; fewer than the model's own limit saves memory.
         limit_mm_per_prompt: JSON, most pictures, clips and sounds of a prompt: `{"image": 60, "video": 1, "audio": 1}`.
             A modality set to 0 takes no memory and becomes an action that is not offered.
-        enable_prefix_caching: Whether what a prompt shares with an earlier one is not computed again.
-        entropy_top_k: Entropies are over this many of the likeliest tokens; 0 leaves entropies out.
-        engine_args: JSON, any further field of vLLM's `AsyncEngineArgs`: `{"enforce_eager": true}`.
-        sampling_args: JSON, any further field of vLLM's `SamplingParams`: `{"repetition_penalty": 1.05}`.
+        enable_prefix_caching: Whether the part of a prompt that an earlier one has too is reused.
+        entropy_top_k: Entropies are over this many of the most likely tokens; 0 means no entropies.
+        engine_args: JSON, further fields of vLLM's `AsyncEngineArgs`: `{"enforce_eager": true}`.
+        sampling_args: JSON, further fields of vLLM's `SamplingParams`: `{"repetition_penalty": 1.05}`.
         chat_template_kwargs: JSON, variables of the checkpoint's chat template: `{"enable_thinking": false}`.
         stall_s: Seconds without a first or a further token after which a turn ends as `policy_unavailable`.
 
@@ -144,8 +145,8 @@ class VllmPolicy:
         } | ({"chat_template_kwargs": template} if template else {})
         arguments = {key: value for key, value in wanted.items() if value is not None}
         # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw
-        # logits. vLLM keeps processed media twice, here and in the engine. Where many requests come at once the two
-        # caches come apart: the engine looks for what only the other holds, and every later request waits for ever
+        # logits. vLLM keeps processed media twice, here and in the engine. If many requests come at once the two caches
+        # diverge: the engine looks for an entry that only the other has, and every later request waits for ever
         # (github.com/vllm-project/vllm/issues/31404, /issues/46354, /pull/34749).
         arguments["mm_processor_cache_gb"] = 0
         arguments |= {
@@ -153,7 +154,7 @@ class VllmPolicy:
             "max_logprobs": max(20, self._top_k),
             "disable_log_stats": False,
         }
-        if quantization != "bitsandbytes":  # which has a loader of its own
+        if quantization != "bitsandbytes":  # which has its own loader
             arguments["load_format"] = "safetensors"  # never a pickle
         if adapter is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
@@ -161,14 +162,14 @@ class VllmPolicy:
         self.context_tokens: int | None = self._engine.max_model_len
 
     async def count(self, prompt: Prompt) -> PromptSize:
-        """Tokens the prompt will take in this engine."""
+        """The number of tokens that the prompt will have in this engine."""
         return await asyncio.to_thread(self._prompts.count, prompt)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Write the next turn.
 
         Raises:
-            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has given no token for
+            PolicyUnavailable: the engine has died, was closed, could not take the prompt, or has returned no token for
                 `stall_s` seconds.
         """
         request = await asyncio.to_thread(self._prompts.request, prompt)
@@ -176,9 +177,9 @@ class VllmPolicy:
         return self._read(output, self._prompts.opened_by(request), self._logprobs_of(sampling))
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers.
+        """The settings that decide the answers.
 
-        How many GPUs run it, and how much of them, is left out: a run may be resumed on another machine.
+        The number of GPUs and the share of their memory are left out: a run may be resumed on another machine.
         """
         return dict(self._described)
 
@@ -198,9 +199,8 @@ class VllmPolicy:
         if sampling.stop:
             more.setdefault("stop", list(sampling.stop))
         biased = {int(token): bias for token, bias in more.pop("logit_bias", {}).items()}
-        more["logit_bias"] = biased | dict.fromkeys(
-            self._prompts.never_written, -math.inf
-        )  # one addition for all requests of a step, and exact
+        # One addition for all requests of a step, and exact.
+        more["logit_bias"] = biased | dict.fromkeys(self._prompts.never_written, -math.inf)
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -213,7 +213,7 @@ class VllmPolicy:
         )
 
     def _logprobs_of(self, sampling: Sampling) -> LogprobsOf:
-        """VLLM gives them after everything that it does to the logits (`logprobs_mode=processed_logprobs`)."""
+        """The distribution after everything that vLLM does to the logits (`logprobs_mode=processed_logprobs`)."""
         if sampling.temperature <= 0:
             return "raw"
         cut = sampling.top_p < 1 or sampling.top_k > 0 or self._sampling.get("min_p", 0) > 0
@@ -248,7 +248,10 @@ class VllmPolicy:
 
 
 def _entropy(position: Mapping[int, Any], top_k: int) -> float:
-    """Entropy in nats over the `top_k` likeliest tokens, renormalised; tokens that sampling ruled out have probability 0."""
+    """Entropy in nats over the `top_k` most likely tokens, renormalised.
+
+    Tokens that sampling ruled out have probability 0.
+    """
     kept = sorted((entry.logprob for entry in position.values()), reverse=True)[:top_k]
     weights = [math.exp(logprob) for logprob in kept]
     total = math.fsum(weights)
@@ -256,7 +259,7 @@ def _entropy(position: Mapping[int, Any], top_k: int) -> float:
 
 
 def _timings(metrics: Any) -> GenerationTimings:
-    """From the engine's own clock."""
+    """Read the engine's own clock."""
     if metrics is None or not metrics.first_token_ts:
         return GenerationTimings()
     return GenerationTimings(
@@ -289,13 +292,13 @@ def _sampling_fields() -> tuple[str, ...]:
 
 
 def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any]) -> tuple[Family, Any, str, bool]:
-    """Family, processor, which weights they are, and whether they have linear attention, of a checkpoint."""
+    """The family of a checkpoint, its processor, the identity of its weights, and whether it has linear attention."""
     from transformers import AutoConfig, AutoProcessor
 
     config = AutoConfig.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
     if config.model_type.endswith("_thinker"):
         raise ValueError(
-            f"{pretrained} holds a Thinker by itself; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)"
+            f"{pretrained} contains only a Thinker; vLLM reads whole Omni checkpoints (a Thinker runs with policy=hf)"
         )
     thinker = getattr(config, "thinker_config", config)
     family = family_of(config.model_type).of_config(thinker)
@@ -304,7 +307,7 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
 
 
 def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]:
-    """What the model perceives, without what it may not be given."""
+    """What the model perceives, without modalities whose limit is 0."""
     kinds: dict[str, Modality] = {"image": "frames", "video": "clip", "audio": "audio"}
     return family.modalities - {modality for kind, modality in kinds.items() if limits.get(kind) == 0}
 

@@ -1,4 +1,6 @@
-"""From a `Prompt` to a request of vLLM: token ids with one placeholder for each medium, the media themselves, and how to process them.
+"""Turns a `Prompt` into a request of vLLM.
+
+A request is token ids with one placeholder for each medium, the media themselves, and how to process them.
 
 vLLM expands placeholders and scales pictures with the checkpoint's own processor, so tokens are counted by that
 processor's limits here.
@@ -21,12 +23,14 @@ from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
 from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_pairs
 
 TICKS_PER_S = 1000
-"""Frames of a clip are numbered in milliseconds of their video: `frames_indices / fps` then gives every family the true
-time of each."""
+"""Frames of a clip are numbered in milliseconds of their video.
+
+With this, `frames_indices / fps` is the true time of each frame for every family.
+"""
 
 
 class VllmPrompts(PromptEncoder):
-    """Prompts for one checkpoint as vLLM takes them. Safe to use from several threads.
+    """Prompts for one checkpoint in vLLM's form; it is safe to use from several threads.
 
     Args:
         processor: The checkpoint's processor, with the overrides that vLLM was given too.
@@ -40,10 +44,10 @@ class VllmPrompts(PromptEncoder):
         self._bare_clip = family.clip == "timed" and expands_bare_clip(processor)
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
-        """What `AsyncLLM.generate` takes.
+        """Make the argument of `AsyncLLM.generate`.
 
         Raises:
-            ValueError: a medium that this family can't take.
+            ValueError: the prompt has a medium that this family can't take.
         """
         messages = []
         media: dict[str, list[Any]] = {"image": [], "video": [], "audio": []}
@@ -68,14 +72,14 @@ class VllmPrompts(PromptEncoder):
                         if self.family.hears and part.audio is not None:
                             media["audio"].append(self._waveform(part.audio))
                             options["use_audio_in_video"] = True
-                        # unless told, vLLM takes a clip of Qwen2.5-Omni for 2 frames a second, and one of Qwen3-Omni
-                        # for 1
+                        # Unless told otherwise, vLLM assumes 2 frames a second for a clip of Qwen2.5-Omni, and 1 for
+                        # Qwen3-Omni.
                         if self.family.hears:
                             options |= {"fps": part.fps, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
             messages.append({"role": message.role, "content": content})
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
             raise ValueError(
-                "vLLM takes clips with their sound only where every clip has one and no other sound is in the prompt"
+                "vLLM takes clips with their sound only if every clip has sound and no other sound is in the prompt"
             )
         text = self.rendered(messages)
         if self._bare_clip:
@@ -89,9 +93,9 @@ class VllmPrompts(PromptEncoder):
         if options:
             request["mm_processor_kwargs"] = options
         if options.get("use_audio_in_video"):
-            # vLLM processes only what its cache of processed media lacks; where it holds a clip's sound but not its
-            # frames (another look at the same seconds), processing the one without the other fails. Names that never
-            # come again keep them together.
+            # vLLM processes only the media that its cache of processed media lacks. If that has a clip's sound but not
+            # its frames (another look at the same seconds), processing the one without the other fails. Names that are
+            # never used again keep them together.
             name = uuid.uuid4().hex
             request["multi_modal_uuids"] = {
                 kind: [f"{name}-{kind}-{n}" for n in range(len(media[kind]))] for kind in ("video", "audio")
@@ -111,9 +115,9 @@ class VllmPrompts(PromptEncoder):
         return self.family.video(height, width, times, part.fps, samples, self._clip_limits(len(times)))
 
     def _clip_limits(self, frames: int) -> Pixels:
-        """Of one frame of a clip with that many."""
+        """Limits of one frame of a clip with that many frames."""
         least, most = self._clip["shortest_edge"], self._clip["longest_edge"]
-        if self.family.clip == "timed":  # its limits are of the whole clip
+        if self.family.clip == "timed":  # its limits apply to the whole clip
             return Pixels(-(-least // frames), most // frames)
         return Pixels(least, most)
 
@@ -131,15 +135,14 @@ class VllmPrompts(PromptEncoder):
 
 
 def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
-    """A clip of an even number of frames (the encoder takes them in pairs), and its timing as the processors read it."""
+    """A clip with an even number of frames, because the encoder takes pairs, and its timing for the processors."""
     frames, times = in_pairs(part)
     seconds = len(times) / part.fps
     timing = {
         "fps": float(TICKS_PER_S),
         "frames_indices": [round(time_s * TICKS_PER_S) for time_s in times],
-        "total_num_frames": round(
-            seconds * TICKS_PER_S
-        ),  # so that frames / total x fps, the rate it was sampled at, is the clip's
+        # So that frames / total x fps, the sampling rate, is the clip's.
+        "total_num_frames": round(seconds * TICKS_PER_S),
         "duration": seconds,
         "video_backend": "apr-plugin",
         "do_sample_frames": False,

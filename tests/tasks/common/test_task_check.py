@@ -1,5 +1,4 @@
-"""`apr tasks list` and `apr tasks check` on a small VSI-Bench: what is there, missing, unreadable, of another
-length."""
+"""`apr tasks list` and `apr tasks check` on a small VSI-Bench: videos missing, unreadable, of another length."""
 
 from __future__ import annotations
 
@@ -108,7 +107,7 @@ def test_facts_are_read_once_and_again_when_a_file_has_changed(
     video = home / "data/vsibench/videos/scannet/good.mp4"
     for _ in range(2):
         assert check(SOURCE, hashes=False).videos[0].seconds == 6.0
-    assert sorted(opened) == ["good.mp4", "words.mp4", "words.mp4"]  # what could not be opened is tried again
+    assert sorted(opened) == ["good.mp4", "words.mp4", "words.mp4"]  # files that could not be opened are tried again
     assert check(SOURCE, hashes=True).videos[0].sha256
     assert opened.count("good.mp4") == 1  # hashing opens nothing
     video.write_bytes(shared_videos["long"].read_bytes())
@@ -157,11 +156,11 @@ def test_list_says_what_is_ready(home: Path, shared_videos: dict[str, Path]) -> 
     assert "yes, 3 videos" in _apr("tasks", "list").output
     assert str(TASKS) in _apr("tasks", "--path").output
     write(home / "data/vsibench/test.jsonl", "{")
-    assert "get it anew" in _apr("tasks", "list").output.replace("\n", " ")
+    assert "download it again" in _apr("tasks", "list").output.replace("\n", " ")
 
 
 def test_list_on_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two lines a task, none cut; a needle set that is there is counted."""
+    """Two lines for each task, none cut; an existing needle set is counted."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("APR_NEEDLE_DIR", str(home / "n"))
     assert "no, make it with: apr needle make" in _apr("tasks", "list").output
@@ -191,7 +190,7 @@ def test_every_source_is_whole(source: Any) -> None:
     assert (folder / f"{source.task}.yaml").is_file()
     assert (folder / "README.md").is_file() and source.licence and source.homepage.startswith("https://")
     assert f"`{source.task}`" in (TASKS.parent / "docs/tasks.md").read_text("utf-8")
-    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 120
+    assert len((folder / "utils.py").read_text("utf-8").splitlines()) < 150
     assert source.n > 0 and len(set(source.buckets)) == len(source.buckets) and "," not in "".join(source.buckets)
     assert all(file.hub or file.url for file in source.files)
     readme = (folder / "README.md").read_text("utf-8")
@@ -213,7 +212,7 @@ def test_every_source_is_whole(source: Any) -> None:
 
 
 def test_names_in_annotations_lead_nowhere_else(home: Path, shared_videos: dict[str, Path]) -> None:
-    """A row may name any path; only what lies below the folders is found, by its last part."""
+    """A row may name any path; only files below the folders are found, by their last part."""
     from apr_plugin.tasks.common.media import Library
 
     for name in ("outside.mp4", "videos/inside.mp4", "videos/sub/deep.mp4"):
@@ -236,13 +235,13 @@ def test_names_in_annotations_lead_nowhere_else(home: Path, shared_videos: dict[
 
 
 def test_check_inside_a_folder(home: Path) -> None:
-    """A link out of it is not followed, and not hashed."""
+    """A link out of the folder is not followed, and not hashed."""
     folder = home / "data/vsibench/videos/scannet"
     (home / "elsewhere.mp4").write_bytes((folder / "good.mp4").read_bytes())
     (folder / "gone.mp4").symlink_to(home / "elsewhere.mp4")
     done = _apr("tasks", "check", "apr_vsibench", "--media-root", home / "data")
     assert done.exit_code == 1 and "1 videos present, 0 missing, 2 unreadable" in done.output, done.output
-    assert f"gone.mp4  it lies outside media_root={home / 'data'}" in done.output
+    assert f"gone.mp4  it is outside media_root={home / 'data'}" in done.output
     gone = json.loads((home / "home/manifests/apr_vsibench.json").read_text())["videos"][1]
     assert (gone["state"], gone["sha256"], gone["seconds"]) == ("unreadable", "", None)
     assert "2 videos present, 0 missing, 1 unreadable" in _apr("tasks", "check", "apr_vsibench").output

@@ -1,4 +1,4 @@
-"""`Source`: where rows come from, how videos are found, what is said when something is amiss."""
+"""`Source`: where rows come from, how videos are found, and the messages if something is wrong."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ def test_annotations_of_another_shape_are_an_error_of_one_line(data: Path, conte
             "{} is not as its README says: question 0 (counted from 0): no column or value 'videos'",
         ),
         ("x.parquet", b"PAR1 cut off", "can't read {}: "),
-        ("x.csv", "videos\n", "{} holds no question"),
+        ("x.csv", "videos\n", "{} has no question"),
         (
             "x.json",
             [{"videos": ["b.mp4"], "seconds": 5.0}],
             "{} is not as its README says: question 0 (counted from 0): no column or value 'length'",
         ),
-        ("x.json", {"videos": 3}, "{} is not as its README says: question 0 (counted from 0): str in place of a row"),
+        ("x.json", {"videos": 3}, "{} is not as its README says: question 0 (counted from 0): str instead of a row"),
     ],
 )
 def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(
@@ -148,19 +148,19 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_that_names_it(
 @pytest.mark.parametrize(
     ("spoiled", "why"),
     [
-        (3, "int in place of a row"),
+        (3, "int instead of a row"),
         ({"videos": ["b.mp4"], "seconds": 5.0}, "no column or value 'length'"),
         ({**ROWS[0], "videos": None}, "'NoneType' object is not iterable"),
-        ({**ROWS[0], "videos": [7]}, "7 in place of a video's name"),
+        ({**ROWS[0], "videos": [7]}, "7 instead of a video's name"),
         ({**ROWS[0], "videos": ["x" * 5000]}, "[Errno 36] File name too long"),
         (
             {**ROWS[0], "length": "endless"},
-            "it lies in bucket 'endless', which apr_films does not know: another version of the annotations?",
+            "it is in bucket 'endless', which apr_films does not know: another version of the annotations?",
         ),
         ({**ROWS[0], "length": ["long"]}, "unhashable type: 'list'"),
-        ({**ROWS[0], "seconds": float("nan")}, "'nan' is no number"),
-        ({**ROWS[0], "seconds": True}, "'True' is no number"),
-        ({**ROWS[0], "more": 10**30}, "a whole number of 100 bits; 64 are the most"),
+        ({**ROWS[0], "seconds": float("nan")}, "'nan' is not a number"),
+        ({**ROWS[0], "seconds": True}, "'True' is not a number"),
+        ({**ROWS[0], "more": 10**30}, "a whole number of 100 bits; at most 64 are allowed"),
         ({**ROWS[0], "more": {"a": [float("inf")]}}, "an infinite number"),
         ({**ROWS[0], "note": 3}, "column 'note': int64 where other rows have string"),
         ({**ROWS[0], "tags": ["a", 3]}, "column 'tags': "),
@@ -299,7 +299,7 @@ def test_a_name_that_stands_for_two_files_is_neither(tmp_path: Path) -> None:
     write(tmp_path / "videos/x/a.mp4", b"x")
     write(tmp_path / "videos/y/a.mp4", b"x")
     library = Library((tmp_path / "videos",))
-    assert library.find("z/a.mp4") == tmp_path / "videos/z/a.mp4"  # where it is expected; it is not there
+    assert library.find("z/a.mp4") == tmp_path / "videos/z/a.mp4"  # where it is expected, although it is not there
     assert library.find("y/a.mp4") == tmp_path / "videos/y/a.mp4"
 
 

@@ -1,4 +1,4 @@
-"""One reply to a grounding task: how it is asked, how usual replies are read, what is returned, also in threads."""
+"""One reply to a grounding task: the prompt, the reading of usual replies, and the metrics, also in threads."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_number_is_in_bounds_whatever_is_replied(task: str) -> None:
 def test_the_yaml_lists_every_metric_and_no_other(task: str) -> None:
     source, score = CASES[task]
     given = set(source.bucket_metrics)
-    for bucket in source.buckets:  # a true span of a length that counts in the bucket, where buckets are lengths
+    for bucket in source.buckets:  # a true span of a length that counts in the bucket, if buckets are lengths
         end = {"short": 15, "middle": 30, "long": 50}.get(bucket, 20)
         given |= set(score(doc(source, [[10, end]]) | {"apr_buckets": [bucket]}, ["[[10, 20]]"]))
     assert _metrics(task) == sorted(given - {"prediction"})

@@ -1,5 +1,4 @@
-"""The grounding tasks in lmms-eval: one run of the model `apr` over small data sets of the official schemas; every
-number worked out by hand."""
+"""The grounding tasks in lmms-eval: one run of the model `apr` on small data sets; every number computed by hand."""
 
 from __future__ import annotations
 
@@ -154,7 +153,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 
 def test_charades_sta(run: dict[str, Any]) -> None:
-    """IoU 1, 1/2, 0, failed, video missing; the line whose end is before its start is no question."""
+    """IoU 1, 1/2, 0, failed, video missing; the line whose end is before its start is not a question."""
     got = run["apr_charades_sta"]
     assert got["n"] == 5
     assert got["score"] == got["iou_hull"] == approx(0.3)
@@ -170,7 +169,7 @@ def test_charades_sta(run: dict[str, Any]) -> None:
 
 
 def test_activitynet_captions(run: dict[str, Any]) -> None:
-    """Of two spans the longer one goes to a scorer that reads one: IoU 1; then 2 of 8 seconds; then failed."""
+    """Of two spans, the longer one is returned to a scorer that reads one: IoU 1; then 2 of 8 seconds; then failed."""
     got = run["apr_activitynet_captions"]
     assert (got["score"], got["n"]) == (approx(1.25 / 3), 3)
     assert (got["iou_hull_0-1min"], got["n_0-1min"]) == (approx(0.625), 2)
@@ -190,8 +189,7 @@ def test_tacos(run: dict[str, Any]) -> None:
 
 
 def test_longvale_one_span_or_all(run: dict[str, Any]) -> None:
-    """One reply, two protocols: the longest span fits (IoU 1), all its spans together cover one second too many (10 of
-    11)."""
+    """One reply, two protocols: the longest span fits (IoU 1); all spans cover one second too many (10 of 11)."""
     one, every = run["apr_longvale"], run["apr_longvale_all"]
     assert one["score"] == one["iou_hull_0-2min"] == approx(0.75)
     assert every["score"] == every["iou_set"] == every["iou_set_0-2min"] == approx((10 / 11 + 0.5) / 2)
@@ -204,8 +202,8 @@ def test_longvale_one_span_or_all(run: dict[str, Any]) -> None:
 def test_qvhighlights(run: dict[str, Any]) -> None:
     """The ranking is [20, 40], [0, 5] against [0, 10] and [20, 40]; then a failure; then [0, 30] against [0, 40].
 
-    First query: average precision 1 at IoU 0.5, 1/2 at the nine others, so 0.55. Its window of 10 s is met at rank 2 at
-    IoU 0.5 only: 0.05. Third query: IoU 0.75 reaches six of the ten thresholds, so 0.6.
+    First query: average precision 1 at IoU 0.5, 1/2 at the nine others, so 0.55. Its window of 10 s is found at rank 2
+    and only at IoU 0.5: 0.05. Third query: IoU 0.75 reaches six of the ten thresholds, so 0.6.
     """
     got = run["apr_qvhighlights"]
     assert got["score"] == got["iou_best"] == approx(1.75 / 3)
@@ -244,8 +242,7 @@ def test_vue_tr(run: dict[str, Any]) -> None:
 
 
 def test_vue_tr_predictions_are_the_official_file(run: dict[str, Any]) -> None:
-    """`prediction` of the logged samples, scored by the official definition as one file, gives the figures of
-    results.json."""
+    """`prediction` of the logged samples, scored by the official definition as one file, equals results.json."""
     predictions = [sample["prediction"] for sample in run["samples"]["apr_vue_tr"]]
     assert predictions[1] == {
         "query_id": 1, "video_id": "coPfnSFOXj0", "duration": 30.0, "query": "storm that is heard before it is seen",
@@ -276,7 +273,7 @@ def test_vue_tr_predictions_are_the_official_file(run: dict[str, Any]) -> None:
 def test_apr_score_reads_the_logged_samples(
     run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The samples as lmms-eval itself writes them; of the vision task they answer one of three queries."""
+    """The samples as lmms-eval itself writes them; for the vision task they answer one of three queries."""
     from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 
     truth = tmp_path / "truth.json"
@@ -332,8 +329,7 @@ def test_results_name_the_version(run: dict[str, Any]) -> None:
 
 
 def test_a_passive_model_is_shown_the_video_and_its_words_are_read(run: dict[str, Any]) -> None:
-    """A chat model of lmms-eval that answers every question of a task with the same words, in the form that the prompt
-    asks for."""
+    """A chat model of lmms-eval that answers every question of a task with the same words, in the requested form."""
     from lmms_eval.api.model import lmms
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager

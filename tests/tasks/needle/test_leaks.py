@@ -1,8 +1,8 @@
-"""No leak: what a policy without eyes and ears gets, on the rows as `make` writes them, from hundreds of videos.
+"""No leak: scores of policies without eyes and ears, on the rows as `make` writes them, from hundreds of videos.
 
-Blind policies of two kinds are scored: fixed rules, and ones that learn from half of the videos what goes with every
-word of a question, every place in the file and every option, and are scored on the other half. Each must lie within 4
-standard deviations of chance.
+Two kinds of blind policies are scored: fixed rules, and policies that learn. The latter learn from half of the videos
+what occurs with every word of a question, every position in the file and every option, and are scored on the other
+half. Each score must be within 4 standard deviations of chance.
 """
 
 from __future__ import annotations
@@ -96,13 +96,15 @@ FEATURES: dict[str, Callable[[Doc], Hashable]] = {
 
 
 def chance_holds(hits: float, trials: int, chance: float) -> bool:
-    """Whether hits lie within 4 standard deviations of chance."""
+    """Whether hits are within 4 standard deviations of chance."""
     return abs(hits - trials * chance) <= 4 * math.sqrt(trials * chance * (1 - chance)) + 1
 
 
 def independent(pairs: Sequence[tuple[Hashable, Hashable]]) -> bool:
-    """Whether a chi-square test over a table of pairs stays under 4 standard deviations (Wilson and Hilferty's
-    approximation)."""
+    """Whether a chi-square test over a table of pairs stays under 4 standard deviations.
+
+    It uses Wilson and Hilferty's approximation.
+    """
     table, left, right = Counter(pairs), Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     freedom = (len(left) - 1) * (len(right) - 1)
     if freedom == 0:
@@ -116,7 +118,7 @@ def independent(pairs: Sequence[tuple[Hashable, Hashable]]) -> bool:
 
 
 def named_first(doc: Doc) -> str:
-    """The option that the sentence names first; a shuffle would show here."""
+    """The option that the sentence names first; a bad shuffle would show here."""
     return LETTERS[min(range(len(doc["options"])), key=lambda i: (doc["question"].find(doc["options"][i]) % 10_000, i))]
 
 
@@ -125,7 +127,7 @@ def alphabetical(doc: Doc) -> str:
 
 
 def odd_one_out(doc: Doc) -> str:
-    """The option that shares most words with the others: wrong options made from the right one would show here."""
+    """The option that shares most words with the others; wrong options made from the right one would show here."""
     words = Counter(word for option in doc["options"] for word in option.split())
     return LETTERS[
         max(range(len(doc["options"])), key=lambda i: sum(words[word] for word in doc["options"][i].split()))
@@ -173,7 +175,7 @@ def test_likeliest_answer_of_other_videos_is_right_by_chance(kind: str, feature:
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("word", [0, 1])
 def test_likeliest_option_of_other_videos_is_right_by_chance(kind: str, feature: str, word: int) -> None:
-    """As above, but it learns glyphs (their colours or shapes) and not letters."""
+    """As above, but the policy learns glyphs (their colours or shapes) and not letters."""
     right, offered = Counter[Hashable](), Counter[Hashable]()
     of = FEATURES[feature]
     for doc in rows_of(kind):
@@ -221,7 +223,7 @@ def test_answers_are_spread_evenly() -> None:
 def best_blind_iou(
     spans: Sequence[tuple[float, float]], is_training: Sequence[bool], length: float, steps: int = 200
 ) -> tuple[float, float]:
-    """Mean IoU, on what was not trained on, of the best fixed span of this length in [0, 1], and of spans anywhere."""
+    """Mean IoU, on the other half, of the best fixed span of this length in [0, 1], and of spans anywhere."""
     starts = np.linspace(0, 1 - length, steps)
     begin, end = np.array(spans).T[:, :, None]
     overlap = np.clip(np.minimum(end, starts + length) - np.maximum(begin, starts), 0, None)
@@ -244,8 +246,10 @@ def test_when_a_blind_span_is_hardly_better_than_one_anywhere(bucket: str) -> No
 
 @pytest.mark.parametrize("bucket", SPEC.buckets)
 def test_when_even_the_right_scene_does_not_tell_the_place(bucket: str) -> None:
-    """A span at the likeliest place of the asked scene, whose edges are given, against one anywhere in the part of it
-    where events lie."""
+    """A span at the most likely place of the asked scene, compared with one anywhere in the part that has events.
+
+    The edges of the scene are given.
+    """
     docs = [doc for doc in rows_of("when") if doc["bucket"] == bucket]
     spans = []
     for doc in docs:
@@ -312,13 +316,13 @@ def test_another_seed_is_another_order() -> None:
     assert texts[0] != texts[1]
 
 
-# What one document says about another.
+# What one document tells about another.
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize("most", [False, True])
 def test_no_question_names_the_answer_of_another_about_its_scene(bucket: str, most: bool) -> None:
-    """Nor do two questions about a scene, side by side, narrow their options down.
+    """Two questions about a scene, side by side, do not narrow their options down either.
 
     (`order` names its own answer, one of two.)
     """

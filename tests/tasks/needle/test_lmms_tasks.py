@@ -1,4 +1,4 @@
-"""The needle task folder in lmms-eval itself: a made benchmark, a fake chat model, and numbers worked out by hand."""
+"""The needle task folder in lmms-eval itself: a made benchmark, a fake chat model, and numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ def test_right_wrong_and_garbage_through_lmms_eval(needle: Path, monkeypatch: py
     seen: dict[str, int] = {}
 
     def reply(doc: dict[str, Any]) -> str:
-        """The first question of a kind is answered rightly; the second half rightly (`when`), wrongly, or with
-        garbage."""
+        """The first question of a kind is answered correctly, the second half correctly (`when`), wrongly, or badly."""
         nth = seen[doc["kind"]] = seen.get(doc["kind"], 0) + 1
         if nth == 1:
             return right(doc)
@@ -108,7 +107,7 @@ def test_right_wrong_and_garbage_through_lmms_eval(needle: Path, monkeypatch: py
 
 
 def test_truths_score_as_lmms_eval_does(needle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By right and by wrong answers of every kind; the evidence lies in the video."""
+    """Scores of right and of wrong answers of every kind; the evidence is within the video."""
     monkeypatch.setenv("APR_NEEDLE_DIR", str(needle))
     for kind in KINDS:
         source = sources()[f"apr_needle_{kind}"]

@@ -185,7 +185,7 @@ def test_interrupted_set_has_only_whole_videos_and_resumes(tmp_path):
     deadline = time.monotonic() + 60
     while not list(folder.glob("videos/*.mp4")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the workers get it, too
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get the signal too
     process.communicate(timeout=60)
     assert process.returncode != 0
     videos = list((folder / "videos").iterdir())

@@ -1,4 +1,4 @@
-"""Pixels and samples back to words, through scaling, noise and real codecs."""
+"""Recognition of pixels and samples, after scaling, noise and real codecs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def h264(frames: list[np.ndarray], path: Path) -> list[np.ndarray]:
     with av.open(str(path), "w") as out:
         height, width = frames[0].shape[:2]
         stream = out.add_stream("libx264", rate=10, options={"crf": "30", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width = width
+        stream.height = height
+        stream.pix_fmt = "yuv420p"
         for frame in frames:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())
@@ -41,7 +43,9 @@ def aac(waveform: np.ndarray, path: Path) -> np.ndarray:
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=RATE, layout="mono", options={"b": "48000"})
         frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+        frame.sample_rate = RATE
+        frame.pts = 0
+        frame.time_base = Fraction(1, RATE)
         for packet in [*stream.encode(frame), *stream.encode()]:
             out.mux(packet)
     with av.open(str(path)) as read:
@@ -99,7 +103,7 @@ def test_sounds_through_aac(tmp_path: Path) -> None:
         waveform[round(start * RATE) : round(start * RATE) + len(samples)] += samples
     for heard in (hear(waveform, RATE), hear(aac(waveform, tmp_path / "a.m4a"), RATE)):
         assert [h.sound for h in heard] == [t[0] for t in truth]
-        # AAC delays the sound by up to one 64 ms frame where the container does not say so.
+        # AAC delays the sound by up to one 64 ms frame if the container does not say so.
         assert all(
             abs(h.start_s - start) < 0.1 and abs(h.end_s - end) < 0.1
             for h, (_, start, end) in zip(heard, truth, strict=True)

@@ -31,12 +31,15 @@ RATE = 16_000
 
 
 class WorldVideo:
-    """Looks like `apr_plugin.media.Video`, but draws a world when asked; no file."""
+    """A stand-in for `apr_plugin.media.Video` that draws a world when it is asked; there is no file."""
 
     has_video, has_audio, size = True, True, (128, 128)
 
     def __init__(self, world: World, fps: float = 10.0) -> None:
-        self.world, self.fps, self.duration_s, self.sound_s = world, fps, world.duration_s, world.duration_s
+        self.world = world
+        self.fps = fps
+        self.duration_s = world.duration_s
+        self.sound_s = world.duration_s
         self.segments = list(world.segments())
         self.ends = [segment.end_s for segment in self.segments]
 
@@ -88,7 +91,7 @@ def run(doc: Doc, config: EpisodeConfig) -> Trajectory:
 
 @pytest.fixture
 def opens(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """Videos by path; what `Video.open` returns."""
+    """Videos by path, which `Video.open` returns."""
     videos: dict[str, object] = {}
     monkeypatch.setattr(
         open_video, "POOL", SimpleNamespace(borrow=lambda path, settings: videos[path], give_back=lambda video: None)
@@ -252,7 +255,7 @@ def test_answers_have_the_form_that_is_asked_for(
 @pytest.mark.parametrize("kind", [QuestionKind.GROUNDING, QuestionKind.NUMBER])
 @pytest.mark.parametrize("text", [None, "Where is the cat?"])
 def test_a_refused_answer_is_corrected_once(opens: dict[str, object], kind: QuestionKind, text: str | None) -> None:
-    """Instructions that don't say how an answer is written: the refusal does."""
+    """The instructions don't say how to write an answer; the refusal does."""
     for doc in ask_worlds(opens, 1, "1m"):
         trajectory = ask_freely(doc, kind, text, config=EpisodeConfig(system_prompt="Answer the question."))
         assert trajectory.answer_valid

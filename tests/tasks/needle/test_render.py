@@ -28,7 +28,7 @@ def decode(path: Path) -> list[tuple[Fraction, np.ndarray]]:
 
 
 def listen(path: Path) -> np.ndarray:
-    """The file's sound as float32 samples, each at the place its timestamp says."""
+    """The file's sound as float32 samples, each at the position of its timestamp."""
     with av.open(str(path)) as container:
         samples = np.zeros(round(container.duration / av.time_base * SAMPLE_RATE), dtype=np.float32)
         for frame in container.decode(audio=0):
@@ -77,7 +77,7 @@ def test_index_stands_before_the_media(video):
 
 
 def test_every_frame_shows_its_world(frames):
-    """Each of the 600 frames is compared with the picture that the world says it is."""
+    """Each of the 600 frames is compared with the picture that the world defines."""
     assert [time for time, _ in frames] == [Fraction(k, 10) for k in range(600)]
     segments = list(WORLD.segments())
     for time, picture in frames:
@@ -206,7 +206,7 @@ def test_unwritable_folder_names_the_file(tmp_path):
 
 @pytest.mark.parametrize("limit", [10_000, 150_000])
 def test_full_disk_is_an_error_and_leaves_nothing(tmp_path, limit):
-    """A limit on file size stands in for a full disk."""
+    """A limit on file size replaces a full disk."""
     code = (
         "import signal, sys; from pathlib import Path; from apr_plugin.tasks.needle.render import write_video;"
         "from apr_plugin.tasks.needle.world import World; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"

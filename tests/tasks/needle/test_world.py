@@ -18,7 +18,7 @@ worlds = st.builds(World.from_seed, st.integers(), durations, difficulties)
 
 
 def ticks(seconds: float) -> int:
-    """Whole tenths of a second; asserts that nothing lies between them."""
+    """Whole tenths of a second; asserts that the time is on the grid."""
     assert seconds == round(seconds * 10) / 10
     return round(seconds * 10)
 

@@ -1,5 +1,4 @@
-"""`apr_gameplayqa` in lmms-eval: several videos a question, windows, the official order of options, errors by kind of
-distractor."""
+"""`apr_gameplayqa` in lmms-eval: several videos, windows, the order of options, errors by kind of distractor."""
 
 from __future__ import annotations
 
@@ -77,8 +76,7 @@ SAYS = {
 
 
 class Watches(Knows):
-    """As `Knows`; a question about a number it answers by looking, at the video and the second that the question
-    names."""
+    """As `Knows`, but a question about a number is answered by looking at the video and the second that it names."""
 
     name = "watches"
 
@@ -118,7 +116,7 @@ def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
     results = home.run("apr_gameplayqa", SAYS, bootstrap_iters=0)
     check_truths(results, "apr_gameplayqa")
     got = results["apr_gameplayqa"]
-    # Right are the watched one, the third and the seventh.
+    # The watched one, the third and the seventh are right.
     assert [sample["score"] for sample in results["samples"]["apr_gameplayqa"]] == [1, 0, 1, 0, 0, 0, 1]
     assert (got["score"], got["n"], got["no_answer"]) == (pytest.approx(3 / 7), 7, pytest.approx(1 / 7))
     assert (got["acc_level_1"], got["n_level_1"], got["acc_level_2"], got["n_level_2"]) == (
@@ -137,10 +135,10 @@ def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert (got["acc_videos_2"], got["n_videos_2"], got["n_videos_1"]) == (0.5, 2, 5)
     assert counted(utils.SOURCE, got) == 3 + 4 + 2 + 2
-    # Statements of true and false made from a temporal distractor: the fifth wrong, the sixth without an answer.
+    # True-or-false statements from a temporal distractor: the fifth is wrong, the sixth has no answer.
     assert (got["error_temporal"], got["n_error_temporal"]) == (1, 2)
     assert "error_lexical" not in got and "n_error_scene" not in got
-    # Chosen wrong options: the second `cross-video`, the fourth `scene`, the fifth the other one of true and false.
+    # Chosen wrong options: the second `cross-video`, the fourth `scene`, the fifth the opposite of true or false.
     assert (got["picked_cross_video"], got["n_picked_cross_video"]) == (0.5, 2)
     assert (got["picked_scene"], got["n_picked_scene"]) == (pytest.approx(1 / 3), 3)
     assert (got["picked_temporal"], got["n_picked_temporal"], got["picked_role"], got["n_picked_role"]) == (0, 3, 0, 1)
@@ -148,8 +146,10 @@ def test_numbers(home: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_stand_in_the_official_order() -> None:
-    """Orders that `format_multiple_choice_from_row` of the official repository (HATS-ICT/GameplayQA at 6538485) gives
-    for these ids."""
+    """The orders that `format_multiple_choice_from_row` of the official repository gives for these ids.
+
+    The repository is HATS-ICT/GameplayQA at 6538485.
+    """
     official = {
         "q-1767607156491-x4371a218": ["two", "right", "three", "one"],
         "q-1767607162605-5gpd14pzp": ["right", "one", "three", "two"],

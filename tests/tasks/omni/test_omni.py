@@ -1,5 +1,4 @@
-"""Daily-Omni, OmniVideoBench and WorldSense in lmms-eval: a few rows of the official schema, and numbers worked out by
-hand."""
+"""Daily-Omni, OmniVideoBench and WorldSense in lmms-eval: a few rows, and numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -93,9 +92,8 @@ BENCH = [
         "video": "video_3",
         "video_type": "Ego",
         "duration": "32:35",
-        "questions": [
-            _asked("What is bench four?", "ego reasoning", "Speech", ["A. a", "B. b", "A. c", "B. d"], "D")
-        ],  # labelled so in the data
+        # Labelled so in the data.
+        "questions": [_asked("What is bench four?", "ego reasoning", "Speech", ["A. a", "B. b", "A. c", "B. d"], "D")],
     },
 ]
 BENCH_SAYS = {"bench one": "C", "bench two": "A", "bench three": FAILS, "bench four": "D"}
@@ -178,7 +176,7 @@ def test_numbers(task_bench: TaskBench) -> None:
 
 
 class Listens(Knows):
-    """Answers what the file says if the video's sound comes back for a look, else that it is none of them."""
+    """A policy that answers what the file says if a look returns the video's sound, otherwise none of them."""
 
     name = "listens"
 
@@ -193,8 +191,7 @@ class Listens(Knows):
 
 
 def test_dailyomni_is_heard_through_its_video(task_bench: TaskBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The video file carries the sound; the sound file beside it, the same sound over again, is not shown as a second
-    video."""
+    """The video file has the sound; the sound file beside it, with the same sound, is not shown as a second video."""
     folder = task_bench.place(dailyomni.SOURCE, [DAILY[:1]]) / "Videos" / "aa"
     folder.mkdir(parents=True)
     make_video_file(folder / "aa_video.mp4", frames=30, sound_s=3.0)
@@ -239,8 +236,10 @@ def test_omnivideobench_compares_what_is_left_of_the_reply(reply: str | None, ri
 
 
 def test_worldsense_takes_nothing_for_nothing() -> None:
-    """The official scorer takes A for what it can't read, and a capital inside a word for an answer; without an answer
-    there is nothing to read."""
+    """The official scorer takes A for a reply that it can't read, and a capital inside a word for an answer.
+
+    Without an answer there is nothing to read.
+    """
     doc = {**next(iter(worldsense._rows([SENSE]))), "answer": "A", "apr_buckets": ["under_1min"], "apr_present": False}
     for reply, right in [("A", 1), ("I can not tell", 1), ("(null)", 0), ("", 0), (None, 0), ("Certainly", 0)]:
         numbers = worldsense.process_results(doc, [reply])
@@ -336,7 +335,7 @@ def test_a_row_that_cannot_be_read_costs_its_own_question(module: Any, content: 
 
 
 def test_an_unreadable_row_in_a_run(task_bench: TaskBench) -> None:
-    """It is in the denominator, the trajectory says why, and the others are answered."""
+    """The question is in the denominator, the trajectory says why, and the others are answered."""
     daily = [*DAILY, {**DAILY[0], "Question": 10**30}, {**DAILY[0], "Choice": 3}]
     task_bench.place(dailyomni.SOURCE, [daily], {"Videos/aa/aa_video.mp4": 3, "Videos/bb/bb_video.mp4": 4})
     results = task_bench.run("apr_dailyomni", DAILY_SAYS, bootstrap_iters=0)
@@ -349,4 +348,4 @@ def test_an_unreadable_row_in_a_run(task_bench: TaskBench) -> None:
     ]
     stops = {line["question"]["doc_id"]: (line["stop_reason"], line["stop_detail"]) for line in lines}
     assert len(stops) == 7 and stops["5"][0] == stops["6"][0] == "media_unreadable"
-    assert "64 are the most" in stops["5"][1] and "can't be read" in stops["6"][1]
+    assert "at most 64 are allowed" in stops["5"][1] and "can't be read" in stops["6"][1]

@@ -1,0 +1,72 @@
+"""The summary of a comparison: what it counts, what it says first, and that it is plain JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from making import TASK, answered, arm_of, look, store_run, trajectory
+
+pytest.importorskip("statsmodels")
+
+from apr_plugin.compare.joined import arm_of_run, join
+from apr_plugin.compare.summary import summarise
+from apr_plugin.loop.trajectory import StopReason
+from apr_plugin.report.tables import markdown, tables
+from apr_plugin.scoring.truth import Evidence, Truth
+
+
+def test_a_comparison_of_two_runs(tmp_path: Path) -> None:
+    truths = {str(n): Truth("A", (Evidence(10, 20),)) for n in range(8)}
+    agent = [trajectory(n, [look(0, 100), look(8, 22), answered("A")], "A") for n in range(7)]
+    agent.append(trajectory(7, [], None, stop_reason=StopReason.MEDIA_UNREADABLE))
+    passive = [
+        trajectory(n, [answered("A" if n < 2 else "B")], "A" if n < 2 else "B", first_shown=(look(60, 100).shown,))
+        for n in range(8)
+    ]
+    ours = store_run(tmp_path / "agent", agent, {str(n): 1.0 for n in range(7)} | {"7": 0.0}, truths)
+    theirs = store_run(tmp_path / "passive", passive, {str(n): float(n < 2) for n in range(8)}, truths, arm="passive")
+    comparison = join([arm_of_run("agent", ours), arm_of_run("passive 4", theirs)])
+    figure = {"system": "Other", "benchmark": "x", "metric": "accuracy (%)", "value": 50.5, "frames": None}
+    summary = summarise(comparison, command="apr compare …", published=[figure | {"source": "a paper", "note": ""}])
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    first, second = summary["arms"]
+    assert (first["n"], first["scored"], first["failed"], summary["common"]) == (8, 7, 1, 7)
+    assert (
+        first["accuracy"]["value"] == 7 / 8
+        and second["accuracy"]["value"] == 0.25
+        and first["common_score"]["value"] == 1
+    )
+    (pair,) = summary["pairs"]
+    assert (pair["only_a"], pair["only_b"], pair["n"]) == (5, 0, 8) and pair["diff"]["value"] == pytest.approx(0.625)
+    assert first["cost"]["turns"]["value"] == pytest.approx(3) and first["stops"] == {
+        "answered": 7,
+        "media_unreadable": 1,
+    }
+    assert summary["aiming"]["agent"]["hit"]["value"] == 1 and summary["aiming"]["passive 4"]["hit"]["value"] == 0
+    assert summary["aiming"]["passive 4"]["unsupported"]["value"] > 0
+    assert any("1 of 8 questions have no answer" in line for line in summary["headline"])
+    page = markdown(summary)
+    assert "| agent | 8 | 0.88" in page and "not tested against" in page and "a paper" in page
+    assert next(table.title for table in tables(summary)).startswith("Right answers")
+
+
+def test_an_agent_below_the_passive_arm_of_its_model_is_said_first(tmp_path: Path) -> None:
+    made = [trajectory(n, [look(0, 50), answered("B")], "B") for n in range(6)]
+    agent = store_run(tmp_path / "agent", made, {str(n): 0.0 for n in range(6)})
+    passive = store_run(tmp_path / "passive", made, {str(n): 1.0 for n in range(6)}, arm="passive")
+    summary = summarise(join([arm_of_run("agent", agent), arm_of_run("passive", passive)]))
+    assert any("below the passive arm passive of the same model" in line for line in summary["headline"])
+    better = summarise(join([arm_of_run("passive", passive), arm_of_run("agent", agent)]))
+    assert not any("below the passive arm" in line for line in better["headline"])
+
+
+def test_rows_without_trajectories() -> None:
+    summary = summarise(
+        join([arm_of("ours", dict.fromkeys(range(5), 1.0)), arm_of("theirs", dict.fromkeys(range(5), 1.0))])
+    )
+    assert summary["arms"][0]["cost"] is None and summary["aiming"] == {} and summary["ladder"] is None
+    assert "can't be told apart" in summary["headline"][0] and summary["title"] == TASK
+    one = summarise(join([arm_of("alone", {1: None})]))
+    assert one["pairs"] == [] and "1 of 1 questions have no answer" in one["headline"][0]
