@@ -58,7 +58,7 @@ def write(summary: Summary, folder: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
         "axes.axisbelow": True, "svg.hashsalt": "apr", "svg.fonttype": "path", "text.parse_math": False,
     }  # fmt: skip
