@@ -10,8 +10,8 @@ Two kinds of environment, each made from nothing in a temporary folder and delet
 
 - the base package alone, on each of the Pythons: `apr doctor`, a small needle set made, `apr probe`, `apr ask` with the
   right answer;
-- `[lmms,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through plain
-  `lmms-eval`, the fast tests.
+- `[lmms,report,dev]`, on this Python: lmms-eval's evaluator, `apr doctor`, `apr probe`, ten needle questions through
+  plain `lmms-eval`, the fast tests.
 
 It prints which packages differ from the constraints, which are held back by a bound in pyproject.toml, and what broke,
 with the end of its output. Exit status 1: something broke. Nothing depends on it; if all is well, `make constraints`
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--no-full", action="store_true", help="leave out the environment with lmms-eval and the tests")
     asked = parser.parse_args()
     wanted = [(version, "", False) for version in asked.pythons.split(",") if version]
-    wanted += [] if asked.no_full else [(f"{sys.version_info.major}.{sys.version_info.minor}", "lmms,dev", True)]
+    wanted += [] if asked.no_full else [(f"{sys.version_info.major}.{sys.version_info.minor}", "lmms,report,dev", True)]
     report, broke = [], False
     for version, extras, editable in wanted:
         with tempfile.TemporaryDirectory(prefix="apr-newest-") as folder:

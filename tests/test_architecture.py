@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "apr_plugin"
-HEAVY = ("torch", "lmms_eval", "vlmeval", "transformers", "datasets", "vllm")
+HEAVY = (
+    "torch",
+    "lmms_eval",
+    "vlmeval",
+    "transformers",
+    "datasets",
+    "vllm",
+    "scipy",
+    "statsmodels",
+    "matplotlib",
+    "pandas",
+)
 
 
 def _python(code: str) -> str:

@@ -208,6 +208,44 @@ def view(
     run_view(runs, port)
 
 
+@app.command()
+def export(
+    board: Annotated[
+        str,
+        typer.Argument(
+            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai) or card."
+        ),
+    ],
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; for inspect and card a folder.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The benchmark's own file of questions.")] = None,
+    config: Annotated[str | None, typer.Option(help="The run's configuration, if the folder has several.")] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="Of several, the one that was evaluated last.")] = False,
+) -> None:
+    """Write a run in the form that a leaderboard takes, as a model card, as logs of inspect_ai, or as a card."""
+    from apr_plugin.cli.export import run_export
+
+    run_export(board, run, out, annotations=annotations, config=config, latest=latest)
+
+
+@app.command()
+def reproduce(
+    card: Annotated[Path, typer.Argument(help="A card.yaml, or the folder that holds it.")],
+    out: Annotated[Path | None, typer.Option(help="The new run's folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the command.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Take servers, files and engine arguments from the card, too.")
+    ] = False,
+    include_path: Annotated[
+        Path | None, typer.Option("--include-path", "--include_path", help="The run's task folder; its code is run.")
+    ] = None,
+) -> None:
+    """Run a card again and say what differs. Exit status 4: the scores differ."""
+    from apr_plugin.cli.reproduce import run_reproduce
+
+    raise SystemExit(run_reproduce(card, out=out, dry_run=dry_run, trust=trust, include_path=include_path))
+
+
 @app.command(
     "eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )

@@ -142,6 +142,32 @@ def run_report(runs: Sequence[Path], out: Path | None, *, prices: Path | None = 
     return _finish(console, comparison, folder, (), prices, thumbnails, None, "")
 
 
+def run_view(runs: Sequence[Path], port: int) -> None:
+    """Serve the page of runs on this machine until Ctrl-C.
+
+    Raises:
+        AprError: one is no run, or the port is taken.
+    """
+    from apr_plugin.compare.summary import summarise
+    from apr_plugin.report.view import serve
+
+    _require(False)
+    paths = [path.expanduser() for path in runs]
+    for path in paths:
+        if not path.exists():
+            raise AprError(f"{path}: no such file or folder")
+    with terminal.console(stderr=True).status("opening the runs …"):
+        open_all(paths)  # says what is wrong before anything is served
+
+    def make() -> tuple[Any, dict[str, Any]]:
+        comparison = open_all(paths)
+        return comparison, summarise(comparison)
+
+    viewer = serve(make, port, followed=paths)
+    terminal.console().print(Text(f"{viewer.url}  (Ctrl-C stops)"), soft_wrap=True)
+    viewer.run()
+
+
 def open_all(runs: Sequence[Path]) -> Any:
     """The comparison of finished runs; each is named by its folder, as far up as the names differ.
 

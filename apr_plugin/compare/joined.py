@@ -147,7 +147,7 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
             trajectory.answer,
             row["bucket"],
             row["kind"],
-            Path(videos[0].path).name if videos else "",
+            videos[0].path if videos else "",
             row,
         )
     for key in run.without_trajectory:
@@ -264,7 +264,7 @@ def join(arms: Sequence[Arm]) -> Comparison:
             notes.append(f"{extra} questions of {arm.name} are not among those of {first.name}; left out")
     if left := len(keys - compared):
         notes.append(f"{left} questions of {first.name} are in no other arm; left out")
-    truths = {}
+    truths: dict[Key, Truth] = {}
     for arm in arms:
         if arm.run is not None:
             for key in compared:

@@ -222,4 +222,4 @@ def _same_base(a: Arm, b: Arm) -> bool:
         policy = (arm.run.card.get("policy") if arm.run is not None else None) or {}
         return {name: value for name, value in policy.items() if name not in ("modalities",)}
 
-    return model(a) == model(b)
+    return bool(model(a) == model(b))

@@ -237,11 +237,13 @@ _AIMING = {
 
 
 def _aiming(summary: Summary) -> Table:
+    aiming = summary.get("aiming") or {}
     rows = [
-        (name, *(share(aiming.get(quantity), 2) for quantity in _AIMING))
-        for name, aiming in (summary.get("aiming") or {}).items()
+        (heading, *(share(of_arm.get(quantity), 2) for of_arm in aiming.values()))
+        for quantity, heading in _AIMING.items()
+        if any(of_arm.get(quantity) for of_arm in aiming.values())
     ]
-    return Table("Where it looked, of questions with known evidence", ("arm", *_AIMING.values()), tuple(rows))
+    return Table("Where they looked, of questions with known evidence", ("", *aiming), tuple(rows))
 
 
 def _ladder(summary: Summary) -> Table:

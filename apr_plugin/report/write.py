@@ -22,7 +22,7 @@ from apr_plugin.compare.joined import Comparison
 from apr_plugin.errors import AprError
 from apr_plugin.loop.text import printable
 from apr_plugin.report import plots
-from apr_plugin.report.cards import write_cards
+from apr_plugin.report.card_files import write_cards
 from apr_plugin.report.page import write_page
 from apr_plugin.report.tables import markdown
 

@@ -34,6 +34,11 @@ def parse_model_args(text: str) -> dict[str, object]:
     return found
 
 
+def without_arguments(text: str, *names: str) -> str:
+    """The same list of `key=value` without some of its arguments."""
+    return ",".join(part for part in _split_at_commas(text) if part.partition("=")[0] not in names)
+
+
 def split_arguments(text: str) -> dict[str, str]:
     """The arguments of `key=value,key=value` by name, each value as it is written.
 

@@ -1,4 +1,4 @@
-"""The commands that the demo ends with, which README shows."""
+"""The closing commands of the demo, which the README shows."""
 
 from __future__ import annotations
 

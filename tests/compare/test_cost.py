@@ -205,6 +205,24 @@ def test_the_slope_is_that_of_least_squares(tmp_path: Path) -> None:
     assert (found.high - found.low) / 2 == pytest.approx(2.045 * line.stderr, rel=0.35)  # robust errors are near
 
 
+def test_the_slopes_interval_is_that_of_clusters(tmp_path: Path) -> None:
+    """The sandwich of K.-Y. Liang and S. Zeger (Biometrika 73, 1986), with the usual corrections, and t of 4."""
+    from scipy.stats import t
+
+    rng = random.Random(3)
+    made = [episode(n, n // 2 + 1.0, rng) for n in range(10)]  # five videos of two questions each
+    compared, arm = compared_run(tmp_path, made)
+    found = slopes(compared, arm)["turns"]
+    x = np.array([[1.0, one.video_durations_s[0] / 3600] for one in made])
+    y = np.array([len(one.turns) for one in made])
+    inverse = np.linalg.inv(x.T @ x)
+    rest = (y - x @ (inverse @ x.T @ y))[:, None] * x
+    sums = rest.reshape(5, 2, 2).sum(axis=1)
+    error = np.sqrt((inverse @ sums.T @ sums @ inverse)[1, 1] * 5 / 4 * 9 / 8)
+    assert found is not None and found.low is not None and found.high is not None
+    assert (found.high - found.low) / 2 == pytest.approx(t.ppf(0.975, 4) * error)
+
+
 def test_money_of_an_arm(tmp_path: Path) -> None:
     compared, arm = compared_run(tmp_path, [trajectory(n, [look(0, 9), answered("A")], "A") for n in range(4)])
     assert arm.run is not None and price_of(arm, {"m": TOKENS}) is None

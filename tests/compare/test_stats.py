@@ -18,6 +18,7 @@ from making import arm_of, key_of
 
 from apr_plugin.compare.joined import join
 from apr_plugin.compare.pairs import accuracy, differences, differences_by_bucket, score, score_differences
+from apr_plugin.compare.resampling import wilson
 from apr_plugin.compare.stats import (
     MCNEMAR,
     SIGN_FLIP,
@@ -31,7 +32,6 @@ from apr_plugin.compare.stats import (
     ratio,
     unpaired,
 )
-from apr_plugin.scoring.statistics import mcnemar, wilson_interval
 
 
 def interval(found: Interval | None) -> tuple[float, float, float]:
@@ -100,17 +100,6 @@ def test_the_sign_flip_is_exact_for_few_clusters() -> None:
     found = pair(values, [0.1] * 6)
     assert found.test == SIGN_FLIP and found.p == pytest.approx(2 / 2**6)
     assert pair([0.3] * 6, [0.3] * 6).p == 1.0
-
-
-def test_our_own_functions_agree() -> None:
-    rng = random.Random(3)
-    for _ in range(200):
-        n = rng.randint(1, 400)
-        right = rng.randint(0, n)
-        found = proportion([True] * right + [False] * (n - right))
-        assert interval(found)[1:] == pytest.approx(wilson_interval(right, n), abs=1e-12)
-        only_a, only_b = rng.randint(0, 200), rng.randint(0, 200)
-        assert pair(*table(1, only_a, only_b, 1)).p == pytest.approx(mcnemar(only_a, only_b), rel=1e-9)
 
 
 @pytest.mark.skipif(shutil.which("Rscript") is None, reason="R is not installed")
@@ -210,12 +199,12 @@ def test_one_video_says_nothing_of_others() -> None:
 
 def test_no_spread_is_not_certainty_where_values_are_bounded() -> None:
     clusters = [f"film{number // 2}" for number in range(20)]
-    wilson = wilson_interval(10, 10)  # as if the two questions of a video were one
-    assert interval(proportion([True] * 20, clusters)) == pytest.approx((1.0, *wilson))
-    assert interval(proportion([False] * 20, clusters)) == pytest.approx((0.0, 0.0, 1 - wilson[0]))
-    assert interval(mean([0.5] * 20, clusters, (0.0, 1.0))) == pytest.approx((0.5, wilson[0] / 2, 1 - wilson[0] / 2))
+    alone = wilson(10, 10)  # as if the two questions of a video were one
+    assert interval(proportion([True] * 20, clusters)) == pytest.approx((1.0, *alone))
+    assert interval(proportion([False] * 20, clusters)) == pytest.approx((0.0, 0.0, 1 - alone[0]))
+    assert interval(mean([0.5] * 20, clusters, (0.0, 1.0))) == pytest.approx((0.5, alone[0] / 2, 1 - alone[0] / 2))
     same = pair([1.0] * 20, [1.0] * 20, clusters)
-    assert interval(same.diff) == pytest.approx((0.0, wilson[0] - 1, 1 - wilson[0]))
+    assert interval(same.diff) == pytest.approx((0.0, alone[0] - 1, 1 - alone[0]))
     assert (same.p, same.p_clustered) == (1.0, 1.0)
     assert interval(mean([7.0] * 20, clusters)) == (7.0, 7.0, 7.0)  # turns, say: no bounds are known
 
