@@ -21,7 +21,6 @@ from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.policy import Usage
 from apr_plugin.loop.question import Option, QuestionKind
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory, Turn
-from apr_plugin.scoring.statistics import mcnemar, wilson_interval
 from apr_plugin.scoring.truth import Evidence, Truth
 
 BUCKETS = (("0-20min", 700.0), ("20-60min", 2300.0), ("60min+", 5400.0))
@@ -162,8 +161,16 @@ def interval(values: Iterable[float]) -> dict[str, Any]:
 
 def share(right: Sequence[bool]) -> dict[str, Any]:
     """A share with Wilson's interval."""
-    low, high = wilson_interval(sum(right), len(right))
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = map(float, proportion_confint(sum(right), len(right), method="wilson"))
     return {"value": sum(right) / max(1, len(right)), "low": low, "high": high, "n": len(right)}
+
+
+def _mcnemar(only_a: int, only_b: int) -> float:
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def made_summary(found: Comparison, **more: Any) -> dict[str, Any]:
@@ -204,7 +211,7 @@ def made_summary(found: Comparison, **more: Any) -> dict[str, Any]:
         pairs.append(
             {
                 "a": first.name, "b": other.name, "n": len(keys), "only_a": a, "only_b": b,
-                "diff": diff(first, other, keys), "p": mcnemar(a, b), "test": "exact McNemar",
+                "diff": diff(first, other, keys), "p": _mcnemar(a, b), "test": "exact McNemar",
                 "score_diff": diff(first, other, keys), "needed": 1840, "visible": 0.041,
                 "buckets": [
                     {"name": name, "n": len(group), "diff": diff(first, other, group), "p": 0.04, "p_holm": 0.12}

@@ -1,5 +1,5 @@
 // One question: what was asked, the rulers, what it cost turn by turn, and every turn of every arm.
-function Long({ text, limit = 700 }) {
+function Long({ text, limit = 480 }) {
   const [all, setAll] = useState(false);
   if (text.length <= limit) return html`<span class="said">${text}</span>`;
   return html`<span class="said">${all ? text : `${text.slice(0, limit)} …`}</span> <button class="link"
