@@ -158,19 +158,18 @@ def _pairs(summary: Summary) -> Table:
     rows = [
         (
             pair["b"],
-            str(pair["n"]),
             f"{pair['only_a']} : {pair['only_b']}",
             share(pair["diff"], digits),
             share(pair["score_diff"], digits),
             p_value(pair["p"]),
-            pair["test"].partition(" permutation")[0].removeprefix("exact "),
+            pair["test"].partition(" permutation")[0].removeprefix("exact ").replace("-", " "),
             "-" if pair["visible"] is None else f"{pair['visible']:.{digits}f}",
             "-" if pair["needed"] is None else f"{pair['needed']:,}",
         )
         for pair in summary["pairs"]
     ]
-    columns = ("against", "n", "only one", "right", "score", "p", "test", "visible", "needed")
-    title = f"{summary['pairs'][0]['a'] if rows else ''} minus each other arm, paired by question"
+    columns = ("against", "only one", "right", "score", "p", "test", "visible", "needed")
+    title = f"{summary['pairs'][0]['a'] if rows else ''} minus each other arm, paired over {summary['n']} questions"
     return Table(title, columns, tuple(rows))
 
 
