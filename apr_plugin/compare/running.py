@@ -176,6 +176,7 @@ def opened(name: str, folder: Path) -> Arm:
     """
     run = open_run(folder, latest=True)
     arm = arm_of_run(name, run, only=run.evaluations[0] if run.evaluations else None)
+    arm.about["folder"] = _shown(run.folder)
     if not arm.outcomes:
         raise AprError(f"{folder}: the run is empty: it ended before its first question")
     return arm
@@ -237,11 +238,18 @@ def _run(spec: ArmSpec, plan: Plan, evaluate: Evaluate, tell: Tell, before: Sequ
         if status == 0:
             (folder / MANIFEST).write_text(json.dumps(made_with, indent=2) + "\n")
     arm = _read(spec, folder)
-    arm.about |= {"model": spec.model, "model_args": spec.arguments, "command": ["apr", "eval", *command]}
+    told = [_shown(folder) if word == str(folder) else word for word in command]
+    arm.about |= {"model": spec.model, "model_args": spec.arguments, "command": ["apr", "eval", *told]}
     arm.notes = notes + arm.notes
     if spec.matched:
         arm.notes += _how_well_matched(arm, before)
     return arm
+
+
+def _shown(folder: Path) -> str:
+    """A folder as a report names it: from the working directory, if it is in it."""
+    path = folder.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 class ArmFailed(AprError):
