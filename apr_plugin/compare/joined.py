@@ -74,6 +74,8 @@ class Arm:
     """Where it comes from: model_args, folder, file, model."""
     notes: list[str] = field(default_factory=list)
     """What is incomplete or doubtful, one sentence each."""
+    task_versions: dict[str, str] = field(default_factory=dict)
+    """The version of each task by which it was scored, where that is known."""
 
     def trajectory(self, key: Key) -> Trajectory | None:
         """The trajectory of a question, read from disk; `None` where there is none."""
@@ -126,10 +128,11 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
     """
     outcomes: dict[Key, Outcome] = {}
     asked = None if only is None else {key for key, score in run.scores.items() if score.evaluation == only.time}
-    kind = ""
+    kind, old = "", 0
     for trajectory in run:
         key = trajectory.question.key
         kind = kind or trajectory.arm
+        old += trajectory.budget is None
         score = run.scores.get(key)
         if asked is not None and key not in asked:
             continue
@@ -153,12 +156,17 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
     for key in run.without_trajectory:
         outcomes.setdefault(key, Outcome(key, "missing", 0.0))
     about = {"folder": str(run.folder), "config_hash": run.config_hash}
-    return Arm(name, kind or "agent", outcomes, run, about, list(run.problems))
+    versions = {task: version for one in reversed(run.evaluations) for task, version in one.versions.items()}
+    notes = [f"{name}: {problem}" for problem in run.problems]
+    if old:
+        notes.append(f"{name}: {old} of its trajectories are of version 1; their prompts can't be rebuilt")
+    return Arm(name, kind or "agent", outcomes, run, about, notes, versions)
 
 
 def arm_of_samples(name: str, evaluation: Evaluation, model: str = "") -> Arm:
     """An arm from the samples files that lmms-eval wrote for any model (`--log_samples`)."""
-    arm = Arm(name, "lmms", {}, None, {"model": model, "folder": str(evaluation.folder), "time": evaluation.time})
+    about = {"model": model, "folder": str(evaluation.folder), "time": evaluation.time}
+    arm = Arm(name, "lmms", {}, None, about, task_versions=dict(evaluation.versions))
     for task, file in evaluation.samples.items():
         for doc_id, score in read_samples(file, lambda said: arm.notes.append(one_line(said))):
             key = (printable(task), printable(evaluation.splits.get(task, "")), doc_id, 0)
@@ -293,6 +301,12 @@ def _versions(arms: Sequence[Arm]) -> Iterator[str]:
         if len(set(known.values())) > 1:
             told = ", ".join(f"{name} {version}" for name, version in known.items())
             yield f"the arms were made with different versions of {package}: {told}"
+    for task in sorted({key[0] for arm in arms for key in arm.outcomes}):
+        found = {arm.name: arm.task_versions.get(task) for arm in arms}
+        known = {name: version for name, version in found.items() if version is not None}
+        if len(set(known.values())) > 1:
+            told = ", ".join(f"{name} {version}" for name, version in known.items())
+            yield f"the arms were scored by different versions of the task {task}: {told}"
     for name, card in cards.items():
         if not card:
             yield f"{name}: its card is missing, so its configuration can't be compared"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
-from apr_plugin.loop.config import EpisodeConfig, package_versions
+from apr_plugin.loop.config import EpisodeConfig, hash_of, package_versions
 from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, own_instructions
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
 
@@ -98,6 +98,12 @@ class Card(BaseModel):
         except ValidationError as error:
             fault = error.errors(include_input=False, include_context=False, include_url=False)[0]
             raise CardError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of the configuration that the card describes: `config_hash`, unless the card was changed."""
+        described = self.config.describe_with(self.policy, self.prompt_hash)
+        return hash_of(described | ({} if self.per_question is None else {"per_question": self.per_question}))
 
     @property
     def modalities(self) -> frozenset[Modality]:

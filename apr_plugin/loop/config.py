@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from typing import Any, Literal
@@ -48,16 +49,18 @@ class EpisodeConfig(BaseModel):
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration of a run as JSON values, including the policy's own."""
-        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
         described = {
             "name": policy.name,
             "modalities": sorted(policy.modalities),
             "context_tokens": policy.context_tokens,
         } | policy.describe()
-        return config | {
-            "policy": described,
-            "prompt_hash": prompt_hash(self.system_prompt, policy.modalities, self.wire, self.system_prompt_template),
-        }
+        words = prompt_hash(self.system_prompt, policy.modalities, self.wire, self.system_prompt_template)
+        return self.describe_with(described, words)
+
+    def describe_with(self, policy: Mapping[str, Any], prompt_hash: str) -> dict[str, Any]:
+        """The same from a policy's description and the hash of the prompts, as a card has them."""
+        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
+        return config | {"policy": dict(policy), "prompt_hash": prompt_hash}
 
     def hash(self, policy: Policy) -> str:
         """16 hex digits that identify the configuration; trajectories of different configurations are never mixed."""

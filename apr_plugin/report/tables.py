@@ -19,10 +19,14 @@ COSTS = {
     "frames": "frames",
     "audio_s": "sound s",
     "visual_tokens": "visual tok.",
+    "audio_tokens": "audio tok.",
     "prompt_tokens": "prompt tok.",
     "cached_tokens": "cached tok.",
     "completion_tokens": "written tok.",
     "seconds": "s",
+    "model_s": "model s",
+    "media_s": "media s",
+    "gpu_s": "GPU s",
     "usd": "USD",
 }
 """Quantities of a question's cost, in the order of the table, with their headings."""

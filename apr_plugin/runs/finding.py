@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apr_plugin import __version__
 from apr_plugin.errors import AprError
 from apr_plugin.files import check_regular, read_regular
-from apr_plugin.loop.card import CARD_FILE
+from apr_plugin.loop.card import CARD_FILE, Card, CardError
+from apr_plugin.loop.card import SCHEMA as CARD_SCHEMA
 from apr_plugin.loop.files import lines
 from apr_plugin.loop.trajectory import SCHEMA
 
@@ -93,6 +95,23 @@ def read_card(folder: Path) -> dict[str, Any]:
         if isinstance(card, dict):
             return card
     return {}
+
+
+def card_problem(path: Path, card: Mapping[str, Any], config_hash: str) -> str | None:
+    """What is wrong with the card of a run, if it was changed after the run began.
+
+    The card of another release can't be checked, because another release may describe a configuration otherwise.
+    """
+    versions = card.get("versions")
+    ours = isinstance(versions, dict) and versions.get("apr-plugin") == __version__
+    if card.get("schema") != CARD_SCHEMA or not ours:
+        return None
+    try:
+        if Card.read(path).content_hash == config_hash:
+            return None
+    except CardError as error:
+        return f"{error}; the card was changed"
+    return f"{path}: the card was changed; it does not describe the configuration {config_hash}"
 
 
 def _foreign(file: Path) -> bool:

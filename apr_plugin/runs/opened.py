@@ -22,7 +22,7 @@ from apr_plugin.errors import AprError, require
 from apr_plugin.files import read_regular
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError
-from apr_plugin.runs.finding import CARDS, FoundRun, find_runs, newlines
+from apr_plugin.runs.finding import CARDS, FoundRun, card_problem, find_runs, newlines
 from apr_plugin.runs.meter import TokensSpent, tokens_spent
 from apr_plugin.runs.rows import QUESTION, TURN, WHOLE, question_row, turn_rows
 from apr_plugin.runs.scores import Evaluation, Score, find_evaluations, read_samples
@@ -185,6 +185,8 @@ class Run:
             try:
                 card = json.loads(read_regular(path))
                 if isinstance(card, dict):
+                    if (problem := card_problem(path, card, self.config_hash)) is not None:
+                        self._say(problem)
                     return card
                 raise ValueError("it is not a JSON object")
             except (OSError, ValueError, RecursionError) as error:

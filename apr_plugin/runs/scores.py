@@ -104,6 +104,9 @@ class Evaluation:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Task -> metric -> what lmms-eval reports for the whole task."""
 
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Task -> its version, as its YAML has it."""
+
     splits: Mapping[str, str] = field(default_factory=dict)
     """Task -> the split of its questions."""
 
@@ -158,6 +161,7 @@ def _read_results(path: Path, say: Say, model: str) -> dict[str, Any] | None:
         "config_hash": config_hash if isinstance(config_hash, str) else None,
         "run_folder": Path(folder) if isinstance(folder, str) and "\0" not in folder else None,
         "metrics": {task: _numbers(values) for task, values in _mapping(found.get("results")).items()},
+        "versions": {task: str(version) for task, version in _mapping(found.get("versions")).items()},
         "splits": {
             task: split
             for task, config in tasks.items()

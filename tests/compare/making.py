@@ -109,6 +109,7 @@ def store_run(
     arm: str = "agent",
     bucket: str = "0-20min",
     seed: int = 0,
+    task_version: float = 1.0,
 ) -> Run:
     """A run on disk, as `apr eval --output_path OUT --log_samples` leaves one.
 
@@ -120,6 +121,7 @@ def store_run(
         arm: Which arm answered.
         bucket: The duration bucket of every question.
         seed: Part of the configuration, so that two runs differ.
+        task_version: The task's, by which it was scored.
     """
     policy, config = GuessPolicy(), EpisodeConfig(arm=arm, seed=seed)
     config_hash = config.hash(policy)
@@ -133,6 +135,7 @@ def store_run(
     results = {
         "results": {TASK: {"score,none": sum(scores.values()) / max(1, len(scores))}},
         "configs": {TASK: {"test_split": "test"}},
+        "versions": {TASK: task_version},
         "config": {"model": "apr", "resolved_cli_args": {"apr_run": run}},
     }
     (folder / f"{time}_results.json").write_text(json.dumps(results))

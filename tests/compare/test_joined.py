@@ -11,6 +11,7 @@ from making import TASK, answered, arm_of, key_of, look, store_run, trajectory
 from apr_plugin.compare.joined import Arm, arm_of_rows, arm_of_run, join
 from apr_plugin.errors import AprError
 from apr_plugin.loop.trajectory import StopReason
+from apr_plugin.runs.opened import open_run
 from apr_plugin.scoring.truth import Evidence, Truth
 
 
@@ -89,3 +90,32 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, line: str, words: 
         arm_of_rows("theirs", file)
     with pytest.raises(AprError, match="cannot read"):
         arm_of_rows("theirs", tmp_path)
+
+
+def test_what_differs_between_runs_or_was_changed_by_hand_is_said(tmp_path: Path) -> None:
+    made = [trajectory(n, [look(0, 50), answered("A")], "A") for n in range(3)]
+    scores = {str(n): 1.0 for n in range(3)}
+    one = store_run(tmp_path / "one", made, scores)
+    other = store_run(tmp_path / "other", made, scores, seed=1, task_version=2.0)
+    assert not one.problems and not other.problems
+    found = join([arm_of_run("one", one), arm_of_run("other", other)])
+    assert found.notes == [f"the arms were scored by different versions of the task {TASK}: one 1.0, other 2.0"]
+
+    card = one.folder / "card.json"
+    data = json.loads(card.read_text())
+    data["config"]["budget"]["turns"] = 99
+    data["versions"]["numpy"] = "0.1"
+    card.write_text(json.dumps(data))
+    (line, *rest) = (one.folder / f"{TASK}.jsonl").read_text().splitlines()
+    old = json.loads(line) | {"version": 1, "budget": None, "videos": []}
+    (one.folder / f"{TASK}.jsonl").write_text("\n".join([json.dumps(old), *rest]) + "\n{")
+    edited = open_run(tmp_path / "one")
+    found = join([arm_of_run("one", edited), arm_of_run("other", other)])
+    said = " | ".join([*found.notes, *found.arms[0].notes])
+    for words in (
+        "the card was changed", "different versions of numpy: one 0.1", "1 of its trajectories are of version 1",
+        "its last line is incomplete",
+    ):  # fmt: skip
+        assert words in said
+    card.write_text(json.dumps(data | {"config": {"arm": 7}}))
+    assert any("the card was changed" in problem for problem in open_run(tmp_path / "one").problems)
