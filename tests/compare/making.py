@@ -9,6 +9,7 @@ from typing import Any
 
 from apr_plugin.compare.joined import Arm, Outcome
 from apr_plugin.loop.action import Answer, GetAudio, GetFrames
+from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.policy import Usage
@@ -96,6 +97,7 @@ def trajectory(number: int, turns: Sequence[Turn], answer: str | None, **more: A
         videos=(Film(duration_s=duration, fps=25.0, has_audio=True),),
         timings=Timings(total_s=seconds, model_s=sum(turn.model_s for turn in turns)),
         question_hash=question.content_hash(),
+        budget=Budget(),
         **more,
     )
 
