@@ -189,17 +189,21 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know first, in sentences."""
     said = []
     for pair in summary["pairs"]:
-        difference, p = pair["diff"]["value"], pair["p"]
+        difference, p = pair["diff"], pair["p"]
+        value = f"{abs(difference['value']) * 100:.1f} percentage points"
+        if difference["low"] is not None:
+            value += f" ({difference['low'] * 100:+.1f} to {difference['high'] * 100:+.1f})"
         if p < 0.05:
+            more = "more" if difference["value"] > 0 else "fewer"
             said.append(
-                f"{pair['a']} answers {abs(difference):.1%} {'more' if difference > 0 else 'fewer'} of the questions "
-                f"rightly than {pair['b']} (p = {p:.2g}, n = {pair['n']})."
+                f"{pair['a']} is right on {value} {more} of the questions than {pair['b']} "
+                f"(p = {p:.2g}, n = {pair['n']})."
             )
         else:
+            shows = "" if pair["visible"] is None else f", which can show {pair['visible'] * 100:.1f} points or more"
             said.append(
-                f"{pair['a']} and {pair['b']} can't be told apart: a difference of {difference:+.1%} has "
-                f"p = {p:.2g} with {pair['n']} questions"
-                + (f", which can show {pair['visible']:.1%} or more." if pair["visible"] is not None else ".")
+                f"{pair['a']} and {pair['b']} can't be told apart: they differ by {value} "
+                f"(p = {p:.2g}) over {pair['n']} questions{shows}."
             )
     first = comparison.arms[0]
     for other, pair in zip(comparison.arms[1:], summary["pairs"], strict=True):
