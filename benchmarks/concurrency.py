@@ -86,7 +86,7 @@ class Watched:
 
 
 @dataclass
-class Run:
+class Timeline:
     """One run of many questions."""
 
     seconds: float
@@ -137,7 +137,7 @@ class Run:
         return "\n".join([*lines, f"{'':>16} 0 s{f'{until:.1f} s':>{COLUMNS - 3}}"])
 
 
-def run(policy: Policy, film: Path, questions: int, concurrency: int, turns: int, sampling: Sampling) -> Run:
+def run(policy: Policy, film: Path, questions: int, concurrency: int, turns: int, sampling: Sampling) -> Timeline:
     """Ask `questions` about a film."""
     asked = [
         Question(text=f"question {n}", kind="free_form", videos=(MediaRef(path=str(film)),), doc_id=str(n))
@@ -151,7 +151,7 @@ def run(policy: Policy, film: Path, questions: int, concurrency: int, turns: int
     failed = [t.stop_detail for t in done if t.stop_reason.failed]
     if failed:
         raise SystemExit(f"error: {len(failed)} questions were not answered: {failed[0]}")
-    return Run(seconds, done, watched.spans, began)
+    return Timeline(seconds, done, watched.spans, began)
 
 
 def fixed_latency(film: Path) -> dict[str, Any]:
