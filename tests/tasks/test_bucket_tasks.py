@@ -388,7 +388,7 @@ def test_a_part_of_a_benchmark_is_called_one(bench: TaskBench) -> None:
         assert len(docs(videomme.SOURCE)) == 4
     finally:
         logger.remove(sink)
-    assert any("hold 4 questions, the official split 2700" in line for line in said)
+    assert any("have 4 questions, the official split 2700" in line for line in said)
     assert any("1 of 4 questions lack their video" in line and "apr tasks check apr_videomme" in line for line in said)
 
 
