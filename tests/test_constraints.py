@@ -16,7 +16,7 @@ from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-ALONE = ("vllm",)
+ALONE = ("vllm", "inspect")
 """Extras that need their own environment."""
 
 
