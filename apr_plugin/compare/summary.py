@@ -21,6 +21,9 @@ from apr_plugin.runs.opened import Key
 GROWS = ("turns", "visual_tokens", "seconds")
 """Costs whose growth with duration is fitted."""
 
+FEW_VIDEOS = 10
+"""With fewer, a note says that intervals and tests over videos say little."""
+
 
 def summarise(
     comparison: Comparison,
@@ -58,7 +61,11 @@ def summarise(
         "ladder": steps.to_dict() if len(steps.arms) > 1 else None,
         "sweep": None if sweep is None else _sweep(arms, sweep),
         "published": [dict(figure) for figure in published],
-        "notes": list(dict.fromkeys([*comparison.notes, *(note for arm in comparison.arms for note in arm.notes)])),
+        "notes": list(
+            dict.fromkeys(
+                [*_few(comparison), *comparison.notes, *(note for arm in comparison.arms for note in arm.notes)]
+            )
+        ),
     }
     summary["headline"] = _headline(comparison, summary)
     return summary
@@ -181,6 +188,7 @@ def _sweep(arms: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any]) -> dict[
         | {"score": by_name[name]["score"]}
         | {quantity: (by_name[name]["cost"] or {}).get(quantity) for quantity in ("turns", "frames")}
         for name, value in sweep["values"].items()
+        if name in by_name  # else it has not begun
     ]
     return {"setting": sweep["setting"], "points": points}
 
@@ -190,9 +198,11 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
     said = []
     for pair in summary["pairs"]:
         difference, p = pair["diff"], pair["p"]
-        value = f"{abs(difference['value']) * 100:.1f} percentage points"
+        sign = -1 if p < 0.05 and difference["value"] < 0 else 1  # "fewer" is said in words
+        value = f"{sign * difference['value'] * 100:.1f} percentage points"
         if difference["low"] is not None:
-            value += f" ({difference['low'] * 100:+.1f} to {difference['high'] * 100:+.1f})"
+            low, high = sorted(sign * difference[end] * 100 for end in ("low", "high"))
+            value += f" ({low:+.1f} to {high:+.1f})"
         if p < 0.05:
             more = "more" if difference["value"] > 0 else "fewer"
             said.append(
@@ -202,16 +212,19 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
         else:
             shows = "" if pair["visible"] is None else f", which can show {pair['visible'] * 100:.1f} points or more"
             said.append(
-                f"{pair['a']} and {pair['b']} can't be told apart: they differ by {value} "
+                f"{pair['a']} and {pair['b']} can't be told apart: the difference is {value} "
                 f"(p = {p:.2g}) over {pair['n']} questions{shows}."
             )
-    first = comparison.arms[0]
-    for other, pair in zip(comparison.arms[1:], summary["pairs"], strict=True):
-        if first.kind == "agent" and other.kind == "passive" and _same_base(first, other) and pair["diff"]["value"] < 0:
-            said.append(
-                f"The agent is below the passive arm {other.name} of the same model: being told about tools costs "
-                "more than looking gains. Compare the two before you report the agent alone."
-            )
+    right = {arm["name"]: arm["accuracy"]["value"] for arm in summary["arms"]}
+    for agent in comparison.arms:
+        for other in comparison.arms:
+            below = right[agent.name] < right[other.name]
+            if agent.kind == "agent" and other.kind == "passive" and below and _same_base(agent, other):
+                said.append(
+                    f"{agent.name} is below the passive arm {other.name} of the same model "
+                    f"({right[agent.name] * 100:.1f} against {right[other.name] * 100:.1f}% right): a prompt with "
+                    "tools can cost more than looking gains. Compare the two before you report the agent alone."
+                )
     for arm in summary["arms"]:
         if lost := arm["failed"] + arm["missing"]:
             said.append(
@@ -219,6 +232,17 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
                 f"common subset has the {summary['common']} questions that every arm has a score for."
             )
     return said
+
+
+def _few(comparison: Comparison) -> list[str]:
+    videos, n = len({comparison.cluster(key) for key in comparison.keys}), len(comparison.keys)
+    if videos >= FEW_VIDEOS or videos == n:
+        return []
+    told = "1 video" if videos == 1 else f"{videos} videos"
+    return [
+        f"the {n} questions are about {told}: intervals and tests over so few say little, whatever the number of "
+        "questions"
+    ]
 
 
 def _same_base(a: Arm, b: Arm) -> bool:

@@ -58,8 +58,25 @@ def test_an_agent_below_the_passive_arm_of_its_model_is_said_first(tmp_path: Pat
     passive = store_run(tmp_path / "passive", made, {str(n): 1.0 for n in range(6)}, arm="passive")
     summary = summarise(join([arm_of_run("agent", agent), arm_of_run("passive", passive)]))
     assert any("below the passive arm passive of the same model" in line for line in summary["headline"])
-    better = summarise(join([arm_of_run("passive", passive), arm_of_run("agent", agent)]))
+    other = summarise(join([arm_of_run("passive", passive), arm_of_run("agent", agent)]))  # in any order
+    assert any("below the passive arm passive of the same model" in line for line in other["headline"])
+    better = summarise(join([arm_of_run("agent", agent), arm_of_run("agent too", agent)]))
     assert not any("below the passive arm" in line for line in better["headline"])
+
+
+def test_words_and_signs_agree_and_few_videos_are_said() -> None:
+    ours, theirs = (
+        arm_of(name, dict.fromkeys(range(40), value), per_video=5) for name, value in (("ours", 0.0), ("theirs", 1.0))
+    )
+    (line,) = summarise(join([ours, theirs]))["headline"]
+    assert line.startswith("ours is right on 100.0 percentage points (+") and "fewer of the questions" in line
+    (note,) = summarise(join([ours, theirs]))["notes"]
+    assert note.startswith("the 40 questions are about 8 videos")
+    few = [
+        arm_of(name, {n: float(n in right) for n in range(6)}) for name, right in (("ours", {0}), ("theirs", {0, 1, 2}))
+    ]
+    summary = summarise(join(few))
+    assert "the difference is -33.3 percentage points (-" in summary["headline"][0] and summary["notes"] == []
 
 
 def test_rows_without_trajectories() -> None:
