@@ -63,7 +63,12 @@ def summarise(
         "published": [dict(figure) for figure in published],
         "notes": list(
             dict.fromkeys(
-                [*_few(comparison), *comparison.notes, *(note for arm in comparison.arms for note in arm.notes)]
+                [
+                    *_few(comparison),
+                    *_priced(comparison, prices),
+                    *comparison.notes,
+                    *(note for arm in comparison.arms for note in arm.notes),
+                ]
             )
         ),
     }
@@ -243,6 +248,18 @@ def _few(comparison: Comparison) -> list[str]:
         f"the {n} questions are about {told}: intervals and tests over so few say little, whatever the number of "
         "questions"
     ]
+
+
+def _priced(comparison: Comparison, prices: Mapping[str, cost.Price] | None) -> list[str]:
+    """Where each arm's prices are from, or that there are none for its model."""
+    said = []
+    for arm in comparison.arms if prices is not None else ():
+        price = cost.price_of(arm, prices or {})
+        if price is not None:
+            said.append(f"{arm.name}: US dollars by the prices of {price.date} ({price.source})")
+        elif arm.run is not None:
+            said.append(f"{arm.name}: the file of prices has no entry for its model, so its cost in money is unknown")
+    return said
 
 
 def _same_base(a: Arm, b: Arm) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from making import TASK, answered, arm_of, look, store_run, trajectory
 
 pytest.importorskip("statsmodels")
 
+from apr_plugin.compare.cost import Price
 from apr_plugin.compare.joined import arm_of_run, join
 from apr_plugin.compare.summary import summarise
 from apr_plugin.loop.trajectory import StopReason
@@ -48,8 +50,25 @@ def test_a_comparison_of_two_runs(tmp_path: Path) -> None:
     assert summary["aiming"]["passive 4"]["unsupported"]["value"] > 0
     assert any("1 of 8 questions have no answer" in line for line in summary["headline"])
     page = markdown(summary)
+    assert "| agent | all turns over all hours | 108.00" in page  # 3 turns over 100 s
     assert "| agent | 8 | 0.88" in page and "not tested against" in page and "a paper" in page
     assert next(table.title for table in tables(summary)).startswith("Right answers")
+
+
+def test_where_prices_are_from_is_said(tmp_path: Path) -> None:
+    made = [trajectory(n, [look(0, 50), answered("B")], "B") for n in range(3)]
+    run = store_run(tmp_path / "run", made, {str(n): 1.0 for n in range(3)})
+    named = copy.copy(run)
+    named.card = {**run.card, "policy": {"pretrained": "m/M"}}
+    comparison = join([arm_of_run("ours", named), arm_of_run("other", run)])
+    prices = {"m/M": Price("2026-11-01", "an invoice", gpu_hour=3600.0)}
+    summary = summarise(comparison, prices=prices)
+    assert [arm["cost"]["usd"] is None for arm in summary["arms"]] == [False, True]
+    assert summary["notes"][1:] == [
+        "ours: US dollars by the prices of 2026-11-01 (an invoice)",
+        "other: the file of prices has no entry for its model, so its cost in money is unknown",
+    ]
+    assert not [note for note in summarise(comparison)["notes"] if "price" in note]
 
 
 def test_an_agent_below_the_passive_arm_of_its_model_is_said_first(tmp_path: Path) -> None:
