@@ -44,6 +44,10 @@ def run_compare(
         raise AprError(
             "name finished runs, or arms to run (--agent, --against), not both; a finished run is also run:DIR"
         )
+    if runs and (tasks or limit is not None or include_path or again):
+        raise AprError(
+            "--tasks, --limit, --include-path and --again are for arms to run; finished runs stay as they are"
+        )
     if runs:
         return run_report(runs, out, prices=prices, thumbnails=thumbnails)
     if not agents:

@@ -46,6 +46,11 @@ def test_mistakes_are_found_before_an_arm_runs(tmp_path: Path) -> None:
         with pytest.raises(AprError, match=words):
             _compare(tmp_path, against, file)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(AprError, match="finished runs stay as they are"):
+        run_compare(
+            [tmp_path], tasks="", agents=[], against=[], out=None, limit=3, include_path=None, again=False,
+            prices=None, thumbnails=False,
+        )  # fmt: skip
 
 
 def test_a_report_that_is_written_again_says_the_same(tmp_path: Path) -> None:
