@@ -286,7 +286,7 @@ def _stamps(tasks: str) -> dict[str, Any]:
 def _require(running: bool = True) -> None:
     for module, extra in (("lmms_eval", "lmms"),) if running else ():
         require(module, extra)
-    for module in ("scipy", "statsmodels", "matplotlib", "pandas"):
+    for module in ("scipy", "statsmodels", "matplotlib", "pandas", "yaml"):
         require(module, "report")
 
 

@@ -18,6 +18,10 @@ POWER = 0.8
 ALPHA = 0.05
 """How likely a difference is to be found where there is none."""
 
+LEAST_CLUSTERS = 6
+"""With fewer, the sign-flip test over clusters has no p below `ALPHA`, however large the difference: 2 / 2**5 > 0.05.
+"""
+
 
 @dataclass(frozen=True)
 class Power:
@@ -34,8 +38,8 @@ class Power:
     design_effect: float | None
     """By how much clusters raise the variance of the difference, at least 1; `None` with one cluster."""
     needed: int | None
-    """Questions that the difference needs, if videos have as many each as here; `None` where it is 0 or can't be told.
-    """
+    """Questions that the difference needs, if videos have as many each as here; `None` where it is 0 or can't be told,
+    as with fewer than `LEAST_CLUSTERS` videos of several questions."""
     visible: float | None
     """The smallest difference that these questions could have shown; `None` where even 1 is too small."""
 
@@ -74,7 +78,8 @@ def power_of(
     effect = _design_effect(differences, clusters)
     needed: float | None = None
     visible: float | None = None
-    if effect is not None and n > 1:
+    enough = clusters is None or len(set(clusters)) in range(LEAST_CLUSTERS, n) or len(set(clusters)) == n
+    if effect is not None and n > 1 and enough:
         if discordance is not None:
             needed, visible = mcnemar_needed(wanted, discordance), mcnemar_visible(n / effect, discordance)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 from apr_plugin.compare import aiming, cost, pairs
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.compare.ladder import ladder
+from apr_plugin.compare.power import ALPHA, LEAST_CLUSTERS
 from apr_plugin.compare.stats import Interval
 from apr_plugin.runs.opened import Key
 
@@ -203,12 +204,12 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
     said = []
     for pair in summary["pairs"]:
         difference, p = pair["diff"], pair["p"]
-        sign = -1 if p < 0.05 and difference["value"] < 0 else 1  # "fewer" is said in words
+        sign = -1 if p < ALPHA and difference["value"] < 0 else 1  # "fewer" is said in words
         value = f"{sign * difference['value'] * 100:.1f} percentage points"
         if difference["low"] is not None:
             low, high = sorted(sign * difference[end] * 100 for end in ("low", "high"))
             value += f" ({low:+.1f} to {high:+.1f})"
-        if p < 0.05:
+        if p < ALPHA:
             more = "more" if difference["value"] > 0 else "fewer"
             said.append(
                 f"{pair['a']} is right on {value} {more} of the questions than {pair['b']} "
@@ -244,9 +245,10 @@ def _few(comparison: Comparison) -> list[str]:
     if videos >= FEW_VIDEOS or videos == n:
         return []
     told = "1 video" if videos == 1 else f"{videos} videos"
+    never = f"; with fewer than {LEAST_CLUSTERS} no difference can reach p < {ALPHA}" if videos < LEAST_CLUSTERS else ""
     return [
         f"the {n} questions are about {told}: intervals and tests over so few say little, whatever the number of "
-        "questions"
+        f"questions{never}"
     ]
 
 

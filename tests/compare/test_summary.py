@@ -91,6 +91,10 @@ def test_words_and_signs_agree_and_few_videos_are_said() -> None:
     assert line.startswith("ours is right on 100.0 percentage points (+") and "fewer of the questions" in line
     (note,) = summarise(join([ours, theirs]))["notes"]
     assert note.startswith("the 40 questions are about 8 videos")
+    two = [arm_of(name, {n: value for n in range(8)}, per_video=4) for name, value in (("a", 1.0), ("b", 0.0))]
+    summary = summarise(join(two))  # sign flips of two videos: p is 0.5 at least
+    assert summary["pairs"][0]["p"] == 0.5 and summary["pairs"][0]["visible"] is None
+    assert "which can show" not in summary["headline"][0] and "no difference can reach p < 0.05" in summary["notes"][0]
     few = [
         arm_of(name, {n: float(n in right) for n in range(6)}) for name, right in (("ours", {0}), ("theirs", {0, 1, 2}))
     ]
