@@ -47,6 +47,7 @@ def summarise(
     """
     rows = {arm.name: cost.rows_of(comparison, arm, prices) for arm in comparison.arms if arm.run is not None}
     arms = [_arm(comparison, arm, rows.get(arm.name)) for arm in comparison.arms]
+    first, *others = comparison.arms
     steps = ladder(comparison)
     summary: dict[str, Any] = {
         "title": title or " and ".join(dict.fromkeys(key[0] for key in comparison.keys)),
@@ -57,7 +58,7 @@ def summarise(
         "common": len(comparison.common),
         "arms": arms,
         "buckets": _buckets(comparison, rows),
-        "pairs": [_pair(comparison, comparison.arms[0], other) for other in comparison.arms[1:]],
+        "pairs": [_pair(comparison, first, other) for other in others if not _unscored(comparison, first, other)],
         "aiming": _aiming(comparison),
         "ladder": steps.to_dict() if len(steps.arms) > 1 else None,
         "sweep": None if sweep is None else _sweep(arms, sweep),
@@ -94,7 +95,7 @@ def _aiming(comparison: Comparison) -> dict[str, Any]:
 
 
 def _arm(comparison: Comparison, arm: Arm, rows: Mapping[Key, cost.Row] | None) -> dict[str, Any]:
-    outcomes = [arm.outcome(key) for key in comparison.keys]
+    outcomes, open_ = [arm.outcome(key) for key in comparison.keys], bool(_unscored(comparison, arm))
     states = Counter(outcome.status for outcome in outcomes)
     stops = Counter(str(outcome.row["stop_reason"]) for outcome in outcomes if outcome.row)
     grows = None if rows is None else cost.slopes(comparison, arm, rows=rows)
@@ -106,9 +107,9 @@ def _arm(comparison: Comparison, arm: Arm, rows: Mapping[Key, cost.Row] | None) 
         "scored": states["scored"],
         "failed": states["failed"],
         "missing": states["missing"],
-        "score": _dict(pairs.score(comparison, arm)),
+        "score": None if open_ else _dict(pairs.score(comparison, arm)),
         "common_score": _dict(pairs.score(comparison, arm, comparison.common)),
-        "accuracy": _dict(pairs.accuracy(comparison, arm)),
+        "accuracy": None if open_ else _dict(pairs.accuracy(comparison, arm)),
         "cost": None if rows is None else _dicts(cost.costs(comparison, arm, rows=rows)),
         "slope": None if grows is None else _dicts({name: grows[name] for name in GROWS}),
         "turns_per_hour": None if rows is None else _dict(cost.turns_per_hour(comparison, arm, rows=rows)),
@@ -138,7 +139,10 @@ def _buckets(comparison: Comparison, rows: Mapping[str, Mapping[Key, cost.Row]])
             "name": name,
             "n": len(keys),
             "hours": hours,
-            "arms": {arm.name: _dict(pairs.score(comparison, arm, keys)) for arm in comparison.arms},
+            "arms": {
+                arm.name: None if _unscored(comparison, arm) else _dict(pairs.score(comparison, arm, keys))
+                for arm in comparison.arms
+            },
             "cost": {arm: _mean_costs([of_arm[key] for key in keys if key in of_arm]) for arm, of_arm in rows.items()},
         }
         for name, keys, hours in _in_buckets(comparison)
@@ -221,9 +225,10 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
                 f"{pair['a']} and {pair['b']} can't be told apart: the difference is {value} "
                 f"(p = {p:.2g}) over {pair['n']} questions{shows}."
             )
-    right = {arm["name"]: arm["accuracy"]["value"] for arm in summary["arms"]}
-    for agent in comparison.arms:
-        for other in comparison.arms:
+    right = {arm["name"]: arm["accuracy"]["value"] for arm in summary["arms"] if arm["accuracy"] is not None}
+    known = [arm for arm in comparison.arms if arm.name in right]
+    for agent in known:
+        for other in known:
             below = right[agent.name] < right[other.name]
             if agent.kind == "agent" and other.kind == "passive" and below and _same_base(agent, other):
                 said.append(
@@ -232,12 +237,19 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
                     "tools can cost more than looking gains. Compare the two before you report the agent alone."
                 )
     for arm in summary["arms"]:
-        if lost := arm["failed"] + arm["missing"]:
+        if arm["name"] not in right:
+            said.append(f"{arm['name']} has no scores yet, so nothing is said about how right it is.")
+        elif lost := arm["failed"] + arm["missing"]:
             said.append(
                 f"{arm['name']}: {lost} of {arm['n']} questions have no answer or no score and count as wrong; the "
                 f"common subset has the {summary['common']} questions that every arm has a score for."
             )
     return said
+
+
+def _unscored(comparison: Comparison, *arms: Arm) -> list[str]:
+    """The arms without any score: a run that goes on has none, and must not look as if all its answers were wrong."""
+    return [arm.name for arm in arms if all(arm.outcome(key).status == "missing" for key in comparison.keys)]
 
 
 def _few(comparison: Comparison) -> list[str]:

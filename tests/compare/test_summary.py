@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -110,3 +111,22 @@ def test_rows_without_trajectories() -> None:
     assert "can't be told apart" in summary["headline"][0] and summary["title"] == TASK
     one = summarise(join([arm_of("alone", {1: None})]))
     assert one["pairs"] == [] and "1 of 1 questions have no answer" in one["headline"][0]
+
+
+def test_a_run_that_goes_on_does_not_look_wrong() -> None:
+    """lmms-eval scores at the end; until then an arm has answers and no score."""
+    ours, theirs = (arm_of(name, dict.fromkeys(range(8), 1.0)) for name in ("ours", "theirs"))
+    for key, outcome in theirs.outcomes.items():
+        theirs.outcomes[key] = dataclasses.replace(outcome, status="missing", score=0.0)
+    failed = arm_of("failed", dict.fromkeys(range(8)))
+    for arms in ([ours, theirs, failed], [theirs, ours]):
+        summary = summarise(join(arms))
+        of = {arm["name"]: arm for arm in summary["arms"]}
+        assert of["theirs"]["accuracy"] is of["theirs"]["score"] is summary["buckets"][0]["arms"]["theirs"] is None
+        assert of["ours"]["accuracy"]["value"] == 1
+        assert not [pair for pair in summary["pairs"] if "theirs" in (pair["a"], pair["b"])]
+        assert any(line.startswith("theirs has no scores yet") for line in summary["headline"])
+        assert "| theirs | 8 | - | - |" in markdown(summary)
+    assert of.keys() == {"theirs", "ours"} and summary["pairs"] == []
+    (pair,) = summarise(join([ours, failed]))["pairs"]  # it could not answer, which counts as wrong
+    assert pair["diff"]["value"] == 1
