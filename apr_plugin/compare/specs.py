@@ -138,8 +138,10 @@ def _read_only(kind: str, rest: str, text: str) -> ArmSpec:
     source, comma, label = rest.partition(",label=")
     if not source:
         raise AprError(f"--against {quoted(text, 80)}: say which: {kind}:{'NAME' if kind == 'published' else 'PATH'}")
-    name = label if comma else Path(source).name if kind != "published" else f"published {source}"
-    return ArmSpec(name, kind, source=source)
+    if kind == "published":
+        return ArmSpec(label if comma else f"published {source}", kind, source=source)
+    path = Path(source).expanduser() if source.startswith("~") else Path(source)
+    return ArmSpec(label or path.name or path.resolve().name, kind, source=str(path))
 
 
 def _refuse_reserved(where: str, arguments: dict[str, str]) -> None:
