@@ -95,6 +95,8 @@ def with_frames(spec: ArmSpec, frames: int) -> ArmSpec:
 
 def _against(text: str, base: dict[str, str] | None) -> ArmSpec:
     kind, _, rest = text.partition(":")
+    if "," in kind:  # `blind,label=closed eyes`
+        kind, _, rest = text.partition(",")
     kind = kind.strip()
     if kind not in KINDS:
         raise AprError(

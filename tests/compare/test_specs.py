@@ -18,14 +18,14 @@ def test_every_arm() -> None:
         "passive:matched",
         "passive:frames=768,pretrained=b/B-72B",
         "blind",
-        "single_frame",
+        "single_frame,label=one: 1",
         "shuffled",
         "oracle:frames=8",
     ]
     against += ["lmms:qwen2_5_vl,pretrained=b/B,max_num_frames=64", "run:out/old,label=old", "rows:x/theirs.jsonl"]
     specs = read_specs([AGENT, "policy=needle,label=scripted"], [*against, "published:lvbench"])
     assert [spec.name for spec in specs] == [
-        "agent 1", "scripted", "passive matched", "passive 768 B-72B", "blind", "single frame", "shuffled", "oracle 8",
+        "agent 1", "scripted", "passive matched", "passive 768 B-72B", "blind", "one: 1", "shuffled", "oracle 8",
         "qwen2_5_vl", "old", "theirs.jsonl", "published lvbench",
     ]  # fmt: skip
     passive = split_arguments(specs[3].arguments)
