@@ -113,8 +113,8 @@ def write_plan(specs: Sequence[ArmSpec], plan: Plan) -> None:
     Raises:
         AprError: the folder can't be written.
     """
-    data = {"tasks": plan.tasks, "limit": plan.limit, "title": plan.title, "sweep": plan.sweep}
-    data |= {"arms": [dataclasses.asdict(spec) for spec in specs]}
+    data: dict[str, Any] = {"tasks": plan.tasks, "limit": plan.limit, "title": plan.title, "sweep": plan.sweep}
+    data["arms"] = [dataclasses.asdict(spec) for spec in specs]
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
         (plan.out / PLAN_FILE).write_text(json.dumps(data, indent=1) + "\n")
