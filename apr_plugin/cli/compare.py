@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -297,7 +298,11 @@ def _default_folder(tasks: str, agent: str) -> Path:
 
 
 def _number(text: str) -> float | str:
+    """A value of a sweep as a number, where it is one that JSON has."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return text
+    if not math.isfinite(value):
+        return text
+    return int(value) if value.is_integer() else value

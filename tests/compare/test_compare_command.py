@@ -6,13 +6,15 @@ import base64
 import json
 import re
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from making import answered, arm_of, look, store_run, trajectory
 
-from apr_plugin.cli.compare import run_compare, run_report
+from apr_plugin.cli import compare
+from apr_plugin.cli.compare import run_compare, run_report, run_sweep
 from apr_plugin.compare.joined import arm_of_run, join
 from apr_plugin.compare.running import Plan, write_plan
 from apr_plugin.compare.specs import read_specs
@@ -65,6 +67,16 @@ def test_a_report_that_is_written_again_says_the_same(tmp_path: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert summary["title"] == "A title" and summary["published"][0]["benchmark"] == "lvbench"
     assert [point["value"] for point in summary["sweep"]["points"]] == [6.0, 12.0]
+
+
+def test_values_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(compare, "compare_specs", lambda *_, sweep, **__: asked.append(sweep["values"]) or 0)
+    sweep = partial(run_sweep, tasks="t", agent="policy=guess", out=None, limit=None, include_path=None, again=False)
+    assert sweep("turns=6,12") == 0 and sweep("temperature=0.5,1.0") == 0 and sweep("stop=nan,x,7") == 0
+    assert [list(map(repr, values.values())) for values in asked] == [
+        ["6", "12"], ["0.5", "1"], ["'nan'", "'x'", "7"],
+    ]  # fmt: skip
 
 
 def test_no_key_reaches_a_report(tmp_path: Path) -> None:
