@@ -38,10 +38,11 @@ class Power:
     design_effect: float | None
     """By how much clusters raise the variance of the difference, at least 1; `None` with one cluster."""
     needed: int | None
-    """Questions that the difference needs, if videos have as many each as here; `None` where it is 0 or can't be told,
-    as with fewer than `LEAST_CLUSTERS` videos of several questions."""
+    """Questions that the difference needs, if videos have as many each as here; `None` where it is 0 or can't be told.
+    """
     visible: float | None
-    """The smallest difference that these questions could have shown; `None` where even 1 is too small."""
+    """The smallest difference that these questions could have shown; `None` where even 1 is too small, as with fewer
+    than `LEAST_CLUSTERS` videos of several questions."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -78,13 +79,16 @@ def power_of(
     effect = _design_effect(differences, clusters)
     needed: float | None = None
     visible: float | None = None
-    enough = clusters is None or len(set(clusters)) in range(LEAST_CLUSTERS, n) or len(set(clusters)) == n
-    if effect is not None and n > 1 and enough:
+    m = n if clusters is None else len(set(clusters))
+    if effect is not None and n > 1:
         if discordance is not None:
             needed, visible = mcnemar_needed(wanted, discordance), mcnemar_visible(n / effect, discordance)
         else:
             needed, visible = score_needed(wanted, sd), score_visible(n / effect, sd)
         needed = None if needed is None else math.ceil(needed * effect - 1e-9)
+        if m < n:  # several questions of a video: the test flips videos, and needs some
+            needed = None if needed is None else max(needed, math.ceil(LEAST_CLUSTERS * n / m))
+            visible = visible if m >= LEAST_CLUSTERS else None
     return Power(n, wanted, discordance, sd, effect, None if needed is None else int(needed), visible)
 
 
