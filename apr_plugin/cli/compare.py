@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -44,6 +45,10 @@ def run_compare(
         raise AprError(
             "name finished runs, or arms to run (--agent, --against), not both; a finished run is also run:DIR"
         )
+    if runs and (tasks or limit is not None or include_path or again):
+        raise AprError(
+            "--tasks, --limit, --include-path and --again are for arms to run; finished runs stay as they are"
+        )
     if runs:
         return run_report(runs, out, prices=prices, thumbnails=thumbnails)
     if not agents:
@@ -82,7 +87,8 @@ def compare_specs(
     _require()
     folder = folder.expanduser().resolve()
     console = terminal.console()
-    plan = Plan(tasks, folder, limit, include_path, again, _stamps(tasks))
+    known = _prices(prices)
+    plan = Plan(tasks, folder, limit, include_path, again, _stamps(tasks), title, sweep)
 
     def tell(line: str) -> None:
         console.print(Text(line, "bold"), soft_wrap=True)
@@ -92,8 +98,7 @@ def compare_specs(
     except ArmFailed as error:
         terminal.complain(f"{error}; the same command continues there")
         return error.status
-    figures = [figure for spec in specs if spec.kind == "published" for figure in _published(spec.source)]
-    return _finish(console, join(arms), folder, figures, prices, thumbnails, sweep, title)
+    return _finish(console, join(arms), folder, known, thumbnails, _about(specs, title, sweep))
 
 
 def run_sweep(
@@ -137,9 +142,10 @@ def run_report(runs: Sequence[Path], out: Path | None, *, prices: Path | None = 
     for path in runs:
         if not path.expanduser().exists():
             raise AprError(f"{path}: no such file or folder")
-    comparison = open_all(runs)
+    known = _prices(prices)
+    comparison, about = open_all(runs)
     folder = (out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else Path("apr_report"))).expanduser().resolve()
-    return _finish(console, comparison, folder, (), prices, thumbnails, None, "")
+    return _finish(console, comparison, folder, known, thumbnails, about)
 
 
 def run_view(runs: Sequence[Path], port: int) -> None:
@@ -160,18 +166,19 @@ def run_view(runs: Sequence[Path], port: int) -> None:
         open_all(paths)  # says what is wrong before anything is served
 
     def make() -> tuple[Any, dict[str, Any]]:
-        comparison = open_all(paths)
-        return comparison, summarise(comparison)
+        comparison, about = open_all(paths)
+        return comparison, summarise(comparison, **about)
 
     viewer = serve(make, port, followed=paths)
     terminal.console().print(Text(f"{viewer.url}  (Ctrl-C stops)"), soft_wrap=True)
     viewer.run()
 
 
-def open_all(runs: Sequence[Path]) -> Any:
+def open_all(runs: Sequence[Path]) -> tuple[Any, dict[str, Any]]:
     """The comparison of finished runs; each is named by its folder, as far up as the names differ.
 
-    A single folder may be that of a comparison.
+    A single folder may be that of a comparison. Then the second value has its title, its published figures and its
+    sweep, as `summarise` takes them.
 
     Raises:
         AprError: one is no run, or they have no question in common.
@@ -179,8 +186,9 @@ def open_all(runs: Sequence[Path]) -> Any:
     from apr_plugin.compare.joined import join
     from apr_plugin.compare.running import open_comparison, opened, read_plan
 
-    if len(runs) == 1 and (specs := read_plan(runs[0].expanduser())) is not None:
-        return join(open_comparison(runs[0].expanduser(), specs))
+    if len(runs) == 1 and (plan := read_plan(runs[0].expanduser())) is not None:
+        about = _about(plan.specs, plan.title, plan.sweep)
+        return join(open_comparison(runs[0].expanduser(), plan.specs)), about
     paths = [path.expanduser().absolute() for path in runs]
     for depth in range(1, 20):
         names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -188,28 +196,24 @@ def open_all(runs: Sequence[Path]) -> Any:
             break
     else:
         raise AprError("the same run is named twice")
-    return join([opened(name, path) for name, path in zip(names, paths, strict=True)])
+    return join([opened(name, path) for name, path in zip(names, paths, strict=True)]), {}
 
 
 def _finish(
     console: Any,
     comparison: Any,
     folder: Path,
-    figures: Sequence[Mapping[str, Any]],
-    prices: Path | None,
+    prices: Mapping[str, Any] | None,
     thumbnails: bool,
-    sweep: Mapping[str, Any] | None,
-    title: str,
+    about: Mapping[str, Any],
 ) -> int:
-    from apr_plugin.compare.cost import read_prices
     from apr_plugin.compare.summary import summarise
     from apr_plugin.report.tables import print_summary
     from apr_plugin.report.write import write_all
 
     command = shlex.join(["apr", *sys.argv[1:]])
-    known = None if prices is None else read_prices(prices)
     with terminal.console(stderr=True).status("testing differences …"):
-        summary = summarise(comparison, title=title, command=command, published=figures, prices=known, sweep=sweep)
+        summary = summarise(comparison, command=command, prices=prices, **about)
     with Progress(console=terminal.console(stderr=True), transient=True) as progress:
         task = progress.add_task("writing the page", total=len(comparison.keys))
         page = write_all(
@@ -226,6 +230,8 @@ def _finish(
 
 def _check(specs: Sequence[Any]) -> None:
     """Find mistakes in every arm's arguments before the first one runs."""
+    from apr_plugin.compare.joined import arm_of_rows
+    from apr_plugin.compare.running import opened
     from apr_plugin.runs.arguments import parse_model_args
     from apr_plugin.runs.settings import check_arguments
 
@@ -237,8 +243,24 @@ def _check(specs: Sequence[Any]) -> None:
                 raise AprError(f"{spec.name}: {error}") from error
         elif spec.kind == "published":
             _published(spec.source)
-        elif spec.kind in ("rows", "run") and not Path(spec.source).expanduser().exists():
-            raise AprError(f"{spec.name}: {spec.source}: no such file or folder")
+        elif spec.kind in ("rows", "run"):
+            source = Path(spec.source)
+            if not source.exists():
+                raise AprError(f"{spec.name}: {spec.source}: no such file or folder")
+            (arm_of_rows if spec.kind == "rows" else opened)(spec.name, source)
+
+
+def _about(specs: Sequence[Any], title: str, sweep: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `summarise` is told of a comparison besides its arms."""
+    figures = [figure for spec in specs if spec.kind == "published" for figure in _published(spec.source)]
+    return {"title": title, "published": figures, "sweep": sweep}
+
+
+def _prices(file: Path | None) -> Mapping[str, Any] | None:
+    """The prices; read before anything runs, so that a mistake in the file is said at once."""
+    from apr_plugin.compare.cost import read_prices
+
+    return None if file is None else read_prices(file)
 
 
 def _published(benchmark: str) -> list[dict[str, Any]]:
@@ -265,7 +287,7 @@ def _stamps(tasks: str) -> dict[str, Any]:
 def _require(running: bool = True) -> None:
     for module, extra in (("lmms_eval", "lmms"),) if running else ():
         require(module, extra)
-    for module in ("scipy", "statsmodels", "matplotlib", "pandas"):
+    for module in ("scipy", "statsmodels", "matplotlib", "pandas", "yaml"):
         require(module, "report")
 
 
@@ -276,7 +298,11 @@ def _default_folder(tasks: str, agent: str) -> Path:
 
 
 def _number(text: str) -> float | str:
+    """A value of a sweep as a number, where it is one that JSON has."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return text
+    if not math.isfinite(value):
+        return text
+    return int(value) if value.is_integer() else value

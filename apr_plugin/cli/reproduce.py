@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -45,6 +43,8 @@ def run_reproduce(
     Raises:
         AprError: the card can't be read or run, the folder is taken, or the new run can't be read.
     """
+    from apr_plugin.harnesses.lmms_eval.process import evaluate
+
     path = card_path / CARD_YAML if card_path.is_dir() else card_path
     card = read_card(path)
     if card.edited:
@@ -63,7 +63,7 @@ def run_reproduce(
         raise AprError(f"{folder}: it is not empty; a card is run again into a new folder (--out DIR)")
     worst = 0
     for words in commands:
-        status = subprocess.run([sys.executable, "-m", "apr_plugin.cli", "eval", *words], check=False).returncode
+        status = evaluate(words)
         if status not in (0, _UNANSWERED):
             complain(f"apr eval ended with status {status}; nothing is compared")
             return status if status > 0 else 1

@@ -8,7 +8,6 @@ has a score for are the common subset.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from apr_plugin.runs.opened import Key, Run
 from apr_plugin.runs.rows import question_row
 from apr_plugin.runs.scores import Evaluation, read_samples
 from apr_plugin.scoring.truth import Truth
-from apr_plugin.terminal import one_line
+from apr_plugin.terminal import one_line, quoted
 
 Status = Literal["scored", "failed", "missing"]
 """`failed`: the arm could not answer (no media, no server). `missing`: there is no answer or no score of it."""
@@ -210,17 +209,23 @@ def arm_of_rows(name: str, file: Path) -> Arm:
 def _row(line: str, where: str) -> Outcome:
     try:
         data = json.loads(line)
-        key = (printable(str(data["task"])), printable(str(data.get("split", ""))), printable(str(data["doc_id"])), 0)
-        score = data["score"]
+        task, doc_id, score = data["task"], data["doc_id"], data["score"]
+        split = data.get("split") or ""
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AprError(
             f"{where}: no row ({type(error).__name__}: {one_line(str(error), 100)}); it must be an object with task, "
             "doc_id and score"
         ) from error
-    if isinstance(score, bool):
-        score = float(score)
-    if not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
-        raise AprError(f"{where}: score={one_line(str(score), 60)}: it must be a number from 0 to 1")
+    if isinstance(doc_id, float) and doc_id.is_integer():  # a table with gaps writes whole numbers as 17.0
+        doc_id = int(doc_id)
+    if not isinstance(task, str) or not isinstance(doc_id, str | int):
+        raise AprError(
+            f"{where}: task={quoted(task, 60)}, doc_id={quoted(doc_id, 60)}: they must be the name of a task and a "
+            "whole number or a text"
+        )
+    if not isinstance(score, int | float) or not 0 <= score <= 1:  # not NaN, which is neither
+        raise AprError(f"{where}: score={quoted(score, 60)}: it must be a number from 0 to 1")
+    key = (printable(task), printable(str(split)), printable(str(doc_id)), 0)
     text = {name: printable(str(data[name])) for name in ("answer", "bucket", "video") if data.get(name) is not None}
     return Outcome(key, "scored", float(score), text.get("answer"), text.get("bucket"), "", text.get("video", ""))
 
@@ -288,6 +293,8 @@ def _fill_splits(arm: Arm, splits: Mapping[str, Iterable[str]]) -> None:
     for key, outcome in arm.outcomes.items():
         known = sorted(splits.get(key[0], ()))
         new = (key[0], known[0], key[2], key[3]) if not key[1] and len(known) == 1 else key
+        if new in filled or (new != key and new in arm.outcomes):
+            raise AprError(f"{arm.name}: doc {key[2]} of {key[0]} comes twice, with its split and without")
         filled[new] = outcome if new == key else Outcome(**{**outcome.__dict__, "key": new})
     arm.outcomes = filled
 
@@ -317,10 +324,11 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _tasks(arm: Arm) -> str:
-    tasks = sorted({key[0] for key in arm.outcomes})
+    tasks = sorted({f"{key[0]} ({key[1]})" if key[1] else key[0] for key in arm.outcomes})
     return f"{len(arm.outcomes)} questions of {', '.join(tasks[:3])}{', …' if len(tasks) > 3 else ''}"
 
 
 def _order(key: Key) -> tuple[Any, ...]:
     task, split, doc_id, repeat = key
-    return task, split, (0, int(doc_id), "") if doc_id.isdecimal() else (1, 0, doc_id), repeat
+    number = doc_id.isdecimal() and len(doc_id) < 20  # Python reads no number of more than 4,300 digits
+    return task, split, (0, int(doc_id), "") if number else (1, 0, doc_id), repeat

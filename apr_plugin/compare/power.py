@@ -18,6 +18,10 @@ POWER = 0.8
 ALPHA = 0.05
 """How likely a difference is to be found where there is none."""
 
+LEAST_CLUSTERS = 6
+"""With fewer, the sign-flip test over clusters has no p below `ALPHA`, however large the difference: 2 / 2**5 > 0.05.
+"""
+
 
 @dataclass(frozen=True)
 class Power:
@@ -37,7 +41,8 @@ class Power:
     """Questions that the difference needs, if videos have as many each as here; `None` where it is 0 or can't be told.
     """
     visible: float | None
-    """The smallest difference that these questions could have shown; `None` where even 1 is too small."""
+    """The smallest difference that these questions could have shown; `None` where even 1 is too small, as with fewer
+    than `LEAST_CLUSTERS` videos of several questions."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -74,12 +79,16 @@ def power_of(
     effect = _design_effect(differences, clusters)
     needed: float | None = None
     visible: float | None = None
+    m = n if clusters is None else len(set(clusters))
     if effect is not None and n > 1:
         if discordance is not None:
             needed, visible = mcnemar_needed(wanted, discordance), mcnemar_visible(n / effect, discordance)
         else:
             needed, visible = score_needed(wanted, sd), score_visible(n / effect, sd)
         needed = None if needed is None else math.ceil(needed * effect - 1e-9)
+        if m < n:  # several questions of a video: the test flips videos, and needs some
+            needed = None if needed is None else max(needed, math.ceil(LEAST_CLUSTERS * n / m))
+            visible = visible if m >= LEAST_CLUSTERS else None
     return Power(n, wanted, discordance, sd, effect, None if needed is None else int(needed), visible)
 
 

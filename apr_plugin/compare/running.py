@@ -7,6 +7,7 @@ made with. An arm that was stopped continues where it was, because a run of this
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -35,6 +36,12 @@ Tell = Callable[[str], None]
 
 MANIFEST = "arm.json"
 """Records in an arm's folder what it was made with, once it is finished."""
+
+LONGEST_NAME = 100
+"""Bytes of a folder's name at most."""
+
+WRITTEN = ("plots", "cards")
+"""Folders of the report beside those of the arms."""
 
 GUARDS: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "openai": (
@@ -78,10 +85,26 @@ class Plan:
     """Run also what is finished."""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Identifies the tasks' files, so that an arm over other questions is not reused."""
+    title: str = ""
+    """Of the report."""
+    sweep: Mapping[str, Any] | None = None
+    """For a sweep: the setting, and its value in each arm."""
 
 
 PLAN_FILE = "compare.json"
 """Lists the arms of a comparison in its folder, so that it can be opened again, also while it runs."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What `compare.json` says."""
+
+    specs: list[ArmSpec]
+    """Its arms."""
+    title: str = ""
+    """As `Plan` has it."""
+    sweep: Mapping[str, Any] | None = None
+    """As `Plan` has it."""
 
 
 def write_plan(specs: Sequence[ArmSpec], plan: Plan) -> None:
@@ -90,7 +113,8 @@ def write_plan(specs: Sequence[ArmSpec], plan: Plan) -> None:
     Raises:
         AprError: the folder can't be written.
     """
-    data = {"tasks": plan.tasks, "limit": plan.limit, "arms": [dataclasses.asdict(spec) for spec in specs]}
+    data: dict[str, Any] = {"tasks": plan.tasks, "limit": plan.limit, "title": plan.title, "sweep": plan.sweep}
+    data["arms"] = [dataclasses.asdict(spec) for spec in specs]
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
         (plan.out / PLAN_FILE).write_text(json.dumps(data, indent=1) + "\n")
@@ -98,8 +122,8 @@ def write_plan(specs: Sequence[ArmSpec], plan: Plan) -> None:
         raise AprError(f"{plan.out}: cannot write there: {error.strerror or error}") from error
 
 
-def read_plan(folder: Path) -> list[ArmSpec] | None:
-    """The arms of a comparison's folder; `None` if it is none.
+def read_plan(folder: Path) -> Planned | None:
+    """The plan in a comparison's folder; `None` if it is none.
 
     Raises:
         AprError: its `compare.json` can't be read.
@@ -108,8 +132,16 @@ def read_plan(folder: Path) -> list[ArmSpec] | None:
     if not path.is_file():
         return None
     try:
-        return [ArmSpec(**arm) for arm in json.loads(read_regular(path))["arms"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        data = json.loads(read_regular(path))
+        specs = [ArmSpec(**arm) for arm in data["arms"]]
+        for spec in specs:
+            if not all(isinstance(value, str | bool) for value in dataclasses.astuple(spec)):
+                raise TypeError
+        sweep = data.get("sweep")
+        if sweep is not None and not (isinstance(sweep["setting"], str) and isinstance(sweep["values"], dict)):
+            raise TypeError
+        return Planned(specs, str(data.get("title", "")), sweep)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AprError(f"{path}: cannot read it ({type(error).__name__}); run the comparison again") from error
 
 
@@ -127,7 +159,9 @@ def open_comparison(folder: Path, specs: Sequence[ArmSpec]) -> list[Arm]:
             elif spec.kind == "run":
                 arms.append(opened(spec.name, Path(spec.source)))
             elif spec.kind != "published":
-                arms.append(_read(spec, arm_folder(folder, spec), scored=False))
+                arm = _read(spec, arm_folder(folder, spec), scored=False)
+                _describe(spec, arm, arms)
+                arms.append(arm)
         except AprError as error:
             missing.append(f"{spec.name} is left out: {one_line(str(error))}")
     if not arms:
@@ -138,7 +172,16 @@ def open_comparison(folder: Path, specs: Sequence[ArmSpec]) -> list[Arm]:
 
 def arm_folder(out: Path, spec: ArmSpec) -> Path:
     """Where an arm's results and trajectories are."""
-    return out / re.sub(r"[^\w.-]+", "-", spec.name).strip("-.")
+    return out / file_name(spec.name)
+
+
+def file_name(name: str) -> str:
+    """An arm's name as that of a folder: without separators, not empty, and short enough for any file system."""
+    words = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    if len(words.encode()) <= LONGEST_NAME and words:
+        return words
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{words.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}".strip("-")
 
 
 def run_arms(specs: Sequence[ArmSpec], plan: Plan, evaluate: Evaluate, tell: Tell) -> list[Arm]:
@@ -152,6 +195,8 @@ def run_arms(specs: Sequence[ArmSpec], plan: Plan, evaluate: Evaluate, tell: Tel
     folders = [arm_folder(plan.out, spec) for spec in specs if spec.is_run]
     if len(set(folders)) < len(folders):
         raise AprError(f"two arms would share the folder {max(folders, key=folders.count)}; name one with label=NAME")
+    if taken := next((folder.name for folder in folders if folder.name in WRITTEN), None):
+        raise AprError(f"an arm can't be called {taken}: the report has a folder of that name; use another label=NAME")
     write_plan(specs, plan)
     arms: list[Arm] = []
     for spec in specs:
@@ -208,18 +253,15 @@ def _frame_tokens(trajectory: Trajectory) -> float:
 
 
 def _run(spec: ArmSpec, plan: Plan, evaluate: Evaluate, tell: Tell, before: Sequence[Arm]) -> Arm:
-    notes = []
     if spec.matched:
         agent = next((arm for arm in before if arm.kind == "agent"), None)
         if agent is None:
             raise AprError(f"{spec.name}: there is no agent to match")
         spec = with_frames(spec, matched_frames(agent))
-        notes.append(f"{spec.name}: {split_arguments(spec.arguments)['passive_frames']} frames")
     extra: tuple[str, ...] = ()
     if spec.kind == "lmms" and spec.model in GUARDS:
-        added, extra, said = GUARDS[spec.model]
+        added, extra, _ = GUARDS[spec.model]
         spec = dataclasses.replace(spec, arguments=join_arguments(added | split_arguments(spec.arguments)))
-        notes.append(f"{spec.name}: lmms-eval's model {spec.model}: {said}")
     folder = arm_folder(plan.out, spec)
     command = _command(spec, plan, folder, extra)
     made_with = {"command": command, "versions": _versions(), "data": dict(plan.data)}
@@ -239,11 +281,21 @@ def _run(spec: ArmSpec, plan: Plan, evaluate: Evaluate, tell: Tell, before: Sequ
             (folder / MANIFEST).write_text(json.dumps(made_with, indent=2) + "\n")
     arm = _read(spec, folder)
     told = [_shown(folder) if word == str(folder) else word for word in command]
-    arm.about |= {"model": spec.model, "model_args": spec.arguments, "command": ["apr", "eval", *told]}
-    arm.notes = notes + arm.notes
-    if spec.matched:
-        arm.notes += _how_well_matched(arm, before)
+    arm.about["command"] = ["apr", "eval", *told]
+    _describe(spec, arm, before)
     return arm
+
+
+def _describe(spec: ArmSpec, arm: Arm, before: Sequence[Arm]) -> None:
+    """Say of an arm what lmms-eval was asked, how its frames were chosen, and what was changed for it."""
+    arm.about |= {"model": spec.model, "model_args": spec.arguments}
+    if spec.kind == "lmms" and spec.model in GUARDS:
+        arm.notes.insert(0, f"{spec.name}: lmms-eval's model {spec.model}: {GUARDS[spec.model][2]}")
+    if spec.matched:
+        config = arm.run.card.get("config") if arm.run is not None else None
+        frames = config.get("passive_frames") if isinstance(config, Mapping) else None
+        arm.notes.insert(0, f"{spec.name}: {'an unknown number of' if frames is None else frames} frames")
+        arm.notes += _how_well_matched(arm, before)
 
 
 def _shown(folder: Path) -> str:
@@ -253,11 +305,11 @@ def _shown(folder: Path) -> str:
 
 
 class ArmFailed(AprError):
-    """lmms-eval failed; `status` is what it ended with."""
+    """lmms-eval failed; `status` is what it ended with, and 1 if a signal ended it."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = status if status > 0 else 1
 
 
 def _command(spec: ArmSpec, plan: Plan, folder: Path, extra: Sequence[str]) -> list[str]:
@@ -303,7 +355,9 @@ def _versions() -> dict[str, str]:
 
 
 def _how_well_matched(arm: Arm, before: Sequence[Arm]) -> list[str]:
-    agent = next(other for other in before if other.kind == "agent")
+    agent = next((other for other in before if other.kind == "agent"), None)
+    if agent is None:
+        return []
     ours, theirs = (_mean_tokens(one) for one in (arm, agent))
     if theirs and abs(ours / theirs - 1) > 0.05:
         return [

@@ -95,6 +95,8 @@ def with_frames(spec: ArmSpec, frames: int) -> ArmSpec:
 
 def _against(text: str, base: dict[str, str] | None) -> ArmSpec:
     kind, _, rest = text.partition(":")
+    if "," in kind:  # `blind,label=closed eyes`
+        kind, _, rest = text.partition(",")
     kind = kind.strip()
     if kind not in KINDS:
         raise AprError(
@@ -138,8 +140,10 @@ def _read_only(kind: str, rest: str, text: str) -> ArmSpec:
     source, comma, label = rest.partition(",label=")
     if not source:
         raise AprError(f"--against {quoted(text, 80)}: say which: {kind}:{'NAME' if kind == 'published' else 'PATH'}")
-    name = label if comma else Path(source).name if kind != "published" else f"published {source}"
-    return ArmSpec(name, kind, source=source)
+    if kind == "published":
+        return ArmSpec(label if comma else f"published {source}", kind, source=source)
+    path = Path(source).expanduser() if source.startswith("~") else Path(source)
+    return ArmSpec(label or path.name or path.resolve().name, kind, source=str(path))
 
 
 def _refuse_reserved(where: str, arguments: dict[str, str]) -> None:

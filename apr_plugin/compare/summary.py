@@ -15,11 +15,15 @@ from typing import Any
 from apr_plugin.compare import aiming, cost, pairs
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.compare.ladder import ladder
+from apr_plugin.compare.power import ALPHA, LEAST_CLUSTERS
 from apr_plugin.compare.stats import Interval
 from apr_plugin.runs.opened import Key
 
 GROWS = ("turns", "visual_tokens", "seconds")
 """Costs whose growth with duration is fitted."""
+
+FEW_VIDEOS = 10
+"""With fewer, a note says that intervals and tests over videos say little."""
 
 
 def summarise(
@@ -43,6 +47,7 @@ def summarise(
     """
     rows = {arm.name: cost.rows_of(comparison, arm, prices) for arm in comparison.arms if arm.run is not None}
     arms = [_arm(comparison, arm, rows.get(arm.name)) for arm in comparison.arms]
+    first, *others = comparison.arms
     steps = ladder(comparison)
     summary: dict[str, Any] = {
         "title": title or " and ".join(dict.fromkeys(key[0] for key in comparison.keys)),
@@ -53,12 +58,21 @@ def summarise(
         "common": len(comparison.common),
         "arms": arms,
         "buckets": _buckets(comparison, rows),
-        "pairs": [_pair(comparison, comparison.arms[0], other) for other in comparison.arms[1:]],
+        "pairs": [_pair(comparison, first, other) for other in others if not _unscored(comparison, first, other)],
         "aiming": _aiming(comparison),
         "ladder": steps.to_dict() if len(steps.arms) > 1 else None,
         "sweep": None if sweep is None else _sweep(arms, sweep),
         "published": [dict(figure) for figure in published],
-        "notes": list(dict.fromkeys([*comparison.notes, *(note for arm in comparison.arms for note in arm.notes)])),
+        "notes": list(
+            dict.fromkeys(
+                [
+                    *_few(comparison),
+                    *_priced(comparison, prices),
+                    *comparison.notes,
+                    *(note for arm in comparison.arms for note in arm.notes),
+                ]
+            )
+        ),
     }
     summary["headline"] = _headline(comparison, summary)
     return summary
@@ -81,7 +95,7 @@ def _aiming(comparison: Comparison) -> dict[str, Any]:
 
 
 def _arm(comparison: Comparison, arm: Arm, rows: Mapping[Key, cost.Row] | None) -> dict[str, Any]:
-    outcomes = [arm.outcome(key) for key in comparison.keys]
+    outcomes, open_ = [arm.outcome(key) for key in comparison.keys], bool(_unscored(comparison, arm))
     states = Counter(outcome.status for outcome in outcomes)
     stops = Counter(str(outcome.row["stop_reason"]) for outcome in outcomes if outcome.row)
     grows = None if rows is None else cost.slopes(comparison, arm, rows=rows)
@@ -93,9 +107,9 @@ def _arm(comparison: Comparison, arm: Arm, rows: Mapping[Key, cost.Row] | None) 
         "scored": states["scored"],
         "failed": states["failed"],
         "missing": states["missing"],
-        "score": _dict(pairs.score(comparison, arm)),
+        "score": None if open_ else _dict(pairs.score(comparison, arm)),
         "common_score": _dict(pairs.score(comparison, arm, comparison.common)),
-        "accuracy": _dict(pairs.accuracy(comparison, arm)),
+        "accuracy": None if open_ else _dict(pairs.accuracy(comparison, arm)),
         "cost": None if rows is None else _dicts(cost.costs(comparison, arm, rows=rows)),
         "slope": None if grows is None else _dicts({name: grows[name] for name in GROWS}),
         "turns_per_hour": None if rows is None else _dict(cost.turns_per_hour(comparison, arm, rows=rows)),
@@ -125,7 +139,10 @@ def _buckets(comparison: Comparison, rows: Mapping[str, Mapping[Key, cost.Row]])
             "name": name,
             "n": len(keys),
             "hours": hours,
-            "arms": {arm.name: _dict(pairs.score(comparison, arm, keys)) for arm in comparison.arms},
+            "arms": {
+                arm.name: None if _unscored(comparison, arm) else _dict(pairs.score(comparison, arm, keys))
+                for arm in comparison.arms
+            },
             "cost": {arm: _mean_costs([of_arm[key] for key in keys if key in of_arm]) for arm, of_arm in rows.items()},
         }
         for name, keys, hours in _in_buckets(comparison)
@@ -181,6 +198,7 @@ def _sweep(arms: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any]) -> dict[
         | {"score": by_name[name]["score"]}
         | {quantity: (by_name[name]["cost"] or {}).get(quantity) for quantity in ("turns", "frames")}
         for name, value in sweep["values"].items()
+        if name in by_name  # else it has not begun
     ]
     return {"setting": sweep["setting"], "points": points}
 
@@ -190,10 +208,12 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
     said = []
     for pair in summary["pairs"]:
         difference, p = pair["diff"], pair["p"]
-        value = f"{abs(difference['value']) * 100:.1f} percentage points"
+        sign = -1 if p < ALPHA and difference["value"] < 0 else 1  # "fewer" is said in words
+        value = f"{sign * difference['value'] * 100:.1f} percentage points"
         if difference["low"] is not None:
-            value += f" ({difference['low'] * 100:+.1f} to {difference['high'] * 100:+.1f})"
-        if p < 0.05:
+            low, high = sorted(sign * difference[end] * 100 for end in ("low", "high"))
+            value += f" ({low:+.1f} to {high:+.1f})"
+        if p < ALPHA:
             more = "more" if difference["value"] > 0 else "fewer"
             said.append(
                 f"{pair['a']} is right on {value} {more} of the questions than {pair['b']} "
@@ -202,22 +222,57 @@ def _headline(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
         else:
             shows = "" if pair["visible"] is None else f", which can show {pair['visible'] * 100:.1f} points or more"
             said.append(
-                f"{pair['a']} and {pair['b']} can't be told apart: they differ by {value} "
+                f"{pair['a']} and {pair['b']} can't be told apart: the difference is {value} "
                 f"(p = {p:.2g}) over {pair['n']} questions{shows}."
             )
-    first = comparison.arms[0]
-    for other, pair in zip(comparison.arms[1:], summary["pairs"], strict=True):
-        if first.kind == "agent" and other.kind == "passive" and _same_base(first, other) and pair["diff"]["value"] < 0:
-            said.append(
-                f"The agent is below the passive arm {other.name} of the same model: being told about tools costs "
-                "more than looking gains. Compare the two before you report the agent alone."
-            )
+    right = {arm["name"]: arm["accuracy"]["value"] for arm in summary["arms"] if arm["accuracy"] is not None}
+    known = [arm for arm in comparison.arms if arm.name in right]
+    for agent in known:
+        for other in known:
+            below = right[agent.name] < right[other.name]
+            if agent.kind == "agent" and other.kind == "passive" and below and _same_base(agent, other):
+                said.append(
+                    f"{agent.name} is below the passive arm {other.name} of the same model "
+                    f"({right[agent.name] * 100:.1f} against {right[other.name] * 100:.1f}% right): a prompt with "
+                    "tools can cost more than looking gains. Compare the two before you report the agent alone."
+                )
     for arm in summary["arms"]:
-        if lost := arm["failed"] + arm["missing"]:
+        if arm["name"] not in right:
+            said.append(f"{arm['name']} has no scores yet, so nothing is said about how right it is.")
+        elif lost := arm["failed"] + arm["missing"]:
             said.append(
                 f"{arm['name']}: {lost} of {arm['n']} questions have no answer or no score and count as wrong; the "
                 f"common subset has the {summary['common']} questions that every arm has a score for."
             )
+    return said
+
+
+def _unscored(comparison: Comparison, *arms: Arm) -> list[str]:
+    """The arms without any score: a run that goes on has none, and must not look as if all its answers were wrong."""
+    return [arm.name for arm in arms if all(arm.outcome(key).status == "missing" for key in comparison.keys)]
+
+
+def _few(comparison: Comparison) -> list[str]:
+    videos, n = len({comparison.cluster(key) for key in comparison.keys}), len(comparison.keys)
+    if videos >= FEW_VIDEOS or videos == n:
+        return []
+    told = "1 video" if videos == 1 else f"{videos} videos"
+    never = f"; with fewer than {LEAST_CLUSTERS} no difference can reach p < {ALPHA}" if videos < LEAST_CLUSTERS else ""
+    return [
+        f"the {n} questions are about {told}: intervals and tests over so few say little, whatever the number of "
+        f"questions{never}"
+    ]
+
+
+def _priced(comparison: Comparison, prices: Mapping[str, cost.Price] | None) -> list[str]:
+    """Where each arm's prices are from, or that there are none for its model."""
+    said = []
+    for arm in comparison.arms if prices is not None else ():
+        price = cost.price_of(arm, prices or {})
+        if price is not None:
+            said.append(f"{arm.name}: US dollars by the prices of {price.date} ({price.source})")
+        elif arm.run is not None:
+            said.append(f"{arm.name}: the file of prices has no entry for its model, so its cost in money is unknown")
     return said
 
 

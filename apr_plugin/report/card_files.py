@@ -190,8 +190,23 @@ def commands(results: Sequence[tuple[Evaluation, Mapping[str, Any]]]) -> list[di
             "seed": ",".join(map(str, seed)) if isinstance(seed, list) else seed,
             "own_tasks": len(options.get("include_path") or []) > 1,
         }
-        found.setdefault(json.dumps(one, sort_keys=True, default=str), {"tasks": [], **one})["tasks"] += tasks
+        names = _with_groups(tasks, str(options.get("tasks") or "").split(","), _mapping(content.get("group_subtasks")))
+        found.setdefault(json.dumps(one, sort_keys=True, default=str), {"tasks": [], **one})["tasks"] += names
     return [{**one, "tasks": sorted(one["tasks"])} for one in found.values()]
+
+
+def _with_groups(tasks: Sequence[str], asked: Sequence[str], parts: Mapping[str, Any]) -> list[str]:
+    """The tasks, where those of a group are replaced by the group that was asked for: it has scores of its own."""
+
+    def leaves(name: str, above: tuple[str, ...] = ()) -> set[str]:
+        below = parts.get(name)
+        if not isinstance(below, list) or not below or name in above:
+            return {name}
+        return {leaf for one in below for leaf in leaves(str(one), (*above, name))}
+
+    groups = {name: of for name in asked if name in parts and (of := leaves(name)) <= set(tasks)}
+    covered = {leaf for of in groups.values() for leaf in of}
+    return [*groups, *(task for task in tasks if task not in covered)]
 
 
 class _Read:

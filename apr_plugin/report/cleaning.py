@@ -66,6 +66,15 @@ def clean(value: Any, *, secrets: bool = False) -> Any:
     return text if secrets else without_secrets(text)
 
 
+def hidden(value: Any) -> Any:
+    """The same JSON value with `without_secrets` in every text; names of fields and numbers stay."""
+    if isinstance(value, Mapping):
+        return {name: hidden(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hidden(item) for item in value]
+    return without_secrets(value) if isinstance(value, str) else value
+
+
 def code(text: str) -> str:
     """A text as code in Markdown, whatever backquotes, bars and newlines it holds."""
     words = " ".join(plain(text).split()).replace("|", "\\|")

@@ -15,6 +15,7 @@ from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.loop.action import Answer, describe
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory, Turn
+from apr_plugin.report.cleaning import hidden
 from apr_plugin.report.thumbnails import Seen
 from apr_plugin.runs.meter import tokens_spent
 from apr_plugin.runs.opened import Key
@@ -72,16 +73,16 @@ def head(comparison: Comparison, summary: Mapping[str, Any], rows: Sequence[Sequ
 
     Args:
         comparison: From `join`.
-        summary: The figures; shown as they are.
+        summary: The figures; shown as they are, without what looks like a key or a password.
         rows: From `row`, in the order of the questions.
     """
     return {
-        "summary": finite(dict(summary)),
+        "summary": finite(hidden(summary)),
         "arms": [
             {
                 "name": text(arm.name, 200),
                 "kind": text(arm.kind, 60),
-                "about": {text(name, 60): text(value, 400) for name, value in arm.about.items()},
+                "about": {text(name, 60): text(hidden(str(value)), 400) for name, value in arm.about.items()},
                 "looks": arm.run is not None,
             }
             for arm in comparison.arms

@@ -12,7 +12,6 @@ from typing import Any
 
 from apr_plugin.compare.joined import Comparison
 from apr_plugin.errors import AprError, require
-from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import StopReason
 from apr_plugin.runs.rows import KEY, QUESTION, TURN, turn_rows
 from apr_plugin.terminal import plain
@@ -112,7 +111,7 @@ def tables_csv(comparison: Comparison, summary: Summary, folder: Path) -> list[P
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = printable(value)
+    text = plain(value)
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.match(text) else text
 
 

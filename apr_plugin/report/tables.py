@@ -222,6 +222,11 @@ def _slopes(summary: Summary) -> Table:
         for name, slope in (arm.get("slope") or {}).items()
         if slope is not None
     ]
+    rows += [
+        (arm["name"], "all turns over all hours", share(arm["turns_per_hour"], 2))
+        for arm in summary["arms"]
+        if arm.get("turns_per_hour")
+    ]
     return Table(
         "Growth of the cost with each hour of video", ("arm", "quantity", "per hour"), tuple(rows), detail=True
     )

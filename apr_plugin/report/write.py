@@ -13,16 +13,18 @@
 from __future__ import annotations
 
 import json
-import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from apr_plugin.compare.joined import Comparison
+from apr_plugin.compare.running import file_name
 from apr_plugin.errors import AprError
 from apr_plugin.loop.text import printable
 from apr_plugin.report import plots
 from apr_plugin.report.card_files import write_cards
+from apr_plugin.report.cleaning import hidden
 from apr_plugin.report.page import write_page
 from apr_plugin.report.tables import markdown
 
@@ -39,7 +41,7 @@ def write_all(
     find: Callable[[str], str | Path] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the files of the table above; returns the page.
+    """Write the files of the table above; returns the page. What looks like a key or a password is left out.
 
     Args:
         comparison: The arms and their questions.
@@ -52,6 +54,7 @@ def write_all(
     Raises:
         AprError: the folder can't be written.
     """
+    summary = hidden(summary)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").write_text(
@@ -62,8 +65,12 @@ def write_all(
         plots.tables_csv(comparison, summary, folder)
         for arm in comparison.arms:
             if arm.run is not None:
-                name = re.sub(r"[^\w.-]+", "-", arm.name).strip("-.")
-                write_cards(arm.run, folder / "cards" / name, command=arm.about.get("command"))
+                command = arm.about.get("command")
+                write_cards(
+                    arm.run,
+                    folder / "cards" / file_name(arm.name),
+                    command=None if command is None else shlex.join(command),
+                )
         return write_page(
             comparison, dict(summary), folder / PAGE, thumbnails=thumbnails, find=find, on_progress=on_progress
         )

@@ -49,7 +49,7 @@ def read_truths(folder: Path) -> dict[DocKey, Truth]:
             data = json.loads(line)
             key = (str(data["task"]), str(data["split"]), str(data["doc_id"]))
             found[key] = _truth(data)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:  # an infinite number, too
             _log.warning("%s, line %d: no truth (%s); left out", path, number, type(error).__name__)
     return found
 

@@ -80,6 +80,9 @@ def test_rows_of_others(tmp_path: Path) -> None:
         ('{"task":"t","doc_id":1,"score":2}', "a number from 0 to 1"),
         ('{"task":"t","doc_id":1,"score":NaN}', "a number from 0 to 1"),
         ('{"task":"t","doc_id":1,"score":"1"}', "a number from 0 to 1"), ("", "it holds no rows"),
+        (f'{{"task":"t","doc_id":1,"score":1{"0" * 400}}}', "a number from 0 to 1"),
+        ('{"task":null,"doc_id":1,"score":1}', "the name of a task"),
+        ('{"task":"t","doc_id":null,"score":1}', "a whole number or a text"),
         ('{"task":"t","doc_id":1,"score":1}\n{"task":"t","doc_id":"1","score":1}', "comes twice"),
     ],
 )  # fmt: skip
@@ -90,6 +93,20 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, line: str, words: 
         arm_of_rows("theirs", file)
     with pytest.raises(AprError, match="cannot read"):
         arm_of_rows("theirs", tmp_path)
+
+
+def test_doc_ids_and_splits_of_others(tmp_path: Path) -> None:
+    file, ours = tmp_path / "rows.jsonl", arm_of("agent", {0: 1.0, 1: 0.0})
+    rows = [{"task": TASK, "doc_id": 0.0, "score": 1}, {"task": TASK, "doc_id": "9" * 5000, "score": 1}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = join([ours, arm_of_rows("theirs", file)])
+    assert found.keys == [key_of(0)] and found.common == found.keys
+    assert len(join([arm_of_rows("theirs", file)]).keys) == 2  # a number of 5,000 digits has its place in the order
+    for split, words in (("val", rf"questions of {TASK} \(val\) against"), ("test", "with its split and without")):
+        more = [{**rows[0], "split": split}, *([rows[0]] if split == "test" else [])]
+        file.write_text("".join(json.dumps(row) + "\n" for row in more))
+        with pytest.raises(AprError, match=words):
+            join([arm_of("agent", {0: 1.0}), arm_of_rows("theirs", file)])
 
 
 def test_what_differs_between_runs_or_was_changed_by_hand_is_said(tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def test_clusters_raise_it() -> None:
     assert together.visible > 1.4 * alone.visible
 
 
+@pytest.mark.parametrize(("videos", "visible"), [(2, False), (5, False), (6, True), (10, True)])
+def test_a_test_over_videos_needs_some(videos: int, visible: bool) -> None:
+    """With 5 videos the smallest p of the sign flips is 2 / 2**5."""
+    rng, n = np.random.default_rng(videos), 10 * videos
+    a, b = np.ones(n), (rng.random(n) < 0.2).astype(float)
+    clusters = [f"film{number // 10}" for number in range(n)]
+    found, test = power_of(a.tolist(), b.tolist(), clusters), paired(a.tolist(), b.tolist(), clusters)
+    assert found is not None and test is not None and test.p_clustered == pytest.approx(2 / 2**videos)
+    assert (test.p_read < 0.05) == visible == (found.visible is not None) and found.needed == 60
+
+
 @pytest.mark.parametrize(
     ("a", "b", "clusters"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from apr_plugin.compare.specs import read_specs, with_frames
@@ -16,14 +18,14 @@ def test_every_arm() -> None:
         "passive:matched",
         "passive:frames=768,pretrained=b/B-72B",
         "blind",
-        "single_frame",
+        "single_frame,label=one: 1",
         "shuffled",
         "oracle:frames=8",
     ]
     against += ["lmms:qwen2_5_vl,pretrained=b/B,max_num_frames=64", "run:out/old,label=old", "rows:x/theirs.jsonl"]
     specs = read_specs([AGENT, "policy=needle,label=scripted"], [*against, "published:lvbench"])
     assert [spec.name for spec in specs] == [
-        "agent 1", "scripted", "passive matched", "passive 768 B-72B", "blind", "single frame", "shuffled", "oracle 8",
+        "agent 1", "scripted", "passive matched", "passive 768 B-72B", "blind", "one: 1", "shuffled", "oracle 8",
         "qwen2_5_vl", "old", "theirs.jsonl", "published lvbench",
     ]  # fmt: skip
     passive = split_arguments(specs[3].arguments)
@@ -34,6 +36,14 @@ def test_every_arm() -> None:
     assert [spec.is_run for spec in specs] == [True] * 9 + [False] * 3 and specs[2].matched
     assert specs[8].model == "qwen2_5_vl" and "arm" not in split_arguments(specs[8].arguments)
     assert split_arguments(with_frames(specs[2], 40).arguments)["passive_frames"] == "40"
+
+
+def test_folders_as_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    here, old = read_specs([], ["run:.", "run:~/old/"])  # a shell leaves the ~ after a colon alone
+    assert (here.name, here.source) == (tmp_path.name, ".")
+    assert (old.name, old.source) == ("old", str(tmp_path / "home" / "old"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ pytest.importorskip("lmms_eval")
 pytest.importorskip("statsmodels")
 
 from apr_plugin.compare.joined import Arm, join
-from apr_plugin.compare.running import MANIFEST, ArmFailed, Plan, open_comparison, read_plan, run_arms
+from apr_plugin.compare.running import (
+    MANIFEST,
+    ArmFailed,
+    Plan,
+    file_name,
+    open_comparison,
+    read_plan,
+    run_arms,
+)
 from apr_plugin.compare.specs import read_specs
 from apr_plugin.compare.summary import summarise
 from apr_plugin.errors import AprError
@@ -63,11 +71,15 @@ def test_arms_are_run_once_and_matched(harness: Harness, bench: Any) -> None:
         and [arm.outcomes == old.outcomes for arm, old in zip(again, arms, strict=True)] == [True] * 4
     )
     assert sum("finished before" in said for said in harness.said) == 4
-    harness.arms([agent], [], limit=2, data={"file": [1, 2]})  # the task's file is another now
+    opened = open_comparison(harness.out, read_plan(harness.out).specs)  # type: ignore[union-attr]
+    assert [arm.notes for arm in opened] == [arm.notes for arm in arms] and "passive matched: 3 frames" in opened[
+        1
+    ].notes
+    harness.arms([agent], [], limit=2, data={"file": [1, 2]}, title="T")  # the task's file is another now
     assert harness.commands == 5
-    specs = read_plan(harness.out)
-    assert specs is not None and [spec.name for spec in specs] == ["agent"]
-    assert [arm.outcomes for arm in open_comparison(harness.out, specs)] == [arms[0].outcomes]
+    plan = read_plan(harness.out)
+    assert plan is not None and [spec.name for spec in plan.specs] == ["agent"] and plan.title == "T"
+    assert [arm.outcomes for arm in open_comparison(harness.out, plan.specs)] == [arms[0].outcomes]
 
 
 def test_failures_are_counted_and_asked_again(harness: Harness, bench: Any) -> None:
@@ -89,14 +101,29 @@ def test_an_arm_that_fails_keeps_those_before_it(harness: Harness, bench: Any) -
     with pytest.raises(ArmFailed, match="ended with status") as raised:
         harness.arms([agent], ["lmms:no_such_model"], limit=1)
     assert raised.value.status in (1, 2) and (harness.out / "agent" / MANIFEST).exists()
-    specs = read_plan(harness.out)
-    assert specs is not None
+    plan = read_plan(harness.out)
+    assert plan is not None
+    specs = plan.specs
     (arm,) = open_comparison(harness.out, specs)
     assert arm.name == "agent" and "no_such_model is left out" in " ".join(arm.notes)
     with pytest.raises(AprError, match="no arm of this comparison has answers"):
         open_comparison(harness.out, specs[1:])
     with pytest.raises(AprError, match="share the folder"):
         harness.arms([agent + ",label=a b", agent + ",label=a?b"], [])
-    (harness.out / "compare.json").write_text(json.dumps({"arms": [{"no": 1}]}))
-    with pytest.raises(AprError, match="cannot read it"):
-        read_plan(harness.out)
+    with pytest.raises(AprError, match="can't be called plots"):
+        harness.arms([agent + ",label=plots"], [])
+    fine = {"name": "a", "kind": "agent"}
+    for edited in (
+        {"arms": [{"no": 1}]}, {"arms": [{**fine, "name": 5}]}, [], {"arms": [fine], "sweep": {"setting": "turns"}},
+    ):  # fmt: skip
+        (harness.out / "compare.json").write_text(json.dumps(edited))
+        with pytest.raises(AprError, match="cannot read it"):
+            read_plan(harness.out)
+
+
+def test_names_of_folders() -> None:
+    names = ["../..", "a b", "x" * 400, "x" * 401, "…", "…" * 200, "ä" * 200, "\ud800"]
+    made = [file_name(name) for name in names]
+    assert len(set(made)) == len(names) and made[1] == "a-b"
+    assert all(0 < len(name.encode()) <= 100 and "/" not in name and name.strip(".-") == name for name in made)
+    assert ArmFailed("killed", -9).status == 1

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.trajectory import Film, StopReason
-from apr_plugin.report.card_files import LISTED, content_digest, to_yaml, write_cards
+from apr_plugin.report.card_files import LISTED, card_data, content_digest, to_yaml, write_cards
 from apr_plugin.report.card_read import read_card
 from apr_plugin.report.cleaning import LEFT_OUT, clean, code, without_secrets
 from apr_plugin.runs.arguments import without_arguments
@@ -175,3 +175,21 @@ def test_results_that_are_damaged_are_said(tmp_path: Path) -> None:
     next((tmp_path / "run").glob("*_results.json")).write_text(json.dumps({"config": [], "results": 3})[:-4])
     data = yaml.safe_load(write_cards(open_run(tmp_path / "run"), tmp_path / "card")[0].read_text())
     assert data["commands"] == [] and any("cannot read these results" in problem for problem in data["problems"])
+
+
+def test_a_group_is_asked_again_as_a_group(tmp_path: Path) -> None:
+    """lmms-eval gives a group scores of its own, so a card that named its tasks alone could never be met."""
+    run = stored(tmp_path / "run", _made())
+    (path,) = run.evaluations[0].folder.glob("*_results.json")
+    data = json.loads(path.read_text())
+    for asked, parts, tasks in (
+        ("apr_all", {"apr_all": ["apr_made"]}, ["apr_all"]),
+        ("apr_all,apr_made", {"apr_all": ["apr_part"], "apr_part": ["apr_made"]}, ["apr_all"]),
+        ("apr_all", {"apr_all": ["apr_made", "apr_elsewhere"]}, ["apr_made"]),
+        ("apr_all", {"apr_all": ["apr_all"]}, ["apr_made"]),
+        ("apr_*", {}, ["apr_made"]),
+    ):
+        data["group_subtasks"] = parts
+        data["config"]["resolved_cli_args"]["tasks"] = asked
+        path.write_text(json.dumps(data))
+        assert [command["tasks"] for command in card_data(open_run(tmp_path / "run"))["commands"]] == [tasks]

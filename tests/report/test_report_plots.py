@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def test_tables_hold_every_question_turn_and_pair(made: Comparison, tmp_path: Pa
 )  # fmt: skip
 def test_a_cell_is_never_a_formula(text: object, cell: object) -> None:
     assert plots._cell(text) == cell
+
+
+def test_a_table_holds_nothing_that_a_terminal_obeys(made: Comparison, tmp_path: Path) -> None:
+    first, *others = made.arms
+    named = dataclasses.replace(made, arms=[dataclasses.replace(first, name="a\x1b[31m\u202e\nb"), *others])
+    text = plots.tables_csv(named, made_summary(made), tmp_path)[0].read_text()
+    assert "\x1b" not in text and "\u202e" not in text and "a\ufffd[31m" in text
 
 
 def test_a_folder_that_cant_be_written_is_named(made: Comparison, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ pytest.importorskip("yaml")
 import yaml
 from making import answered, look, trajectory
 
-from apr_plugin.cli import reproduce
 from apr_plugin.cli.reproduce import DIFFERENT, run_reproduce
 from apr_plugin.errors import AprError
+from apr_plugin.harnesses.lmms_eval import process
 from apr_plugin.report.card_files import to_yaml, write_cards
 from apr_plugin.report.card_read import CardCommand, differences, read_card, scores
 from apr_plugin.runs.opened import open_run
@@ -80,7 +83,7 @@ def _plays(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     find = "import sys; out = next(w.partition('=')[2] for w in sys.argv if w.startswith('--output_path='))"
     program.write_text(f"#!{sys.executable}\n{find}\n{code}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(reproduce.sys, "executable", str(program))
+    monkeypatch.setattr(process.sys, "executable", str(program))
 
 
 def test_a_dry_run_prints_the_command_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +120,29 @@ def test_a_run_that_fails_gives_its_status(
     _plays(monkeypatch, tmp_path, code)
     assert run_reproduce(_card(tmp_path), out=tmp_path / "new") == status
     assert "nothing is compared" in capfd.readouterr().err
+
+
+def test_a_stopped_run_is_given_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches it, and it is not killed while it saves."""
+    begun, saved = tmp_path / "begun", tmp_path / "saved"
+    slow = f"""
+import pathlib, time
+try:
+    pathlib.Path({str(begun)!r}).touch(); time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1); pathlib.Path({str(saved)!r}).touch(); sys.exit(130)
+"""
+    _plays(monkeypatch, tmp_path, slow)
+
+    def press() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        process.evaluate(["--output_path=x"], tmp_path / "log")
+    assert saved.exists()
 
 
 def test_unanswered_questions_are_compared_and_keep_their_status(

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_POLL_S = 0.05
+"""Well within `interrupt.SAME_PRESS_S`, so that a Ctrl-C that is passed on is the same press."""
 
-def evaluate(arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run `apr eval` and wait for it. Its progress and errors are shown; what else it prints goes to a file.
+
+def evaluate(arguments: Sequence[str], log: Path | None = None, environment: Mapping[str, str] | None = None) -> int:
+    """Run `apr eval` and wait for it. Its progress and errors are shown.
 
     Args:
         arguments: Options of lmms-eval.
-        log: What lmms-eval prints, such as its table.
+        log: A file for what else it prints, such as lmms-eval's table; without it that is shown too.
         environment: Variables to add.
 
     Returns:
-        Its exit status: 0 done, 1 a failed run, 2 wrong usage, 3 unanswered questions, 130 stopped.
+        Its exit status: 0 done, 1 a failed run, 2 wrong usage, 3 unanswered questions, 130 stopped; negative if a
+        signal ended it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the evaluation was told, has saved what is done, and has ended.
     """
     command = [sys.executable, "-m", "apr_plugin", "eval", *arguments]
+    if log is None:
+        return _waited(subprocess.Popen(command, env=os.environ | dict(environment or {})))
     with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, env=os.environ | dict(environment or {}), check=False)
-    return done.returncode
+        return _waited(subprocess.Popen(command, stdout=file, env=os.environ | dict(environment or {})))
+
+
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    """Wait without `subprocess.run`, which kills the process 0.25 s after Ctrl-C: an engine needs longer to end."""
+    try:
+        while process.poll() is None:
+            time.sleep(_POLL_S)
+    except BaseException:
+        process.send_signal(signal.SIGINT)  # a terminal has told it already, `kill -INT` has not
+        process.wait()
+        raise
+    return int(process.returncode)

@@ -4,12 +4,14 @@ const COSTS = {
   frames: 'frames',
   turns: 'turns',
   audio_s: 'seconds of sound',
+  audio_tokens: 'sound tokens',
   prompt_tokens: 'prompt tokens',
   cached_tokens: 'cached prompt tokens',
   completion_tokens: 'tokens written',
   seconds: 'seconds',
   model_s: 'seconds in the model',
   media_s: 'seconds of decoding',
+  gpu_s: 'GPU seconds',
   usd: 'US dollars',
 };
 const cost = (value) => (value && typeof value === 'object' ? value.value : value);
@@ -105,11 +107,14 @@ function Slopes() {
       .filter(([, slope]) => known(slope?.value))
       .map(([name, slope]) => ({ arm: arm.name, name, slope })),
   );
-  if (!found.length) return null;
+  const turns = (summary.arms ?? []).filter((arm) => known(arm.turns_per_hour?.value));
+  if (!found.length && !turns.length) return null;
   return html`<details class="more"><summary>Growth of cost with each hour of video</summary><div class="scroll">
     <table><thead><tr><th>arm</th><th>quantity</th><th class="num">per hour</th></tr></thead>
     <tbody>${found.map(({ arm, name, slope }) => html`<tr><td><${ArmNamed} name=${arm} /></td><td>
       ${COSTS[name] ?? String(name)}</td><td class="num"><${Interval} value=${slope} as=${short} /></td></tr>`)}
+    ${turns.map((arm) => html`<tr><td><${ArmNamed} name=${arm.name} /></td><td>all turns over all hours</td>
+      <td class="num"><${Interval} value=${arm.turns_per_hour} as=${short} /></td></tr>`)}
       </tbody></table></div></details>`;
 }
 

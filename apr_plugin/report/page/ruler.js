@@ -8,7 +8,7 @@ const BAR = 14,
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
 
 function timeTicks(duration, width) {
-  const step = STEPS.find((one) => duration / one <= Math.max(2, width / 80)) ?? 86400;
+  const step = STEPS.find((one) => duration / one <= Math.max(2, width / 80)) ?? 86400 * Math.ceil(duration / 864000);
   const ticks = [];
   for (let i = 0; i * step <= duration + 1e-6; i++) ticks.push(i * step);
   return { ticks, fine: step < 1 };
