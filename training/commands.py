@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Training data and training: trajectories from a teacher, filtered, made into rows.", no_args_is_help=True, add_completion=False
+    help="Training data and training: trajectories from a teacher, filtered, made into rows.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 _OUT = typer.Argument(help="The folder of a synthesis run.")
@@ -24,9 +26,7 @@ _ACCURACY = typer.Option(help="Least relative accuracy of a number that counts a
 def synthesize(
     questions: Annotated[
         list[str],
-        typer.Option(
-            "--questions", "-q", help="A JSON Lines file (docs/training.md), or needle:FOLDER. Repeatable."
-        ),
+        typer.Option("--questions", "-q", help="A JSON Lines file (docs/training.md), or needle:FOLDER. Repeatable."),
     ],
     teacher: Annotated[str, typer.Option(help="model_args of the teacher, for example policy=openai,model=NAME.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
@@ -38,9 +38,7 @@ def synthesize(
     accuracy: Annotated[float, _ACCURACY] = 0.5,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")] = False,
-    prices: Annotated[
-        Path | None, typer.Option(help="A file with the prices of models (see docs/compare.md).")
-    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="A file with the prices of models (see docs/compare.md).")] = None,
 ) -> None:
     """Let a teacher explore training questions, each until its first right answer.
 

@@ -55,14 +55,12 @@ _Turn = tuple[str, tuple[str, str, str, int], str, int]
 @cache
 def _template() -> jinja2.Template:
     text = resources.files("apr_plugin.training.synthesis").joinpath("judge.jinja").read_text("utf-8")
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)  # noqa: S701
+    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)
 
 
 def rated_turns(trajectory: Trajectory) -> list[int]:
     """The turns that a judge rates, counted from 1: those whose action was carried out."""
-    return [
-        number for number, turn in enumerate(trajectory.turns, 1) if turn.action is not None and turn.error is None
-    ]
+    return [number for number, turn in enumerate(trajectory.turns, 1) if turn.action is not None and turn.error is None]
 
 
 def judge_prompt(trajectory: Trajectory, number: int) -> Prompt:

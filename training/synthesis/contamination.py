@@ -61,7 +61,7 @@ class Checked:
     compared: tuple[str, ...] = ()
     """Tasks whose videos the questions' videos were compared with."""
     not_compared: tuple[str, ...] = ()
-    """Tasks whose annotations are not on this machine or can't be read, so that only the list of names protects them."""
+    """Tasks whose annotations are not on this machine or can't be read: only the list of names protects them."""
     too_short: tuple[str, ...] = ()
     """Names of training videos that are too short to identify a video; they were not compared."""
 
@@ -126,7 +126,9 @@ def check(questions: Sequence[TrainingQuestion], known: Known | None = None) -> 
                 short[Path(ref.path).name] = None
                 continue
             if (hit := _by_name(name, known.names, ids)) is not None:
-                refusal = Refusal("video", hit[1], f"{one_line(Path(ref.path).name, 100)} is a video of {hit[1]} ({hit[0]})")
+                refusal = Refusal(
+                    "video", hit[1], f"{one_line(Path(ref.path).name, 100)} is a video of {hit[1]} ({hit[0]})"
+                )
                 break
         if refusal is not None:
             found.refused[one.key] = refusal
@@ -164,7 +166,7 @@ def _windows(name: str) -> Iterator[str]:
 
 
 def _stem(path: str) -> str:
-    """The name of a video's file without its folders and its suffix; an id may contain a dot, so only known suffixes go."""
+    """The name of a video's file without folders and suffix; an id may contain a dot, so only known suffixes go."""
     name = PurePosixPath(path.replace("\\", "/")).name
     return _SUFFIX.sub("", name)
 

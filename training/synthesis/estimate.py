@@ -56,7 +56,10 @@ class Estimate:
 
 
 def estimate(
-    questions: Sequence[TrainingQuestion], exploration: Exploration, done: Cost | None = None, attempts_done: Sequence[int] = ()
+    questions: Sequence[TrainingQuestion],
+    exploration: Exploration,
+    done: Cost | None = None,
+    attempts_done: Sequence[int] = (),
 ) -> Estimate:
     """Estimate the cost of the questions that are left.
 

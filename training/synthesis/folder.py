@@ -121,7 +121,9 @@ def read_at(where: Iterable[Place]) -> Iterator[tuple[Place, Trajectory]]:
                 file.seek(place.offset)
                 trajectory = Trajectory.from_json(file.readline().decode("utf-8", "replace"), str(place.file))
         except (OSError, DamagedLine) as error:
-            raise TrajectoryError(f"{place.file}: it has changed since it was read first ({error}); run it again") from error
+            raise TrajectoryError(
+                f"{place.file}: it has changed since it was read first ({error}); run it again"
+            ) from error
         if (trajectory.config_hash, trajectory.question.key) != (place.config_hash, place.key):
             raise TrajectoryError(f"{place.file}: it has changed since it was read first; run it again")
         yield place, trajectory

@@ -169,7 +169,10 @@ def find_audit(out: Path, judge: str = "") -> str:
     if len(chosen) == 1:
         return chosen[0]
     if not found:
-        raise AprError(f"{out}: nothing was audited; run: apr train audit {out} --judge MODEL_ARGS, or leave the audit out with --without-audit")
+        raise AprError(
+            f"{out}: nothing was audited; run: apr train audit {out} --judge MODEL_ARGS, or leave the audit out with "
+            "--without-audit"
+        )
     raise AprError(f"{out}: choose one of the judges {', '.join(found)} with --judge-hash")
 
 
@@ -269,7 +272,7 @@ def _left(stage: str, reason: str, detail: str = "", **more: Any) -> dict[str, A
 
 
 def _same(one: TrainingQuestion, trajectory: Trajectory) -> bool:
-    """Whether the trajectory is about this question, as far as its line tells; the video itself is checked by a replay."""
+    """Whether the trajectory is about this question, as far as its line tells; a replay checks the video itself."""
     mine, its = one.question, trajectory.question
     return (mine.text, mine.kind, mine.options, mine.answer_hint) == (its.text, its.kind, its.options, its.answer_hint)
 
@@ -325,7 +328,9 @@ def kept(out: Path) -> Iterator[tuple[Entry, Trajectory, Card]]:
     """
     entries = [entry for entry in read_manifest(out) if entry.kept]
     if not entries:
-        raise AprError(f"{out / MANIFEST}: nothing is kept, so there is nothing to train on; see: apr train funnel {out}")
+        raise AprError(
+            f"{out / MANIFEST}: nothing is kept, so there is nothing to train on; see: apr train funnel {out}"
+        )
     cards: dict[Path, Card] = {}
     for entry in entries:
         assert entry.file is not None and entry.offset is not None and entry.attempt is not None

@@ -43,7 +43,9 @@ class Outcome:
     """The same in words."""
 
 
-def judge_outcome(trajectory: Trajectory, truth: Truth, rules: OutcomeRules | None = None, *, exact: bool = False) -> Outcome:
+def judge_outcome(
+    trajectory: Trajectory, truth: Truth, rules: OutcomeRules | None = None, *, exact: bool = False
+) -> Outcome:
     """Whether the answer of a trajectory is right.
 
     Args:

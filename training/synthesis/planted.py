@@ -42,7 +42,10 @@ class Labelled:
 
 
 def is_sound(trajectory: Trajectory) -> bool:
-    """Whether a right trajectory of the needle policy rests on its notes: no step is refused, and no answer guessed."""
+    """Whether a right trajectory of the needle policy rests on its notes: its answer is not a guess.
+
+    Steps may have been refused; the ones after them recover.
+    """
     turns = trajectory.turns
     last = turns[-1] if turns else None
     return (
@@ -51,7 +54,6 @@ def is_sound(trajectory: Trajectory) -> bool:
         and isinstance(last.action, Answer)
         and not last.forced
         and (last.confidence or 0.0) >= SURE
-        and all(turn.error is None and turn.action is not None for turn in turns)
     )
 
 
@@ -59,7 +61,8 @@ def labelled_set(trajectories: Iterable[Trajectory], seed: int = 0) -> list[Labe
     """The sound ones of right trajectories, and for every one a plant of one kind, in turn.
 
     Args:
-        trajectories: Right trajectories of the needle policy (`policy=needle`); those that are not sound are left out.
+        trajectories: Right trajectories of the needle policy, or of a `NeedleTeacher` that is not hasty; those that are
+            not sound are left out.
         seed: Of the choices within a plant.
     """
     found: list[Labelled] = []
@@ -99,14 +102,14 @@ def _blinded(turns: Sequence[Turn], chance: random.Random) -> tuple[Turn, ...] |
 
 def _foreseen(turns: Sequence[Turn], chance: random.Random) -> tuple[Turn, ...] | None:
     aimed, last = turns[-2], turns[-1]
-    if len(turns) < 3 or aimed.action is None or isinstance(aimed.action, Answer):
+    if len(turns) < 3 or aimed.error is not None or aimed.action is None or isinstance(aimed.action, Answer):
         return None
     think = f"What I need is at {aimed.action.start:.1f} s, so I look there first."
     return (_with(aimed, observation=turns[0].observation, think=think), last)
 
 
 def _invented(turns: Sequence[Turn], chance: random.Random) -> tuple[Turn, ...] | None:
-    at = chance.randrange(1, len(turns))
+    at = chance.choice([number for number in range(1, len(turns)) if turns[number].error is None])
     known = " ".join(turn.text for turn in turns)
     glyphs = [f"{colour} {shape}" for colour in GLYPH_COLOURS for shape in GLYPH_SHAPES]
     new = [glyph for glyph in glyphs if glyph not in known]

@@ -7,16 +7,16 @@ A line of the file is an object with these fields; `id`, `question`, `kind`, `an
 | `task` | text; the set's name, in file names and reports (default: the file's name without its suffix) |
 | `split` | text (default: empty) |
 | `id` | text or a whole number; unique within `task` and `split` |
-| `video` / `videos` | a path, or a list of them; an entry may be `{"path": …, "start_s": …, "end_s": …}`, a window of the file. \
-Relative paths are below the folder of the questions' file |
+| `video` / `videos` | a path, or a list of them, relative to the file's folder; an entry may be \
+`{"path": …, "start_s": …, "end_s": …}`, a window of the file |
 | `question` | text, without the options |
 | `kind` | `mcq`, `grounding`, `number` or `free_form` |
 | `options` | a list of texts, with or without labels ("A. red"); only for `mcq` |
-| `answer` | `mcq`: a label; `grounding`: `[[start, end], …]` in seconds; `number`: a number; `free_form`: a text, or a list of \
-texts that are all right |
+| `answer` | `mcq`: a label; `grounding`: `[[start, end], …]` in seconds; `number`: a number; \
+`free_form`: a text, or a list of texts that are all right |
 | `exact` | true if a number must be equal, as a count (default: false) |
 | `hint` | how to write the answer, if the kind does not say everything ("in centimetres") |
-| `evidence` | `[[start, end], …]` in seconds, or `[start, end, video]` with the video's index: where the answer can be seen |
+| `evidence` | where the answer can be seen: `[[start, end], …]` in seconds, or `[start, end, video]` with an index |
 | `duration_s` | seconds of all its videos together; only for the estimate of the cost |
 | `source` | text: the data set that the question comes from; compared with the contamination list |
 
@@ -25,6 +25,7 @@ The truth never reaches a policy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -205,7 +206,9 @@ def needle_questions(folder: str | Path) -> list[TrainingQuestion]:
     except FileNotFoundError as error:
         raise AprError(str(error)) from error
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise AprError(f"{home}: this needle set can't be read ({type(error).__name__}: {error}); make it again") from error
+        raise AprError(
+            f"{home}: this needle set can't be read ({type(error).__name__}: {error}); make it again"
+        ) from error
     if not found:
         raise AprError(f"{home}: this needle set has no question")
     return found
@@ -304,17 +307,17 @@ def _answer(row: _Line, asked: Question) -> str | tuple[str, ...]:
             return str(given)
         case QuestionKind.NUMBER:
             if isinstance(given, str):
-                try:
+                with contextlib.suppress(ValueError):
                     given = float(given)
-                except ValueError:
-                    pass
             if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < 1e15:
                 raise _Fault("answer", f"{quoted(row.answer, 60)} is not a number")
             return f"{given:.9f}".rstrip("0").rstrip(".")
         case QuestionKind.GROUNDING:
             spans = given if isinstance(given, list) else []
             if not spans or not all(_is_span(span) and span[0] < span[1] for span in spans):
-                raise _Fault("answer", f"{quoted(given, 60)} is not [[start, end], …] in seconds, each end after its start")
+                raise _Fault(
+                    "answer", f"{quoted(given, 60)} is not [[start, end], …] in seconds, each end after its start"
+                )
             return spans_text(spans)
         case _:
             texts = given if isinstance(given, list) else [given]

@@ -27,7 +27,15 @@ from apr_plugin.training.synthesis import contamination, funnel
 from apr_plugin.training.synthesis.audit import Judge, audit, judge_audit, open_verdicts
 from apr_plugin.training.synthesis.budgets import BudgetRanges, drawn_budgets, read_range
 from apr_plugin.training.synthesis.estimate import Estimate, Spend, estimate
-from apr_plugin.training.synthesis.folder import AUDIT, TRAJECTORIES, Place, add_questions, places, questions_of, read_at
+from apr_plugin.training.synthesis.folder import (
+    AUDIT,
+    TRAJECTORIES,
+    Place,
+    add_questions,
+    places,
+    questions_of,
+    read_at,
+)
 from apr_plugin.training.synthesis.outcome import OutcomeRules, judge_outcome
 from apr_plugin.training.synthesis.questions import TrainingQuestion, load_questions, missing_videos
 from apr_plugin.training.synthesis.synthesize import Cost, Exploration, Explored, explore, left_to_do
@@ -142,9 +150,7 @@ def _explore(
             won += one.won
             bar.update(task, advance=1, won=won)
 
-        work = explore(
-            questions, exploration, store, decoding=decoding, on_attempt=attempted, on_question=finished
-        )
+        work = explore(questions, exploration, store, decoding=decoding, on_attempt=attempted, on_question=finished)
         return run_sync(work), cost
 
 
@@ -191,7 +197,11 @@ def _print_cost(told: Console, found: Sequence[Explored], cost: Cost, seconds: f
     failed = [one for one in found if one.failed]
     told.print(
         f"{len(won):,} of {len(found):,} questions won, {sum(one.attempts == 1 for one in won):,} at the first attempt"
-        + (f"; {len(failed):,} could not be asked ({', '.join(sorted({str(one.failed) for one in failed}))})" if failed else ""),
+        + (
+            f"; {len(failed):,} could not be asked ({', '.join(sorted({str(one.failed) for one in failed}))})"
+            if failed
+            else ""
+        ),
         soft_wrap=True,
     )
     table = Table("cost", "all attempts", "for each win", box=box.SIMPLE)
@@ -260,7 +270,9 @@ def run_audit(out: Path, judge: str, threshold: int, rules: tuple[float, float])
     if tally.prompt_tokens:
         told.print(f"{tally.prompt_tokens:,} prompt tokens, {tally.completion_tokens:,} completion tokens")
     if tally.unreachable:
-        terminal.complain(f"the judge could not be reached {tally.unreachable:,} times: {tally.why}; the same command continues")
+        terminal.complain(
+            f"the judge could not be reached {tally.unreachable:,} times: {tally.why}; the same command continues"
+        )
         return UNANSWERED
     told.print(f"next: apr train funnel {out}", soft_wrap=True)
     return 0

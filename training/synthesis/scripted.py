@@ -152,10 +152,7 @@ def _rate_answer(case: Case, action: Mapping[str, Any]) -> tuple[int, str]:
     said, given = str(step.action["content"]), str(action["content"]).strip()
     if step.confidence < 0.5:
         return 1, "the notes do not contain the answer"
-    if case.form == "span":
-        agree = set_iou(parse_spans(given), parse_spans(said)) >= 0.5
-    else:
-        agree = given == said
+    agree = set_iou(parse_spans(given), parse_spans(said)) >= 0.5 if case.form == "span" else given == said
     return (5, f"the notes say {said}") if agree else (1, f"the notes say {said}, not {given[:60]}")
 
 
@@ -163,9 +160,13 @@ def _rate_look(case: Case, action: Mapping[str, Any], noted: bool) -> tuple[int,
     window: Span = (float(action["start"]), float(action["end"]))
     if not noted or not case.points:
         whole = hull_iou(window, (0.0, case.duration_s)) >= 0.9
-        return (5, "nothing is known yet, and it looks at the whole video") if whole else (
-            2,
-            "nothing is known yet, and nothing tells why it looks there",
+        return (
+            (5, "nothing is known yet, and it looks at the whole video")
+            if whole
+            else (
+                2,
+                "nothing is known yet, and nothing tells why it looks there",
+            )
         )
     expected = decide(case, False).action
     if expected["type"] == "answer":

@@ -192,9 +192,7 @@ async def explore(
             if on_question is not None:
                 on_question(found)
 
-    workers = [
-        asyncio.create_task(work()) for _ in range(max(1, min(exploration.concurrency, len(questions))))
-    ]
+    workers = [asyncio.create_task(work()) for _ in range(max(1, min(exploration.concurrency, len(questions))))]
     try:
         await asyncio.gather(*workers)
     except BaseException:

@@ -64,7 +64,9 @@ def read_verdict(text: str, *, cut: bool = False) -> Read:
         return Read(None, reason, "the object has no rating")
     rating = _rating(found["rating"])
     if rating is None:
-        return Read(None, reason, f"the rating is {one_line(repr(found['rating'])[:60])}, not a whole number from 1 to 5")
+        return Read(
+            None, reason, f"the rating is {one_line(repr(found['rating'])[:60])}, not a whole number from 1 to 5"
+        )
     given = {number for _, number in _RATING.findall(split_thought(text).said)}
     if len({_rating(number) for number in given} | {rating}) > 1:
         return Read(None, reason, "it has several ratings that differ")
@@ -140,9 +142,7 @@ class Verdict:
                 raise ValueError(f"rating {rating!r}")
             key = (str(data["task"]), str(data["split"]), str(data["id"]), int(data["attempt"]))
             texts = (str(data.get(name, "")) for name in ("reason", "fault", "text"))
-            return cls(
-                key, str(data["config_hash"]), str(data["digest"]), int(data["turn"]), _rating(rating), *texts
-            )
+            return cls(key, str(data["config_hash"]), str(data["digest"]), int(data["turn"]), _rating(rating), *texts)
         except (KeyError, TypeError) as error:
             raise ValueError(f"it has no {error}") from error
 
