@@ -169,9 +169,7 @@ def find_object(text: str, key: str, *, cut: bool = False) -> dict[str, Any] | A
     return _find_object(text, [], cut=cut, key=key)
 
 
-def _find_object(
-    text: str, repairs: list[str], *, cut: bool, key: str = "action"
-) -> dict[str, Any] | ActionError:
+def _find_object(text: str, repairs: list[str], *, cut: bool, key: str = "action") -> dict[str, Any] | ActionError:
     text = printable(text[:MAX_TEXT_CHARS]).strip()
     strict = _loads(text)
     if isinstance(strict, dict):
@@ -207,7 +205,7 @@ def _search(text: str, repairs: list[str], *, opening_only: bool, key: str) -> d
         )
     if unclosed and not opening_only and lacks_one_brace(bare := text.removesuffix("```").rstrip(), first):
         value, notes = _repaired(bare[first:] + "}")
-        if isinstance(value, dict) and (key in value if key != "action" else isinstance(value.get(key), dict)):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
             repairs += [*notes, "closed the object"]
             return value
     for start, end in _object_spans(text):

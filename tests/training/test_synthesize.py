@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apr_testing import Playback, answer, look, turn
+from apr_testing import Playback, answer, look
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop import (
@@ -182,4 +182,4 @@ def test_the_scripted_teacher_is_repeatable_and_checks_its_chances() -> None:
     teacher = NeedleTeacher(hasty=0.5, slips=0.5)
     first = run_sync(teacher.generate(prompt, Sampling(seed=1))).text
     assert first == run_sync(teacher.generate(prompt, Sampling(seed=1))).text
-    assert json.loads(first)["action"]["type"] and turn({}) and teacher.describe()["hasty"] == 0.5
+    assert json.loads(first)["action"]["type"] and teacher.describe()["hasty"] == 0.5

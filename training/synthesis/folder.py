@@ -12,7 +12,7 @@ Several teachers may write to one folder; each has its own configuration hash.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,12 +82,13 @@ def questions_of(out: Path) -> list[TrainingQuestion]:
     return read_questions(file)
 
 
-def places(out: Path, problems: list[str] | None = None) -> list[Place]:
+def places(out: Path, problems: list[str] | None = None, on_read: Callable[[], None] | None = None) -> list[Place]:
     """Every trajectory of a folder, each attempt once: the last line of it that did not fail.
 
     Args:
         out: The folder.
         problems: Gets a sentence for each line or file that can't be read.
+        on_read: Called for each line, for progress.
 
     Raises:
         AprError: a newer release wrote a line.
@@ -104,6 +105,8 @@ def places(out: Path, problems: list[str] | None = None) -> list[Place]:
             for start, _, trajectory in Trajectory.iterate_with_places(file, damaged):
                 key = (trajectory.config_hash, trajectory.question.key)
                 failed = trajectory.stop_reason.failed
+                if on_read is not None:
+                    on_read()
                 if key not in found or found[key].failed or not failed:
                     found[key] = Place(file, start, *key, failed)
     return list(found.values())

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr_plugin.errors import AprError, require
+from apr_plugin.errors import AprError
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.files import lines
 from apr_plugin.loop.trajectory import Trajectory
@@ -135,7 +135,7 @@ class Funnel:
     def left(self) -> list[tuple[str, int, int]]:
         """How many are left after each stage: (name, questions, trajectories)."""
         after = [
-            ("questions", lambda entry: True),
+            ("all", lambda entry: True),
             ("explored", lambda entry: entry.stage != "question"),
             ("ended", lambda entry: entry.stage not in ("question", "episode")),
             ("right", lambda entry: entry.stage in ("audit", "kept")),
@@ -193,7 +193,7 @@ def build(
         threshold: Least rating of every rated turn.
         rules: Thresholds of the outcome.
         contamination: The questions that are refused (`contamination.check`).
-        on_read: Called for each trajectory, for progress.
+        on_read: Called each time that a trajectory is read (twice for each), for progress.
 
     Raises:
         AprError: the folder can't be read.
@@ -203,7 +203,7 @@ def build(
     refused = contamination.refused if contamination is not None else {}
     problems: list[str] = []
     entries: list[Entry] = []
-    for place, trajectory in read_at(places(out, problems)):
+    for place, trajectory in read_at(places(out, problems, on_read)):
         one = asked.get(place.key[:3])
         decided = _decide(trajectory, one, verdicts, threshold, rules)
         if one is not None and one.key in refused:
@@ -340,61 +340,6 @@ def kept(out: Path) -> Iterator[tuple[Entry, Trajectory, Card]]:
             if file.parent not in cards:
                 cards[file.parent] = Card.read(file.parent)
             yield entry, trajectory, cards[file.parent]
-
-
-def markdown(funnel: Funnel) -> str:
-    """The funnel as two Markdown tables."""
-    text = ["| left after | questions | trajectories |", "|---|---:|---:|"]
-    text += [f"| {name} | {questions:,} | {attempts:,} |" for name, questions, attempts in funnel.left()]
-    text += ["", "| stage | reason | questions | trajectories |", "|---|---|---:|---:|"]
-    text += [
-        f"| {stage} | {REASONS.get(reason, reason)} | {questions:,} | {attempts:,} |"
-        for stage, reason, questions, attempts in funnel.rows()
-    ]
-    if not funnel.audit:
-        text += ["", "The audit was left out: right answers with unsupported steps are among what is kept."]
-    text += [f"\n{len(funnel.problems)} lines could not be read."] if funnel.problems else []
-    return "\n".join(text) + "\n"
-
-
-def plot(funnel: Funnel, out: Path) -> list[Path]:
-    """Draw `funnel.png` and `funnel.svg`: how many questions and trajectories are left after each stage.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        AprError: a file can't be written.
-    """
-    require("matplotlib", "report")
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: Any = {"font.size": 10, "svg.hashsalt": "apr", "axes.spines.top": False, "axes.spines.right": False}
-    rows = funnel.left()
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        places_ = range(len(rows))
-        for shift, values, colour, label in (
-            (-0.2, [row[1] for row in rows], "#0b69b0", "questions"),
-            (0.2, [row[2] for row in rows], "#b07400", "trajectories"),
-        ):
-            bars = axes.barh([place + shift for place in places_], values, 0.38, color=colour, label=label)
-            axes.bar_label(bars, [f"{value:,}" for value in values], padding=3)
-        axes.set_yticks(list(places_), [row[0] for row in rows])
-        axes.invert_yaxis()
-        axes.set_xlabel("left")
-        axes.legend(loc="lower right", frameon=False)
-        written = []
-        for form in ("png", "svg"):
-            path = out / f"funnel.{form}"
-            try:
-                figure.savefig(path, dpi=160, metadata={"Date": None} if form == "svg" else {"Software": None})
-            except OSError as error:
-                raise AprError(f"{path}: cannot write this plot: {error.strerror or error}") from error
-            written.append(path)
-    return written
 
 
 def explain(entries: Iterable[Entry]) -> Sequence[str]:

@@ -23,7 +23,7 @@ from apr_plugin.runs.meter import run_sync
 from apr_plugin.runs.settings import read_settings
 from apr_plugin.runs.store import TrajectoryStore
 from apr_plugin.terminal import one_line
-from apr_plugin.training.synthesis import contamination, funnel
+from apr_plugin.training.synthesis import contamination, funnel, funnel_files
 from apr_plugin.training.synthesis.audit import Judge, audit, judge_audit, open_verdicts
 from apr_plugin.training.synthesis.budgets import BudgetRanges, drawn_budgets, read_range
 from apr_plugin.training.synthesis.estimate import Estimate, Spend, estimate
@@ -41,6 +41,8 @@ from apr_plugin.training.synthesis.questions import TrainingQuestion, load_quest
 from apr_plugin.training.synthesis.synthesize import Cost, Exploration, Explored, explore, left_to_do
 
 _DRAWN = {"frames_per_look": "--frames", "clip_s": "--clip", "audio_s": "--audio"}
+_SAMPLING = ("hf", "openai", "vllm")
+"""Policies whose attempts differ by chance only above temperature 0."""
 _NAMED = 5
 """Most things that one sentence names."""
 
@@ -74,6 +76,10 @@ def run_synthesize(
         raise AprError("--teacher: trajectories= is set by --out; leave it out")
     askable = _askable(questions, told)
     settings = read_settings(arguments)
+    if settings.policy.name in _SAMPLING and attempts > 1 and settings.config.sampling.temperature == 0:
+        terminal.warn(
+            "temperature=0: attempts at one question differ only by their budgets; set temperature= in --teacher"
+        )
     try:
         config = drawn_budgets(settings.config, drawn)
         exploration = Exploration(settings.policy, config, attempts, outcome, settings.concurrency)
@@ -237,10 +243,17 @@ def run_audit(out: Path, judge: str, threshold: int, rules: tuple[float, float])
     out, told, outcome = out.expanduser(), terminal.console(), OutcomeRules(*rules)
     asked = {one.key: one for one in questions_of(out)}
     right: list[Place] = []
-    for place, trajectory in read_at(places(out)):
-        one = asked.get(place.key[:3])
-        good = one is not None and judge_outcome(trajectory, one.truth, outcome, exact=one.exact).right
-        right += [place] if good and trajectory.budget is not None and not place.failed else []
+    with _progress("") as bar:
+        reading = bar.add_task("trajectories read", total=None)
+
+        def read_one() -> None:
+            bar.advance(reading)
+
+        for place, trajectory in read_at(places(out, on_read=read_one)):
+            one = asked.get(place.key[:3])
+            good = one is not None and judge_outcome(trajectory, one.truth, outcome, exact=one.exact).right
+            right += [place] if good and trajectory.budget is not None and not place.failed else []
+            read_one()
     if not right:
         raise AprError(f"{out}: no trajectory has a right answer, so there is nothing to rate")
     settings = read_settings(parse_model_args(judge))
@@ -293,7 +306,7 @@ def run_funnel(out: Path, threshold: int, judge_hash: str, without_audit: bool, 
     judge = None if without_audit else funnel.find_audit(out, judge_hash)
     checked = contamination.check(questions)
     with _progress("") as bar:
-        task = bar.add_task("trajectories", total=None)
+        task = bar.add_task("trajectories read", total=None)
         found = funnel.build(
             out,
             audit=judge,
@@ -304,7 +317,7 @@ def run_funnel(out: Path, threshold: int, judge_hash: str, without_audit: bool, 
         )
     manifest = funnel.write_manifest(out, found)
     try:
-        (out / "funnel.md").write_text(funnel.markdown(found), encoding="utf-8")
+        (out / "funnel.md").write_text(funnel_files.markdown(found), encoding="utf-8")
     except OSError as error:
         raise AprError(f"{out}: cannot write there: {error.strerror or error}") from error
     _print_checked(told, checked, len(questions))
@@ -320,7 +333,7 @@ def run_funnel(out: Path, threshold: int, judge_hash: str, without_audit: bool, 
     told.print(table)
     if judge is None:
         terminal.warn("the audit was left out: right answers with unsupported steps are among what is kept")
-    drawn = funnel.plot(found, out)
+    drawn = funnel_files.plot(found, out)
     told.print(f"{manifest}, {out / 'funnel.md'}, {', '.join(path.name for path in drawn)}", soft_wrap=True)
     if not found.kept:
         reasons = "; ".join(funnel.explain(found.entries)[:_NAMED])
