@@ -244,7 +244,7 @@ def run_audit(out: Path, judge: str, threshold: int, rules: tuple[float, float])
     asked = {one.key: one for one in questions_of(out)}
     right: list[Place] = []
     with _progress("") as bar:
-        reading = bar.add_task("trajectories read", total=None)
+        reading = bar.add_task("lines read", total=None)
 
         def read_one() -> None:
             bar.advance(reading)
@@ -306,7 +306,7 @@ def run_funnel(out: Path, threshold: int, judge_hash: str, without_audit: bool, 
     judge = None if without_audit else funnel.find_audit(out, judge_hash)
     checked = contamination.check(questions)
     with _progress("") as bar:
-        task = bar.add_task("trajectories read", total=None)
+        task = bar.add_task("lines read", total=None)
         found = funnel.build(
             out,
             audit=judge,
