@@ -10,7 +10,7 @@ import pytest
 from apr_testing import Playback, answer, look
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Option, Question, StopReason, replay
+from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Option, Question, StopReason, Trajectory, replay
 from apr_plugin.runs import TrajectoryStore
 from apr_plugin.runs.meter import run_sync
 from apr_plugin.scoring.truth import Truth
@@ -110,6 +110,9 @@ def test_the_manifest_is_what_training_reads(out: Path) -> None:
     assert entry.id == trajectory.question.doc_id == "fine" and entry.ratings == (5, 5) and entry.score == 1.0
     assert card.config_hash == trajectory.config_hash == entry.config_hash
     assert len([prompt for prompt, _ in replay(trajectory, card)]) == entry.turns == 2, "its prompts can be rebuilt"
+    (file,) = funnel.kept_files(out)
+    assert file.keys == {trajectory.question.key} and file.source == "" and (file.card / "card.json").is_file()
+    assert any(other.question.key in file.keys for other in Trajectory.read(file.file))
     assert not Path(entry.file or "/").is_absolute(), "the folder can be moved"
     moved = out.rename(out.parent / "moved")
     assert [one.id for one, _, _ in funnel.kept(moved)] == ["fine"]
@@ -122,6 +125,8 @@ def test_training_never_starts_on_nothing(out: Path) -> None:
         [TrainingQuestion(one.question, one.truth, "LVBench") for one in questions_of(out)], Known({}))))  # fmt: skip
     with pytest.raises(AprError, match="nothing is kept, so there is nothing to train on"):
         list(funnel.kept(out))
+    with pytest.raises(AprError, match="nothing is kept"):
+        funnel.kept_files(out)
 
 
 def test_files_that_changed_or_are_damaged(out: Path) -> None:

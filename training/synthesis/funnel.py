@@ -320,19 +320,23 @@ def read_manifest(out: Path) -> list[Entry]:
     return found
 
 
+def _kept_entries(out: Path) -> list[Entry]:
+    entries = [entry for entry in read_manifest(out) if entry.kept]
+    if not entries:
+        raise AprError(
+            f"{out / MANIFEST}: nothing is kept, so there is nothing to train on; see: apr train funnel {out}"
+        )
+    return entries
+
+
 def kept(out: Path) -> Iterator[tuple[Entry, Trajectory, Card]]:
     """The trajectories to train on, each with its line of the manifest and the card of its run.
 
     Raises:
         AprError: nothing is kept, a file has changed since the manifest was written, or a card can't be read.
     """
-    entries = [entry for entry in read_manifest(out) if entry.kept]
-    if not entries:
-        raise AprError(
-            f"{out / MANIFEST}: nothing is kept, so there is nothing to train on; see: apr train funnel {out}"
-        )
     cards: dict[Path, Card] = {}
-    for entry in entries:
+    for entry in _kept_entries(out):
         assert entry.file is not None and entry.offset is not None and entry.attempt is not None
         file = out / entry.file
         place = Place(file, entry.offset, entry.config_hash, (*entry.document, entry.attempt), False)
@@ -340,6 +344,32 @@ def kept(out: Path) -> Iterator[tuple[Entry, Trajectory, Card]]:
             if file.parent not in cards:
                 cards[file.parent] = Card.read(file.parent)
             yield entry, trajectory, cards[file.parent]
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """What is kept of one trajectory file, for the questions of one source."""
+
+    file: Path
+    card: Path
+    """The folder of its run's card."""
+    source: str
+    """The data set of its questions; empty if they name none."""
+    keys: frozenset[tuple[str, str, str, int]]
+    """The questions' keys, with the attempt."""
+
+
+def kept_files(out: Path) -> list[KeptFile]:
+    """What is kept, by file and source: what the builder of rows takes.
+
+    Raises:
+        AprError: nothing is kept, or the manifest can't be read.
+    """
+    found: dict[tuple[Path, str], set[tuple[str, str, str, int]]] = {}
+    for entry in _kept_entries(out):
+        assert entry.file is not None and entry.attempt is not None
+        found.setdefault((out / entry.file, entry.source), set()).add((*entry.document, entry.attempt))
+    return [KeptFile(file, file.parent, source, frozenset(keys)) for (file, source), keys in found.items()]
 
 
 def explain(entries: Iterable[Entry]) -> Sequence[str]:
