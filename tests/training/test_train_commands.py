@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from apr_testing import answer, look
+from chat_server import ChatServer, one_tls_context  # noqa: F401 - a fixture
 from typer.testing import CliRunner, Result
 
 from apr_plugin import policies
@@ -98,6 +101,29 @@ def test_videos_that_are_gone(train_needle: Path, tmp_path: Path) -> None:
     empty = _train("funnel", tmp_path / "out", "--without-audit")
     assert isinstance(empty.exception, AprError) and "nothing is kept" in str(empty.exception)
     assert "2: the answer is wrong" in str(empty.exception), "it says why"
+
+
+def test_a_served_teacher_and_what_it_costs(train_needle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    prices = tmp_path / "prices.json"
+    price = {"input": 1.0, "output": 4.0, "date": "2026-11-27", "source": "made up"}
+    prices.write_text(json.dumps({"small": price}))
+    file = tmp_path / "q.jsonl"
+    line = {"question": "Which?", "kind": "mcq", "options": ["A. a", "B. b"]}
+    video = str(next((train_needle / "videos").glob("*.mp4")))
+    lines = [line | {"id": str(number), "video": video, "answer": "AB"[number % 2]} for number in range(4)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with ChatServer([look(0, 9, 2), answer("B")]) as server:
+        teacher = f"policy=openai,base_url={server.url},model=small"
+        command = ("synthesize", "-q", file, "--teacher", teacher, "--out", tmp_path / "out", "--prices", prices)
+        done = _train(*command, "--attempts", 2)
+        more = _train(*command, "--attempts", 3, "--estimate")
+    assert done.exit_code == 0 and "2 of 4 questions won, 2 at the first attempt" in done.output, done.output
+    assert "temperature=0: attempts at one question differ only by their budgets" in done.output
+    assert re.search(r"attempts +6 +3\.0", done.output) and re.search(r"US dollars +0\.\d\d +0\.\d{4}", done.output)
+    assert re.search(r"prompt tokens +[1-9][\d,]+ ", done.output) and "completion tokens" in done.output
+    assert "estimate, from the mean of the attempts that are done" in more.output, more.output
+    assert re.search(r"questions left +2 +2\b", more.output) and re.search(r"attempts +2 +2\b", more.output)
 
 
 @pytest.mark.parametrize(
