@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: a small needle set of real videos, and a synthesis folder made from it."""
+"""Fixtures of the synthesis tests: a small needle set of real videos, and a synthesis folder made from it."""
 
 from __future__ import annotations
 
