@@ -155,7 +155,21 @@ def _strict_fault(found: dict[str, Any]) -> ActionError | None:
     return None
 
 
-def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] | ActionError:
+def find_object(text: str, key: str, *, cut: bool = False) -> dict[str, Any] | ActionError:
+    """The JSON object in what a model wrote, found and repaired as a turn's is; this never raises.
+
+    Args:
+        text: What the model wrote.
+        key: The key that the object must have, such as `rating`; the first object with it counts.
+        cut: Whether the text was cut off at its length limit.
+
+    Returns:
+        The object, or why there is none. An object without the key is returned if there is no other.
+    """
+    return _find_object(text, [], cut=cut, key=key)
+
+
+def _find_object(text: str, repairs: list[str], *, cut: bool, key: str = "action") -> dict[str, Any] | ActionError:
     text = printable(text[:MAX_TEXT_CHARS]).strip()
     strict = _loads(text)
     if isinstance(strict, dict):
@@ -175,10 +189,10 @@ def _find_object(text: str, repairs: list[str], *, cut: bool) -> dict[str, Any] 
             if reply.thought
             else "the turn is empty; write one JSON object."
         )
-    return _search(said, repairs, opening_only=cut and not reply.thought)
+    return _search(said, repairs, opening_only=cut and not reply.thought, key=key)
 
 
-def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, Any] | ActionError:
+def _search(text: str, repairs: list[str], *, opening_only: bool, key: str) -> dict[str, Any] | ActionError:
     """The turn's object in the words of the reply."""
     best: dict[str, Any] | None = None
     closed, unreadable_to = False, 0
@@ -191,7 +205,7 @@ def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, A
         )
     if unclosed and not opening_only and lacks_one_brace(bare := text.removesuffix("```").rstrip(), first):
         value, notes = _repaired(bare[first:] + "}")
-        if isinstance(value, dict) and isinstance(value.get("action"), dict):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
             repairs += [*notes, "closed the object"]
             return value
     for start, end in _object_spans(text):
@@ -206,7 +220,7 @@ def _search(text: str, repairs: list[str], *, opening_only: bool) -> dict[str, A
             before, after = before.removeprefix("```").removeprefix("json").strip(), after.removesuffix("```").strip()
         if before or after:
             notes.append("ignored text around the object")
-        if "action" in value:
+        if key in value:
             repairs += notes
             return value
         if start >= unreadable_to and not unclosed:  # otherwise it is a part of an object that can't be read

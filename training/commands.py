@@ -1,0 +1,99 @@
+"""`apr train …`: the commands of the training add-on; each loads what it needs when it runs.
+
+They are found through the entry point group `apr_plugin.commands`, so that nothing imports upwards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Training data and training: trajectories from a teacher, filtered, made into rows.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+_OUT = typer.Argument(help="The folder of a synthesis run.")
+_THRESHOLD = typer.Option(min=1, max=5, help="Least rating of every rated step.")
+_IOU = typer.Option(help="Least IoU of time spans that count as right.")
+_ACCURACY = typer.Option(help="Least relative accuracy of a number that counts as right.")
+
+
+@app.command()
+def synthesize(
+    questions: Annotated[
+        list[str],
+        typer.Option("--questions", "-q", help="A JSON Lines file (docs/training.md), or needle:FOLDER. Repeatable."),
+    ],
+    teacher: Annotated[str, typer.Option(help="model_args of the teacher, for example policy=openai,model=NAME.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
+    attempts: Annotated[int, typer.Option(min=1, max=1000, help="Attempts at a question, up to its first win.")] = 4,
+    frames: Annotated[str, typer.Option(help="Range of frames in one look; each attempt draws from it.")] = "30-60",
+    clip: Annotated[str, typer.Option(help="Range of seconds of one clip.")] = "30-60",
+    audio: Annotated[str, typer.Option(help="Range of seconds of sound in one look.")] = "150-300",
+    iou: Annotated[float, _IOU] = 0.5,
+    accuracy: Annotated[float, _ACCURACY] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")] = False,
+    prices: Annotated[Path | None, typer.Option(help="A file with the prices of models (see docs/compare.md).")] = None,
+) -> None:
+    """Let a teacher explore training questions, each until its first right answer.
+
+    After a stop or a kill, the same command continues where it was. Exit status 3: some questions could not be asked.
+    """
+    from apr_plugin.training.synthesis.running import run_synthesize
+
+    raise SystemExit(
+        run_synthesize(
+            questions,
+            teacher,
+            out,
+            attempts=attempts,
+            ranges=(frames, clip, audio),
+            rules=(iou, accuracy),
+            limit=limit,
+            only_estimate=estimate,
+            prices=prices,
+        )
+    )
+
+
+@app.command()
+def audit(
+    out: Annotated[Path, _OUT],
+    judge: Annotated[str, typer.Option(help="model_args of the judge, for example policy=openai,model=NAME.")],
+    threshold: Annotated[int, _THRESHOLD] = 3,
+    iou: Annotated[float, _IOU] = 0.5,
+    accuracy: Annotated[float, _ACCURACY] = 0.5,
+) -> None:
+    """Let a judge rate, turn by turn, whether the steps of the right trajectories follow from their notes.
+
+    Every verdict is kept with its reason. After a stop or a kill, the same command continues where it was. Exit
+    status 3: the judge could not be reached for some.
+    """
+    from apr_plugin.training.synthesis.running import run_audit
+
+    raise SystemExit(run_audit(out, judge, threshold, (iou, accuracy)))
+
+
+@app.command()
+def funnel(
+    out: Annotated[Path, _OUT],
+    threshold: Annotated[int, _THRESHOLD] = 3,
+    judge_hash: Annotated[str, typer.Option(help="Whose verdicts to use, if several judges rated.")] = "",
+    without_audit: Annotated[
+        bool, typer.Option("--without-audit", help="Keep every right trajectory, also one that was right by luck.")
+    ] = False,
+    iou: Annotated[float, _IOU] = 0.5,
+    accuracy: Annotated[float, _ACCURACY] = 0.5,
+) -> None:
+    """Write what is kept and why the rest is not: manifest.jsonl, a table and a plot.
+
+    Exit status 1: nothing is kept.
+    """
+    from apr_plugin.training.synthesis.running import run_funnel
+
+    run_funnel(out, threshold, judge_hash, without_audit, (iou, accuracy))
