@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from apr_plugin import __version__, interrupt
+from apr_plugin.cli import added
 from apr_plugin.errors import AprError
 from apr_plugin.terminal import complain, guard_logs, guarded_streams, print_traceback
 
@@ -32,6 +33,15 @@ class _Commands(TyperGroup):
             complain(f"{error.format_message()}{_where_help_is(error)}")
             raise SystemExit(getattr(error, "exit_code", 2)) from None
         raise SystemExit(status if isinstance(status, int) else 0)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command of ours, or one that another package adds."""
+        return super().get_command(ctx, cmd_name) or added.command(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Our commands, then those that other packages add."""
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in added.names() if name not in own)]
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command and handle Ctrl-C here, because typer's own handling differs between releases."""

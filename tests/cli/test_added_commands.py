@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,15 @@ def test_a_package_that_can_not_be_imported(site: Path) -> None:
 
 def test_a_command_that_nobody_adds() -> None:
     assert added.command("surely not there") is None
+
+
+def test_the_commands_of_this_package() -> None:
+    """`apr train` is registered, and its entry point names what exists."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    places = project["entry-points"][added.GROUP] | project["entry-points"]["apr_plugin.policies"]
+    assert {"train", "needle_teacher", "needle_judge"} <= set(places)
+    for place in places.values():
+        module, _, name = place.partition(":")
+        assert getattr(importlib.import_module(module), name)
+    done = subprocess.run([sys.executable, "-m", "apr_plugin", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "synthesize" in done.stdout, done.stderr

@@ -41,7 +41,7 @@ def test_every_policy_calls_itself_as_it_is_called() -> None:
     assert make_policy("needle").name == "needle"
     with pytest.raises(
         AprError,
-        match=r"there is no policy 'neddle' \(did you mean 'needle'\?\); the policies are guess, hf, needle, openai",
+        match=r"there is no policy 'neddle' \(did you mean 'needle'\?\); the policies are guess, hf, needle, ",
     ):
         policy_arguments("neddle")
 
