@@ -97,3 +97,26 @@ def funnel(
     from apr_plugin.training.synthesis.running import run_funnel
 
     run_funnel(out, threshold, judge_hash, without_audit, (iou, accuracy))
+
+
+@app.command("to-thinker")
+def to_thinker(
+    whole: Annotated[Path, typer.Argument(help="Folder of a whole Omni checkpoint, as it is released.")],
+    out: Annotated[Path, typer.Argument(help="New folder for its Thinker, which is what is trained.")],
+) -> None:
+    """Take the Thinker out of an Omni checkpoint, bit by bit."""
+    from apr_plugin.training.layout import to_thinker as convert
+
+    convert(whole.expanduser(), out.expanduser())
+
+
+@app.command("to-whole")
+def to_whole(
+    thinker: Annotated[Path, typer.Argument(help="Folder of a trained Thinker.")],
+    whole: Annotated[Path, typer.Argument(help="Folder of the Omni checkpoint that it came from.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the whole model with the trained Thinker.")],
+) -> None:
+    """Put a trained Thinker back into its Omni checkpoint, bit by bit."""
+    from apr_plugin.training.layout import to_whole as convert
+
+    convert(thinker.expanduser(), whole.expanduser(), out.expanduser())

@@ -165,7 +165,7 @@ def _write(out: Path, config: Mapping[str, Any], source: Path, places: Mapping[s
             held[name] = tensor
             size, total = size + bytes_, total + bytes_
         flush()
-        weights = {}
+        weights: dict[str, str] = {}
         for number, shard in enumerate(shards):
             last = f"model-{number + 1:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
             (out / f"part-{number:05}.safetensors").rename(out / last)
