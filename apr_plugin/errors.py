@@ -12,6 +12,10 @@ class AprError(Exception):
     """Something that the user can correct: the message says what was wrong, where, and what to do."""
 
 
+class WrongUsage(AprError):
+    """A command line that can't be carried out; it ends with status 2."""
+
+
 def told(error: BaseException) -> str:
     """An exception as text: its type and its message.
 

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from apr_plugin import __version__, interrupt
 from apr_plugin.cli import added
-from apr_plugin.errors import AprError
+from apr_plugin.errors import AprError, WrongUsage
 from apr_plugin.terminal import complain, guard_logs, guarded_streams, print_traceback
 
 
@@ -84,7 +84,7 @@ def main() -> None:
             app()
         except AprError as error:
             complain(str(error))
-            raise SystemExit(1) from None
+            raise SystemExit(2 if isinstance(error, WrongUsage) else 1) from None
         except Exception:  # noqa: BLE001 - a bug of ours; its traceback contains text of others
             print_traceback()
             raise SystemExit(1) from None

@@ -6,7 +6,8 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from apr_plugin import terminal
-from apr_plugin.errors import UNANSWERED, AprError, require
+from apr_plugin.errors import UNANSWERED, AprError, MissingExtra, WrongUsage, require
 from apr_plugin.runs.arguments import join_arguments, split_arguments
 
 ALIASES = {"turns": "max_turns", "frames": "frames_per_look"}
@@ -42,23 +43,24 @@ def run_compare(
     from apr_plugin.compare.specs import read_specs
 
     if runs and (agents or against):
-        raise AprError(
+        raise WrongUsage(
             "name finished runs, or arms to run (--agent, --against), not both; a finished run is also run:DIR"
         )
     if runs and (tasks or limit is not None or include_path or again):
-        raise AprError(
+        raise WrongUsage(
             "--tasks, --limit, --include-path and --again are for arms to run; finished runs stay as they are"
         )
     if runs:
         return run_report(runs, out, prices=prices, thumbnails=thumbnails)
     if not agents:
-        raise AprError(
+        raise WrongUsage(
             "nothing to compare: give --agent MODEL_ARGS with --against ARM, or the folders of finished runs"
         )
     if not tasks:
-        raise AprError("--tasks is missing; list what there is with: apr tasks")
-    specs = read_specs(agents, against)
-    _check(specs)
+        raise WrongUsage("--tasks is missing; list what there is with: apr tasks")
+    with _usage():
+        specs = read_specs(agents, against)
+        _check(specs)
     folder = out or _default_folder(tasks, agents[0])
     return compare_specs(
         specs, tasks, folder, limit=limit, include_path=include_path, again=again, prices=prices, thumbnails=thumbnails
@@ -114,15 +116,19 @@ def run_sweep(
     name, equals, values = setting.partition("=")
     chosen = [value.strip() for value in values.split(",") if value.strip()]
     if not equals or len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise AprError(f"{terminal.quoted(setting, 80)}: write SETTING=VALUE,VALUE,… with two or more different values")
-    arguments = split_arguments(agent)
+        raise WrongUsage(
+            f"{terminal.quoted(setting, 80)}: write SETTING=VALUE,VALUE,… with two or more different values"
+        )
+    with _usage():
+        arguments = split_arguments(agent)
     key = ALIASES.get(name.strip(), name.strip())
     if key in arguments:
-        raise AprError(f"--agent sets {key}= already; leave it out there")
+        raise WrongUsage(f"--agent sets {key}= already; leave it out there")
     if "arm" in arguments or "trajectories" in arguments:
-        raise AprError("--agent: arm= and trajectories= are set by the sweep itself; leave them out")
+        raise WrongUsage("--agent: arm= and trajectories= are set by the sweep itself; leave them out")
     specs = [ArmSpec(f"{name.strip()}={value}", "agent", join_arguments({**arguments, key: value})) for value in chosen]
-    _check(specs)
+    with _usage():
+        _check(specs)
     sweep = {
         "setting": name.strip(),
         "values": {spec.name: _number(value) for spec, value in zip(specs, chosen, strict=True)},
@@ -226,6 +232,17 @@ def _finish(
     print_summary(console, summary)
     console.print(Text(f"\nthe page: {page}"), soft_wrap=True)
     return UNANSWERED if any(arm["failed"] for arm in summary["arms"]) else 0
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Errors in what was typed end with status 2."""
+    try:
+        yield
+    except MissingExtra:
+        raise
+    except AprError as error:
+        raise WrongUsage(str(error)) from error
 
 
 def _check(specs: Sequence[Any]) -> None:

@@ -126,7 +126,7 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
         only: Leave out questions that this evaluation did not score, for example those of an earlier `--limit`.
     """
     outcomes: dict[Key, Outcome] = {}
-    asked = None if only is None else {key for key, score in run.scores.items() if score.evaluation == only.time}
+    asked = None if only is None else _asked(run, only)
     kind, old = "", 0
     for trajectory in run:
         key = trajectory.question.key
@@ -160,6 +160,19 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
     if old:
         notes.append(f"{name}: {old} of its trajectories are of version 1; their prompts can't be rebuilt")
     return Arm(name, kind or "agent", outcomes, run, about, notes, versions)
+
+
+def _asked(run: Run, evaluation: Evaluation) -> set[Key]:
+    """The questions of an evaluation: those that it scored, and as many more as it asked and could not log.
+
+    lmms-eval asks the first questions of a task, so the others are the first that have no score.
+    """
+    asked = {key for key, score in run.scores.items() if score.evaluation == evaluation.time}
+    for task, count in evaluation.asked.items():
+        lacking = count - sum(key[0] == task for key in asked)
+        if lacking > 0:
+            asked |= set(sorted((key for key in run.keys if key[0] == task and key not in asked), key=_order)[:lacking])
+    return asked
 
 
 def arm_of_samples(name: str, evaluation: Evaluation, model: str = "") -> Arm:

@@ -1,6 +1,6 @@
 """Runs the arms of a comparison through lmms-eval, one after the other, and opens what they left.
 
-An arm that is finished is not run again: its folder records the command, the versions and the tasks' files that it was
+An arm that is finished is not run again: its folder has a digest of the command, the versions and the tasks' files that it was
 made with. An arm that was stopped continues where it was, because a run of this package does.
 """
 
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 """Takes one sentence about what is done now."""
 
 MANIFEST = "arm.json"
-"""Records in an arm's folder what it was made with, once it is finished."""
+"""Has a digest of what an arm was made with, in its folder, once it is finished."""
 
 LONGEST_NAME = 100
 """Bytes of a folder's name at most."""
@@ -264,7 +264,7 @@ def _run(spec: ArmSpec, plan: Plan, evaluate: Evaluate, tell: Tell, before: Sequ
         spec = dataclasses.replace(spec, arguments=join_arguments(added | split_arguments(spec.arguments)))
     folder = arm_folder(plan.out, spec)
     command = _command(spec, plan, folder, extra)
-    made_with = {"command": command, "versions": _versions(), "data": dict(plan.data)}
+    made_with = _digest({"command": command, "versions": _versions(), "data": dict(plan.data)})
     if not plan.again and _finished(folder) == made_with:
         tell(f"{spec.name}: finished before; its results in {folder} are used")
     else:
@@ -278,7 +278,7 @@ def _run(spec: ArmSpec, plan: Plan, evaluate: Evaluate, tell: Tell, before: Sequ
         if status not in (0, UNANSWERED):
             raise ArmFailed(f"{spec.name}: lmms-eval ended with status {status}; its output is in {log}", status)
         if status == 0:
-            (folder / MANIFEST).write_text(json.dumps(made_with, indent=2) + "\n")
+            (folder / MANIFEST).write_text(json.dumps({"made_with": made_with}) + "\n")
     arm = _read(spec, folder)
     told = [_shown(folder) if word == str(folder) else word for word in command]
     arm.about["command"] = ["apr", "eval", *told]
@@ -338,9 +338,14 @@ def _read(spec: ArmSpec, folder: Path, *, scored: bool = True) -> Arm:
 
 def _finished(folder: Path) -> Any:
     try:
-        return json.loads(read_regular(folder / MANIFEST))
-    except (OSError, ValueError, RecursionError):
+        return json.loads(read_regular(folder / MANIFEST))["made_with"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _digest(value: Any) -> str:
+    """A digest, so that no key and no path of a command is kept."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

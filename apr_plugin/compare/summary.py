@@ -134,6 +134,11 @@ def _in_buckets(comparison: Comparison) -> list[tuple[str, list[Key], float | No
 
 
 def _buckets(comparison: Comparison, rows: Mapping[str, Mapping[Key, cost.Row]]) -> list[dict[str, Any]]:
+    spent = {
+        arm.name: cost.costs_by_bucket(comparison, arm, rows=rows[arm.name])
+        for arm in comparison.arms
+        if arm.name in rows
+    }
     return [
         {
             "name": name,
@@ -143,18 +148,10 @@ def _buckets(comparison: Comparison, rows: Mapping[str, Mapping[Key, cost.Row]])
                 arm.name: None if _unscored(comparison, arm) else _dict(pairs.score(comparison, arm, keys))
                 for arm in comparison.arms
             },
-            "cost": {arm: _mean_costs([of_arm[key] for key in keys if key in of_arm]) for arm, of_arm in rows.items()},
+            "cost": {arm: _dicts(of_arm[name]) for arm, of_arm in spent.items()},
         }
         for name, keys, hours in _in_buckets(comparison)
     ]
-
-
-def _mean_costs(rows: Sequence[cost.Row]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for name in cost.QUANTITIES:
-        known = [value for row in rows if (value := row.cost[name]) is not None]
-        found[name] = sum(known) / len(known) if known else None
-    return found
 
 
 def _pair(comparison: Comparison, a: Arm, b: Arm) -> dict[str, Any]:

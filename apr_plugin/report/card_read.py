@@ -23,7 +23,7 @@ from apr_plugin.terminal import one_line, quoted
 LONGEST = 64 * 2**20
 """Bytes of a card at most."""
 
-TRUSTED = ("base_url", "api_key_env", "extra_body", "engine_args", "system_prompt", "trajectories")
+TRUSTED = ("base_url", "api_key_env", "extra_body", "engine_args", "system_prompt", "script", "trajectories")
 """Arguments by which the author of a card can send videos or a key to a server, read a file, or change an engine."""
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")

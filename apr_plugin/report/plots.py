@@ -196,7 +196,7 @@ def _cost_duration(summary: Summary, axes: Any) -> bool:
     quantity = next((name for name in ("visual_tokens", "frames", "seconds") if _has(buckets, name)), "")
     for place, arm in enumerate(summary.get("arms", ())):
         costs = [(bucket.get("cost") or {}).get(arm["name"]) or {} for bucket in buckets]
-        points = [(float(x), {"value": cost.get(quantity)}) for x, cost in enumerate(costs)]
+        points = [(float(x), cost.get(quantity) or {"value": None}) for x, cost in enumerate(costs)]
         drawn.append(_mark(axes, place, points, arm["name"], 1))
     _bucket_axis(axes, buckets)
     axes.set_ylabel(f"{quantity.replace('_', ' ')} a question")

@@ -62,7 +62,11 @@ def find_runs(path: Path) -> list[FoundRun]:
         for config_hash in [file.parent.name] if _HASH.fullmatch(file.parent.name) else _hashes(file):
             found.setdefault((file.parent, config_hash), {})[file] = None
     if path.is_dir():
-        for card in sorted(card for name in CARDS for card in path.rglob(name)):
+        try:
+            cards = sorted(card for name in CARDS for card in path.rglob(name))
+        except OSError as error:
+            raise AprError(f"{path}: cannot read it: {error.strerror or error}") from error
+        for card in cards:
             if _HASH.fullmatch(card.parent.name):
                 found.setdefault((card.parent, card.parent.name), {})
     return [FoundRun(folder, config_hash, tuple(own)) for (folder, config_hash), own in sorted(found.items())]

@@ -107,6 +107,9 @@ class Evaluation:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Task -> its version, as its YAML has it."""
 
+    asked: Mapping[str, int] = field(default_factory=dict)
+    """Task -> how many of its questions were asked."""
+
     splits: Mapping[str, str] = field(default_factory=dict)
     """Task -> the split of its questions."""
 
@@ -162,6 +165,11 @@ def _read_results(path: Path, say: Say, model: str) -> dict[str, Any] | None:
         "run_folder": Path(folder) if isinstance(folder, str) and "\0" not in folder else None,
         "metrics": {task: _numbers(values) for task, values in _mapping(found.get("results")).items()},
         "versions": {task: str(version) for task, version in _mapping(found.get("versions")).items()},
+        "asked": {
+            task: int(effective)
+            for task, counts in _mapping(found.get("n-samples")).items()
+            if isinstance(effective := _mapping(counts).get("effective"), int)
+        },
         "splits": {
             task: split
             for task, config in tasks.items()
