@@ -102,9 +102,10 @@ class PromptEncoder:
         known = self.tokenizer.get_vocab()
         if missing := [token for token in wanted if token not in known]:
             raise ValueError(f"its tokenizer lacks {', '.join(missing)}, which prompts of {family.title} are made of")
-        self._template = chat_template(processor)
+        self.chat_template = chat_template(processor)
+        """The checkpoint's chat template, as text."""
         self._variables = dict(template or {})
-        if not self._template:
+        if not self.chat_template:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self._turn = known.get(marks.turn, -1)
         self.ids_of = {
@@ -200,7 +201,7 @@ class PromptEncoder:
 
     def rendered(self, messages: list[dict[str, Any]]) -> str:
         """Render messages with the chat template, up to where the model continues."""
-        options = {"chat_template": self._template, "add_generation_prompt": True, "tokenize": False, **self._variables}
+        options = {"chat_template": self.chat_template, "add_generation_prompt": True, "tokenize": False, **self._variables}
         text: str = self.processor.apply_chat_template(messages, **options)
         return text
 
