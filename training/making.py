@@ -182,9 +182,9 @@ class _Maker:
             self.turns += len(trajectory.turns)
             self._rows(start, trajectory)
             yield
-        if (start := _cut_line(Path(self.source.file))) is not None:
+        if (cut := _cut_line(Path(self.source.file))) is not None:
             self.lines += 1
-            self._drop(Reason.BROKEN_LINE, start, turns=0, detail="the last line is incomplete")
+            self._drop(Reason.BROKEN_LINE, cut, turns=0, detail="the last line is incomplete")
 
     def _drop(self, reason: Reason, start: int, trajectory: Trajectory | None = None, **more: Any) -> None:
         key = None if trajectory is None else trajectory.question.key
@@ -221,8 +221,7 @@ class _Maker:
             )
             for number, (prompt, turn) in zip(wanted, prompts if wanted else (), strict=True):
                 before = tuple(other for other in words if other < number)
-                row = self._row(start, line, trajectory, number, turn, targets[number], prompt, before)
-                made.append(row)
+                made.append(self._row(start, line, trajectory, number, turn, targets[number], prompt, before))
         except FilmError as error:
             self._drop(Reason.VIDEO, start, trajectory, detail=str(error))
             return
@@ -234,11 +233,12 @@ class _Maker:
                 self._drop(each, start, trajectory, turn=number)
             elif number not in wanted:
                 self._drop(Reason.NOT_KEPT, start, trajectory, turn=number)
-        for each in made:
-            if isinstance(each, Row):
-                self.made.rows.append(each)
+        for row in made:
+            if isinstance(row, Row):
+                self.made.rows.append(row)
             else:
-                self._drop(each[0], start, trajectory, turn=each[1], **each[2])
+                reason, number, more = row
+                self._drop(reason, start, trajectory, turn=number, **more)
 
     def _refused(self, trajectory: Trajectory) -> Reason | None:
         """Why a whole trajectory is not used."""

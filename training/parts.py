@@ -20,7 +20,8 @@ Balance = Literal["none", "equal"] | Mapping[str, float]
 def without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The first of each set of equal rows (`Row.content`), and the others."""
     seen: set[str] = set()
-    kept, others = [], []
+    kept: list[Row] = []
+    others: list[Row] = []
     for row in rows:
         (others if row.content in seen else kept).append(row)
         seen.add(row.content)

@@ -145,7 +145,7 @@ class Student:
     def digest(self) -> str:
         """16 hex digits that change if the same prompt could have other tokens."""
         digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())
-        about = [self.encoder.chat_template, self.template, self.family.title, self.family.factor, self.end]
+        about: list[Any] = [self.encoder.chat_template, self.template, self.family.title, self.family.factor, self.end]
         about += [self.pixels.least, self.pixels.most, self.family.positions_per_s, self.family.chunk_s]
         digest.update(json.dumps(about, sort_keys=True).encode())
         return digest.hexdigest()[:16]

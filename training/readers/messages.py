@@ -1,9 +1,9 @@
 """Reader of append-only trajectories: lists of messages in which all media stays (LongVT, ParaVT), purged into turns.
 
 Format: a record has `messages`, a list or the same as a JSON string. The first user message has the question and the
-video; an assistant message has `<think>…</think>` and then `<tool_call>{"name": "crop_video", "arguments": {…}}
-</tool_call>` (or an OpenAI `tool_calls` field) or `<answer>…</answer>`; what a tool returned follows in a message of its
-own, or as `<tool_response>…</tool_response>` in the same text. Sources: EvolvingLMMs-Lab/LongVT
+video. An assistant message has `<think>…</think>` and then a call, `<tool_call>{"name": "crop_video", "arguments":
+{…}}</tool_call>` (or an OpenAI `tool_calls` field), or `<answer>…</answer>`. What a tool returned follows in a message
+of its own, or as `<tool_response>…</tool_response>` in the same text. Sources: EvolvingLMMs-Lab/LongVT
 (`data/launch/imcott_generate.py`, `examples/eval/single_inference.py`), EvolvingLMMs-Lab/ParaVT (`paravt/data`).
 
 What is different there, and how it is mapped:
