@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Self
 
-from apr_plugin.errors import AprError, require
+from apr_plugin.errors import AprError, require, told
 from apr_plugin.models.checkpoint import Checkpoint, checkpoint_source
 from apr_plugin.models.families import Family, Pixels, family_of
 from apr_plugin.models.prompt import PromptEncoder
@@ -113,7 +113,7 @@ class Student:
             family = family_of(config.model_type).of_config(config)
             processor = transformers.AutoProcessor.from_pretrained(source, **common)
         except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-            raise AprError(f"cannot read the checkpoint {pretrained}: {str(error).strip().splitlines()[0]}") from error
+            raise AprError(f"cannot read the checkpoint {pretrained}: {told(error).splitlines()[0]}") from error
         if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a bare tokenizer
             raise AprError(f"cannot read the checkpoint {pretrained}: it has no whole processor (preprocessor_config)")
         longest = int(config.get_text_config().max_position_embeddings)

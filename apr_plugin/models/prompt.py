@@ -201,7 +201,8 @@ class PromptEncoder:
 
     def rendered(self, messages: list[dict[str, Any]]) -> str:
         """Render messages with the chat template, up to where the model continues."""
-        options = {"chat_template": self.chat_template, "add_generation_prompt": True, "tokenize": False, **self._variables}
+        options = {"chat_template": self.chat_template, "add_generation_prompt": True, "tokenize": False}
+        options |= self._variables
         text: str = self.processor.apply_chat_template(messages, **options)
         return text
 

@@ -241,7 +241,7 @@ def test_every_turn_is_a_row_or_has_a_reason(student: Students, shared_videos: V
     turns = sum(about["turns"] for about in rows.about["sources"])
     assert turns == len(rows) + sum(drop.turns for drop in rows.dropped)
     fewer = make_rows([Source(first.file, tmp_path, kept={("t", "", "1", 0): {4}})], learner, EVERYTHING)
-    assert [(row.key[2], row.turn) for row in fewer.rows] == [("1", 4)] and reasons(fewer)["not_kept"] == 2 + 3
+    assert [(row.key[2], row.turn) for row in fewer.rows] == [("1", 4)] and reasons(fewer)["not_kept"] == 2 + 1
 
 
 def test_a_video_that_is_gone_or_another_one(student: Students, make_video: Any, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_what_a_checkpoint_needs(tiny: Tiny, tmp_path: Path) -> None:
         Student.from_pretrained(str(copy))
     (copy / "preprocessor_config.json").unlink(missing_ok=True)
     (copy / "processor_config.json").unlink(missing_ok=True)
-    with pytest.raises(AprError, match="cannot read the checkpoint|can't be trained"):
+    with pytest.raises(AprError, match="cannot read the checkpoint"):
         Student.from_pretrained(str(copy))
     with pytest.raises(AprError, match="there is no folder"):
         Student.from_pretrained(str(tmp_path / "none"))

@@ -196,13 +196,10 @@ def _flat_prompt(prompt: Prompt) -> Flat:
 
 
 def _compare(step: int, ours: Flat, theirs: Flat) -> None:
-    for number_, (mine, other) in enumerate(zip(ours, theirs, strict=False), 1):
+    for place, (mine, other) in enumerate(zip(ours, theirs, strict=False), 1):
         if mine != other:
             at = next((n for n, (a, b) in enumerate(zip(mine[1], other[1], strict=False)) if a != b), 0)
-            raise Left(
-                Unmapped.PROMPT_DIFFERS,
-                f"step {step}, message {number_}: {mine[1][max(0, at - 20) : at + 40]!r} here, "
-                f"{other[1][max(0, at - 20) : at + 40]!r} there",
-            )
+            here, there = (each[1][max(0, at - 20) : at + 40].replace("\0", "|") for each in (mine, other))
+            raise Left(Unmapped.PROMPT_DIFFERS, f"step {step}, message {place}: {here!r} here, {there!r} there")
     if len(ours) != len(theirs):
         raise Left(Unmapped.PROMPT_DIFFERS, f"step {step}: {len(ours)} messages here, {len(theirs)} there")
