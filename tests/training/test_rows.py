@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 
 from row_making import Speaker, played, question, spelled, tokens
 
+from apr_plugin.errors import AprError
 from apr_plugin.loop import WIRES, Budget, EpisodeConfig, MediaRef, Sampling
 from apr_plugin.loop.policy import Generation
 from apr_plugin.models.positions import positions
@@ -337,3 +338,50 @@ def test_rows_made_for_another_checkpoint_are_refused(student: Students, shared_
     with pytest.raises(RowError, match="made for another checkpoint"):
         RowLoader(learner).example(wrong)
     assert isinstance(row, Row)
+
+
+def test_a_card_that_does_not_fit(student: Students, shared_videos: Videos, tmp_path: Path) -> None:
+    learner = student()
+    says = [look(0, 2, 2), answer("A")]
+    run = played(tmp_path / "one", question(shared_videos["sound"]), Speaker(learner, says))
+    other = played(
+        tmp_path / "two", question(shared_videos["sound"]), Speaker(learner, says), EpisodeConfig(wire="omniagent")
+    )
+    (card,) = (tmp_path / "two").glob("*/card.json")
+    with pytest.raises(NoRows, match="not_rebuilt 1"):
+        make_rows([Source(run.file, card)], learner, EVERYTHING)
+    with pytest.raises(AprError, match="cannot be read"):
+        make_rows([Source(run.file, tmp_path / "two")], learner, EVERYTHING)
+    with pytest.raises(AprError, match="cannot read trajectories"):
+        make_rows([Source(tmp_path / "none.jsonl", run.card)], learner, EVERYTHING)
+    line = run.file.read_text()
+    run.file.write_text(line.replace(f'"av":"{run.trajectory.versions["av"]}"', '"av":"1.0"'))
+    rows = make_rows([Source(run.file, run.card), Source(other.file, card)], learner, EVERYTHING)
+    assert len(rows) == 2 and "decoded with PyAV 1.0" in rows.dropped[0].detail
+    wanted = EVERYTHING.model_copy(update={"other_versions": True})
+    assert len(make_rows([Source(run.file, run.card)], learner, wanted)) == 2
+    run.file.write_text(line.replace('"version":2', '"version":9'))
+    with pytest.raises(AprError, match="newer than 2"):
+        make_rows([Source(run.file, run.card)], learner, EVERYTHING)
+
+
+def test_parts_and_shares_of_made_rows(student: Students, make_video: Any, tmp_path: Path) -> None:
+    learner = student("qwen2_5_vl")
+    for number in range(6):
+        path = make_video(f"{number}.mp4", frames=10 + number)
+        for source, repeats in (("mine", 1), ("theirs", 2)):
+            for repeat in range(repeats):
+                asked = question(path, doc_id=str(number), repeat=repeat, text=f"what {source} {repeat}?")
+                played(tmp_path, asked, Speaker(learner, [look(0, 1, 2), answer("A")]), name=source)
+    sources = [Source(tmp_path / f"{name}.jsonl", tmp_path, name) for name in ("mine", "theirs")]
+    wanted = RowSettings(validation=0.3, seed=1, balance="equal")
+    rows = make_rows(sources, learner, wanted)
+    counts = Counter((row.source, row.split) for row in rows.rows)
+    assert counts["mine", "train"] == counts["theirs", "train"] > 0
+    assert counts["theirs", "validation"] == 2 * counts["mine", "validation"] > 0
+    parts = {part: {row.videos for row in rows.of(part)} for part in ("train", "validation")}  # type: ignore[arg-type]
+    assert not parts["train"] & parts["validation"] and reasons(rows) == {"balance": counts["mine", "train"]}
+    turned = make_rows(sources[::-1], learner, wanted)
+    assert sorted(row.content + row.split for row in turned.rows) == sorted(
+        row.content + row.split for row in rows.rows
+    )

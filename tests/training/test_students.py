@@ -18,11 +18,13 @@ pytest.importorskip("transformers")
 from row_making import Speaker, played, question
 
 from apr_plugin.errors import AprError
+from apr_plugin.loop import MediaRef
 from apr_plugin.loop.policy import Generation, Prompt, Sampling
 from apr_plugin.models.checkpoint import load_checkpoint
 from apr_plugin.policies.hf.policy import HfPolicy
-from apr_plugin.training.loading import RowLoader
-from apr_plugin.training.making import RowSettings, Source, make_rows
+from apr_plugin.training.loading import RowCollator, RowLoader
+from apr_plugin.training.making import RowSettings, Source, line_digest, make_rows
+from apr_plugin.training.rows import Row
 from apr_plugin.training.student import Student
 
 Tiny = Callable[[str], Path]
@@ -134,3 +136,54 @@ def test_the_thought_of_an_own_turn_is_kept(student: Students, shared_videos: di
     prompt, target = RowLoader(thinker).prompt(rows.rows[1])
     assert thinker.text(target) == closing
     assert [m.text for m in prompt.messages if m.role == "assistant"] == [thinker.opened + words]
+
+
+class Sampled(Written):
+    """Has each turn's tokens sampled by the real model, and says another text than these tokens; keeps both."""
+
+    def __init__(self, student: Student, says: list[str], real: HfPolicy) -> None:
+        super().__init__(student, says, real)
+        self.made: list[Generation] = []
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        said = await super().generate(prompt, sampling)
+        self.made.append(await self.real.generate(prompt, Sampling(temperature=0.8, max_new_tokens=8, seed=3)))
+        return Generation(said.text, said.usage, token_ids=self.made[-1].token_ids)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_omni_full", "qwen2_5_vl", "qwen3_vl"])
+def test_a_row_is_scored_as_it_was_sampled(
+    tiny: Tiny, student: Students, shared_videos: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """From the stored line alone, in one padded batch, with the temperature and the bans of the sampler."""
+    import torch
+
+    checkpoint = load_checkpoint(str(tiny(name)), device="cpu", dtype="float32")
+    real, learner = HfPolicy(checkpoint), student(name)
+    sound = {"type": "get_audio", "start": 0.5, "end": 2.5}
+    says = [look(0, 5, 4), turn(sound) if learner.family.hears else look(1, 2, 1), "?"]
+    says += [turn({"type": "get_clip", "start": 1, "end": 4}), look(3, 3.5, 1), answer("A")]
+    policy = Sampled(learner, says, real)
+    ref = MediaRef(path=str(shared_videos["sound"]), start_s=0.37)
+    run = played(tmp_path, question(ref), policy)  # type: ignore[arg-type]
+    real.close()
+    common = {"file": str(run.file), "start": 0, "card": str(next(run.card.glob("*/card.json"))), "target": "tokens"}
+    common |= {"digest": line_digest(run.file.read_bytes()), "key": run.trajectory.question.key, "content": ""}
+    loader, rows = RowLoader(learner), []
+    for number, made in enumerate(policy.made, 1):
+        row = Row(**common, turn=number, prompt_tokens=0, target_tokens=1)  # type: ignore[arg-type]
+        _, target = loader.prompt(row)
+        assert made.token_ids is not None and target[: len(made.token_ids)] == made.token_ids
+        rows.append(row.model_copy(update={"prompt_tokens": made.usage.prompt_tokens, "target_tokens": len(target)}))
+    given = RowCollator(loader)(rows)
+    labels = given.pop("labels")
+    with torch.no_grad():
+        logits = checkpoint.model(**given, use_cache=False).logits[:, :-1]
+    logits = logits.index_fill(-1, torch.tensor(learner.encoder.never_written), -torch.inf)
+    told = torch.log_softmax(logits / 0.8, -1).gather(2, given["input_ids"][:, 1:, None])[..., 0]
+    worst = 0.0
+    for number, made in enumerate(policy.made):
+        mine = told[number][labels[number, 1:] != -100][: len(made.token_ids or ())]
+        worst = max(worst, float((mine - torch.tensor(made.logprobs)).abs().max()))
+    print(f"\n{name}: largest difference from the sampled log-probability {worst:.1e}")
+    assert worst < 1e-4
