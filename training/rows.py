@@ -77,8 +77,6 @@ class Row(BaseModel):
     """Of the prompt's tokens, those of pictures."""
     audio_tokens: int = Field(default=0, ge=0)
     """Of the prompt's tokens, those of sound."""
-    weight: float = 1.0
-    """Its weight in the loss."""
     split: Split = "train"
     """The part of the data that it belongs to."""
 
@@ -131,7 +129,10 @@ class RowSet:
         return [row for row in self.rows if row.split == split]
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """What was dropped, by source and reason: how many `lines` or turns, and how many `turns` were lost."""
+        """What was dropped, by source and reason.
+
+        `dropped` counts lines and single turns, `turns` all turns that were lost with them.
+        """
         found: dict[str, dict[str, dict[str, int]]] = {}
         for drop in self.dropped:
             count = found.setdefault(drop.source, {}).setdefault(str(drop.reason), {"dropped": 0, "turns": 0})

@@ -80,7 +80,8 @@ def batch_of(
     Returns:
         `input_ids` and `labels`, shape (rows, tokens); `position_ids`, shape (3, rows, tokens); with padding
         `attention_mask`, shape (rows, tokens); and `media_of` all rows, in their order. Labels are the targets, and
-        `IGNORED` for prompts and padding; they are not shifted.
+        `IGNORED` for prompts and padding; they are not shifted. A batch can't be cut along its first dimension, which
+        is not the rows' in `position_ids` and in media (`nn.DataParallel` would do that).
 
     Raises:
         ValueError: there is no example, or a target holds a placeholder, for which there is no medium.

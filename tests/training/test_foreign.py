@@ -17,6 +17,7 @@ from apr_plugin.errors import AprError
 from apr_plugin.loop import Trajectory
 from apr_plugin.training.loading import RowLoader
 from apr_plugin.training.making import RowSettings, make_rows
+from apr_plugin.training.readers.acting import imported
 from apr_plugin.training.readers.messages import Filling, read_messages
 from apr_plugin.training.readers.omniagent import read_omniagent
 from apr_plugin.training.student import Student
@@ -142,24 +143,28 @@ def test_what_of_omniagent_cannot_be_mapped(folder: Path, student: Students) -> 
         *named("odd kind", rows_of(question_type="ESSAY")),
         *named("odd options", rows_of(options=["one", "two"])),
         *named("no limits", rows_of(env_config={"actual_max_steps": 5})),
-        *named("bad limits", rows_of(env_config=rows_of()[0]["extra_info"]["env_config"] | {"actual_max_audio": -1})),
         *named("other time", at(rows_of(), 2, "Frame 5.00s:", "Frame 5.01s:")),
         *named("other limit", rows_of(env_config=rows_of()[0]["extra_info"]["env_config"] | {"actual_max_clip": 2.0})),
         {"question_id": "q"},
         [],
     ]
+    late = [
+        *named("bad limits", rows_of(env_config=rows_of()[0]["extra_info"]["env_config"] | {"actual_max_audio": -1})),
+        *named("whole", rows_of()[1:2]),
+    ]
     file = written(folder / "sft.jsonl", records)
     with file.open("a") as more:
         more.write("{broken\n")
+        more.writelines(json.dumps(each) + "\n" for each in late)
     found = read_omniagent(file, folder, folder / "out")
     reasons: dict[str, list[str]] = {}
     for reason, name, _ in found.skipped:
         reasons.setdefault(str(reason), []).append(name)
-    lines = sum(1 for _ in file.open())
+    lines = len(records) + 1
     assert reasons == {
         "bad_record": [
-            f"line {lines - 2}", f"line {lines - 1}", f"line {lines}",
-            "twice", "odd options", "no limits", "bad limits",
+            "twice", "odd options", "no limits", f"line {lines - 2}", f"line {lines - 1}", f"line {lines}",
+            "bad limits", "whole",
         ],
         "missing_steps": ["without its beginning"],
         "no_video": ["gone", "outside"],
@@ -173,6 +178,9 @@ def test_what_of_omniagent_cannot_be_mapped(folder: Path, student: Students) -> 
     assert rows.counts() == {
         "omniagent": {"not_kept": {"dropped": 2, "turns": 2}, "duplicate": {"dropped": 2, "turns": 2}}
     }
+    assert imported(folder / "out") == found
+    with pytest.raises(AprError, match="run the reader again"):
+        imported(folder)
     with pytest.raises(AprError, match="is there already"):
         read_omniagent(file, folder, folder / "out")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_plugin.errors import AprError, require
-from apr_plugin.files import check_regular
+from apr_plugin.files import check_regular, read_regular
 from apr_plugin.loop.card import CARD_FILE, Card
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.episode import Episode
@@ -24,6 +24,12 @@ from apr_plugin.media import MediaOpenError
 from apr_plugin.media.confine import confine
 from apr_plugin.training.making import Source
 from apr_plugin.training.rows import Key
+
+TRAJECTORY_FILE = "trajectories.jsonl"
+"""The trajectories that a reader has played."""
+
+KEPT_FILE = "kept.json"
+"""Which of their turns may be targets, and what was left out."""
 
 Write = Callable[[int, float], str]
 """The words of a turn, from its number (from 1) and the length of the first video in seconds."""
@@ -115,7 +121,7 @@ class Stage:
 
     def __init__(self, out: str | Path, format_name: str, about: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(out)
-        self.file = self.folder / "trajectories.jsonl"
+        self.file = self.folder / TRAJECTORY_FILE
         if self.file.exists():
             raise AprError(f"{self.file} is there already; choose another folder, or remove it first")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -168,9 +174,36 @@ class Stage:
         self.skipped.append((left.reason, name, left.detail))
 
     def done(self, name: str) -> Imported:
-        """What was read; `name` is that of the source."""
-        source = Source(self.file, self.folder, name, "teacher", self.kept)
-        return Imported(source, self.played, self.skipped)
+        """What was read; `name` is that of the source. It is in the folder too, for `imported`."""
+        about = {
+            "name": name,
+            "kept": [[key, sorted(turns)] for key, turns in self.kept.items()],
+            "skipped": [[str(reason), *more] for reason, *more in self.skipped],
+        }
+        (self.folder / KEPT_FILE).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
+        return Imported(Source(self.file, self.folder, name, "teacher", self.kept), self.played, self.skipped)
+
+
+def imported(folder: str | Path) -> Imported:
+    """What a reader has read into a folder.
+
+    Raises:
+        AprError: no reader has finished there.
+    """
+    place = Path(folder)
+    try:
+        about = json.loads(read_regular(place / KEPT_FILE))
+        kept = {
+            (task, split, doc_id, repeat): frozenset(turns) for (task, split, doc_id, repeat), turns in about["kept"]
+        }
+        skipped = [(Unmapped(reason), named, detail) for reason, named, detail in about["skipped"]]
+        name = str(about["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AprError(
+            f"{place / KEPT_FILE}: cannot be read ({getattr(error, 'strerror', None) or error}); run the reader again, "
+            "with a new folder"
+        ) from error
+    return Imported(Source(place / TRAJECTORY_FILE, place, name, "teacher", kept), len(kept), skipped)
 
 
 def find_video(path: object, root: str | Path) -> Path:

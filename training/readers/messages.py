@@ -95,7 +95,7 @@ def read_messages(
     how = filling or Filling()
     stage = Stage(out, "messages", vars(how))
     for done, (where, record) in enumerate(records(file), 1):
-        named = str(record.get("id", where)) if isinstance(record, dict) else where
+        named = str(record.get("id", where))[:200] if isinstance(record, dict) else where
         try:
             _play(stage, record, (name, f"{where} {named}" if named != where else where), videos, how)
         except Left as left:

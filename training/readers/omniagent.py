@@ -4,13 +4,13 @@ Format: HarryHsing/OmniAgent at 18725bc, `data/example_train_sft.jsonl`: `questi
 `raw_input` (messages of parts; media as placeholders), `output`, and `extra_info` with the question, the video and the
 limits. The prompts that our episode makes must have the same words and the same media in the same places as the
 recorded ones; a trajectory whose prompts differ is left out. A turn whose row is missing is found in the prompts of
-later rows; it is then no target.
+later rows; it is then no target. The rows of a trajectory must be one after the other in the file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +57,35 @@ def read_omniagent(
     Raises:
         AprError: the file can't be read, or the folder already has trajectories.
     """
-    stage, found = Stage(out, "omniagent"), dict[str, list[Mapping[str, Any]]]()
-    for where, row in records(file):
-        if isinstance(row, dict) and isinstance(row.get("traj_id"), str):
-            found.setdefault(row["traj_id"], []).append(row)
-        else:
-            stage.skip(Left(Unmapped.BAD_RECORD, "it is no row with a traj_id"), where)
-    attempts: dict[str, int] = {}
-    for done, (traj_id, rows) in enumerate(found.items(), 1):
-        question_id = str(rows[0].get("question_id"))
+    stage, seen, attempts = Stage(out, "omniagent"), set[str](), dict[str, int]()
+    for done, (traj_id, rows) in enumerate(_trajectories(file, stage), 1):
+        question_id = str(rows[0].get("question_id"))[:200]
         repeat = attempts[question_id] = attempts.get(question_id, -1) + 1
         try:
+            if traj_id in seen:
+                raise Left(Unmapped.BAD_RECORD, "its rows are not together in the file; sort it by traj_id")
+            seen.add(traj_id)
             _play(stage, rows, (name, question_id, repeat), videos)
         except Left as left:
             stage.skip(left, traj_id)
         if told is not None:
             told(done)
     return stage.done(name)
+
+
+def _trajectories(file: str | Path, stage: Stage) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """The rows of one trajectory after the other; only one is held in memory."""
+    rows: list[Mapping[str, Any]] = []
+    for where, row in records(file):
+        if not isinstance(row, dict) or not isinstance(row.get("traj_id"), str):
+            stage.skip(Left(Unmapped.BAD_RECORD, "it is no row with a traj_id"), where)
+            continue
+        if rows and rows[0]["traj_id"] != row["traj_id"]:
+            yield rows[0]["traj_id"], rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows[0]["traj_id"], rows
 
 
 def _play(stage: Stage, given: Sequence[Mapping[str, Any]], named: tuple[str, str, int], videos: str | Path) -> None:
