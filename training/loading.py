@@ -16,7 +16,7 @@ from apr_plugin.models.batch import Example, batch_of
 from apr_plugin.training.making import Find, line_digest, read_line, words_of
 from apr_plugin.training.rows import Row, RowError, as_row
 from apr_plugin.training.student import Student
-from apr_plugin.training.targets import canonical
+from apr_plugin.training.targets import canonical, with_end
 
 
 class RowLoader:
@@ -85,8 +85,7 @@ class RowLoader:
     def _target(self, row: Row, turn: Turn, several: bool) -> tuple[int, ...]:
         student = self.student
         if row.target == "tokens":
-            ids = turn.token_ids or ()
-            return ids if ids and ids[-1] in student.ends else (*ids, student.end)
+            return with_end(turn.token_ids or (), student)
         return (*student.encoder.turn_ids(canonical(turn, several)), student.end)
 
 

@@ -164,4 +164,9 @@ def _own(turn: Turn, student: Student) -> Target | Reason:
     # What follows a stop text is in the tokens and not in the turn.
     if not words.startswith(turn.text) or not turn.text:
         return Reason.OTHER_TOKENS
-    return Target(ids if ended else (*ids, student.end), words, own=True)
+    return Target(with_end(ids, student), words, own=True)
+
+
+def with_end(ids: tuple[int, ...], student: Student) -> tuple[int, ...]:
+    """Recorded tokens with the end of the turn, which some engines leave out."""
+    return ids if ids and ids[-1] in student.ends else (*ids, student.end)

@@ -163,7 +163,8 @@ def test_the_students_own_turns(student: Students, shared_videos: Videos, tmp_pa
         if isinstance(wanted, str):
             assert not first and reasons(rows) == {wanted: 1}, what
         else:
-            assert RowLoader(learner).prompt(first[0])[1] == wanted, what
+            assert RowLoader(learner).example(first[0]).target == wanted, what
+            assert first[0].target_tokens == len(wanted), what
         assert [row.turn for row in rows.rows][-1] == 2, "it stays in later prompts"
 
 
@@ -385,3 +386,17 @@ def test_parts_and_shares_of_made_rows(student: Students, make_video: Any, tmp_p
     assert sorted(row.content + row.split for row in turned.rows) == sorted(
         row.content + row.split for row in rows.rows
     )
+
+
+def test_rows_with_other_media_are_not_equal(student: Students, make_video: Any, tmp_path: Path) -> None:
+    """The same words about two films, and about the same film in two sizes."""
+    learner = student("qwen2_5_vl")
+    films = [make_video(f"{number}.mp4", frames=20, gop=5 + number) for number in range(2)]
+    says = [look(0, 1, 2), answer("A")]
+    budgets = [Budget(frame_pixels=24 * 784), Budget(frame_pixels=24 * 784), Budget(frame_pixels=20 * 784)]
+    for number, film in enumerate([films[0], films[1], films[0], films[0]]):
+        config = EpisodeConfig(budget=budgets[number % 3])
+        played(tmp_path, question(film, doc_id=str(number)), Speaker(learner, says), config)
+    rows = make_rows([Source(tmp_path / "runs.jsonl", tmp_path)], learner, EVERYTHING)
+    assert [(row.key[2], row.turn) for row in rows.rows] == [("0", 1), ("0", 2), ("1", 2), ("2", 2)]
+    assert reasons(rows) == {"duplicate": 4}
