@@ -6,9 +6,11 @@ compared, and so is the time of every picture. A change raises a `ReplayError`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.card import Card
@@ -21,13 +23,17 @@ from apr_plugin.loop.policy import ImagePart, Prompt
 from apr_plugin.loop.question import MediaRef
 from apr_plugin.loop.trajectory import Film, Shown, Trajectory, Turn
 from apr_plugin.loop.wires import WIRES, VideoMeta
-from apr_plugin.media import MediaError
+from apr_plugin.media import SAMPLE_RATE, MediaError
 
 _TICK_S = 1e-6
 
 
 class ReplayError(AprError):
     """The prompts of a trajectory can't be rebuilt; the message names what is missing or what has changed."""
+
+
+class FilmError(ReplayError):
+    """A video of a trajectory is gone, or is another one now."""
 
 
 def replay(
@@ -37,6 +43,9 @@ def replay(
     find: Callable[[str], str | Path] | None = None,
     pictures: Sequence[ImagePart] = (),
     other_versions: bool = False,
+    turns: Collection[int] | None = None,
+    blank: bool = False,
+    words: Callable[[int, Turn], str] | None = None,
 ) -> Iterator[tuple[Prompt, Turn]]:
     """Each prompt of the episode, exactly as the policy saw it, with the turn that the policy wrote.
 
@@ -46,9 +55,16 @@ def replay(
         find: Gives the present path of a file from the path in the question; by default the path is unchanged.
         pictures: The pictures of a question without a video, as they were shown; they are not stored.
         other_versions: Whether to continue with another release of PyAV, although its pixels may differ.
+        turns: Numbers (from 1) of the turns whose prompts are wanted; only the media of these prompts is read. By
+            default all.
+        blank: Whether media is black and silent, of the true sizes. The files are opened and compared, but nothing is
+            decoded, so that tokens can be counted quickly.
+        words: Gives what a turn reads like in later prompts, from its number and the turn; by default, and in an
+            episode, word for word what the policy wrote.
 
     Raises:
-        ReplayError: something is missing or has changed; no prompt after it is returned.
+        ReplayError: something is missing or has changed; no prompt after it is returned. It is a `FilmError` if that
+            is a video.
     """
     question, budget, config = trajectory.question, trajectory.budget, card.config
     where = f"{question.task} doc {question.doc_id}"
@@ -84,11 +100,12 @@ def replay(
         trajectory.episode,
         config.system_prompt_template,
     )
-    with _Films(trajectory, card, find) as films:
+    wanted = range(1, len(trajectory.turns) + 1) if turns is None else turns
+    with _Films(trajectory, card, find, blank) as films:
         if trajectory.arm == "agent":
-            yield from _turn_by_turn(trajectory, notebook, films)
+            yield from _turn_by_turn(trajectory, notebook, films, wanted, words)
         else:
-            yield from _at_once(trajectory, notebook, films, pictures)
+            yield from _at_once(trajectory, notebook, films, pictures, wanted)
 
 
 def _percept(shown: Shown, several: bool) -> Percept:
@@ -112,20 +129,47 @@ def _percept(shown: Shown, several: bool) -> Percept:
     )
 
 
-def _turn_by_turn(trajectory: Trajectory, notebook: Notebook, films: _Films) -> Iterator[tuple[Prompt, Turn]]:
+def _blank(percept: Percept, shown: Shown) -> Percept:
+    """A look with black pictures and silence of the true sizes; they use no memory."""
+    size = (len(shown.file_s), shown.height, shown.width, 3)
+    samples = (round(shown.audio_s * SAMPLE_RATE),)
+    return replace(
+        percept,
+        images=np.broadcast_to(np.zeros((), np.uint8), size) if shown.file_s else None,
+        waveform=None if shown.sound_file_s is None else np.broadcast_to(np.zeros((), np.float32), samples),
+    )
+
+
+def _turn_by_turn(
+    trajectory: Trajectory,
+    notebook: Notebook,
+    films: _Films,
+    wanted: Collection[int],
+    words: Callable[[int, Turn], str] | None,
+) -> Iterator[tuple[Prompt, Turn]]:
+    several = len(trajectory.question.videos) > 1
     for number, turn in enumerate(trajectory.turns, 1):
         if turn.forced:
-            yield notebook.forced_prompt(turn.forced_why, turn.left_out), turn
+            if number in wanted:
+                yield notebook.forced_prompt(turn.forced_why, turn.left_out), turn
             return
-        yield notebook.prompt(number, trajectory.turns_allowed), turn
-        last = number == len(trajectory.turns)
-        if not last:
-            outcome: Percept | ActionError | None = turn.error if turn.shown is None else films.read(turn.shown)
-            notebook.add(turn.text, outcome)
+        if number in wanted:
+            yield notebook.prompt(number, trajectory.turns_allowed), turn
+        if number >= max(wanted, default=0):
+            return
+        outcome: Percept | ActionError | None = turn.error
+        if turn.shown is not None:
+            seen = number + 1 in wanted and not trajectory.turns[number].forced
+            outcome = films.read(turn.shown) if seen else _percept(turn.shown, several)
+        notebook.add(turn.text if words is None else words(number, turn), outcome)
 
 
 def _at_once(
-    trajectory: Trajectory, notebook: Notebook, films: _Films, pictures: Sequence[ImagePart]
+    trajectory: Trajectory,
+    notebook: Notebook,
+    films: _Films,
+    pictures: Sequence[ImagePart],
+    wanted: Collection[int],
 ) -> Iterator[tuple[Prompt, Turn]]:
     asked = [shown for shown in trajectory.first_shown if shown.kind == "images"]
     if asked and not pictures:
@@ -133,15 +177,19 @@ def _at_once(
             f"{films.where}: its pictures came with the question and are not stored; give them as pictures="
         )
     percepts = [films.read(shown) for shown in trajectory.first_shown if shown.kind != "images"]
-    for turn in trajectory.turns:
-        yield notebook.passive_prompt(percepts, pictures), turn
+    for number, turn in enumerate(trajectory.turns, 1):
+        if number in wanted:
+            yield notebook.passive_prompt(percepts, pictures), turn
 
 
 class _Films:
     """The question's videos, opened again."""
 
-    def __init__(self, trajectory: Trajectory, card: Card, find: Callable[[str], str | Path] | None) -> None:
+    def __init__(
+        self, trajectory: Trajectory, card: Card, find: Callable[[str], str | Path] | None, blank: bool
+    ) -> None:
         self.trajectory = trajectory
+        self._blank = blank
         self.where = f"{trajectory.question.task} doc {trajectory.question.doc_id}"
         self._media = card.config.media
         self._find = find
@@ -158,19 +206,19 @@ class _Films:
         """Read again what one look showed."""
         video = self._video(shown.video).video
         percept = _percept(shown, several=len(self.trajectory.question.videos) > 1)
+        if self._blank:
+            return _blank(percept, shown)
         try:
             if shown.file_s:
                 frames = video.frames(shown.file_s, size=(shown.width, shown.height))
                 for was, now in zip(shown.file_s, frames.times_s, strict=True):
                     if abs(was - now) > _TICK_S:
-                        raise ReplayError(
-                            f"{self.where}: {video.path} shows the picture of {now:.6f}s at {was:.6f}s now"
-                        )
+                        raise FilmError(f"{self.where}: {video.path} shows the picture of {now:.6f}s at {was:.6f}s now")
                 percept = replace(percept, images=frames.images)
             if shown.sound_file_s is not None:
                 percept = replace(percept, waveform=video.audio(*shown.sound_file_s).samples)
         except MediaError as error:
-            raise ReplayError(f"{self.where}: {error}") from error
+            raise FilmError(f"{self.where}: {error}") from error
         return percept
 
     def _video(self, number: int) -> OpenVideo:
@@ -180,18 +228,18 @@ class _Films:
             try:
                 opened = OpenVideo(MediaRef(path=path, start_s=ref.start_s, end_s=ref.end_s), self._media)
             except MediaError as error:
-                raise ReplayError(f"{self.where}: {error}") from error
+                raise FilmError(f"{self.where}: {error}") from error
             self._open[number] = opened
             self._compare(ref.path, path, film, opened.film())
         return self._open[number]
 
     def _compare(self, was: str, path: str, film: Film, now: Film) -> None:
         if Path(was).name != Path(path).name:
-            raise ReplayError(f"{self.where}: the video was {Path(was).name}, and {path} has another name")
+            raise FilmError(f"{self.where}: the video was {Path(was).name}, and {path} has another name")
         if (film.size, film.digest) != (now.size, now.digest):
-            raise ReplayError(
+            raise FilmError(
                 f"{self.where}: {path} is another file now: {now.size} bytes, digest {now.digest}; it was "
                 f"{film.size}, {film.digest}"
             )
         if film != now:
-            raise ReplayError(f"{self.where}: {path} is read differently now: {now}; it was {film}")
+            raise FilmError(f"{self.where}: {path} is read differently now: {now}; it was {film}")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.errors import AprError, require
-from apr_plugin.loop.policy import ImagePart, VideoPart
+from apr_plugin.models.batch import media_of
 from apr_plugin.models.compat import cache_argument, commit_of, has_linear_attention, model_class, thinker_of
 from apr_plugin.models.families import Family, family_of
 from apr_plugin.models.prompt import Medium
@@ -146,22 +146,8 @@ class Checkpoint:
 
         They are in the order of the prompt.
         """
-        import torch
-
         device = self.model.device
-        given: dict[str, Any] = {}
-        for pixels, grid, kind in (
-            ("pixel_values", "image_grid_thw", ImagePart),
-            ("pixel_values_videos", "video_grid_thw", VideoPart),
-        ):
-            if seen := [medium for medium in media if isinstance(medium.part, kind)]:
-                given[pixels] = torch.cat([medium.pixels for medium in seen]).to(device)
-                given[grid] = torch.stack([medium.grid for medium in seen]).to(device)
-        if sounds := [medium.mel for medium in media if medium.mel is not None]:
-            given["input_features"], given["feature_attention_mask"] = (
-                each.to(device) for each in _side_by_side(sounds)
-            )
-        return given
+        return {name: tensor.to(device) for name, tensor in media_of(media).items()}
 
     def without_gradients(self) -> Any:
         """A context for `forward`, for the thread that calls it."""
@@ -336,16 +322,6 @@ def file_digest(folder: Path, names: Sequence[str]) -> str:
                 file.seek(part * max(0, size - _SAMPLE) // 8)
                 digest.update(file.read(_SAMPLE if size > 16 * _SAMPLE else -1))
     return f"digest {digest.hexdigest()[:16]}"
-
-
-def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:
-    """Stack spectrograms of shape (bins, columns) into shape (n, bins, most columns), and mask the valid columns."""
-    import torch
-
-    columns = torch.tensor([each.shape[1] for each in spectrograms])
-    most = int(columns.max())
-    padded = torch.stack([torch.nn.functional.pad(each, (0, most - each.shape[1])) for each in spectrograms])
-    return padded, (torch.arange(most)[None] < columns[:, None]).long()
 
 
 def _line(error: BaseException) -> str:

@@ -102,9 +102,10 @@ class PromptEncoder:
         known = self.tokenizer.get_vocab()
         if missing := [token for token in wanted if token not in known]:
             raise ValueError(f"its tokenizer lacks {', '.join(missing)}, which prompts of {family.title} are made of")
-        self._template = chat_template(processor)
+        self.chat_template = chat_template(processor)
+        """The checkpoint's chat template, as text."""
         self._variables = dict(template or {})
-        if not self._template:
+        if not self.chat_template:
             raise ValueError("its folder holds no chat template (chat_template.jinja)")
         self._turn = known.get(marks.turn, -1)
         self.ids_of = {
@@ -130,7 +131,7 @@ class PromptEncoder:
 
     def count(self, prompt: Prompt) -> PromptSize:
         """The number of tokens of a prompt, exactly as `encode` makes them."""
-        return self._lay_out(prompt).size
+        return self.lay_out(prompt).size
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Encode everything that the model needs.
@@ -138,7 +139,7 @@ class PromptEncoder:
         Raises:
             ValueError: the prompt has a medium that this family can't take.
         """
-        encoded = self._lay_out(prompt)
+        encoded = self.lay_out(prompt)
         self._see([medium for medium in encoded.media if isinstance(medium.part, ImagePart)])
         for medium in encoded.media:
             if isinstance(medium.part, VideoPart):
@@ -156,7 +157,14 @@ class PromptEncoder:
             encoded.keys[places] = key
         return encoded
 
-    def _lay_out(self, prompt: Prompt) -> Encoded:
+    def lay_out(self, prompt: Prompt) -> Encoded:
+        """The tokens of a prompt, as `encode` makes them, without its media's tensors and without `keys`.
+
+        Only the sizes of media are read.
+
+        Raises:
+            ValueError: the prompt has a medium that this family can't take.
+        """
         messages, media = [], []
         for message in prompt.messages:
             content = []
@@ -193,7 +201,8 @@ class PromptEncoder:
 
     def rendered(self, messages: list[dict[str, Any]]) -> str:
         """Render messages with the chat template, up to where the model continues."""
-        options = {"chat_template": self._template, "add_generation_prompt": True, "tokenize": False, **self._variables}
+        options = {"chat_template": self.chat_template, "add_generation_prompt": True, "tokenize": False}
+        options |= self._variables
         text: str = self.processor.apply_chat_template(messages, **options)
         return text
 
@@ -203,6 +212,18 @@ class PromptEncoder:
         begun = rendered.rpartition(self.family.marks.turn)[2]
         _, mark, after = begun.partition("<think>")
         return mark + after if mark and "</think>" not in after else ""
+
+    def turn_ids(self, text: str) -> list[int]:
+        """Tokens of a turn that someone else wrote, as this checkpoint would write it, without its end.
+
+        Raises:
+            ValueError: it has a special token, or what another family writes as one. In later prompts it is broken up,
+                so that the turn would read differently there.
+        """
+        if self._harmless(text) != text:
+            raise ValueError("it has a special token in its words")
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def _harmless(self, text: str) -> str:
         """Break up special tokens in text: a model's notes and a question are text of others."""

@@ -258,3 +258,55 @@ def test_a_card_comes_back_from_its_file_and_bad_ones_are_named(tmp_path: Path) 
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CardError, match="an earlier release"):
         Card.read(tmp_path)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(TEXTS, min_size=1, max_size=5),
+    wire=st.sampled_from(sorted(WIRES)),
+    context=st.sampled_from([None, 1800, 2600]),
+    chosen=st.sets(st.integers(1, 7)),
+)
+def test_chosen_turns_and_blank_media(
+    shared_videos: Videos, texts: list[str], wire: Any, context: int | None, chosen: set[int]
+) -> None:
+    """Prompts of some turns equal those of all; blank ones have the same words and the same sizes."""
+    question = ask(MediaRef(path=str(shared_videos["sound"]), start_s=0.37), kind="mcq")
+    config = EpisodeConfig(wire=wire, budget=Budget(turns=5), sampling=Sampling(max_new_tokens=300))
+    done, card, seen = play(question, texts, config, context)
+    wanted = [number for number in sorted(chosen) if number <= len(seen)]
+    some = list(replay(done, card, turns=chosen))
+    assert len(some) == len(wanted)
+    for number, (prompt, turn_) in zip(wanted, some, strict=True):
+        same(prompt, seen[number - 1])
+        assert turn_ is done.turns[number - 1]
+    for (prompt, _), was in zip(replay(done, card, blank=True), seen, strict=True):
+        assert prompt.text == was.text and [shape(prompt)] == [shape(was)]
+
+
+def shape(prompt: Prompt) -> list[Any]:
+    """The sizes of a prompt's media."""
+    found: list[Any] = []
+    for part in (part for message in prompt.messages for part in message.parts):
+        match part:
+            case ImagePart():
+                found.append(part.image.shape)
+            case AudioPart():
+                found.append(part.waveform.shape)
+            case VideoPart():
+                sound = None if part.audio is None else part.audio.waveform.shape
+                found.append((part.frames.shape, part.times_s, part.fps, sound))
+    return found
+
+
+def test_other_words_in_later_prompts(shared_videos: Videos) -> None:
+    done, card, seen = play(
+        ask(MediaRef(path=str(shared_videos["sound"]))),
+        [f"```{look(0, 2, 2)}```", look(1, 2, 2), answer("a pot")],
+        EpisodeConfig(),
+    )
+    changed = list(replay(done, card, words=lambda number, turn_: "short" if number == 1 else turn_.text))
+    same(changed[0][0], seen[0])
+    for (prompt, _), was in zip(changed[1:], seen[1:], strict=True):
+        assert prompt.text == was.text.replace(done.turns[0].text, "short")
+        assert shape(prompt) == shape(was)

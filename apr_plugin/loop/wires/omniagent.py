@@ -55,7 +55,8 @@ class OmniAgentWire(Wire):
         guide, hint = _GUIDES[question.kind], question.answer_hint
         if hint and question.kind is QuestionKind.NUMBER:
             guide = _SIZE_GUIDE
-        unit = f" ({hint})" if hint and question.kind in (QuestionKind.NUMBER, QuestionKind.FREE_FORM) else ""
+        # The unit of a size may be in the question; then the hint is blank.
+        unit = f" ({hint})" if hint.strip() and question.kind in (QuestionKind.NUMBER, QuestionKind.FREE_FORM) else ""
         return f"{super().opening(question, videos, modalities)}\nWhen answering, set action.content to {guide}{unit}"
 
     def _meta(self, name: str, video: VideoMeta, modalities: Collection[str]) -> str:

@@ -1,0 +1,149 @@
+"""Model inputs from encoded prompts: one builder for the engine of `policy=hf` and for trainers.
+
+An `Example` is a prompt (`PromptEncoder.encode`) and the tokens that follow it. `batch_of` makes the arguments of the
+model's `forward` from one example or several: ids, positions, labels, and the media of all rows.
+
+Positions are always given. A model's own class may count them differently (for a clip of Qwen2.5-VL it does, see
+`models.positions`), and then a row is scored with other positions than it was sampled with, without any error.
+
+A single row, and rows of equal length, need no padding and get no attention mask. In training, one unpadded row for
+each forward is the cheapest form of long rows: padding makes a mask of tokens times tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apr_plugin.loop.policy import ImagePart, VideoPart
+from apr_plugin.models.families import Family
+from apr_plugin.models.positions import positions
+from apr_plugin.models.prompt import Encoded, Medium
+
+IGNORED = -100
+"""The label of a token that is not learned, in every loss of transformers."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a batch."""
+
+    encoded: Encoded
+    """The prompt, with the tensors of its media."""
+
+    target: Sequence[int] = ()
+    """Token ids that follow it: a turn with its end. They hold no placeholder of media."""
+
+    def __len__(self) -> int:
+        return len(self.encoded.ids) + len(self.target)
+
+
+def positions_with(encoded: Encoded, written: int, family: Family) -> NDArray[Any]:
+    """Positions of a prompt and of the tokens that follow it, which count on from its highest position.
+
+    Args:
+        encoded: The prompt.
+        written: Number of tokens after it.
+        family: The checkpoint's family, see `positions`.
+
+    Returns:
+        Shape (3, prompt + written): time, height, width.
+    """
+    before = positions(encoded, family)
+    after = before.max() + 1 + np.arange(written, dtype=before.dtype)
+    return np.concatenate([before, np.tile(after, (3, 1))], axis=1)
+
+
+def batch_of(
+    examples: Sequence[Example],
+    family: Family,
+    *,
+    pad: int,
+    side: Literal["left", "right"] = "right",
+    placeholders: Collection[int] = (),
+    mask: bool | None = None,
+) -> dict[str, Any]:
+    """The arguments of one `forward` for these examples, on the CPU.
+
+    Args:
+        examples: At least one; each has at least one token.
+        family: The checkpoint's family, with the numbers of its configuration (`Family.of_config`).
+        pad: Token id of padding.
+        side: Where shorter rows are padded; a model that continues to write needs `left`.
+        placeholders: Ids of media's placeholders (`PromptEncoder.ids_of`); a target that holds one is refused.
+        mask: Whether there is an attention mask; `None`: only if rows are padded.
+
+    Returns:
+        `input_ids` and `labels`, shape (rows, tokens); `position_ids`, shape (3, rows, tokens); with padding
+        `attention_mask`, shape (rows, tokens); and `media_of` all rows, in their order. Labels are the targets, and
+        `IGNORED` for prompts and padding; they are not shifted. A batch can't be cut along its first dimension, which
+        is not the rows' in `position_ids` and in media (`nn.DataParallel` would do that).
+
+    Raises:
+        ValueError: there is no example, or a target holds a placeholder, for which there is no medium.
+    """
+    import torch
+
+    if not examples:
+        raise ValueError("a batch needs at least one example")
+    lengths = [len(example) for example in examples]
+    longest, rows = max(lengths), len(examples)
+    ids = np.full((rows, longest), pad, np.int64)
+    labels = np.full((rows, longest), IGNORED, np.int64)
+    known = np.zeros((rows, longest), np.int64)
+    places: NDArray[Any] | None = None
+    for number, example in enumerate(examples):
+        if found := set(example.target) & set(placeholders):
+            raise ValueError(
+                f"row {number}: its target holds placeholders of media ({sorted(found)}), without a medium"
+            )
+        first = longest - lengths[number] if side == "left" else 0
+        prompt, end = first + len(example.encoded.ids), first + lengths[number]
+        ids[number, first:prompt] = example.encoded.ids
+        ids[number, prompt:end] = labels[number, prompt:end] = example.target
+        known[number, first:end] = 1
+        own = positions_with(example.encoded, len(example.target), family)
+        if places is None:
+            places = np.ones((3, rows, longest), own.dtype)
+        places[:, number, first:end] = own
+    assert places is not None
+    made = {"input_ids": ids, "position_ids": places, "labels": labels}
+    if mask or (mask is None and min(lengths) < longest):
+        made["attention_mask"] = known
+    media = [medium for example in examples for medium in example.encoded.media]
+    return {name: torch.from_numpy(array) for name, array in made.items()} | media_of(media)
+
+
+def media_of(media: Sequence[Medium]) -> dict[str, Any]:
+    """The media arguments of a model's `forward`, in the order of the given media, where their tensors are.
+
+    They are `pixel_values` and `image_grid_thw` of pictures, `pixel_values_videos` and `video_grid_thw` of clips,
+    `input_features` and `feature_attention_mask` of sounds. A kind without a medium is left out.
+    """
+    import torch
+
+    given: dict[str, Any] = {}
+    for pixels, grid, kind in (
+        ("pixel_values", "image_grid_thw", ImagePart),
+        ("pixel_values_videos", "video_grid_thw", VideoPart),
+    ):
+        if seen := [medium for medium in media if isinstance(medium.part, kind)]:
+            given[pixels] = torch.cat([medium.pixels for medium in seen])
+            given[grid] = torch.stack([medium.grid for medium in seen])
+    if sounds := [medium.mel for medium in media if medium.mel is not None]:
+        given["input_features"], given["feature_attention_mask"] = _side_by_side(sounds)
+    return given
+
+
+def _side_by_side(spectrograms: list[Any]) -> tuple[Any, Any]:
+    """Stack spectrograms of shape (bins, columns) into shape (n, bins, most columns), and mask the valid columns."""
+    import torch
+
+    columns = torch.tensor([each.shape[1] for each in spectrograms])
+    most = int(columns.max())
+    padded = torch.stack([torch.nn.functional.pad(each, (0, most - each.shape[1])) for each in spectrograms])
+    return padded, (torch.arange(most)[None] < columns[:, None]).long()

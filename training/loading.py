@@ -1,0 +1,122 @@
+"""From rows to model inputs: the prompt by replay, its media read from the videos, and the target.
+
+`RowCollator` is a `data_collator` of a trainer; it works in worker processes too. Nothing is cached here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from apr_plugin.loop.card import Card
+from apr_plugin.loop.policy import Prompt
+from apr_plugin.loop.replay import replay
+from apr_plugin.loop.trajectory import Trajectory, Turn
+from apr_plugin.models.batch import Example, batch_of
+from apr_plugin.training.making import Find, line_digest, read_line, words_of
+from apr_plugin.training.rows import Row, RowError, as_row
+from apr_plugin.training.student import Student
+from apr_plugin.training.targets import canonical, with_end
+
+
+class RowLoader:
+    """Rebuilds rows.
+
+    Args:
+        student: The model that is trained; it must read prompts as the one for which the rows were made.
+        find: Gives the present path of a video from the path in a question.
+        other_versions: Whether to continue with another release of PyAV, although its pixels may differ.
+    """
+
+    def __init__(self, student: Student, *, find: Find | None = None, other_versions: bool = False) -> None:
+        self.student = student
+        self._find = find
+        self._other_versions = other_versions
+        self._cards: dict[str, Card] = {}
+
+    def prompt(self, row: Row, *, blank: bool = False) -> tuple[Prompt, tuple[int, ...]]:
+        """The prompt of a row, with its media, and the ids of its target.
+
+        Args:
+            row: The row.
+            blank: Whether media is black and silent, of the true sizes, and nothing is decoded.
+
+        Raises:
+            AprError: the trajectory, its card or a video is gone or has changed.
+        """
+        line = read_line(row.file, row.start)
+        if line_digest(line) != row.digest:
+            raise RowError(f"{row.where}: the trajectory has changed since the rows were made; make them again")
+        trajectory = Trajectory.from_json(line.decode("utf-8", "replace"), f"{row.file}, byte {row.start}")
+        if row.card not in self._cards:
+            self._cards[row.card] = Card.read(row.card)
+        found = replay(
+            trajectory,
+            self._cards[row.card],
+            find=self._find,
+            other_versions=self._other_versions,
+            turns=(row.turn,),
+            blank=blank,
+            words=words_of(trajectory, row.rewritten),
+        )
+        for prompt, turn in found:
+            return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1)
+        raise RowError(f"{row.where}: the trajectory has no such turn; make the rows again")
+
+    def example(self, row: Row | Mapping[str, Any]) -> Example:
+        """The encoded prompt of a row and its target.
+
+        Raises:
+            AprError: see `prompt`; or the student's tokens are not those for which the row was made.
+        """
+        row = as_row(row)
+        prompt, target = self.prompt(row)
+        try:
+            encoded = self.student.encoder.encode(prompt)
+        except ValueError as error:
+            raise RowError(f"{row.where}: {error}") from error
+        if (len(encoded.ids), len(target)) != (row.prompt_tokens, row.target_tokens):
+            raise RowError(
+                f"{row.where}: it has {len(encoded.ids)} and {len(target)} tokens, and had {row.prompt_tokens} and "
+                f"{row.target_tokens}; the rows were made for another checkpoint or another release, make them again"
+            )
+        return Example(encoded, target)
+
+    def _target(self, row: Row, turn: Turn, several: bool) -> tuple[int, ...]:
+        student = self.student
+        if row.target == "tokens":
+            return with_end(turn.token_ids or (), student)
+        return (*student.encoder.turn_ids(canonical(turn, several)), student.end)
+
+
+class RowCollator:
+    """Makes a batch of rows: the arguments of the model's `forward`, with labels (see `models.batch.batch_of`).
+
+    Args:
+        loader: Rebuilds the rows.
+        side: Where shorter rows are padded.
+        mask: Whether there is an attention mask; `None`: only if rows are padded.
+    """
+
+    def __init__(
+        self, loader: RowLoader, *, side: Literal["left", "right"] = "right", mask: bool | None = None
+    ) -> None:
+        self.loader = loader
+        self.side: Literal["left", "right"] = side
+        self.mask = mask
+
+    def __call__(self, rows: Sequence[Row | Mapping[str, Any]]) -> dict[str, Any]:
+        """One batch of these rows, on the CPU.
+
+        Raises:
+            AprError: a row can't be rebuilt; the message names it.
+        """
+        student = self.loader.student
+        return batch_of(
+            [self.loader.example(row) for row in rows],
+            student.family,
+            pad=student.pad,
+            side=self.side,
+            placeholders=student.encoder.ids_of.values(),
+            mask=self.mask,
+        )
