@@ -1,7 +1,7 @@
 """Runs the arms of a comparison through lmms-eval, one after the other, and opens what they left.
 
-An arm that is finished is not run again: its folder has a digest of the command, the versions and the tasks' files that it was
-made with. An arm that was stopped continues where it was, because a run of this package does.
+An arm that is finished is not run again: its folder has a digest of the command, the versions and the tasks' files that
+it was made with. An arm that was stopped continues where it was, because a run of this package does.
 """
 
 from __future__ import annotations

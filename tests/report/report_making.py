@@ -228,10 +228,7 @@ def made_summary(found: Comparison, **more: Any) -> dict[str, Any]:
             {
                 "name": name, "n": len(group),
                 "arms": {arm.name: share([arm.outcome(key).right for key in group]) for arm in found.arms},
-                "cost": {
-                    arm.name: {what: one and one["value"] for what, one in costs(arm, group).items()}
-                    for arm in found.arms
-                },
+                "cost": {arm.name: costs(arm, group) for arm in found.arms},
             }
             for name, group in groups.items()
         ],
