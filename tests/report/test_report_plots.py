@@ -49,7 +49,7 @@ def test_texts_are_not_read_as_formulas(made: Comparison, tmp_path: Path) -> Non
     ]
     sweep = {"setting": odd, "points": [{"value": f"{odd}{n}", "arm": odd, "score": share([True])} for n in range(3)]}
     published = [{"system": odd, "metric": "accuracy (%)", "value": 40.0, "frames": 9.0}]
-    buckets = [{"name": odd, "n": 2, "arms": {odd: share([True])}, "cost": {odd: {"frames": 3.0}}}]
+    buckets = [{"name": odd, "n": 2, "arms": {odd: share([True])}, "cost": {odd: {"frames": interval([3])}}}]
     summary = {"arms": arms, "sweep": sweep, "published": published, "buckets": buckets}
     assert len(plots.write(summary, tmp_path)) == 10
 
