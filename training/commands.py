@@ -99,6 +99,29 @@ def funnel(
     run_funnel(out, threshold, judge_hash, without_audit, (iou, accuracy))
 
 
+@app.command()
+def rows(
+    out: Annotated[Path, _OUT],
+    student: Annotated[str, typer.Option(help="The checkpoint to be trained: a folder, or a name on the hub.")],
+    file: Annotated[Path, typer.Option(help="Where the rows go, as JSON Lines.")] = Path("rows.jsonl"),
+    context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest row; without it what the student was made for.")
+    ] = None,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of the videos that is for validation.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Draws the parts.")] = 0,
+    repaired: Annotated[str, typer.Option(help="Turns that the parser repaired: rewrite, or drop.")] = "rewrite",
+) -> None:
+    """Make a row for each turn of the kept trajectories: the prompt as the teacher saw it, and the turn to learn.
+
+    Rows refer to trajectories and videos; nothing is decoded. A turn that becomes no row is counted with its reason.
+    """
+    from apr_plugin.training.row_command import run_rows, settings_of
+
+    run_rows(out, student, file, context_tokens, settings_of(validation, seed, repaired))
+
+
 @app.command("to-thinker")
 def to_thinker(
     whole: Annotated[Path, typer.Argument(help="Folder of a whole Omni checkpoint, as it is released.")],

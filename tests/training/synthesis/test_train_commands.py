@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from chat_server import ChatServer, one_tls_context  # noqa: F401 - a fixture
 from typer.testing import CliRunner, Result
 
 from apr_plugin import policies
-from apr_plugin.errors import AprError
+from apr_plugin.errors import AprError, WrongUsage
 from apr_plugin.training.commands import app
+from apr_plugin.training.rows import read_rows
 from apr_plugin.training.synthesis import funnel
 
 
@@ -31,7 +33,7 @@ def _train(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_three_commands(train_needle: Path, tmp_path: Path) -> None:
+def test_from_questions_to_rows(train_needle: Path, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
     synthesize = (
@@ -66,6 +68,18 @@ def test_the_three_commands(train_needle: Path, tmp_path: Path) -> None:
         "manifest.jsonl",
     }
     assert f"| kept | {len(kept)} | {len(kept)} |" in (out / "funnel.md").read_text()
+
+    rows = ("rows", out, "--student", tiny("qwen2_5_omni"), "--file", tmp_path / "rows.jsonl", "--validation", "0")
+    made = _train(*rows)
+    assert made.exit_code == 0, made.output
+    written = read_rows(tmp_path / "rows.jsonl")
+    assert f"{len(written)} rows ({len(written)} for train, 0 for validation)" in made.output
+    turns = sum(len(trajectory.turns) for _, trajectory, _ in kept)
+    assert len(written) > 0 and len(written) + sum(drop.turns for drop in written.dropped) == turns
+    short = _train(*rows, "--context-tokens", "300")
+    assert isinstance(short.exception, AprError) and "nothing to train on" in str(short.exception)
+    assert isinstance(_train(*rows, "--repaired", "guess").exception, WrongUsage)
+    assert isinstance(_train(*rows[:-3], tmp_path / "rows.txt").exception, WrongUsage)
 
 
 def test_data_of_a_benchmark_is_refused(train_needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
