@@ -75,7 +75,8 @@ def test_from_questions_to_rows(train_needle: Path, tiny: Callable[[str], Path],
     written = read_rows(tmp_path / "rows.jsonl")
     assert f"{len(written)} rows ({len(written)} for train, 0 for validation)" in made.output
     turns = sum(len(trajectory.turns) for _, trajectory, _ in kept)
-    assert len(written) > 0 and len(written) + sum(drop.turns for drop in written.dropped) == turns
+    reasons = [pair for by_source in written.about["dropped"].values() for pair in by_source.items()]
+    assert len(written) > 0 and len(written) + sum(n["turns"] for why, n in reasons if why != "not_kept") == turns
     short = _train(*rows, "--context-tokens", "300")
     assert isinstance(short.exception, AprError) and "nothing to train on" in str(short.exception)
     assert isinstance(_train(*rows, "--repaired", "guess").exception, WrongUsage)
