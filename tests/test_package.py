@@ -71,6 +71,17 @@ def test_every_package_is_in_the_wheel(fresh: Path) -> None:
     assert packed == there
 
 
+def test_every_data_file_is_in_the_wheel(fresh: Path) -> None:
+    (wheel,) = fresh.parents[1].glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    roots = {"apr_plugin": "apr_plugin", "results/published": "apr_plugin/results/published"}
+    roots |= {name: f"apr_plugin/{name}" for name in ("tasks", "training")}
+    for root, inside in roots.items():
+        for file in (REPOSITORY / root).rglob("*"):
+            if file.is_file() and file.suffix != ".pyc":
+                assert f"{inside}/{file.relative_to(REPOSITORY / root)}" in packed, file
+
+
 def test_data_files_travel(fresh: Path, tmp_path: Path) -> None:
     code = """
 from importlib.resources import files
