@@ -214,37 +214,6 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(adjusted) for p in ps]
 
 
-@dataclass(frozen=True)
-class Unpaired:
-    """Two shares of different or unknown questions."""
-
-    z: float
-    p: float
-
-
-def unpaired(right_a: float, n_a: int, right_b: float, n_b: int) -> Unpaired | None:
-    """The z-test of two shares, for published figures without answers to each question. It ignores clusters.
-
-    Args:
-        right_a: Right answers of the first; may be a share times `n_a`, and so not whole.
-        n_a: Its questions.
-        right_b: Right answers of the second.
-        n_b: Its questions.
-
-    Returns:
-        z and the two-sided p, or `None` where one has no questions.
-    """
-    require("statsmodels", "report")
-    from statsmodels.stats.proportion import proportions_ztest  # type: ignore[import-untyped]
-
-    if n_a <= 0 or n_b <= 0:
-        return None
-    if not 0 < right_a + right_b < n_a + n_b:  # all are right or all are wrong: no spread
-        return Unpaired(0.0, 1.0)
-    z, p = proportions_ztest([right_a, right_b], [n_a, n_b])
-    return Unpaired(float(z), float(p))
-
-
 def _several(clusters: Sequence[str] | None) -> bool:
     """Whether a cluster has more than one question."""
     return clusters is not None and len(set(clusters)) < len(clusters)
