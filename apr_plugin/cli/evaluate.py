@@ -95,8 +95,9 @@ def run_eval(arguments: Sequence[str]) -> int:
             f"{len(failures)} questions could not be answered and count as wrong; the first: {failures[0]}. "
             "The same command asks only those again."
         )
-        return UNANSWERED
-    return 0
+    status = UNANSWERED if failures else 0
+    ending.end_rank(status)
+    return status
 
 
 def _check_words(arguments: Sequence[str]) -> None:

@@ -5,8 +5,10 @@ lmms-eval's command line prints a traceback for every exception, and always retu
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import os
 import sys
 import threading
 import traceback
@@ -89,12 +91,33 @@ def sum_up() -> None:
     """
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
+    several = distributed.is_available() and distributed.is_initialized()
+    if several:
         ranks: list[list[str]] = [[]] * distributed.get_world_size()
         distributed.all_gather_object(ranks, FAILURES)
         FAILURES[:] = [line for rank in ranks for line in rank] if distributed.get_rank() == 0 else []
-    if FAILURES and not exit_status_is_set and under_its_command_line():
+    if exit_status_is_set or not under_its_command_line():
+        return
+    if FAILURES:
         leave_with(UNANSWERED)
+    elif several:  # destructors of the libraries can abort a rank that is done, and torchrun then kills rank 0
+        leave_with(0)
+
+
+def end_rank(status: int) -> None:
+    """End this process now if it is one of several ranks whose work is done; else do nothing.
+
+    When Python closes, destructors of the libraries can abort the process ("terminate called without an active
+    exception"), and torchrun kills every rank when one ends badly. Exit handlers are run, and output is written.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def leave_with(status: int) -> None:
