@@ -78,7 +78,6 @@ def compare_specs(
     prices: Path | None = None,
     thumbnails: bool = False,
     sweep: Mapping[str, Any] | None = None,
-    environment: Mapping[str, str] | None = None,
     title: str = "",
 ) -> int:
     """Run the arms through lmms-eval and write the report into the folder; returns the exit status."""
@@ -96,7 +95,7 @@ def compare_specs(
         console.print(Text(line, "bold"), soft_wrap=True)
 
     try:
-        arms = run_arms(specs, plan, lambda arguments, log: evaluate(arguments, log, environment), tell)
+        arms = run_arms(specs, plan, evaluate, tell)
     except ArmFailed as error:
         terminal.complain(f"{error}; the same command continues there")
         return error.status

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from apr_plugin.compare.joined import Arm, arm_of_rows, arm_of_run, arm_of_samples
 from apr_plugin.compare.specs import ArmSpec, with_frames
+from apr_plugin.config import data_dir, needle_dir
 from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import PATCH_PIXELS, Budget
@@ -355,8 +355,7 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    named = {name: os.environ[name] for name in ("APR_HOME", "APR_DATA", "APR_NEEDLE_DIR") if name in os.environ}
-    return found | named
+    return found | {"data": str(data_dir()), "needle": str(needle_dir()[0])}
 
 
 def _how_well_matched(arm: Arm, before: Sequence[Arm]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from apr_plugin import interrupt
 from apr_plugin.loop.config import EpisodeConfig
@@ -114,7 +115,17 @@ async def run_episodes(
                 finished(index, saved, True)
                 await asyncio.sleep(0)
 
-    workers = [asyncio.create_task(work()) for _ in range(max(1, min(concurrency, len(questions))))]
+    try:
+        await run_workers(work, min(concurrency, len(questions)))
+    finally:
+        if decoding is None:
+            reading.close()
+    return [result for result in results if result is not None]
+
+
+async def run_workers(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Run so many copies of `work`, at least one, until all end; if one fails, the others are stopped first."""
+    workers = [asyncio.create_task(work()) for _ in range(max(1, count))]
     try:
         await asyncio.gather(*workers)
     except BaseException:
@@ -122,10 +133,6 @@ async def run_episodes(
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
         raise
-    finally:
-        if decoding is None:
-            reading.close()
-    return [result for result in results if result is not None]
 
 
 async def _to_the_end(save: Callable[[Trajectory], Trajectory], trajectory: Trajectory) -> Trajectory:

@@ -29,6 +29,7 @@ from apr_plugin.loop.config import hash_of
 from apr_plugin.loop.files import append_line, cut_torn_tail
 from apr_plugin.loop.policy import Message, Policy, Prompt, Sampling, TextPart
 from apr_plugin.loop.trajectory import Trajectory, Turn
+from apr_plugin.runs.runner import run_workers
 from apr_plugin.training.synthesis.verdict import (
     LONGEST_TEXT,
     Verdict,
@@ -272,14 +273,7 @@ async def audit(
             await rate(read())
             await asyncio.sleep(0)
 
-    workers = [asyncio.create_task(work()) for _ in range(max(1, min(concurrency, len(trajectories))))]
-    try:
-        await asyncio.gather(*workers)
-    except BaseException:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        raise
+    await run_workers(work, min(concurrency, len(trajectories)))
     return tally
 
 

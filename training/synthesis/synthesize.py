@@ -17,7 +17,7 @@ from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 from apr_plugin.runs.config import ConfigPerQuestion
-from apr_plugin.runs.runner import run_episodes
+from apr_plugin.runs.runner import run_episodes, run_workers
 from apr_plugin.runs.store import TrajectoryStore
 from apr_plugin.training.synthesis.outcome import Outcome, OutcomeRules, judge_outcome
 from apr_plugin.training.synthesis.questions import DocKey, TrainingQuestion
@@ -192,14 +192,8 @@ async def explore(
             if on_question is not None:
                 on_question(found)
 
-    workers = [asyncio.create_task(work()) for _ in range(max(1, min(exploration.concurrency, len(questions))))]
     try:
-        await asyncio.gather(*workers)
-    except BaseException:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        raise
+        await run_workers(work, min(exploration.concurrency, len(questions)))
     finally:
         if decoding is None:
             reading.close()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 _POLL_S = 0.05
 """Well within `interrupt.SAME_PRESS_S`, so that a Ctrl-C that is passed on is the same press."""
 
 
-def evaluate(arguments: Sequence[str], log: Path | None = None, environment: Mapping[str, str] | None = None) -> int:
+def evaluate(arguments: Sequence[str], log: Path | None = None) -> int:
     """Run `apr eval` and wait for it. Its progress and errors are shown.
 
     Args:
         arguments: Options of lmms-eval.
         log: A file for what else it prints, such as lmms-eval's table; without it that is shown too.
-        environment: Variables to add.
 
     Returns:
         Its exit status: 0 done, 1 a failed run, 2 wrong usage, 3 unanswered questions, 130 stopped; negative if a
@@ -31,9 +29,9 @@ def evaluate(arguments: Sequence[str], log: Path | None = None, environment: Map
     """
     command = [sys.executable, "-m", "apr_plugin", "eval", *arguments]
     if log is None:
-        return _waited(subprocess.Popen(command, env=os.environ | dict(environment or {})))
+        return _waited(subprocess.Popen(command))
     with log.open("w") as file:
-        return _waited(subprocess.Popen(command, stdout=file, env=os.environ | dict(environment or {})))
+        return _waited(subprocess.Popen(command, stdout=file))
 
 
 def _waited(process: subprocess.Popen[bytes]) -> int:
