@@ -122,6 +122,26 @@ def rows(
     run_rows(out, student, file, context_tokens, settings_of(validation, seed, repaired))
 
 
+@app.command()
+def sft(
+    config: Annotated[str, typer.Option(help="A recipe: a YAML file, or the name of one of the package's.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
+    rows: Annotated[str | None, typer.Option(help="The rows, instead of those that the recipe names.")] = None,
+    student: Annotated[str | None, typer.Option(help="The checkpoint, instead of the one the recipe names.")] = None,
+    percepts: Annotated[str | None, typer.Option(help="Folder of the cache of decoded pictures and sound.")] = None,
+) -> None:
+    """Fine-tune a checkpoint on rows, as a recipe says; the result is in OUT/final.
+
+    After a stop or a kill, the same command continues from the last checkpoint. On several GPUs, start it with
+    `accelerate launch --config_file … -m apr_plugin train sft …` (docs/training.md).
+    """
+    from apr_plugin.training.sft.recipe import read_recipe
+    from apr_plugin.training.sft.running import run_sft
+
+    changes = {"rows": rows, "student": {"pretrained": student}, "percepts": {"folder": percepts}}
+    run_sft(read_recipe(config, **changes), out)
+
+
 @app.command("to-thinker")
 def to_thinker(
     whole: Annotated[Path, typer.Argument(help="Folder of a whole Omni checkpoint, as it is released.")],

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from apr_plugin.loop.card import Card
@@ -28,7 +28,9 @@ class RowLoader:
         other_versions: Whether to continue with another release of PyAV, although its pixels may differ.
     """
 
-    def __init__(self, student: Student, *, find: Find | None = None, other_versions: bool = False) -> None:
+    def __init__(
+        self, student: Student, *, find: Find | None = None, other_versions: bool = False, percepts: Any = None
+    ) -> None:
         self.student = student
         self._find = find
         self._other_versions = other_versions
@@ -63,6 +65,15 @@ class RowLoader:
             return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1)
         raise RowError(f"{row.where}: the trajectory has no such turn; make the rows again")
 
+    def check(self, row: Row) -> None:
+        """Rebuild a row without decoding: are its trajectory, card and videos there and unchanged, and its length?
+
+        Raises:
+            AprError: see `example`.
+        """
+        prompt, target = self.prompt(row, blank=True)
+        self._compare(row, self.student.encoder.count(prompt).total, len(target))
+
     def example(self, row: Row | Mapping[str, Any]) -> Example:
         """The encoded prompt of a row and its target.
 
@@ -75,12 +86,16 @@ class RowLoader:
             encoded = self.student.encoder.encode(prompt)
         except ValueError as error:
             raise RowError(f"{row.where}: {error}") from error
-        if (len(encoded.ids), len(target)) != (row.prompt_tokens, row.target_tokens):
+        self._compare(row, len(encoded.ids), len(target))
+        return Example(encoded, target)
+
+    @staticmethod
+    def _compare(row: Row, prompt: int, target: int) -> None:
+        if (prompt, target) != (row.prompt_tokens, row.target_tokens):
             raise RowError(
-                f"{row.where}: it has {len(encoded.ids)} and {len(target)} tokens, and had {row.prompt_tokens} and "
+                f"{row.where}: it has {prompt} and {target} tokens, and had {row.prompt_tokens} and "
                 f"{row.target_tokens}; the rows were made for another checkpoint or another release, make them again"
             )
-        return Example(encoded, target)
 
     def _target(self, row: Row, turn: Turn, several: bool) -> tuple[int, ...]:
         student = self.student
@@ -96,14 +111,21 @@ class RowCollator:
         loader: Rebuilds the rows.
         side: Where shorter rows are padded.
         mask: Whether there is an attention mask; `None`: only if rows are padded.
+        complete: Changes the examples of a batch before they are joined (`sft.dummies.Dummies.complete`).
     """
 
     def __init__(
-        self, loader: RowLoader, *, side: Literal["left", "right"] = "right", mask: bool | None = None
+        self,
+        loader: RowLoader,
+        *,
+        side: Literal["left", "right"] = "right",
+        mask: bool | None = None,
+        complete: Callable[[Sequence[Example]], list[Example]] | None = None,
     ) -> None:
         self.loader = loader
         self.side: Literal["left", "right"] = side
         self.mask = mask
+        self.complete = complete
 
     def __call__(self, rows: Sequence[Row | Mapping[str, Any]]) -> dict[str, Any]:
         """One batch of these rows, on the CPU.
@@ -112,8 +134,9 @@ class RowCollator:
             AprError: a row can't be rebuilt; the message names it.
         """
         student = self.loader.student
+        examples = [self.loader.example(row) for row in rows]
         return batch_of(
-            [self.loader.example(row) for row in rows],
+            examples if self.complete is None else self.complete(examples),
             student.family,
             pad=student.pad,
             side=self.side,

@@ -38,8 +38,12 @@ class Example:
     target: Sequence[int] = ()
     """Token ids that follow it: a turn with its end. They hold no placeholder of media."""
 
+    dummy: Encoded | None = None
+    """A prompt that follows the target and is not learned. As attention looks back only, it changes neither the loss
+    nor a gradient; but its media go through the model's towers, which on some machines every row must do."""
+
     def __len__(self) -> int:
-        return len(self.encoded.ids) + len(self.target)
+        return len(self.encoded.ids) + len(self.target) + (0 if self.dummy is None else len(self.dummy.ids))
 
 
 def positions_with(encoded: Encoded, written: int, family: Family) -> NDArray[Any]:
@@ -80,8 +84,8 @@ def batch_of(
     Returns:
         `input_ids` and `labels`, shape (rows, tokens); `position_ids`, shape (3, rows, tokens); with padding
         `attention_mask`, shape (rows, tokens); and `media_of` all rows, in their order. Labels are the targets, and
-        `IGNORED` for prompts and padding; they are not shifted. A batch can't be cut along its first dimension, which
-        is not the rows' in `position_ids` and in media (`nn.DataParallel` would do that).
+        `IGNORED` for prompts, dummies and padding; they are not shifted. A batch can't be cut along its first
+        dimension, which is not the rows' in `position_ids` and in media (`nn.DataParallel` would do that).
 
     Raises:
         ValueError: there is no example, or a target holds a placeholder, for which there is no medium.
@@ -102,19 +106,29 @@ def batch_of(
                 f"row {number}: its target holds placeholders of media ({sorted(found)}), without a medium"
             )
         first = longest - lengths[number] if side == "left" else 0
-        prompt, end = first + len(example.encoded.ids), first + lengths[number]
+        prompt = first + len(example.encoded.ids)
+        end = prompt + len(example.target)
         ids[number, first:prompt] = example.encoded.ids
         ids[number, prompt:end] = labels[number, prompt:end] = example.target
-        known[number, first:end] = 1
         own = positions_with(example.encoded, len(example.target), family)
+        if example.dummy is not None:
+            ids[number, end : end + len(example.dummy.ids)] = example.dummy.ids
+            own = np.concatenate([own, own.max() + 1 + positions(example.dummy, family)], axis=1)
+        known[number, first : first + lengths[number]] = 1
         if places is None:
             places = np.ones((3, rows, longest), own.dtype)
-        places[:, number, first:end] = own
+        places[:, number, first : first + lengths[number]] = own
     assert places is not None
     made = {"input_ids": ids, "position_ids": places, "labels": labels}
     if mask or (mask is None and min(lengths) < longest):
         made["attention_mask"] = known
-    media = [medium for example in examples for medium in example.encoded.media]
+    media = [
+        medium
+        for example in examples
+        for encoded in (example.encoded, example.dummy)
+        if encoded is not None
+        for medium in encoded.media
+    ]
     return {name: torch.from_numpy(array) for name, array in made.items()} | media_of(media)
 
 

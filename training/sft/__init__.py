@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on rows, with TRL's SFTTrainer: `apr train sft`."""
