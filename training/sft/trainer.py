@@ -40,9 +40,37 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc] - TRL has no types
                 model, {**inputs, "labels": labels[:, first:]}, return_outputs, num_items_in_batch
             )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Continue from the weights of a checkpoint.
+
+        transformers 5.24 saves the modules of these families under their published names and looks for them under the
+        names in memory; what it does not find it leaves as it is, with a warning: training would begin from the first
+        weights again.
+        """
+        if self._keeps_own_names():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            _load_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self._keeps_own_names():
+            super()._load_best_model()
+        else:
+            _load_weights(self.model, self.state.best_model_checkpoint)
+
+    def _keeps_own_names(self) -> bool:
+        """Whether checkpoints have the names in memory: adapters, and what FSDP and DeepSpeed save."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(self.model, "get_base_model"))
+
     def _backbone(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)
         return (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
+
+
+def _load_weights(model: Any, folder: str) -> None:
+    """Load a checkpoint's weights into a model that exists; each of them must be there."""
+    loaded = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False)
+    model.load_state_dict(loaded.state_dict())
 
 
 @contextmanager
@@ -97,8 +125,9 @@ def make_trainer(recipe: Recipe, rows: RowSet, student: Student, out: Path, *, p
     choose_weights(model, recipe.learn)
     loader = RowLoader(student, percepts=percepts, other_versions=recipe.other_versions)
     sharded = bool(args.fsdp) or args.deepspeed is not None or _accelerate_shards()
-    # With a mask TRL counts the tokens; one without padding makes no mask of tokens times tokens.
-    collator = RowCollator(loader, mask=True, complete=Dummies(student).complete if sharded else None)
+    # With a mask TRL counts the tokens; one without padding makes no mask of tokens times tokens. Padded on the left,
+    # the labels of all rows are at the end.
+    collator = RowCollator(loader, side="left", mask=True, complete=Dummies(student).complete if sharded else None)
     trainer = RowTrainer(
         model=model,
         args=args,

@@ -1,0 +1,73 @@
+"""Two processes on gloo: DDP and FSDP2 make the step that one process makes, with a picture on one of them only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from safetensors.torch import load_file  # noqa: E402 - after the libraries it needs
+from sft_making import of, recipe_of, rows_of, write_recipe  # noqa: E402
+
+from apr_plugin.training.rows import RowSet, read_rows, write_rows  # noqa: E402
+from apr_plugin.training.sft.recipe import read_recipe  # noqa: E402
+from apr_plugin.training.sft.running import run_sft  # noqa: E402
+from apr_plugin.training.student import Student  # noqa: E402
+
+LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniVisionBlock", "Qwen2_5OmniAudioEncoderLayer"]
+
+
+def test_the_step_of_two_processes_is_that_of_one(
+    tiny: Any, student: Callable[..., Student], shared_videos: dict[str, Path], tmp_path: Path
+) -> None:
+    """The towers are trained and sharded too. Without dummies the process with the picture waits for the other."""
+    rows = read_rows(rows_of(student(), shared_videos, tmp_path))
+    two = RowSet([of(rows, "text"), of(rows, "frames")], [], rows.about)
+    write_rows(tmp_path / "two.jsonl", two)
+    plain = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "save_strategy": "no", "max_steps": 1}
+    plain |= {"lr_scheduler_type": "constant", "ddp_backend": "gloo", "ddp_timeout": 120}
+    fsdp = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": LAYERS}}
+    recipes = {
+        name: write_recipe(
+            tmp_path / f"{name}.json",
+            recipe_of(
+                tiny("qwen2_5_omni"),
+                tmp_path / "two.jsonl",
+                rows_per_step=2,
+                learn={"towers": "trained"},
+                trainer=plain | more,
+            ),
+        )
+        for name, more in {"one": {}, "ddp": {}, "fsdp": fsdp}.items()
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).with_name("ranks.py"))]
+    command += [str(part) for name in ("ddp", "fsdp") for part in (recipes[name], tmp_path / name)]
+    ranks = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    run_sft(read_recipe(str(recipes["one"])), tmp_path / "one")
+    said, _ = ranks.communicate(timeout=400)
+    assert ranks.returncode == 0, said[-3000:]
+    before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
+    one, ddp, sharded = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "ddp", "fsdp"))
+    assert any(not torch.equal(before[key], one[key]) for key in one if "visual" in key)
+    for other in (ddp, sharded):
+        assert one.keys() == other.keys()
+        for key in one:
+            torch.testing.assert_close(other[key], one[key], atol=1e-6, rtol=1e-5)
+    losses = {
+        name: json.loads((tmp_path / name / "final" / "training.json").read_text()) for name in ("one", "ddp", "fsdp")
+    }
+    assert losses["one"]["losses"][0]["loss"] == pytest.approx(losses["ddp"]["losses"][0]["loss"], abs=1e-5)
+    assert losses["one"]["losses"][0]["loss"] == pytest.approx(losses["fsdp"]["losses"][0]["loss"], abs=1e-5)
+    assert losses["ddp"]["processes"] == losses["fsdp"]["processes"] == 2
