@@ -34,7 +34,8 @@ def test_the_step_of_two_processes_is_that_of_one(
     two = RowSet([of(rows, "text"), of(rows, "frames")], [], rows.about)
     write_rows(tmp_path / "two.jsonl", two)
     plain = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "save_strategy": "no", "max_steps": 1}
-    plain |= {"lr_scheduler_type": "constant", "ddp_backend": "gloo", "ddp_timeout": 120}
+    plain |= {"lr_scheduler_type": "constant"}
+    gloo = {"ddp_backend": "gloo", "ddp_timeout": 120}
     fsdp = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": LAYERS}}
     recipes = {
         name: write_recipe(
@@ -47,7 +48,7 @@ def test_the_step_of_two_processes_is_that_of_one(
                 trainer=plain | more,
             ),
         )
-        for name, more in {"one": {}, "ddp": {}, "fsdp": fsdp}.items()
+        for name, more in {"one": {}, "ddp": gloo, "fsdp": gloo | fsdp}.items()
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(Path(__file__).with_name("ranks.py"))]
