@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conformance import GREEDY, for_both_engines
+from sft_making import trained_omni
 from vllm_server import ROOT, vllm_environment, vllm_python
 
 from apr_plugin.errors import AprError
@@ -56,13 +57,14 @@ def test_the_rank_that_memory_is_reserved_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_on_a_real_engine(tiny: Callable[[str], Path]) -> None:
-    """Everything in `vllm_inside.py`, on a small random Qwen2.5-Omni in the layout of a whole checkpoint.
+def test_on_a_real_engine(tiny: Callable[[str], Path], shared_videos: dict[str, Path], tmp_path: Path) -> None:
+    """Everything in `vllm_inside.py`, on a small Qwen2.5-Omni in the layout of a whole checkpoint.
 
-    The results are compared with those of `policy=hf`.
+    Its Thinker was trained by this package and put back. The results are compared with those of `policy=hf`.
     """
     python = vllm_python()
-    model = str(tiny("qwen2_5_omni_full"))
+    pytest.importorskip("trl")
+    model = str(trained_omni(tiny("qwen2_5_omni_full"), shared_videos, tmp_path)[1])
     transformers = make_policy("hf", pretrained=model, device="cpu", dtype="float32")
     by_transformers = {
         kind: asyncio.run(transformers.generate(prompt, GREEDY)).token_ids

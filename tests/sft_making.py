@@ -55,3 +55,18 @@ def of(rows: RowSet, kind: str) -> Any:
         "clip": lambda row: row.visual_tokens > 0 and row.audio_tokens > 0,
     }
     return next(row for row in rows.rows if tests[kind](row))
+
+
+def trained_omni(whole: Path, videos: dict[str, Path], folder: Path) -> tuple[Path, Path]:
+    """The Thinker of a whole checkpoint after two steps of training, and the whole checkpoint with it."""
+    from apr_plugin.training.layout import to_thinker, to_whole
+    from apr_plugin.training.sft.recipe import Recipe
+    from apr_plugin.training.sft.running import run_sft
+
+    to_thinker(whole, folder / "thinker")
+    rows = rows_of(Student.from_pretrained(str(folder / "thinker")), videos, folder / "rows")
+    steps = {"max_steps": 2, "save_strategy": "no"}
+    recipe = recipe_of(folder / "thinker", rows, learn={"towers": "trained"}, rows_per_step=4, trainer=steps)
+    final = run_sft(Recipe.model_validate(recipe), folder / "out")
+    to_whole(final, whole, folder / "whole")
+    return final, folder / "whole"
