@@ -8,6 +8,7 @@ from rich.progress import Progress
 
 from apr_plugin import terminal
 from apr_plugin.errors import WrongUsage
+from apr_plugin.files import read_regular
 from apr_plugin.training.making import RowSettings, Source, make_rows
 from apr_plugin.training.rows import write_rows
 from apr_plugin.training.student import Student
@@ -50,7 +51,16 @@ def run_rows(out: Path, student: str, file: Path, context_tokens: int | None, se
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("trajectories", total=total)
         made = make_rows(sources, reads, settings, told=lambda done: bar.update(task, completed=min(done, total)))
+    made.about["funnel"] = _funnel(out)
     write_rows(file, made)
     parts = ", ".join(f"{len(made.of(part)):,} for {part}" for part in ("train", "validation"))
     terminal.console().print(f"{len(made):,} rows ({parts}) of {total:,} trajectories in {file}", soft_wrap=True)
     terminal.console().print(f"no rows: {made.told()}", soft_wrap=True)
+
+
+def _funnel(out: Path) -> str | None:
+    """The table of the funnel, for the model card; `None` if it is gone."""
+    try:
+        return read_regular(out / "funnel.md").decode("utf-8", "replace")
+    except OSError:
+        return None
