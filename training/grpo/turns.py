@@ -179,7 +179,9 @@ def turns_of_tokens(
         token = int(wrote[row, : column + 1].sum())
         raise CreditError(f"{where}: the entropy of its token {token} is {_shown(values[row, column])}")
     return Turns(
-        **ids,
+        group=ids["group"],
+        trajectory=ids["trajectory"],
+        number=ids["number"],
         entropy=_mean(values, wrote, 0.0),
         tokens=wrote.sum(axis=1).astype(np.int64),
         counted=count,
