@@ -132,7 +132,7 @@ class Verdict:
             rating = data["rating"]
             if rating is not None and _rating(rating) is None:
                 raise ValueError(f"rating {rating!r}")
-            return cls(*_about(data), int(data["turn"]), _rating(rating), **_words_of(data))
+            return cls(*_about(data), int(data["turn"]), _rating(rating), *_words_of(data))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it has no {error}") from error
 
@@ -172,7 +172,7 @@ class Pick:
             turn = None if data["turn"] is None else int(data["turn"])
             if turn is not None and turn < 1:
                 raise ValueError(f"turn {turn}")
-            return cls(*_about(data), turn, **_words_of(data))
+            return cls(*_about(data), turn, *_words_of(data))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it has no {error}") from error
 
@@ -261,8 +261,8 @@ def _words(said: Verdict | Pick) -> dict[str, str]:
     return {"reason": said.reason, "fault": said.fault, "text": said.text}
 
 
-def _words_of(data: dict[str, Any]) -> dict[str, str]:
-    return {name: str(data.get(name, "")) for name in ("reason", "fault", "text")}
+def _words_of(data: dict[str, Any]) -> tuple[str, str, str]:
+    return str(data.get("reason", "")), str(data.get("fault", "")), str(data.get("text", ""))
 
 
 def _record(line: bytes | str, where: str, schema: str, version: int, what: str) -> dict[str, Any]:
