@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from apr_plugin.policies import did_you_mean
 from apr_plugin.terminal import quoted
@@ -66,10 +66,14 @@ class CreditSettings(GrpoSettings):
     seed: int = Field(default=0, ge=0)
     """`shuffled`: of the permutations."""
 
-    @model_validator(mode="after")
-    def _known(self) -> CreditSettings:
-        rule_named(self.rule)
-        return self
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            rule_named(name)
+        except CreditError as error:
+            raise ValueError(str(error)) from error
+        return name
 
 
 @dataclass(frozen=True)

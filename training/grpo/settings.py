@@ -50,17 +50,13 @@ class GrpoSettings(BaseModel):
                 )
         try:
             return cls.model_validate(dict(data))
-        except AprError as error:
-            raise SettingsError(f"{where}: {error}") from error
         except ValidationError as error:
-            faults = error.errors(include_input=True, include_context=False, include_url=False)
-            told = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'together'}={quoted(fault['input'], 60)}: {fault['msg']}"
-                if fault["loc"]
-                else fault["msg"]
-                for fault in faults
-            )
-            raise SettingsError(f"{where}: {told}") from error
+            told = [
+                f"{'.'.join(map(str, fault['loc']))}={quoted(fault['input'], 60)}: "
+                + fault["msg"].removeprefix("Value error, ")
+                for fault in error.errors(include_context=False, include_url=False)
+            ]
+            raise SettingsError(f"{where}: {'; '.join(told)}") from error
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from apr_plugin.training.grpo.credit import (
     credit,
     information_gain,
     local_sums,
+    rule_named,
     weights_from,
 )
+from apr_plugin.training.grpo.settings import SettingsError
 from apr_plugin.training.grpo.turns import CreditError, Turns, turns_of_tokens
 
 WEIGHTED = ("none", "taura", "taura_clipped", "taura_action", "shuffled")
@@ -334,9 +337,25 @@ def test_entropies_of_a_few_tokens_are_refused_unless_asked_for() -> None:
         credit(turns_of([[1.0]]), [1], CreditSettings(rule="information_gain"))
 
 
-def test_a_rule_that_is_not_there() -> None:
-    with pytest.raises(CreditError, match=r"there is no rule of credit 'tuara' \(did you mean 'taura'\?\); the rules"):
+def test_settings_from_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "credit.yaml"
+    file.write_text("rule: taura_clipped\nclip_high: 3\n")
+    assert CreditSettings.read(file) == CreditSettings(rule="taura_clipped", clip_high=3.0)
+    unknown = r"there is no rule of credit 'tuara' \(did you mean 'taura'\?\); the rules are none, taura,"
+    with pytest.raises(CreditError, match=unknown):
+        rule_named("tuara")
+    with pytest.raises(ValueError, match=unknown):
         CreditSettings(rule="tuara")
+    for text, words in {
+        "rule: tuara": rf"credit.yaml: rule='tuara': {unknown}",
+        "rule: 3": "credit.yaml: rule=3: Input should be a valid string",
+        "entropies: some": "entropies='some': Input should be 'full' or 'top_k'",
+        "clip_low: 1.0": "clip_low=1.0: Input should be less than 1",
+        "empg_zet: 1": r"there is no setting 'empg_zet' \(did you mean 'empg_zeta'\?\)",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(SettingsError, match=words):
+            CreditSettings.read(file)
 
 
 def test_no_turns_at_all() -> None:
