@@ -6,8 +6,8 @@ from which the token was drawn: over the whole vocabulary, at the sampling tempe
 included). vLLM and servers give entropies over the likeliest k tokens only. These are another quantity, so a batch says
 what it has (`top_k`), and a rule refuses it unless the settings ask for it.
 
-policy=hf records the first kind, without the tokens that it never writes (`PromptEncoder.never_written`: placeholders of
-media). A forward pass that is to give the same numbers has to leave out the same tokens.
+policy=hf records the first kind, without the tokens that it never writes (`PromptEncoder.never_written`, such as the
+placeholders of media). A forward pass that is to give the same numbers has to leave out the same tokens.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from functools import reduce
@@ -356,6 +358,14 @@ def test_settings_from_yaml(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(SettingsError, match=words):
             CreditSettings.read(file)
+
+
+def test_nothing_loads_torch() -> None:
+    modules = ["across", "credit", "groups", "rewards", "settings", "turns", "action_tokens"]
+    code = f"import sys; {'; '.join(f'import apr_plugin.training.grpo.{name}' for name in modules)}; "
+    code += "print(*{'torch', 'transformers', 'scipy', 'statsmodels', 'yaml'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == []
 
 
 def test_no_turns_at_all() -> None:

@@ -33,7 +33,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     rank = np.array([0, 1, 0, 1, 1, 0, 0, 0, 1, 0])  # 6 turns and 4
     np.savez(tmp_path / "turns.npz", **arrays, rank=rank, advantages=advantages)
     ranks = Path(__file__).with_name("credit_ranks.py")
-    subprocess.run([sys.executable, str(ranks), str(tmp_path)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-P", str(ranks), str(tmp_path)], check=True, timeout=300)
 
     parts = [np.load(tmp_path / f"{number}.npz") for number in (0, 1)]
     turns = Turns(**arrays, groups=2, trajectories=4)
