@@ -163,3 +163,26 @@ def to_whole(
     from apr_plugin.training.layout import to_whole as convert
 
     convert(thinker.expanduser(), whole.expanduser(), out.expanduser())
+
+
+@app.command()
+def forks(
+    path: Annotated[Path, typer.Argument(help="A folder of apr train synthesize, a finished run, or a file.")],
+    judge: Annotated[str, typer.Option(help="model_args of a judge that chooses the pivotal turn of each.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the picks and the result (default: PATH/forks).")] = None,
+    entropies: Annotated[str, typer.Option(help="full, or top_k to take those over the likeliest tokens.")] = "full",
+    iou: Annotated[float, _IOU] = 0.5,
+    accuracy: Annotated[float, _ACCURACY] = 0.5,
+) -> None:
+    """Is the pivotal turn an uncertain one? Its entropy against its trajectory's mean, with two controls.
+
+    The pivotal turn is the one that the judge chooses and, where the truth has evidence, the first that showed some of
+    it. After a stop or a kill, the same command continues where it was. Exit status 3: the judge could not be reached
+    for some.
+    """
+    from apr_plugin.errors import WrongUsage
+    from apr_plugin.training.fork_command import run_forks
+
+    if entropies not in ("full", "top_k"):
+        raise WrongUsage(f"--entropies {entropies!r}: it is full or top_k")
+    raise SystemExit(run_forks(path, judge, out, top_k=entropies == "top_k", rules=(iou, accuracy)))

@@ -11,52 +11,49 @@ thought supports nothing. It never sees the truth.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jinja2
-
-from apr_plugin import interrupt
-from apr_plugin.errors import AprError, told
-from apr_plugin.loop.action import Answer, describe
-from apr_plugin.loop.config import hash_of
-from apr_plugin.loop.files import append_line, cut_torn_tail
-from apr_plugin.loop.policy import Message, Policy, Prompt, Sampling, TextPart
-from apr_plugin.loop.trajectory import Trajectory, Turn
-from apr_plugin.runs.runner import run_workers
-from apr_plugin.training.synthesis.verdict import (
-    LONGEST_TEXT,
-    Verdict,
-    read_verdict,
-    read_verdicts,
-    turns_digest,
+from apr_plugin.errors import AprError
+from apr_plugin.loop.policy import Prompt
+from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.training.synthesis.judge import (
+    AUDIT_PROMPT,
+    GIVE_UP,
+    Judge,
+    Records,
+    Tally,
+    as_json,
+    asked_of,
+    folder_of,
+    for_each,
+    note_of,
+    prompt_of,
+    videos_of,
 )
+from apr_plugin.training.synthesis.verdict import LONGEST_TEXT, Verdict, read_verdict, read_verdicts, turns_digest
+
+__all__ = [
+    "GIVE_UP",
+    "THRESHOLD",
+    "VERDICTS",
+    "Audited",
+    "Judge",
+    "Tally",
+    "Verdicts",
+    "audit",
+    "judge_audit",
+    "judge_prompt",
+    "open_verdicts",
+    "rated_turns",
+]
 
 THRESHOLD = 3
 """Least rating of every rated turn of a trajectory that is kept (the paper's)."""
 
-VERDICTS, JUDGE = "verdicts.jsonl", "judge.json"
-"""Files in a judge's folder: what it said, and what it is."""
-
-GIVE_UP = 10
-"""Failures of the judge in a row after which no more is asked in this run."""
-
-SYSTEM = "You are a careful reviewer. You reply with one JSON object and nothing else."
-
-_Turn = tuple[str, tuple[str, str, str, int], str, int]
-"""Configuration, key, digest and turn of a verdict."""
-
-
-@cache
-def _template() -> jinja2.Template:
-    text = resources.files("apr_plugin.training.synthesis").joinpath("judge.jinja").read_text("utf-8")
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)
+VERDICTS = "verdicts.jsonl"
+"""The file in a judge's folder with what it said."""
 
 
 def rated_turns(trajectory: Trajectory) -> list[int]:
@@ -67,109 +64,30 @@ def rated_turns(trajectory: Trajectory) -> list[int]:
 def judge_prompt(trajectory: Trajectory, number: int) -> Prompt:
     """What a judge reads about one turn, as text alone.
 
-    Everything that the agent wrote is in it as JSON strings, so that it can't end its own part of the prompt.
-
     Args:
         trajectory: The trajectory.
         number: The turn, counted from 1.
     """
-    question, turn = trajectory.question, trajectory.turns[number - 1]
-    before = [_note(at, earlier) for at, earlier in enumerate(trajectory.turns[: number - 1], 1)]
-    asked: dict[str, Any] = {"text": question.text, "kind": str(question.kind)}
-    if question.options:
-        asked["options"] = {option.label: option.text for option in question.options}
-    if question.answer_hint:
-        asked["hint"] = question.answer_hint
-    videos = [
-        {"duration_s": round(film.duration_s, 2), "fps": film.fps, "has_audio": film.has_audio}
-        for film in trajectory.videos
-    ]
-    text = _template().render(
+    turn = trajectory.turns[number - 1]
+    before = [note_of(at, earlier) for at, earlier in enumerate(trajectory.turns[: number - 1], 1)]
+    return prompt_of(
+        AUDIT_PROMPT,
         step=number,
         steps=len(trajectory.turns),
-        question=_json(asked),
-        videos=_json(videos),
-        notes="\n".join(map(_json, before)) or "none",
-        observation=_json(turn.observation) if number > 1 else "none, this is the first step",
-        thought=_json(turn.think),
-        action=_json(None if turn.action is None else turn.action.model_dump(mode="json")),
+        question=as_json(asked_of(trajectory)),
+        videos=as_json(videos_of(trajectory)),
+        notes="\n".join(map(as_json, before)) or "none",
+        observation=as_json(turn.observation) if number > 1 else "none, this is the first step",
+        thought=as_json(turn.think),
+        action=as_json(None if turn.action is None else turn.action.model_dump(mode="json")),
     )
-    parts = (Message("system", (TextPart(SYSTEM),)), Message("user", (TextPart(text.strip()),)))
-    return Prompt(parts, final=True)
-
-
-def _note(number: int, turn: Turn) -> dict[str, Any]:
-    """What stays of an earlier turn: what it saw, what it did, what came back."""
-    note: dict[str, Any] = {"turn": number, "observation": turn.observation}
-    note["action"] = None if turn.action is None else describe(turn.action)
-    if turn.error is not None:
-        note["refused"] = str(turn.error.code)
-    elif isinstance(turn.action, Answer):
-        note["answered"] = True
-    return note
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A judge and how it is asked."""
-
-    policy: Policy
-    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=1024))
-    """How its replies are sampled; each turn gets a seed of its own."""
-
-    def describe(self) -> dict[str, Any]:
-        """All that decides its verdicts, as JSON values."""
-        sampling = {
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "top_k": self.sampling.top_k,
-            "max_new_tokens": self.sampling.max_new_tokens,
-            "seed": self.sampling.seed,
-        }
-        source = resources.files("apr_plugin.training.synthesis").joinpath("judge.jinja").read_text("utf-8")
-        words = hashlib.sha256((SYSTEM + source).encode()).hexdigest()[:16]
-        return {"policy": {"name": self.policy.name} | self.policy.describe(), "sampling": sampling, "prompt": words}
-
-    @property
-    def hash(self) -> str:
-        """16 hex digits that identify policy, sampling and prompt."""
-        return hash_of(self.describe())
-
-    def seed(self, trajectory: Trajectory, number: int) -> int:
-        """The seed of one verdict."""
-        text = json.dumps([self.sampling.seed, *trajectory.question.key, trajectory.config_hash, number])
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-@dataclass
-class Tally:
-    """What a judge did."""
-
-    asked: int = 0
-    """Turns that were rated in this run."""
-    known: int = 0
-    """Turns that an earlier run had rated."""
-    nonsense: int = 0
-    """Replies without a rating, of this run and earlier ones."""
-    unreachable: int = 0
-    """Turns that could not be rated; the next run asks again."""
-    why: str = ""
-    """The first reason for that."""
-    in_a_row: int = 0
-    """Failures since the last reply."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 OnTrajectory = Callable[[Trajectory, Sequence[Verdict]], None]
 """Called when all turns of a trajectory are rated, as far as the judge can be reached."""
 
 
-class Verdicts:
+class Verdicts(Records[Verdict]):
     """The verdicts of one judge: its folder, read and appended to.
 
     Args:
@@ -177,32 +95,21 @@ class Verdicts:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / VERDICTS
-        self.problems: list[str] = []
-        if self.file.exists():
-            cut_torn_tail(self.file)
-        self._known: dict[_Turn, Verdict] = {}
-        for verdict in read_verdicts(self.file, self.problems):
-            self._known[(verdict.config_hash, verdict.key, verdict.digest, verdict.turn)] = verdict
+        super().__init__(
+            folder / VERDICTS,
+            read_verdicts,
+            lambda verdict: (verdict.config_hash, verdict.key, verdict.digest, verdict.turn),
+        )
 
     def of(self, trajectory: Trajectory) -> dict[int, Verdict]:
         """The verdicts on a trajectory's turns, by turn."""
         digest = turns_digest(trajectory)
         found = {}
         for number in rated_turns(trajectory):
-            verdict = self._known.get((trajectory.config_hash, trajectory.question.key, digest, number))
+            verdict = self.get((trajectory.config_hash, trajectory.question.key, digest, number))
             if verdict is not None:
                 found[number] = verdict
         return found
-
-    def add(self, verdict: Verdict) -> None:
-        """Append a verdict and wait until it is on disk.
-
-        Raises:
-            TrajectoryError: it can't be written.
-        """
-        append_line(self.file, verdict.to_json())
-        self._known[(verdict.config_hash, verdict.key, verdict.digest, verdict.turn)] = verdict
 
 
 def open_verdicts(audit: Path, judge: Judge) -> Verdicts:
@@ -215,13 +122,7 @@ def open_verdicts(audit: Path, judge: Judge) -> Verdicts:
     Raises:
         AprError: the folder can't be written.
     """
-    folder = audit / judge.hash
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / JUDGE).write_text(json.dumps(judge.describe(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise AprError(f"{folder}: cannot write there: {error.strerror or error}") from error
-    return Verdicts(folder)
+    return Verdicts(folder_of(audit, judge))
 
 
 async def audit(
@@ -247,7 +148,7 @@ async def audit(
     Raises:
         TrajectoryError: a verdict can't be written.
     """
-    tally, waiting = Tally(), iter(trajectories)
+    tally = Tally()
 
     async def rate(trajectory: Trajectory) -> None:
         known, digest = verdicts.of(trajectory), turns_digest(trajectory)
@@ -264,32 +165,14 @@ async def audit(
         if on_trajectory is not None:
             on_trajectory(trajectory, [known[number] for number in sorted(known)])
 
-    async def work() -> None:
-        for read in waiting:
-            if interrupt.asked():
-                raise asyncio.CancelledError
-            if tally.in_a_row >= GIVE_UP:
-                return
-            await rate(read())
-            await asyncio.sleep(0)
-
-    await run_workers(work, min(concurrency, len(trajectories)))
+    await for_each(trajectories, rate, tally, concurrency)
     return tally
 
 
 async def _ask(trajectory: Trajectory, number: int, judge: Judge, digest: str, tally: Tally) -> Verdict | None:
-    sampling = Sampling(**(vars(judge.sampling) | {"seed": judge.seed(trajectory, number)}))
-    try:
-        reply = await judge.policy.generate(judge_prompt(trajectory, number), sampling)
-    except Exception as error:  # noqa: BLE001 - a judge is any policy; one turn must not end the audit
-        tally.unreachable += 1
-        tally.in_a_row += 1
-        tally.why = tally.why or told(error)
+    reply = await judge.reply(judge_prompt(trajectory, number), trajectory, number, tally)
+    if reply is None:
         return None
-    tally.asked += 1
-    tally.in_a_row = 0
-    tally.prompt_tokens += reply.usage.prompt_tokens or 0
-    tally.completion_tokens += reply.usage.completion_tokens or 0
     read = read_verdict(reply.text, cut=reply.cut)
     tally.nonsense += read.rating is None
     return Verdict(

@@ -1,4 +1,4 @@
-"""A judge's verdict on one step: its rating, read from what the judge wrote, which is untrusted; and its file."""
+"""What a judge says: the rating of one step, or which turn was pivotal; read from untrusted text, and its files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.feedback import ActionError
@@ -23,6 +23,12 @@ from apr_plugin.terminal import one_line
 SCHEMA = "apr.verdict"
 VERSION = 1
 
+PICK_SCHEMA = "apr.fork"
+PICK_VERSION = 1
+
+Key = tuple[str, str, str, int]
+"""Task, split, id and attempt of a question."""
+
 LEAST, MOST = 1, 5
 """The scale of ratings."""
 
@@ -31,6 +37,7 @@ LONGEST_TEXT = 2000
 """Most characters that are kept of a reason, and of a reply that has no verdict."""
 
 _RATING = re.compile(r'"rating"\s*:\s*("?)\s*([+-]?[\d.]+)')
+_TURN = re.compile(r'"turn"\s*:\s*("?)\s*([+-]?[\d.]+)')
 _AS_TEXT = re.compile(r"\s*([1-5])(?:\.0+)?\s*(?:/\s*5)?\s*")
 
 
@@ -58,8 +65,7 @@ def read_verdict(text: str, *, cut: bool = False) -> Read:
     found = find_object(text, "rating", cut=cut)
     if isinstance(found, ActionError):
         return Read(None, fault=one_line(found.message, 300))
-    reason = found.get("reason", "")
-    reason = printable(reason if isinstance(reason, str) else json.dumps(reason))[:LONGEST_REASON]
+    reason = _reason(found)
     if "rating" not in found:
         return Read(None, reason, "the object has no rating")
     rating = _rating(found["rating"])
@@ -71,6 +77,11 @@ def read_verdict(text: str, *, cut: bool = False) -> Read:
     if len({_rating(number) for number in given} | {rating}) > 1:
         return Read(None, reason, "it has several ratings that differ")
     return Read(rating, reason)
+
+
+def _reason(found: dict[str, Any]) -> str:
+    reason = found.get("reason", "")
+    return printable(reason if isinstance(reason, str) else json.dumps(reason))[:LONGEST_REASON]
 
 
 def _rating(value: Any) -> int | None:
@@ -105,23 +116,8 @@ class Verdict:
 
     def to_json(self) -> str:
         """One line."""
-        task, split, doc_id, repeat = self.key
-        data = {
-            "schema": SCHEMA,
-            "version": VERSION,
-            "task": task,
-            "split": split,
-            "id": doc_id,
-            "attempt": repeat,
-            "config_hash": self.config_hash,
-            "digest": self.digest,
-            "turn": self.turn,
-            "rating": self.rating,
-            "reason": self.reason,
-            "fault": self.fault,
-            "text": self.text,
-        }
-        return json.dumps(data)
+        said = {"turn": self.turn, "rating": self.rating}
+        return json.dumps(_head(SCHEMA, VERSION, self.key, self.config_hash, self.digest) | said | _words(self))
 
     @classmethod
     def from_json(cls, line: bytes | str, where: str) -> Verdict:
@@ -131,20 +127,96 @@ class Verdict:
             AprError: a newer release wrote it.
             ValueError: it is not a verdict.
         """
-        data = json.loads(line)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("version"), int):
-            raise ValueError(f"this is not an {SCHEMA} line")
-        if data["version"] > VERSION:
-            raise AprError(f"{where}: verdict version {data['version']} is newer than {VERSION}; upgrade apr-plugin")
+        data = _record(line, where, SCHEMA, VERSION, "verdict")
         try:
             rating = data["rating"]
             if rating is not None and _rating(rating) is None:
                 raise ValueError(f"rating {rating!r}")
-            key = (str(data["task"]), str(data["split"]), str(data["id"]), int(data["attempt"]))
-            texts = (str(data.get(name, "")) for name in ("reason", "fault", "text"))
-            return cls(key, str(data["config_hash"]), str(data["digest"]), int(data["turn"]), _rating(rating), *texts)
+            return cls(*_about(data), int(data["turn"]), _rating(rating), *_words_of(data))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it has no {error}") from error
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Which turn of a trajectory a judge calls the pivotal one."""
+
+    key: tuple[str, str, str, int]
+    """As of a `Verdict`."""
+    config_hash: str
+    digest: str
+    turn: int | None
+    """Counted from 1; `None` where the reply was nonsense."""
+    reason: str = ""
+    """The judge's own words."""
+    fault: str = ""
+    """Why there is no turn."""
+    text: str = ""
+    """The beginning of a reply without a turn."""
+
+    def to_json(self) -> str:
+        """One line."""
+        head = _head(PICK_SCHEMA, PICK_VERSION, self.key, self.config_hash, self.digest)
+        return json.dumps(head | {"turn": self.turn} | _words(self))
+
+    @classmethod
+    def from_json(cls, line: bytes | str, where: str) -> Pick:
+        """Read one line.
+
+        Raises:
+            AprError: a newer release wrote it.
+            ValueError: it is not a pick.
+        """
+        data = _record(line, where, PICK_SCHEMA, PICK_VERSION, "pick")
+        try:
+            turn = None if data["turn"] is None else int(data["turn"])
+            if turn is not None and turn < 1:
+                raise ValueError(f"turn {turn}")
+            return cls(*_about(data), turn, *_words_of(data))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it has no {error}") from error
+
+
+def read_pick(text: str, turns: int, *, cut: bool = False) -> tuple[int | None, str, str]:
+    """Read the turn that a judge chose; this never raises, whatever the text.
+
+    As for a rating, a reply that names several turns that differ has none.
+
+    Args:
+        text: What the judge wrote: `{"turn": 3, "reason": "…"}`.
+        turns: How many turns the trajectory has.
+        cut: Whether the reply was cut off at its length limit.
+
+    Returns:
+        The turn, counted from 1, or `None`; its reason; and why there is no turn.
+    """
+    found = find_object(text, "turn", cut=cut)
+    if isinstance(found, ActionError):
+        return None, "", one_line(found.message, 300)
+    reason = _reason(found)
+    if "turn" not in found:
+        return None, reason, "the object has no turn"
+    turn = _whole(found["turn"])
+    if turn is None or not 1 <= turn <= turns:
+        shown = one_line(repr(found["turn"])[:60])
+        return None, reason, f"the turn is {shown}, not a whole number from 1 to {turns}"
+    if len({_whole(number) for _, number in _TURN.findall(split_thought(text).said)} | {turn}) > 1:
+        return None, reason, "it names several turns that differ"
+    return turn, reason, ""
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:\.0+)?\s*", value[:20])
+        return int(match[1]) if match else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else None
+
+
+def read_picks(path: Path, problems: list[str] | None = None) -> Iterator[Pick]:
+    """The picks of a file, as `read_verdicts` reads verdicts."""
+    return _records(path, Pick.from_json, problems)
 
 
 def read_verdicts(path: Path, problems: list[str] | None = None) -> Iterator[Verdict]:
@@ -157,14 +229,49 @@ def read_verdicts(path: Path, problems: list[str] | None = None) -> Iterator[Ver
     Raises:
         AprError: the file can't be read, or a newer release wrote it.
     """
+    return _records(path, Verdict.from_json, problems)
+
+
+_T = TypeVar("_T")
+
+
+def _records(path: Path, read: Callable[[bytes | str, str], _T], problems: list[str] | None) -> Iterator[_T]:
     if not path.exists():
         return
     for number, _, line in lines(path):
         try:
-            yield Verdict.from_json(line, f"{path}, line {number}")
+            yield read(line, f"{path}, line {number}")
         except (ValueError, RecursionError) as error:
             if problems is not None:
                 problems.append(one_line(f"{path}, line {number}: {error}; left out", 300))
+
+
+def _head(schema: str, version: int, key: Key, config_hash: str, digest: str) -> dict[str, Any]:
+    task, split, doc_id, repeat = key
+    head = {"schema": schema, "version": version, "task": task, "split": split, "id": doc_id, "attempt": repeat}
+    return head | {"config_hash": config_hash, "digest": digest}
+
+
+def _about(data: dict[str, Any]) -> tuple[Key, str, str]:
+    key = (str(data["task"]), str(data["split"]), str(data["id"]), int(data["attempt"]))
+    return key, str(data["config_hash"]), str(data["digest"])
+
+
+def _words(said: Verdict | Pick) -> dict[str, str]:
+    return {"reason": said.reason, "fault": said.fault, "text": said.text}
+
+
+def _words_of(data: dict[str, Any]) -> tuple[str, str, str]:
+    return str(data.get("reason", "")), str(data.get("fault", "")), str(data.get("text", ""))
+
+
+def _record(line: bytes | str, where: str, schema: str, version: int, what: str) -> dict[str, Any]:
+    data = json.loads(line)
+    if not isinstance(data, dict) or data.get("schema") != schema or not isinstance(data.get("version"), int):
+        raise ValueError(f"this is not an {schema} line")
+    if data["version"] > version:
+        raise AprError(f"{where}: {what} version {data['version']} is newer than {version}; upgrade apr-plugin")
+    return data
 
 
 def turns_digest(trajectory: Trajectory) -> str:
