@@ -28,7 +28,7 @@ class TrainingStopped(AprError):
     """Training was stopped because it can't go on."""
 
 
-class StopAtNan(TrainerCallback):  # type: ignore[misc] - no types
+class StopAtNan(TrainerCallback):  # type: ignore[misc]
     """Stop when the loss or the gradient is no finite number; weights after that step would be worthless."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

@@ -202,7 +202,7 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
         RecipeError: it can't be read, or a field is wrong.
     """
     require("yaml", "train")
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     path = recipe_path(name)
     try:

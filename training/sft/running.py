@@ -177,7 +177,7 @@ def _percepts(recipe: Recipe) -> Any:
 
 
 def _check_student(rows: RowSet, student: Student, path: str) -> None:
-    about = rows.about.get("student")
+    about: Any = rows.about.get("student")
     made_for = about.get("digest") if isinstance(about, dict) else None
     if made_for is not None and made_for != student.digest:
         raise RowError(

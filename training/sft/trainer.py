@@ -21,7 +21,7 @@ from apr_plugin.training.sft.recipe import Recipe, RecipeError
 from apr_plugin.training.student import Student
 
 
-class RowTrainer(SFTTrainer):  # type: ignore[misc] - TRL has no types
+class RowTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose last layer reads only the positions from the first label on.
 
     TRL's fused head leaves out positions without a label on devices that Triton supports, and elsewhere reads all of
@@ -198,7 +198,7 @@ def _keep_positions(trainer: RowTrainer) -> None:
     FSDP2 casts every input with a fraction to its compute type. Positions of clips of Qwen3-Omni have fractions, and
     bfloat16 can't tell 1,000 from 1,003. Pictures and sound are cast by the model itself.
     """
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    plugin: Any = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     policy = getattr(plugin, "mixed_precision_policy", None)
     if policy is not None and hasattr(policy, "cast_forward_inputs"):
         plugin.mixed_precision_policy = replace(policy, cast_forward_inputs=False)
