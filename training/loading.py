@@ -1,6 +1,7 @@
 """From rows to model inputs: the prompt by replay, its media read from the videos, and the target.
 
-`RowCollator` is a `data_collator` of a trainer; it works in worker processes too. Nothing is cached here.
+`RowCollator` is a `data_collator` of a trainer; it works in worker processes too. Media is decoded for each row, unless
+a cache of percepts is given (`training.percepts`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from apr_plugin.loop.card import Card
+from apr_plugin.loop.percepts import Percepts
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import replay
 from apr_plugin.loop.trajectory import Trajectory, Turn
@@ -26,12 +28,19 @@ class RowLoader:
         student: The model that is trained; it must read prompts as the one for which the rows were made.
         find: Gives the present path of a video from the path in a question.
         other_versions: Whether to continue with another release of PyAV, although its pixels may differ.
+        percepts: Where the pictures and the sound of looks are kept; by default they are decoded each time.
     """
 
     def __init__(
-        self, student: Student, *, find: Find | None = None, other_versions: bool = False, percepts: Any = None
+        self,
+        student: Student,
+        *,
+        find: Find | None = None,
+        other_versions: bool = False,
+        percepts: Percepts | None = None,
     ) -> None:
         self.student = student
+        self.percepts = percepts
         self._find = find
         self._other_versions = other_versions
         self._cards: dict[str, Card] = {}
@@ -60,6 +69,7 @@ class RowLoader:
             turns=(row.turn,),
             blank=blank,
             words=words_of(trajectory, row.rewritten),
+            percepts=self.percepts,
         )
         for prompt, turn in found:
             return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1)

@@ -19,11 +19,13 @@ from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.notebook import Notebook, prompt_hash
 from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.loop.percept import Percept
+from apr_plugin.loop.percepts import Decoded, Percepts, look_key
 from apr_plugin.loop.policy import ImagePart, Prompt
 from apr_plugin.loop.question import MediaRef
-from apr_plugin.loop.trajectory import Film, Shown, Trajectory, Turn
+from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
 from apr_plugin.loop.wires import WIRES, VideoMeta
-from apr_plugin.media import SAMPLE_RATE, MediaError
+from apr_plugin.media import SAMPLE_RATE, MediaError, media_digest
+from apr_plugin.media.confine import confine
 
 _TICK_S = 1e-6
 
@@ -46,6 +48,7 @@ def replay(
     turns: Collection[int] | None = None,
     blank: bool = False,
     words: Callable[[int, Turn], str] | None = None,
+    percepts: Percepts | None = None,
 ) -> Iterator[tuple[Prompt, Turn]]:
     """Each prompt of the episode, exactly as the policy saw it, with the turn that the policy wrote.
 
@@ -61,6 +64,8 @@ def replay(
             decoded, so that tokens can be counted quickly.
         words: Gives what a turn reads like in later prompts, from its number and the turn; by default, and in an
             episode, word for word what the policy wrote.
+        percepts: Where the media of looks is kept. A look that is found there is not decoded, and its video is not
+            opened; the file is still compared by name, size and digest. Not used with `blank`.
 
     Raises:
         ReplayError: something is missing or has changed; no prompt after it is returned. It is a `FilmError` if that
@@ -101,7 +106,7 @@ def replay(
         config.system_prompt_template,
     )
     wanted = range(1, len(trajectory.turns) + 1) if turns is None else turns
-    with _Films(trajectory, card, find, blank) as films:
+    with _Films(trajectory, card, find, blank, percepts) as films:
         if trajectory.arm == "agent":
             yield from _turn_by_turn(trajectory, notebook, films, wanted, words)
         else:
@@ -183,17 +188,24 @@ def _at_once(
 
 
 class _Films:
-    """The question's videos, opened again."""
+    """The question's videos, opened again when something has to be decoded."""
 
     def __init__(
-        self, trajectory: Trajectory, card: Card, find: Callable[[str], str | Path] | None, blank: bool
+        self,
+        trajectory: Trajectory,
+        card: Card,
+        find: Callable[[str], str | Path] | None,
+        blank: bool,
+        percepts: Percepts | None,
     ) -> None:
         self.trajectory = trajectory
         self._blank = blank
+        self._percepts = percepts
         self.where = f"{trajectory.question.task} doc {trajectory.question.doc_id}"
         self._media = card.config.media
         self._find = find
         self._open: dict[int, OpenVideo] = {}
+        self._same: set[int] = set()
 
     def __enter__(self) -> _Films:
         return self
@@ -204,42 +216,83 @@ class _Films:
 
     def read(self, shown: Shown) -> Percept:
         """Read again what one look showed."""
-        video = self._video(shown.video).video
         percept = _percept(shown, several=len(self.trajectory.question.videos) > 1)
         if self._blank:
+            self._video(shown.video)
             return _blank(percept, shown)
+        media = self._decode(shown) if self._percepts is None else self._kept(shown, self._percepts)
+        return replace(percept, images=media.images, waveform=media.waveform)
+
+    def _kept(self, shown: Shown, percepts: Percepts) -> Decoded:
+        """The media of a look: kept from an earlier time, or decoded and kept from now on."""
+        trajectory, number = self.trajectory, shown.video
+        key = look_key(shown, trajectory.videos[number], trajectory.question.videos[number], self._media)
+        media = percepts.get(key)
+        if media is not None:
+            self._check_file(number)
+            return media
+        media = self._decode(shown)
+        percepts.put(key, media)
+        return media
+
+    def _decode(self, shown: Shown) -> Decoded:
+        video = self._video(shown.video).video
+        images, waveform = None, None
         try:
             if shown.file_s:
                 frames = video.frames(shown.file_s, size=(shown.width, shown.height))
                 for was, now in zip(shown.file_s, frames.times_s, strict=True):
                     if abs(was - now) > _TICK_S:
                         raise FilmError(f"{self.where}: {video.path} shows the picture of {now:.6f}s at {was:.6f}s now")
-                percept = replace(percept, images=frames.images)
+                images = frames.images
             if shown.sound_file_s is not None:
-                percept = replace(percept, waveform=video.audio(*shown.sound_file_s).samples)
+                waveform = video.audio(*shown.sound_file_s).samples
         except MediaError as error:
             raise FilmError(f"{self.where}: {error}") from error
-        return percept
+        return Decoded(images, waveform)
+
+    def _path(self, number: int) -> str:
+        """Where a video lies now."""
+        was = self.trajectory.question.videos[number].path
+        return str(was if self._find is None else self._find(was))
+
+    def _check_file(self, number: int) -> None:
+        """Check that the file of a video is there and is the same, without opening it as a video.
+
+        Opening takes tens of milliseconds, this takes a fifth of one. What opening would tell besides (length, rate,
+        sound) is part of the key of a kept look, which was compared when the look was decoded.
+        """
+        if number in self._open or number in self._same:
+            return
+        path = self._path(number)
+        try:
+            confine(path, self._media.root)
+            size, digest = media_digest(path)
+        except MediaError as error:
+            raise FilmError(f"{self.where}: {error}") from error
+        self._compare_file(number, path, size, digest)
+        self._same.add(number)
 
     def _video(self, number: int) -> OpenVideo:
         if number not in self._open:
-            ref, film = self.trajectory.question.videos[number], self.trajectory.videos[number]
-            path = str(ref.path if self._find is None else self._find(ref.path))
+            ref, path = self.trajectory.question.videos[number], self._path(number)
             try:
                 opened = OpenVideo(MediaRef(path=path, start_s=ref.start_s, end_s=ref.end_s), self._media)
             except MediaError as error:
                 raise FilmError(f"{self.where}: {error}") from error
             self._open[number] = opened
-            self._compare(ref.path, path, film, opened.film())
+            film, now = self.trajectory.videos[number], opened.film()
+            self._compare_file(number, path, now.size, now.digest)
+            if film != now:
+                raise FilmError(f"{self.where}: {path} is read differently now: {now}; it was {film}")
         return self._open[number]
 
-    def _compare(self, was: str, path: str, film: Film, now: Film) -> None:
+    def _compare_file(self, number: int, path: str, size: int, digest: str) -> None:
+        was, film = self.trajectory.question.videos[number].path, self.trajectory.videos[number]
         if Path(was).name != Path(path).name:
             raise FilmError(f"{self.where}: the video was {Path(was).name}, and {path} has another name")
-        if (film.size, film.digest) != (now.size, now.digest):
+        if (film.size, film.digest) != (size, digest):
             raise FilmError(
-                f"{self.where}: {path} is another file now: {now.size} bytes, digest {now.digest}; it was "
+                f"{self.where}: {path} is another file now: {size} bytes, digest {digest}; it was "
                 f"{film.size}, {film.digest}"
             )
-        if film != now:
-            raise FilmError(f"{self.where}: {path} is read differently now: {now}; it was {film}")
