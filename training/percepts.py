@@ -22,6 +22,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,7 @@ class PerceptCache:
         for name, limit, least in (("most_bytes", most_bytes, 1), ("least_free_bytes", least_free_bytes, 0)):
             if type(limit) is not int or limit < least:
                 raise PerceptCacheError(f"{name} must be a whole number of bytes, at least {least}, not {limit!r}")
-        self.folder = Path(folder).expanduser().absolute()
-        if self.folder.exists() and not self.folder.is_dir():
-            raise PerceptCacheError(f"{folder}: percepts are kept in a folder, and this is something else")
+        self.folder = _folder(folder)
         self.most_bytes = most_bytes
         self.least_free_bytes = least_free_bytes
         self._tally = Tally()
@@ -138,7 +137,7 @@ class PerceptCache:
             with unfinished.open("xb") as file:
                 for part in parts:
                     file.write(part)
-            if not self._has_room(size):
+            if not self._has_room(size, unfinished.stat().st_mtime_ns):
                 return False
             os.replace(unfinished, path)  # noqa: PTH105
         except OSError as error:
@@ -154,13 +153,18 @@ class PerceptCache:
                 unfinished.unlink(missing_ok=True)
         return True
 
-    def _has_room(self, written: int) -> bool:
-        """Whether everything fits, this unfinished entry included; entries are removed until it does."""
+    def _has_room(self, written: int, now_ns: int) -> bool:
+        """Whether everything fits, the unfinished entry included; entries are removed until it does.
+
+        Args:
+            written: Bytes of the unfinished entry.
+            now_ns: The time of its last change: now, by the clock that gives the files their times.
+        """
         self._bytes += written
         began = time.monotonic()
         if self._bytes <= self.most_bytes and began < self._list_at:
             return True
-        entries, self._bytes = self._listed()
+        entries, self._bytes = self._listed(now_ns)
         if self._bytes > self.most_bytes:
             goal = self.most_bytes - self.most_bytes // _SPARE
             for _, name, size in sorted(entries):
@@ -174,11 +178,11 @@ class PerceptCache:
         self._list_at = now + _SHARE * (now - began)
         return self._bytes <= self.most_bytes
 
-    def _listed(self) -> tuple[list[tuple[int, str, int]], int]:
+    def _listed(self, now_ns: int) -> tuple[list[tuple[int, str, int]], int]:
         """Each entry (when it was last used, its path, its bytes), and the bytes of entries and unfinished files."""
         entries: list[tuple[int, str, int]] = []
         unfinished = 0
-        abandoned_ns = time.time_ns() - round(_ABANDONED_S * 1e9)
+        abandoned_ns = now_ns - round(_ABANDONED_S * 1e9)
         with os.scandir(self.folder) as folders:
             places = [folder.path for folder in folders if _FOLDER.fullmatch(folder.name)]
         for place in places:
@@ -212,3 +216,17 @@ class PerceptCache:
         if kind not in self._warned:
             self._warned.add(kind)
             _log.warning(message)
+
+
+def _folder(given: str | Path) -> Path:
+    folder = Path(given)
+    try:
+        folder = folder.expanduser().absolute()
+        if stat.S_ISDIR(folder.stat().st_mode):
+            return folder
+    except FileNotFoundError:
+        return folder
+    except (OSError, ValueError, RuntimeError) as error:  # no such user, a null character
+        why = getattr(error, "strerror", None) or error
+        raise PerceptCacheError(f"{given}: no percepts can be kept there: {why}") from error
+    raise PerceptCacheError(f"{given}: percepts are kept in a folder, and this is something else")

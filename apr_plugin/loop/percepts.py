@@ -57,6 +57,7 @@ def look_key(shown: Shown, film: Film, ref: MediaRef, settings: MediaSettings) -
     It holds the look itself (kind, times in the file, size, mode, window of the sound), the video (size and digest of
     the file, what the policy was told about it, the question's window), how it is read (decoder, releases of the
     decoder's libraries and of this package, kind of processor), and `FORMAT`. Where the file lies is not part of it.
+    Two processors of one kind (`x86_64`) are taken to decode alike, as replay takes them to.
 
     Args:
         shown: The look, of kind `frames`, `audio` or `clip`.

@@ -196,10 +196,10 @@ def test_a_folder_of_many_entries_is_not_listed_for_each_write(tmp_path: Path, m
     listings: Counter[str] = Counter()
     real = PerceptCache._listed
 
-    def slow(self: PerceptCache) -> Any:
+    def slow(self: PerceptCache, now_ns: int) -> Any:
         listings["all"] += 1
         time.sleep(0.05)
-        return real(self)
+        return real(self, now_ns)
 
     monkeypatch.setattr(PerceptCache, "_listed", slow)
     cache = cache_in(tmp_path)
@@ -228,3 +228,11 @@ def test_a_wrong_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PerceptCacheError, match="kept in a folder, and this is something else"):
         cache_in(tmp_path / "file")
+    for wrong, why in (
+        (tmp_path / "file" / "below", "Not a directory"),
+        ("~nobody-of-this-name/percepts", "home directory"),
+        ("a\0b", "null"),
+        ("x" * 5000, "too long"),
+    ):
+        with pytest.raises(PerceptCacheError, match=f"no percepts can be kept there: .*{why}"):
+            cache_in(Path(wrong))

@@ -27,8 +27,13 @@ def writes_nothing(cache: PerceptCache, caplog: pytest.LogCaptureFixture, why: s
 
 
 def test_a_share_of_the_disk_stays_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writes_nothing(PerceptCache(tmp_path, most_bytes=MANY, least_free_bytes=2**62), caplog, "are to stay free")
-    assert not [path for path in entries(tmp_path) if path.is_file()]
+    cache = PerceptCache(tmp_path, most_bytes=MANY, least_free_bytes=2**62)
+    writes_nothing(cache, caplog, "are to stay free")
+    cache.least_free_bytes = 0
+    cache.put(key_of("one"), media_of("one"))
+    assert not [path for path in entries(tmp_path) if path.is_file()], "once writing has failed it is not tried again"
+    cache_in(tmp_path).put(key_of("one"), media_of("one"))
+    assert equal(cache.get(key_of("one")), media_of("one")), "what another process writes is found"
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
