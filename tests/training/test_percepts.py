@@ -307,7 +307,7 @@ def test_the_second_epoch_decodes_nothing(rows: tuple[Any, list[Any]], tmp_path:
     assert (cache.counts.misses, cache.counts.hits) == (3, 6)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_a_loader_share_it(rows: tuple[Any, list[Any]], tmp_path: Path, start: str) -> None:
     import torch
     from torch.utils.data import DataLoader
