@@ -173,16 +173,14 @@ def peak(student_folder: str, length: int, whole: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from trl.trainer.utils import add_fused_lm_head
-
+    from apr_plugin.training.sft.head import read_only_labels
     from apr_plugin.training.sft.learner import load_learner
     from apr_plugin.training.sft.recipe import StudentSettings
-    from apr_plugin.training.sft.trainer import _last_positions
 
     model = load_learner(StudentSettings(pretrained=student_folder))
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    add_fused_lm_head(model)
+    read_only_labels(model)
 
     def run(tokens: int) -> None:
         ids = torch.randint(300, 900, (1, tokens))
@@ -195,12 +193,9 @@ def peak(student_folder: str, length: int, whole: bool) -> None:
                 input_ids=ids, position_ids=places, attention_mask=mask, labels=labels, use_cache=False
             ).loss.backward()
             return
-        first = tokens - TARGET - 1
-        with _last_positions(model.base_model, first):
-            out = model(
-                input_ids=ids, position_ids=places, attention_mask=mask, labels=labels[:, first:], fused_lm_head=True
-            )
-        (-out.log_probs.sum() / TARGET).backward()
+        model(
+            input_ids=ids, position_ids=places, attention_mask=mask, labels=labels, fused_lm_head=True
+        ).loss.backward()
 
     run(TARGET + 8)  # gradients of all parameters exist
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

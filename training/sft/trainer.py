@@ -1,9 +1,8 @@
-"""TRL's SFTTrainer on rows: the arguments it needs for them, and logits only where there are labels."""
+"""TRL's SFTTrainer on rows: the arguments that it needs for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from apr_plugin.models.batch import IGNORED
 from apr_plugin.training.loading import RowCollator, RowLoader
 from apr_plugin.training.rows import Row, RowSet
 from apr_plugin.training.sft.dummies import Dummies
+from apr_plugin.training.sft.head import read_only_labels
 from apr_plugin.training.sft.learner import choose_weights, load_learner, lora_config
 from apr_plugin.training.sft.packs import packs
 from apr_plugin.training.sft.recipe import Recipe, RecipeError
@@ -22,23 +21,11 @@ from apr_plugin.training.student import Student
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose last layer reads only the positions from the first label on.
+    """SFTTrainer whose head reads only the positions that have labels, and that continues from its own weights."""
 
-    TRL's fused head leaves out positions without a label on devices that Triton supports, and elsewhere reads all of
-    them. Labels of a row are at its end, so the others are cut off before the head; loss and gradients are the same.
-    """
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's loss, of the positions that have labels."""
-        labels = inputs["labels"]
-        labelled = (labels != IGNORED).any(0).nonzero()
-        first = max(0, int(labelled[0]) - 1) if len(labelled) else 0
-        with _last_positions(self._backbone(), first):
-            return super().compute_loss(
-                model, {**inputs, "labels": labels[:, first:]}, return_outputs, num_items_in_batch
-            )
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        read_only_labels(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Continue from the weights of a checkpoint.
@@ -62,30 +49,11 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         """Whether checkpoints have the names in memory: adapters, and what FSDP and DeepSpeed save."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(self.model, "get_base_model"))
 
-    def _backbone(self) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
-        return (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
-
 
 def _load_weights(model: Any, folder: str) -> None:
     """Load a checkpoint's weights into a model that exists; each of them must be there."""
     loaded = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False)
     model.load_state_dict(loaded.state_dict())
-
-
-@contextmanager
-def _last_positions(backbone: Any, first: int) -> Iterator[None]:
-    """The backbone gives its hidden states from this position on."""
-
-    def cut(_: Any, __: Any, out: Any) -> Any:
-        out.last_hidden_state = out.last_hidden_state[:, first:]
-        return out
-
-    hook = backbone.register_forward_hook(cut)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 class PackCollator:

@@ -92,37 +92,36 @@ def test_pixels_sound_and_clips_change_the_loss(setup: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [OMNI, VL])
-def test_only_positions_with_labels_reach_the_head(setup: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and gradient are those of TRL's trainer without the cut, and of plain transformers."""
-    from trl.trainer import utils
+def test_only_positions_with_labels_reach_the_head(setup: Any, name: str) -> None:
+    """Loss, metrics and gradient are those of TRL's own head, and of plain transformers."""
+    from trl.trainer.utils import add_fused_lm_head
 
     trainer, rows, student = setup(name, learn={"towers": "trained"})
-    loader = RowLoader(student)
+    loader, model = RowLoader(student), trainer.model
     examples = [loader.example(of(rows, kind)) for kind in ("text", "frames")]
     counts: list[int] = []
-    was = utils._ChunkedLogProbFunction.apply
-
-    def counted(hidden: Any, *rest: Any) -> Any:
-        counts.append(len(hidden))
-        return was(hidden, *rest)
-
-    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counted)
+    hook = model.lm_head.register_forward_pre_hook(lambda _, given: counts.append(given[0].shape[:2].numel()))
     cut = loss_of(trainer, student, examples)
     cut.backward()
-    mine = gradient(trainer)
-    trainer.model.zero_grad()
+    mine, metrics = gradient(trainer), {key: list(value) for key, value in trainer._metrics["train"].items()}
+    assert counts == [2 * (max(len(example.target) for example in examples) + 1)]
+    hook.remove()
+    model.zero_grad()
     batch = RowCollator(loader, side="left", mask=True)([of(rows, "text"), of(rows, "frames")])
-    whole = super(type(trainer), trainer).compute_loss(trainer.model, dict(batch))
-    whole.backward()
-    theirs = gradient(trainer)
-    trainer.model.zero_grad()
-    assert counts[0] == 2 * max(len(example.target) for example in examples)
-    assert counts[1] == 2 * (max(len(example) for example in examples) - 1)
-    logits = trainer.model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False).logits
+    logits = model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False).logits
     plain = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED
     )
+    trainer._metrics["train"].clear()
+    model.forward = type(model).forward.__get__(model)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    whole = trainer.compute_loss(model, dict(batch))
+    whole.backward()
+    theirs = gradient(trainer)
     assert cut.item() == pytest.approx(whole.item(), abs=1e-5) == pytest.approx(plain.item(), abs=1e-5)
+    assert metrics.keys() == trainer._metrics["train"].keys()
+    for key, value in metrics.items():
+        assert value == pytest.approx(trainer._metrics["train"][key], abs=1e-4), key
     assert mine.keys() == theirs.keys()
     for key in mine:
         torch.testing.assert_close(mine[key], theirs[key], atol=1e-5, rtol=1e-3)
