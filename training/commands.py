@@ -112,14 +112,26 @@ def rows(
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Draws the parts.")] = 0,
     repaired: Annotated[str, typer.Option(help="Turns that the parser repaired: rewrite, or drop.")] = "rewrite",
+    chats: Annotated[
+        Path | None, typer.Option(help="A JSON Lines file of ordinary chats, mixed in against forgetting.")
+    ] = None,
+    chat_share: Annotated[
+        float | None, typer.Option(help="Share of all train rows that are chats (default: 0.1).")
+    ] = None,
+    replies: Annotated[str, typer.Option(help="Which replies of a chat are learned: each, or last.")] = "each",
 ) -> None:
     """Make a row for each turn of the kept trajectories: the prompt as the teacher saw it, and the turn to learn.
 
     Rows refer to trajectories and videos; nothing is decoded. A turn that becomes no row is counted with its reason.
+    With --chats, replies of ordinary text chats are added, so that the student forgets less.
     """
+    from apr_plugin.errors import WrongUsage
     from apr_plugin.training.row_command import run_rows, settings_of
 
-    run_rows(out, student, file, context_tokens, settings_of(validation, seed, repaired))
+    if chats is None and chat_share is not None:
+        raise WrongUsage("--chat-share is the share of chats; name their file with --chats")
+    settings = settings_of(validation, seed, repaired, replies, chat_share)
+    run_rows(out, student, file, context_tokens, settings, chats)
 
 
 @app.command()
