@@ -7,7 +7,7 @@ Two forms are read, that of OpenAI and that of ShareGPT:
 
 A message of role `system` may come first (or stand in a field `system` of the line). Each reply of the assistant comes
 after a message of the user. `content` may also be a list of parts of type `text`. With `"weight": 0` a reply is no
-target. Other fields are not used.
+target, as in OpenAI's format (FineTuneChatCompletionRequestAssistantMessage of its API). Other fields are not used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOOLS = ("tool", "function", "function_call", "observation")
 """Roles of messages in which a tool is called or replies."""
 
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-"""Fields of a line that name media."""
+"""Fields of a line, or of a message, that name media."""
 
 _DECLARED = ("tools", "functions")
 
@@ -114,6 +114,8 @@ def _refuse(reason: Reason, detail: str) -> NoReturn:
 def _message(given: object, number: int) -> Message:
     if not isinstance(given, dict):
         _refuse(Reason.NO_CHAT, f"message {number} is no object")
+    if named := next((name for name in MEDIA if given.get(name)), None):
+        _refuse(Reason.CHAT_MEDIA, f"message {number} has {named}")
     role = given.get("role", given.get("from"))
     if role in TOOLS or given.get("tool_calls") or given.get("function_call"):
         _refuse(Reason.TOOL_CALL, f"message {number} is of a tool")

@@ -2,6 +2,9 @@
 
     rows = make_rows(sources, student, RowSettings(chat_share=0.1), chats=ChatSource("chats.jsonl"))
 
+Training on one task alone loses others (github.com/modelscope/ms-swift/issues/8409 reports 15 points of Video-MME after
+SFT); general data in the mixture keeps more of them (arXiv 2506.09428). `forgetting` measures what was lost.
+
 The file is JSON Lines, a chat a line (`chat`). What is no chat of text is dropped and counted with its reason.
 
 A row refers to a line and a reply in it. Its prompt is all messages before the reply in the student's own chat

@@ -214,6 +214,7 @@ BAD: dict[str, tuple[object, ...]] = {
         chat(user([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "a"}]), said("b")),
         chat(user("<image>\nwhat?"), said("b"), images=["a.png"]),
         chat(user("a"), said("b"), video="film.mp4"),
+        chat(user("a") | {"images": ["a.png"]}, said("b")),
     ),
     "tool_call": (
         chat(user("a"), said(None, tool_calls=[{"function": {"name": "f"}}]), {"role": "tool", "content": "1"}),
