@@ -18,6 +18,7 @@ pytest.importorskip("transformers")
 
 from row_making import Played, Speaker, played, question
 
+from apr_plugin.errors import AprError
 from apr_plugin.models.special_tokens import broken_up
 from apr_plugin.training.chat import NotRead, read_chat
 from apr_plugin.training.chats import LONGEST_LINE, ChatSource, chat_rows, target_ids
@@ -463,6 +464,33 @@ def test_the_file_of_rows(turns: Played, student: Students, tmp_path: Path) -> N
     path.unlink()
     with pytest.raises(Exception, match="cannot read"):
         RowLoader(learner).example(changed[0])
+
+
+@pytest.mark.slow
+def test_a_student_is_trained_on_turns_and_chats(
+    turns: Played, student: Students, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Two steps of the real trainer on the file of rows, and a chat that has changed since."""
+    pytest.importorskip("trl")
+    from sft_making import recipe_of
+
+    from apr_plugin.training.sft.recipe import Recipe
+    from apr_plugin.training.sft.running import run_sft
+
+    path = file_of(tmp_path, *many(9))
+    rows = mixed(turns, student(), path, chat_share=0.25)
+    kinds = Counter(row.target for row in rows.rows)
+    assert kinds == {"canonical": 27, "chat": 9}
+    write_rows(tmp_path / "rows.jsonl", rows)
+    steps = {"max_steps": 2, "save_strategy": "no"}
+    recipe = Recipe.model_validate(
+        recipe_of(tiny("qwen2_5_omni"), tmp_path / "rows.jsonl", rows_per_step=12, trainer=steps)
+    )
+    final = run_sft(recipe, tmp_path / "out")
+    assert (final / "model.safetensors").is_file()
+    path.write_bytes(path.read_bytes().replace(b"it is 8", b"is it 8"))
+    with pytest.raises(AprError, match="the line has changed since the rows were made"):
+        run_sft(recipe, tmp_path / "again")
 
 
 def test_what_was_not_drawn_is_one_line_of_what_was_dropped(turns: Played, student: Students, tmp_path: Path) -> None:
