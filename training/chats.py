@@ -87,6 +87,26 @@ def prompt_of(row: Row, line: bytes, student: Student) -> tuple[Prompt, tuple[in
     return chat.prompt(row.turn), ids
 
 
+def check_chats(source: ChatSource) -> None:
+    """Look at the beginning of a file of chats, before anything else is done.
+
+    Raises:
+        RowError: it can't be read, or is a JSON array.
+    """
+    path = Path(source.file)
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            begins = file.read(4096)
+    except OSError as error:
+        raise RowError(f"{path}: cannot read chats: {error.strerror or error}") from error
+    if begins.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        raise RowError(
+            f"{path}: it begins with '[': chats are JSON Lines, an object in each line, not one array; this converts "
+            "it: jq -c '.[]' FILE > FILE.jsonl"
+        )
+
+
 def chat_rows(
     source: ChatSource,
     student: Student,
@@ -124,8 +144,8 @@ class _ChatRows:
     def run(self, told: Callable[[int], None] | None) -> tuple[list[Row], list[Drop]]:
         path = Path(self.source.file)
         left = 0
+        check_chats(self.source)
         try:
-            check_regular(path)
             with path.open("rb") as file:
                 places = self._places(file)
                 for start, number, validation in places.tolist():
@@ -156,11 +176,6 @@ class _ChatRows:
                 continue
             if not line.strip():
                 continue
-            if not found and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-                raise RowError(
-                    f"{self.source.file}: it begins with '[': chats are JSON Lines, an object in each line, not one "
-                    "array; this converts it: jq -c '.[]' FILE > FILE.jsonl"
-                )
             digest = line_digest(line)
             found.append((start, number, drawn(seed, f"part of chat {digest}") < share))
             order.append(drawn(seed, f"chat {digest}"))

@@ -23,7 +23,7 @@ from apr_plugin.loop.card import Card
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import FilmError, ReplayError, replay
 from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError, Turn
-from apr_plugin.training.chats import ChatSource, with_chats
+from apr_plugin.training.chats import ChatSource, check_chats, with_chats
 from apr_plugin.training.parts import balanced, split_by_video, without_duplicates
 from apr_plugin.training.rows import Drop, Key, Row, RowError, RowSet, line_digest
 from apr_plugin.training.student import Student
@@ -114,6 +114,8 @@ def make_rows(
         AprError: a file or a card can't be read, or a file has a newer version; or no row is left to train on.
     """
     wanted, made, done = settings or RowSettings(), RowSet([]), 0
+    if chats is not None:
+        check_chats(chats)
     abouts = []
     for source in sources:
         maker = _Maker(source, student, wanted, find, made)

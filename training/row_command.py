@@ -60,6 +60,9 @@ def run_rows(
     """
     if file.suffix != ".jsonl":
         raise WrongUsage(f"{file}: the rows are JSON Lines; name a file that ends with .jsonl")
+    mixed_in = None if chats is None else ChatSource(chats.expanduser())
+    if mixed_in is not None and Path(mixed_in.file).resolve() == file.resolve():
+        raise WrongUsage(f"{file}: the rows would take the place of the chats; name another --file")
     out = out.expanduser()
     kept = kept_files(out)
     sources = [Source(one.file, one.card, one.source, "teacher", one.keys) for one in kept]
@@ -69,7 +72,7 @@ def run_rows(
     total = sum(len(one.keys) for one in kept)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("trajectories", total=total)
-        mixing = None if chats is None else bar.add_task("rows of chats", total=None)
+        mixing = None if mixed_in is None else bar.add_task("rows of chats", total=None)
 
         def mixed(rows: int) -> None:
             if mixing is not None:
@@ -79,7 +82,7 @@ def run_rows(
             sources,
             reads,
             settings,
-            chats=None if chats is None else ChatSource(chats.expanduser()),
+            chats=mixed_in,
             told=lambda done: bar.update(task, completed=min(done, total)),
             told_chats=mixed,
         )
@@ -88,11 +91,10 @@ def run_rows(
     parts = ", ".join(f"{len(made.of(part)):,} for {part}" for part in ("train", "validation"))
     console = terminal.console()
     console.print(f"{len(made):,} rows ({parts}) of {total:,} trajectories in {file}", soft_wrap=True)
-    if (mixed_in := made.about.get("chats")) is not None:
-        count, train = mixed_in["rows"]["train"], len(made.of("train"))
-        share = (
-            f"{count / train:.1%} of the train rows, {mixed_in['share_of_target_tokens']:.1%} of their target tokens"
-        )
+    if mixed_in is not None:
+        found, train = made.about["chats"], len(made.of("train"))
+        count = found["rows"]["train"]
+        share = f"{count / train:.1%} of the train rows, {found['share_of_target_tokens']:.1%} of their target tokens"
         console.print(f"{count:,} of the train rows are chats of {chats} ({share})", soft_wrap=True)
     console.print(f"no rows: {made.told()}", soft_wrap=True)
     for note in made.about.get("notes", ()):

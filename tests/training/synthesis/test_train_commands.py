@@ -90,6 +90,7 @@ def test_from_questions_to_rows(train_needle: Path, tiny: Callable[[str], Path],
     assert few.exit_code == 0 and f"it gave 20 of the {count * 9} train rows that a share of 0.9" in words, words
     assert "broken_line 1" in words
     for wrong in (
+        ("--chats", tmp_path / "x" / ".." / "rows.jsonl"),
         ("--chat-share", "0.2"),
         ("--chats", chats, "--chat-share", "1"),
         ("--chats", chats, "--replies", "x"),
