@@ -112,14 +112,26 @@ def rows(
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Draws the parts.")] = 0,
     repaired: Annotated[str, typer.Option(help="Turns that the parser repaired: rewrite, or drop.")] = "rewrite",
+    chats: Annotated[
+        Path | None, typer.Option(help="A JSON Lines file of ordinary chats, mixed in against forgetting.")
+    ] = None,
+    chat_share: Annotated[
+        float | None, typer.Option(help="Share of all train rows that are chats (default: 0.1).")
+    ] = None,
+    replies: Annotated[str, typer.Option(help="Which replies of a chat are learned: each, or last.")] = "each",
 ) -> None:
     """Make a row for each turn of the kept trajectories: the prompt as the teacher saw it, and the turn to learn.
 
     Rows refer to trajectories and videos; nothing is decoded. A turn that becomes no row is counted with its reason.
+    With --chats, replies of ordinary text chats are added, so that the student forgets less.
     """
+    from apr_plugin.errors import WrongUsage
     from apr_plugin.training.row_command import run_rows, settings_of
 
-    run_rows(out, student, file, context_tokens, settings_of(validation, seed, repaired))
+    if chats is None and chat_share is not None:
+        raise WrongUsage("--chat-share is the share of chats; name their file with --chats")
+    settings = settings_of(validation, seed, repaired, replies, chat_share)
+    run_rows(out, student, file, context_tokens, settings, chats)
 
 
 @app.command()
@@ -186,3 +198,35 @@ def forks(
     if entropies not in ("full", "top_k"):
         raise WrongUsage(f"--entropies {entropies!r}: it is full or top_k")
     raise SystemExit(run_forks(path, judge, out, top_k=entropies == "top_k", rules=(iou, accuracy)))
+
+
+@app.command("check-forgetting")
+def check_forgetting(
+    before: Annotated[str, typer.Argument(help="The checkpoint before training: a folder, or a name on the hub.")],
+    after: Annotated[str, typer.Argument(help="The trained checkpoint, or the folder of its LoRA adapter.")],
+    questions: Annotated[
+        list[str],
+        typer.Option("--questions", "-q", help="A JSON Lines file (docs/training.md), or needle:FOLDER. Repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of both runs; the same command continues in it.")] = Path(
+        "forgetting"
+    ),
+    arm: Annotated[
+        str, typer.Option(help="How the questions are answered: passive, blind, single_frame, …")
+    ] = "passive",
+    frames: Annotated[int, typer.Option(min=0, help="Frames of the passive arm.")] = 8,
+    worst: Annotated[
+        float, typer.Option(help="The largest drop of the share of right answers that is allowed.")
+    ] = 0.05,
+    policy_args: Annotated[str, typer.Option(help="Further model_args of both, for example dtype=bfloat16.")] = "",
+) -> None:
+    """Ask a checkpoint and the one it was trained from the same questions, and test whether training lost answers.
+
+    Exit status 1: a larger drop than --worst is proved. 0: it is excluded, or can't be told; the last line says which.
+    3: some questions could not be asked. After a stop or a kill, the same command continues where it was.
+    """
+    from apr_plugin.training.forgetting import run_check
+
+    raise SystemExit(
+        run_check(before, after, questions, out, arm=arm, frames=frames, worst=worst, policy_args=policy_args)
+    )

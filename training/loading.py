@@ -1,5 +1,7 @@
 """From rows to model inputs: the prompt by replay, its media read from the videos, and the target.
 
+The row of a chat has its prompt and its target from the line of the chat.
+
 `RowCollator` is a `data_collator` of a trainer; it works in worker processes too. Media is decoded for each row, unless
 a cache of percepts is given (`training.percepts`).
 """
@@ -15,8 +17,9 @@ from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import replay
 from apr_plugin.loop.trajectory import Trajectory, Turn
 from apr_plugin.models.batch import Example, batch_of
-from apr_plugin.training.making import Find, line_digest, read_line, words_of
-from apr_plugin.training.rows import Row, RowError, as_row
+from apr_plugin.training.chats import prompt_of
+from apr_plugin.training.making import Find, read_line, words_of
+from apr_plugin.training.rows import Row, RowError, as_row, line_digest
 from apr_plugin.training.student import Student
 from apr_plugin.training.targets import canonical, with_end
 
@@ -53,11 +56,13 @@ class RowLoader:
             blank: Whether media is black and silent, of the true sizes, and nothing is decoded.
 
         Raises:
-            AprError: the trajectory, its card or a video is gone or has changed.
+            AprError: the trajectory, its card, a video or the file of chats is gone or has changed.
         """
         line = read_line(row.file, row.start)
         if line_digest(line) != row.digest:
-            raise RowError(f"{row.where}: the trajectory has changed since the rows were made; make them again")
+            raise RowError(f"{row.where}: the line has changed since the rows were made; make them again")
+        if row.target == "chat":
+            return prompt_of(row, line, self.student)
         trajectory = Trajectory.from_json(line.decode("utf-8", "replace"), f"{row.file}, byte {row.start}")
         if row.card not in self._cards:
             self._cards[row.card] = Card.read(row.card)

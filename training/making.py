@@ -23,8 +23,9 @@ from apr_plugin.loop.card import Card
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import FilmError, ReplayError, replay
 from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError, Turn
+from apr_plugin.training.chats import ChatSource, check_chats, with_chats
 from apr_plugin.training.parts import balanced, split_by_video, without_duplicates
-from apr_plugin.training.rows import Drop, Key, Row, RowError, RowSet
+from apr_plugin.training.rows import Drop, Key, Row, RowError, RowSet, line_digest
 from apr_plugin.training.student import Student
 from apr_plugin.training.targets import Reason, Target, Writer, canonical, target_of
 
@@ -75,6 +76,12 @@ class RowSettings(BaseModel):
     """Whether one of several equal rows stays."""
     other_versions: bool = False
     """Whether trajectories that another release of PyAV decoded are used."""
+    chat_share: float = Field(default=0.1, gt=0, lt=1)
+    """The share of all train rows that are chats, if there are chats; the same share of the validation rows."""
+    replies: Literal["each", "last"] = "each"
+    """Which replies of a chat may be targets. `each`: every reply is an example of what the student is to keep, and the
+    first ones, whose prompts are short, are the most like ordinary requests. `last`: one row for each chat, with the
+    longest prompts; for data in which only the last reply is good."""
 
 
 def make_rows(
@@ -82,26 +89,33 @@ def make_rows(
     student: Student,
     settings: RowSettings | None = None,
     *,
+    chats: ChatSource | None = None,
     find: Find | None = None,
     told: Callable[[int], None] | None = None,
+    told_chats: Callable[[int], None] | None = None,
 ) -> RowSet:
-    """Make the rows of these trajectories.
+    """Make the rows of these trajectories, and of chats beside them.
 
     Args:
         sources: Where the trajectories are.
         student: The model that is to be trained.
         settings: What becomes a row.
+        chats: A file of chats, of which as many become rows as `settings.chat_share` says. They have no part in
+            `settings.balance`.
         find: Gives the present path of a video from the path in a question.
         told: Called after each trajectory with the number of those that were read, to show progress.
+        told_chats: Called after each chat with the number of its rows so far.
 
     Returns:
         The rows, each with its part, and everything that did not become one. Every turn of every trajectory is in one
-        of both.
+        of both. What the user should know besides is in `about["notes"]`.
 
     Raises:
         AprError: a file or a card can't be read, or a file has a newer version; or no row is left to train on.
     """
     wanted, made, done = settings or RowSettings(), RowSet([]), 0
+    if chats is not None:
+        check_chats(chats)
     abouts = []
     for source in sources:
         maker = _Maker(source, student, wanted, find, made)
@@ -121,7 +135,10 @@ def make_rows(
         "settings": wanted.model_dump(mode="json"),
         "sources": abouts,
     }
-    return made.require()
+    made.require()
+    if chats is not None:
+        with_chats(made, chats, student, wanted, told_chats)
+    return made
 
 
 def read_line(file: str | Path, start: int) -> bytes:
@@ -136,11 +153,6 @@ def read_line(file: str | Path, start: int) -> bytes:
             return lines.readline()
     except OSError as error:
         raise TrajectoryError(f"{file}: cannot read trajectories: {error.strerror or error}") from error
-
-
-def line_digest(line: bytes) -> str:
-    """16 hex digits of a line."""
-    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def find_card(place: str | Path, config_hash: str) -> Path:

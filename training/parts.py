@@ -41,8 +41,8 @@ def split_by_video(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
         seed: Another seed draws other groups.
     """
     names = _groups(rows)
-    groups = sorted(set(names), key=lambda name: _number(seed, name))
-    chosen = {name for name in groups if _number(seed, name) < share}
+    groups = sorted(set(names), key=lambda name: drawn(seed, name))
+    chosen = {name for name in groups if drawn(seed, name) < share}
     if share > 0 and len(groups) > 1:
         chosen = (chosen | {groups[0]}) - ({groups[-1]} if len(chosen) == len(groups) else set())
     elif share > 0:
@@ -76,7 +76,7 @@ def balanced(rows: Sequence[Row], balance: Balance, seed: int) -> tuple[list[Row
     scale = min(counts[name] / value for name, value in shares.items())
     left = {name: max(1, min(counts[name], math.floor(scale * value + 1e-9))) for name, value in shares.items()}
     stays: set[int] = set()
-    order = sorted(range(len(rows)), key=lambda n: (_number(seed, rows[n].content + rows[n].where), n))
+    order = sorted(range(len(rows)), key=lambda n: (drawn(seed, rows[n].content + rows[n].where), n))
     for number in order:
         row = rows[number]
         if row.split != "train":
@@ -109,7 +109,7 @@ def _groups(rows: Sequence[Row]) -> list[str]:
     return [root(names(row)[0]) for row in rows]
 
 
-def _number(seed: int, name: str) -> float:
+def drawn(seed: int, name: str) -> float:
     """A number from 0 to 1 that a seed and a name decide."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

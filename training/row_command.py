@@ -9,24 +9,42 @@ from rich.progress import Progress
 from apr_plugin import terminal
 from apr_plugin.errors import WrongUsage
 from apr_plugin.files import read_regular
+from apr_plugin.training.chats import ChatSource
 from apr_plugin.training.making import RowSettings, Source, make_rows
 from apr_plugin.training.rows import write_rows
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.funnel import kept_files
 
 
-def settings_of(validation: float, seed: int, repaired: str) -> RowSettings:
+def settings_of(validation: float, seed: int, repaired: str, replies: str, chat_share: float | None) -> RowSettings:
     """The settings of the command line.
 
     Raises:
-        WrongUsage: a word is not known.
+        WrongUsage: a word is not known, or a share is none.
     """
     if repaired not in ("rewrite", "drop"):
         raise WrongUsage(f"--repaired {terminal.quoted(repaired, 40)}: it is rewrite or drop")
-    return RowSettings(validation=validation, seed=seed, repaired="rewrite" if repaired == "rewrite" else "drop")
+    if replies not in ("each", "last"):
+        raise WrongUsage(f"--replies {terminal.quoted(replies, 40)}: it is each or last")
+    if chat_share is not None and not 0 < chat_share < 1:
+        raise WrongUsage(f"--chat-share {chat_share:g}: it is above 0 and below 1")
+    return RowSettings(
+        validation=validation,
+        seed=seed,
+        repaired="rewrite" if repaired == "rewrite" else "drop",
+        replies="each" if replies == "each" else "last",
+        **({} if chat_share is None else {"chat_share": chat_share}),
+    )
 
 
-def run_rows(out: Path, student: str, file: Path, context_tokens: int | None, settings: RowSettings) -> None:
+def run_rows(
+    out: Path,
+    student: str,
+    file: Path,
+    context_tokens: int | None,
+    settings: RowSettings,
+    chats: Path | None = None,
+) -> None:
     """Make the rows, write them, and say what became none.
 
     Args:
@@ -35,12 +53,16 @@ def run_rows(out: Path, student: str, file: Path, context_tokens: int | None, se
         file: Where the rows go.
         context_tokens: The longest row; `None` is what the student was made for.
         settings: What becomes a row.
+        chats: A file of chats that are mixed in.
 
     Raises:
         AprError: nothing is kept, the student can't be read, or no row is left to train on.
     """
     if file.suffix != ".jsonl":
         raise WrongUsage(f"{file}: the rows are JSON Lines; name a file that ends with .jsonl")
+    mixed_in = None if chats is None else ChatSource(chats.expanduser())
+    if mixed_in is not None and Path(mixed_in.file).resolve() == file.resolve():
+        raise WrongUsage(f"{file}: the rows would take the place of the chats; name another --file")
     out = out.expanduser()
     kept = kept_files(out)
     sources = [Source(one.file, one.card, one.source, "teacher", one.keys) for one in kept]
@@ -50,12 +72,33 @@ def run_rows(out: Path, student: str, file: Path, context_tokens: int | None, se
     total = sum(len(one.keys) for one in kept)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("trajectories", total=total)
-        made = make_rows(sources, reads, settings, told=lambda done: bar.update(task, completed=min(done, total)))
+        mixing = None if mixed_in is None else bar.add_task("rows of chats", total=None)
+
+        def mixed(rows: int) -> None:
+            if mixing is not None:
+                bar.update(mixing, completed=rows)
+
+        made = make_rows(
+            sources,
+            reads,
+            settings,
+            chats=mixed_in,
+            told=lambda done: bar.update(task, completed=min(done, total)),
+            told_chats=mixed,
+        )
     made.about["funnel"] = _funnel(out)
     write_rows(file, made)
     parts = ", ".join(f"{len(made.of(part)):,} for {part}" for part in ("train", "validation"))
-    terminal.console().print(f"{len(made):,} rows ({parts}) of {total:,} trajectories in {file}", soft_wrap=True)
-    terminal.console().print(f"no rows: {made.told()}", soft_wrap=True)
+    console = terminal.console()
+    console.print(f"{len(made):,} rows ({parts}) of {total:,} trajectories in {file}", soft_wrap=True)
+    if mixed_in is not None:
+        found, train = made.about["chats"], len(made.of("train"))
+        count = found["rows"]["train"]
+        share = f"{count / train:.1%} of the train rows, {found['share_of_target_tokens']:.1%} of their target tokens"
+        console.print(f"{count:,} of the train rows are chats of {chats} ({share})", soft_wrap=True)
+    console.print(f"no rows: {made.told()}", soft_wrap=True)
+    for note in made.about.get("notes", ()):
+        terminal.warn(note)
 
 
 def _funnel(out: Path) -> str | None:

@@ -1,7 +1,8 @@
 """Rows: one turn as a training example, as a reference to a trajectory, and their file.
 
 A row names a line of a trajectory file and a turn in it. Nothing else is stored: the prompt is rebuilt by replay and
-media is read from the videos when the row is used (`loading.RowLoader`). `making.make_rows` makes rows.
+media is read from the videos when the row is used (`loading.RowLoader`). `making.make_rows` makes rows. A row may also
+name a line of a file of chats and a reply in it (`chats`); it has text only.
 
 The file is JSON Lines. Its first line is a header (schema `apr.rows`, version, settings, counts of what was dropped);
 each further line is a row. Paths in it are relative to its folder. Beside it, `NAME.dropped.jsonl` has a line for each
@@ -10,6 +11,7 @@ thing that did not become a row.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -47,22 +49,22 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     file: str
-    """The trajectory file."""
+    """The trajectory file, or the file of chats."""
     start: int = Field(ge=0)
-    """Where the trajectory's line begins in it, in bytes."""
+    """Where the line begins in it, in bytes."""
     digest: str
     """16 hex digits of that line."""
     card: str
-    """Folder or file of its run's card."""
+    """Folder or file of its run's card; empty for a chat."""
     key: Key
-    """The question."""
+    """The question; for a chat its source, no split, the number of its line and 0."""
     turn: int = Field(ge=1)
-    """Number of the turn, from 1."""
+    """Number of the turn, from 1; in a chat of the assistant's message."""
     source: str = ""
     """Name of where it comes from."""
-    target: Literal["tokens", "canonical"]
-    """Whether the target is the recorded tokens with the end of the turn, or the student's tokens of the canonical
-    JSON."""
+    target: Literal["tokens", "canonical", "chat"]
+    """Whether the target is the recorded tokens with the end of the turn, the student's tokens of the canonical JSON,
+    or its tokens of an assistant's message of a chat."""
     rewritten: tuple[int, ...] = ()
     """Numbers of earlier turns that read like their canonical JSON in the prompt."""
     videos: tuple[str, ...] = ()
@@ -106,6 +108,8 @@ class Drop:
     """The turn; `None`: the whole line."""
     turns: int = 1
     """Turns that were lost with it."""
+    many: int = 1
+    """How many such things it stands for: chats that were not drawn are one entry."""
     tokens: int | None = None
     """Its length in tokens, if it was too long."""
     detail: str = ""
@@ -131,12 +135,12 @@ class RowSet:
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """What was dropped, by source and reason.
 
-        `dropped` counts lines and single turns, `turns` all turns that were lost with them.
+        `dropped` counts lines and single turns, `turns` all turns that were lost with them, as far as they are known.
         """
         found: dict[str, dict[str, dict[str, int]]] = {}
         for drop in self.dropped:
             count = found.setdefault(drop.source, {}).setdefault(str(drop.reason), {"dropped": 0, "turns": 0})
-            count["dropped"] += 1
+            count["dropped"] += drop.many
             count["turns"] += drop.turns
         return found
 
@@ -144,7 +148,7 @@ class RowSet:
         """The counts in words, for messages."""
         reasons: Counter[str] = Counter()
         for drop in self.dropped:
-            reasons[str(drop.reason)] += 1
+            reasons[str(drop.reason)] += drop.many
         longest = max((drop.tokens for drop in self.dropped if drop.tokens), default=0)
         words = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "nothing was dropped"
         return words + (f" (the longest row had {longest} tokens)" if longest else "")
@@ -181,7 +185,7 @@ def write_rows(path: str | Path, rows: RowSet) -> None:
         | {
             name: _relative(value, folder) if name == "file" else value
             for name, value in vars(drop).items()
-            if name != "reason" and value not in (None, "")
+            if name != "reason" and value not in (None, "") and (name, value) != ("many", 1)
         }
         for drop in rows.dropped
     )
@@ -220,7 +224,8 @@ def read_rows(path: str | Path, *, split: Split | None = None) -> RowSet:
                 "the rows again"
             ) from error
         folder = file.absolute().parent
-        rows.append(row.model_copy(update={name: str(folder / getattr(row, name)) for name in ("file", "card")}))
+        places = {name: str(folder / place) for name in ("file", "card") if (place := getattr(row, name))}
+        rows.append(row.model_copy(update=places))
     if header is None:
         raise RowError(f"{file}: it is empty; make the rows again")
     if len(rows) != header.get("rows"):
@@ -263,7 +268,12 @@ def _header(data: Any, file: Path) -> dict[str, Any]:
 
 
 def _relative(path: str, folder: Path) -> str:
-    return os.path.relpath(Path(path).absolute(), folder)
+    return os.path.relpath(Path(path).absolute(), folder) if path else ""
+
+
+def line_digest(line: bytes) -> str:
+    """16 hex digits of a line (`Row.digest`)."""
+    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def _replace(file: Path, lines: Iterable[str]) -> None:

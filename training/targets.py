@@ -70,6 +70,22 @@ class Reason(StrEnum):
     """An equal row exists: the same prompt, the same media, the same target."""
     BALANCE = "balance"
     """Its source has more rows than its share."""
+    HUGE_LINE = "huge_line"
+    """A line of a file of chats is longer than `chats.LONGEST_LINE`."""
+    NO_CHAT = "no_chat"
+    """A line of a file of chats is JSON, and holds no list of messages with text."""
+    WRONG_ROLE = "wrong_role"
+    """A chat has a role that is not known, or roles in an order that is no chat."""
+    CHAT_MEDIA = "chat_media"
+    """A chat has pictures, sound or videos, which its text refers to."""
+    TOOL_CALL = "tool_call"
+    """A chat has tools, or calls of them."""
+    NO_REPLY = "no_reply"
+    """A chat has no message of the assistant."""
+    EMPTY = "empty_message"
+    """The assistant's message is empty, or the user's before it."""
+    TEMPLATE = "template"
+    """The student's chat template refuses the messages."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +155,16 @@ def target_of(
     if student.opened:
         return Reason.OPENED_THOUGHT
     words = canonical(turn, several)
+    ids = ids_of(words, student)
+    return ids if isinstance(ids, Reason) else Target(ids, words, own=False)
+
+
+def ids_of(words: str, student: Student) -> tuple[int, ...] | Reason:
+    """The student's tokens of words that someone else wrote, with the end of the turn, or why they can't be learned."""
     if any(mark in words for mark in student.media_marks):
         return Reason.PLACEHOLDER
     try:
-        return Target((*student.encoder.turn_ids(words), student.end), words, own=False)
+        return (*student.encoder.turn_ids(words), student.end)
     except ValueError:
         return Reason.SPECIAL_TOKEN
 

@@ -77,6 +77,25 @@ def test_from_questions_to_rows(train_needle: Path, tiny: Callable[[str], Path],
     turns = sum(len(trajectory.turns) for _, trajectory, _ in kept)
     reasons = [pair for by_source in written.about["dropped"].values() for pair in by_source.items()]
     assert len(written) > 0 and len(written) + sum(n["turns"] for why, n in reasons if why != "not_kept") == turns
+    chats = tmp_path / "chats.jsonl"
+    said = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}] for n in range(20)]
+    chats.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in said) + "{\n")
+    count = len(written)
+    mixed = _train(*rows, "--chats", chats, "--chat-share", "0.2")
+    assert mixed.exit_code == 0, mixed.output
+    found = [row for row in read_rows(tmp_path / "rows.jsonl").rows if row.target == "chat"]
+    assert len(found) == round(count / 4) > 1 and f"{len(found)} of the train rows are chats of" in mixed.output
+    few = _train(*rows, "--chats", chats, "--chat-share", "0.9", "--replies", "last")
+    words = " ".join(few.output.split())
+    assert few.exit_code == 0 and f"it gave 20 of the {count * 9} train rows that a share of 0.9" in words, words
+    assert "broken_line 1" in words
+    for wrong in (
+        ("--chats", tmp_path / "x" / ".." / "rows.jsonl"),
+        ("--chat-share", "0.2"),
+        ("--chats", chats, "--chat-share", "1"),
+        ("--chats", chats, "--replies", "x"),
+    ):
+        assert isinstance(_train(*rows, *wrong).exception, WrongUsage)
     short = _train(*rows, "--context-tokens", "300")
     assert isinstance(short.exception, AprError) and "nothing to train on" in str(short.exception)
     assert isinstance(_train(*rows, "--repaired", "guess").exception, WrongUsage)
