@@ -183,7 +183,7 @@ def peak(student_folder: str, length: int, whole: bool) -> None:
     read_only_labels(model)
 
     def run(tokens: int) -> None:
-        ids = torch.randint(300, 900, (1, tokens))
+        ids = torch.randint(0, 250, (1, tokens))
         labels = ids.clone()
         labels[:, :-TARGET] = -100
         places = torch.arange(tokens).expand(3, 1, -1)
@@ -239,39 +239,45 @@ def main() -> None:
         film = long(folder / "720p.mp4", args.seconds, 1280, 720, 4_000_000, tell)
         found: dict[str, Any] = {
             "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "parameters": 0,
-            "needle": measure("needle", needle, args, student, folder / "rows_needle"),
-            "720p": measure("720p", [film], args, student, folder / "rows_720p"),
+            "parameters": parameters(folder / "student"),
             "peak_mib": {},
         }
+        for name, films in (("needle", needle), ("720p", [film])):
+            found[name] = measure(name, films, args, student, folder / f"rows_{name}")
+            show(name, found[name])
         for length in (int(length) for length in args.lengths.split(",")):
             tell(f"peak memory of a row of {length} tokens")
             for way in ("labels", "whole"):
                 run = [sys.executable, "-m", "benchmarks.training", "--peak", student.name, str(length), way]
                 said = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()[-1]
                 found["peak_mib"].setdefault(way, {})[length] = round(float(said), 1)
-    show(found)
+    print("\n| tokens of a row | peak MiB, head where labels are | peak MiB, logits of all tokens |\n|---|---|---|")
+    for length, value in found["peak_mib"]["labels"].items():
+        print(f"| {length:,} | {value} | {found['peak_mib']['whole'][length]} |")
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def show(found: dict[str, Any]) -> None:
-    for name in ("needle", "720p"):
-        one = found[name]
-        print(f"\n{name}: {one['rows']} rows of {min(one['tokens'])} to {max(one['tokens'])} tokens")
-        parts = list(one["one_by_one"][0])
-        print("| epoch | " + " | ".join(f"{part} ms (share)" for part in parts) + " | rows/s of CPU time |")
-        print("|---|" + "---|" * (len(parts) + 1))
-        for number, epoch in enumerate(one["one_by_one"], 1):
-            total = sum(epoch.values())
-            cells = [f"{epoch[part]:.1f} ({epoch[part] / total:.0%})" for part in parts]
-            print(f"| {number} | " + " | ".join(cells) + f" | {1000 / total:.2f} |")
-        print("\n| epoch, with a worker | rows/s | share of the wall time spent waiting for rows |\n|---|---|---|")
-        for number, epoch in enumerate(one["prefetched"], 1):
-            print(f"| {number} | {epoch['rows_per_s']:.2f} | {epoch['waiting_share']:.1%} |")
-    print("\n| tokens of a row | peak MiB, head where labels are | peak MiB, logits of all tokens |\n|---|---|---|")
-    for length, value in found["peak_mib"]["labels"].items():
-        print(f"| {length:,} | {value} | {found['peak_mib']['whole'][length]} |")
+def parameters(folder: Path) -> int:
+    """Number of parameters of a checkpoint."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "np") as opened:
+        return int(sum(np.prod(opened.get_slice(name).get_shape()) for name in opened.keys()))  # noqa: SIM118
+
+
+def show(name: str, one: dict[str, Any]) -> None:
+    print(f"\n{name}: {one['rows']} rows of {min(one['tokens'])} to {max(one['tokens'])} tokens")
+    parts = list(one["one_by_one"][0])
+    print("| epoch | " + " | ".join(f"{part} ms (share)" for part in parts) + " | rows/s of CPU time |")
+    print("|---|" + "---|" * (len(parts) + 1))
+    for number, epoch in enumerate(one["one_by_one"], 1):
+        total = sum(epoch.values())
+        cells = [f"{epoch[part]:.1f} ({epoch[part] / total:.0%})" for part in parts]
+        print(f"| {number} | " + " | ".join(cells) + f" | {1000 / total:.2f} |")
+    print("\n| epoch, with a worker | rows/s | share of the wall time spent waiting for rows |\n|---|---|---|")
+    for number, epoch in enumerate(one["prefetched"], 1):
+        print(f"| {number} | {epoch['rows_per_s']:.2f} | {epoch['waiting_share']:.1%} |", flush=True)
 
 
 if __name__ == "__main__":
