@@ -230,3 +230,24 @@ def check_forgetting(
     raise SystemExit(
         run_check(before, after, questions, out, arm=arm, frames=frames, worst=worst, policy_args=policy_args)
     )
+
+
+@app.command()
+def grpo(
+    config: Annotated[str, typer.Option(help="A recipe: a YAML file, or the name of one of the package's.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
+    questions: Annotated[
+        list[str] | None,
+        typer.Option("--questions", "-q", help="A JSON Lines file, or needle:FOLDER, instead of the recipe's."),
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The checkpoint, instead of the one the recipe names.")] = None,
+) -> None:
+    """Train a checkpoint by reinforcement on whole investigations, as a recipe says; the result is in OUT/final.
+
+    After a stop or a kill, the same command continues from the last checkpoint. On several GPUs, start it with
+    `accelerate launch --config_file … -m apr_plugin train grpo …` (docs/training.md).
+    """
+    from apr_plugin.training.grpo.recipe import read_recipe
+    from apr_plugin.training.grpo.running import run_grpo
+
+    run_grpo(read_recipe(config, questions=questions, student={"pretrained": student}), out)

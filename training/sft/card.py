@@ -72,7 +72,7 @@ def card_of(trainer: RowTrainer, recipe: Recipe, student: Student, checked: Chec
         "validation": [
             _only(log, ("step", "eval_loss", "eval_mean_token_accuracy")) for log in logs if "eval_loss" in log
         ],
-        "versions": _versions(),
+        "versions": versions(),
         "machine": hardware(),
     }
 
@@ -95,7 +95,7 @@ def card_page(data: Mapping[str, Any]) -> str:
         "",
         "| | |",
         "|---|---|",
-        *_lines(
+        *lines_of(
             (
                 ("student", f"{base['pretrained']} ({base['weights']})"),
                 ("rows", f"{rows['train']:,} for training, {rows['validation']:,} for validation"),
@@ -106,7 +106,7 @@ def card_page(data: Mapping[str, Any]) -> str:
                 ("processes", data["processes"]),
                 ("steps", f"{data['steps']:,} ({data['epochs']} epochs)"),
                 ("seconds since the last start", f"{data['seconds_of_last_start']:,}"),
-                ("machine", _machine(data["machine"])),
+                ("machine", machine_of(data["machine"])),
             )
         ),
         "",
@@ -131,7 +131,7 @@ def card_page(data: Mapping[str, Any]) -> str:
         text += [f"{rows['unreadable']} trajectories could not be rebuilt and were left out.", ""]
     text += ["## Losses", "", "| step | loss | token accuracy |", "|---:|---:|---:|"]
     text += [
-        f"| {log['step']} | {log['loss']:.4f} | {_share(log.get('mean_token_accuracy'))} |" for log in _thin(losses)
+        f"| {log['step']} | {log['loss']:.4f} | {_share(log.get('mean_token_accuracy'))} |" for log in thin(losses)
     ]
     if data["validation"]:
         text += ["", "| step | validation loss | token accuracy |", "|---:|---:|---:|"]
@@ -141,7 +141,7 @@ def card_page(data: Mapping[str, Any]) -> str:
         ]
     text += ["", "Accuracy of single tokens says little about how the agent answers: evaluate it with `apr eval`.", ""]
     text += ["## Recipe", "", "```yaml", to_yaml(data["recipe"]).rstrip(), "```", ""]
-    text += ["## Versions", "", "| package | release |", "|---|---|", *_lines(data["versions"].items()), ""]
+    text += ["## Versions", "", "| package | release |", "|---|---|", *lines_of(data["versions"].items()), ""]
     return "\n".join(text)
 
 
@@ -149,13 +149,13 @@ def _only(log: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: log[name] for name in names if name in log}
 
 
-def _thin(losses: Sequence[Mapping[str, Any]], most: int = 20) -> list[Mapping[str, Any]]:
+def thin(losses: Sequence[Mapping[str, Any]], most: int = 20) -> list[Mapping[str, Any]]:
     """About so many lines, spread over the run, the last one included."""
     every = max(1, -(-len(losses) // most))
     return [*losses[:-1:every], losses[-1]] if losses else []
 
 
-def _lines(pairs: Iterable[tuple[Any, Any]]) -> list[str]:
+def lines_of(pairs: Iterable[tuple[Any, Any]]) -> list[str]:
     return [f"| {_cell(name)} | {_cell(value)} |" for name, value in pairs]
 
 
@@ -169,12 +169,12 @@ def _share(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, (int, float)) else ""
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
+def machine_of(machine: Mapping[str, Any]) -> str:
     gpus = ", ".join(f"{count} x {name}" for name, count in Counter(machine.get("gpus") or ()).items())
     return gpus or f"{machine.get('cores')} cores, {machine.get('cpu')}"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     from importlib import metadata
 
     found = {}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import TrainerCallback
 
 from apr_plugin.errors import AprError
 from apr_plugin.training.sft.card import card_of, card_page
 from apr_plugin.training.sft.learner import load_learner
-from apr_plugin.training.sft.recipe import Recipe
+from apr_plugin.training.sft.recipe import LearnSettings, Recipe, StudentSettings
 from apr_plugin.training.student import Student
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ class StopAtNan(TrainerCallback):  # type: ignore[misc]
 def save_final(
     trainer: RowTrainer, recipe: Recipe, student: Student, checked: Checked, out: Path, seconds: float
 ) -> Path:
-    """Write the trained checkpoint: an ordinary folder for transformers, vLLM and `policy=hf`.
-
-    Adapters are kept in `adapter/`, and merged into the checkpoint. The folder appears when it is complete.
+    """Write the trained checkpoint with its card, see `save_trained`.
 
     Args:
         trainer: After training.
@@ -56,6 +55,45 @@ def save_final(
         checked: Its rows.
         out: Folder of the run.
         seconds: How long training took.
+
+    Raises:
+        AprError: it can't be written.
+    """
+
+    def card() -> tuple[dict[str, Any], str]:
+        data = card_of(trainer, recipe, student, checked, seconds)
+        return data, card_page(data)
+
+    return save_trained(trainer, recipe, student, card, out)
+
+
+class Trained(Protocol):
+    """What a recipe has to tell of the weights that are saved."""
+
+    @property
+    def student(self) -> StudentSettings:
+        """The checkpoint that was trained."""
+        ...
+
+    @property
+    def learn(self) -> LearnSettings:
+        """Which weights were trained."""
+        ...
+
+
+def save_trained(
+    trainer: Any, recipe: Trained, student: Student, card: Callable[[], tuple[dict[str, Any], str]], out: Path
+) -> Path:
+    """Write the trained checkpoint: an ordinary folder for transformers, vLLM and `policy=hf`.
+
+    Adapters are kept in `adapter/`, and merged into the checkpoint. The folder appears when it is complete.
+
+    Args:
+        trainer: After training.
+        recipe: Its recipe.
+        student: Its student, whose processor is saved too.
+        card: Gives the model card, as data and as a page; called in the first process.
+        out: Folder of the run.
 
     Raises:
         AprError: it can't be written.
@@ -79,9 +117,9 @@ def save_final(
             model.save_pretrained(part, state_dict=cast, safe_serialization=True)
             model.config.dtype = was
             student.encoder.processor.save_pretrained(part)
-            data = card_of(trainer, recipe, student, checked, seconds)
+            data, page = card()
             (part / "training.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-            (part / "README.md").write_text(card_page(data))
+            (part / "README.md").write_text(page)
             part.replace(final)
         except (OSError, RuntimeError) as error:
             if not isinstance(error, OSError) and not isinstance(error, torch.cuda.OutOfMemoryError):
@@ -94,7 +132,7 @@ def save_final(
     return final
 
 
-def _merged(recipe: Recipe, adapter: Path) -> tuple[Any, Any]:
+def _merged(recipe: Trained, adapter: Path) -> tuple[Any, Any]:
     """The checkpoint with the adapters merged into it, loaded again, whole."""
     from peft import PeftModel
 
@@ -102,7 +140,7 @@ def _merged(recipe: Recipe, adapter: Path) -> tuple[Any, Any]:
     return model, model.state_dict()
 
 
-def _dtype(recipe: Recipe) -> Any:
+def _dtype(recipe: Trained) -> Any:
     """The type in which the student's own checkpoint is stored."""
     import torch
     import transformers

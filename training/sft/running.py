@@ -210,14 +210,24 @@ def _report_bad(checked: Checked, recipe: Recipe, console: Console) -> None:
 
 
 def _claim(out: Path, recipe: Recipe, first: bool) -> None:
-    """Write into the folder what it is for, or compare.
-
-    Raises:
-        AprError: it belongs to another recipe or other rows, or can't be written.
-    """
+    """Write into the folder what it is for, or compare; see `claim_folder`."""
     assert recipe.rows is not None
     told = recipe.model_dump(mode="json", exclude={"about", "rows", "percepts", "bad_rows"})
     told["rows"] = hashlib.sha256(read_regular(Path(recipe.rows))).hexdigest()[:16]
+    claim_folder(out, told, first)
+
+
+def claim_folder(out: Path, told: dict[str, Any], first: bool) -> None:
+    """Write into a run's folder what it is for, or compare.
+
+    Args:
+        out: The folder.
+        told: What decides the run, as JSON values.
+        first: Whether this is the first process, which writes.
+
+    Raises:
+        AprError: it belongs to a run with other settings, or can't be written.
+    """
     file = out / RUN
     try:
         if file.exists():

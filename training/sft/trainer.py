@@ -17,43 +17,16 @@ from apr_plugin.training.sft.head import read_only_labels
 from apr_plugin.training.sft.learner import choose_weights, load_learner, lora_config
 from apr_plugin.training.sft.packs import packs
 from apr_plugin.training.sft.recipe import Recipe, RecipeError
+from apr_plugin.training.sft.resuming import OwnNames
 from apr_plugin.training.student import Student
 
 
-class RowTrainer(SFTTrainer):  # type: ignore[misc]
+class RowTrainer(OwnNames, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose head reads only the positions that have labels, and that continues from its own weights."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         read_only_labels(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Continue from the weights of a checkpoint.
-
-        transformers 5.24 saves the modules of these families under their published names and looks for them under the
-        names in memory; what it does not find it leaves as it is, with a warning: training would begin from the first
-        weights again.
-        """
-        if self._keeps_own_names():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            _load_weights(self.model, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if self._keeps_own_names():
-            super()._load_best_model()
-        else:
-            _load_weights(self.model, self.state.best_model_checkpoint)
-
-    def _keeps_own_names(self) -> bool:
-        """Whether checkpoints have the names in memory: adapters, and what FSDP and DeepSpeed save."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(self.model, "get_base_model"))
-
-
-def _load_weights(model: Any, folder: str) -> None:
-    """Load a checkpoint's weights into a model that exists; each of them must be there."""
-    loaded = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False)
-    model.load_state_dict(loaded.state_dict())
 
 
 class PackCollator:
@@ -92,10 +65,11 @@ def make_trainer(recipe: Recipe, rows: RowSet, student: Student, out: Path, *, p
     model = load_learner(recipe.student)
     choose_weights(model, recipe.learn)
     loader = RowLoader(student, percepts=percepts, other_versions=recipe.other_versions)
-    sharded = bool(args.fsdp) or args.deepspeed is not None or _accelerate_shards()
     # With a mask TRL counts the tokens; one without padding makes no mask of tokens times tokens. Padded on the left,
     # the labels of all rows are at the end.
-    collator = RowCollator(loader, side="left", mask=True, complete=Dummies(student).complete if sharded else None)
+    collator = RowCollator(
+        loader, side="left", mask=True, complete=Dummies(student).complete if sharded(args) else None
+    )
     trainer = RowTrainer(
         model=model,
         args=args,
@@ -105,7 +79,7 @@ def make_trainer(recipe: Recipe, rows: RowSet, student: Student, out: Path, *, p
         processing_class=student.encoder.processor,
         peft_config=lora_config(model, recipe.learn.lora) if recipe.learn.what == "lora" else None,
     )
-    _keep_positions(trainer)
+    keep_positions(trainer)
     return trainer
 
 
@@ -114,6 +88,11 @@ def processes() -> int:
     import os
 
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def sharded(args: Any) -> bool:
+    """Whether weights are sharded over processes, as the arguments of a trainer or `accelerate launch` say."""
+    return bool(args.fsdp) or args.deepspeed is not None or _accelerate_shards()
 
 
 def _accelerate_shards() -> bool:
@@ -160,7 +139,7 @@ def _arguments(recipe: Recipe, out: Path, packed: int, rows: int, held: bool) ->
         raise RecipeError(f"recipe: trainer: {str(error).splitlines()[0]}") from error
 
 
-def _keep_positions(trainer: RowTrainer) -> None:
+def keep_positions(trainer: Any) -> None:
     """Keep FSDP2 from rounding positions to the type that it computes in.
 
     FSDP2 casts every input with a fraction to its compute type. Positions of clips of Qwen3-Omni have fractions, and

@@ -1,0 +1,364 @@
+"""TRL's GRPOTrainer on whole investigations: a trajectory is rewarded, and each of its turns is a row.
+
+TRL generates one sequence a prompt and scores it as it stands. An investigation is several sequences: earlier media is
+purged, so each turn has a prompt of its own. So the trainer samples episodes (`rollouts`), compares their rewards
+within the question's group (`rows.judge`), gives each turn its share (`credit`), and makes a row of each turn. The loss
+of a row is TRL's own (`_compute_loss`), with every one of its types.
+
+An optimizer step is one call of `training_step`. Its rows go through the model one after the other (or in packs), each
+with its own backward pass, and gradients are reduced over processes after the last one. So memory follows the longest
+row. All processes do as many forwards; one that has fewer rows adds short rows that are not trained. The gradient is
+the sum over all trained turns of all processes, divided as the type of loss says:
+
+| loss type | divided by |
+|---|---|
+| `dapo`, `cispo`, `vespo`, `bnpo` | the number of trained tokens |
+| `grpo`, `sapo`, `luspo` | the number of turns; `grpo` and `sapo` take the mean over the tokens of a turn |
+| `dr_grpo` | the number of turns times the longest turn |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+
+from apr_plugin.errors import AprError
+from apr_plugin.training.grpo.across import Across, OneProcess, TorchProcesses
+from apr_plugin.training.grpo.forward import RowForward
+from apr_plugin.training.grpo.recipe import GrpoRecipe
+from apr_plugin.training.grpo.rollouts import Investigation, Rollouts, whole_weights
+from apr_plugin.training.grpo.rows import (
+    Judged,
+    Part,
+    Record,
+    TurnRow,
+    judge,
+    padding_row,
+    record_of,
+    rows_of,
+    together,
+    trained_tokens,
+)
+from apr_plugin.training.grpo.watching import keep_trajectories, rollout_metrics, row_metrics
+from apr_plugin.training.sft.resuming import OwnNames
+from apr_plugin.training.synthesis.questions import TrainingQuestion
+
+BY_TOKENS = ("dapo", "cispo", "vespo")
+"""Types of loss that TRL divides by `num_items_in_batch`."""
+
+SAMPLES = "samples"
+"""Folder of the trajectories that are kept, in that of the run."""
+
+STOPPED = "stopped"
+"""Folder of the trajectories of a step at which training stopped."""
+
+
+class WrongNumbers(AprError):
+    """A step's numbers can't be trained on; nothing of it went into the weights."""
+
+
+class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc] - TRL has no types
+    """GRPO on whole investigations.
+
+    Args:
+        recipe: What is trained and how.
+        questions: What is asked; an element of `train_dataset` has the number of one as `question`.
+        rollouts: Samples episodes.
+        forward: Scores rows.
+        given: Arguments of `GRPOTrainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: GrpoRecipe,
+        questions: Sequence[TrainingQuestion],
+        rollouts: Rollouts,
+        forward: RowForward,
+        **given: Any,
+    ) -> None:
+        super().__init__(reward_funcs=[reward_of_trajectory], **given)
+        self.recipe = recipe
+        self.questions = questions
+        self.rollouts = rollouts
+        self.forward = forward
+        self._parts: tuple[Part, ...] = ()
+        """The rows of the latest rollout, one part for each update."""
+        self._rows: tuple[TurnRow, ...] = ()
+        """The rows that go through the model now."""
+        self._fresh = False
+        """Whether the weights are still those that the rows were sampled with."""
+        self._latest: tuple[list[Investigation], Judged, int] | None = None
+        """The latest rollout, for `keep_stopped`."""
+
+    @property
+    def across(self) -> Across:
+        """The processes that train together."""
+        return TorchProcesses(str(self.accelerator.device)) if self.accelerator.num_processes > 1 else OneProcess()
+
+    def _prepare_inputs(self, generation_batch: Any) -> Part:
+        """The rows of this step; a rollout is made when those of the last one are used up."""
+        step, parts = self.state.global_step, self.args.steps_per_generation
+        self._fresh = not self._parts or step % (parts * self.num_iterations) == 0
+        if self._fresh:
+            self._parts = ()  # frees the pictures of the last rollout
+            self._parts = self._generate_and_score_completions(generation_batch)
+        return self._parts[step % parts]
+
+    def _generate_and_score_completions(self, inputs: Any) -> tuple[Part, ...]:
+        """Sample episodes, reward them, and make rows of their turns.
+
+        Args:
+            inputs: The elements of this process, `generations` in a row for each question.
+        """
+        step, recipe = self.state.global_step, self.recipe
+        visit = step // (self.args.steps_per_generation * self.num_iterations)
+        first = self.accelerator.process_index * len(inputs)
+        asked = [self.questions[element["question"]] for element in inputs]
+        groups = [(first + at) // recipe.generations for at in range(len(inputs))]
+        repeats = [visit * recipe.generations + (first + at) % recipe.generations for at in range(len(inputs))]
+        investigations = self._sample(
+            [one.attempt(repeat) for one, repeat in zip(asked, repeats, strict=True)], step
+        )
+        own = [
+            record_of(done, one, group, recipe.reward)
+            for done, one, group in zip(investigations, asked, groups, strict=True)
+        ]
+        records: list[Record] = gather_object(own)
+        wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
+        judged = judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
+        self._latest = (investigations, judged, first)
+        made = rows_of(
+            investigations,
+            judged,
+            first,
+            recipe.credit,
+            self.across,
+            step=step,
+            decode=self.rollouts.student.text if recipe.credit.rule == "taura_action" else None,
+        )
+        parts = self._shared_out(made.rows, step)
+        skipped = self._sum(made.skipped)
+        self._show(rollout_metrics(judged) | row_metrics(made) | {"turns_without_tokens": skipped})
+        self._show({"rows": sum(part.rows for part in parts), "forwards": sum(len(part.packs) for part in parts)})
+        self._keep_samples(step)
+        return parts
+
+    def _sample(self, questions: Sequence[Any], step: int) -> list[Investigation]:
+        model = self.accelerator.unwrap_model(self.model)
+        with contextlib.ExitStack() as held:
+            if self.is_deepspeed_enabled:
+                from trl.models.utils import unwrap_model_for_generation
+
+                model = held.enter_context(unwrap_model_for_generation(self.model_wrapped, self.accelerator))
+            held.enter_context(whole_weights(self.model))
+            return self.rollouts.sample(model, questions, f"step {step}")
+
+    def _shared_out(self, rows: Sequence[TurnRow], step: int) -> tuple[Part, ...]:
+        """The rows of each update, as packs; each process gets as many packs."""
+        many = self.args.steps_per_generation
+        mixed = list(rows)
+        if many > 1:  # the turns of a trajectory shall not all be in one update
+            random.Random(f"{self.recipe.seed}:{step}:{self.accelerator.process_index}").shuffle(mixed)
+        budget, padding = self.recipe.forward.token_budget, padding_row(self.rollouts.student.end)
+        shares = [mixed[number::many] for number in range(many)]
+        packs = [together(share, budget) for share in shares]
+        counts = torch.tensor([len(of) for of in packs], device=self.accelerator.device)
+        most = self.accelerator.gather(counts).view(-1, many).max(0).values.tolist()
+        for of, wanted in zip(packs, most, strict=True):
+            of += [(padding,)] * (max(1, wanted) - len(of))
+        if many * self.num_iterations > 1:
+            packs = [[self._with_old(pack) for pack in of] for of in packs]
+        return tuple(
+            Part(tuple(of), self._sum(len(share)), self._sum(trained_tokens(share)))
+            for of, share in zip(packs, shares, strict=True)
+        )
+
+    def _with_old(self, rows: tuple[TurnRow, ...]) -> tuple[TurnRow, ...]:
+        """The rows with their log-probabilities under the present weights, from the same forward as in training."""
+        with torch.no_grad():
+            scored = self._scored(self.model_wrapped, rows)
+        return tuple(
+            replace(row, old=values[: len(row.target)].cpu()) for row, values in zip(rows, scored, strict=True)
+        )
+
+    def _scored(self, model: Any, rows: tuple[TurnRow, ...]) -> Any:
+        self._rows = rows
+        try:
+            return self._get_per_token_logps_and_entropies(model, None, None, 0)[0]
+        finally:
+            self._rows = ()
+
+    def compute_loss(
+        self, model: Any, inputs: Part, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a step: the backward passes of all packs but the last are done here, the last by the caller.
+
+        Raises:
+            WrongNumbers: the loss is no finite number.
+        """
+        done = torch.zeros((), device=self.accelerator.device)
+        self.current_gradient_accumulation_steps = len(inputs.packs)  # TRL divides by it
+        try:
+            for pack in inputs.packs[:-1]:
+                with self._unreduced(model):
+                    loss = self._pack_loss(model, pack, inputs)
+                    self.accelerator.backward(loss)
+                done += loss.detach()
+            loss = self._pack_loss(model, inputs.packs[-1], inputs)
+        finally:
+            self.current_gradient_accumulation_steps = 1
+        total = loss + done
+        if not math.isfinite(worst := float(self.accelerator.gather(total.detach()).sum())):
+            self._stop(f"the loss is {worst}")
+        return total
+
+    def _unreduced(self, model: Any) -> Any:
+        return contextlib.nullcontext() if self.recipe.forward.reduce_each else self.accelerator.no_sync(model=model)
+
+    def _pack_loss(self, model: Any, rows: tuple[TurnRow, ...], part: Part) -> Any:
+        """TRL's loss of some rows, scaled so that the sum over all packs and processes is that of the part."""
+        device, n = self.accelerator.device, len(rows)
+        longest = max(len(row.target) for row in rows)
+        wrote = torch.zeros(n, longest, dtype=torch.long, device=device)
+        target = torch.full((n, longest), self.rollouts.student.pad, device=device)
+        for number, row in enumerate(rows):
+            wrote[number, : len(row.target)] = 1
+            target[number, : len(row.target)] = torch.tensor(row.target, device=device)
+        nothing = torch.zeros(n, 0, dtype=torch.long, device=device)  # prompts are in the rows
+        packs = self.current_gradient_accumulation_steps
+        items = part.tokens * self.args.steps_per_generation / packs
+        given: dict[str, Any] = {
+            "prompt_ids": nothing,
+            "prompt_mask": nothing,
+            "completion_ids": target,
+            "completion_mask": wrote,
+            "tool_mask": torch.tensor([[int(row.trained)] for row in rows], device=device).expand_as(wrote),
+            "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
+            "num_items_in_batch": torch.tensor(float(items), device=device),
+        }
+        if all(row.old is not None for row in rows):
+            old = torch.zeros(n, longest, device=device)
+            for number, row in enumerate(rows):
+                old[number, : len(row.target)] = row.old.to(device)
+            given["old_per_token_logps"] = old
+        self._rows = rows
+        try:
+            loss = self._compute_loss(model, given)
+        finally:
+            self._rows = ()
+        return loss * self._share(rows, part, packs)
+
+    def _share(self, rows: tuple[TurnRow, ...], part: Part, packs: int) -> float:
+        """What a pack's loss is multiplied by.
+
+        TRL takes the mean over the rows of a pack (`bnpo`: over its tokens), divides by the number of packs, and
+        processes are averaged. Packs and processes have different numbers of trained rows, and some have none.
+        """
+        if self.loss_type in BY_TOKENS:
+            return 1.0
+        if self.loss_type == "bnpo":
+            own, every = trained_tokens(rows), part.tokens
+        else:
+            own, every = len(rows), part.rows
+        return own * packs * self.accelerator.num_processes / every if every else 0.0
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **_: Any,
+    ) -> tuple[Any, Any, None]:
+        """Log-probabilities and entropies of the rows of `_compute_loss`, with all of their media.
+
+        TRL's own passes pictures only; here prompts come from the rows, and the tensors of ids are not read.
+        """
+        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        with self.accelerator.autocast():
+            scored = self.forward(model, head, self._rows, self.accelerator.device)
+        if self._fresh:
+            self._compare(scored)
+        return scored.logprobs, scored.entropies if compute_entropy else None, None
+
+    def _compare(self, scored: Any) -> None:
+        """Compare with what the policy had when it sampled these rows.
+
+        Raises:
+            WrongNumbers: they differ by more than the recipe allows.
+        """
+        far, wide, where = 0.0, 0.0, ""
+        for number, row in enumerate(self._rows):
+            if row.logprobs:
+                n = len(row.target)
+                own = scored.logprobs[number, :n].detach().double().cpu()
+                gap = float((own - torch.tensor(row.logprobs, dtype=torch.float64)).abs().max())
+                spread = scored.entropies[number, :n].double().cpu() - torch.tensor(row.entropies, dtype=torch.float64)
+                wide = max(wide, float(spread.abs().max()))
+                if not gap <= far:
+                    far, where = gap, row.where
+        self._metrics["train"]["sampling/logp_difference"].append(far)
+        self._metrics["train"]["sampling/entropy_difference"].append(wide)
+        if (limit := self.recipe.tolerance) is not None and not far <= limit:
+            self._stop(
+                f"{where}: its log-probabilities in training differ from those in sampling by up to {far:.3g}, and "
+                f"{limit:g} is allowed (sampling.tolerance): it was sampled with other weights, or is read otherwise"
+            )
+
+    def _stop(self, why: str) -> None:
+        """Keep the step's trajectories and raise `WrongNumbers`."""
+        folder = self.keep_stopped()
+        raise WrongNumbers(
+            f"step {self.state.global_step}: {why}; training stopped before the weights changed. "
+            + (f"The step's trajectories are in {folder}. " if folder else "")
+            + f"The last checkpoint is in {self.args.output_dir}"
+        )
+
+    def keep_stopped(self) -> Path | None:
+        """Write the trajectories of the present step of this process, and say where; `None` if there are none."""
+        if self._latest is None:
+            return None
+        folder = Path(self.args.output_dir) / STOPPED / f"step-{self.state.global_step:06}"
+        keep_trajectories(
+            folder,
+            self.rollouts.card(),
+            *self._latest,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        return folder
+
+    def _keep_samples(self, step: int) -> None:
+        kept = self.recipe.samples
+        if self._latest is None or not kept.trajectories or step % kept.every or not self.accelerator.is_main_process:
+            return
+        done, judged, first = self._latest
+        folder = Path(self.args.output_dir) / SAMPLES / f"step-{step:06}"
+        keep_trajectories(folder, self.rollouts.card(), done[: kept.trajectories], judged, first)
+
+    def _show(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._metrics["train"][name].append(float(value))
+
+    def _sum(self, count: int) -> int:
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).sum())
+
+
+def reward_of_trajectory(**_: Any) -> list[float | None]:
+    """TRL wants a function; rewards are computed from trajectories (`rows.judge`), and this is never called."""
+    raise AprError("rewards are those of trajectories; see apr_plugin.training.grpo.rewards")
+
+
