@@ -7,17 +7,14 @@ after a few that it draws itself; their log-probabilities and entropies are its 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apr_testing import answer, look, turn
-
 from apr_plugin.policies.hf import sample
 from apr_plugin.training.student import Student
 
-FREE = 6
+FREE = 3
 """Tokens at the beginning of a turn that the model draws itself."""
 
 
@@ -39,36 +36,48 @@ def write_questions(path: Path, videos: dict[str, Path], names: Sequence[str] = 
     return path
 
 
+Says = Callable[[str, int], Sequence[str]]
+"""From a question's id and the trajectory's `repeat` to what it says, turn by turn."""
+
+INSTRUCTIONS = "Look at the video, then answer."
+
+
 def recipe_of(student: str | Path, questions: Path, **more: Any) -> dict[str, Any]:
-    """A recipe for the CPU, in float32: two questions a step, four trajectories each."""
+    """A recipe for the CPU, in float32, with short instructions: one question a step, two trajectories."""
+    (words := questions.with_name("instructions.txt")).write_text(INSTRUCTIONS)
     trainer = {"use_cpu": True, "bf16": False, "learning_rate": 1e-3, "max_steps": 1, "disable_tqdm": True}
     trainer |= {"gradient_checkpointing": False, "lr_scheduler_type": "constant", "save_strategy": "no"}
     trainer |= more.pop("trainer", {})
     return {
         "student": {"pretrained": str(student)},
         "questions": [str(questions)],
-        "generations": 4,
-        "questions_per_step": 2,
+        "generations": 2,
+        "questions_per_step": 1,
+        "system_prompt": str(words),
         "budget": {"turns": 6, "frame_pixels": 4 * 784, "clip_pixels": 4 * 784},
         "sampling": {"max_new_tokens": 150, "concurrency": 4},
         "learn": {"towers": "trained"},
-        "samples": {"every": 1, "trajectories": 3},
+        "samples": {"every": 1, "trajectories": 8},
         "trainer": trainer,
     } | more
 
 
-def listens() -> str:
-    return turn({"type": "get_audio", "start": 1.0, "end": 3.0})
+def said(**action: Any) -> str:
+    """A short turn."""
+    return json.dumps({"observation": "s", "think": "s", "confidence": 0.5, "action": action}, separators=(",", ":"))
 
 
-def watches() -> str:
-    return turn({"type": "get_clip", "start": 1.0, "end": 3.0})
+LOOKS = (said(type="get_frames", start=0, end=4, num=2), said(type="get_frames", start=1, end=2, num=1))
+LISTENS = said(type="get_audio", start=1, end=2)
+WATCHES = said(type="get_clip", start=1, end=2)
+ERRS = said(type="get_frames", start=90, end=95, num=2)
+"""A look outside of the film."""
 
 
 def plan(repeat: int, hears: bool) -> list[str]:
     """What the trajectory of this number says: from two to five turns; every second one is right."""
-    says = [look(0, 4, 3), listens() if hears else look(1, 2, 2), watches(), "this is no action"]
-    return [*says[: 1 + repeat % 4], answer("AB"[repeat % 2])]
+    says = [LOOKS[0], WATCHES, LISTENS if hears else LOOKS[1], ERRS]
+    return [*says[: 1 + repeat % 4], said(type="answer", content="AB"[repeat % 2])]
 
 
 class ScriptedDraws:
@@ -78,7 +87,7 @@ class ScriptedDraws:
     text depends on the trajectory's `repeat` and the turn, which are found through the seeds of `EpisodeConfig`.
     """
 
-    def __init__(self, student: Student, says: Callable[[int], Sequence[str]], seeds: dict[int, tuple[int, int]]) -> None:
+    def __init__(self, student: Student, says: Says, seeds: dict[int, tuple[str, int, int]]) -> None:
         self.student, self.says, self.seeds = student, says, seeds
         self.draw = sample._draw
         self.plans: dict[int, list[int | None]] = {}
@@ -96,34 +105,29 @@ class ScriptedDraws:
 
     def plan_of(self, seed: int) -> list[int | None]:
         if seed not in self.plans:
-            repeat, number = self.seeds[seed]
-            said = list(self.says(repeat))
-            ids = self.student.encoder.turn_ids(said[min(number, len(said)) - 1])
+            name, repeat, number = self.seeds[seed]
+            texts = list(self.says(name, repeat))
+            ids = self.student.encoder.turn_ids(texts[min(number, len(texts)) - 1])
             self.plans[seed] = [*[None] * FREE, *ids, self.student.end]
         return self.plans[seed]
 
 
-def seeds_of(config: Any, questions: Sequence[Any], repeats: int, turns: int = 12) -> dict[int, tuple[int, int]]:
-    """The `repeat` and the turn of each seed of a generation."""
+def seeds_of(
+    config: Any, questions: Sequence[Any], repeats: int, turns: int = 12
+) -> dict[int, tuple[str, int, int]]:
+    """The question, the `repeat` and the turn of each seed of a generation."""
     return {
-        (config.seed_for(one.attempt(repeat)) + number) % 2**32: (repeat, number)
+        (config.seed_for(one.attempt(repeat)) + number) % 2**32: (one.question.doc_id, repeat, number)
         for one in questions
         for repeat in range(repeats)
         for number in range(1, turns + 1)
     }
 
 
-def scripted(student: Student, recipe: Any, repeats: int = 64) -> ScriptedDraws:
-    """Draws for the rollouts of a recipe."""
+def scripted(student: Student, recipe: Any, says: Says | None = None, repeats: int = 64) -> ScriptedDraws:
+    """Draws for the rollouts of a recipe; by default `plan`."""
     from apr_plugin.loop.config import EpisodeConfig
     from apr_plugin.training.synthesis.questions import load_questions
 
-    config = EpisodeConfig(seed=recipe.seed)
-    seeds = seeds_of(config, load_questions(recipe.questions), repeats)
-    return ScriptedDraws(student, lambda repeat: plan(repeat, student.family.hears), seeds)
-
-
-def shuffled(values: Sequence[Any], seed: int = 0) -> list[Any]:
-    mixed = list(values)
-    random.Random(seed).shuffle(mixed)
-    return mixed
+    seeds = seeds_of(EpisodeConfig(seed=recipe.seed), load_questions(recipe.questions), repeats)
+    return ScriptedDraws(student, says or (lambda _, repeat: plan(repeat, student.family.hears)), seeds)
