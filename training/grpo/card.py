@@ -15,10 +15,6 @@ from apr_plugin.training.sft.learner import sizes
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import TrainingQuestion
 
-LOGGED = ("step", "loss", "grad_norm", "learning_rate", "reward", "reward_std", "right", "turns", "frames", "rows")
-"""What the card has of each step."""
-
-
 def card_of(
     trainer: Any,
     recipe: GrpoRecipe,
@@ -59,9 +55,7 @@ def card_of(
         "processes": trainer.args.world_size,
         "steps": trainer.state.global_step,
         "seconds_of_last_start": round(seconds, 1),
-        "log": [
-            {name: log[name] for name in LOGGED if name in log} for log in trainer.state.log_history if "loss" in log
-        ],
+        "log": [log for log in trainer.state.log_history if "loss" in log],
         "versions": versions(),
         "machine": hardware(),
     }

@@ -1,0 +1,48 @@
+"""What each process of `torchrun` does in `test_grpo_processes.py`: runs of GRPO, with DDP or FSDP2.
+
+    torchrun --nproc-per-node 2 grpo_ranks.py RECIPE OUT [RECIPE OUT …]
+
+`single` instead of torchrun's processes gives the runs of one process to compare with.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+torch.set_num_threads(1)
+
+from grpo_making import LISTENS, LOOKS, WATCHES, said, scripted  # noqa: E402
+
+from apr_plugin.policies.hf import sample  # noqa: E402
+from apr_plugin.training.grpo.recipe import GrpoRecipe, read_recipe  # noqa: E402
+from apr_plugin.training.grpo.running import run_grpo  # noqa: E402
+from apr_plugin.training.student import Student  # noqa: E402
+
+
+def says(name: str, repeat: int) -> list[str]:
+    """Ragged turns: one question has pictures, sound and clips in some trajectories; `silent` is always wrong."""
+    ends = "B" if name == "silent" else "AB"[repeat % 2]
+    looks = {"sound": [LOOKS[0], LISTENS, WATCHES], "long": [LOOKS[1], WATCHES], "silent": [LOOKS[1]]}[name]
+    return [*looks[: 1 + repeat % 2 * 2], said(type="answer", content=ends)]
+
+
+def run(recipe: GrpoRecipe, out: Path) -> None:
+    """Train with scripted draws."""
+    draw: Any = sample._draw
+    sample._draw = scripted(Student.from_pretrained(recipe.student.pretrained), recipe, says)
+    try:
+        run_grpo(recipe, out)
+    finally:
+        sample._draw = draw
+
+
+if __name__ == "__main__":
+    for recipe, out in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        run(read_recipe(recipe), Path(out))
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)

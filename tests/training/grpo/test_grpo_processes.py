@@ -1,0 +1,83 @@
+"""Two processes on gloo: DDP and FSDP2 make the step that one process makes, with ragged turns and an empty process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+import grpo_ranks  # noqa: E402 - after the libraries it needs
+from grpo_making import recipe_of, write_questions  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from apr_plugin.training.grpo.recipe import read_recipe  # noqa: E402
+
+LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniVisionBlock", "Qwen2_5OmniAudioEncoderLayer"]
+PLAIN = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "save_strategy": "no"}
+GLOO = {"ddp_backend": "gloo", "ddp_timeout": 240}
+
+
+def test_the_step_of_two_processes_is_that_of_one(
+    tiny: Any, student: Callable[..., Any], shared_videos: dict[str, Path], tmp_path: Path
+) -> None:
+    """Ragged: two steps, each process has rows. Empty: one question has rewards without spread, so its process has none.
+
+    Weights are sharded in the second: without dummies and padding rows it would hang.
+    """
+    asked = {
+        "ragged": write_questions(tmp_path / "ragged.jsonl", shared_videos, ["sound", "long"]),
+        "empty": write_questions(tmp_path / "empty.jsonl", shared_videos, ["sound", "silent"]),
+    }
+    fsdp = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": LAYERS}}
+    runs = {
+        "ragged_one": ("ragged", {"max_steps": 2}, {}),
+        "ragged_ddp": ("ragged", {"max_steps": 2} | GLOO, {}),
+        "empty_one": ("empty", {"max_steps": 1}, {}),
+        "empty_fsdp": ("empty", {"max_steps": 1} | GLOO | fsdp, {}),
+    }
+    recipes = {}
+    for name, (questions, trainer, more) in runs.items():
+        made = recipe_of(tiny("qwen2_5_omni"), asked[questions], questions_per_step=2, trainer=PLAIN | trainer, **more)
+        recipes[name] = tmp_path / f"{name}.yaml"
+        recipes[name].write_text(json.dumps(made))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).with_name("grpo_ranks.py"))]
+    command += [str(part) for name in ("ragged_ddp", "empty_fsdp") for part in (recipes[name], tmp_path / name)]
+    ranks = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        for name in ("ragged_one", "empty_one"):
+            grpo_ranks.run(read_recipe(str(recipes[name])), tmp_path / name)
+        said, _ = ranks.communicate(timeout=500)
+    finally:
+        ranks.kill()
+    assert ranks.returncode == 0, said[-3000:]
+
+    before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
+    for one, two in (("ragged_one", "ragged_ddp"), ("empty_one", "empty_fsdp")):
+        single, both = (load_file(tmp_path / name / "final" / "model.safetensors") for name in (one, two))
+        assert single.keys() == both.keys()
+        for key in single:
+            torch.testing.assert_close(both[key], single[key], atol=2e-6, rtol=1e-5)
+        assert all(any(not torch.equal(before[k], single[k]) for k in single if part in k) for part in ("visual", "audio"))
+        cards = [json.loads((tmp_path / name / "final" / "training.json").read_text()) for name in (one, two)]
+        assert [card["processes"] for card in cards] == [1, 2]
+        logs = [card["log"] for card in cards]
+        for here, there in zip(*logs, strict=True):
+            for name in ("loss", "reward", "turns", "frames", "rows", "grad_norm"):
+                assert here[name] == pytest.approx(there[name], rel=1e-3, abs=2e-5), name
+        for card in cards:
+            assert all(log["sampling/logp_difference"] < 1e-4 for log in card["log"])
+            assert all(log["sampling/entropy_difference"] < 1e-4 for log in card["log"])
+    empty = json.loads((tmp_path / "empty_fsdp" / "final" / "training.json").read_text())["log"][0]
+    assert empty["groups/kept"] == 0.5 and empty["groups/all_zero"] == 0.5 and empty["forwards"] == empty["rows"]
