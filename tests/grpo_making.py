@@ -112,9 +112,7 @@ class ScriptedDraws:
         return self.plans[seed]
 
 
-def seeds_of(
-    config: Any, questions: Sequence[Any], repeats: int, turns: int = 12
-) -> dict[int, tuple[str, int, int]]:
+def seeds_of(config: Any, questions: Sequence[Any], repeats: int, turns: int = 12) -> dict[int, tuple[str, int, int]]:
     """The question, the `repeat` and the turn of each seed of a generation."""
     return {
         (config.seed_for(one.attempt(repeat)) + number) % 2**32: (one.question.doc_id, repeat, number)

@@ -15,6 +15,7 @@ from apr_plugin.training.sft.learner import sizes
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import TrainingQuestion
 
+
 def card_of(
     trainer: Any,
     recipe: GrpoRecipe,

@@ -68,9 +68,7 @@ class RowForward:
         lengths = torch.tensor([len(row.target) for row in rows])
         if self.complete is not None:
             examples = self.complete(examples)
-        batch = batch_of(
-            examples, self.student.family, pad=self.student.pad, placeholders=encoder.ids_of.values()
-        )
+        batch = batch_of(examples, self.student.family, pad=self.student.pad, placeholders=encoder.ids_of.values())
         labels = batch.pop("labels")
         steps = torch.arange(int(lengths.max()))
         wrote = (steps[None] < lengths[:, None]).to(device)

@@ -19,6 +19,7 @@ from apr_plugin.training.grpo.rollouts import Investigation
 from apr_plugin.training.grpo.turns import Decode, turns_of_tokens
 from apr_plugin.training.synthesis.questions import TrainingQuestion
 
+
 @dataclass(frozen=True)
 class Record:
     """What all processes know of a trajectory."""
@@ -55,9 +56,7 @@ class Record:
     """Whether it has a turn with tokens."""
 
 
-def record_of(
-    investigation: Investigation, asked: TrainingQuestion, group: int, settings: RewardSettings
-) -> Record:
+def record_of(investigation: Investigation, asked: TrainingQuestion, group: int, settings: RewardSettings) -> Record:
     """What the other processes have to know of a trajectory.
 
     Raises:

@@ -58,9 +58,7 @@ def run_grpo(recipe: GrpoRecipe, out: Path) -> Path:
         require(module, "train")
     recipe.check_trainer()
     if not recipe.questions:
-        raise RecipeError(
-            "the recipe names no questions; name them with --questions, or as `questions:` in the recipe"
-        )
+        raise RecipeError("the recipe names no questions; name them with --questions, or as `questions:` in the recipe")
     first = os.environ.get("RANK", "0") == "0"
     console = terminal.console(stderr=True)
     console.quiet = not first

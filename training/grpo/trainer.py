@@ -126,9 +126,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc] - TRL h
         asked = [self.questions[element["question"]] for element in inputs]
         groups = [(first + at) // recipe.generations for at in range(len(inputs))]
         repeats = [visit * recipe.generations + (first + at) % recipe.generations for at in range(len(inputs))]
-        investigations = self._sample(
-            [one.attempt(repeat) for one, repeat in zip(asked, repeats, strict=True)], step
-        )
+        investigations = self._sample([one.attempt(repeat) for one, repeat in zip(asked, repeats, strict=True)], step)
         own = [
             record_of(done, one, group, recipe.reward)
             for done, one, group in zip(investigations, asked, groups, strict=True)
@@ -360,5 +358,3 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc] - TRL h
 def reward_of_trajectory(**_: Any) -> list[float | None]:
     """TRL wants a function; rewards are computed from trajectories (`rows.judge`), and this is never called."""
     raise AprError("rewards are those of trajectories; see apr_plugin.training.grpo.rewards")
-
-

@@ -69,7 +69,9 @@ def test_the_step_of_two_processes_is_that_of_one(
         assert single.keys() == both.keys()
         for key in single:
             torch.testing.assert_close(both[key], single[key], atol=2e-6, rtol=1e-5)
-        assert all(any(not torch.equal(before[k], single[k]) for k in single if part in k) for part in ("visual", "audio"))
+        assert all(
+            any(not torch.equal(before[k], single[k]) for k in single if part in k) for part in ("visual", "audio")
+        )
         cards = [json.loads((tmp_path / name / "final" / "training.json").read_text()) for name in (one, two)]
         assert [card["processes"] for card in cards] == [1, 2]
         logs = [card["log"] for card in cards]

@@ -122,9 +122,7 @@ def test_the_gradient_is_the_sum_over_all_turns(rolled: Rolled) -> None:
         trainer.epsilon_high = 0.2
 
 
-def test_one_unpadded_row_goes_through_the_model_at_a_time(
-    rolled: Rolled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_unpadded_row_goes_through_the_model_at_a_time(rolled: Rolled, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = rolled(OMNI)
     seen: list[tuple[Any, Any]] = []
     heads: list[int] = []
@@ -163,7 +161,7 @@ def test_numbers_that_cannot_be_trained_on_stop_before_the_step(rolled: Rolled) 
     trainer.model.zero_grad()
     folder = next((trainer.keep_stopped() or trainer).glob("*/card.json")).parent
     run = open_run(folder)
-    assert len(run.trajectories()) == 2
+    assert len(run.trajectories) == 2
     trainer._fresh = True
     far = replace(rows[0], logprobs=tuple(value - 0.01 for value in rows[0].logprobs))
     try:
