@@ -75,8 +75,9 @@ def card_page(data: Mapping[str, Any]) -> str:
     text = ["---", to_yaml(front).rstrip(), "---", "", f"# {base['family']}, trained on whole investigations", ""]
     text += [
         "It was trained with [apr-plugin](https://github.com/apr-plugin/apr-plugin) by GRPO (arXiv 2402.03300) on "
-        "investigations of videos: each trajectory was rewarded for its answer, and each of its turns is a row with the "
-        "prompt as the policy saw it. Run it with `policy=hf,pretrained=FOLDER` or `policy=vllm,pretrained=FOLDER`.",
+        "investigations of videos: each trajectory was rewarded for its answer, and each of its turns is a row with "
+        "the prompt as the policy saw it. Run it with `policy=hf,pretrained=FOLDER` or "
+        "`policy=vllm,pretrained=FOLDER`.",
         "",
         "| | |",
         "|---|---|",

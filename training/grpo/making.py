@@ -110,8 +110,8 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
     share = processes() * recipe.updates_per_rollout
     if trajectories % share:
         raise RecipeError(
-            f"a rollout has {trajectories} trajectories, which {processes()} processes and {recipe.updates_per_rollout} "
-            f"updates can't share equally; take a multiple of {share}"
+            f"a rollout has {trajectories} trajectories, which {processes()} processes and "
+            f"{recipe.updates_per_rollout} updates can't share equally; take a multiple of {share}"
         )
     given: dict[str, Any] = {
         "save_strategy": "steps",

@@ -6,8 +6,8 @@
     questions_per_step: 32
     trainer: {max_steps: 150, learning_rate: 1.0e-6}
 
-`trainer` takes the fields of TRL's `GRPOConfig`, except for those that this package decides (`OURS`). Paths are relative
-to the working folder, as on the command line.
+`trainer` takes the fields of TRL's `GRPOConfig`, except for those that this package decides (`OURS`). Paths are
+relative to the working folder, as on the command line.
 """
 
 from __future__ import annotations

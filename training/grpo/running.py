@@ -111,8 +111,8 @@ def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, cons
         if "out of memory" not in str(error).lower():
             raise
         raise AprError(
-            f"out of memory: {str(error).splitlines()[0]}; lower student.context_tokens or sampling.max_new_tokens, set "
-            "trainer.gradient_checkpointing, train adapters (learn.what: lora), or shard the model with "
+            f"out of memory: {str(error).splitlines()[0]}; lower student.context_tokens or sampling.max_new_tokens, "
+            "set trainer.gradient_checkpointing, train adapters (learn.what: lora), or shard the model with "
             f"forward.reduce_each. What was saved is in {out}"
         ) from error
     finally:

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from apr_plugin.errors import AprError
@@ -66,7 +65,7 @@ class WrongNumbers(AprError):
     """A step's numbers can't be trained on; nothing of it went into the weights."""
 
 
-class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc] - TRL has no types
+class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
     """GRPO on whole investigations.
 
     Args:
@@ -131,7 +130,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc] - TRL h
             record_of(done, one, group, recipe.reward)
             for done, one, group in zip(investigations, asked, groups, strict=True)
         ]
-        records: list[Record] = gather_object(own)
+        records = self._everyones(own)
         wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
         judged = judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
         self._latest = (investigations, judged, first)
@@ -346,6 +345,14 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc] - TRL h
         done, judged, first = self._latest
         folder = Path(self.args.output_dir) / SAMPLES / f"step-{step:06}"
         keep_trajectories(folder, self.rollouts.card(), done[: kept.trajectories], judged, first)
+
+    def _everyones(self, own: list[Record]) -> list[Record]:
+        """The records of all processes, in the order of their ranks."""
+        if self.accelerator.num_processes == 1:
+            return own
+        parts: list[Any] = [None] * self.accelerator.num_processes
+        torch.distributed.all_gather_object(parts, own)
+        return [record for part in parts for record in part]
 
     def _show(self, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -156,6 +156,7 @@ def thin(losses: Sequence[Mapping[str, Any]], most: int = 20) -> list[Mapping[st
 
 
 def lines_of(pairs: Iterable[tuple[Any, Any]]) -> list[str]:
+    """Lines of a table with two columns."""
     return [f"| {_cell(name)} | {_cell(value)} |" for name, value in pairs]
 
 
@@ -170,11 +171,13 @@ def _share(value: Any) -> str:
 
 
 def machine_of(machine: Mapping[str, Any]) -> str:
+    """The processors of a machine in words."""
     gpus = ", ".join(f"{count} x {name}" for name, count in Counter(machine.get("gpus") or ()).items())
     return gpus or f"{machine.get('cores')} cores, {machine.get('cpu')}"
 
 
 def versions() -> dict[str, str]:
+    """Releases of the packages that are named."""
     from importlib import metadata
 
     found = {}

@@ -21,13 +21,13 @@ class OwnNames:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Continue from the weights of a checkpoint."""
         if self._keeps_own_names():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc] - of the trainer
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
         else:
             _load_weights(self.model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         if self._keeps_own_names():
-            super()._load_best_model()  # type: ignore[misc] - of the trainer
+            super()._load_best_model()  # type: ignore[misc]
         else:
             _load_weights(self.model, self.state.best_model_checkpoint)
 

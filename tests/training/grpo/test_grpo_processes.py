@@ -21,7 +21,6 @@ from safetensors.torch import load_file  # noqa: E402
 
 from apr_plugin.training.grpo.recipe import read_recipe  # noqa: E402
 
-LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniVisionBlock", "Qwen2_5OmniAudioEncoderLayer"]
 PLAIN = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "save_strategy": "no"}
 GLOO = {"ddp_backend": "gloo", "ddp_timeout": 240}
 
@@ -29,20 +28,20 @@ GLOO = {"ddp_backend": "gloo", "ddp_timeout": 240}
 def test_the_step_of_two_processes_is_that_of_one(
     tiny: Any, student: Callable[..., Any], shared_videos: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Ragged: two steps, each process has rows. Empty: one question has rewards without spread, so its process has none.
+    """Ragged: two steps, each process has rows. Empty: a question has rewards without spread, its process no rows.
 
-    Weights are sharded in the second: without dummies and padding rows it would hang.
+    Weights are sharded in the others, one of which reduces gradients after each forward.
     """
     asked = {
         "ragged": write_questions(tmp_path / "ragged.jsonl", shared_videos, ["sound", "long"]),
         "empty": write_questions(tmp_path / "empty.jsonl", shared_videos, ["sound", "silent"]),
     }
-    fsdp = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": LAYERS}}
     runs = {
         "ragged_one": ("ragged", {"max_steps": 2}, {}),
         "ragged_ddp": ("ragged", {"max_steps": 2} | GLOO, {}),
         "empty_one": ("empty", {"max_steps": 1}, {}),
-        "empty_fsdp": ("empty", {"max_steps": 1} | GLOO | fsdp, {}),
+        "empty_fsdp": ("empty", {"max_steps": 1} | GLOO, {}),
+        "each_fsdp": ("empty", {"max_steps": 1} | GLOO, {"forward": {"reduce_each": True}}),
     }
     recipes = {}
     for name, (questions, trainer, more) in runs.items():
@@ -51,7 +50,11 @@ def test_the_step_of_two_processes_is_that_of_one(
         recipes[name].write_text(json.dumps(made))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(Path(__file__).with_name("grpo_ranks.py"))]
-    command += [str(part) for name in ("ragged_ddp", "empty_fsdp") for part in (recipes[name], tmp_path / name)]
+    command += [
+        str(part)
+        for name in ("ragged_ddp", "empty_fsdp", "each_fsdp")
+        for part in (name.split("_")[1], recipes[name], tmp_path / name)
+    ]
     ranks = subprocess.Popen(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -64,14 +67,15 @@ def test_the_step_of_two_processes_is_that_of_one(
     assert ranks.returncode == 0, said[-3000:]
 
     before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
-    for one, two in (("ragged_one", "ragged_ddp"), ("empty_one", "empty_fsdp")):
+    pairs = (("ragged_one", "ragged_ddp"), ("empty_one", "empty_fsdp"), ("empty_one", "each_fsdp"))
+    for one, two in pairs:
+        assert (tmp_path / two / grpo_ranks.SHARDED).exists() == two.endswith("fsdp")
         single, both = (load_file(tmp_path / name / "final" / "model.safetensors") for name in (one, two))
         assert single.keys() == both.keys()
         for key in single:
             torch.testing.assert_close(both[key], single[key], atol=2e-6, rtol=1e-5)
-        assert all(
-            any(not torch.equal(before[k], single[k]) for k in single if part in k) for part in ("visual", "audio")
-        )
+        moved = [key for key in single if not torch.equal(before[key], single[key])]
+        assert all(any(tower in key for key in moved) for tower in ("visual", "audio_tower"))
         cards = [json.loads((tmp_path / name / "final" / "training.json").read_text()) for name in (one, two)]
         assert [card["processes"] for card in cards] == [1, 2]
         logs = [card["log"] for card in cards]

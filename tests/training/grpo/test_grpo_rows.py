@@ -32,14 +32,14 @@ def sampled(entropy: float, tokens: int = 3, **more: Any) -> SampledTurn:
     return SampledTurn(Prompt(()), Generation("x", prompt_token_ids=(1, 2), **(given | more)))
 
 
-def investigation(said: str | None, entropies: list[float], stop: str = "answered", **more: Any) -> Investigation:
+def investigation(said: str | None, means: list[float], stop: str = "answered", **more: Any) -> Investigation:
     """An episode with this answer, of which each turn has this entropy."""
-    texts = [*[look(0, 1)] * (len(entropies) - 1), answer(said or "")]
+    texts = [*[look(0, 1)] * (len(means) - 1), answer(said or "")]
     turns = [turn_of(parse_turn(text), Generation(text), None, model_s=0, media_s=0) for text in texts]
     done = Trajectory(
         question=ASKED, turns=tuple(turns), answer=said, answer_valid=said is not None, stop_reason=StopReason(stop)
     )
-    return Investigation(done, {at: sampled(value, **more) for at, value in enumerate(entropies, 1)})
+    return Investigation(done, {at: sampled(value, **more) for at, value in enumerate(means, 1)})
 
 
 def judged(*groups: list[Investigation], wanted: int | None = None, **settings: Any) -> Any:

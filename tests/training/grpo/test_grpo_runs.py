@@ -101,7 +101,7 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     run_grpo(recipe, tmp_path / "cut")  # is finished
     assert "nothing was trained" in capsys.readouterr().err
     other = recipe.model_copy(update={"generations": 4})
-    with pytest.raises(AprError, match="other settings was begun here .*generations"):
+    with pytest.raises(AprError, match=r"other settings was begun here .*generations"):
         run_grpo(other, tmp_path / "cut")
 
 
@@ -184,7 +184,7 @@ def test_what_is_wrong_is_said_before_training(prepare: Any, make_video: Any, tm
         run_grpo(recipe, tmp_path / "out")
     with pytest.raises(AprError, match=r"a rollout takes 2 questions .* there are 1"):
         run_grpo(recipe.model_copy(update={"unreadable": "skip", "questions_per_step": 2}), tmp_path / "two")
-    with pytest.raises(AprError, match="no question is left.* too_long 2, unreadable 1"):
+    with pytest.raises(AprError, match=r"no question is left.* too_long 2, unreadable 1"):
         run_grpo(recipe.model_copy(update={"unreadable": "skip", "longest_s": 0.5}), tmp_path / "none")
     with pytest.raises(AprError, match="names no questions"):
         run_grpo(recipe.model_copy(update={"questions": []}), tmp_path / "none")
