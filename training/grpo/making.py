@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from apr_plugin.errors import AprError
-from apr_plugin.files import read_regular
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.training.grpo.budgets import group_budgets
 from apr_plugin.training.grpo.contract import check_trl
@@ -78,21 +77,12 @@ def episode_config(recipe: GrpoRecipe, durations: Mapping[DocKey, float]) -> Any
     Raises:
         AprError: the file of the system prompt can't be read, or a range of `draws` is impossible.
     """
-    words = None
-    if recipe.system_prompt is not None:
-        try:
-            words = read_regular(Path(recipe.system_prompt).expanduser()).decode("utf-8")
-        except (OSError, ValueError) as error:
-            raise RecipeError(
-                f"recipe: system_prompt: {recipe.system_prompt}: cannot read it: "
-                f"{getattr(error, 'strerror', None) or error}"
-            ) from error
     base = EpisodeConfig(
         budget=recipe.budget,
         wire=recipe.wire,
         parsing=recipe.parsing,
         sampling=recipe.sampling.policy(),
-        system_prompt=words,
+        system_prompt=recipe.instructions(),
         seed=recipe.seed,
     )
     return group_budgets(base, recipe.draws, recipe.generations, durations)

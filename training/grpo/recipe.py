@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from apr_plugin.errors import AprError, require
+from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
 from apr_plugin.policies import did_you_mean
@@ -234,6 +235,22 @@ class GrpoRecipe(_Part):
         """`sampling.tolerance`, or its default."""
         exact = self.student.dtype == "float32" and not (self.trainer.get("bf16") or self.trainer.get("fp16"))
         return self.sampling.tolerance or (1e-3 if exact else None)
+
+    def instructions(self) -> str | None:
+        """The text of `system_prompt`; `None` for the default instructions.
+
+        Raises:
+            RecipeError: its file can't be read.
+        """
+        if self.system_prompt is None:
+            return None
+        try:
+            return read_regular(Path(self.system_prompt).expanduser()).decode("utf-8")
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"recipe: system_prompt: {self.system_prompt}: cannot read it: "
+                f"{getattr(error, 'strerror', None) or error}"
+            ) from error
 
     def check_trainer(self) -> None:
         """Compare the names in `trainer` with the installed TRL.

@@ -191,6 +191,6 @@ def _identity(recipe: GrpoRecipe, questions: Sequence[TrainingQuestion]) -> dict
     for one in questions:
         digest.update(f"{one.key} {one.question.content_hash()} {one.truth.answers} {one.exact}\n".encode())
     told["questions"] = digest.hexdigest()[:16]
-    if recipe.system_prompt is not None:
-        told["system_prompt"] = hashlib.sha256(Path(recipe.system_prompt).expanduser().read_bytes()).hexdigest()[:16]
+    if (words := recipe.instructions()) is not None:
+        told["system_prompt"] = hashlib.sha256(words.encode()).hexdigest()[:16]
     return told

@@ -111,7 +111,8 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         if self._fresh:
             self._parts = ()  # frees the pictures of the last rollout
             self._parts = self._generate_and_score_completions(generation_batch)
-        return self._parts[step % parts]
+        part: Part = self._parts[step % parts]
+        return part
 
     def _generate_and_score_completions(self, inputs: Any) -> tuple[Part, ...]:
         """Sample episodes, reward them, and make rows of their turns.
@@ -133,7 +134,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         records = self._everyones(own)
         wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
         judged = judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
-        self._latest = (investigations, judged, first)
+        self._latest = ([replace(done, turns={}) for done in investigations], judged, first)  # without pictures
         made = rows_of(
             investigations,
             judged,
