@@ -54,8 +54,8 @@ def _random() -> Callable[[], None]:
 def _numpy() -> Callable[[], None]:
     import numpy as np
 
-    state = np.random.get_state()  # noqa: NPY002 - the global generator is what others change
-    return lambda: np.random.set_state(state)  # noqa: NPY002
+    state = np.random.get_state()
+    return lambda: np.random.set_state(state)
 
 
 def _torch() -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from typing import Any
 from apr_plugin.errors import AprError, require
 from apr_plugin.harnesses.vlmeval.contained import contained
 from apr_plugin.installed import importing, version_of
+
+
+def variable(name: str) -> str:
+    """One of VLMEvalKit's own environment variables (`MMEVAL_ROOT`, `PRED_FORMAT`, `WORLD_SIZE`); empty if unset."""
+    return os.environ.get(name, "").strip()
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,15 @@ class Host:
     def run(self, arguments: Sequence[str]) -> None:
         """Run its command line in this process; it catches its own errors and writes them to `status.json`."""
         before, sys.argv = sys.argv, ["vlmeval", *arguments]
+        root = os.environ.pop("MMEVAL_ROOT", None)  # it would take the place of --work-dir, in one of its two modes
         try:
             if self.environment_file.is_file():  # as its own command does; here the policy has read its keys already
                 self.runner.load_env()
             self.runner.main()
         finally:
             sys.argv = before
+            if root is not None:
+                os.environ["MMEVAL_ROOT"] = root
 
 
 @cache
@@ -81,7 +90,9 @@ def load_host() -> Host:
     if packaged:
         _mend_shortcuts(runner)
     version = version_of("ms-vlmeval") if packaged else None
-    name = f"ms-vlmeval {version}" if version else f"VLMEvalKit {getattr(package, '__version__', 'of an unknown version')}"
+    name = (
+        f"ms-vlmeval {version}" if version else f"VLMEvalKit {getattr(package, '__version__', 'of an unknown version')}"
+    )
     return Host(runner, packaged, name)
 
 

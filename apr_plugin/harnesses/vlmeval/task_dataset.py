@@ -66,6 +66,14 @@ class TaskDataset(VideoBaseDataset):  # type: ignore[misc]
         self.frame_root = str(Path(LMUDataRoot()) / "images" / dataset)
         DATASETS[dataset] = self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the task's functions, for VLMEvalKit's own processes; they are imported again there."""
+        return {**vars(self), "task": self.task.name, "_source": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self.task, self._source = read_task(state["task"]), sources().get(state["task"])
+
     @classmethod
     def supported_datasets(cls) -> list[str]:
         """None by themselves: each task is registered under its own name."""
@@ -122,6 +130,13 @@ class TaskDataset(VideoBaseDataset):  # type: ignore[misc]
             evidence=() if truth is None else truth.spans(),
             truths=Truths(self.dataset_name, self.truths),
         )
+
+    def row(self, index: str) -> dict[str, Any]:
+        """What the samples say of a document besides its score: the right answer, the duration group, the video."""
+        document = self.documents[int(index)]
+        buckets = document.get("apr_buckets") or [None]
+        target = self.task.doc_to_target(document)
+        return {"target": target, "bucket": buckets[0], "video": self._first_path(document)}
 
     def truths(self) -> dict[DocKey, Truth]:
         """What is right, as the task says it."""

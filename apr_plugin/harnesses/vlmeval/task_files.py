@@ -152,7 +152,7 @@ def _content(path: Path) -> dict[str, Any]:
         return _Function(path.parent.name, loader.construct_scalar(node))
 
     Loader.add_constructor("!function", function)
-    content = yaml.load(path.read_text("utf-8"), Loader)  # noqa: S506 - a subclass of the safe loader
+    content = yaml.load(path.read_text("utf-8"), Loader)
     included = content.pop("include", None)
     return {**_content(path.parent / included), **content} if included else dict(content)
 
