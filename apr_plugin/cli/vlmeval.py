@@ -28,8 +28,8 @@ WORK_DIR/trajectories; exit status 1 is a failed run, 2 wrong usage, 3 unanswere
   apr vlmeval --data Video-MME_agent --model_args policy=vllm,pretrained=NAME --work-dir out
   apr vlmeval --data apr_needle_64frame --model Qwen2.5-VL-7B-Instruct --work-dir out
 
---limit N asks only the first N questions of each data set. docs/vlmeval.md lists the data sets and what applies to each;
-docs/lmms-eval.md lists the model_args. If a run is stopped, the same command continues it.
+--limit N asks only the first N questions of each data set. docs/vlmeval.md lists the data sets, and
+docs/lmms-eval.md the model_args. If a run is stopped, the same command continues it.
 """
 
 
@@ -155,9 +155,7 @@ def _check_data(command: Command, host: Any) -> None:
                 "our tasks are listed by: apr tasks, and aliases in docs/vlmeval.md"
             )
         if command.ours and name not in ours and not name.startswith("apr_"):
-            warn(
-                f"{name}: its messages don't name the question, so scores can't be joined to trajectories; use its alias"
-            )
+            warn(f"{name}: its messages don't name the question, so no score is joined to its answer; use the alias")
         if command.limit is not None and name not in ours and not name.startswith("apr_"):
             raise WrongUsage(f"--limit does not work with {quoted(name, 60)}: use its alias, which ends with _agent")
         if name in ours and ours[name].several and ours[name].dataset in str(command.work_dir.resolve()):

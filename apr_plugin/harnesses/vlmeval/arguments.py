@@ -1,4 +1,4 @@
-"""The command line of `apr vlmeval`: VLMEvalKit's own, with a few options of ours, checked before anything is loaded."""
+"""The command line of `apr vlmeval`: VLMEvalKit's own with a few options of ours, checked before anything is loaded."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def save_frames(path: str, folder: Path, count: int = 0, fps: float = -1.0) -> l
     Raises:
         MediaError: the video can't be read.
     """
-    stat = os.stat(path)
+    stat = Path(path).stat()
     key = hashlib.sha256(f"{Path(path).resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
     with Video.open(path, workers=1) as video:
         duration = video.duration_s

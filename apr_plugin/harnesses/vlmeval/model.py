@@ -67,7 +67,7 @@ class ActivePerception(BaseModel):  # type: ignore[misc]
             if trajectory is None:
                 return NO_ANSWER
             return cell(reply_of(trajectory, asked.write, strict=settings.config.parsing == "strict"))
-        except Exception:
+        except Exception:  # noqa: BLE001 - nothing may leave this method
             _log.exception("apr: a question of %s", dataset)
             return NO_ANSWER
 

@@ -1,7 +1,6 @@
-"""What is known of each of VLMEvalKit's video data sets: whether the agent can answer it, how a row is read, how it is
-scored.
+"""What is known of each of VLMEvalKit's video data sets.
 
-The keys are the names of its classes. `docs/vlmeval.md` has this table; `tests/harnesses/test_vlmeval_sets.py` compares
+That is whether the agent can answer it, how a row is read, and how it is scored. The keys are the names of its classes. `docs/vlmeval.md` has this table; `tests/harnesses/test_vlmeval_sets.py` compares
 both, and checks that every video class of the installed VLMEvalKit is here.
 """
 
