@@ -1,7 +1,8 @@
 """What is known of each of VLMEvalKit's video data sets.
 
-That is whether the agent can answer it, how a row is read, and how it is scored. The keys are the names of its classes. `docs/vlmeval.md` has this table; `tests/harnesses/test_vlmeval_sets.py` compares
-both, and checks that every video class of the installed VLMEvalKit is here.
+That is whether the agent can answer it, how a row is read, and how it is scored. The keys are the names of its classes.
+`docs/vlmeval.md` has this table; `tests/harnesses/test_vlmeval_sets.py` compares both, and checks that every video
+class of the installed VLMEvalKit is here.
 """
 
 from __future__ import annotations
