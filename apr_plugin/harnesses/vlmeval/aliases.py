@@ -106,6 +106,12 @@ class AgentDataset:
         target = row.get("answer", row.get("correct_choice"))
         return {"target": target, "bucket": bucket_of(self.known(row), row), "video": row.get("video")}
 
+    def score(self, index: str, prediction: str) -> float | None:
+        """The score of one answer, where VLMEvalKit has a function for it and writes none; else `None`."""
+        row = self.apr_rows[index]
+        scorer = self.known(row).score
+        return None if scorer is None else scorer(row, prediction)
+
     def truths(self) -> dict[DocKey, Truth]:
         """None: VLMEvalKit's columns of answers have no common form."""
         return {}

@@ -114,6 +114,8 @@ def score_rows(
             "answer": reply,
             **_metrics(scored),
         }
+        if not scored and (own := dataset.score(index, reply)) is not None:
+            line["score"] = own
         if (bucket := row.get("bucket")) is not None:
             line |= {"bucket": printable(bucket), "vlmeval": {"bucket": printable(bucket)}}
         if (video := row.get("video")) is not None:

@@ -91,7 +91,7 @@ def write_fractions(text: str, *, duration_s: float) -> str:
     if not spans or not all(valid_span(span) for span in spans) or not 0 < duration_s < math.inf:
         return text
     kept = sorted(sorted(spans, key=lambda span: span[0] - span[1])[:MOST_SPANS])
-    parts = [[round(min(1.0, max(0.0, second / duration_s)), 6) for second in span] for span in kept]
+    parts = [[round(min(1.0, max(0.0, second / duration_s)), 9) for second in span] for span in kept]
     return f"```json\n{json.dumps({'result': parts})}\n```"
 
 

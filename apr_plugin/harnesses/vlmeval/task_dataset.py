@@ -138,6 +138,10 @@ class TaskDataset(VideoBaseDataset):  # type: ignore[misc]
         target = self.task.doc_to_target(document)
         return {"target": target, "bucket": buckets[0], "video": self._first_path(document)}
 
+    def score(self, index: str, prediction: str) -> float | None:
+        """Nothing: `evaluate` writes every score."""
+        return None
+
     def truths(self) -> dict[DocKey, Truth]:
         """What is right, as the task says it."""
         if self._source is None:

@@ -8,7 +8,8 @@ class of the installed VLMEvalKit is here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from apr_plugin.harnesses.vlmeval.row_readers import (
     read_vsi,
     read_yes_no,
 )
+from apr_plugin.tasks.common.buckets import Bins
 
 State = Literal["works", "note", "no"]
 
@@ -84,9 +86,18 @@ class VideoSet:
     bucket: str = ""
     """The column with the name of a question's duration group."""
 
+    bins: Bins | None = None
+    """The duration groups by the column `duration`, in seconds, where there is no such column."""
+
+    score: Callable[[Row, str], float] | None = None
+    """Scores one answer with VLMEvalKit's own function, where it reports figures of the whole data set alone."""
+
     subtitles: Subtitles | None = None
     """Where its subtitles are, if it has some."""
 
+
+_MLVU = Bins.of_minutes(0, 5, 10, 20, 60, 120, math.inf)
+_CG = Bins.of_minutes(0, 10, 20, 30, 40, 50, 60, math.inf)
 
 _JUDGE = "scored by a language model (`--judge`)"
 _CUT = "VLMEvalKit cuts the clip with moviepy 1.0.3, which has to be installed"
@@ -106,7 +117,7 @@ SETS: Mapping[str, VideoSet] = {
         bucket="duration_group",
         subtitles=Subtitles("subtitles/{subtitle_path}", "starting_timestamp_for_subtitles"),
     ),
-    "MLVU_MCQ": VideoSet("MLVU, multiple choice", read=UNLABELLED("candidates")),
+    "MLVU_MCQ": VideoSet("MLVU, multiple choice", read=UNLABELLED("candidates"), bins=_MLVU),
     "MLVU_OpenEnded": VideoSet("MLVU, generation", "note", _JUDGE, judged=True),
     "MLVU": VideoSet("MLVU, both", "note", f"half of it is {_JUDGE}; `MLVU_MCQ_agent` is not", judged=True),
     "MVBench": VideoSet("MVBench", "note", _CUT, read=UNLABELLED("candidates")),
@@ -116,8 +127,10 @@ SETS: Mapping[str, VideoSet] = {
     "TempCompass_MCQ": VideoSet("TempCompass, multiple choice", read=read_tempcompass),
     "TempCompass_YorN": VideoSet("TempCompass, yes or no", read=read_yes_no),
     "TempCompass_Captioning": VideoSet("TempCompass, captions", "note", _JUDGE, judged=True),
-    "CGBench_MCQ_Grounding_Mini": VideoSet("CG-Bench, mini", read=read_cgbench, subtitles=Subtitles("{subtitle_path}")),
-    "CGBench_MCQ_Grounding": VideoSet("CG-Bench", read=read_cgbench, subtitles=Subtitles("{subtitle_path}")),
+    "CGBench_MCQ_Grounding_Mini": VideoSet(
+        "CG-Bench, mini", read=read_cgbench, bins=_CG, subtitles=Subtitles("{subtitle_path}")
+    ),
+    "CGBench_MCQ_Grounding": VideoSet("CG-Bench", read=read_cgbench, bins=_CG, subtitles=Subtitles("{subtitle_path}")),
     "CGBench_OpenEnded_Mini": VideoSet("CG-Bench, open-ended, mini", "note", f"{_JUDGE} that sees frames", judged=True),
     "CGBench_OpenEnded": VideoSet("CG-Bench, open-ended", "note", f"{_JUDGE} that sees frames", judged=True),
     "WorldSense": VideoSet(
@@ -131,7 +144,7 @@ SETS: Mapping[str, VideoSet] = {
         "Video-Holmes", "note", "VLMEvalKit decodes a frame of each video with decord and stores it", read=read_holmes
     ),
     "VideoTT": VideoSet("Video-TT", "note", "VLMEvalKit decodes a frame of each video with decord and stores it"),
-    "OMTGBench": VideoSet("OMTG-Bench", "note", "VLMEvalKit reports no score of single questions", read=read_spans),
+    "OMTGBench": VideoSet("OMTG-Bench", read=read_spans, score=lambda row, prediction: _omtg(row, prediction)),
     "CGAVCounting": VideoSet(
         "CG-AV-Counting",
         "note",
@@ -200,5 +213,16 @@ def read_row(name: str, row: Row, prompt: str) -> tuple[str, Reading]:
 
 def bucket_of(known: VideoSet, row: Mapping[str, Any]) -> str | None:
     """The duration group of a row; `None` where its data set has none."""
+    if known.bins is not None:
+        with suppress(KeyError, TypeError, ValueError):
+            return known.bins.name(float(row["duration"]))
     value = row.get(known.bucket) if known.bucket else None
     return None if value is None else str(value)
+
+
+def _omtg(row: Row, prediction: str) -> float:
+    """The temporal IoU of an answer in OMTG-Bench, as its class computes it before it takes the mean."""
+    from vlmeval.dataset.omtgbench import compute_one_to_many_metrics, parse_time_intervals
+
+    spans = [parse_time_intervals(text) for text in (prediction, str(row["answer"]))]
+    return float(compute_one_to_many_metrics(*spans)["tIoU"])
