@@ -6,6 +6,7 @@ repository on the import path, whose runner is the file `run.py` beside the pack
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import logging
@@ -89,6 +90,7 @@ def load_host() -> Host:
         runner = importlib.import_module("vlmeval.run") if packaged else _runner_beside(package)
     if packaged:
         _mend_shortcuts(runner)
+    _mend_waiting()
     version = version_of("ms-vlmeval") if packaged else None
     name = (
         f"ms-vlmeval {version}" if version else f"VLMEvalKit {getattr(package, '__version__', 'of an unknown version')}"
@@ -119,3 +121,29 @@ def _mend_shortcuts(runner: Any) -> None:
     build = runner.build_dataset
     known = importlib.import_module("vlmeval.dataset.video_dataset_config").supported_video_datasets
     runner.build_dataset = lambda name, **options: known[name]() if name in known else build(name, **options)
+
+
+def _mend_waiting() -> None:
+    """Let the API mode end when a question was lost.
+
+    It waits for the evaluation of each data set, and evaluates one only when all of its questions came back. A question
+    whose answer it could not store (a full disk) never does, and it would wait for ever (`inference_api.py`, `_worker`
+    and `_monitor_loop`). Such a data set ends with an error here.
+    """
+    module: Any = importlib.import_module("vlmeval.inference_api")
+    wait = module.APIEvalPipeline._monitor_loop
+
+    async def monitor(pipeline: Any) -> Any:
+        waiting = asyncio.ensure_future(wait(pipeline))
+        try:
+            while not (await asyncio.wait([waiting], timeout=1))[0]:
+                for name, state in pipeline.states.items() if pipeline.all_infer_done else ():
+                    if state.eval_status is module.EvalStatus.Pending and state.processed < state.total_samples:
+                        lost = f"{state.total_samples - state.processed} of its questions were lost in VLMEvalKit"
+                        state.eval_status = module.EvalStatus.Error
+                        pipeline._upsert_dataset_status(name, status="done", error_message=lost)
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    module.APIEvalPipeline._monitor_loop = monitor
