@@ -24,7 +24,9 @@ KINDS = ("glyph", "when", "sound", "count", "order")
 @pytest.fixture(scope="module")
 def needles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("needles")
-    return Path(make_needle(folder, NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), progress=False))
+    return Path(
+        make_needle(folder, NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), progress=False)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +113,6 @@ def test_compare_takes_a_run_of_either_harness(
     vlmeval: Warm, runs: Mapping[str, tuple[Path, Ended]], tmp_path: Path
 ) -> None:
     pytest.importorskip("statsmodels")
-    (ended,) = vlmeval.run(
-        ["compare", runs["local"][0], runs["lmms"][0], "--out", tmp_path / "report"], timeout_s=200
-    )
+    (ended,) = vlmeval.run(["compare", runs["local"][0], runs["lmms"][0], "--out", tmp_path / "report"], timeout_s=200)
     assert ended.status == 0, ended.text
     assert (tmp_path / "report").is_dir()

@@ -50,7 +50,8 @@ def mark(message: Sequence[Any] | None, **values: str) -> list[dict[str, Any]]:
 
     Nothing of the row itself is put into the mark, because a row has the right answer.
     """
-    parts = [dict(part) for part in message] if message else [{"type": "text", "value": "(there is no question)"}]
+    nothing: dict[str, Any] = {"type": "text", "value": "(there is no question)"}
+    parts = [dict(part) for part in message or ()] or [nothing]
     parts[0][MARK] = values
     return parts
 

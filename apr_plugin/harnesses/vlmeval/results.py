@@ -97,7 +97,7 @@ def score_rows(
     if finished.predictions is None or not finished.predictions.is_file():
         return
     answers = _by_index(_table(finished.predictions))
-    scores = {}
+    scores: dict[str, dict[str, Any]] = {}
     for table in _score_tables(finished, dataset, others):
         scores |= table
     for index, answer in answers.items():

@@ -61,7 +61,8 @@ class TaskDataset(VideoBaseDataset):  # type: ignore[misc]
         self.videos = sorted(set(self.data["video"]))
         self.data_root = ""
         self.pack = False
-        self.nframe, self.fps = (0, fps) if fps > 0 else (nframe, -1)
+        self.nframe = 0 if fps > 0 else nframe
+        self.fps = fps if fps > 0 else -1
         self.split_frame = True
         self.frame_root = str(Path(LMUDataRoot()) / "images" / dataset)
         DATASETS[dataset] = self
@@ -71,7 +72,7 @@ class TaskDataset(VideoBaseDataset):  # type: ignore[misc]
         return {**vars(self), "task": self.task.name, "_source": None}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self.task, self._source = read_task(state["task"]), sources().get(state["task"])
 
     @classmethod

@@ -143,9 +143,9 @@ def _aggregation(value: Any) -> Callable[[Sequence[Any]], Any]:
 def _content(path: Path) -> dict[str, Any]:
     """A YAML file with what it includes; a `!function` is imported when the value is read."""
     require("yaml", "vlmeval")
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """A loader of its own, because a constructor is added to the class."""
 
     def function(loader: Any, node: Any) -> Callable[..., Any]:
