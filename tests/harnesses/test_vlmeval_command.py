@@ -25,10 +25,9 @@ from apr_plugin.tasks.common.catalogue import sources
 
 
 def test_a_command_line_for_the_agent(tmp_path: Path) -> None:
-    command = read_command(
-        ["--data", "apr_needle", "Video-MME_agent", "--model_args", "policy=guess,concurrency=7"]
-        + ["--work-dir", str(tmp_path / "out"), "--api-mode", "--verbose"]
-    )
+    data, settings = ["apr_needle", "Video-MME_agent"], "policy=guess,concurrency=7"
+    where = ["--work-dir", str(tmp_path / "out")]
+    command = read_command(["--data", *data, "--model_args", settings, "--api-mode", "--verbose", *where])
     assert command.ours and command.model == ("apr",)
     assert command.data[:2] == ("apr_needle_glyph", "apr_needle_when") and command.data[-1] == "Video-MME_agent"
     assert command.settings is not None and command.settings["trajectories"] == str(tmp_path / "out" / "trajectories")

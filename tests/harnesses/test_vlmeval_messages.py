@@ -1,4 +1,4 @@
-"""What VLMEvalKit passes to the model becomes a question, and an answer a cell of its table; it need not be installed."""
+"""What VLMEvalKit passes to the model becomes a question, an answer a cell of its table; it is not needed here."""
 
 from __future__ import annotations
 

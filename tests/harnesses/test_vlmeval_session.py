@@ -1,4 +1,4 @@
-"""The session behind the model: threads ask, one loop answers, the store makes a run continue. No VLMEvalKit is needed."""
+"""The session behind the model: threads ask, one loop answers, a store makes a run continue; without VLMEvalKit."""
 
 from __future__ import annotations
 

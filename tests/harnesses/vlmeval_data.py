@@ -37,6 +37,9 @@ ANSWERS: dict[str, str | None] = {
 }
 """What the policy `knows` says: right, wrong, and not at all; the right answer of the third question is A."""
 
+SAYS_B = "says_b"
+"""A model of VLMEvalKit's own kind, which takes pictures and always answers B."""
+
 QUESTIONS = (("one", 1), ("two", 0), ("three", 0))
 """Name of a question, and the index of its right option."""
 
@@ -73,6 +76,8 @@ def make(folder: Path) -> Path:
                 "answer": "ABCD"[right],
             }
         )
+    # VLMEvalKit can't build this row: it evaluates the column as Python.
+    mme.append(mme[-1] | {"index": 3, "video": "broken", "candidates": "[unreadable", "answer": "A"})
     (folder / "mme/subtitle").mkdir()
     for name in ("one", "two"):
         (folder / f"mme/subtitle/{name}.srt").write_text(SRT)
@@ -101,6 +106,7 @@ def make(folder: Path) -> Path:
                 "correct_choice": right,
             }
         )
+    lvb.append(lvb[0] | {"index": 3, "video_path": "./videos/missing.mp4", "correct_choice": 0})
     _table(folder / "lvb/LongVideoBench.tsv", lvb)
 
     mlvu = []
@@ -165,6 +171,17 @@ def use(folder: Path) -> None:
     from apr_plugin.policies import POLICIES
 
     POLICIES["knows"] = "task_testing:Knows"
+
+    from vlmeval.config import supported_VLM
+    from vlmeval.vlm.base import BaseModel
+
+    class SaysB(BaseModel):  # type: ignore[misc]
+        def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
+            pictures = [part["value"] for part in message if part["type"] == "image"]
+            assert len(pictures) == 8 and all(Path(place).is_file() for place in pictures)
+            return "B"
+
+    supported_VLM[SAYS_B] = SaysB
 
     def local(name: str, root: str, file: str) -> None:
         found = {"root": str(folder / root), "data_file": str(folder / file)}

@@ -1,4 +1,4 @@
-"""Commands in the process of `vlmeval_warm`, and what came of them; small local data sets in VLMEvalKit's own schema."""
+"""Commands in the process of `vlmeval_warm`, and what came of them."""
 
 from __future__ import annotations
 

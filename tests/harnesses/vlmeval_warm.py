@@ -1,7 +1,7 @@
 """Runs `apr vlmeval` and `apr` commands without the wait: it loads VLMEvalKit once, then forks for each order.
 
-Loading takes about a minute of one busy core. It is loaded as `apr vlmeval` does it, and what that changed in the process is
-written to the file `loaded.json` in the folder that is the only argument.
+Loading takes up to a minute. It is loaded as `apr vlmeval` does it, and what that changed in the process is written to
+the file `loaded.json` in the folder that is the only argument.
 
 An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}, "setup":
 FILE}`. FILE is a Python file that is run first, to put small local data in the place of VLMEvalKit's downloads. The

@@ -27,7 +27,7 @@ again\r
 00:01:02,500 --> 01:00:00,000\r
 {\\an8}the end\r
 """
-VTT = "WEBVTT\n\nNOTE of the author\n\n00:01.000 --> 00:02.000\nHello there again\n\n01:02.500 --> 01:00:00.000\nthe end\n"
+VTT = "WEBVTT\n\nNOTE\n\n00:01.000 --> 00:02.000\nHello there again\n\n01:02.500 --> 01:00:00.000\nthe end\n"
 LINES = [
     {"start": "00:00:01.000", "end": "00:00:02.000", "line": "Hello there again"},
     {"start": "00:01:02.500", "end": "01:00:00.000", "line": "the end"},
@@ -50,8 +50,17 @@ def test_every_form_gives_the_same_cues(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no times here", b"[]", b"{}", b'[{}, 7, {"start": "x", "end": 1, "line": 2}]', b"[[[[", b"\xff\xfe\x00"]
-    + [b"00:00:05,000 --> 00:00:01,000\nbackwards\n", b"1 --> 2"],
+    [
+        b"",
+        b"no times here",
+        b"[]",
+        b"{}",
+        b'[{}, 7, {"start": "x", "end": 1, "line": 2}]',
+        b"[[[[",
+        b"\xff\xfe\x00",
+        b"00:00:05,000 --> 00:00:01,000\nbackwards\n",
+        b"1 --> 2",
+    ],
 )
 def test_a_file_without_a_cue_is_an_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "s"

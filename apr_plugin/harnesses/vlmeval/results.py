@@ -24,10 +24,10 @@ from apr_plugin.scoring.text import NO_ANSWER
 STATUS = "status.json"
 """VLMEvalKit's own account of a run."""
 
-TABLES = (".xlsx", ".tsv", ".csv")
+TABLES = (".xlsx", ".tsv", ".csv", ".json")
 """Endings of its tables."""
 
-SCORES = ("score", "hit", "MRA:.5:.95:.05", "acc", "rating")
+SCORES = ("score", "hit", "MRA:.5:.95:.05", "acc", "rating", "correct")
 """Columns with the score of a question, in VLMEvalKit's tables; of several, the first that has a number."""
 
 
@@ -135,7 +135,8 @@ def _metrics(scored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(scored.get("metrics"), str):
         found = _mapping(json.loads(scored["metrics"]))
         return {name: value for name, value in found.items() if name not in ("task", "split", "doc_id")}
-    value = next((float(scored[name]) for name in SCORES if _is_number(scored.get(name))), None)
+    found = (scored.get(name) for name in SCORES)
+    value = next((float(one) for one in found if isinstance(one, bool) or _is_number(one)), None)
     return {} if value is None else {"score": 0.0 if value == -1 else value}
 
 
@@ -165,12 +166,11 @@ def _scores(predictions: Path, others: Collection[str]) -> dict[str, dict[str, A
         if any(path.stem.startswith(other) for other in others if other.startswith(stem) and other != stem):
             continue
         try:
-            table = _table(path)
-            columns = set(table.columns)
-        except Exception:  # noqa: BLE001 - a file of others
+            rows = _by_index(_table(path))
+        except Exception:  # noqa: BLE001 - a file of others, in any form
             continue
-        if "index" in columns and columns & {*SCORES, "metrics"}:
-            return _by_index(table)
+        if rows and set(next(iter(rows.values()))) & {*SCORES, "metrics"}:
+            return rows
     return {}
 
 
@@ -181,7 +181,7 @@ def _table(path: Path) -> Any:
 
 
 def _by_index(table: Any) -> dict[str, dict[str, Any]]:
-    return {str(row["index"]): row for row in table.to_dict("records")}
+    return {str(row["index"]): row for row in (table if isinstance(table, list) else table.to_dict("records"))}
 
 
 def write_results(

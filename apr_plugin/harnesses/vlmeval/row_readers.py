@@ -127,14 +127,23 @@ def read_sti(row: Row, prompt: str) -> Reading:
 
 
 def read_holmes(row: Row, prompt: str) -> Reading:
-    """Video-Holmes: from the prompt; its scorer reads only what is between answer marks."""
-    reading = read_prompt(row, prompt)
-    written = {option.label: f"<answer>{option.label}</answer>" for option in reading.options}
-    return Reading(reading.text, reading.kind, reading.options, reading.answer_hint, partial(_in_marks, written))
+    """Video-Holmes: labelled `candidates`; its scorer reads only what is between answer marks."""
+    options = by_prefix(listed(column(row, "candidates")))
+    written = {option.label: f"<answer>{option.label}</answer>" for option in options}
+    return mcq(column(row, "question"), options, written=written)
 
 
-def _in_marks(written: Mapping[str, str], text: str) -> str:
-    return written.get(text.strip(), text)
+def read_mmmu(row: Row, prompt: str) -> Reading:
+    """Video-MMMU: `question`, `question_type`, `options` without labels (JSON) where there are any."""
+    question = str(column(row, "question")).strip()
+    if options := listed(row.get("options") or "[]"):
+        return mcq(question, by_position(options))
+    return Reading(question, QuestionKind.FREE_FORM, answer_hint="a short answer, or a number with its unit")
+
+
+def read_embedded(row: Row, prompt: str) -> Reading:
+    """Q-Bench-Video, multiple choice: the options are in `question`."""
+    return read_question_column(row, prompt)
 
 
 def read_yes_no(row: Row, prompt: str) -> Reading:

@@ -23,8 +23,10 @@ from apr_plugin.harnesses.vlmeval.row_readers import (
     read_av_counting,
     read_cgbench,
     read_count,
+    read_embedded,
     read_holmes,
     read_lines,
+    read_mmmu,
     read_spans,
     read_sti,
     read_tempcompass,
@@ -34,6 +36,10 @@ from apr_plugin.harnesses.vlmeval.row_readers import (
 from apr_plugin.tasks.common.buckets import Bins
 
 State = Literal["works", "note", "no"]
+
+Checked = Literal["end to end", "prompt and scorer", "source read"]
+"""`end to end`: a run on local data of its schema. `prompt and scorer`: its class built the message and scored the
+answers on a made row. `source read`: neither was run."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,9 @@ class VideoSet:
     read: RowReader = read_prompt
     """Reads a row."""
 
+    checked: Checked = "source read"
+    """How that was found out."""
+
     judged: bool = False
     """Whether its scorer needs a language model; of the others, exact matching reads the answers that come back."""
 
@@ -100,72 +109,102 @@ _MLVU = Bins.of_minutes(0, 5, 10, 20, 60, 120, math.inf)
 _CG = Bins.of_minutes(0, 10, 20, 30, 40, 50, 60, math.inf)
 
 _JUDGE = "scored by a language model (`--judge`)"
+_DECODES = "VLMEvalKit decodes a frame of each video with decord"
+_STORES = f"{_DECODES} and stores it"
+_LEFT_OUT = "its figures leave out rows without an answer; `apr` counts them as wrong"
 _CUT = "VLMEvalKit cuts the clip with moviepy 1.0.3, which has to be installed"
 
 SETS: Mapping[str, VideoSet] = {
     "VideoMME": VideoSet(
-        "Video-MME", read=LABELLED("candidates"), bucket="duration", subtitles=Subtitles("{subtitle_path}")
+        "Video-MME",
+        read=LABELLED("candidates"),
+        bucket="duration",
+        subtitles=Subtitles("{subtitle_path}"),
+        checked="end to end",
     ),
     "VideoMMEv2": VideoSet(
-        "Video-MME-v2", "note", "VLMEvalKit opens each video with decord to learn its size", read=read_lines
+        "Video-MME-v2",
+        "note",
+        "VLMEvalKit opens each video with decord; it scores groups of four, so `--limit` has to be a multiple of 4",
+        read=read_lines,
+        checked="prompt and scorer",
     ),
     "LongVideoBench": VideoSet(
         "LongVideoBench",
         "note",
-        "VLMEvalKit decodes a frame of each video with decord",
+        _DECODES,
         read=UNLABELLED("candidates"),
         bucket="duration_group",
         subtitles=Subtitles("subtitles/{subtitle_path}", "starting_timestamp_for_subtitles"),
+        checked="end to end",
     ),
-    "MLVU_MCQ": VideoSet("MLVU, multiple choice", read=UNLABELLED("candidates"), bins=_MLVU),
+    "MLVU_MCQ": VideoSet("MLVU, multiple choice", read=UNLABELLED("candidates"), bins=_MLVU, checked="end to end"),
     "MLVU_OpenEnded": VideoSet("MLVU, generation", "note", _JUDGE, judged=True),
     "MLVU": VideoSet("MLVU, both", "note", f"half of it is {_JUDGE}; `MLVU_MCQ_agent` is not", judged=True),
     "MVBench": VideoSet("MVBench", "note", _CUT, read=UNLABELLED("candidates")),
-    "MVBench_MP4": VideoSet("MVBench, MP4 files", read=UNLABELLED("candidates")),
+    "MVBench_MP4": VideoSet("MVBench, MP4 files", read=UNLABELLED("candidates"), checked="prompt and scorer"),
     "MVTamperBench": VideoSet("MVTamperBench", "note", _CUT, read=UNLABELLED("candidates")),
     "TempCompass": VideoSet("TempCompass, all", "note", f"its captions are {_JUDGE}", judged=True),
-    "TempCompass_MCQ": VideoSet("TempCompass, multiple choice", read=read_tempcompass),
-    "TempCompass_YorN": VideoSet("TempCompass, yes or no", read=read_yes_no),
+    "TempCompass_MCQ": VideoSet("TempCompass, multiple choice", read=read_tempcompass, checked="prompt and scorer"),
+    "TempCompass_YorN": VideoSet("TempCompass, yes or no", read=read_yes_no, checked="prompt and scorer"),
     "TempCompass_Captioning": VideoSet("TempCompass, captions", "note", _JUDGE, judged=True),
     "CGBench_MCQ_Grounding_Mini": VideoSet(
-        "CG-Bench, mini", read=read_cgbench, bins=_CG, subtitles=Subtitles("{subtitle_path}")
+        "CG-Bench, mini",
+        "note",
+        _LEFT_OUT,
+        read=read_cgbench,
+        bins=_CG,
+        subtitles=Subtitles("{subtitle_path}"),
+        checked="end to end",
     ),
-    "CGBench_MCQ_Grounding": VideoSet("CG-Bench", read=read_cgbench, bins=_CG, subtitles=Subtitles("{subtitle_path}")),
+    "CGBench_MCQ_Grounding": VideoSet(
+        "CG-Bench", "note", _LEFT_OUT, read=read_cgbench, bins=_CG, subtitles=Subtitles("{subtitle_path}")
+    ),
     "CGBench_OpenEnded_Mini": VideoSet("CG-Bench, open-ended, mini", "note", f"{_JUDGE} that sees frames", judged=True),
     "CGBench_OpenEnded": VideoSet("CG-Bench, open-ended", "note", f"{_JUDGE} that sees frames", judged=True),
     "WorldSense": VideoSet(
         "WorldSense",
         "note",
-        "VLMEvalKit decodes a frame of each video with decord and stores it",
+        _STORES,
         read=LABELLED("candidates"),
         subtitles=Subtitles("{subtitle_path}"),
+        checked="prompt and scorer",
     ),
-    "Video_Holmes": VideoSet(
-        "Video-Holmes", "note", "VLMEvalKit decodes a frame of each video with decord and stores it", read=read_holmes
+    "Video_Holmes": VideoSet("Video-Holmes", "note", _STORES, read=read_holmes, checked="prompt and scorer"),
+    "VideoTT": VideoSet(
+        "Video-TT",
+        "note",
+        f"{_STORES}; with `--limit` its figures fail unless every capability occurs",
+        checked="prompt and scorer",
     ),
-    "VideoTT": VideoSet("Video-TT", "note", "VLMEvalKit decodes a frame of each video with decord and stores it"),
-    "OMTGBench": VideoSet("OMTG-Bench", read=read_spans, score=lambda row, prediction: _omtg(row, prediction)),
+    "OMTGBench": VideoSet(
+        "OMTG-Bench", read=read_spans, score=lambda row, prediction: _omtg(row, prediction), checked="end to end"
+    ),
     "CGAVCounting": VideoSet(
         "CG-AV-Counting",
         "note",
-        "rows about boxes in pictures are answered in one turn, from the pictures",
+        "VLMEvalKit's own scoring of it fails (it calls the scorer of CG-Bench); `--mode infer` writes the answers",
         read=read_av_counting,
+        checked="prompt and scorer",
     ),
     "VideoMMMU": VideoSet(
         "Video-MMMU",
         "note",
-        "the picture of its adaptation questions is not shown, and for an unreadable answer its scorer guesses",
+        "the picture of its adaptation questions is not shown",
+        read=read_mmmu,
+        score=lambda row, prediction: _mmmu(row, prediction),
+        checked="prompt and scorer",
     ),
-    "VsiBench": VideoSet("VSI-Bench", read=read_vsi),
-    "VsiSuperRecall": VideoSet("VSI-SUPER Recall", read=LABELLED("options")),
-    "VsiSuperCount": VideoSet("VSI-SUPER Count", read=read_count),
-    "STIBench": VideoSet("STI-Bench", "note", "VLMEvalKit decodes a frame of each video with decord", read=read_sti),
-    "DSRBench": VideoSet("DSR-Bench", read=LABELLED("options")),
-    "SiteBenchVideo": VideoSet("SITE-Bench, video", read=UNLABELLED("candidates")),
+    "VsiBench": VideoSet("VSI-Bench", read=read_vsi, checked="prompt and scorer"),
+    "VsiSuperRecall": VideoSet("VSI-SUPER Recall", read=LABELLED("options"), checked="prompt and scorer"),
+    "VsiSuperCount": VideoSet("VSI-SUPER Count", read=read_count, checked="prompt and scorer"),
+    "STIBench": VideoSet("STI-Bench", "note", _DECODES, read=read_sti, checked="prompt and scorer"),
+    "DSRBench": VideoSet("DSR-Bench", read=LABELLED("options"), checked="prompt and scorer"),
+    "SiteBenchVideo": VideoSet("SITE-Bench, video", read=UNLABELLED("candidates"), checked="prompt and scorer"),
     "ReVSI": VideoSet("ReVSI", "note", "only in VLMEvalKit's repository, not in ms-vlmeval 0.0.20"),
-    "MVUEval": VideoSet("MVU-Eval", read=LABELLED("options"), note=""),
+    "MVUEval": VideoSet("MVU-Eval", read=LABELLED("options"), checked="prompt and scorer"),
     "QBench_Video": VideoSet("Q-Bench-Video, both", "note", f"half of it is {_JUDGE}", judged=True),
-    "QBench_Video_MCQ": VideoSet("Q-Bench-Video, multiple choice"),
+    "QBench_Video_MCQ": VideoSet("Q-Bench-Video, multiple choice", read=read_embedded, checked="prompt and scorer"),
     "QBench_Video_VQA": VideoSet("Q-Bench-Video, open", "note", _JUDGE, judged=True),
     "MMBenchVideo": VideoSet("MMBench-Video", "note", f"{_JUDGE}; each question alone (`nopack`)", judged=True),
     "VCRBench": VideoSet(
@@ -176,7 +215,13 @@ SETS: Mapping[str, VideoSet] = {
     "VDC": VideoSet("VDC", "note", _JUDGE, judged=True),
     "MovieChat1k": VideoSet("MovieChat-1K", "note", _JUDGE, judged=True),
     "DREAM": VideoSet("DREAM-1K", "note", _JUDGE, judged=True),
-    "AVSpeakerBench": VideoSet("AV-SpeakerBench", "note", "the agent hears the video's own sound"),
+    "AVSpeakerBench": VideoSet(
+        "AV-SpeakerBench",
+        "note",
+        "the agent hears the video's own sound",
+        read=LABELLED("choices"),
+        checked="prompt and scorer",
+    ),
     "EgoExoBench_MCQ": VideoSet("EgoExoBench", "note", f"{_CUT}; pictures beside a clip are not shown"),
     "MMSIVideoBench": VideoSet("MMSI-Video-Bench", "no", "it passes frames, never the video"),
     "V2PBench": VideoSet("V2P-Bench", "no", "its questions are about a mark in a picture that comes beside the video"),
@@ -226,3 +271,12 @@ def _omtg(row: Row, prediction: str) -> float:
 
     spans = [parse_time_intervals(text) for text in (prediction, str(row["answer"]))]
     return float(compute_one_to_many_metrics(*spans)["tIoU"])
+
+
+def _mmmu(row: Row, prediction: str) -> float:
+    """Whether an answer of Video-MMMU is right, by its own functions."""
+    from vlmeval.dataset.videommmu import evaluate_mmmu, process_results
+
+    line = {**row, "prediction": prediction}
+    judged, _ = evaluate_mmmu([line | {"parsed_pred": process_results(line)["parsed_pred"]}])
+    return float(judged[row["id"]] == "Correct")
