@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from apr_plugin import interrupt
 from apr_plugin.errors import UNANSWERED, AprError, WrongUsage, require
 from apr_plugin.harnesses.vlmeval.arguments import Command, new_folder, read_command
 from apr_plugin.harnesses.vlmeval.host import variable
-from apr_plugin.harnesses.vlmeval.registry import MODEL
+from apr_plugin.harnesses.vlmeval.registry import MODEL, task_of
+from apr_plugin.harnesses.vlmeval.task_files import read_task
 from apr_plugin.policies import did_you_mean
 from apr_plugin.terminal import complain, console, guard_logs, guarded_streams, quoted, warn
 
@@ -95,7 +96,8 @@ def _end(command: Command, host: Any, folder: Path, stamp: str, *, session: Any 
     stems = [one.predictions.stem for one in finished.values() if one.predictions is not None]
     for name, one in finished.items():
         dataset = DATASETS.get(name)
-        dataset = _variant(host, name) if dataset is None else dataset  # not `or`: a data set may have no length
+        if dataset is None:  # not `or`: a data set has no length after its evaluation
+            dataset = DATASETS.get(task_of(name) or "")
         if one.problem or dataset is None:
             continue
         one.rows = list(score_rows(one, dataset, trajectories, stems))
@@ -124,14 +126,6 @@ def _end(command: Command, host: Any, folder: Path, stamp: str, *, session: Any 
     return 1 if failed or missing else 0
 
 
-def _variant(host: Any, name: str) -> Any:
-    """The object behind a name with another number of frames (`apr_needle_glyph_64frame`)."""
-    from apr_plugin.harnesses.vlmeval.asked import DATASETS
-
-    maker = host.video_datasets.get(name)
-    return DATASETS.get(getattr(maker, "keywords", {}).get("dataset", ""))
-
-
 def _check_environment(command: Command) -> None:
     if command.ours and variable("WORLD_SIZE") not in ("", "1"):
         raise WrongUsage("model apr answers in one process: start it without torchrun, and give concurrency=N")
@@ -154,16 +148,19 @@ def _check_data(command: Command, host: Any) -> None:
                 f"there is no video data set {quoted(name, 60)}{did_you_mean(name, host.video_datasets)}; "
                 "our tasks are listed by: apr tasks, and aliases in docs/vlmeval.md"
             )
-        if command.ours and name not in ours and not name.startswith("apr_"):
+        task = task_of(name)
+        if task is not None:
+            read_task(task).documents()  # VLMEvalKit would only skip a task without its annotations
+        elif command.ours and name not in ours:
             warn(f"{name}: its messages don't name the question, so no score is joined to its answer; use the alias")
-        if command.limit is not None and name not in ours and not name.startswith("apr_"):
+        if command.limit is not None and name not in ours and task is None:
             raise WrongUsage(f"--limit does not work with {quoted(name, 60)}: use its alias, which ends with _agent")
         if name in ours and ours[name].several and ours[name].dataset in str(command.work_dir.resolve()):
             raise WrongUsage(
                 f"--work-dir {command.work_dir}: VLMEvalKit would replace {ours[name].dataset!r} in this path when it "
                 f"scores the parts of {name}; choose a folder without it"
             )
-        if command.settings is not None and command.settings.get("arm") == "oracle" and not name.startswith("apr_"):
+        if command.settings is not None and command.settings.get("arm") == "oracle" and task is None:
             raise WrongUsage(f"arm=oracle: {name} does not say where the evidence is; choose another arm")
 
 
@@ -177,12 +174,11 @@ def _options(command: Command, host: Any) -> Iterator[None]:
     from apr_plugin.harnesses.vlmeval.aliases import aliases
 
     exact = {name for name, alias in aliases(host).items() if not alias.known.judged}
-    ours: Mapping[str, Any] = host.video_datasets
     chosen = host.runner.get_judge_kwargs
 
     def judge(name: str, *rest: Any) -> dict[str, Any]:
         found: dict[str, Any] = chosen(name, *rest)
-        if command.judge is None and (name in exact or (name.startswith("apr_") and name in ours)):
+        if command.judge is None and (name in exact or task_of(name) is not None):
             found["model"] = "exact_matching"
         return found
 

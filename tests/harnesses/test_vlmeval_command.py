@@ -42,6 +42,7 @@ def test_a_command_line_for_another_model(tmp_path: Path) -> None:
         ["--model", "Qwen2-VL-7B", "--data", "apr_needle_64frame", "--reuse", "--work-dir", str(tmp_path)]
     )
     assert not command.ours and command.settings is None
+    assert command.data[0] == "apr_needle_glyph_64frame" and len(command.data) == 5
     assert "--reuse" in command.for_host(tmp_path) and "--api-nproc" not in command.for_host(tmp_path)
 
 
@@ -50,6 +51,7 @@ def test_a_command_line_for_another_model(tmp_path: Path) -> None:
     [
         ("--model_args policy=guess", "--data is missing"),
         ("--data X", "need policy=NAME"),
+        ("--data apr_needle_glif --model_args policy=guess", "did you mean 'apr_needle_glyph'"),
         ("--data X --model_args policy=gess", "did you mean 'guess'"),
         ("--data X --model_args policy=guess,policy=guess", "given 2 times"),
         ("--data X --model_args policy=guess,max_turns=-1", "max_turns"),

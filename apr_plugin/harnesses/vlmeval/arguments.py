@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from apr_plugin.errors import AprError, WrongUsage
+from apr_plugin.harnesses.readers.registry import OURS
 from apr_plugin.harnesses.vlmeval.host import variable
-from apr_plugin.harnesses.vlmeval.registry import MODEL
+from apr_plugin.harnesses.vlmeval.registry import MODEL, expanded, task_of
 from apr_plugin.harnesses.vlmeval.task_files import known
+from apr_plugin.policies import did_you_mean
 from apr_plugin.runs.arguments import parse_model_args
 from apr_plugin.runs.settings import check_arguments
 from apr_plugin.terminal import quoted, shortened
@@ -110,7 +112,12 @@ def read_command(arguments: Sequence[str]) -> Command:
     if ours:
         _refuse(rest)
     settings = _settings(found.model_args or "", found.work_dir) if ours else None
-    names = [task for name in found.data for task in known().get(name, (name,))]
+    names = [one for name in found.data for one in expanded(name)]
+    for name in names:
+        if name.startswith(OURS) and task_of(name) is None:
+            raise WrongUsage(
+                f"there is no task {quoted(name, 60)}{did_you_mean(name, known())}; list them with: apr tasks"
+            )
     if found.mode != "all":
         rest += ["--mode", found.mode]
     return Command(

@@ -33,6 +33,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Endings of our tasks' names, and how many frames a model that takes no video gets. Model `apr` needs none."""
 
 
+def task_of(name: str) -> str | None:
+    """The task of this package that a data set's name stands for; `None` if it is none of ours."""
+    for ending in VARIANTS:
+        task = name[: len(name) - len(ending)]
+        if name.endswith(ending) and known().get(task) == (task,):
+            return task
+    return None
+
+
+def expanded(name: str) -> tuple[str, ...]:
+    """The data sets that a name stands for: those of a group of ours (`apr_needle_64frame`), or itself."""
+    for ending in VARIANTS:
+        group = name[: len(name) - len(ending)]
+        if name.endswith(ending) and group in known():
+            return tuple(f"{task}{ending}" for task in known()[group])
+    return (name,)
+
+
 def register(arguments: Mapping[str, Any] | None = None, *, limit: int | None = None) -> Host:
     """Register model `apr`, our tasks, and the aliases of VLMEvalKit's video data sets.
 

@@ -135,8 +135,8 @@ def _metrics(scored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(scored.get("metrics"), str):
         found = _mapping(json.loads(scored["metrics"]))
         return {name: value for name, value in found.items() if name not in ("task", "split", "doc_id")}
-    found = (scored.get(name) for name in SCORES)
-    value = next((float(one) for one in found if isinstance(one, bool) or _is_number(one)), None)
+    values = [scored[name] for name in SCORES if name in scored]
+    value = next((float(one) for one in values if isinstance(one, bool) or _is_number(one)), None)
     return {} if value is None else {"score": 0.0 if value == -1 else value}
 
 

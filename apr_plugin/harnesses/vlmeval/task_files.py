@@ -47,13 +47,12 @@ class TaskFile:
     """`lmms_eval_specific_kwargs` for any model."""
 
     def documents(self) -> Sequence[Document]:
-        """The questions, as lmms-eval has them.
+        """The questions, as lmms-eval has them; they are read once.
 
         Raises:
             AprError: the annotations can't be found or read.
         """
-        require("loguru", "lmms")  # the tasks report what is missing with it
-        return self.process_docs(None)
+        return _documents(self.name)
 
     def prompt(self, document: Document) -> str:
         """The text that a passive model is shown."""
@@ -103,6 +102,12 @@ def read_task(name: str) -> TaskFile:
         if content.get("task") == name:
             return _task(content)
     raise AprError(f"there is no task {quoted(name, 60)}{did_you_mean(name, known())}; list them with: apr tasks")
+
+
+@cache
+def _documents(name: str) -> Sequence[Document]:
+    require("loguru", "lmms")  # the tasks report what is missing with it
+    return read_task(name).process_docs(None)
 
 
 def _files() -> Iterator[Path]:
