@@ -91,6 +91,7 @@ def done(vlmeval: Warm, tmp_path_factory: pytest.TempPathFactory) -> Done:
             "--work-dir",
             folder / "limit",
         ],
+        "lost": ["vlmeval", "--data", FIVE[2], "--api-mode", "--model_args", knows, "--work-dir", folder / "lost"],
         "unknown": ["vlmeval", "--data", "Video-MMA_agent", "--model_args", knows, "--work-dir", folder / "x"],
         "no": ["vlmeval", "--data", "V2P-Bench_agent", "--model_args", knows, "--work-dir", folder / "x"],
         "plain": ["vlmeval", "--data", "CG-Bench_OpenEnded", "--model_args", knows, "--work-dir", folder / "x"],
@@ -180,6 +181,13 @@ def test_another_model_answers_our_tasks_from_frames(done: Done) -> None:
 def test_limit_asks_the_first_questions(done: Done) -> None:
     assert done.ended["limit"].status == 0, done.ended["limit"].text
     assert list(done.samples("limit", "MLVU_MCQ")) == [0]
+
+
+def test_the_api_mode_ends_when_an_answer_was_lost(done: Done) -> None:
+    """VLMEvalKit's own would wait for ever."""
+    ended = done.ended["lost"]
+    assert ended.status == 1 and "1 of its questions were lost in VLMEvalKit" in ended.text, ended.text
+    assert len(done.trajectories("lost")) == 3
 
 
 @pytest.mark.parametrize(

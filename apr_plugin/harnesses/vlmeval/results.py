@@ -27,7 +27,7 @@ STATUS = "status.json"
 TABLES = (".xlsx", ".tsv", ".csv", ".json")
 """Endings of its tables."""
 
-SCORES = ("score", "hit", "MRA:.5:.95:.05", "acc", "rating", "correct")
+SCORES = ("score", "hit", "MRA:.5:.95:.05", "acc", "rating", "correct", "accuracy")
 """Columns with the score of a question, in VLMEvalKit's tables; of several, the first that has a number."""
 
 

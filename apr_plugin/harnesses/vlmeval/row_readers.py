@@ -110,14 +110,22 @@ def read_vsi(row: Row, prompt: str) -> Reading:
     return read_vsibench({**row, "options": listed(options) if isinstance(options, str) and options else None}, prompt)
 
 
+def read_revsi(row: Row, prompt: str) -> Reading:
+    """ReVSI: `question`, and labelled `options` where there are any; else a number is asked for."""
+    options = row.get("options")
+    if isinstance(options, str) and len(options.strip("[] ")) > 0:
+        return mcq(column(row, "question"), by_prefix(listed(options)))
+    return _number(row, "")
+
+
 def read_count(row: Row, prompt: str) -> Reading:
     """VSI-SUPER Count: `question`, answered by a number."""
-    return Reading(
-        text=str(column(row, "question")).strip(),
-        kind=QuestionKind.NUMBER,
-        answer_hint="a whole number",
-        write=write_number,
-    )
+    return _number(row, "a whole number")
+
+
+def _number(row: Row, hint: str) -> Reading:
+    text = str(column(row, "question")).strip()
+    return Reading(text, QuestionKind.NUMBER, answer_hint=hint, write=write_number)
 
 
 def read_sti(row: Row, prompt: str) -> Reading:
