@@ -16,6 +16,7 @@ from apr_plugin.harnesses.vlmeval.host import variable
 from apr_plugin.harnesses.vlmeval.registry import MODEL, task_of
 from apr_plugin.harnesses.vlmeval.task_files import read_task
 from apr_plugin.policies import did_you_mean
+from apr_plugin.tasks.common.catalogue import sources
 from apr_plugin.terminal import complain, console, guard_logs, guarded_streams, quoted, warn
 
 HELP = """\
@@ -160,8 +161,17 @@ def _check_data(command: Command, host: Any) -> None:
                 f"--work-dir {command.work_dir}: VLMEvalKit would replace {ours[name].dataset!r} in this path when it "
                 f"scores the parts of {name}; choose a folder without it"
             )
-        if command.settings is not None and command.settings.get("arm") == "oracle" and task is None:
+        if command.settings is not None and command.settings.get("arm") == "oracle" and not _has_evidence(task):
             raise WrongUsage(f"arm=oracle: {name} does not say where the evidence is; choose another arm")
+
+
+def _has_evidence(task: str | None) -> bool:
+    """Whether a task of ours says where the evidence of any of its questions is."""
+    source = sources().get(task or "")
+    if source is None or task is None:
+        return False
+    truths = (source.truth(document) for document in read_task(task).documents())
+    return any(truth is not None and truth.spans() for truth in truths)
 
 
 @contextmanager
