@@ -137,6 +137,7 @@ class Environment:
                     end,
                     action,
                     sound=True,
+                    subtitles=opened.subtitles_within(start, end),
                     several=self._several,
                     fitted=visual_tokens is not None,
                 )
@@ -336,12 +337,12 @@ class Environment:
             except MediaDecodeError:
                 if plan.kind == "audio":
                     raise
-                return replace(percept, remark=" ".join([*remarks, "(Its sound can't be decoded.)"]))
+                return replace(percept, remark=plan.in_words([*remarks, "(Its sound can't be decoded.)"]))
             if plan.kind == "audio" and heard.padded_s > 0.05:
                 remarks.append(f"({heard.padded_s:.1f}s of it have no sound in the file.)")
             packets, decode_s = percept.packets + heard.packets, percept.decode_s + heard.decode_s
             percept = replace(percept, waveform=heard.samples, sound_file_s=window, packets=packets, decode_s=decode_s)
-        return replace(percept, remark=" ".join(remarks))
+        return replace(percept, remark=plan.in_words(remarks))
 
     def _plan_frames(
         self,
@@ -372,6 +373,7 @@ class Environment:
             height,
             asked,
             remarks=tuple(remarks),
+            subtitles=opened.subtitles_at(times),
             several=self._several,
             fitted=limit is not None,
         )
@@ -404,6 +406,7 @@ class Environment:
             fps,
             sound=opened.video.has_audio and "audio" in self.modalities,
             remarks=tuple(remarks),
+            subtitles=opened.subtitles_within(start, end),
             several=self._several,
             fitted=limit is not None,
         )

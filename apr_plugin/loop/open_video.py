@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from apr_plugin.loop.question import MediaRef
 from apr_plugin.loop.trajectory import Film
 from apr_plugin.media import OUTLASTS_S, MediaOpenError, MediaSettings, media_digest
+from apr_plugin.media.confine import confine
 from apr_plugin.media.pool import POOL
+from apr_plugin.media.subtitles import Cue, at_times, in_words, read_cues, within
 
 
 class OpenVideo:
@@ -31,6 +35,10 @@ class OpenVideo:
                 f"the question's part of it, {part}, contains nothing of its {self.video.duration_s:.2f}s",
             )
         try:
+            self.cues: tuple[Cue, ...] = ()
+            if ref.subtitles is not None:
+                confine(ref.subtitles.path, settings.root)
+                self.cues = read_cues(ref.subtitles.path, ref.subtitles.from_s)
             self.bytes, self.digest = media_digest(ref.path)
         except MediaOpenError:
             self.close()
@@ -47,6 +55,14 @@ class OpenVideo:
             size=self.bytes,
             digest=self.digest,
         )
+
+    def subtitles_at(self, times_s: Sequence[float]) -> str:
+        """What the subtitles say at these times, in seconds of the question's part; empty if nothing."""
+        return in_words(at_times(self.cues, [time + self.offset_s for time in times_s]), self.offset_s)
+
+    def subtitles_within(self, start_s: float, end_s: float) -> str:
+        """What the subtitles say in a window, in seconds of the question's part; empty if nothing."""
+        return in_words(within(self.cues, start_s + self.offset_s, end_s + self.offset_s), self.offset_s)
 
     def close(self) -> None:
         """Return the file to the pool."""

@@ -51,7 +51,7 @@ class Percept:
     sample_rate: int = SAMPLE_RATE
     """Samples per second of the sound."""
     remark: str = ""
-    """What differs from the request (fewer pixels, padded sound); the model is told."""
+    """What differs from the request (fewer pixels, padded sound), and the subtitles of it; the model is told."""
     several: bool = False
     """Whether the question has several videos, so that headings name the video."""
     mode: str = "exact"

@@ -7,6 +7,7 @@ pixels or pictures (`Environment.plan`), and decoded once.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,10 +49,16 @@ class LookPlan:
     """Whether the sound of the window comes with it."""
     remarks: tuple[str, ...] = ()
     """What a limit changed; the model is told."""
+    subtitles: str = ""
+    """What the subtitles say at its times, in words (`apr_plugin.media.subtitles.in_words`)."""
     several: bool = False
     """Whether the question has several videos."""
     fitted: bool = False
     """Whether a limit other than the budget's made it smaller: the room left in the model's context."""
+
+    def in_words(self, remarks: Sequence[str]) -> str:
+        """These remarks, then the subtitles: what stands beside the media."""
+        return " ".join([*remarks, self.subtitles] if self.subtitles else remarks)
 
     @property
     def visual_tokens(self) -> int:
@@ -79,7 +86,7 @@ class LookPlan:
             asked_s=self.times_s if self.kind == "frames" else (),
             fps=self.fps,
             waveform=np.broadcast_to(np.zeros((), np.float32), (self._samples,)) if self.sound else None,
-            remark=" ".join(self.remarks),
+            remark=self.in_words(self.remarks),
             several=self.several,
             fitted=self.fitted,
         )

@@ -40,6 +40,18 @@ class Option(BaseModel):
     """The option's own words."""
 
 
+class SubtitlesRef(BaseModel):
+    """The subtitles of a video: a look shows those on screen at its own times alone, next to its media."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """Local path of the text file (`apr_plugin.media.subtitles`)."""
+
+    from_s: float = 0.0
+    """The second of the subtitles at which the video begins, if they are those of a longer one."""
+
+
 class MediaRef(BaseModel):
     """A media file, or a window of one, that a question is about."""
 
@@ -53,6 +65,9 @@ class MediaRef(BaseModel):
 
     end_s: float | None = None
     """Where it ends, in seconds of the file; `None` is the end of the file."""
+
+    subtitles: SubtitlesRef | None = None
+    """Its subtitles, if looks show them."""
 
 
 class Question(BaseModel):
@@ -112,6 +127,8 @@ class Question(BaseModel):
         """
         seen = self.model_dump(mode="json", include={"text", "kind", "options", "answer_hint"})
         seen["videos"] = [(Path(v.path).name, _size(v.path), v.start_s, v.end_s) for v in self.videos]
+        if any(v.subtitles for v in self.videos):
+            seen["subtitles"] = [v.subtitles and (_size(v.subtitles.path), v.subtitles.from_s) for v in self.videos]
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 

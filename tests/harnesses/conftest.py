@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from vlmeval_testing import Warm
 
 TASK = """\
 dataset_path: json
@@ -334,3 +336,13 @@ def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def run_apr(start_apr: Callable[..., Command]) -> Callable[..., list[Ended]]:
     """Run several `apr` commands one after the other in one new process, and wait for them."""
     return lambda *commands: start_apr(*commands).end()
+
+
+@pytest.fixture(scope="session")
+def vlmeval(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A process that has VLMEvalKit loaded, and runs `apr vlmeval` and other commands in children of it."""
+    if importlib.util.find_spec("vlmeval") is None:
+        pytest.skip("VLMEvalKit is not installed: pip install 'apr-plugin[vlmeval]'")
+    warm = Warm(tmp_path_factory.mktemp("vlmeval"))
+    yield warm
+    warm.close()

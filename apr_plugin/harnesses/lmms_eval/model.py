@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-import numpy as np
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
@@ -23,25 +22,22 @@ from lmms_eval.models.model_utils.usage_metrics import is_budget_exceeded, log_u
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
-from PIL import Image
 from tqdm import tqdm
 
 from apr_plugin import interrupt
-from apr_plugin.errors import AprError, told
+from apr_plugin.errors import AprError
 from apr_plugin.harnesses.lmms_eval.command import check_evaluation, name_run
 from apr_plugin.harnesses.lmms_eval.ending import FAILURES, end_with, sum_up, under_its_command_line, watch
 from apr_plugin.harnesses.lmms_eval.evidence import evidence_of, truths_of
+from apr_plugin.harnesses.media import media_ref, nothing, picture
 from apr_plugin.harnesses.readers import Reading, read
+from apr_plugin.harnesses.replies import reply_of
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import ReadPictures
 from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.question import MediaRef, Question, QuestionKind
-from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Trajectory
-from apr_plugin.media import fit
-from apr_plugin.media.confine import confine
-from apr_plugin.media.opening import descriptor
 from apr_plugin.runs.arguments import check_once
 from apr_plugin.runs.meter import Metered, Progress, per_question, run_sync, tokens_spent
 from apr_plugin.runs.runner import run_episodes
@@ -260,7 +256,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) 
             question = Question(
                 text=reading.text,
                 kind=reading.kind,
-                videos=(_nothing("question", error),),
+                videos=(nothing("question", error),),
                 task=task,
                 split=split,
                 doc_id=key[2],
@@ -288,11 +284,6 @@ def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _
         reader=name,
     )
     return _Job(question, reading, pictures)
-
-
-def _nothing(what: str, error: BaseException) -> MediaRef:
-    """A reference in place of a file: opening it fails, and the question says why."""
-    return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
 
 
 def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
@@ -324,14 +315,14 @@ def _messages(
         prompt = "\n".join(
             part.text for message in messages.messages for part in message.content if part.type == "text"
         )
-        refs = tuple(_media_ref(item) for item in [*videos, *audios])
+        refs = tuple(media_ref(item) for item in [*videos, *audios])
         return (
             prompt,
             refs,
             None if refs or not images else partial(_pictures, doc_to_messages, docs, doc_id, media_root),
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001
-        return context, (_nothing("media", error),), None
+        return context, (nothing("media", error),), None
 
 
 def _pictures(
@@ -343,59 +334,14 @@ def _pictures(
     """
     try:
         images, _, _ = ChatMessages(messages=doc_to_messages(docs[doc_id])).extract_media()
-        return [_picture(image, media_root, pixels) for image in images]
+        return [picture(image, media_root, pixels) for image in images]
     except SystemExit as error:  # tasks call `sys.exit` if a file is missing
         raise RuntimeError(str(error)) from error
 
 
-def _media_ref(item: Any) -> MediaRef:
-    """A media item of a chat message: a path, or a mapping with a path and a window.
-
-    The window is `video_start` and `video_end`, in seconds.
-    """
-    if isinstance(item, str):
-        return MediaRef(path=item)
-    if isinstance(item, dict):
-        path = next(
-            (item[key] for key in ("url", "path", "video", "video_path") if isinstance(item.get(key), str)), None
-        )
-        if path is not None:
-            start, end = item.get("video_start"), item.get("video_end")
-            return MediaRef(
-                path=path, start_s=None if start is None else float(start), end_s=None if end is None else float(end)
-            )
-    return MediaRef(path=f"<{type(item).__name__} in place of a file>")  # opening it fails, and the question says so
-
-
-def _picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePart:
-    if isinstance(image, str):
-        confine(image, media_root)
-        with descriptor(image) as fd, open(fd, "rb", closefd=False) as file:
-            return _picture(Image.open(file), None, pixels)
-    image = image.convert("RGB")
-    return ImagePart(np.asarray(image.resize(fit(image.width, image.height, pixels)), np.uint8))
-
-
 def _result(job: _Job, trajectory: Trajectory, strict: bool) -> GenerationResult:
-    """The result that is returned to lmms-eval.
-
-    With `strict`, an agent's answer in a wrong form is not returned: a scorer that searches for a letter would find one
-    in it.
-    """
-    answer = text = trajectory.answer or ""
-    if strict and trajectory.arm == "agent" and not trajectory.answer_valid:
-        return GenerationResult(NO_ANSWER, _tokens(trajectory))
-    if trajectory.answer_valid:
-        try:
-            text = job.reading.write(answer)
-        except Exception as error:  # noqa: BLE001 - the answers of all the others must reach their scorer
-            logger.error(
-                "apr: {} doc {}: the answer goes back unchanged: {}",
-                trajectory.question.task,
-                trajectory.question.doc_id,
-                told(error),
-            )
-    return GenerationResult(text if text.strip() else NO_ANSWER, _tokens(trajectory))
+    """The result that is returned to lmms-eval."""
+    return GenerationResult(reply_of(trajectory, job.reading.write, strict=strict), _tokens(trajectory))
 
 
 def _tokens(trajectory: Trajectory) -> TokenCounts | None:

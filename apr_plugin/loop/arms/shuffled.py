@@ -1,4 +1,4 @@
-"""The shuffled control: the passive frames in a random order, without their times.
+"""The shuffled control: the passive frames in a random order, without their times and without subtitles.
 
 A question that it answers right does not depend on the order.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from apr_plugin.loop.arms.one_turn import answer_at_once
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.media.subtitles import SUBTITLES
 
 if TYPE_CHECKING:
     from apr_plugin.loop.episode import Episode
@@ -42,4 +43,5 @@ def _in_order(percept: Percept, order: list[int]) -> Percept:
         asked_s=tuple(asked_s),
         file_s=tuple(file_s),
         untimed=True,
+        remark=percept.remark.partition(SUBTITLES)[0].rstrip(),  # their times would tell the order
     )
