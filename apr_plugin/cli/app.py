@@ -274,6 +274,17 @@ def evaluate(context: typer.Context) -> None:
     raise SystemExit(run_eval(context.args))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def vlmeval(context: typer.Context) -> None:
+    """Evaluate with VLMEvalKit: its own runner, with our tasks and an alias of each of its video data sets.
+
+    Every option goes to VLMEvalKit. Exit status 3: some questions were not answered. docs/vlmeval.md has the details.
+    """
+    from apr_plugin.cli.vlmeval import run_vlmeval
+
+    raise SystemExit(run_vlmeval(context.args))
+
+
 @app.command()
 def ask(
     video: Annotated[
