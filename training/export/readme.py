@@ -27,8 +27,8 @@ frames as they are here. Paths are relative to this folder.
 
 
 _USE = {
-    "swift": "Run `sh train.sh --output_dir DIR`, with further arguments of `swift sft`. The environment variables in it "
-    "are needed.\nFor an Omni model, `--model` must be the whole checkpoint, not a Thinker alone.",
+    "swift": "Run `sh train.sh --output_dir DIR` (an absolute path), with further arguments of `swift sft`. The environment "
+    "variables in it are needed.\nFor an Omni model, `--model` must be the whole checkpoint, not a Thinker alone.",
     "llamafactory": "In this folder: `llamafactory-cli train train.yaml output_dir=DIR`, with further settings as "
     "KEY=VALUE.\nFor an Omni model, `model_name_or_path` must be the whole checkpoint, not a Thinker alone.",
 }
