@@ -45,14 +45,14 @@ def swift(folder: Path, checkpoint: str, out: Path) -> None:
 
 
 def llamafactory(folder: Path, checkpoint: str, out: Path) -> None:
-    """Rows as LLaMA-Factory encodes them: its arguments, its data set, and its collator for the tensors."""
+    """Rows as LLaMA-Factory encodes them: its arguments, its data set, and its plugin for the tensors."""
     os.chdir(folder)
     lines = (Path("train.yaml").read_text()).splitlines()
     wanted = dict(line.split(": ", 1) for line in lines if not line.startswith("#"))
     values = {key: json.loads(value) for key, value in wanted.items()}
     values |= {"model_name_or_path": checkpoint, "bf16": False, "output_dir": str(out / "saves"), "report_to": "none"}
     values |= {"overwrite_cache": True, "use_cpu": True}
-    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
@@ -65,7 +65,6 @@ def llamafactory(folder: Path, checkpoint: str, out: Path) -> None:
         counts = [[len(media[name])] for name in ("images", "videos", "audios")]
         made = template.mm_plugin.get_mm_inputs(*media.values(), *counts, [row["input_ids"]], module["processor"])
         _save(out / f"{number}.npz", {**row, **made})
-    assert SFTDataCollatorWith4DAttentionMask
 
 
 def _save(file: Path, made: dict[str, Any]) -> None:

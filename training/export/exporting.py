@@ -209,7 +209,9 @@ def _encoded(row: Row, prompt: Prompt, target: tuple[int, ...], student: Student
     its = (row.prompt_tokens, row.target_tokens, row.visual_tokens, row.audio_tokens)
     if mine != its:
         names = ("prompt", "target", "visual", "audio")
-        differs = (f"{name} {one}, not {other}" for name, one, other in zip(names, mine, its, strict=True) if one != other)
+        differs = (
+            f"{name} {one}, not {other}" for name, one, other in zip(names, mine, its, strict=True) if one != other
+        )
         raise Skipped(Skip.OTHER_STUDENT, f"tokens with {student.name}: {', '.join(differs)}")
     return encoded
 
@@ -225,7 +227,7 @@ def _check_medium(part: MediaPart, form: Format, own: tuple[int, int]) -> None:
 
 
 def _survey(rows: Sequence[Row], student: Student) -> Survey:
-    """What most clips have in common, from the trajectories; a line that can't be read is left out and counted later."""
+    """What most clips have in common, from the trajectories; a line that can't be read is counted later."""
     rates: Counter[float] = Counter()
     sound: Counter[bool] = Counter()
     for row, trajectory in _trajectories(rows):

@@ -57,7 +57,7 @@ class Skip(StrEnum):
     differently, or another token ends the turn."""
 
 
-class Skipped(Exception):  # noqa: N818 - no error: a row that is counted
+class Skipped(Exception):
     """A row is not exported.
 
     Args:
@@ -113,8 +113,8 @@ class About:
 def said(prompt: Prompt, student: Student) -> list[Said]:
     """The messages of a prompt as the student reads them.
 
-    Special tokens in words are broken up, pictures and frames are scaled, frames are in pairs, sound is long enough, and
-    a clip has no sound if the student hears nothing.
+    Special tokens in words are broken up, pictures and frames are scaled, frames are in pairs, sound is long enough,
+    and a clip has no sound if the student hears nothing.
 
     Raises:
         ValueError: a picture is too narrow.
@@ -283,4 +283,3 @@ def limits_of(processor: Any) -> Pixels:
 
 
 _EDGES = ("shortest_edge", "longest_edge")
-

@@ -4,9 +4,9 @@ Read in LLaMA-Factory 0.9.5 (github.com/hiyouga/LLaMA-Factory), `data/README.md`
 with its own code (`tests/training/test_export_foreign.py`):
 
 - `data/mm_plugin.py`: `<image>`, `<video>` and `<audio>` in words become media, in their order; there is no way to
-  escape them, and one too many stops the training. Pictures are scaled to `image_max_pixels` and `video_max_pixels`, and
-  then by the processor to its own limits. A clip is a list of pictures at the rate `video_fps`, the same for all clips.
-  With `use_audio_in_video` its sound is a file of its own, marked by `<audio>` after `<video>`.
+  escape them, and one too many stops the training. Pictures are scaled to `image_max_pixels` and `video_max_pixels`,
+  and then by the processor to its own limits. A clip is a list of pictures at the rate `video_fps`, the same for all
+  clips. With `use_audio_in_video` its sound is a file of its own, marked by `<audio>` after `<video>`.
   For Qwen3-VL, the times of a clip are looked up by the number of its message, which fails unless it is the first
   (mended after 0.9.5).
 - `data/processor/supervised.py`: with `mask_history` only the last turn is learned; a row longer than `cutoff_len` is
@@ -72,9 +72,11 @@ class LlamaFactory(Format):
         self.template = TEMPLATES[self.family.title]
 
     def image(self, height: int, width: int) -> list[Piece]:
+        """As the checkpoint's processor scales it, by its own limits."""
         return self.family.image(height, width, limits_of(self.student.encoder.processor.image_processor))
 
     def video(self, clip: VideoPart) -> list[Piece]:
+        """As the family's processor lays it out, by its own limits, at the rate of all clips."""
         if self.family.clip == "timed":
             raise Skipped(Skip.MEDIUM, TIMED)
         if clip.audio is not None and self.family.clip != "chunked":
@@ -89,11 +91,13 @@ class LlamaFactory(Format):
         return family.video(height, width, clip.times_s, fps, samples, limits)
 
     def heard(self, samples: int) -> int:
-        # The feature extractor pads to its whole length, so that it counts columns that have begun.
+        """Whole columns: it pads to the feature extractor's whole length, which counts columns that have begun."""
         return min(math.ceil(samples / HOP) * HOP, self.longest_sound)
 
     def texts(self, messages: Sequence[Said]) -> list[str]:
-        texts, system, number = [], DEFAULT_SYSTEM.get(self.template, ""), 0
+        """A text for each message."""
+        texts: list[str] = []
+        system, number = DEFAULT_SYSTEM.get(self.template, ""), 0
         for message in messages:
             words = self.expanded(message)
             if message.role == "system":
@@ -109,13 +113,16 @@ class LlamaFactory(Format):
         return texts
 
     def tags(self, part: MediaPart) -> str:
+        """A clip with sound has two tags."""
         return super().tags(part) + ("<audio>" if isinstance(part, VideoPart) and part.audio is not None else "")
 
     def clip_files(self, clip: VideoPart, folder: MediaFolder) -> dict[str, Any]:
+        """A list of pictures, and a file of sound."""
         sound = {} if clip.audio is None else {"audios": folder.sound(clip.audio.waveform)}
         return {"videos": [folder.picture(frame) for frame in clip.frames], **sound}
 
     def settings(self, about: About) -> dict[str, str]:
+        """`dataset_info.json` and `train.yaml`."""
         info = {
             DATASET: {
                 "file_name": about.file,

@@ -76,9 +76,7 @@ class MediaFolder:
         arrays: list[NDArray[Any]] = [frames, *([] if sound is None else [sound])]
         return self._placed("videos", "avi", arrays, f"{fps!r}", lambda: _avi(frames, fps, sound))
 
-    def _placed(
-        self, kind: str, suffix: str, arrays: list[NDArray[Any]], about: str, made: Callable[[], bytes]
-    ) -> str:
+    def _placed(self, kind: str, suffix: str, arrays: list[NDArray[Any]], about: str, made: Callable[[], bytes]) -> str:
         digest = hashlib.blake2b(f"{about} {[array.shape for array in arrays]}".encode(), digest_size=16)
         for array in arrays:
             digest.update(np.ascontiguousarray(array).data)

@@ -30,7 +30,8 @@ def scaled_picture(student: Student, part: ImagePart) -> NDArray[np.uint8]:
     made = student.encoder.processor.image_processor(
         images=[part.image], size=_limits(student), input_data_format="channels_last", **_RAW
     )
-    return _laid_out(made["pixel_values"], made["image_grid_thw"][0], student)[0]
+    picture: NDArray[np.uint8] = _laid_out(made["pixel_values"], made["image_grid_thw"][0], student)[0]
+    return picture
 
 
 def scaled_clip(student: Student, part: VideoPart) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ named below, and compared with its own code (`tests/training/test_export_foreign
 - `template/templates/qwen.py`: media is read with qwen_vl_utils or qwen_omni_utils and the keys of the row's
   `chat_template_kwargs`, then given to the processor with `do_resize=False`. A list of frames in place of a video file
   is scaled to multiples of two tokens there, so clips are files. Their rate is that of the file.
-- `qwen_vl_utils` 0.0.14: `min_pixels` of a picture's own size leaves a picture as it is (up to 16,384 tokens) and a clip
-  too; `nframes` takes every frame.
+- `qwen_vl_utils` 0.0.14: with the size of a picture as `min_pixels`, a picture of up to 16,384 tokens stays as it is,
+  and so does a clip; `nframes` takes every frame.
 - `USE_AUDIO_IN_VIDEO` is one switch for all clips; with it a clip without sound can't be read.
 - For Qwen3-VL, the times of a clip are counted from its beginning, and with transformers 5 two more tokens stand around
   it: such clips are not exported.
@@ -40,7 +40,10 @@ TYPES = {
     "Qwen3-VL-MoE": ("qwen3_vl_moe", "qwen3_vl"),
     "Qwen3-Omni-MoE": ("qwen3_omni_moe", "qwen3_omni"),
 }
-"""`--model_type` and `--template` by family; a checkpoint's folder does not always tell them. Qwen3.5 is left out: ms-swift trims its messages and writes thoughts in a form of its own."""
+"""`--model_type` and `--template` by family; a checkpoint's folder does not always tell them.
+
+Qwen3.5 is left out: ms-swift trims its messages and writes thoughts in a form of its own.
+"""
 
 MOST_TOKENS = 16_384
 """Largest picture without `max_pixels`, in tokens (`IMAGE_MAX_TOKEN_NUM`)."""
@@ -62,11 +65,13 @@ class Swift(Format):
             )
 
     def image(self, height: int, width: int) -> list[Piece]:
+        """As many tokens as it has: it is not scaled."""
         if height * width > MOST_TOKENS * self.family.factor**2:
             raise Skipped(Skip.MEDIA_TOKENS, f"a picture of {width}x{height} is larger than {MOST_TOKENS} tokens")
         return self.family.image(height, width, Pixels())
 
     def video(self, clip: VideoPart) -> list[Piece]:
+        """As the family's processor lays it out, at the rate of its file."""
         if self.family.clip == "timed":
             raise Skipped(Skip.MEDIUM, TIMED)
         height, width = clip.frames.shape[1:3]
@@ -75,15 +80,17 @@ class Swift(Format):
         if self.family.hears and (clip.audio is not None) != self.survey.clip_sound:
             raise Skipped(Skip.CLIP_SOUND, f"USE_AUDIO_IN_VIDEO is {self.survey.clip_sound} for all clips")
         # The defaults of Qwen2_5OmniProcessorKwargs and Qwen3OmniMoeProcessorKwargs, whatever the checkpoint says.
-        own = {"chunked": {"positions_per_s": 25.0, "chunk_s": 2.0}, "merged": {"positions_per_s": 13.0}}
-        family = replace(self.family, **own.get(self.family.clip, {}))
+        family = self.family
+        if family.hears:
+            family = replace(family, positions_per_s=25.0 if family.clip == "chunked" else 13.0, chunk_s=2.0)
         return family.video(height, width, clip.times_s, fps, samples, Pixels())
 
     def heard(self, samples: int) -> int:
-        # Only for Qwen3-Omni it tells the feature extractor to read everything.
+        """All, or what the feature extractor takes: only for Qwen3-Omni it is told to read everything."""
         return samples if self.family.clip == "merged" else min(samples, self.longest_sound)
 
     def texts(self, messages: Sequence[Said]) -> list[str]:
+        """One text: everything that is not learned is put together."""
         text, turn = "", 0
         for message in messages:
             words = self.expanded(message)
@@ -99,6 +106,7 @@ class Swift(Format):
         return [text]
 
     def record(self, messages: Sequence[Said], target: str, media: Mapping[str, list[Any]]) -> dict[str, Any]:
+        """A row with what is learned, and with the limits that leave its media as it is."""
         made = super().record(messages, target, media)
         for message in made["messages"]:
             if message["role"] == "assistant":
@@ -115,15 +123,17 @@ class Swift(Format):
         return made
 
     def clip_files(self, clip: VideoPart, folder: MediaFolder) -> dict[str, Any]:
+        """One video file, with the sound."""
         sound = None if clip.audio is None else clip.audio.waveform
         return {"videos": folder.clip(clip.frames, clip.fps, sound)}
 
     def settings(self, about: About) -> dict[str, str]:
+        """`train.sh`."""
         hears = f"export USE_AUDIO_IN_VIDEO={str(self.survey.clip_sound).lower()}\n" if self.family.hears else ""
         kind, template = TYPES[self.family.title]
         script = (
             "#!/bin/sh\n"
-            "# ms-swift 4.6.0 or newer. Further arguments are passed on: sh train.sh --output_dir DIR --tuner_type lora\n"
+            "# ms-swift 4.6.0 or newer. Further arguments are passed on: sh train.sh --output_dir DIR --seed 1\n"
             'cd "$(dirname "$0")" || exit 1\n'
             f"export SWIFT_AUDIO_LOAD_BACKEND=soundfile_pyav\n{hears}"
             f"exec swift sft --model {shlex.quote(about.checkpoint)} --model_type {kind} --template {template} \\\n"

@@ -1,0 +1,420 @@
+"""Export to other trainers: what a checkpoint's own processor reads of the files, what is left out and why, stops."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from apr_testing import answer, look, turn
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from export_making import EVERYTHING, audio, clip, data_of, moving, picture, prompt_of, rows_of, samples, skips
+from real_processor import real
+from row_making import Speaker, played, question, tokens
+
+from apr_plugin.errors import AprError
+from apr_plugin.loop.policy import Generation
+from apr_plugin.models.families import Pixels
+from apr_plugin.training.commands import app
+from apr_plugin.training.export import FORMATS
+from apr_plugin.training.export.exporting import Exported, export_rows
+from apr_plugin.training.export.media_files import MediaFolder
+from apr_plugin.training.loading import RowLoader
+from apr_plugin.training.making import Source, make_rows
+from apr_plugin.training.rows import NoRows, RowError, RowSet, write_rows
+from apr_plugin.training.student import Student
+
+Videos = dict[str, Path]
+Students = Callable[..., Student]
+Tiny = Callable[[str], Path]
+BOTH = sorted(FORMATS)
+LEFT_OUT = {
+    ("qwen3_vl", "llamafactory"): {"medium": 2},
+    ("qwen3_vl", "swift"): {"medium": 2},
+    # Of sound that is no whole number of columns it makes one token more, and it lays out clips with sound differently.
+    ("qwen3_omni_moe", "llamafactory"): {"media_tokens": 1, "medium": 2},
+}
+"""What the two trainers read differently of `every_look`."""
+
+
+def export(rows: RowSet, student: Student, form: str, out: Path, **more: Any) -> Exported:
+    return export_rows(rows.rows, RowLoader(student), FORMATS[form], out, **more)
+
+
+@pytest.fixture(scope="module")
+def made(
+    student: Students, shared_videos: Videos, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Student, RowSet]]:
+    """`made("qwen2_5_vl")`: a student and rows with every kind of look, about a film with sound and one without."""
+    known: dict[str, tuple[Student, RowSet]] = {}
+
+    def make(name: str) -> tuple[Student, RowSet]:
+        if name not in known:
+            learner = student(name)
+            films = shared_videos["sound"], shared_videos["silent"]
+            known[name] = learner, rows_of(learner, tmp_path_factory.mktemp(name), *films)
+        return known[name]
+
+    return make
+
+
+@pytest.mark.parametrize("form", BOTH)
+@pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen2_5_vl", "qwen3_vl", "qwen3_omni_moe"])
+def test_the_processor_reads_the_same_of_the_files(made: Any, tmp_path: Path, form: str, name: str) -> None:
+    """The checkpoint's own processor, on the messages and the media that were written."""
+    learner, rows = made(name)
+    done = export(rows, learner, form, tmp_path / "out")
+    assert done.skipped == LEFT_OUT.get((name, form), {}), skips(tmp_path / "out")
+    assert done.rows + sum(done.skipped.values()) == len(rows) and done.rows > 2
+    assert any(row.rewritten for row in rows.rows), "a repaired turn is in later prompts"
+    written, loader = iter(data_of(tmp_path / "out")), RowLoader(learner)
+    out = {line["row"] for line in map(json.loads, (tmp_path / "out/skipped.jsonl").read_text().splitlines())}
+    kinds: Counter[str] = Counter()
+    for row in rows.rows:
+        if row.where in out:
+            continue
+        record, example = next(written), loader.example(row)
+        prompt, target = prompt_of(record, tmp_path / "out")
+        theirs = real(learner.encoder, prompt)
+        np.testing.assert_array_equal(theirs["input_ids"][0], example.encoded.ids)
+        assert [*tokens(learner, target), learner.end] == list(example.target)
+        for medium in example.encoded.media:
+            kinds[type(medium.part).__name__] += 1
+        seen = [medium for medium in example.encoded.media if medium.pixels is not None]
+        for key in ("pixel_values", "pixel_values_videos"):
+            if key in theirs:
+                np.testing.assert_array_equal(theirs[key], np.concatenate([one.pixels.numpy() for one in seen]))
+        if "input_features" in theirs:
+            mel = example.encoded.media[0].mel
+            np.testing.assert_array_equal(theirs["input_features"][0][:, : mel.shape[1]], mel)
+        losses = [message.get("loss") for message in record["messages"] if message["role"] == "assistant"]
+        assert losses == ([False] * (row.turn - 1) + [True] if form == "swift" else [None] * row.turn)
+    assert next(written, None) is None
+    assert kinds["ImagePart"] > 0 and (kinds["VideoPart"] > 0 or "medium" in done.skipped)
+    assert (kinds["AudioPart"] > 0) == (learner.family.hears and "media_tokens" not in done.skipped)
+
+
+def test_equal_media_is_one_file(made: Any, tmp_path: Path) -> None:
+    learner, rows = made("qwen2_5_vl")
+    export(RowSet([*rows.rows, *rows.rows]), learner, "swift", tmp_path / "twice")
+    export(rows, learner, "swift", tmp_path / "once")
+
+    def media(folder: Path) -> set[str]:
+        return {file.name for kind in ("images", "videos", "audios") for file in (folder / kind).rglob("*.*")}
+
+    assert media(tmp_path / "twice") == media(tmp_path / "once") and len(media(tmp_path / "once")) > 4
+    assert len(data_of(tmp_path / "twice")) == 2 * len(data_of(tmp_path / "once"))
+
+
+@pytest.mark.parametrize("fps", [2.0, 1.7, 0.5, 29.97])
+def test_a_clip_keeps_its_pixels_its_sound_and_its_rate(tmp_path: Path, fps: float) -> None:
+    noise = np.random.default_rng(0)
+    frames = noise.integers(0, 256, (4, 28, 84, 3), np.uint8)
+    sound = noise.uniform(-1, 1, 16_037).astype(np.float32)
+    folder = MediaFolder(tmp_path)
+    read = moving(tmp_path / folder.clip(frames, fps, sound))
+    np.testing.assert_array_equal(read.frames, frames)
+    assert read.fps == pytest.approx(fps, rel=1e-9) and read.audio is not None
+    np.testing.assert_array_equal(read.audio.waveform, sound)
+    assert moving(tmp_path / folder.clip(frames, fps, None)).audio is None
+    np.testing.assert_array_equal(picture(tmp_path / folder.picture(frames[0])), frames[0])
+    np.testing.assert_array_equal(samples(tmp_path / folder.sound(sound)), sound)
+    assert len(samples(tmp_path / folder.sound(sound[:5]))) == 1600  # as the encoder pads it
+    assert folder.written == 5 and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("form", BOTH)
+def test_a_tag_in_words_becomes_no_medium(student: Students, shared_videos: Videos, tmp_path: Path, form: str) -> None:
+    """In what the model reads, tags are broken up; in what it learns they can't be, so that the row is left out."""
+    learner = student("qwen2_5_vl")
+    action = {"type": "get_frames", "start": 1, "end": 3, "num": 2}
+    turns = [look(0, 2, 2), turn(action, observation="I saw <image>, <video> and <audio>"), answer("A")]
+    says = [Generation(text, token_ids=(*tokens(learner, text), learner.end)) for text in turns]
+    rows = rows_of(learner, tmp_path, shared_videos["silent"], says=says, writer="own")
+    done = export(rows, learner, form, tmp_path / "out")
+    assert (done.rows, done.skipped) == (2, {"tag": 1})
+    assert skips(tmp_path / "out") == [
+        ("tag", f"its words contain '<image>', which {FORMATS[form].title} takes for a medium")
+    ]
+    first, last = data_of(tmp_path / "out")
+    words = "".join(message["content"] for message in last["messages"])
+    assert "I saw < image>, < video> and < audio>" in words and "< video> it?" in words
+    assert len(last["images"]) == words.count("<image>") == 2 and not first["images"]
+
+
+def test_tokens_that_the_words_do_not_give_again(student: Students, shared_videos: Videos, tmp_path: Path) -> None:
+    """A model may write a word in other tokens than its tokenizer would; a trainer that reads words learns others."""
+    learner = student("qwen2_5_vl")
+    rows = rows_of(learner, tmp_path, shared_videos["silent"], says=[look(0, 2, 2), answer("A")], writer="own")
+    with pytest.raises(NoRows, match=r"target_tokens 2; first target_tokens: .* tokens there with a line break, "):
+        export(rows, learner, "swift", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("form", BOTH)
+def test_a_student_that_reads_other_tokens_is_refused(made: Any, tiny: Tiny, tmp_path: Path, form: str) -> None:
+    _, rows = made("qwen2_5_vl")
+    other = Student.from_pretrained(str(tiny("qwen2_5_vl")), max_pixels=4 * 784)
+    done = export(rows, other, form, tmp_path / "out")
+    seen = sum(row.visual_tokens > 0 for row in rows.rows)
+    assert done.skipped == {"other_student": seen} and done.rows == len(rows) - seen
+    assert all(re.search(r"prompt \d+, not \d+, visual \d+, not \d+$", detail) for _, detail in skips(tmp_path / "out"))
+    with pytest.raises(
+        NoRows, match=rf"no row can be exported to .*: other_student {seen}; first other_student: .*turn"
+    ):
+        export(RowSet([row for row in rows.rows if row.visual_tokens]), other, form, tmp_path / "none")
+    assert not list(tmp_path.glob("none*"))
+
+
+def test_a_trainer_that_scales_pictures_is_refused(made: Any, tmp_path: Path) -> None:
+    """LLaMA-Factory leaves the limits of the checkpoint's own processor in force, ms-swift does not."""
+    import tiny_models
+
+    _, rows = made("qwen2_5_vl")
+    small = Student.from_pretrained(str(tiny_models.save_tiny("qwen2_5_vl", tmp_path / "small", vision_edge=56)))
+    assert export(rows, small, "swift", tmp_path / "swift").skipped == {}
+    done = export(rows, small, "llamafactory", tmp_path / "llamafactory")
+    assert done.skipped == {"media_tokens": sum(row.visual_tokens > 0 for row in rows.rows)}
+    assert "visual and 0 audio tokens there" in skips(tmp_path / "llamafactory")[0][1]
+
+
+def test_a_sound_that_a_trainer_cuts_off_is_left_out(student: Students, shared_videos: Videos, tmp_path: Path) -> None:
+    """The feature extractor of these checkpoints ends after 30 s; for Qwen3-Omni, ms-swift tells it not to."""
+    says = [audio(0, 40), audio(0, 20), answer("A")]
+    for name, form, count in (("omni", "swift", 1), ("omni", "llamafactory", 1), ("omni_3", "swift", 0)):
+        learner = student({"omni": "qwen2_5_omni", "omni_3": "qwen3_omni_moe"}[name])
+        folder = tmp_path / f"{name}-{form}"
+        rows = rows_of(learner, folder, shared_videos["long"], says=says)
+        done = export(rows, learner, form, folder / "out")
+        assert done.skipped == ({"media_tokens": 1} if count else {}) and done.rows == 3 - count
+        assert not count or skips(folder / "out")[0][1].startswith("the sound has 0 visual and 750 audio tokens there")
+
+
+def test_clips_at_several_rates_and_with_and_without_sound(
+    student: Students, shared_videos: Videos, tmp_path: Path
+) -> None:
+    """LLaMA-Factory has one rate for all clips, and ms-swift one switch for their sound."""
+    learner = student("qwen2_5_omni")
+    says = [clip(0, 4), clip(1, 5), answer("A")]
+    usual = rows_of(learner, tmp_path / "a", shared_videos["sound"], says=says)
+    slow = rows_of(learner, tmp_path / "b", shared_videos["sound"], says=[says[0], says[2]], budget={"clip_fps": 1.0})
+    silent = rows_of(learner, tmp_path / "c", shared_videos["silent"], says=[says[0], says[2]])
+    rows = RowSet([*usual.rows, *slow.rows, *silent.rows])
+    done = export(rows, learner, "llamafactory", tmp_path / "factory")
+    assert (
+        done.skipped == {"clip_rate": 1}
+        and "1 frames a second, the trainer takes 2" in skips(tmp_path / "factory")[0][1]
+    )
+    yaml = (tmp_path / "factory/train.yaml").read_text()
+    assert "video_fps: 2.0\n" in yaml and "use_audio_in_video: true\n" in yaml
+    done = export(rows, learner, "swift", tmp_path / "swift")
+    assert done.skipped == {"clip_sound": 1}
+    assert "export USE_AUDIO_IN_VIDEO=true\n" in (tmp_path / "swift/train.sh").read_text()
+    rates = [
+        moving(tmp_path / "swift" / file).fps for record in data_of(tmp_path / "swift") for file in record["videos"]
+    ]
+    assert rates == [2.0, 2.0, 1.0]
+    assert export(RowSet(silent.rows), learner, "swift", tmp_path / "silent").skipped == {}
+    assert "export USE_AUDIO_IN_VIDEO=false\n" in (tmp_path / "silent/train.sh").read_text()
+    seeing = student("qwen2_5_vl")
+    mixed = rows_of(seeing, tmp_path / "d", shared_videos["sound"], says=says, budget={"clip_fps": 0.5})
+    assert export(mixed, seeing, "swift", tmp_path / "seeing").skipped == {}
+    assert "AUDIO_IN_VIDEO" not in (tmp_path / "seeing/train.sh").read_text()
+
+
+def test_what_is_gone_or_has_changed_is_counted(
+    student: Students, make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    learner = student("qwen2_5_vl")
+    films = [make_video(f"{name}.mp4", frames=40) for name in ("stays", "goes", "changes")]
+    says = [look(0, 2, 2), answer("A")]
+    sets = [rows_of(learner, tmp_path / film.stem, film, says=says) for film in films]
+    rows = RowSet([row for one in sets for row in one.rows])
+    films[1].unlink()
+    make_video("changes.mp4", frames=41)
+    file = Path(sets[0].rows[0].file)
+    before = file.read_text()
+    file.write_text(before.replace("seen", "been"))
+    with pytest.raises(NoRows, match=r"gone 2; first gone: .*: the trajectory has changed"):
+        export(sets[0], learner, "swift", tmp_path / "out")
+    file.write_text(before)
+    done = export(rows, learner, "swift", tmp_path / "out")
+    assert (done.rows, done.skipped) == (4, {"gone": 2})  # a first turn has seen nothing yet
+    details = [detail for _, detail in skips(tmp_path / "out")]
+    assert all(any(name in detail for detail in details) for name in ("goes.mp4", "changes.mp4"))
+
+
+@pytest.mark.parametrize("form", BOTH)
+def test_a_stopped_export_continues_and_is_the_same(made: Any, tmp_path: Path, form: str) -> None:
+    learner, rows = made("qwen2_5_vl")
+    whole = export(rows, learner, form, tmp_path / "whole")
+
+    def stop(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        export(rows, learner, form, out, told=stop)
+    assert not out.exists() and (tmp_path / "out.part").is_dir()
+    with (tmp_path / "out.part/done.jsonl").open("a") as log:
+        log.write('{"record": {"mess')  # a kill in the middle of a line
+    (tmp_path / "out.part/images").mkdir(exist_ok=True)
+    (tmp_path / "out.part/images/half.part").write_bytes(b"PNG")
+    with pytest.raises(AprError, match=r"unfinished export .* differs in rows; remove it, or name another"):
+        export(RowSet(rows.rows[:1]), learner, form, out)
+    out.mkdir()  # an empty folder is taken
+    done = export(rows, learner, form, out)
+    assert (done.resumed, done.rows, done.skipped) == (2, whole.rows, whole.skipped)
+    assert not list(tmp_path.glob("*.part"))
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    assert contents(out) == contents(tmp_path / "whole")
+    with pytest.raises(AprError, match="it exists and is not an empty folder; name a new one, or remove it"):
+        export(rows, learner, form, out)
+
+
+def test_a_damaged_log_of_an_unfinished_export(made: Any, tmp_path: Path) -> None:
+    learner, rows = made("qwen2_5_vl")
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part/done.jsonl").write_text("not JSON\n")
+    with pytest.raises(AprError, match=r"it is damaged .*; remove .*out.part and export again"):
+        export(rows, learner, "swift", tmp_path / "out")
+    (tmp_path / "out.part/done.jsonl").write_text('{"format": "swi')  # killed before the first line was whole
+    assert export(rows, learner, "swift", tmp_path / "out").rows == len(rows)
+
+
+@contextlib.contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_and_a_folder_that_can_t_be_made(made: Any, tmp_path: Path) -> None:
+    learner, rows = made("qwen2_5_vl")
+    out = tmp_path / "out"
+    with no_file_over(600), pytest.raises(RowError, match=r"cannot write.*"):
+        export(rows, learner, "llamafactory", out)
+    assert not out.exists()
+    done = export(rows, learner, "llamafactory", out)
+    assert done.rows == len(rows)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RowError, match="cannot write: Not a directory"):
+        export(rows, learner, "swift", tmp_path / "file/out")
+    with pytest.raises(AprError, match="it exists and is not an empty folder"):
+        export(rows, learner, "swift", tmp_path / "file")
+
+
+@pytest.mark.parametrize("form", BOTH)
+def test_a_family_that_a_trainer_writes_differently(student: Students, tmp_path: Path, form: str) -> None:
+    learner = student("qwen3_5")
+    with pytest.raises(AprError, match=r"rows of Qwen3.5 can't be exported to .*; the families are Qwen2.5-VL, "):
+        export(RowSet([]), learner, form, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_template_that_differs_is_found(student: Students, shared_videos: Videos, tmp_path: Path) -> None:
+    """ms-swift and LLaMA-Factory fill in numbers of rounds also where a question has such a mark."""
+    learner = student("qwen2_5_vl")
+    for mark, form in (("{{ROUND1}}", "swift"), ("{{idx}}", "llamafactory")):
+        asked = question(shared_videos["silent"], text=f"What does {mark} mean?")
+        run = played(tmp_path / form, asked, Speaker(learner, [answer("A")]))
+        rows = make_rows([Source(run.file, run.card)], learner, EVERYTHING)
+        with pytest.raises(NoRows, match=r"prompt_tokens 1; first prompt_tokens: .*, not equal"):
+            export(rows, learner, form, tmp_path / form / "out")
+        other = next(name for name in BOTH if name != form)
+        assert export(rows, learner, other, tmp_path / form / "other").rows == 1
+
+
+def test_what_stands_beside_the_data(made: Any, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    learner, rows = made("qwen2_5_vl")
+    longest = max(row.tokens for row in rows.rows) + 1
+    export(rows, learner, "swift", tmp_path / "swift", checkpoint="/a folder/it's", split="validation")
+    script = (tmp_path / "swift/train.sh").read_text()
+    assert "--model '/a folder/it'\"'\"'s' --model_type qwen2_5_vl --template qwen2_5_vl" in script
+    assert "--dataset validation.jsonl" in script and len(data_of(tmp_path / "swift", "validation")) == len(rows)
+    room = int(script.partition("--max_length ")[2].split()[0])
+    assert longest < room <= longest + 64
+    export(rows, learner, "llamafactory", tmp_path / "factory", checkpoint="Qwen/Qwen2.5-VL-7B-Instruct")
+    settings = yaml.safe_load((tmp_path / "factory/train.yaml").read_text())
+    assert settings["mask_history"] is True and settings["template"] == "qwen2_vl" and settings["cutoff_len"] == room
+    assert settings["model_name_or_path"] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    info = json.loads((tmp_path / "factory/dataset_info.json").read_text())[settings["dataset"]]
+    assert (tmp_path / "factory" / info["file_name"]).is_file() and info["formatting"] == "sharegpt"
+    assert set(data_of(tmp_path / "factory")[0]) == set(info["columns"])
+    for folder in ("swift", "factory"):
+        words = (tmp_path / folder / "README.md").read_text()
+        assert "not position-exact" in words and "No row was left out." in words
+    hearing, heard = made("qwen2_5_omni")
+    export(heard, hearing, "swift", tmp_path / "omni")
+    words = (tmp_path / "omni/README.md").read_text()
+    assert "not position-exact" not in words and "whole checkpoint" in words
+
+
+def test_pictures_have_the_size_in_which_the_student_reads_them(
+    student: Students, tiny: Tiny, shared_videos: Videos, tmp_path: Path
+) -> None:
+    learner = Student.from_pretrained(str(tiny("qwen2_5_vl")), max_pixels=6 * 784)
+    assert learner.pixels == Pixels(None, 6 * 784)
+    rows = rows_of(learner, tmp_path, shared_videos["sound"], says=[look(0, 2, 2), clip(0, 3), answer("A")])
+    done = export(rows, learner, "llamafactory", tmp_path / "out")
+    assert done.skipped == {}
+    for record, row in zip(data_of(tmp_path / "out"), rows.rows, strict=True):
+        for file in [*record["images"], *(frame for frames in record["videos"] for frame in frames)]:
+            height, width, _ = picture(tmp_path / "out" / file).shape
+            assert height % 28 == width % 28 == 0 and 28 * 28 <= height * width <= 6 * 784
+        pixels = real(learner.encoder, prompt_of(record, tmp_path / "out")[0])
+        seen = RowLoader(learner).example(row).encoded.media
+        for key in {"pixel_values", "pixel_values_videos"} & set(pixels):
+            np.testing.assert_array_equal(pixels[key], np.concatenate([medium.pixels.numpy() for medium in seen]))
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+
+
+def test_the_command(made: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    learner, rows = made("qwen2_5_vl")
+    file, checkpoint = tmp_path / "rows.jsonl", tiny("qwen2_5_vl")
+    rows.about = {"student": {"name": learner.name, "digest": learner.digest}}
+    write_rows(file, rows)
+    wanted = (file, "--student", checkpoint)
+    said = run(*wanted, "--format", "swift", "--out", tmp_path / "out", "--limit", 3)
+    assert said.exit_code == 0, said.output
+    assert f"3 of 3 rows for ms-swift in {tmp_path / 'out'}" in said.output and "not exported: none" in said.output
+    assert "warning" not in said.output and len(data_of(tmp_path / "out")) == 3
+    for arguments, words in (
+        (("--format", "verl", "--out", tmp_path / "a"), "it is swift or llamafactory"),
+        (("--format", "swift", "--out", tmp_path / "a", "--split", "test"), "it is train or validation"),
+        (("--format", "swift", "--out", tmp_path / "a", "--split", "validation"), "no row in the part 'validation'"),
+        (("--format", "swift", "--out", tmp_path / "out"), "not an empty folder"),
+    ):
+        said = run(*wanted, *arguments)
+        assert said.exit_code != 0 and words in str(said.exception), (arguments, said.exception)
+    rows.about["student"] = {"name": "another", "digest": "0"}
+    write_rows(file, rows)
+    said = run(*wanted, "--format", "llamafactory", "--out", tmp_path / "b", "--limit", 1)
+    assert said.exit_code == 0 and "the rows were made for another" in said.output
+    said = run(file, "--student", tiny("qwen3_vl"), "--format", "swift", "--out", tmp_path / "c")
+    assert said.exit_code == 0 or isinstance(said.exception, NoRows)
+    assert not list(tmp_path.glob("*.part"))
