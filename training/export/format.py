@@ -183,7 +183,11 @@ class Format(ABC):
 
     @abstractmethod
     def clip_files(self, clip: VideoPart, folder: MediaFolder) -> dict[str, Any]:
-        """Write a clip and return its entry by list: `videos`, `audios`."""
+        """Write a clip and return its entry by list: `videos`, `audios`.
+
+        Raises:
+            OSError: it can't be written.
+        """
 
     @abstractmethod
     def settings(self, about: About) -> dict[str, str]:
@@ -204,7 +208,7 @@ class Format(ABC):
         """Write a medium and return its entry by list.
 
         Raises:
-            RowError: it can't be written.
+            OSError: it can't be written.
         """
         match part:
             case ImagePart():

@@ -26,7 +26,6 @@ from PIL import Image
 
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.families import MIN_SOUND
-from apr_plugin.training.rows import RowError
 
 _SHORT = 10_000
 """Largest denominator of a clip's rate."""
@@ -48,7 +47,7 @@ class MediaFolder:
         """Write a picture, shape (height, width, 3), and return its path.
 
         Raises:
-            RowError: it can't be written.
+            OSError: it can't be written.
         """
         return self._placed("images", "png", [image], "", lambda: _png(image))
 
@@ -56,7 +55,7 @@ class MediaFolder:
         """Write a sound, shape (samples,), at `SAMPLE_RATE`, and return its path.
 
         Raises:
-            RowError: it can't be written.
+            OSError: it can't be written.
         """
         whole = long_enough(waveform)
         return self._placed("audios", "wav", [whole], "", lambda: _wav(whole))
@@ -70,7 +69,7 @@ class MediaFolder:
             waveform: Shape (samples,), at `SAMPLE_RATE`, or `None`.
 
         Raises:
-            RowError: it can't be written.
+            OSError: it can't be written.
         """
         sound = None if waveform is None else long_enough(waveform)
         arrays: list[NDArray[Any]] = [frames, *([] if sound is None else [sound])]
@@ -82,15 +81,12 @@ class MediaFolder:
             digest.update(np.ascontiguousarray(array).data)
         name = digest.hexdigest()
         file = self.root / kind / name[:2] / f"{name}.{suffix}"
-        try:
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_suffix(".part")
-                part.write_bytes(made())
-                part.replace(file)
-                self.written += 1
-        except OSError as error:
-            raise RowError(f"{file}: cannot write media: {error.strerror or error}") from error
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            part.write_bytes(made())
+            part.replace(file)
+            self.written += 1
         return file.relative_to(self.root).as_posix()
 
 

@@ -41,8 +41,8 @@ def _positions(form: Format) -> str:
         return ""
     return f"""
 **Clips are not position-exact.** {form.title} computes the positions of tokens with the model's class in transformers,
-which for {form.family.title} since 5.3 counts the text after a clip from within the clip. That differs if the seconds of
-the clip, times {form.family.positions_per_s:g}, are more than its frames have tokens in a row or a column. Measured on a
-clip of 30 s with a small random model: the 73 tokens after it have other positions, and log-probabilities of the target
-are up to 3.8 nats off. Rows with frames, and rows of text alone, are exact.
+which for {form.family.title} since 5.3 counts the text after a clip from within the clip. That differs if the seconds
+of the clip, times {form.family.positions_per_s:g}, are more than its frames have tokens in a row or a column. Measured
+on a clip of 30 s with a small random model: the 73 tokens after it have other positions, and log-probabilities of the
+target are up to 3.8 nats off. Rows with frames, and rows of text alone, are exact.
 """
