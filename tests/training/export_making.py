@@ -17,6 +17,7 @@ from row_making import Say, Speaker, played, question
 from apr_plugin.loop import Budget, EpisodeConfig
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
+from apr_plugin.training.chats import ChatSource, chat_rows
 from apr_plugin.training.making import RowSettings, Source, make_rows
 from apr_plugin.training.rows import RowSet
 from apr_plugin.training.student import Student
@@ -58,6 +59,22 @@ def rows_of(student: Student, folder: Path, *films: Path, says: Sequence[Say] = 
     asked = question(*films, text="Wie heißt <video> it?", **more)
     run = played(folder, asked, Speaker(student, says or every_look(student)), EpisodeConfig(budget=budget))
     return make_rows([Source(run.file, run.card, writer=writer)], student, EVERYTHING)
+
+
+def chats_of(student: Student, folder: Path) -> RowSet:
+    """Rows of chats: with a system message and without one, replies with white space, two questions in a row."""
+    system = {"role": "system", "content": "Be brief."}
+    ask, reply = (
+        {"role": "user", "content": "Was heißt <image> 中文?"},
+        {"role": "assistant", "content": "\n\nNichts. é "},
+    )
+    chats = [[system, ask, reply, ask, reply], [ask, reply], [system, ask, ask, reply]]
+    file = folder / "chats.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    rows, drops = chat_rows(ChatSource(file), student, EVERYTHING.model_copy(update={"deduplicate": False}))
+    assert not drops, drops
+    return RowSet(rows)
 
 
 def data_of(folder: Path, split: str = "train") -> list[dict[str, Any]]:

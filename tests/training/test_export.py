@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import resource
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,19 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from export_making import EVERYTHING, audio, clip, data_of, moving, picture, prompt_of, rows_of, samples, skips
+from export_making import (
+    EVERYTHING,
+    audio,
+    chats_of,
+    clip,
+    data_of,
+    moving,
+    picture,
+    prompt_of,
+    rows_of,
+    samples,
+    skips,
+)
 from real_processor import real
 from row_making import Speaker, played, question, tokens
 
@@ -103,6 +116,34 @@ def test_the_processor_reads_the_same_of_the_files(made: Any, tmp_path: Path, fo
     assert next(written, None) is None
     assert kinds["ImagePart"] > 0 and (kinds["VideoPart"] > 0 or "medium" in done.skipped)
     assert (kinds["AudioPart"] > 0) == (learner.family.hears and "media_tokens" not in done.skipped)
+
+
+def test_chats(student: Students, tiny: Tiny, tmp_path: Path) -> None:
+    """Text alone; what a chat template adds where there is no system message is told to the trainer."""
+    learner = student("qwen2_5_vl")
+    rows = chats_of(learner, tmp_path)
+    assert [row.turn for row in rows.rows] == [1, 2, 1, 1]
+    assert export(rows, learner, "swift", tmp_path / "swift").skipped == {"roles": 1}
+    assert [record["messages"][0]["content"] for record in data_of(tmp_path / "swift")] == [
+        "Be brief.",
+        "Be brief.",
+        "",
+    ]
+    # LLaMA-Factory's template has a system message of its own where there is none.
+    done = export(rows, learner, "llamafactory", tmp_path / "factory")
+    assert done.skipped == {"roles": 1, "prompt_tokens": 1} and done.rows == 2
+    adds = shutil.copytree(tiny("qwen2_5_vl"), tmp_path / "adds")
+    template = adds / "chat_template.jinja"
+    own = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    template.write_text(f"{{% if messages[0]['role'] != 'system' %}}{own}{{% endif %}}{template.read_text()}")
+    other = Student.from_pretrained(str(adds))
+    rows = chats_of(other, tmp_path)
+    for form in BOTH:
+        export(RowSet(rows.rows[2:3]), other, form, tmp_path / f"{form}_adds")
+        (record,) = data_of(tmp_path / f"{form}_adds")
+        assert [message["role"] for message in record["messages"]] == ["system", "user", "assistant"]
+        assert record["messages"][0]["content"] == "You are a helpful assistant."
+        assert record["images"] == record["videos"] == record["audios"] == []
 
 
 def test_equal_media_is_one_file(made: Any, tmp_path: Path) -> None:
@@ -246,7 +287,7 @@ def test_what_is_gone_or_has_changed_is_counted(
     file = Path(sets[0].rows[0].file)
     before = file.read_text()
     file.write_text(before.replace("seen", "been"))
-    with pytest.raises(NoRows, match=r"gone 2; first gone: .*: the trajectory has changed"):
+    with pytest.raises(NoRows, match=r"gone 2; first gone: .*: the line has changed"):
         export(sets[0], learner, "swift", tmp_path / "out")
     file.write_text(before)
     done = export(rows, learner, "swift", tmp_path / "out")

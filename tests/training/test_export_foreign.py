@@ -27,7 +27,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from export_making import rows_of
+from export_making import chats_of, rows_of
 from row_making import tokens
 
 from apr_plugin.training.export import FORMATS
@@ -59,6 +59,7 @@ def test_a_trainer_reads_what_the_student_reads(
     checkpoint = tiny(f"{name}_full" if "omni" in name else name)
     learner = Student.from_pretrained(str(checkpoint))
     rows = rows_of(learner, tmp_path, shared_videos["sound"], shared_videos["silent"])
+    rows.rows += chats_of(learner, tmp_path).rows
     out, got, loader = tmp_path / "out", tmp_path / "got", RowLoader(learner)
     done = export_rows(rows.rows, loader, FORMATS[form], out)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}

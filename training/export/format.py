@@ -36,7 +36,7 @@ class Skip(StrEnum):
     """Why a row is not exported."""
 
     GONE = "gone"
-    """Its trajectory, card or video is gone, has changed, or can't be read."""
+    """Its trajectory, chat, card or video is gone, has changed, or can't be read."""
     OTHER_STUDENT = "other_student"
     """The student that was named makes another number of tokens of it than the row has: the rows were made for another
     checkpoint, or with other pixel limits."""
@@ -50,6 +50,8 @@ class Skip(StrEnum):
     """The clip has another rate than the one that the trainer is given for all clips."""
     CLIP_SOUND = "clip_sound"
     """Most clips of these rows have sound and this one has none, or the reverse; the trainer has one switch for all."""
+    ROLES = "roles"
+    """Messages of the user and of the model do not alternate, as in some chats."""
     PROMPT_TOKENS = "prompt_tokens"
     """The trainer reads another prompt for another reason: its template differs from the student's chat template."""
     TARGET_TOKENS = "target_tokens"
@@ -114,12 +116,27 @@ def said(prompt: Prompt, student: Student) -> list[Said]:
     """The messages of a prompt as the student reads them.
 
     Special tokens in words are broken up, pictures and frames are scaled, frames are in pairs, sound is long enough,
-    and a clip has no sound if the student hears nothing.
+    and a clip has no sound if the student hears nothing. A system message that the student's chat template adds is
+    among them; one without words stands for none.
 
     Raises:
+        Skipped: messages do not alternate.
         ValueError: a picture is too narrow.
     """
-    return [Said(message.role, tuple(_read(part, student) for part in message.parts)) for message in prompt.messages]
+    told = [Said(message.role, tuple(_read(part, student) for part in message.parts)) for message in prompt.messages]
+    if told[0].role != "system":
+        told.insert(0, Said("system", (added_system(student),)))
+    roles = [message.role for message in told[1:]]
+    if roles != (["user", "assistant"] * len(roles))[: len(roles)] or roles[-1:] != ["user"]:
+        raise Skipped(Skip.ROLES, f"its messages are {', '.join(roles)}")
+    return told
+
+
+def added_system(student: Student) -> str:
+    """The system message that a student's chat template adds where there is none; empty if it adds none."""
+    text = student.encoder.rendered([{"role": "user", "content": [{"type": "text", "text": "?"}]}])
+    found = re.match(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n", text, re.DOTALL)
+    return found[1] if found else ""
 
 
 def _read(part: Part, student: Student) -> str | MediaPart:
