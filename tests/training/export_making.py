@@ -18,6 +18,9 @@ from apr_plugin.loop import Budget, EpisodeConfig
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.training.chats import ChatSource, chat_rows
+from apr_plugin.training.export import FORMATS
+from apr_plugin.training.export.exporting import Exported, export_rows
+from apr_plugin.training.loading import RowLoader
 from apr_plugin.training.making import RowSettings, Source, make_rows
 from apr_plugin.training.rows import RowSet
 from apr_plugin.training.student import Student
@@ -75,6 +78,11 @@ def chats_of(student: Student, folder: Path) -> RowSet:
     rows, drops = chat_rows(ChatSource(file), student, EVERYTHING.model_copy(update={"deduplicate": False}))
     assert not drops, drops
     return RowSet(rows)
+
+
+def export(rows: RowSet, student: Student, form: str, out: Path, **more: Any) -> Exported:
+    """Export rows, by the name of a format."""
+    return export_rows(rows.rows, RowLoader(student), FORMATS[form], out, **more)
 
 
 def data_of(folder: Path, split: str = "train") -> list[dict[str, Any]]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import resource
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from apr_testing import answer, look, turn
-from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -26,6 +23,7 @@ from export_making import (
     chats_of,
     clip,
     data_of,
+    export,
     moving,
     picture,
     prompt_of,
@@ -39,13 +37,11 @@ from row_making import Speaker, played, question, tokens
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import Generation
 from apr_plugin.models.families import Pixels
-from apr_plugin.training.commands import app
 from apr_plugin.training.export import FORMATS
-from apr_plugin.training.export.exporting import Exported, export_rows
 from apr_plugin.training.export.media_files import MediaFolder
 from apr_plugin.training.loading import RowLoader
 from apr_plugin.training.making import Source, make_rows
-from apr_plugin.training.rows import NoRows, RowError, RowSet, write_rows
+from apr_plugin.training.rows import NoRows, RowSet
 from apr_plugin.training.student import Student
 
 Videos = dict[str, Path]
@@ -61,32 +57,11 @@ LEFT_OUT = {
 """What the two trainers read differently of `every_look`."""
 
 
-def export(rows: RowSet, student: Student, form: str, out: Path, **more: Any) -> Exported:
-    return export_rows(rows.rows, RowLoader(student), FORMATS[form], out, **more)
-
-
-@pytest.fixture(scope="module")
-def made(
-    student: Students, shared_videos: Videos, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], tuple[Student, RowSet]]:
-    """`made("qwen2_5_vl")`: a student and rows with every kind of look, about a film with sound and one without."""
-    known: dict[str, tuple[Student, RowSet]] = {}
-
-    def make(name: str) -> tuple[Student, RowSet]:
-        if name not in known:
-            learner = student(name)
-            films = shared_videos["sound"], shared_videos["silent"]
-            known[name] = learner, rows_of(learner, tmp_path_factory.mktemp(name), *films)
-        return known[name]
-
-    return make
-
-
 @pytest.mark.parametrize("form", BOTH)
 @pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen2_5_vl", "qwen3_vl", "qwen3_omni_moe"])
-def test_the_processor_reads_the_same_of_the_files(made: Any, tmp_path: Path, form: str, name: str) -> None:
+def test_the_processor_reads_the_same_of_the_files(to_export: Any, tmp_path: Path, form: str, name: str) -> None:
     """The checkpoint's own processor, on the messages and the media that were written."""
-    learner, rows = made(name)
+    learner, rows = to_export(name)
     done = export(rows, learner, form, tmp_path / "out")
     assert done.skipped == LEFT_OUT.get((name, form), {}), skips(tmp_path / "out")
     assert done.rows + sum(done.skipped.values()) == len(rows) and done.rows > 2
@@ -146,8 +121,8 @@ def test_chats(student: Students, tiny: Tiny, tmp_path: Path) -> None:
         assert record["images"] == record["videos"] == record["audios"] == []
 
 
-def test_equal_media_is_one_file(made: Any, tmp_path: Path) -> None:
-    learner, rows = made("qwen2_5_vl")
+def test_equal_media_is_one_file(to_export: Any, tmp_path: Path) -> None:
+    learner, rows = to_export("qwen2_5_vl")
     export(RowSet([*rows.rows, *rows.rows]), learner, "swift", tmp_path / "twice")
     export(rows, learner, "swift", tmp_path / "once")
 
@@ -204,8 +179,8 @@ def test_tokens_that_the_words_do_not_give_again(student: Students, shared_video
 
 
 @pytest.mark.parametrize("form", BOTH)
-def test_a_student_that_reads_other_tokens_is_refused(made: Any, tiny: Tiny, tmp_path: Path, form: str) -> None:
-    _, rows = made("qwen2_5_vl")
+def test_a_student_that_reads_other_tokens_is_refused(to_export: Any, tiny: Tiny, tmp_path: Path, form: str) -> None:
+    _, rows = to_export("qwen2_5_vl")
     other = Student.from_pretrained(str(tiny("qwen2_5_vl")), max_pixels=4 * 784)
     done = export(rows, other, form, tmp_path / "out")
     seen = sum(row.visual_tokens > 0 for row in rows.rows)
@@ -218,11 +193,11 @@ def test_a_student_that_reads_other_tokens_is_refused(made: Any, tiny: Tiny, tmp
     assert not list(tmp_path.glob("none*"))
 
 
-def test_a_trainer_that_scales_pictures_is_refused(made: Any, tmp_path: Path) -> None:
+def test_a_trainer_that_scales_pictures_is_refused(to_export: Any, tmp_path: Path) -> None:
     """LLaMA-Factory leaves the limits of the checkpoint's own processor in force, ms-swift does not."""
     import tiny_models
 
-    _, rows = made("qwen2_5_vl")
+    _, rows = to_export("qwen2_5_vl")
     small = Student.from_pretrained(str(tiny_models.save_tiny("qwen2_5_vl", tmp_path / "small", vision_edge=56)))
     assert export(rows, small, "swift", tmp_path / "swift").skipped == {}
     done = export(rows, small, "llamafactory", tmp_path / "llamafactory")
@@ -297,77 +272,6 @@ def test_what_is_gone_or_has_changed_is_counted(
 
 
 @pytest.mark.parametrize("form", BOTH)
-def test_a_stopped_export_continues_and_is_the_same(made: Any, tmp_path: Path, form: str) -> None:
-    learner, rows = made("qwen2_5_vl")
-    whole = export(rows, learner, form, tmp_path / "whole")
-
-    def stop(done: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        export(rows, learner, form, out, told=stop)
-    assert not out.exists() and (tmp_path / "out.part").is_dir()
-    with (tmp_path / "out.part/done.jsonl").open("a") as log:
-        log.write('{"record": {"mess')  # a kill in the middle of a line
-    (tmp_path / "out.part/images").mkdir(exist_ok=True)
-    (tmp_path / "out.part/images/half.part").write_bytes(b"PNG")
-    with pytest.raises(AprError, match=r"unfinished export .* differs in rows; remove it, or name another"):
-        export(RowSet(rows.rows[:1]), learner, form, out)
-    out.mkdir()  # an empty folder is taken
-    done = export(rows, learner, form, out)
-    assert (done.resumed, done.rows, done.skipped) == (2, whole.rows, whole.skipped)
-    assert not list(tmp_path.glob("*.part"))
-
-    def contents(folder: Path) -> dict[str, bytes]:
-        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-    assert contents(out) == contents(tmp_path / "whole")
-    with pytest.raises(AprError, match="it exists and is not an empty folder; name a new one, or remove it"):
-        export(rows, learner, form, out)
-
-
-def test_a_damaged_log_of_an_unfinished_export(made: Any, tmp_path: Path) -> None:
-    learner, rows = made("qwen2_5_vl")
-    (tmp_path / "out.part").mkdir()
-    (tmp_path / "out.part/done.jsonl").write_text("not JSON\n")
-    with pytest.raises(AprError, match=r"it is damaged .*; remove .*out.part and export again"):
-        export(rows, learner, "swift", tmp_path / "out")
-    (tmp_path / "out.part/done.jsonl").write_text('{"format": "swi')  # killed before the first line was whole
-    assert export(rows, learner, "swift", tmp_path / "out").rows == len(rows)
-
-
-@contextlib.contextmanager
-def no_file_over(size: int) -> Iterator[None]:
-    """Writing more than `size` bytes to a file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_and_a_folder_that_can_t_be_made(made: Any, tmp_path: Path) -> None:
-    learner, rows = made("qwen2_5_vl")
-    out = tmp_path / "out"
-    with (
-        no_file_over(600),
-        pytest.raises(RowError, match=r"cannot write: .*; what was done is kept, and the same command continues"),
-    ):
-        export(rows, learner, "llamafactory", out)
-    assert not out.exists()
-    done = export(rows, learner, "llamafactory", out)
-    assert done.rows == len(rows)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RowError, match="cannot write: Not a directory"):
-        export(rows, learner, "swift", tmp_path / "file/out")
-    with pytest.raises(AprError, match="it exists and is not an empty folder"):
-        export(rows, learner, "swift", tmp_path / "file")
-
-
-@pytest.mark.parametrize("form", BOTH)
 def test_a_family_that_a_trainer_writes_differently(student: Students, tmp_path: Path, form: str) -> None:
     learner = student("qwen3_5")
     with pytest.raises(AprError, match=r"rows of Qwen3.5 can't be exported to .*; the families are Qwen2.5-VL, "):
@@ -388,32 +292,6 @@ def test_a_template_that_differs_is_found(student: Students, shared_videos: Vide
         assert export(rows, learner, other, tmp_path / form / "other").rows == 1
 
 
-def test_what_stands_beside_the_data(made: Any, tmp_path: Path) -> None:
-    yaml = pytest.importorskip("yaml")
-    learner, rows = made("qwen2_5_vl")
-    longest = max(row.tokens for row in rows.rows) + 1
-    export(rows, learner, "swift", tmp_path / "swift", checkpoint="/a folder/it's", split="validation")
-    script = (tmp_path / "swift/train.sh").read_text()
-    assert "--model '/a folder/it'\"'\"'s' --model_type qwen2_5_vl --template qwen2_5_vl" in script
-    assert "--dataset validation.jsonl" in script and len(data_of(tmp_path / "swift", "validation")) == len(rows)
-    room = int(script.partition("--max_length ")[2].split()[0])
-    assert longest < room <= longest + 64
-    export(rows, learner, "llamafactory", tmp_path / "factory", checkpoint="Qwen/Qwen2.5-VL-7B-Instruct")
-    settings = yaml.safe_load((tmp_path / "factory/train.yaml").read_text())
-    assert settings["mask_history"] is True and settings["template"] == "qwen2_vl" and settings["cutoff_len"] == room
-    assert settings["model_name_or_path"] == "Qwen/Qwen2.5-VL-7B-Instruct"
-    info = json.loads((tmp_path / "factory/dataset_info.json").read_text())[settings["dataset"]]
-    assert (tmp_path / "factory" / info["file_name"]).is_file() and info["formatting"] == "sharegpt"
-    assert set(data_of(tmp_path / "factory")[0]) == set(info["columns"])
-    for folder in ("swift", "factory"):
-        words = (tmp_path / folder / "README.md").read_text()
-        assert "not position-exact" in words and "No row was left out." in words
-    hearing, heard = made("qwen2_5_omni")
-    export(heard, hearing, "swift", tmp_path / "omni")
-    words = (tmp_path / "omni/README.md").read_text()
-    assert "not position-exact" not in words and "whole checkpoint" in words
-
-
 def test_pictures_have_the_size_in_which_the_student_reads_them(
     student: Students, tiny: Tiny, shared_videos: Videos, tmp_path: Path
 ) -> None:
@@ -430,35 +308,3 @@ def test_pictures_have_the_size_in_which_the_student_reads_them(
         seen = RowLoader(learner).example(row).encoded.media
         for key in {"pixel_values", "pixel_values_videos"} & set(pixels):
             np.testing.assert_array_equal(pixels[key], np.concatenate([medium.pixels.numpy() for medium in seen]))
-
-
-def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
-
-
-def test_the_command(made: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    learner, rows = made("qwen2_5_vl")
-    file, checkpoint = tmp_path / "rows.jsonl", tiny("qwen2_5_vl")
-    rows.about = {"student": {"name": learner.name, "digest": learner.digest}}
-    write_rows(file, rows)
-    wanted = (file, "--student", checkpoint)
-    said = run(*wanted, "--format", "swift", "--out", tmp_path / "out", "--limit", 3)
-    assert said.exit_code == 0, said.output
-    assert f"3 of 3 rows for ms-swift in {tmp_path / 'out'}" in said.output and "not exported: none" in said.output
-    assert "warning" not in said.output and len(data_of(tmp_path / "out")) == 3
-    for arguments, words in (
-        (("--format", "verl", "--out", tmp_path / "a"), "it is swift or llamafactory"),
-        (("--format", "swift", "--out", tmp_path / "a", "--split", "test"), "it is train or validation"),
-        (("--format", "swift", "--out", tmp_path / "a", "--split", "validation"), "no row in the part 'validation'"),
-        (("--format", "swift", "--out", tmp_path / "out"), "not an empty folder"),
-    ):
-        said = run(*wanted, *arguments)
-        assert said.exit_code != 0 and words in str(said.exception), (arguments, said.exception)
-    rows.about["student"] = {"name": "another", "digest": "0"}
-    write_rows(file, rows)
-    said = run(*wanted, "--format", "llamafactory", "--out", tmp_path / "b", "--limit", 1)
-    assert said.exit_code == 0 and "the rows were made for another" in said.output
-    said = run(file, "--student", tiny("qwen3_vl"), "--format", "swift", "--out", tmp_path / "c")
-    assert said.exit_code == 0 or isinstance(said.exception, NoRows)
-    assert not list(tmp_path.glob("*.part"))
