@@ -233,6 +233,7 @@ def check_forgetting(
 
 
 @app.command()
+<<<<<<< HEAD
 def grpo(
     config: Annotated[str, typer.Option(help="A recipe: a YAML file, or the name of one of the package's.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
@@ -251,3 +252,21 @@ def grpo(
     from apr_plugin.training.grpo.running import run_grpo
 
     run_grpo(read_recipe(config, questions=questions, student={"pretrained": student}), out)
+=======
+def export(
+    rows: Annotated[Path, typer.Argument(help="A file of apr train rows.")],
+    format: Annotated[str, typer.Option(help="The trainer: swift (ms-swift) or llamafactory.")],
+    student: Annotated[str, typer.Option(help="The checkpoint that it trains: a folder, or a name on the hub.")],
+    out: Annotated[Path, typer.Option(help="A new folder; the same command continues an unfinished one.")],
+    split: Annotated[str, typer.Option(help="The part of the rows: train or validation.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
+) -> None:
+    """Write rows as the data of another trainer, with their media as files.
+
+    A row that the trainer would read differently is left out and counted with its reason. Exit status 1: nothing was
+    written.
+    """
+    from apr_plugin.training.export.command import run_export
+
+    run_export(rows, format, student, out, split, limit)
+>>>>>>> w/export

@@ -170,7 +170,7 @@ class PromptEncoder:
             content = []
             for part in message.parts:
                 if isinstance(part, TextPart):
-                    content.append({"type": "text", "text": self._harmless(part.text)})
+                    content.append({"type": "text", "text": self.harmless(part.text)})
                 else:
                     media.append((part, self._pieces(part)))
                     content.append({"type": _kind(part)})
@@ -220,12 +220,12 @@ class PromptEncoder:
             ValueError: it has a special token, or what another family writes as one. In later prompts it is broken up,
                 so that the turn would read differently there.
         """
-        if self._harmless(text) != text:
+        if self.harmless(text) != text:
             raise ValueError("it has a special token in its words")
         ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _harmless(self, text: str) -> str:
+    def harmless(self, text: str) -> str:
         """Break up special tokens in text: a model's notes and a question are text of others."""
         return broken_up(text, self._special)
 

@@ -57,7 +57,7 @@ class VllmPrompts(PromptEncoder):
             for part in message.parts:
                 match part:
                     case TextPart():
-                        content.append({"type": "text", "text": self._harmless(part.text)})
+                        content.append({"type": "text", "text": self.harmless(part.text)})
                     case ImagePart():
                         content.append({"type": "image"})
                         media["image"].append(Image.fromarray(part.image))
