@@ -233,7 +233,6 @@ def check_forgetting(
 
 
 @app.command()
-<<<<<<< HEAD
 def grpo(
     config: Annotated[str, typer.Option(help="A recipe: a YAML file, or the name of one of the package's.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
@@ -252,7 +251,8 @@ def grpo(
     from apr_plugin.training.grpo.running import run_grpo
 
     run_grpo(read_recipe(config, questions=questions, student={"pretrained": student}), out)
-=======
+
+
 def export(
     rows: Annotated[Path, typer.Argument(help="A file of apr train rows.")],
     format: Annotated[str, typer.Option(help="The trainer: swift (ms-swift) or llamafactory.")],
@@ -269,4 +269,3 @@ def export(
     from apr_plugin.training.export.command import run_export
 
     run_export(rows, format, student, out, split, limit)
->>>>>>> w/export
