@@ -253,6 +253,7 @@ def grpo(
     run_grpo(read_recipe(config, questions=questions, student={"pretrained": student}), out)
 
 
+@app.command()
 def export(
     rows: Annotated[Path, typer.Argument(help="A file of apr train rows.")],
     format: Annotated[str, typer.Option(help="The trainer: swift (ms-swift) or llamafactory.")],
