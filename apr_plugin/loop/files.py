@@ -4,7 +4,8 @@ Every line is complete, and on disk when the call returns; a half line means tha
 
 A writer holds a lock on the file itself (`flock`), so a killed process leaves no lock. On Linux and macOS, local or
 over NFS, the lock works between all processes; on a file system without locks, only one process at a time may write.
-Windows has no `flock` and is not supported (WSL is).
+Windows has no `flock` and is not supported (WSL is). A process that is forked while a lock is held has a copy of it,
+with which it could hold it for ever: a lock is released before its file is closed, and a child closes its copies.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def append_line(path: Path, line: str) -> None:
             "room and run the same command again."
         ) from error
     finally:
-        os.close(fd)
+        release(fd)
 
 
 def cut_torn_tail(path: Path) -> None:
@@ -69,7 +70,7 @@ def cut_torn_tail(path: Path) -> None:
     try:
         _cut_torn_tail(fd, os.fstat(fd).st_size)
     finally:
-        os.close(fd)
+        release(fd)
 
 
 @contextlib.contextmanager
@@ -79,7 +80,43 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        release(fd)
+
+
+_LOCKED: set[int] = set()
+"""Descriptors of the files that this process has locked."""
+
+
+def lock(fd: int, kind: int) -> None:
+    """Lock a file (`flock`), until `release`.
+
+    Raises:
+        BlockingIOError: another process has it, and `kind` says not to wait.
+        OSError: it can't be locked.
+    """
+    fcntl.flock(fd, kind)
+    _LOCKED.add(fd)
+
+
+def release(fd: int) -> None:
+    """Release the lock of a file, and close it; closing alone does not, while a forked child has a copy."""
+    _LOCKED.discard(fd)
+    try:
+        with _where_locks_exist():
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
         os.close(fd)
+
+
+def _close_copies() -> None:
+    """In a forked child: close what the parent has locked; the parent keeps its locks."""
+    for fd in _LOCKED:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _LOCKED.clear()
+
+
+os.register_at_fork(after_in_child=_close_copies)
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -121,16 +158,16 @@ def _open_locked(path: Path, kind: int = fcntl.LOCK_EX, *, create: bool = True) 
         fd = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o644)
         try:
             with _where_locks_exist():
-                fcntl.flock(fd, kind)
+                lock(fd, kind)
             ours = os.fstat(fd)
             with contextlib.suppress(FileNotFoundError):
                 named = os.stat(path)  # noqa: PTH116
                 if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
                     return fd
         except BaseException:
-            os.close(fd)
+            release(fd)
             raise
-        os.close(fd)
+        release(fd)
 
 
 def _whole(file: BinaryIO) -> int:

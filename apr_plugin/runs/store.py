@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 from apr_plugin.loop.card import CARD_FILE, Card
-from apr_plugin.loop.files import append_line, cut_torn_tail, held, sync_folder
+from apr_plugin.loop.files import append_line, cut_torn_tail, held, lock, release, sync_folder
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError
 
@@ -225,10 +225,10 @@ class TrajectoryStore:
         """
         fd = os.open(self.folder / ".lock.merge", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(fd, kind)
+            lock(fd, kind)
             yield
         finally:
-            os.close(fd)
+            release(fd)
 
     def _claim(self, rank: int, claims: contextlib.ExitStack) -> bool:
         """Take the lock of a rank that has ended; false if it is still writing."""
@@ -236,18 +236,17 @@ class TrajectoryStore:
             return True
         fd = os.open(self.folder / f".lock.rank{rank}", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return False
-        claims.callback(os.close, fd)
+        claims.callback(release, fd)
         return True
 
     def _take_lock(self) -> None:
-        lock = self.folder / f".lock.rank{self.rank}"
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(self.folder / f".lock.rank{self.rank}", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(fd, 100).decode("utf-8", "replace").strip() or "another process"
             os.close(fd)
@@ -261,7 +260,7 @@ class TrajectoryStore:
 
     def _release_lock(self) -> None:
         if self._lock_fd is not None:
-            os.close(self._lock_fd)  # closing releases the lock
+            release(self._lock_fd)
             self._lock_fd = None
 
     def _set_aside(self) -> None:
