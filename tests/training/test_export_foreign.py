@@ -3,13 +3,15 @@
 They need environments of their own, because each wants other releases of transformers than this package. Make them and
 name their Python, else these tests are skipped:
 
-    python3.11 -m venv /tmp/swift && /tmp/swift/bin/pip install 'ms-swift==4.6.0' qwen-vl-utils qwen-omni-utils \\
-        'transformers<5.17' torchvision decord librosa soundfile av
-    python3.11 -m venv /tmp/factory && /tmp/factory/bin/pip install 'llamafactory==0.9.5' torchcodec
-    APR_SWIFT_PYTHON=/tmp/swift/bin/python APR_LLAMAFACTORY_PYTHON=/tmp/factory/bin/python \\
+    python3.11 -m venv ENV_SWIFT && ENV_SWIFT/bin/pip install 'ms-swift==4.6.0' 'transformers<5.17' qwen-vl-utils \
+        qwen-omni-utils torchvision decord librosa soundfile av
+    python3.11 -m venv ENV_FACTORY && ENV_FACTORY/bin/pip install 'llamafactory==0.9.5' torchcodec
+    APR_SWIFT_PYTHON=ENV_SWIFT/bin/python APR_LLAMAFACTORY_PYTHON=ENV_FACTORY/bin/python \
         python -m pytest -n0 tests/training/test_export_foreign.py
 
-LLaMA-Factory reads sound with torchaudio, which needs torchcodec and FFmpeg's libraries.
+They were run with ms-swift 4.6.0 (transformers 5.16.1, qwen-vl-utils 0.0.14, qwen-omni-utils 0.0.9, torchcodec 0.17.0)
+and LLaMA-Factory 0.9.5 (transformers 5.6.0, torchaudio 2.11.0, torchcodec 0.17.0), both with the torch of this package.
+torchcodec, which also torchaudio reads sound with, needs FFmpeg's libraries.
 """
 
 from __future__ import annotations
