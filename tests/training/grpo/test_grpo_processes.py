@@ -56,7 +56,11 @@ def test_the_step_of_two_processes_is_that_of_one(
         for part in (name.split("_")[1], recipes[name], tmp_path / name)
     ]
     ranks = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         for name in ("ragged_one", "empty_one"):
