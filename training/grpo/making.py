@@ -14,9 +14,9 @@ from apr_plugin.training.grpo.forward import RowForward
 from apr_plugin.training.grpo.recipe import GrpoRecipe
 from apr_plugin.training.grpo.rollouts import Rollouts
 from apr_plugin.training.grpo.trainer import InvestigationTrainer
+from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.sft.dummies import Dummies
 from apr_plugin.training.sft.learner import choose_weights, load_learner, lora_config
-from apr_plugin.training.sft.recipe import RecipeError
 from apr_plugin.training.sft.trainer import keep_positions, processes, sharded
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import DocKey, TrainingQuestion

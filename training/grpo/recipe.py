@@ -12,23 +12,21 @@ relative to the working folder, as on the command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from apr_plugin.errors import AprError, require
+from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
-from apr_plugin.policies import did_you_mean
-from apr_plugin.terminal import quoted
 from apr_plugin.training.grpo.credit import CreditSettings
 from apr_plugin.training.grpo.groups import GroupSettings
 from apr_plugin.training.grpo.rewards import RewardSettings
-from apr_plugin.training.grpo.settings import GrpoSettings, read_yaml
-from apr_plugin.training.sft.recipe import LearnSettings, RecipeError, StudentSettings
+from apr_plugin.training.grpo.settings import GrpoSettings
+from apr_plugin.training.recipe_file import RecipeError, check_names, load_recipe, refuse_ours
+from apr_plugin.training.sft.recipe import LearnSettings, StudentSettings
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "grpo"
 """The recipes of this package; they are named without their ending."""
@@ -200,9 +198,7 @@ class GrpoRecipe(_Part):
     @field_validator("trainer")
     @classmethod
     def _fields(cls, given: dict[str, Any]) -> dict[str, Any]:
-        for name in given:
-            if name in OURS:
-                raise ValueError(f"{name} is not set in a recipe: {OURS[name]}")
+        refuse_ours(given, OURS)
         return given
 
     @field_validator("reward", "groups", "credit", mode="before")
@@ -258,30 +254,7 @@ class GrpoRecipe(_Part):
         Raises:
             AprError: TRL is not installed, or has no such field.
         """
-        require("trl", "train")
-        import dataclasses
-
-        from trl import GRPOConfig
-
-        known = sorted(field.name for field in dataclasses.fields(GRPOConfig))
-        for name in self.trainer:
-            if name not in known:
-                raise RecipeError(f"recipe: trainer: GRPOConfig has no field {name!r}{did_you_mean(name, known)}")
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one of this package's.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    path = Path(name).expanduser()
-    own = sorted(file.stem for file in FOLDER.glob("*.yaml"))
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    if name in own:
-        return FOLDER / f"{name}.yaml"
-    raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, own)}; this package has {', '.join(own)}")
+        check_names(self.trainer, "GRPOConfig")
 
 
 def read_recipe(name: str, **changes: Any) -> GrpoRecipe:
@@ -295,40 +268,4 @@ def read_recipe(name: str, **changes: Any) -> GrpoRecipe:
     Raises:
         RecipeError: it can't be read, or a field is wrong.
     """
-    path = recipe_path(name)
-    try:
-        data = read_yaml(path)
-    except AprError as error:
-        raise RecipeError(f"{error}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping (student, questions, generations, trainer, …)")
-    for key, value in changes.items():
-        if isinstance(value, Mapping):
-            given = {field: new for field, new in value.items() if new is not None}
-            data[key] = {**(data.get(key) or {}), **given}
-        elif value is not None and value != []:
-            data[key] = value
-    try:
-        return GrpoRecipe.model_validate(data)
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {_fault(error)}") from error
-
-
-def _fault(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    at = ".".join(str(part) for part in first["loc"])
-    told = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"there is no setting {quoted(at, 80)}{did_you_mean(str(first['loc'][-1]), _names(first['loc'][:-1]))}"
-    return f"{at}: {told}" if at and not told.startswith(at) else told
-
-
-def _names(path: tuple[Any, ...]) -> list[str]:
-    """The fields of a part of a recipe."""
-    model: type[BaseModel] = GrpoRecipe
-    for part in path:
-        kind = model.model_fields[str(part)].annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return []
-        model = kind
-    return list(model.model_fields)
+    return load_recipe(GrpoRecipe, name, FOLDER, changes)

@@ -19,8 +19,8 @@ from apr_plugin.errors import AprError, require
 from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.media import MediaError, MediaSettings
 from apr_plugin.training.grpo.recipe import GrpoRecipe
-from apr_plugin.training.sft.recipe import RecipeError
-from apr_plugin.training.sft.running import FINAL, claim_folder, last_checkpoint
+from apr_plugin.training.recipe_file import RecipeError
+from apr_plugin.training.sft.running import FINAL, check_memory, claim_folder, last_checkpoint, student_of
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import DocKey, TrainingQuestion, load_questions
 
@@ -65,14 +65,7 @@ def run_grpo(recipe: GrpoRecipe, out: Path) -> Path:
     asked = load_questions(recipe.questions)
     usable = usable_questions(asked, recipe, console)
     with console.status("reading the student's processor …"):
-        student = Student.from_pretrained(
-            recipe.student.pretrained,
-            revision=recipe.student.revision,
-            context_tokens=recipe.student.context_tokens,
-            min_pixels=recipe.student.min_pixels,
-            max_pixels=recipe.student.max_pixels,
-            dtype=recipe.student.dtype,
-        )
+        student = student_of(recipe.student)
     out = out.expanduser()
     claim_folder(out, _identity(recipe, usable.questions), first)
     if (out / FINAL / "config.json").is_file():
@@ -108,13 +101,12 @@ def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, cons
             terminal.warn(f"the trajectories of the last rollout are in {folder}")
         raise
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
-            raise
-        raise AprError(
-            f"out of memory: {str(error).splitlines()[0]}; lower student.context_tokens or sampling.max_new_tokens, "
-            "set trainer.gradient_checkpointing, train adapters (learn.what: lora), or shard the model with "
-            f"forward.reduce_each. What was saved is in {out}"
-        ) from error
+        advice = (
+            "lower student.context_tokens or sampling.max_new_tokens, set trainer.activation_checkpointing, train "
+            "adapters (learn.what: lora), or shard the model with forward.reduce_each"
+        )
+        check_memory(error, advice, out)
+        raise
     finally:
         trainer.rollouts.close()
 

@@ -8,13 +8,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from apr_plugin.errors import AprError, require
-from apr_plugin.files import read_regular
+from apr_plugin.errors import AprError
 from apr_plugin.policies import did_you_mean
-from apr_plugin.terminal import one_line, quoted
-
-LONGEST = 1_000_000
-"""Most bytes of a file of settings."""
+from apr_plugin.terminal import quoted
+from apr_plugin.training.recipe_file import RecipeError, read_yaml
 
 
 class SettingsError(AprError):
@@ -66,28 +63,8 @@ class GrpoSettings(BaseModel):
             SettingsError: it can't be read, is no YAML mapping, or has a wrong field.
             MissingExtra: pyyaml is not installed.
         """
-        return cls.of(read_yaml(path), str(path))
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The value in a YAML file, without tags and anchors, with which a small file can become a very large value.
-
-    Raises:
-        SettingsError: it can't be read, or is no such YAML.
-        MissingExtra: pyyaml is not installed.
-    """
-    require("yaml", "train")
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        text = read_regular(path)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot read it: {getattr(error, 'strerror', None) or error}") from error
-    if len(text) > LONGEST:
-        raise SettingsError(f"{path}: {len(text):,} bytes; a file of settings has at most {LONGEST:,}")
-    try:
-        if any(getattr(event, "anchor", None) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise SettingsError(f"{path}: it has YAML anchors, which settings do not have")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path}: cannot read this YAML: {one_line(str(error), 300)}") from error
+        try:
+            data = read_yaml(path)
+        except RecipeError as error:
+            raise SettingsError(str(error)) from error
+        return cls.of(data, str(path))

@@ -15,11 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from apr_plugin.errors import AprError, require
-from apr_plugin.files import read_regular
-from apr_plugin.policies import did_you_mean
+from apr_plugin.training.recipe_file import check_names, load_recipe, refuse_ours
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 """The recipes of this package; they are named without their ending."""
@@ -45,10 +43,6 @@ OURS = {
     "prediction_loss_only": "the validation part gives a loss only",
 }
 """Fields of `SFTConfig` that a recipe can't set, and why."""
-
-
-class RecipeError(AprError):
-    """A recipe can't be read or used; the message names the file, the field and what to do."""
 
 
 class _Part(BaseModel):
@@ -153,9 +147,7 @@ class Recipe(_Part):
     @field_validator("trainer")
     @classmethod
     def _fields(cls, given: dict[str, Any]) -> dict[str, Any]:
-        for name in given:
-            if name in OURS:
-                raise ValueError(f"{name} is not set in a recipe: {OURS[name]}")
+        refuse_ours(given, OURS)
         return given
 
     def check_trainer(self) -> None:
@@ -164,30 +156,7 @@ class Recipe(_Part):
         Raises:
             AprError: TRL is not installed, or has no such field.
         """
-        require("trl", "train")
-        import dataclasses
-
-        from trl import SFTConfig
-
-        known = sorted(field.name for field in dataclasses.fields(SFTConfig))
-        for name in self.trainer:
-            if name not in known:
-                raise RecipeError(f"recipe: trainer: SFTConfig has no field {name!r}{did_you_mean(name, known)}")
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one of this package's.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    path = Path(name).expanduser()
-    own = sorted(file.stem for file in FOLDER.glob("*.yaml"))
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    if name in own:
-        return FOLDER / f"{name}.yaml"
-    raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, own)}; this package has {', '.join(own)}")
+        check_names(self.trainer, "SFTConfig")
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
@@ -201,39 +170,4 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
     Raises:
         RecipeError: it can't be read, or a field is wrong.
     """
-    require("yaml", "train")
-    import yaml  # type: ignore[import-untyped]
-
-    path = recipe_path(name)
-    try:
-        data = yaml.safe_load(read_regular(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"{path}: cannot read the recipe: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping (student, rows, learn, trainer, …)")
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            given = {field: new for field, new in value.items() if new is not None}
-            data[key] = {**(data.get(key) or {}), **given}
-        elif value is not None:
-            data[key] = value
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        guess = ""
-        if first["type"] == "extra_forbidden":
-            guess = did_you_mean(str(first["loc"][-1]), _names(first["loc"][:-1]))
-        raise RecipeError(f"{path}: {at}: {first['msg'].removeprefix('Value error, ')}{guess}") from error
-
-
-def _names(path: tuple[Any, ...]) -> list[str]:
-    """The fields of a part of a recipe."""
-    model: type[BaseModel] = Recipe
-    for part in path:
-        kind = model.model_fields[str(part)].annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return []
-        model = kind
-    return list(model.model_fields)
+    return load_recipe(Recipe, name, FOLDER, changes)

@@ -19,8 +19,9 @@ from apr_plugin import terminal
 from apr_plugin.errors import AprError, require
 from apr_plugin.files import read_regular
 from apr_plugin.training.loading import RowLoader
+from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.rows import Row, RowError, RowSet, read_rows, tokens_of
-from apr_plugin.training.sft.recipe import Recipe, RecipeError
+from apr_plugin.training.sft.recipe import Recipe, StudentSettings
 from apr_plugin.training.student import Student
 
 RUN = "run.json"
@@ -67,29 +68,21 @@ def run_sft(recipe: Recipe, out: Path) -> Path:
     console.quiet = not first
     rows = read_rows(recipe.rows)
     with console.status("reading the student's processor …"):
-        student = Student.from_pretrained(
-            recipe.student.pretrained,
-            revision=recipe.student.revision,
-            context_tokens=recipe.student.context_tokens,
-            min_pixels=recipe.student.min_pixels,
-            max_pixels=recipe.student.max_pixels,
-            dtype=recipe.student.dtype,
-        )
+        student = student_of(recipe.student)
     _check_student(rows, student, recipe.rows)
     checked = check_rows(rows, RowLoader(student, other_versions=recipe.other_versions), console)
     _report_bad(checked, recipe, console)
     out = out.expanduser()
+    _claim(out, recipe, first)
     if (out / FINAL / "config.json").is_file():
         console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
-        _claim(out, recipe, first)
         return out / FINAL
-    _claim(out, recipe, first)
     return _train(recipe, checked, student, out, console)
 
 
 def _train(recipe: Recipe, checked: Checked, student: Student, out: Path, console: Console) -> Path:
     with console.status("loading TRL and the model …"):
-        from apr_plugin.training.sft.finishing import StopAtNan, TrainingStopped, save_final
+        from apr_plugin.training.sft.finishing import StopAtNan, save_final
         from apr_plugin.training.sft.learner import sizes
         from apr_plugin.training.sft.trainer import make_trainer, processes
 
@@ -109,19 +102,44 @@ def _train(recipe: Recipe, checked: Checked, student: Student, out: Path, consol
     began = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=None if found is None else str(found))
-    except (TrainingStopped, AprError):
-        raise
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
-            raise
-        raise AprError(
-            f"out of memory: {str(error).splitlines()[0]}; the longest row has {max(row.tokens for row in train):,} "
-            "tokens: make rows with a smaller --context-tokens, set trainer.gradient_checkpointing, train adapters "
-            f"(learn.what: lora), or shard the model (docs/training.md). What was saved is in {out}"
-        ) from error
+        advice = (
+            f"the longest row has {max(row.tokens for row in train):,} tokens: make rows with a smaller "
+            "--context-tokens, set trainer.activation_checkpointing, train adapters (learn.what: lora), or shard the "
+            "model (docs/training.md)"
+        )
+        check_memory(error, advice, out)
+        raise
     folder = save_final(trainer, recipe, student, checked, out, time.monotonic() - began)
     console.print(f"{folder}: trained; its README.md says how", soft_wrap=True)
     return folder
+
+
+def student_of(settings: StudentSettings) -> Student:
+    """The student of a recipe.
+
+    Raises:
+        AprError: it can't be read, or is of no family that can be trained.
+    """
+    return Student.from_pretrained(
+        settings.pretrained,
+        revision=settings.revision,
+        context_tokens=settings.context_tokens,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        dtype=settings.dtype,
+    )
+
+
+def check_memory(error: RuntimeError, advice: str, out: Path) -> None:
+    """Say what to do, if an error of torch is that memory ran out.
+
+    Raises:
+        AprError: it is.
+    """
+    if "out of memory" in str(error).lower():
+        told = f"out of memory: {str(error).splitlines()[0]}; {advice}. What was saved is in {out}"
+        raise AprError(told) from error
 
 
 def check_rows(rows: RowSet, loader: RowLoader, console: Console) -> Checked:

@@ -11,12 +11,13 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from apr_plugin.training.loading import RowCollator, RowLoader
+from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.rows import Row, RowSet
 from apr_plugin.training.sft.dummies import Dummies
 from apr_plugin.training.sft.head import read_only_labels
 from apr_plugin.training.sft.learner import choose_weights, load_learner, lora_config
 from apr_plugin.training.sft.packs import packs
-from apr_plugin.training.sft.recipe import Recipe, RecipeError
+from apr_plugin.training.sft.recipe import Recipe
 from apr_plugin.training.sft.resuming import OwnNames
 from apr_plugin.training.student import Student
 

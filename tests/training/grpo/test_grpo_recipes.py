@@ -23,7 +23,7 @@ from apr_plugin.training.grpo.budgets import group_budgets
 from apr_plugin.training.grpo.contract import METHODS, RANGE, check_trl
 from apr_plugin.training.grpo.making import arguments, episode_config, make_trainer
 from apr_plugin.training.grpo.recipe import FOLDER, OURS, BudgetDraws, GrpoRecipe, read_recipe
-from apr_plugin.training.sft.recipe import RecipeError
+from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.synthesis.questions import load_questions
 
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -14,7 +14,8 @@ pytest.importorskip("trl")
 from sft_making import recipe_of, rows_of, write_recipe
 
 from apr_plugin.errors import AprError
-from apr_plugin.training.sft.recipe import FOLDER, OURS, RecipeError, read_recipe
+from apr_plugin.training.recipe_file import RecipeError
+from apr_plugin.training.sft.recipe import FOLDER, OURS, read_recipe
 from apr_plugin.training.sft.running import run_sft
 from apr_plugin.training.student import Student
 
@@ -72,7 +73,7 @@ def test_accelerate_reads_its_files(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"learn": {"whta": "full"}}, r"learn\.whta: .*did you mean 'what'"),
+        ({"learn": {"whta": "full"}}, r"no setting 'learn\.whta'.*did you mean 'what'"),
         ({"rows_per_step": 0}, "rows_per_step: "),
         ({"learn": {"what": "lora", "towers": "trained"}}, "towers: frozen only"),
         ({"trainer": {"packing": True}}, "packing is not set in a recipe: a forward is one row"),
@@ -90,13 +91,13 @@ def test_more_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     for text, said in (
         ("[1, 2]", "a recipe is a mapping"),
-        ("student: [", "cannot read the recipe"),
-        ("student: !!python/object/apply:os.system ['true']", "cannot read the recipe"),
+        ("student: [", "cannot read this YAML"),
+        ("student: !!python/object/apply:os.system ['true']", "cannot read this YAML"),
     ):
         path.write_text(text)
         with pytest.raises(RecipeError, match=said):
             read_recipe(str(path))
-    with pytest.raises(RecipeError, match="cannot read the recipe"):
+    with pytest.raises(RecipeError, match="cannot read it: No such file"):
         read_recipe(str(tmp_path / "none.yaml"))
     with pytest.raises(RecipeError, match=r"no recipe 'paper-7'.*did you mean 'paper-7b'"):
         read_recipe("paper-7")

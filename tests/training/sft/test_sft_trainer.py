@@ -21,11 +21,12 @@ from sft_making import of, recipe_of, rows_of  # noqa: E402
 from apr_plugin.errors import AprError  # noqa: E402
 from apr_plugin.models.batch import IGNORED, Example  # noqa: E402
 from apr_plugin.training.loading import RowCollator, RowLoader  # noqa: E402
+from apr_plugin.training.recipe_file import RecipeError  # noqa: E402
 from apr_plugin.training.rows import NoRows, RowError, RowSet, read_rows, write_rows  # noqa: E402
 from apr_plugin.training.sft import trainer as trainers  # noqa: E402
 from apr_plugin.training.sft.dummies import Dummies  # noqa: E402
 from apr_plugin.training.sft.packs import packs  # noqa: E402
-from apr_plugin.training.sft.recipe import Recipe, RecipeError  # noqa: E402
+from apr_plugin.training.sft.recipe import Recipe  # noqa: E402
 from apr_plugin.training.sft.running import last_checkpoint, run_sft  # noqa: E402
 from apr_plugin.training.student import Student  # noqa: E402
 
