@@ -18,6 +18,7 @@ pytest.importorskip("trl")
 import grpo_ranks  # noqa: E402 - after the libraries it needs
 from grpo_making import recipe_of, write_questions  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from sharding import SHARDED  # noqa: E402
 
 from apr_plugin.training.grpo.recipe import read_recipe  # noqa: E402
 
@@ -55,9 +56,10 @@ def test_the_step_of_two_processes_is_that_of_one(
         for name in ("ragged_ddp", "empty_fsdp", "each_fsdp")
         for part in (name.split("_")[1], recipes[name], tmp_path / name)
     ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     ranks = subprocess.Popen(
         command,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -73,7 +75,7 @@ def test_the_step_of_two_processes_is_that_of_one(
     before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
     pairs = (("ragged_one", "ragged_ddp"), ("empty_one", "empty_fsdp"), ("empty_one", "each_fsdp"))
     for one, two in pairs:
-        assert (tmp_path / two / grpo_ranks.SHARDED).exists() == two.endswith("fsdp")
+        assert (tmp_path / two / SHARDED).exists() == two.endswith("fsdp")
         single, both = (load_file(tmp_path / name / "final" / "model.safetensors") for name in (one, two))
         assert single.keys() == both.keys()
         for key in single:

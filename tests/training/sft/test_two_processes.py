@@ -17,6 +17,7 @@ pytest.importorskip("trl")
 
 from safetensors.torch import load_file  # noqa: E402 - after the libraries it needs
 from sft_making import of, recipe_of, rows_of, write_recipe  # noqa: E402
+from sharding import SHARDED  # noqa: E402
 
 from apr_plugin.training.rows import RowSet, read_rows, write_rows  # noqa: E402
 from apr_plugin.training.sft.recipe import read_recipe  # noqa: E402
@@ -50,12 +51,18 @@ def test_the_step_of_two_processes_is_that_of_one(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(Path(__file__).with_name("ranks.py"))]
     command += [str(part) for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     ranks = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     run_sft(read_recipe(str(recipes["one"])), tmp_path / "one")
     said, _ = ranks.communicate(timeout=400)
     assert ranks.returncode == 0, said[-3000:]
+    assert (tmp_path / "fsdp" / SHARDED).exists() and not (tmp_path / "ddp" / SHARDED).exists()
     before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
     one, ddp, sharded = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "ddp", "fsdp"))
     assert any(not torch.equal(before[key], one[key]) for key in one if "visual" in key)
