@@ -40,8 +40,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"apr-plugin needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Name another: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt -e '.[lmms,vlmeval,report,train,dev]' || \
-		$(BIN)/python -m pip install --constraint constraints.txt -e '.[lmms,vlmeval,report,train,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt -e '.[lmms,vlmeval,report,train,serve,demo,fuzz,dev]' || \
+		$(BIN)/python -m pip install --constraint constraints.txt -e '.[lmms,vlmeval,report,train,serve,demo,fuzz,dev]'
 	@touch $(READY)
 
 clean:

@@ -2,6 +2,7 @@
 """Writes the committed constraints: one release of every package, for Python 3.11 to 3.13 and every platform.
 
     make constraints        # python scripts/constraints.py, with uv from .venv
+    .venv/bin/python scripts/constraints.py --keep [--move pillow …]   # after a new dependency: the least that changes
 
 - `constraints.txt` has what the extras need that can be installed together (`all`, `dev`). `make` and CI install with
   it.
@@ -9,7 +10,8 @@
   tests use. Both have the release in `scripts/vllm_cpu.py`, so that the tests run what a GPU machine gets.
 
 Every package moves to its newest release that the bounds in pyproject.toml allow. Run `make newest` before, and `make
-test` after.
+test` after. With `--keep`, the packages in constraints.txt stay at their releases, but for those after `--move`, and
+constraints-vllm.txt is left alone.
 """
 
 # ruff: noqa: T201
@@ -98,21 +100,36 @@ def resolve_vllm(project: dict[str, dict[str, object]]) -> str:
     return resolved.replace(f" ;{everywhere}\n", "\n")  # the file is only for these platforms
 
 
+def resolve_all(moved: list[str] | None) -> str:
+    """Resolve what lives together. With `moved`, only those packages may leave the releases of constraints.txt."""
+    options = [option for extra in ("all", "fuzz", "dev") for option in ("--extra", extra)]
+    if moved is None:
+        return resolve(REPOSITORY / "pyproject.toml", *options)
+    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "kept.txt"
+        kept.write_text("\n".join(line for line in lines if line.partition("==")[0] not in moved), "utf-8")
+        return resolve(REPOSITORY / "pyproject.toml", *options, "--constraint", str(kept))
+
+
+def write(name: str, what: str, lines: str) -> None:
+    """Write a constraints file."""
+    (REPOSITORY / name).write_text(HEAD.format(what=what) + lines, "utf-8")
+    print(f"{name}: {len(lines.splitlines())} packages")
+
+
 def main() -> None:
     """Write both files."""
     assert __doc__ is not None
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keep", action="store_true", help="constraints.txt: leave the packages at their releases")
+    parser.add_argument("--move", nargs="*", default=[], metavar="PACKAGE", help="with --keep: but for these")
+    given = parser.parse_args()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    for name, what, lines in (
-        (
-            "constraints.txt",
-            "For every extra but vllm.",
-            resolve(REPOSITORY / "pyproject.toml", "--extra", "all", "--extra", "dev"),
-        ),
-        ("constraints-vllm.txt", "For apr-plugin[lmms,vllm] on Linux, and for vLLM on the CPU.", resolve_vllm(project)),
-    ):
-        (REPOSITORY / name).write_text(HEAD.format(what=what) + lines, "utf-8")
-        print(f"{name}: {len(lines.splitlines())} packages")
+    write("constraints.txt", "For every extra but vllm.", resolve_all(given.move if given.keep else None))
+    if not given.keep:
+        what = "For apr-plugin[lmms,vllm] on Linux, and for vLLM on the CPU."
+        write("constraints-vllm.txt", what, resolve_vllm(project))
 
 
 if __name__ == "__main__":
