@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.trails.making import BUDGET, MOST_TOKENS, Sizes, Start, earned, make_start
 
 RULES = ("none", "taura", "empg", "shuffled")
-SAMPLED = 2
+SAMPLED = 1
 """Sampled episodes of each held-out question."""
 
 LOGGED = ("reward", "right", "turns", "errors", "completion_tokens", "grad_norm", "credit/std", "groups/kept", "rows")
@@ -141,17 +141,24 @@ def run_all(start: Start, runs: Sequence[Run], args: argparse.Namespace) -> list
         else:
             waiting.append(run)
     tell(f"{len(runs)} runs, of which {len(results)} are finished")
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), one_thread) as pool:
-        jobs = {
-            pool.submit(train, start, run, args.steps, args.learning_rate, args.work / "runs" / run.name): run
-            for run in waiting
-        }
-        for done in as_completed(jobs):
-            run, found = jobs[done], done.result()
-            results[run] = found
-            after = found["after"]["greedy"]["reward"]
-            tell(f"{len(results)}/{len(runs)} {run.name}: reward after {after:.3f}, {found['cpu_s']} CPU s")
+    given = {run: (start, run, args.steps, args.learning_rate, args.work / "runs" / run.name) for run in waiting}
+    for run, found in _trained(given, args.processes):
+        results[run] = found
+        after = found["after"]["greedy"]["reward"]
+        tell(f"{len(results)}/{len(runs)} {run.name}: greedy reward {after:.3f}, {found['cpu_s']} CPU s")
     return [results[run] for run in runs]
+
+
+def _trained(given: dict[Run, tuple[Any, ...]], processes: int) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run when it is finished; a single process is this one."""
+    if processes == 1:
+        for run, args in given.items():
+            yield run, train(*args)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), one_thread) as pool:
+        jobs = {pool.submit(train, *args): run for run, args in given.items()}
+        for done in as_completed(jobs):
+            yield jobs[done], done.result()
 
 
 def tell(words: str) -> None:
@@ -172,9 +179,9 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0")
     parser.add_argument("--rules", default=",".join(RULES))
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time")
+    parser.add_argument("--processes", type=int, default=2, help="that train at a time; 1 is this one")
     parser.add_argument("--taught", type=int, default=Sizes.taught, help="films that the teacher plays")
     parser.add_argument("--sft-steps", type=int, default=Sizes.sft_steps)
     parser.add_argument("--held-out", type=int, default=Sizes.held_out, help="films of the evaluation")

@@ -29,7 +29,7 @@ BUDGET: dict[str, Any] = {
     "frame_pixels": SIDE * SIDE,
     "clip_pixels": SIDE * SIDE,
 }
-MOST_TOKENS = 20
+MOST_TOKENS = 14
 """Of a turn; a right one has ten."""
 
 
@@ -42,7 +42,7 @@ class Sizes:
     sft_steps: int = 300
     learned: int = 160
     """Films of reinforcement."""
-    held_out: int = 100
+    held_out: int = 64
     """Films of the evaluation."""
 
 
