@@ -192,7 +192,7 @@ def _page(
         "",
         f"## After {steps} steps, mean over {seeds} seeds, with {LEVEL:.0%} intervals (Student's t over seeds)",
         "",
-        "| rule | greedy after | rise | sampled after | rise | training reward, first and last quarter | rise | CPU s |",
+        "| rule | greedy after | rise | sampled after | rise | rollouts, first and last quarter | rise | CPU s |",
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| `{row['rule']}` | {row['greedy'][0]:.3f} | {_with_range(row['greedy'][1])} | {row['sampled'][0]:.3f} | "

@@ -12,9 +12,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from tiny_models import SPECIAL, VISION, template  # noqa: E402 - it is found through the line before
+from tiny_models import SPECIAL, VISION, template
 
-from .films import COLOURS, SCENE_S, SCENES, SIDE, TEXT, letter  # noqa: E402
+from .films import COLOURS, SCENE_S, SCENES, SIDE, TEXT, letter
 
 HIDDEN, HEADS, LAYERS = 64, 2, 2
 INSTRUCTIONS = "Look, then answer."

@@ -15,7 +15,7 @@ from typing import Any
 from apr_plugin.loop import Generation, Prompt
 from apr_plugin.loop.policy import EVERY_MODALITY, PolicyDefaults, Sampling
 
-from .films import COLOURS, LOOKS, POINTS_TO, SCENE_S, SCENES, colours_of, letter
+from .films import LOOKS, POINTS_TO, SCENE_S, SCENES, colours_of, letter
 
 FOLLOW, WANDER = 0.40, 0.45
 """How often; the rest is hasty."""

@@ -16,10 +16,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from benchmarks import grpo_cost, grpo_learning  # noqa: E402 - after the libraries they need
-from benchmarks.grpo_learning_report import differences, interval, measured, rises, verdict  # noqa: E402
-from benchmarks.trails.films import COLOURS, LOOKS, colours_of, letter, trail  # noqa: E402
-from benchmarks.trails.making import HELD_OUT, LEARN, TEACH, Sizes  # noqa: E402
+from benchmarks import grpo_cost, grpo_learning
+from benchmarks.grpo_learning_report import differences, interval, measured, rises, verdict
+from benchmarks.trails.films import COLOURS, LOOKS, colours_of, letter, trail
+from benchmarks.trails.making import HELD_OUT, LEARN, TEACH, Sizes
 
 
 def result(rule: str, seed: int, greedy: float, rewards: list[float]) -> dict[str, Any]:
