@@ -30,9 +30,6 @@ from typing import Any
 from benchmarks.trails.making import BUDGET, MOST_TOKENS, Sizes, Start, earned, make_start
 
 RULES = ("none", "taura", "empg", "shuffled")
-SAMPLED = 1
-"""Sampled episodes of each held-out question."""
-
 LOGGED = ("reward", "right", "turns", "errors", "completion_tokens", "grad_norm", "credit/std", "groups/kept", "rows")
 """What is kept of each step, beside the entropies of turns."""
 
@@ -56,10 +53,10 @@ def recipe_of(start: Start, run: Run, steps: int, learning_rate: float) -> dict[
         "student": {"pretrained": str(start.checkpoint)},
         "questions": [str(start.questions)],
         "generations": 8,
-        "questions_per_step": 4,
+        "questions_per_step": 2,
         "budget": BUDGET,
         "system_prompt": str(start.instructions),
-        "sampling": {"max_new_tokens": MOST_TOKENS, "concurrency": 32, "kv_cache_gb": 0.5},
+        "sampling": {"max_new_tokens": MOST_TOKENS, "concurrency": 16, "kv_cache_gb": 0},
         "credit": {"rule": run.rule, "seed": run.seed},
         "learn": {"what": "full", "towers": "frozen"},
         "forward": {"token_budget": 4000},
@@ -114,7 +111,7 @@ def evaluated(checkpoint: Path, start: Start) -> dict[str, Any]:
     """What a checkpoint earns on held-out questions."""
     return {
         "greedy": earned(checkpoint, start.held_out, 0.0),
-        "sampled": earned(checkpoint, start.held_out, 1.0, SAMPLED, seed=99),
+        "sampled": earned(checkpoint, start.held_out, 1.0, seed=99),
     }
 
 
@@ -179,7 +176,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0")
     parser.add_argument("--rules", default=",".join(RULES))
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--processes", type=int, default=2, help="that train at a time; 1 is this one")
     parser.add_argument("--taught", type=int, default=Sizes.taught, help="films that the teacher plays")

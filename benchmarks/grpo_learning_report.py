@@ -18,6 +18,7 @@ from apr_plugin.compare.stats import holm
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
 from apr_plugin.training.sft.card import versions
+from benchmarks.trails.making import start_seconds
 
 MEASURES = {
     "greedy": "held-out reward, greedy",
@@ -141,10 +142,9 @@ def write_report(
     told["student"]["pretrained"], told["questions"] = "WORK/sft/final", ["WORK/films/learned.jsonl"]
     told["system_prompt"] = "WORK/instructions.txt"
     (out / "recipe.yaml").write_text(to_yaml(told))
-    start = args.work / "start.json"
     card = {
         "before": {way: {name: before[way][name] for name in ("reward", "turns", "episodes")} for way in before},
-        "supervised_training_cpu_s": json.loads(start.read_text())["cpu_s"] if start.is_file() else None,
+        "cpu_s_of_the_start": start_seconds(args.work),
         "runs": len(results),
         "cpu_s_of_all_runs": round(sum(one["cpu_s"] for one in results), 1),
         "machine": hardware(),
@@ -166,7 +166,8 @@ def _page(
     seeds = len({one["seed"] for one in results})
     rules = ",".join(row["rule"] for row in rows)
     steps = len(results[0]["steps"])
-    total = card["cpu_s_of_all_runs"] + (card["supervised_training_cpu_s"] or 0)
+    first = card["cpu_s_of_the_start"]
+    total = card["cpu_s_of_all_runs"] + sum(first.values())
     machine = card["machine"]
     return [
         "# Does reinforcement on whole investigations learn, and does the rule of credit matter?",
@@ -174,9 +175,9 @@ def _page(
         f"    python -m benchmarks.grpo_learning --seeds {seeds} --rules {rules} --steps {steps}",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, no GPU used. CPU time (user and system): "
-        f"{card['supervised_training_cpu_s']} s from films to the checkpoint, {card['cpu_s_of_all_runs']} s for "
-        f"{len(results)} runs with their evaluations, {total / 60:.1f} minutes in all; two processes at a time, one "
-        "thread each. Wall time depends on what else runs; `runs.csv` has both for each run.",
+        f"{', '.join(f'{name} {value:.0f} s' for name, value in first.items())}; {len(results)} runs with their "
+        f"evaluations {card['cpu_s_of_all_runs']:.0f} s; {total / 60:.1f} minutes in all. {args.processes} "
+        "processes at a time, one thread each. Wall time depends on what else runs; `runs.csv` has both for each run.",
         "",
         "A film has six scenes of one colour each. The colour of a scene says which scene is next on a trail that "
         "begins at the first scene; the question asks for the colour of the third scene on it. That takes three looks, "

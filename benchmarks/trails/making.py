@@ -7,9 +7,10 @@ student, supervised training with the package's own trainer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Sizes:
     sft_steps: int = 300
     learned: int = 160
     """Films of reinforcement."""
-    held_out: int = 64
+    held_out: int = 48
     """Films of the evaluation."""
 
 
@@ -64,27 +65,42 @@ def make_start(folder: Path, sizes: Sizes, tell: Any) -> Start:
         sizes: How much.
         tell: Called with a line for each step.
     """
-    films = folder / "films"
-    (folder / "instructions.txt").parent.mkdir(parents=True, exist_ok=True)
-    (folder / "instructions.txt").write_text(INSTRUCTIONS)
-    began = time.process_time()
-    tell("films")
-    taught = write_set(films, "taught", range(TEACH, TEACH + sizes.taught))
+    films, rows = folder / "films", folder / "rows.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
     start = Start(
-        folder / "sft" / "final",
-        write_set(films, "learned", range(LEARN, LEARN + sizes.learned)),
-        write_set(films, "held_out", range(HELD_OUT, HELD_OUT + sizes.held_out)),
-        folder / "instructions.txt",
+        folder / "sft" / "final", films / "learned.jsonl", films / "held_out.jsonl", folder / "instructions.txt"
     )
+    start.instructions.write_text(INSTRUCTIONS)
+    if not start.held_out.is_file():
+        tell("films")
+        with _timed(folder, "films"):
+            write_set(films, "taught", range(TEACH, TEACH + sizes.taught))
+            write_set(films, "learned", range(LEARN, LEARN + sizes.learned))
+            write_set(films, "held_out", range(HELD_OUT, HELD_OUT + sizes.held_out))
+    if not rows.is_file():
+        tell("the teacher's trajectories, and rows")
+        with _timed(folder, "trajectories and rows"):
+            _rows(folder, films / "taught.jsonl", rows)
     if not (start.checkpoint / "config.json").is_file():
-        rows = folder / "rows.jsonl"
-        if not rows.is_file():
-            tell("the teacher's trajectories, and rows")
-            _rows(folder, taught, rows)
         tell("supervised training")
-        _sft(folder, rows, sizes.sft_steps)
-        (folder / "start.json").write_text(json.dumps({"cpu_s": round(time.process_time() - began, 1)}))
+        with _timed(folder, "supervised training"):
+            _sft(folder, rows, sizes.sft_steps)
     return start
+
+
+def start_seconds(folder: Path) -> dict[str, float]:
+    """CPU seconds of what `make_start` made, by its name; what was there before has none."""
+    file = folder / "start.json"
+    found: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
+@contextlib.contextmanager
+def _timed(folder: Path, name: str) -> Iterator[None]:
+    began = time.process_time()
+    yield
+    told = start_seconds(folder) | {name: round(time.process_time() - began, 1)}
+    (folder / "start.json").write_text(json.dumps(told) + "\n")
 
 
 def _rows(folder: Path, taught: Path, file: Path) -> None:
@@ -163,7 +179,7 @@ def earned(checkpoint: Path, questions: Path, temperature: float, repeats: int =
         sampling=Sampling(temperature=temperature, max_new_tokens=MOST_TOKENS),
         seed=seed,
     )
-    policy = HfPolicy.from_pretrained(str(checkpoint), device="cpu", dtype="float32", batch_size=32, kv_cache_gb=0.5)
+    policy = HfPolicy.from_pretrained(str(checkpoint), device="cpu", dtype="float32", batch_size=32, kv_cache_gb=0)
     try:
         each = [one.attempt(number) for one in asked for number in range(repeats)]
         done = asyncio.run(run_episodes(each, policy, config, 32))
