@@ -179,7 +179,7 @@ def earned(checkpoint: Path, questions: Path, temperature: float, repeats: int =
         sampling=Sampling(temperature=temperature, max_new_tokens=MOST_TOKENS),
         seed=seed,
     )
-    policy = HfPolicy.from_pretrained(str(checkpoint), device="cpu", dtype="float32", batch_size=32, kv_cache_gb=0)
+    policy = HfPolicy.from_pretrained(str(checkpoint), device="cpu", dtype="float32", batch_size=32, kv_cache=False)
     try:
         each = [one.attempt(number) for one in asked for number in range(repeats)]
         done = asyncio.run(run_episodes(each, policy, config, 32))
