@@ -18,7 +18,8 @@ from apr_plugin.compare.stats import holm
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
 from apr_plugin.training.sft.card import versions
-from benchmarks.trails.making import start_seconds
+from benchmarks.trails.making import TEACHER, start_seconds
+from benchmarks.trails.teacher import FOLLOW, WANDER
 
 MEASURES = {
     "greedy": "held-out reward, greedy",
@@ -145,6 +146,7 @@ def write_report(
     card = {
         "before": {way: {name: before[way][name] for name in ("reward", "turns", "episodes")} for way in before},
         "cpu_s_of_the_start": start_seconds(args.work),
+        "parameters": json.loads((args.work / "sft" / "final" / "training.json").read_text())["parameters"],
         "runs": len(results),
         "cpu_s_of_all_runs": round(sum(one["cpu_s"] for one in results), 1),
         "machine": hardware(),
@@ -168,6 +170,7 @@ def _page(
     steps = len(results[0]["steps"])
     first = card["cpu_s_of_the_start"]
     total = card["cpu_s_of_all_runs"] + sum(first.values())
+    teacher = json.loads((args.work / TEACHER).read_text())
     machine = card["machine"]
     return [
         "# Does reinforcement on whole investigations learn, and does the rule of credit matter?",
@@ -181,11 +184,12 @@ def _page(
         "",
         "A film has six scenes of one colour each. The colour of a scene says which scene is next on a trail that "
         "begins at the first scene; the question asks for the colour of the third scene on it. That takes three looks, "
-        "each where the last one points, and an answer. A wrong colour by chance is right in one of five cases. The "
-        "teacher sees well and acts badly: at each fork it follows the trail in 40% of the cases, goes to the next "
-        "scene of the film in 45%, and answers too early in 15%. A Qwen2.5-VL of 0.5 million weights imitates it, and "
-        "is the checkpoint that all runs begin with. Rewards are 1 for a right answer and 0 otherwise. Films of the "
-        "teacher, of reinforcement and of the evaluation have disjoint seeds.",
+        "each where the last one points, and an answer. A colour from anywhere else is right in one of five cases. The "
+        f"teacher sees well and acts badly: at each fork it follows the trail in {FOLLOW:.0%} of the cases, goes to "
+        f"the next scene of the film in {WANDER:.0%}, and answers too early in the rest; {teacher['right']} of its "
+        f"{teacher['episodes']} episodes ended with a right answer. A Qwen2.5-VL of {_million(card)} million weights "
+        "imitates it, and is the checkpoint that all runs begin with. Rewards are 1 for a right answer and 0 "
+        "otherwise. Films of the teacher, of reinforcement and of the evaluation have disjoint seeds.",
         "",
         f"Before: {before['greedy']['reward']:.3f} greedy ({before['greedy']['episodes']} held-out questions, "
         f"{before['greedy']['turns']:.2f} turns), {before['sampled']['reward']:.3f} sampled at temperature 1 "
@@ -230,6 +234,10 @@ def _page(
         "(rule and seeds vary; `WORK` is the folder of `--work`); `card.json`: machine and versions.",
         "",
     ]
+
+
+def _million(card: Mapping[str, Any]) -> str:
+    return f"{card['parameters']['all'] / 1e6:.2f}"
 
 
 def _run_row(one: Mapping[str, Any]) -> dict[str, Any]:

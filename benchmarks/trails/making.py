@@ -30,6 +30,9 @@ BUDGET: dict[str, Any] = {
     "frame_pixels": SIDE * SIDE,
     "clip_pixels": SIDE * SIDE,
 }
+TEACHER = "teacher.json"
+"""The file with how many of the teacher's episodes ended with a right answer."""
+
 MOST_TOKENS = 14
 """Of a turn; a right one has ten."""
 
@@ -106,6 +109,7 @@ def _timed(folder: Path, name: str) -> Iterator[None]:
 def _rows(folder: Path, taught: Path, file: Path) -> None:
     from apr_plugin.runs.runner import run_episodes
     from apr_plugin.runs.store import TrajectoryStore
+    from apr_plugin.training.grpo.rewards import reward
     from apr_plugin.training.making import RowSettings, Source, make_rows
     from apr_plugin.training.rows import write_rows
     from apr_plugin.training.student import Student
@@ -114,10 +118,12 @@ def _rows(folder: Path, taught: Path, file: Path) -> None:
     teacher = TrailTeacher()
     config = EpisodeConfig(budget=Budget(**BUDGET), system_prompt=INSTRUCTIONS)
     card = Card.of(config, teacher)
-    asked = [one.question for one in load_questions([str(taught)])]
+    asked = load_questions([str(taught)])
     with TrajectoryStore(folder / "taught", card.config_hash, card) as store:
-        asyncio.run(run_episodes(asked, teacher, config, 8, store=store))
+        done = asyncio.run(run_episodes([one.question for one in asked], teacher, config, 8, store=store))
         place = store.folder
+    right = sum(reward(played, one.truth).right for played, one in zip(done, asked, strict=True))
+    (folder / TEACHER).write_text(json.dumps({"right": right, "episodes": len(done)}) + "\n")
     save_student(folder / "student")
     student = Student.from_pretrained(str(folder / "student"))
     # Turns are kept as often as the teacher took them: their shares are what is imitated.
