@@ -225,15 +225,33 @@ def _page(
         "## What it means",
         "",
         *verdict(found, rows),
+        *_ceiling(rows),
         "",
-        "It is one small world, one checkpoint, one learning rate and few steps. The turns at which the teacher errs "
-        "are also the uncertain ones here, which is what TAURA assumes and EMPG does not. Nothing here tells how a "
-        "rule does on a large model, and a difference that was not seen may still exist.",
+        f"Mean entropy of a token by turn, in nats, in the rollouts of all runs: {_entropies(results)}. The second and "
+        "third turn are those at which the teacher errs; a fifth turn follows a refused action.",
+        "",
+        "It is one small world, one checkpoint, one learning rate and few steps, and the sampled evaluation has one "
+        "episode for each held-out question. Nothing here tells how a rule does on a large model, and a difference "
+        "that was not seen may still exist.",
         "",
         "`steps.csv`: each step of each run; `runs.csv`, `pairs.csv`: the tables; `recipe.yaml`: the recipe of one run "
         "(rule and seeds vary; `WORK` is the folder of `--work`); `card.json`: machine and versions.",
         "",
     ]
+
+
+def _ceiling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    high = [row["rule"] for row in rows if row["greedy"][0] > 0.9]
+    if len(high) < 2:
+        return []
+    return ["- Greedy rewards above 0.9 are near their limit of 1, so that measure can hardly tell rules apart."]
+
+
+def _entropies(results: Sequence[Mapping[str, Any]]) -> str:
+    steps = [step for one in results for step in one["steps"]]
+    names = sorted({name for step in steps for name in step if name.startswith("entropy/turn_")})
+    means = {name: float(np.mean([step[name] for step in steps if name in step])) for name in names}
+    return ", ".join(f"turn {int(name[-2:])} {value:.3f}" for name, value in means.items())
 
 
 def _million(card: Mapping[str, Any]) -> str:
@@ -267,7 +285,7 @@ def _with_range(found: tuple[float, float, float]) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
 def plot(results: Sequence[Mapping[str, Any]], before: Mapping[str, Any], file: Path) -> None:
