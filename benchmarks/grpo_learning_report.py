@@ -189,7 +189,8 @@ def _page(
         f"the next scene of the film in {WANDER:.0%}, and answers too early in the rest; {teacher['right']} of its "
         f"{teacher['episodes']} episodes ended with a right answer. A Qwen2.5-VL of {_million(card)} million weights "
         "imitates it, and is the checkpoint that all runs begin with. Rewards are 1 for a right answer and 0 "
-        "otherwise. Films of the teacher, of reinforcement and of the evaluation have disjoint seeds.",
+        "otherwise. Films of the teacher, of reinforcement and of the evaluation have disjoint seeds, and no held-out "
+        "film has the colours of one of the others.",
         "",
         f"Before: {before['greedy']['reward']:.3f} greedy ({before['greedy']['episodes']} held-out questions, "
         f"{before['greedy']['turns']:.2f} turns), {before['sampled']['reward']:.3f} sampled at temperature 1 "
@@ -228,7 +229,7 @@ def _page(
         *_ceiling(rows),
         "",
         f"Mean entropy of a token by turn, in nats, in the rollouts of all runs: {_entropies(results)}. The second and "
-        "third turn are those at which the teacher errs; a fifth turn follows a refused action.",
+        "third turn are those at which the teacher errs; a fifth turn is one more than a trail takes.",
         "",
         "It is one small world, one checkpoint, one learning rate and few steps, and the sampled evaluation has one "
         "episode for each held-out question. Nothing here tells how a rule does on a large model, and a difference "

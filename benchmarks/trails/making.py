@@ -120,7 +120,7 @@ def _rows(folder: Path, taught: Path, file: Path) -> None:
     card = Card.of(config, teacher)
     asked = load_questions([str(taught)])
     with TrajectoryStore(folder / "taught", card.config_hash, card) as store:
-        done = asyncio.run(run_episodes([one.question for one in asked], teacher, config, 8, store=store))
+        done = asyncio.run(run_episodes([one.question for one in asked], teacher, config, 1, store=store))
         place = store.folder
     right = sum(reward(played, one.truth).right for played, one in zip(done, asked, strict=True))
     (folder / TEACHER).write_text(json.dumps({"right": right, "episodes": len(done)}) + "\n")

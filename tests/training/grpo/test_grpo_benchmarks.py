@@ -60,6 +60,9 @@ def test_trails_need_three_looks_and_sets_are_disjoint() -> None:
     assert all(25 <= answers.count(letter(colour)) <= 55 for colour in COLOURS), "no answer is right by habit"
     sizes = Sizes()
     assert TEACH + sizes.taught <= LEARN and LEARN + sizes.learned <= HELD_OUT
+    known = {*range(TEACH, TEACH + sizes.taught), *range(LEARN, LEARN + sizes.learned)}
+    held = {colours_of(HELD_OUT + number) for number in range(sizes.held_out)}
+    assert not held & {colours_of(seed) for seed in known}, "no held-out film looks like one of the others"
 
 
 @pytest.mark.slow
