@@ -512,5 +512,70 @@ def needle_make(
     )
 
 
+@app.command()
+def serve(
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", "-m", help="The policy and its limits, as for `apr eval`.")
+    ] = DEFAULT_MODEL_ARGS,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder whose files requests may name; repeatable. Without it only uploads are read."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 chooses a free one.")] = 8000,
+    out: Annotated[Path, typer.Option(help="Folder for the trajectories of all questions.")] = Path("apr_serve"),
+    model_name: Annotated[str, typer.Option(help="Name of the model in requests.")] = "apr",
+    max_concurrent: Annotated[int, typer.Option(min=1, max=10_000, help="Episodes at once.")] = 4,
+    queue: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Requests that may wait; further ones get status 429.")
+    ] = 64,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=1, max=1_000_000, help="Seconds that an episode may take.")
+    ] = 600,
+    max_upload_mib: Annotated[
+        float, typer.Option(min=0, max=4096, help="MiB of all files that a request brings along.")
+    ] = 64,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", min=1, max=86_400, help="Seconds that running episodes get when it stops.")
+    ] = 60,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable that holds the API key.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File that holds the API key.")] = None,
+    unanswered: Annotated[
+        str,
+        typer.Option(
+            metavar="status|null",
+            help="A question that could not be asked gets an error status, or (for harnesses) the answer (null).",
+        ),
+    ] = "status",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line for each request.")] = False,
+) -> None:
+    """Serve the agent as an OpenAI-compatible endpoint: /v1/chat/completions and /v1/models.
+
+    A request with a video and a question runs an episode; docs/serve.md has examples, statuses and limits. SIGTERM or
+    Ctrl-C lets running episodes end; a second Ctrl-C ends at once.
+    """
+    from apr_plugin.cli.serve import run_serve
+
+    run_serve(
+        model_args,
+        roots=root or [],
+        host=host,
+        port=port,
+        out=out,
+        name=model_name,
+        max_concurrent=max_concurrent,
+        queue=queue,
+        timeout_s=timeout_s,
+        max_upload_mib=max_upload_mib,
+        drain_s=drain_s,
+        api_key_env=api_key_env,
+        api_key_file=api_key_file,
+        unanswered=unanswered,
+        quiet=quiet,
+    )
+
+
 if __name__ == "__main__":
     main()

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin.cli.trace import LONGEST, describe_shown, print_end, print_question, print_turn
+from apr_plugin.cli.trace import LONGEST, print_end, print_question, print_turn
 from apr_plugin.errors import AprError
+from apr_plugin.loop.describing import describe_shown
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.finding import trajectory_files
 from apr_plugin.terminal import console, plain

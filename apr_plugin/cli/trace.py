@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from apr_plugin.loop.action import describe
+from apr_plugin.loop.describing import describe_shown
 from apr_plugin.loop.question import Question
-from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
+from apr_plugin.loop.trajectory import Trajectory, Turn
 from apr_plugin.terminal import plain as _plain
 
 LONGEST = 600
@@ -57,24 +58,6 @@ def print_turn(console: Console, number: int, turn: Turn) -> None:
         console.print(Text("  repair  ", "yellow") + Text(plain("; ".join(turn.repairs))))
     tokens = f", {turn.usage.completion_tokens} tokens written" if turn.usage.completion_tokens is not None else ""
     console.print(Text(f"  cost    {turn.model_s:.2f} s model, {turn.media_s:.2f} s media{tokens}", "dim"))
-
-
-def describe_shown(shown: Shown) -> str:
-    """One line about what a look showed."""
-    where = f"video {shown.video}, " if shown.video else ""
-    match shown.kind:
-        case "audio":
-            text = f"{where}{shown.audio_s:.1f} s of sound from {shown.start_s:.2f}s"
-        case "images":
-            text = shown.remark
-        case _:
-            span = f"{shown.times_s[0]:.2f}s to {shown.times_s[-1]:.2f}s" if shown.times_s else "no times"
-            sound = f" with {shown.audio_s:.1f} s of sound" if shown.audio_s else ""
-            text = (
-                f"{where}{len(shown.times_s)} frames of {shown.width}x{shown.height}, {span}{sound}, "
-                f"{shown.visual_tokens} visual tokens"
-            )
-    return text + (f" {shown.remark}" if shown.remark and shown.kind != "images" else "")
 
 
 def print_end(console: Console, trajectory: Trajectory) -> None:
