@@ -38,7 +38,7 @@ from apr_plugin.harnesses.serve.request import ChatRequest, read_chat
 from apr_plugin.harnesses.serve.service import Service, gather_cancelled
 from apr_plugin.harnesses.serve.slots import stopping
 from apr_plugin.harnesses.serve.uploads import Received
-from apr_plugin.loop.events import Event
+from apr_plugin.loop.events import Event, Opened
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.terminal import one_line
 
@@ -46,7 +46,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Sends a message to a connection (ASGI)."""
 
 FIRST_S = 5.0
-"""How long a stream waits for its first event, so that a question that fails at once gets a proper status."""
+"""How long a stream waits for its first turn, so that a question that fails at once gets a proper status."""
 
 _log = logging.getLogger(__name__)
 
@@ -145,15 +145,20 @@ class _One:
         await self._json(200, self._completion.whole(trajectory, content, extra, "".join(thoughts)), {})
 
     async def _stream(self, request: ChatRequest, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
-        first: Event | None = None
+        first: list[Event] = []
         with contextlib.suppress(TimeoutError):
-            first = await asyncio.wait_for(self._events.get(), FIRST_S)
-            if first is None:
-                await self._finished(work)  # nothing happened: most likely an error, which gets its own status
-                self._events.put_nowait(None)
+            async with asyncio.timeout(FIRST_S):
+                while not first or isinstance(first[-1], Opened):
+                    event = await self._events.get()
+                    if event is None:
+                        break
+                    first.append(event)
+        if work.done():
+            await self._finished(work)  # an error gets its own status
+            self._events.put_nowait(None)
         await self._begin_stream()
-        if first is not None:
-            await self._show(first)
+        for event in first:
+            await self._show(event)
         await self._follow(request, asked, work)
 
     async def _begin_stream(self) -> None:
