@@ -130,7 +130,8 @@ class _One:
                 "model_not_found",
                 param="model",
             )
-        return request, read_question(request, self.service.roots, self._received, self.name)
+        anyway = self.service.unanswered == "null"
+        return request, read_question(request, self.service.roots, self._received, self.name, ask_anyway=anyway)
 
     async def _reply(self, request: ChatRequest, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
         if request.stream:

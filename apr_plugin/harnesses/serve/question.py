@@ -10,12 +10,12 @@ from PIL import Image, UnidentifiedImageError
 
 from apr_plugin.agent import make_question
 from apr_plugin.errors import AprError
-from apr_plugin.harnesses.media import picture
+from apr_plugin.harnesses.media import nothing, picture
 from apr_plugin.harnesses.readers import Reading, read_prompt
 from apr_plugin.harnesses.readers.prompt import paragraphs, strip_instructions
 from apr_plugin.harnesses.serve.limits import MOST_IMAGE_PIXELS, MOST_IMAGES, MOST_VIDEOS
 from apr_plugin.harnesses.serve.places import Inline, place
-from apr_plugin.harnesses.serve.refused import malformed
+from apr_plugin.harnesses.serve.refused import Refused, malformed
 from apr_plugin.harnesses.serve.request import (
     AudioUrlPart,
     ChatRequest,
@@ -40,6 +40,9 @@ TASK = "serve"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Pictures that are read. PIL knows others, some of which it passes to other programs."""
 
+_NO_FILE = ("media_unreadable", "media_not_allowed")
+"""Errors of a file, as opposed to those of the request's form."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -52,14 +55,29 @@ class Asked:
     """Reads the pictures of a question without a video."""
 
 
-def read_question(request: ChatRequest, roots: Sequence[str], received: Received, doc_id: str) -> Asked:
+def read_question(
+    request: ChatRequest, roots: Sequence[str], received: Received, doc_id: str, *, ask_anyway: bool = False
+) -> Asked:
     """The question of a request; it decodes and writes the files that the request brings along.
+
+    Args:
+        request: The request.
+        roots: Folders whose files it may name.
+        received: The files that it brings along.
+        doc_id: Its name.
+        ask_anyway: Whether a question with a file that can't be used is still asked: it ends as `media_unreadable`, and
+            is stored and counted, as in a harness of this package.
 
     Raises:
         Refused: there is no question, or a file that can't be used.
     """
     reading = _read(_prompt(request.messages), request.extras)
-    videos, images = _media(request.messages, roots, received)
+    try:
+        videos, images = _media(request.messages, roots, received)
+    except Refused as fault:
+        if not ask_anyway or fault.code not in _NO_FILE:
+            raise
+        videos, images = [nothing("media", fault)], []
     if videos and images:
         raise malformed(
             "messages: pictures beside a video can't be shown; send the video, or the pictures, alone",

@@ -17,6 +17,8 @@ from apr_plugin.harnesses.serve.refused import Refused, malformed
 from apr_plugin.media.pool import POOL
 
 _BLANK = re.compile(r"\s+")
+_FOLDERS = re.compile(r"media_root=[^;\"]*")
+"""The folders in the words of `media.confine`."""
 _ENDINGS = {"quicktime": "mov", "x-matroska": "mkv", "mpeg": "mp3", "x-wav": "wav", "x-msvideo": "avi", "jpeg": "jpg"}
 """Endings of types that are not named like their files; libav looks at one only if the content does not tell."""
 
@@ -85,7 +87,7 @@ class Received:
         """The text for a client: without paths of this server that the client does not know."""
         for path, name in self.names.items():
             text = text.replace(path, name)
-        return text
+        return _FOLDERS.sub("the allowed folders (--root)", text)
 
     def delete(self) -> None:
         """Delete the files."""
