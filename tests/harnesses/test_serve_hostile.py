@@ -20,6 +20,7 @@ import pytest
 from apr_testing import answer, look
 from serve_testing import Served, chat, data_url, video_part, wait_for
 
+import apr_plugin.harnesses.serve.answering as answering_module
 import apr_plugin.harnesses.serve.body as body_module
 import apr_plugin.harnesses.serve.serving as serving_module
 from apr_plugin.harnesses.serve.limits import ServeLimits
@@ -290,6 +291,31 @@ def test_slow_clients_do_not_hold_a_place(ground: Path, tmp_path: Path, monkeypa
         for connection in (silent, drips, slow):
             connection.close()
         wait_for(server.idle)
+
+
+class Writes(PolicyDefaults):
+    """Answers at once, after a thought of many megabytes."""
+
+    name = "writes"
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        return Generation("<think>" + "so " * 4_000_000 + "</think>B")
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering_module, "SEND_S", 0.5)
+    with Served(tmp_path, policy=Writes()) as server:
+        body = json.dumps(chat("Yes?", apr={"trajectory": True})).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        deaf = socket.create_connection(("127.0.0.1", server.port))
+        deaf.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        wait_for(lambda: len(server.stored()) == 1)
+        wait_for(server.idle)
+        assert 0 < len(_closed(deaf, 10)) < 12_000_000, "the connection is closed, and the rest is dropped"
+        deaf.close()
 
 
 def test_what_schemathesis_makes_of_the_schema(tmp_path: Path) -> None:

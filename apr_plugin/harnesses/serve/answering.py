@@ -31,10 +31,10 @@ from apr_plugin.harnesses.serve.completion import (
     told_event,
     usage_of,
 )
-from apr_plugin.harnesses.serve.limits import KEEP_ALIVE_S, SEND_S
+from apr_plugin.harnesses.serve.limits import KEEP_ALIVE_S, PIECE_BYTES, SEND_S
 from apr_plugin.harnesses.serve.question import Asked, read_question
 from apr_plugin.harnesses.serve.refused import Refused
-from apr_plugin.harnesses.serve.request import ChatRequest, read_chat
+from apr_plugin.harnesses.serve.request import Wanted, read_chat
 from apr_plugin.harnesses.serve.service import Service, gather_cancelled
 from apr_plugin.harnesses.serve.slots import stopping
 from apr_plugin.harnesses.serve.uploads import Received
@@ -72,8 +72,11 @@ class Answering(Response):  # type: ignore[misc]
                 await one.answer(headers)
         except Refused as fault:
             await one.refuse(fault)
-        except (ClientGone, TimeoutError):
+        except ClientGone:
             one.outcome = "499 the client left"
+        except TimeoutError:
+            one.outcome = "499 the client does not read"
+            scope.get("state", {}).get("abort", _nothing)()  # else what it does not read would stay in memory
         except asyncio.CancelledError:
             await one.refuse(stopping())
             raise
@@ -84,6 +87,10 @@ class Answering(Response):  # type: ignore[misc]
         finally:
             seconds = time.monotonic() - began
             _log.info("%s", one_line(f"{one.name} {one.outcome} ({seconds:.2f} s)", 400))
+
+
+def _nothing() -> None:
+    pass
 
 
 class _One:
@@ -105,10 +112,10 @@ class _One:
         service = self.service
         try:
             async with read_body(headers, self.receive, service.limits.body_bytes, service.bodies) as body:
-                (request, asked), _ = await service.bodies.read(self._read, body)
+                (wanted, asked), _ = await service.bodies.read(self._read, body)
             work = asyncio.create_task(service.answer(asked, self._events.put_nowait))
             work.add_done_callback(lambda _: self._events.put_nowait(None))
-            reply = asyncio.create_task(self._reply(request, asked, work))
+            reply = asyncio.create_task(self._reply(wanted, asked, work))
             left = asyncio.create_task(gone(self.receive))
             try:
                 await asyncio.wait({reply, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +127,7 @@ class _One:
         finally:
             await asyncio.to_thread(self._received.delete)
 
-    def _read(self, body: bytearray) -> tuple[ChatRequest, Asked]:
+    def _read(self, body: bytearray) -> tuple[Wanted, Asked]:
         request = read_chat(body)
         body.clear()
         if request.model != self.service.model:
@@ -131,21 +138,22 @@ class _One:
                 param="model",
             )
         anyway = self.service.unanswered == "null"
-        return request, read_question(request, self.service.roots, self._received, self.name, ask_anyway=anyway)
+        asked = read_question(request, self.service.roots, self._received, self.name, ask_anyway=anyway)
+        return request.wanted(), asked
 
-    async def _reply(self, request: ChatRequest, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
-        if request.stream:
+    async def _reply(self, wanted: Wanted, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
+        if wanted.stream:
             self._streams = True
-            await self._stream(request, asked, work)
+            await self._stream(wanted, asked, work)
             return
         thoughts = []
         while (event := await self._events.get()) is not None:
             thoughts.append(reasoning(event))
         trajectory = await self._finished(work)
-        content, extra = self._written(request, asked, trajectory)
+        content, extra = self._written(wanted, asked, trajectory)
         await self._json(200, self._completion.whole(trajectory, content, extra, "".join(thoughts)), {})
 
-    async def _stream(self, request: ChatRequest, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
+    async def _stream(self, wanted: Wanted, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
         first: list[Event] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_S):
@@ -160,7 +168,7 @@ class _One:
         await self._begin_stream()
         for event in first:
             await self._show(event)
-        await self._follow(request, asked, work)
+        await self._follow(wanted, asked, work)
 
     async def _begin_stream(self) -> None:
         await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"})
@@ -170,7 +178,7 @@ class _One:
         words = reasoning(event)
         await self._body(self._completion.chunk({"reasoning_content": words} if words else {}, told=told_event(event)))
 
-    async def _follow(self, request: ChatRequest, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
+    async def _follow(self, wanted: Wanted, asked: Asked, work: asyncio.Task[Trajectory]) -> None:
         while True:
             try:
                 event = await asyncio.wait_for(self._events.get(), KEEP_ALIVE_S)
@@ -181,10 +189,10 @@ class _One:
                 break
             await self._show(event)
         trajectory = await self._finished(work)
-        content, extra = self._written(request, asked, trajectory)
+        content, extra = self._written(wanted, asked, trajectory)
         await self._body(self._completion.chunk({"content": content}))
         await self._body(self._completion.chunk({}, finish=finish_reason(trajectory), told=extra))
-        if request.stream_options is not None and request.stream_options.include_usage:
+        if wanted.include_usage:
             await self._body(self._completion.chunk(None, usage=usage_of(trajectory)))
         await self._body(DONE, more=False)
 
@@ -199,21 +207,19 @@ class _One:
         self.outcome = f"200 {trajectory.stop_reason}, {len(trajectory.turns)} turns"
         return trajectory
 
-    def _written(self, request: ChatRequest, asked: Asked, trajectory: Trajectory) -> tuple[str, dict[str, Any]]:
-        extra = about(trajectory, self._received, whole=request.extras.trajectory, ignored=request.ignored)
+    def _written(self, wanted: Wanted, asked: Asked, trajectory: Trajectory) -> tuple[str, dict[str, Any]]:
+        extra = about(trajectory, self._received, whole=wanted.trajectory, ignored=list(wanted.ignored))
         return content_of(asked, trajectory, strict=self.service.strict), extra
 
     async def refuse(self, fault: Refused) -> None:
         """Send an error: with its status, or, after a stream has begun, as the stream's last event."""
         self.outcome = f"{fault.status} {fault.code}: {fault.message}"
-        try:
+        with contextlib.suppress(TimeoutError):
             if not self._begun:
                 await self._json(fault.status, fault.body(), fault.headers())
             elif self._streams:
                 await self._body(data_line(fault.body()))
                 await self._body(DONE, more=False)
-        except TimeoutError:
-            self.outcome += " (the client does not read)"
 
     async def _json(self, status: int, value: object, headers: Mapping[str, str]) -> None:
         body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
@@ -230,7 +236,11 @@ class _One:
         await self._timed({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def _body(self, body: bytes, *, more: bool = True) -> None:
-        await self._timed({"type": "http.response.body", "body": body, "more_body": more})
+        # In pieces: uvicorn takes any piece at once, and waits for the client before the next.
+        for at in range(0, max(len(body), 1), PIECE_BYTES):
+            last = at + PIECE_BYTES >= len(body)
+            piece = body[at : at + PIECE_BYTES]
+            await self._timed({"type": "http.response.body", "body": piece, "more_body": more or not last})
 
     async def _timed(self, message: Mapping[str, Any]) -> None:
         """Send, but not to a client that reads nothing; a TimeoutError ends the request."""

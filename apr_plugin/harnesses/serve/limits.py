@@ -40,6 +40,9 @@ BODY_RATE = 2**19
 SEND_S = 30.0
 """Seconds that a client may take to read a part of the response."""
 
+PIECE_BYTES = 2**16
+"""Bytes of such a part."""
+
 KEEP_ALIVE_S = 10.0
 """Seconds between two lines of a stream, so that neither side takes the other for dead."""
 

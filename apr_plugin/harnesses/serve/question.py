@@ -32,6 +32,7 @@ from apr_plugin.loop.episode import ReadPictures
 from apr_plugin.loop.policy import ImagePart as Picture
 from apr_plugin.loop.question import MediaRef, Question
 from apr_plugin.loop.text import printable
+from apr_plugin.media.confine import confine
 from apr_plugin.media.opening import descriptor
 
 TASK = "serve"
@@ -94,7 +95,9 @@ def read_question(
         doc_id=doc_id,
         reader="request" if request.extras.options or request.extras.kind else "prompt",
     )
-    return Asked(question, reading.write, partial(_pictures, tuple(images), tuple(roots)) if images else None)
+    return Asked(
+        question, reading.write, partial(_pictures, tuple(images), (*roots, str(received.folder))) if images else None
+    )
 
 
 def _prompt(messages: Sequence[Message]) -> str:
@@ -192,6 +195,7 @@ def _pictures(paths: Sequence[str], roots: tuple[str, ...], pixels: int | None) 
     """The pictures, each with at most `pixels` pixels."""
     shown = []
     for path in paths:
+        confine(path, roots)
         with descriptor(path) as fd, open(fd, "rb", closefd=False) as file:
             shown.append(picture(Image.open(file, formats=_FORMATS), None, pixels))
     return shown

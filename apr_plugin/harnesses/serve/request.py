@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -157,11 +158,25 @@ class ChatRequest(BaseModel):
         """The fields of this endpoint."""
         return self.apr or Extras()
 
-    @property
-    def ignored(self) -> list[str]:
-        """Parameters that were given and have no effect, at most 32 of them."""
+    def wanted(self) -> Wanted:
+        """What is needed once the question has been read; it holds none of the files."""
         given = self.model_extra or {}
-        return sorted(shortened(one_line(name), 64) for name, value in given.items() if value is not None)[:32]
+        ignored = sorted(shortened(one_line(name), 64) for name, value in given.items() if value is not None)[:32]
+        usage = self.stream_options is not None and bool(self.stream_options.include_usage)
+        return Wanted(bool(self.stream), usage, self.extras.trajectory, tuple(ignored))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The form of the response."""
+
+    stream: bool
+    include_usage: bool
+    """Whether a stream ends with the usage."""
+    trajectory: bool
+    """Whether the trajectory is returned."""
+    ignored: tuple[str, ...]
+    """Parameters that were given and have no effect, at most 32 of them."""
 
 
 _REFUSED = {

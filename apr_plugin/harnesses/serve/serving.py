@@ -35,10 +35,16 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        sock = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, UnicodeError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise AprError(f"cannot listen on {host}:{port}: {why}; choose another --host or --port") from error
+    # A peer that is gone without a word is noticed; accepted connections take these over.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return sock
 
 
 async def serve(
@@ -93,6 +99,7 @@ async def serve(
         await running
         raise
     finally:
+        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)  # those that had to be cancelled
         with contextlib.suppress(NotImplementedError, RuntimeError):
             loop.remove_signal_handler(signal.SIGTERM)
 
@@ -105,12 +112,16 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 
 
 class _Impatient(H11Protocol):  # type: ignore[misc]
-    """Closes a connection whose headers do not arrive in time; uvicorn waits for ever."""
+    """Closes a connection whose headers do not arrive in time; uvicorn waits for ever.
+
+    A request finds in its state what ends its connection at once (`abort`).
+    """
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.app_state: dict[str, Any] = {**self.app_state, "abort": transport.abort}
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +131,10 @@ class _Impatient(H11Protocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unwatch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Drop a connection that is not used again, with what its client has not read by now."""
+        self.transport.abort()
 
     def _watch(self) -> None:
         """Begin to count when headers are awaited, and stop when a request has begun."""
