@@ -251,6 +251,8 @@ def test_an_unanswered_question_is_never_an_answer(tmp_path: Path, shared_videos
         status, _, reply = server.post(request)
         assert status == 200 and reply["choices"][0]["message"]["content"] == NO_ANSWER
         assert reply["choices"][0]["finish_reason"] == "length" and reply["apr"]["stop_reason"] == "turns"
+        thoughts = reply["choices"][0]["message"]["reasoning_content"]
+        assert thoughts.count("so\n") == 2 and "only an answer counts" in thoughts, "also of the turn that was refused"
 
 
 def test_a_stream_that_fails_on_its_way_says_so(tmp_path: Path, shared_videos: dict[str, Path]) -> None:

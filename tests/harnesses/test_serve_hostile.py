@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from apr_testing import answer, look
+from PIL import Image
 from serve_testing import Served, chat, data_url, video_part, wait_for
 
 import apr_plugin.harnesses.serve.answering as answering_module
@@ -52,6 +53,8 @@ def ground(shared_videos: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     shutil.copy(shared_videos["silent"], root / "own.mp4")
     shutil.copy(shared_videos["silent"], root / "a b#1%20?.mp4")
     shutil.copy(shared_videos["sound"], secret / "film.mp4")
+    Image.new("RGB", (9, 9)).save(secret / "face.png")
+    (root / "link.png").symlink_to(secret / "face.png")
     (root / "link.mp4").symlink_to(secret / "film.mp4")
     (root / "away").symlink_to(secret)
     (root / "loop").symlink_to(root / "loop")
@@ -79,6 +82,9 @@ ESCAPES = (
     "file://{root}/%252e%252e/secret/film.mp4",
     "file://{root}/link.mp4",
     "file://{root}/away/film.mp4",
+    "file://{secret}/face.png",
+    "file://{root}/link.png",
+    "file://{root}/away/face.png",
     "file://{root}/loop",
     "file://{root}/list.m3u8",
     "file://{root}/list.mp4",
@@ -230,7 +236,7 @@ def test_bombs_are_refused(guarded: Served, name: str) -> None:
     began = time.monotonic()
     ended, _, reply = guarded.post(body)
     assert ended == status and (code is None or reply["error"]["code"] == code), reply
-    assert len(json.dumps(reply)) < 2000 and time.monotonic() - began < 5
+    assert len(json.dumps(reply)) < 2000 and time.monotonic() - began < 20
     wait_for(guarded.idle)
 
 
@@ -318,6 +324,7 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pyt
         deaf.close()
 
 
+@pytest.mark.slow
 def test_what_schemathesis_makes_of_the_schema(tmp_path: Path) -> None:
     """No request that follows the schema, or almost follows it, brings an undocumented response."""
     schemathesis = pytest.importorskip("schemathesis")

@@ -68,6 +68,7 @@ def _open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.slow
 def test_64_requests_at_once_of_which_half_leave(served_needles: Path, tmp_path: Path) -> None:
     docs = choices(served_needles)
     with Served(tmp_path, served_needles, limits=ServeLimits(concurrent=4, queue=60)) as server:
@@ -254,8 +255,8 @@ def test_a_signal_drains_running_episodes(
         asking = _ask(url, shared_videos["silent"], ends)
         wait_for((tmp_path / "asked").exists)
         process.send_signal(number)
-        asking.join(20)
-        _, told = process.communicate(timeout=20)
+        asking.join(60)
+        _, told = process.communicate(timeout=60)
     assert ends == ["B"] and process.returncode == (0 if number is signal.SIGTERM else 130), told
     assert [trajectory.stop_reason for trajectory in _stored(tmp_path)] == [StopReason.ANSWERED]
     assert "Traceback" not in told
@@ -267,8 +268,8 @@ def test_what_does_not_end_in_time_is_stopped_and_saved(tmp_path: Path, shared_v
         asking = _ask(url, shared_videos["silent"], ends)
         wait_for((tmp_path / "asked").exists)
         process.send_signal(signal.SIGTERM)
-        asking.join(20)
-        _, told = process.communicate(timeout=20)
+        asking.join(60)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in told, told
     assert isinstance(ends[0], openai.OpenAIError)
     assert [trajectory.stop_reason for trajectory in _stored(tmp_path)] == [StopReason.CANCELLED]
@@ -313,3 +314,21 @@ def test_wrong_usage_is_one_message(
         main()
     shown = capsys.readouterr()
     assert end.value.code in (1, 2) and told in shown.err.replace("\n", " ") and "Traceback" not in shown.err
+
+
+def test_a_key_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from apr_plugin.cli.serve import _key
+    from apr_plugin.errors import AprError
+
+    monkeypatch.setenv("APR_TEST_KEY", "one")
+    (tmp_path / "key").write_text("two\n")
+    (tmp_path / "two").write_text("a\nb\n")
+    assert _key("APR_TEST_KEY", None) == "one" and _key(None, tmp_path / "key") == "two" and _key(None, None) is None
+    for variable, file, told in (
+        ("APR_TEST_KEY", tmp_path / "key", "not both"),
+        (None, tmp_path / "two", "holds no key"),
+        (None, tmp_path / "none", "cannot be read"),
+        (None, tmp_path, "it is a folder"),
+    ):
+        with pytest.raises(AprError, match=told):
+            _key(variable, file)

@@ -17,7 +17,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from apr_plugin.errors import told
 from apr_plugin.harnesses.serve.body import ClientGone, Receive, gone, read_body
 from apr_plugin.harnesses.serve.completion import (
     DONE,
@@ -38,7 +37,7 @@ from apr_plugin.harnesses.serve.request import Wanted, read_chat
 from apr_plugin.harnesses.serve.service import Service, gather_cancelled
 from apr_plugin.harnesses.serve.slots import stopping
 from apr_plugin.harnesses.serve.uploads import Received
-from apr_plugin.loop.events import Event, Opened
+from apr_plugin.loop.events import Event, Opened, Thought
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.terminal import one_line
 
@@ -80,9 +79,8 @@ class Answering(Response):  # type: ignore[misc]
         except asyncio.CancelledError:
             await one.refuse(stopping())
             raise
-        except Exception as error:  # noqa: BLE001 - the client is told nothing of what is inside
+        except Exception:  # noqa: BLE001 - the client is told nothing of what is inside
             _log.exception("%s", one.name)
-            one.outcome = told(error)
             await one.refuse(Refused(500, "something went wrong in the server; its log says what", "internal_error"))
         finally:
             seconds = time.monotonic() - began
@@ -104,6 +102,7 @@ class _One:
         self.outcome = ""
         self._begun = False
         self._streams = False
+        self._thought = 0
         self._received: Received = service.received(self.name)
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._completion = Completion(service.model, self.name, int(time.time()), service.config_hash)
@@ -148,7 +147,7 @@ class _One:
             return
         thoughts = []
         while (event := await self._events.get()) is not None:
-            thoughts.append(reasoning(event))
+            thoughts.append(self._words(event))
         trajectory = await self._finished(work)
         content, extra = self._written(wanted, asked, trajectory)
         await self._json(200, self._completion.whole(trajectory, content, extra, "".join(thoughts)), {})
@@ -170,12 +169,17 @@ class _One:
             await self._show(event)
         await self._follow(wanted, asked, work)
 
+    def _words(self, event: Event) -> str:
+        words = reasoning(event, self._thought)
+        self._thought = event.number if isinstance(event, Thought) else self._thought
+        return words
+
     async def _begin_stream(self) -> None:
         await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"})
         await self._body(self._completion.chunk({"role": "assistant", "content": ""}))
 
     async def _show(self, event: Event) -> None:
-        words = reasoning(event)
+        words = self._words(event)
         await self._body(self._completion.chunk({"reasoning_content": words} if words else {}, told=told_event(event)))
 
     async def _follow(self, wanted: Wanted, asked: Asked, work: asyncio.Task[Trajectory]) -> None:

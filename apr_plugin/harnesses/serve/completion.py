@@ -102,20 +102,23 @@ def about(trajectory: Trajectory, received: Received, *, whole: bool, ignored: l
     return told
 
 
-def reasoning(event: Event) -> str:
-    """What a stream says of an event, in words; empty if nothing.
+def reasoning(event: Event, thought: int) -> str:
+    """What the response says of an event in words; empty if nothing.
 
-    The thought of a turn comes before its look, and what the look showed after it. Without a look both come together.
+    Args:
+        event: The event.
+        thought: Number of the turn whose thought was told last. What its look showed is then told alone; every other
+            turn comes with its thought.
     """
     match event:
         case Thought(number=number, parsed=parsed) if parsed.action is not None:
             return _lines(f"Turn {number}.", parsed.observation, parsed.think, f"→ {describe(parsed.action)}")
         case TurnEnded(number=number, turn=turn):
-            outcome = f"{turn.error.code}: {turn.error.message}" if turn.error is not None else ""
             shown = f"shown: {describe_shown(turn.shown)}" if turn.shown is not None else ""
-            if shown or (outcome and turn.action is not None and turn.action.type != "answer"):
-                return _lines(shown or outcome)
-            return _lines(f"Turn {number}.", turn.observation, turn.think, outcome)
+            outcome = f"{turn.error.code}: {turn.error.message}" if turn.error is not None else ""
+            if number == thought:
+                return _lines(shown, outcome)
+            return _lines(f"Turn {number}.", turn.observation, turn.think, shown, outcome)
     return ""
 
 
