@@ -132,6 +132,15 @@ def test_no_file_outside_the_folders_is_read(guarded: Served, ground: Path, numb
     wait_for(guarded.idle)
 
 
+def test_it_is_not_told_which_files_are_outside(guarded: Served, ground: Path) -> None:
+    told = set()
+    for name in ("film.mp4", "none.mp4", "face.png/film.mp4"):
+        for url in (f"file://{ground / 'secret' / name}", f"file://{ground / 'root' / 'away' / name}"):
+            status, _, reply = guarded.post(chat("Which?", {"type": "video_url", "video_url": {"url": url}}))
+            told.add((status, reply["error"]["code"], reply["error"]["message"].replace(url[7:], "")))
+    assert len(told) == 1 and next(iter(told))[:2] == (400, "media_not_allowed")
+
+
 @pytest.mark.parametrize(
     "url",
     [
