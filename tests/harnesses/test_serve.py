@@ -233,6 +233,9 @@ def test_an_unanswered_question_is_never_an_answer(tmp_path: Path, shared_videos
     with Served(tmp_path / "2", *roots, policy=Sleeps(), limits=ServeLimits(timeout_s=1)) as server:
         ends["time"] = server.post(request)
         (late,) = server.stored()
+        with pytest.raises(openai.InternalServerError, match="took longer than 1s"):
+            server.client().with_options(max_retries=2).chat.completions.create(**request)
+        assert len(server.stored()) == 2, "the client does not repeat what took too long"
     for name, (status, code) in {
         "policy": (503, "policy_unavailable"),
         "stream": (503, "policy_unavailable"),
@@ -247,6 +250,10 @@ def test_an_unanswered_question_is_never_an_answer(tmp_path: Path, shared_videos
         status, _, reply = server.post(request)
         assert status == 200 and reply["choices"][0]["message"]["content"] == NO_ANSWER
         assert reply["choices"][0]["finish_reason"] == "error" and "10.0.0.7" not in json.dumps(reply)
+        away = {"type": "video_url", "video_url": {"url": "https://example.org/film.mp4"}}
+        status, _, reply = server.post(chat("Which?", away))
+        assert status == 200 and reply["apr"]["stop_reason"] == "media_unreadable"
+        assert "addresses are not fetched" in reply["apr"]["stop_detail"] and str(tmp_path) not in json.dumps(reply)
     with Served(tmp_path / "4", *roots, policy=Plays(look(0, 1)), max_turns=2, on_last_turn="fail") as server:
         status, _, reply = server.post(request)
         assert status == 200 and reply["choices"][0]["message"]["content"] == NO_ANSWER

@@ -41,9 +41,6 @@ TASK = "serve"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Pictures that are read. PIL knows others, some of which it passes to other programs."""
 
-_NO_FILE = ("media_unreadable", "media_not_allowed")
-"""Errors of a file, as opposed to those of the request's form."""
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -66,7 +63,7 @@ def read_question(
         roots: Folders whose files it may name.
         received: The files that it brings along.
         doc_id: Its name.
-        ask_anyway: Whether a question with a file that can't be used is still asked: it ends as `media_unreadable`, and
+        ask_anyway: Whether a question with files that can't be used is still asked: it ends as `media_unreadable`, and
             is stored and counted, as in a harness of this package.
 
     Raises:
@@ -76,15 +73,9 @@ def read_question(
     try:
         videos, images = _media(request.messages, roots, received)
     except Refused as fault:
-        if not ask_anyway or fault.code not in _NO_FILE:
+        if not ask_anyway or fault.status != 400:
             raise
         videos, images = [nothing("media", fault)], []
-    if videos and images:
-        raise malformed(
-            "messages: pictures beside a video can't be shown; send the video, or the pictures, alone",
-            "messages",
-            "unsupported_media",
-        )
     question = Question(
         text=reading.text,
         kind=reading.kind,
@@ -163,6 +154,12 @@ def _media(messages: Sequence[Message], roots: Sequence[str], received: Received
                 raise malformed(
                     f"{param}: the pictures of a request may have {most} together", param, "too_many_pixels"
                 )
+    if videos and images:
+        raise malformed(
+            "messages: pictures beside a video can't be shown; send the video, or the pictures, alone",
+            "messages",
+            "unsupported_media",
+        )
     return videos, images
 
 

@@ -45,8 +45,13 @@ class Refused(Exception):
         return {"error": error if self.about is None else error | {"apr": self.about}}
 
     def headers(self) -> dict[str, str]:
-        """Headers of the response besides the usual ones."""
-        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        """Headers of the response besides the usual ones.
+
+        OpenAI's client repeats a request that failed with 408, 429 or 5xx, unless the server tells it not to; an
+        episode that took too long would take too long again.
+        """
+        again = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return again | ({"X-Should-Retry": "false"} if self.status in (500, 504) else {})
 
 
 def malformed(message: str, param: str | None = None, code: str = "invalid_value") -> Refused:

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 
 from apr_plugin.harnesses.serve.refused import Refused
 
-_LONGEST_WAIT_S = 120
+_LONGEST_WAIT_S = 60
+"""OpenAI's client does not wait longer."""
 
 
 class Slots:
