@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apr_plugin.config import cache_dir
 from apr_plugin.errors import AprError
-from apr_plugin.harnesses.app.form import KINDS
+from apr_plugin.harnesses.app.form import BY_OPTIONS
 from apr_plugin.harnesses.app.uploads import Film
 from apr_plugin.media import MediaOpenError
 from apr_plugin.media.confine import confine
@@ -36,8 +36,8 @@ class Example:
     """A question, if there is one."""
     options: tuple[str, ...] = ()
     """Its options."""
-    kind: str = next(iter(KINDS))
-    """A name in `KINDS`."""
+    kind: str = BY_OPTIONS
+    """A name in `form.KINDS`."""
 
 
 def made() -> Path:
@@ -87,7 +87,7 @@ def _needle(folder: Path, root: Path) -> list[Example]:
                 film=_film(Path(doc["video"]), root, f"needle video {number}.mp4", f"{doc['duration_s']:.0f} s"),
                 text=doc["question"],
                 options=tuple(doc["options"]),
-                kind=_KINDS.get(doc["kind"], next(iter(KINDS))),
+                kind=_KINDS.get(doc["kind"], BY_OPTIONS),
             )
             for number, doc in sorted(rows, key=lambda row: (row[0], row[1]["id"]))
             if _inside(Path(doc["video"]), root)

@@ -20,14 +20,17 @@ MOST_CHARACTERS = 4000
 
 MOST_OPTIONS = 26
 
+BY_OPTIONS = "by the options"
+"""`mcq` if there are options, else `free_form`."""
+
 KINDS = {
-    "by the options": None,
+    BY_OPTIONS: None,
     "one of the options": QuestionKind.MCQ,
     "time spans": QuestionKind.GROUNDING,
     "a number": QuestionKind.NUMBER,
     "free text": QuestionKind.FREE_FORM,
 }
-"""What the control says for each kind; the first: `mcq` if there are options, else `free_form`."""
+"""What the control says for each kind."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Form:
     """The question."""
     options: Any = ""
     """One option a line."""
-    kind: Any = next(iter(KINDS))
+    kind: Any = BY_OPTIONS
     """A name in `KINDS`."""
     turns: Any = None
     """Most turns; `None` is the policy's own limit."""

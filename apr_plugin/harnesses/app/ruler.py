@@ -96,7 +96,7 @@ def draw(duration_s: float, looks: Sequence[tuple[int, Shown]], video: int = 0) 
 def clock(seconds: float, fine: bool = False) -> str:
     """Seconds as m:ss or h:mm:ss, with tenths if `fine`."""
     if not math.isfinite(seconds):
-        return "–"
+        return "?"
     tenths = round(seconds, 1) if fine else round(seconds)
     hours, minutes, rest = int(tenths // 3600), int(tenths % 3600 // 60), tenths % 60
     words = f"{rest:04.1f}" if fine else f"{int(rest):02d}"

@@ -6,12 +6,12 @@ thought and action), `Looked` (what came of the action).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.parse import ParsedTurn
-from apr_plugin.loop.policy import Generation
+from apr_plugin.loop.policy import Generation, Usage
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
 
@@ -115,6 +115,13 @@ class Card:
     saw: Saw | None = None
     """What its look showed, once the policy sees it."""
 
+    @property
+    def usage(self) -> Usage | None:
+        """Its tokens, as soon as they are known."""
+        if self.turn is not None:
+            return self.turn.usage
+        return None if self.wrote is None else self.wrote.generation.usage
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -143,7 +150,7 @@ class View:
     """How many wait before it."""
     question: Question | None = None
     """What was asked."""
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     """Its limits."""
     durations_s: tuple[float, ...] = ()
     """Length of each video, once they are open."""
@@ -168,7 +175,7 @@ class View:
     @property
     def cost(self) -> Cost:
         """What was spent so far."""
-        usages = [card.wrote.generation.usage if card.wrote else card.turn.usage for card in self.cards if _known(card)]
+        usages = [usage for card in self.cards if (usage := card.usage) is not None]
         turns = [card.turn for card in self.cards if card.turn is not None]
         shown = [shown for _, shown in self.looks]
         return Cost(
@@ -219,10 +226,6 @@ def after(view: View, event: Event) -> View:
 
 def _with_last(view: View, card: Card) -> View:
     return replace(view, cards=(*view.cards[:-1], card))
-
-
-def _known(card: Card) -> bool:
-    return card.wrote is not None or card.turn is not None
 
 
 def _sum(counts: list[int | None]) -> int | None:

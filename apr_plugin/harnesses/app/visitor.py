@@ -17,9 +17,20 @@ from apr_plugin.harnesses.app.desk import Desk
 from apr_plugin.harnesses.app.form import Form, config_of, question_of
 from apr_plugin.harnesses.app.records import Finished, Records, Reporting, without_places
 from apr_plugin.harnesses.app.uploads import Film, Limits, discard, examined
-from apr_plugin.harnesses.app.view import Began, Ended, Event, Looked, Opened, Refused, Saw, Ticked, View, Waiting
-from apr_plugin.harnesses.app.view import Wrote as WroteTurn
-from apr_plugin.harnesses.app.view import after
+from apr_plugin.harnesses.app.view import (
+    Began,
+    Ended,
+    Event,
+    Looked,
+    Opened,
+    Refused,
+    Saw,
+    Ticked,
+    View,
+    Waiting,
+    Wrote,
+    after,
+)
 from apr_plugin.harnesses.app.watched import Watched, chosen, media_of
 from apr_plugin.loop.action import offered_actions
 from apr_plugin.loop.config import EpisodeConfig
@@ -29,6 +40,7 @@ from apr_plugin.loop.policy import Generation, Prompt
 from apr_plugin.loop.question import MediaRef, Question
 from apr_plugin.loop.reply import read_turn, read_turn_strictly
 from apr_plugin.loop.trajectory import Trajectory, Turn
+from apr_plugin.media.pool import POOL
 from apr_plugin.runs.settings import Settings
 
 TICK_S = 1.0
@@ -109,6 +121,7 @@ class Visitor:
             raise AprError(BUSY)
         if self.film is not None and self.film.own and self.film != film:
             self.finished.clear()  # its page could not show the removed video's pictures
+            POOL.close()  # an unused file that is kept open would keep its place on disk
             discard(self.film.path)
         self.film = film
 
@@ -169,6 +182,7 @@ class Visitor:
         await self.stop()
         self.film = None
         self.finished.clear()
+        POOL.close()
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     def _asked(self, form: Form) -> tuple[Question, EpisodeConfig]:
@@ -255,7 +269,7 @@ class _Scene:
         read = partial(read_turn_strictly, several=several) if self.episode.strict else read_turn
         parsed = read(generation, offered=self._offered)
         if parsed.action is not None:
-            self._tell(WroteTurn(prompt.asked.turn, parsed, generation))
+            self._tell(Wrote(prompt.asked.turn, parsed, generation))
 
     def _on_turn(self, number: int, turn: Turn) -> None:
         self._last = turn
@@ -285,7 +299,8 @@ class Visitors:
 
     def with_token(self, token: str) -> Visitor | None:
         """The visitor of that token."""
-        return next((one for one in self._by_session.values() if secrets.compare_digest(one.token, token)), None)
+        given = token.encode("utf-8", "replace")
+        return next((v for v in self._by_session.values() if secrets.compare_digest(v.token.encode(), given)), None)
 
     def with_finished(self, name: str) -> Visitor | None:
         """The visitor whose finished investigation has that name."""
