@@ -34,11 +34,11 @@ element.addEventListener('change', (event) => {
   const box = input.closest('.apr-upload'), bar = box.querySelector('progress'), said = box.querySelector('p');
   const most = Number(%d), send = new XMLHttpRequest();
   const end = (words) => { bar.hidden = true; said.textContent = words; input.value = ''; };
-  if (file.size > most) return end('This file is larger than %d MiB, the most that can be uploaded.');
+  if (file.size > most) return end('This file is larger than the %d MiB allowed.');
   send.upload.onprogress = (now) => { if (now.lengthComputable) bar.value = now.loaded / now.total; };
   send.onload = () => { end(send.status === 200 ? '' : send.responseText); if (send.status === 200) trigger('submit'); };
   send.onerror = () => end('The upload did not reach the server.');
-  bar.hidden = false; bar.value = 0; said.textContent = `uploading ${file.name}`;
+  bar.hidden = false; bar.value = 0; said.textContent = 'uploading ' + file.name;
   send.open('PUT', 'apr/upload/' + box.dataset.token + '?name=' + encodeURIComponent(file.name));
   send.send(file);
 });
@@ -95,9 +95,8 @@ def build(visitors: Visitors, examples: Sequence[Example]) -> gr.Blocks:
     async def stop(request: gr.Request) -> None:
         await visitor(request).stop()
 
-    with gr.Blocks(analytics_enabled=False, title=TITLE, elem_classes="apr-page") as page:
-        gr.HTML(render.message_html(f"{TITLE}: it chooses frames and sounds of a video, writes notes, and answers."))
-        gr.HTML(render.message_html(f"Who answers: {about_policy(house.settings.policy)}."), elem_id="apr-policy")
+    with gr.Blocks(analytics_enabled=False, title=TITLE) as page:
+        gr.HTML(render.title_html(TITLE, about_policy(house.settings.policy)), elem_id="apr-policy")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 example = gr.Dropdown(
@@ -116,13 +115,13 @@ def build(visitors: Visitors, examples: Sequence[Example]) -> gr.Blocks:
                     most_turns(budget),
                     label=f"Most turns (1 to {most_turns(budget):,})",
                     precision=0,
-                    elem_id="apr-turns",
+                    elem_id="apr-most-turns",
                 )
                 frames = gr.Number(
                     budget.frames_per_look,
                     label=f"Most frames of a look (1 to {budget.frames_per_look:,})",
                     precision=0,
-                    elem_id="apr-frames",
+                    elem_id="apr-most-frames",
                 )
                 with gr.Row():
                     begin = gr.Button("Ask", variant="primary", elem_id="apr-ask")

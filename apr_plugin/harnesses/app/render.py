@@ -63,6 +63,11 @@ def video_html(name: str, facts: str, address: str) -> str:
     return _inert(_part("video")(name, facts, address))
 
 
+def title_html(title: str, policy: str) -> str:
+    """The top of the page: what it is, and who answers."""
+    return _inert(_part("title")(title, policy))
+
+
 def message_html(message: str, error: bool = False) -> str:
     """A message to the visitor."""
     return _inert(_part("message")(message, error))

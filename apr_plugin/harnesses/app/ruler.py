@@ -17,6 +17,9 @@ LEAST_WIDTH = 0.5
 LABEL_WIDTH = 3.0
 """Percent that the number after a look takes."""
 
+LEAST_S, MOST_S = 0.001, 1e9
+"""A length outside these is not believed."""
+
 MOST_TICKS = 8
 """Marks on the axis."""
 
@@ -74,7 +77,8 @@ def draw(duration_s: float, looks: Sequence[tuple[int, Shown]], video: int = 0) 
         video: Which of the question's videos.
     """
     own = [(turn, shown) for turn, shown in looks if shown.video == video and shown.kind != "images"]
-    longest = duration_s if math.isfinite(duration_s) and duration_s > 0 else max([1.0, *(s.end_s for _, s in own)])
+    known = math.isfinite(duration_s) and LEAST_S <= duration_s <= MOST_S
+    longest = duration_s if known else max([1.0, *(shown.end_s for _, shown in own)])
     lanes = []
     for kind in LANES:
         bars, ends = [], list[float]()
