@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from rich.text import Text
 
+from apr_plugin import interrupt
 from apr_plugin.errors import AprError, require
 from apr_plugin.harnesses.app.about import DEFAULT_MODEL_ARGS, about_policy
 from apr_plugin.harnesses.app.records import Reporting
@@ -44,8 +44,10 @@ def run_app(model_args: str | None, examples: Path | None, root: Path | None, op
             out.print(Text(f"Who answers: {about_policy(settings.policy)}"), soft_wrap=True)
             out.print(Text(f"{server.url}  (Ctrl-C stops)"), soft_wrap=True)
             sys.stdout.flush()
-            with suppress(KeyboardInterrupt):
+            try:
                 server.wait()
+            except KeyboardInterrupt:
+                raise SystemExit(interrupt.STATUS) from None
     finally:
         settings.policy.close()
 

@@ -205,6 +205,7 @@ def _routes(app: Any, visitors: Visitors) -> None:
     """Uploads, the chosen video, and the downloads; each address has a name that only its visitor knows."""
     from fastapi import Request
     from fastapi.responses import FileResponse, PlainTextResponse, Response
+    from starlette.requests import ClientDisconnect
 
     def refused(error: AprError) -> Any:
         return PlainTextResponse(one_line(str(error)), 413 if isinstance(error, TooLarge) else 400)
@@ -225,6 +226,8 @@ def _routes(app: Any, visitors: Visitors) -> None:
             film = await visitor.uploaded(file)
         except AprError as error:
             return refused(error)
+        except ClientDisconnect:
+            return PlainTextResponse("the upload was broken off", 400)
         return PlainTextResponse(film.name)
 
     async def video(token: str) -> Any:

@@ -132,4 +132,4 @@ def examined(file: Path, settings: MediaSettings, limits: Limits) -> Film:
 
 
 def _too_large(limits: Limits) -> str:
-    return f"this file is larger than {limits.mib:,} MiB, which is the most that can be uploaded"
+    return f"this file is larger than {limits.mib:,} MiB, the most that can be uploaded"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,8 +16,12 @@ from apr_testing import answer, look, turn
 
 from apr_plugin.cli.page import reporting
 from apr_plugin.harnesses.app.examples import found
-from apr_plugin.harnesses.app.server import AppServer, Options
+from apr_plugin.harnesses.app.desk import Desk
+from apr_plugin.harnesses.app.records import Records
+from apr_plugin.harnesses.app.server import AppServer, Options, is_loopback
 from apr_plugin.harnesses.app.uploads import Limits
+from apr_plugin.harnesses.app.visitor import House
+from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.policy import Generation, PolicyDefaults, PolicyUnavailable, Prompt, Sampling, Usage
 from apr_plugin.runs.settings import read_settings
 from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
@@ -83,6 +88,38 @@ class Running:
         return dict(next(doc for doc in self.docs if doc["kind"] == kind))
 
 
+def house(policy: Several, folder: Path, places: int = 1, waiting: int = 1) -> House:
+    """What visitors share, without a server. To be made inside an event loop."""
+    settings = read_settings({"max_turns": 6, "frames_per_look": 60}, policy)
+    return House(
+        settings=settings,
+        desk=Desk(places, waiting),
+        decoding=Decoding(2),
+        records=Records(folder / "kept", policy),
+        reporting=reporting(),
+        limits=Limits(1, 1.1),
+        timeout_s=60.0,
+    )
+
+
+@contextmanager
+def outside() -> Iterator[list[str]]:
+    """Every address that is not of this machine and that this process connects to."""
+    found: list[str] = []
+    connect = socket.socket.connect
+
+    def recorded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not is_loopback(str(address[0])):
+            found.append(str(address))
+        return connect(self, address)
+
+    socket.socket.connect = recorded  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        socket.socket.connect = connect  # type: ignore[method-assign]
+
+
 @contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Running]:
     """A page with two places and one that may wait."""
@@ -90,9 +127,11 @@ def running(folder: Path, **options: Any) -> Iterator[Running]:
     needle = Path(make_needle(folder / "needle", NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), 1))
     out = folder / "kept"
     settings = read_settings({"max_turns": 6, "frames_per_look": 60}, policy)
-    chosen = {"port": 0, "places": 2, "waiting": 1, "out": out, "limits": Limits(1, 2.0), "timeout_s": 60.0} | options
-    with AppServer(settings, reporting(), found(needle), Options(**chosen)) as server:
-        yield Running(server.start(), policy, needle, out)
+    chosen = {"port": 0, "places": 2, "waiting": 1, "out": out, "limits": Limits(1, 1.1), "timeout_s": 60.0} | options
+    with outside() as connected:
+        with AppServer(settings, reporting(), found(needle), Options(**chosen)) as server:
+            yield Running(server.start(), policy, needle, out)
+        assert connected == [], "the page's server is to reach nothing outside"
 
 
 def asked(url: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
