@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -44,12 +45,18 @@ def run_app(model_args: str | None, examples: Path | None, root: Path | None, op
             out.print(Text(f"Who answers: {about_policy(settings.policy)}"), soft_wrap=True)
             out.print(Text(f"{server.url}  (Ctrl-C stops)"), soft_wrap=True)
             sys.stdout.flush()
+            signal.signal(signal.SIGTERM, _ended)
             try:
                 server.wait()
             except KeyboardInterrupt:
                 raise SystemExit(interrupt.STATUS) from None
     finally:
         settings.policy.close()
+
+
+def _ended(number: int, _: object) -> None:
+    """End in the usual way, so that no upload is left."""
+    raise SystemExit(128 + number)
 
 
 def reporting() -> Reporting:

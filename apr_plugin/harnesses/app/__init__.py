@@ -6,7 +6,7 @@
 | `view` | what a visitor sees, as a value: a function of the events so far |
 | `ruler`, `render` | a view as HTML; every text is escaped |
 | `form` | a visitor's form as a question and a configuration |
-| `watched` | a policy whose prompts are seen before it answers |
+| `watched`, `scene` | a policy whose prompts are seen before it answers; an episode that tells what happens in it |
 | `desk` | how many investigations run and wait at once |
 | `uploads`, `examples` | the only files that a visitor may ask about |
 | `visitor` | one visitor: the video, the running investigation, its stop, the finished one |

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from apr_plugin.loop.policy import Policy
 
 DEFAULT_MODEL_ARGS = "policy=needle"
@@ -24,4 +26,6 @@ def about_policy(policy: Policy) -> str:
         return f"policy={policy.name}, {WITHOUT_MODEL[policy.name]}"
     described = policy.describe()
     model = next((str(described[key]) for key in ("pretrained", "model", "name") if described.get(key)), "")
+    if Path(model).is_absolute():  # no folder of this machine
+        model = Path(model).name
     return f"policy={policy.name}" + (f", {model}" if model and model != policy.name else "")

@@ -36,7 +36,10 @@ element.addEventListener('change', (event) => {
   const end = (words) => { bar.hidden = true; said.textContent = words; input.value = ''; };
   if (file.size > most) return end('This file is larger than the %d MiB allowed.');
   send.upload.onprogress = (now) => { if (now.lengthComputable) bar.value = now.loaded / now.total; };
-  send.onload = () => { end(send.status === 200 ? '' : send.responseText); if (send.status === 200) trigger('submit'); };
+  send.onload = () => {
+    end(send.status === 200 ? '' : send.responseText);
+    if (send.status === 200) trigger('submit');
+  };
   send.onerror = () => end('The upload did not reach the server.');
   bar.hidden = false; bar.value = 0; said.textContent = 'uploading ' + file.name;
   send.open('PUT', 'apr/upload/' + box.dataset.token + '?name=' + encodeURIComponent(file.name));
@@ -59,13 +62,13 @@ def build(visitors: Visitors, examples: Sequence[Example]) -> gr.Blocks:
     def visitor(request: gr.Request) -> Visitor:
         return visitors.of(str(request.session_hash))
 
-    def arrive(request: gr.Request) -> str:
+    async def arrive(request: gr.Request) -> str:
         return visitor(request).token
 
     async def leave(request: gr.Request) -> None:
         await visitors.leave(str(request.session_hash))
 
-    def pick(label: Any, request: gr.Request) -> tuple[Any, ...]:
+    async def pick(label: Any, request: gr.Request) -> tuple[Any, ...]:
         example, me = labelled(examples, label), visitor(request)
         if example is None:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -76,7 +79,7 @@ def build(visitors: Visitors, examples: Sequence[Example]) -> gr.Blocks:
         asked = (example.text, "\n".join(example.options), example.kind)
         return _video(me, example.film), *(asked if example.text else (gr.skip(),) * 3)
 
-    def uploaded(request: gr.Request) -> tuple[Any, Any]:
+    async def uploaded(request: gr.Request) -> tuple[Any, Any]:
         me = visitor(request)
         return (gr.skip() if me.film is None else _video(me, me.film)), None
 
@@ -140,7 +143,7 @@ def build(visitors: Visitors, examples: Sequence[Example]) -> gr.Blocks:
         page.unload(leave)
         example.input(pick, example, [chosen, text, options, kind], **quiet)
         upload.submit(uploaded, None, [chosen, example], **quiet)
-        begin.click(ask, [text, options, kind, turns, frames], parts, trigger_mode="multiple", **quiet)
+        begin.click(ask, [text, options, kind, turns, frames], parts, **quiet)
         halt.click(stop, None, None, **quiet)
     return page
 

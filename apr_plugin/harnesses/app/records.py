@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from apr_plugin.errors import AprError
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.policy import Policy
@@ -36,6 +38,9 @@ class Records:
     Args:
         out: The folder; `None` keeps nothing.
         policy: The policy that answers.
+
+    Raises:
+        AprError: the folder can't be written.
     """
 
     def __init__(self, out: Path | None, policy: Policy) -> None:
@@ -44,6 +49,12 @@ class Records:
         self._lock = threading.Lock()
         self._stores: dict[str, TrajectoryStore] = {}
         self._open = ExitStack()
+        if out is not None:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=out).close()
+            except OSError as error:
+                raise AprError(f"--out {out}: cannot write there: {error.strerror or error}") from error
 
     def keep(self, trajectory: Trajectory, config: EpisodeConfig) -> None:
         """Write a finished trajectory, and return when it is on disk; several threads may call this.

@@ -217,10 +217,13 @@ def _routes(app: Any, visitors: Visitors) -> None:
         if visitor is None:
             return PlainTextResponse("this tab is not known any more; load the page again", 404)
         limits = visitor.house.limits
+        if visitor.uploading:
+            return PlainTextResponse("an upload of this tab is still on its way", 409)
+        visitor.uploading = True
         try:
             check_size(request.headers.get("content-length"), limits)
             file = await receive(request.stream(), visitor.folder, name, limits)
-            if not visitor.folder.exists() or visitors.with_token(token) is not visitor:  # it left in the meantime
+            if visitors.with_token(token) is not visitor:  # it left in the meantime
                 discard(file)
                 return PlainTextResponse("the tab was closed", 404)
             film = await visitor.uploaded(file)
@@ -228,6 +231,8 @@ def _routes(app: Any, visitors: Visitors) -> None:
             return refused(error)
         except ClientDisconnect:
             return PlainTextResponse("the upload was broken off", 400)
+        finally:
+            visitor.uploading = False
         return PlainTextResponse(film.name)
 
     async def video(token: str) -> Any:

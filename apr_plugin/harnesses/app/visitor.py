@@ -9,39 +9,33 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.app.desk import Desk
 from apr_plugin.harnesses.app.form import Form, config_of, question_of
 from apr_plugin.harnesses.app.records import Finished, Records, Reporting, without_places
+from apr_plugin.harnesses.app.scene import Scene
 from apr_plugin.harnesses.app.uploads import Film, Limits, discard, examined
 from apr_plugin.harnesses.app.view import (
     Began,
     Ended,
     Event,
-    Looked,
-    Opened,
     Refused,
-    Saw,
     Ticked,
     View,
     Waiting,
-    Wrote,
     after,
 )
-from apr_plugin.harnesses.app.watched import Watched, chosen, media_of
-from apr_plugin.loop.action import offered_actions
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
-from apr_plugin.loop.episode import Episode
-from apr_plugin.loop.policy import Generation, Prompt
 from apr_plugin.loop.question import MediaRef, Question
-from apr_plugin.loop.reply import read_turn, read_turn_strictly
-from apr_plugin.loop.trajectory import Trajectory, Turn
+from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media.pool import POOL
 from apr_plugin.runs.settings import Settings
+
+MOST_VISITORS = 500
+"""Open tabs that are known; of more, the one that came first and runs nothing is forgotten."""
 
 TICK_S = 1.0
 """How often the seconds on the page are renewed."""
@@ -74,7 +68,7 @@ class Visitor:
 
     Args:
         house: What it shares with the others.
-        folder: Its own folder, removed when it leaves.
+        folder: Its own folder, made when it is needed, and removed when it leaves.
     """
 
     def __init__(self, house: House, folder: Path) -> None:
@@ -88,6 +82,8 @@ class Visitor:
         """The latest finished investigation, by the name in its downloads' addresses."""
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self.uploading = False
+        """Whether an upload is on its way; a visitor has one at a time."""
         self._number = 0
 
     @property
@@ -200,7 +196,7 @@ class Visitor:
         try:
             async with house.desk.place(lambda ahead: tell(Waiting(ahead))):
                 tell(Began())
-                scene = _Scene(house, question, config, tell)
+                scene = Scene(house.settings.policy, house.decoding, house.reporting, question, config, tell)
                 try:
                     trajectory = await scene.episode.run()
                 except asyncio.CancelledError:
@@ -228,54 +224,6 @@ class Visitor:
         return name
 
 
-class _Scene:
-    """An episode whose events are told as they happen."""
-
-    def __init__(self, house: House, question: Question, config: EpisodeConfig, tell: Callable[[Event], None]) -> None:
-        policy = house.settings.policy
-        self._house = house
-        self._tell = tell
-        self._offered = offered_actions(policy.modalities)
-        self._last: Turn | None = None
-        self.episode = Episode(
-            question,
-            Watched(policy, self._on_asked),
-            config,
-            on_turn=self._on_turn,
-            on_prompt=self._on_written,
-            decoding=house.decoding,
-        )
-
-    async def _on_asked(self, prompt: Prompt) -> None:
-        """The policy is about to read a prompt: its media is what the turn before asked for."""
-        if prompt.asked is not None and not self.episode.turns:
-            self._tell(Opened(prompt.asked.durations_s, self.episode.allowed))
-        shown = self._last.shown if self._last is not None else None
-        if shown is not None:
-            self._last = None
-            pictures, sounds = media_of(prompt)
-            numbers = chosen(shown, len(pictures))
-            make = self._house.reporting
-            small = await asyncio.to_thread(lambda: [make.thumbnail(pictures[number]) for number in numbers])
-            times = [shown.times_s[number] for number in numbers]
-            wave = tuple(make.waveform(sounds[0])) if sounds else None
-            self._tell(Saw(tuple(zip(times, small, strict=True)), wave))
-
-    def _on_written(self, prompt: Prompt, generation: Generation) -> None:
-        """The policy wrote a turn; one without an action is shown when it is over."""
-        if prompt.final or prompt.asked is None or self.episode.config.arm != "agent":
-            return
-        several = len(self.episode.question.videos) > 1
-        read = partial(read_turn_strictly, several=several) if self.episode.strict else read_turn
-        parsed = read(generation, offered=self._offered)
-        if parsed.action is not None:
-            self._tell(Wrote(prompt.asked.turn, parsed, generation))
-
-    def _on_turn(self, number: int, turn: Turn) -> None:
-        self._last = turn
-        self._tell(Looked(number, turn))
-
-
 class Visitors:
     """Every open tab.
 
@@ -288,13 +236,16 @@ class Visitors:
         self.house = house
         self.folder = folder
         self._by_session: dict[str, Visitor] = {}
+        self._leaving: asyncio.Future[None] | None = None
 
     def of(self, session: str) -> Visitor:
         """The visitor of a session, who may be new."""
         if session not in self._by_session:
-            folder = self.folder / secrets.token_hex(8)
-            folder.mkdir(mode=0o700, parents=True)
-            self._by_session[session] = Visitor(self.house, folder)
+            if len(self._by_session) >= MOST_VISITORS:
+                idle = next((known for known, visitor in self._by_session.items() if not visitor.busy), None)
+                if idle is not None:
+                    self._leaving = asyncio.ensure_future(self._by_session.pop(idle).leave())
+            self._by_session[session] = Visitor(self.house, self.folder / secrets.token_hex(8))
         return self._by_session[session]
 
     def with_token(self, token: str) -> Visitor | None:

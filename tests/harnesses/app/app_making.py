@@ -15,8 +15,8 @@ from typing import Any
 from apr_testing import answer, look, turn
 
 from apr_plugin.cli.page import reporting
-from apr_plugin.harnesses.app.examples import found
 from apr_plugin.harnesses.app.desk import Desk
+from apr_plugin.harnesses.app.examples import found
 from apr_plugin.harnesses.app.records import Records
 from apr_plugin.harnesses.app.server import AppServer, Options, is_loopback
 from apr_plugin.harnesses.app.uploads import Limits
@@ -28,7 +28,7 @@ from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
 from apr_plugin.tasks.needle.policy import NeedlePolicy
 
 HOSTILE = (
-    "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>[a link](javascript:window.hacked=1) "
+    '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>[a link](javascript:window.hacked=1) '
     "${window.hacked=1} {{constructor}} `x` </div></template><svg onload=window.hacked=1>"
 )
 """What a model may write."""
@@ -124,7 +124,9 @@ def outside() -> Iterator[list[str]]:
 def running(folder: Path, **options: Any) -> Iterator[Running]:
     """A page with two places and one that may wait."""
     policy = Several()
-    needle = Path(make_needle(folder / "needle", NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), 1))
+    needle = Path(
+        make_needle(folder / "needle", NeedleSpec(buckets=("1m",), videos_per_bucket=1, questions_per_kind=1), 1)
+    )
     out = folder / "kept"
     settings = read_settings({"max_turns": 6, "frames_per_look": 60}, policy)
     chosen = {"port": 0, "places": 2, "waiting": 1, "out": out, "limits": Limits(1, 1.1), "timeout_s": 60.0} | options

@@ -112,7 +112,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_none(app: Running) -> None:
     settings = read_settings({"policy": "needle"})
     with pytest.raises(AprError, match=rf"cannot listen on 127\.0\.0\.1:{app.server.port}: .*--port"):
         AppServer(settings, app.visitors.house.reporting, [], Options(port=app.server.port))
-    with pytest.raises(AprError, match="cannot listen on 192.0.2.1"):
+    with pytest.raises(AprError, match=r"cannot listen on 192\.0\.2\.1"):
         AppServer(settings, app.visitors.house.reporting, [], Options(host="192.0.2.1", port=0))
     assert [is_loopback(host) for host in ("127.0.0.9", "::1", "localhost", "0.0.0.0", "example.org")] == [
         True, True, True, False, False,
@@ -121,7 +121,9 @@ def test_a_port_that_is_taken_and_an_address_that_is_none(app: Running) -> None:
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "gradio" else find(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "gradio" else find(name, *more)
+    )
     with pytest.raises(AprError, match=r"gradio is not installed; add it with: pip install 'apr-plugin\[demo\]'"):
         run_app(None, None, None, Options())
 

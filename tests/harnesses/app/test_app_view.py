@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def test_a_turn_is_shown_as_it_happens() -> None:
 def test_the_cost_so_far_counts_what_is_known() -> None:
     view = after(View(question=QUESTION, budget=Budget(wall_clock_s=30, visual_tokens_per_episode=500)), Began())
     assert (view.cost.turns, view.cost.prompt_tokens) == (0, None)
-    view = after(view, wrote(1, look(0, 9, 3), usage=Usage(prompt_tokens=10, completion_tokens=3), entropies=(0.5, 1.5)))
+    view = after(
+        view, wrote(1, look(0, 9, 3), usage=Usage(prompt_tokens=10, completion_tokens=3), entropies=(0.5, 1.5))
+    )
     assert (view.cost.turns, view.cost.prompt_tokens, view.cost.completion_tokens) == (1, 10, 3)
     view = after(view, looked(1, look(0, 9, 3), shown(0, 9, 3), usage=Usage(prompt_tokens=10, completion_tokens=3)))
     view = after(view, looked(2, turn({"type": "get_audio", "start": 0, "end": 4}), shown(0, 4, kind="audio")))
@@ -149,7 +152,23 @@ def test_a_refusal_and_a_turn_that_can_not_be_read_are_shown() -> None:
     assert "MALFORMED_JSON: there is no object" in words and "I would rather sing" in words
 
 
-KNOWN_TAGS = {"div", "p", "b", "i", "h4", "span", "bdi", "dl", "dt", "dd", "figure", "figcaption", "img", "a", "details"}
+KNOWN_TAGS = {
+    "div",
+    "p",
+    "b",
+    "i",
+    "h4",
+    "span",
+    "bdi",
+    "dl",
+    "dt",
+    "dd",
+    "figure",
+    "figcaption",
+    "img",
+    "a",
+    "details",
+}
 KNOWN_TAGS |= {"summary", "pre"}
 KNOWN_ATTRIBUTES = {"class", "data-turn", "data-stage", "data-stop", "style", "title", "role", "aria-label", "alt"}
 KNOWN_ATTRIBUTES |= {"src", "href", "target", "rel", "download"}
@@ -209,7 +228,9 @@ def test_a_very_long_text_is_cut_and_says_so() -> None:
 
 @given(
     st.floats(allow_nan=True, allow_infinity=True),
-    st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5), st.sampled_from(["frames", "audio", "clip"])), max_size=12),
+    st.lists(
+        st.tuples(st.floats(0, 1e5), st.floats(0, 1e5), st.sampled_from(["frames", "audio", "clip"])), max_size=12
+    ),
 )
 def test_every_look_is_on_the_ruler_and_none_covers_another(
     duration: float, windows: list[tuple[float, float, str]]
@@ -225,7 +246,7 @@ def test_every_look_is_on_the_ruler_and_none_covers_another(
             assert bar.left + bar.width <= 100 + 1e-6 and all(0 <= place <= 100 for place in bar.frames)
         for line in range(lane.lines):
             row = sorted((bar.left, bar.left + bar.width) for bar in lane.bars if bar.line == line)
-            assert all(before[1] <= later[0] for before, later in zip(row, row[1:], strict=False))
+            assert all(before[1] <= later[0] for before, later in pairwise(row))
     assert math.isfinite(made.duration_s) and 1 <= len(made.ticks) <= ruler.MOST_TICKS + 1
     assert all(0 <= place <= 100 + 1e-6 for place, _ in made.ticks)
 

@@ -215,7 +215,7 @@ def test_of_an_upload_that_fails_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_a_video_may_be_too_long(shared_videos: dict[str, Path]) -> None:
-    with pytest.raises(AprError, match="lasts 1.2 minutes; at most 1 minutes"):
+    with pytest.raises(AprError, match=r"lasts 1\.2 minutes; at most 1 minutes"):
         uploads.examined(shared_videos["long"], MediaSettings(), Limits(100, 1.0))
 
 
