@@ -520,7 +520,7 @@ def page(
             "--model_args",
             "--model-args",
             "-m",
-            help="The same key=value list as for `apr eval`; default: policy=needle.",
+            help="The same key=value list as for `apr eval`; default: a policy that needs no GPU.",
         ),
     ] = None,
     examples: Annotated[

@@ -152,6 +152,7 @@ class AppServer:
         """The FastAPI application: our routes, and Gradio's page below them."""
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        os.environ["GRADIO_TEMP_DIR"] = f"{self._folder.name}/gradio"
         os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000000"  # no statistics of events, which nobody reads
         import gradio
         from fastapi import FastAPI

@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from app_making import Running, asked, running
 
+from apr_plugin.cli.app import app as commands
 from apr_plugin.cli.page import run_app
 from apr_plugin.errors import AprError
+from apr_plugin.harnesses.app.about import DEFAULT_MODEL_ARGS
 from apr_plugin.harnesses.app.server import AppServer, Options, is_loopback
 from apr_plugin.runs.settings import read_settings
 
@@ -150,9 +153,9 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(app: Running, tmp_pa
         process.kill()
     assert process.returncode == 130 and "Traceback" not in errors
     until = time.monotonic() + 5
-    while list((tmp_path / "tmp").glob("apr-app-*")) and time.monotonic() < until:
+    while list((tmp_path / "tmp").iterdir()) and time.monotonic() < until:
         time.sleep(0.1)
-    assert list((tmp_path / "tmp").glob("apr-app-*")) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -166,3 +169,11 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(app: Running, tmp_pa
 def test_a_wrong_argument_of_the_command_is_said(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(AprError, match=said):
         run_app(**{"model_args": None, "examples": None, "root": None, "options": Options(port=0)} | arguments)
+
+
+def test_the_documented_options_are_those_of_the_command() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "app.md").read_text("utf-8")
+    command = typer.main.get_command(commands).get_command(None, "app")
+    options = {name for one in command.params for name in one.opts if name.startswith("--")} - {"--model-args"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text)) - {"--out"} == options - {"--out"}
+    assert f"`{DEFAULT_MODEL_ARGS}`" in text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from app_making import Several, house
 
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.app import examples, uploads
+from apr_plugin.harnesses.app.about import about_policy
 from apr_plugin.harnesses.app.desk import Desk, DeskFull
 from apr_plugin.harnesses.app.form import Form
+from apr_plugin.harnesses.app.render import pieces as pieces_of
 from apr_plugin.harnesses.app.uploads import Film, Limits, TooLarge
 from apr_plugin.harnesses.app.view import View
 from apr_plugin.harnesses.app.visitor import Visitor, Visitors
 from apr_plugin.loop.trajectory import StopReason
 from apr_plugin.media import MediaSettings
 from apr_plugin.runs.opened import open_run
+from apr_plugin.runs.settings import read_settings
 from apr_plugin.tasks.needle.make import NeedleSpec, load_docs, make_needle
 
 
@@ -238,3 +242,22 @@ def test_examples_are_only_what_lies_in_their_folder(
         examples.found(folder, needle)
     with pytest.raises(AprError, match="no such folder"):
         examples.found(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_a_real_model_is_watched_with_its_entropy(needle: Path, tmp_path: Path, tiny: Callable[[str], Path]) -> None:
+    async def work() -> None:
+        shared = house(Several(), tmp_path)
+        arguments = {"policy": "hf", "pretrained": str(tiny("qwen2_5_vl")), "device": "cpu", "max_turns": 2}
+        settings = read_settings(arguments | {"max_new_tokens": 12, "frames_per_look": 4})
+        visitor = Visitors(replace(shared, settings=settings), tmp_path / "visitors").of("a")
+        visitor.choose(film(needle))
+        views = await watch(visitor, form(needle, "glyph")[0])
+        assert str(tmp_path.parent) not in about_policy(settings.policy) and "hf" in about_policy(settings.policy)
+        settings.policy.close()
+        done = views[-1]
+        assert done.trajectory is not None and not done.trajectory.stop_reason.failed, done.trajectory
+        assert done.cost.prompt_tokens and done.cost.completion_tokens == 12 * len(done.cards)
+        assert pieces_of(done).turns.count("nats a token") == len(done.cards) >= 2
+
+    run(work())
