@@ -102,7 +102,8 @@ class Finished:
         if not file.exists():
             card = Card.of(self.config, policy)
             with TrajectoryStore(self.folder / "run", self.trajectory.config_hash, card, resume="never") as store:
-                store.save(self.trajectory)
+                detail = without_places(self.trajectory).stop_detail
+                store.save(self.trajectory.model_copy(update={"stop_detail": detail}))
             reporting.write_page(self.folder / "run", file)
         return file
 

@@ -24,7 +24,7 @@ from apr_plugin.harnesses.app.examples import Example
 from apr_plugin.harnesses.app.guard import Guard
 from apr_plugin.harnesses.app.records import Records, Reporting
 from apr_plugin.harnesses.app.uploads import Limits, TooLarge, check_size, discard, receive
-from apr_plugin.harnesses.app.visitor import House, Visitors
+from apr_plugin.harnesses.app.visitor import BUSY, House, Visitors
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.runs.settings import Settings
 from apr_plugin.terminal import one_line
@@ -218,8 +218,8 @@ def _routes(app: Any, visitors: Visitors) -> None:
         if visitor is None:
             return PlainTextResponse("this tab is not known any more; load the page again", 404)
         limits = visitor.house.limits
-        if visitor.uploading:
-            return PlainTextResponse("an upload of this tab is still on its way", 409)
+        if visitor.uploading or visitor.busy:
+            return PlainTextResponse(BUSY if visitor.busy else "an upload of this tab is still on its way", 409)
         visitor.uploading = True
         try:
             check_size(request.headers.get("content-length"), limits)

@@ -130,6 +130,9 @@ def test_one_stops_one_waits_and_one_is_refused(needle: Path, tmp_path: Path) ->
         await first.stop()
         views = await running
         assert views[-1].trajectory is not None and views[-1].trajectory.stop_reason is StopReason.CANCELLED
+        assert "Investigation" in (await first.page(views[-1].downloads)).read_text("utf-8"), "of a stopped one, too"
+        with pytest.raises(KeyError):
+            await first.page("another name")
         done = (await waiting)[-1].trajectory
         assert done is not None and done.answer == form(needle, "sound")[1]["answer"]
         assert visitors.house.desk.taken == 0 and not first.busy
