@@ -577,5 +577,48 @@ def serve(
     )
 
 
+@app.command("app")
+def page(
+    model_args: Annotated[
+        str | None,
+        typer.Option(
+            "--model_args",
+            "--model-args",
+            "-m",
+            help="The same key=value list as for `apr eval`; default: a policy that needs no GPU.",
+        ),
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Folder of videos, or of a needle set; default: two needle videos, which are made."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that must contain the examples, after links are resolved.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 chooses a free one.")] = 7860,
+    out: Annotated[Path | None, typer.Option(help="Folder for the trajectories; default: none are kept.")] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Investigations at once; default: model_arg concurrency.")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=0, max=10_000, help="Investigations that may wait.")] = 16,
+    max_upload_mib: Annotated[int, typer.Option(min=1, max=1_048_576, help="Largest upload, in MiB.")] = 512,
+    max_upload_minutes: Annotated[float, typer.Option(min=0.01, max=10_080, help="Longest upload, in minutes.")] = 180,
+    timeout_s: Annotated[float, typer.Option(min=1, max=604_800, help="Seconds that an investigation may take.")] = 600,
+) -> None:
+    """Serve a page on which a visitor asks about a video and watches the agent look. Ctrl-C stops.
+
+    It needs no network and sends nothing to outside. docs/app.md has the details.
+    """
+    from apr_plugin.cli.page import run_app
+    from apr_plugin.harnesses.app.server import Options
+    from apr_plugin.harnesses.app.uploads import Limits
+
+    options = Options(host, port, out, max_concurrent, queue, Limits(max_upload_mib, max_upload_minutes), timeout_s)
+    run_app(model_args, examples, root, options)
+
+
 if __name__ == "__main__":
     main()
