@@ -41,6 +41,7 @@ from typing import Any
 
 from apr_plugin.errors import AprError, require
 from apr_plugin.files import read_regular
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.report.card_page import page
 from apr_plugin.report.cleaning import clean
@@ -147,7 +148,7 @@ def card_data(run: Run, *, command: str | None = None) -> dict[str, Any]:
         "missing": read.missing(run),
         "data": read.data,
         "time": {
-            **{name: round(seconds, 3) for name, seconds in read.seconds.items()},
+            **{name: _number(seconds) for name, seconds in read.seconds.items()},
             "evaluations": [
                 {"time": one.time, "seconds": _number(found.get("total_evaluation_time_seconds"))}
                 for one, found in results
@@ -215,7 +216,8 @@ class _Read:
     def __init__(self, run: Run) -> None:
         self.arm = ""
         self.answers: dict[str, dict[str, str | None]] = {}
-        self.seconds = {"questions_s": 0.0, "model_s": 0.0, "media_s": 0.0}
+        self.seconds: dict[str, float | None] = {"questions_s": 0.0, "model_s": 0.0, "media_s": 0.0}
+        """`None` where a trajectory of another program did not record it."""
         self.states: dict[Key, tuple[str, str]] = {}
         asked: dict[Key, str] = {}
         answers: dict[Key, str | None] = {}
@@ -225,9 +227,13 @@ class _Read:
             key = trajectory.question.key
             self.arm = self.arm or trajectory.arm
             self.states[key] = _state(trajectory)
-            self.seconds["questions_s"] += trajectory.timings.total_s
-            self.seconds["model_s"] += trajectory.timings.model_s
-            self.seconds["media_s"] += trajectory.timings.media_s
+            for name, figure, value in (
+                ("questions_s", Figure.TOTAL_SECONDS, trajectory.timings.total_s),
+                ("model_s", Figure.MODEL_SECONDS, trajectory.timings.model_s),
+                ("media_s", Figure.MEDIA_SECONDS, trajectory.timings.media_s),
+            ):
+                so_far = self.seconds[name]
+                self.seconds[name] = so_far + value if so_far is not None and trajectory.has(figure) else None
             asked[key], answers[key] = trajectory.question_hash, _answer(trajectory.answer)
             digests = [film.digest for film in trajectory.videos]
             videos.update(digest for digest in digests if digest)

@@ -38,7 +38,8 @@ def page(data: Mapping[str, Any]) -> str:
                 ("seed", _value(data["seeds"]["run"])),
                 (
                     "seconds, summed over questions",
-                    f"{time['questions_s']:.1f} (model {time['model_s']:.1f}, media {time['media_s']:.1f})",
+                    f"{_seconds(time['questions_s'])} (model {_seconds(time['model_s'])}, "
+                    f"media {_seconds(time['media_s'])})",
                 ),
                 ("seconds of wall clock", ", ".join(f"{one['seconds']}" for one in time["evaluations"]) or "unknown"),
                 ("harness", _value(" ".join(filter(None, (data["harness"]["name"], data["harness"]["version"]))))),
@@ -94,6 +95,10 @@ def page(data: Mapping[str, Any]) -> str:
     if data["problems"]:
         lines += ["## Problems", "", *(f"- {code(problem[:_LONGEST])}" for problem in data["problems"]), ""]
     return "\n".join(lines)
+
+
+def _seconds(value: float | None) -> str:
+    return "not recorded" if value is None else f"{value:.1f}"
 
 
 def _counted(questions: Mapping[str, Any]) -> str:

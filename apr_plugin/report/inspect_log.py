@@ -23,6 +23,7 @@ from typing import Any
 from apr_plugin import __version__
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.action import Answer
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory, Turn
 from apr_plugin.report.card_files import card_data
 from apr_plugin.report.cleaning import clean
@@ -85,7 +86,7 @@ def _log(run: Run, card: Mapping[str, Any], task: str, keys: list[Key]) -> dict[
     model = _model(card)
     samples = [_sample(run, key, model, began) for key in keys]
     usage = _sum(sample["model_usage"].get(model, {}) for sample in samples)
-    seconds = sum(sample["total_time"] for sample in samples)
+    seconds = sum(sample["total_time"] or 0.0 for sample in samples)
     metrics = {
         name.partition(",")[0]: {"name": name.partition(",")[0], "value": value}
         for name, value in about.get("scores", {}).items()
@@ -169,8 +170,10 @@ def _sample(run: Run, key: Key, model: str, began: datetime) -> dict[str, Any]:
         "scores": scored or None,
         "events": events,
         "model_usage": {model: usage} if usage else {},
-        "total_time": trajectory.timings.total_s,
-        "working_time": trajectory.timings.model_s + trajectory.timings.media_s,
+        "total_time": trajectory.timings.total_s if trajectory.has(Figure.TOTAL_SECONDS) else None,
+        "working_time": trajectory.timings.model_s + trajectory.timings.media_s
+        if trajectory.has(Figure.MODEL_SECONDS)
+        else None,
         "uuid": f"{run.config_hash}/{'/'.join(map(str, key))}",
         "error": {
             "message": f"{trajectory.stop_reason}: {trajectory.stop_detail}",
@@ -188,10 +191,10 @@ def _sample(run: Run, key: Key, model: str, began: datetime) -> dict[str, Any]:
             "answer_valid": trajectory.answer_valid,
             "videos": [Path(video.path).name for video in question.videos],
             "durations_s": list(trajectory.video_durations_s),
-            "frames": trajectory.frames,
-            "visual_tokens": trajectory.visual_tokens,
+            "frames": trajectory.frames if trajectory.has(Figure.FRAMES) else None,
+            "visual_tokens": trajectory.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,
             "evidence": [[part.start_s, part.end_s, part.video] for part in truth.evidence] if truth else [],
-            "seed": trajectory.seed,
+            "seed": trajectory.seed if trajectory.has(Figure.SEED) else None,
         },
     }
 

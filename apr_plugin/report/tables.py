@@ -208,11 +208,17 @@ def _bucket_tests(summary: Summary) -> Table:
 def _costs(summary: Summary) -> Table:
     known = [name for name in COSTS if any((arm.get("cost") or {}).get(name) for arm in summary["arms"])]
     rows = [
-        (arm["name"], *(amount((arm.get("cost") or {}).get(name)) for name in known))
+        (arm["name"], *(_spent(arm, name) for name in known))
         for arm in summary["arms"]
         if any((arm.get("cost") or {}).get(name) for name in known)
     ]
     return Table("Cost of a question, on average", ("arm", *(COSTS[name] for name in known)), tuple(rows))
+
+
+def _spent(arm: Mapping[str, Any], name: str) -> str:
+    """A mean cost; the record of another program may not have it."""
+    told = amount((arm.get("cost") or {}).get(name))
+    return "not recorded" if told == "-" and arm.get("imported") else told
 
 
 def _slopes(summary: Summary) -> Table:

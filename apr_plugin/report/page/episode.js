@@ -69,6 +69,7 @@ function Turns({ lines, title, active, point, write, step = false }) {
 
 function Course({ detail, active, point }) {
   const tokens = detail.arms.flatMap((arm, index) => {
+    if (arm.looks.some((look) => look.tokens === null)) return []; // made elsewhere, and not recorded
     const before = arm.looks.filter((look) => look.turn === 0).reduce((sum, look) => sum + look.tokens, 0);
     if (before > 0) return [{ arm: index, points: [], level: before }];
     if (!arm.turns.length || arms[index].kind !== 'agent') return [];
