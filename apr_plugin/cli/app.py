@@ -512,5 +512,26 @@ def needle_make(
     )
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A file of records that were made elsewhere, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="The new run's folder.")],
+    format: Annotated[str, typer.Option(help="omniagent or inspect; default: as the files are.")] = "",
+    task: Annotated[str, typer.Option(help="Name of the task; default: the record's own.")] = "",
+    scorer: Annotated[str, typer.Option(help="Of several scorers of inspect_ai, the one that gives the score.")] = "",
+    like: Annotated[
+        Path | None, typer.Option(help="A run whose names of the same questions are taken, to compare with it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier import in that folder.")] = False,
+) -> None:
+    """Import a run that was made elsewhere, so that it can be shown, reported and compared; say what it lacks.
+
+    No file that is named in it is opened. Exit status 1: nothing could be read.
+    """
+    from apr_plugin.cli.importing import run_import
+
+    raise SystemExit(run_import(source, out, format_name=format, task=task, scorer=scorer, like=like, force=force))
+
+
 if __name__ == "__main__":
     main()

@@ -35,6 +35,9 @@ NOTE = (
 )
 
 _LIMITS = {StopReason.TURNS: "message", StopReason.TOKENS: "token", StopReason.WALL_CLOCK: "time"}
+_NOT_LOGGED = {"text", "token_ids", "logprobs", "logprobs_of", "entropies", "entropy_top_k"}
+"""Fields of a turn that a log has elsewhere, or does not have: what belongs to single tokens."""
+
 _FIRST_TURN = "Nothing has been shown yet."
 
 
@@ -195,8 +198,18 @@ def _sample(run: Run, key: Key, model: str, began: datetime) -> dict[str, Any]:
             "visual_tokens": trajectory.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,
             "evidence": [[part.start_s, part.end_s, part.video] for part in truth.evidence] if truth else [],
             "seed": trajectory.seed if trajectory.has(Figure.SEED) else None,
+            "apr": _record(trajectory) if trajectory.imported is None else None,
         },
     }
+
+
+def _record(trajectory: Trajectory) -> dict[str, Any]:
+    """The rest of our own record, so that `apr import` reads it back; of paths, only the names."""
+    data = trajectory.model_dump(mode="json", exclude={"turns": True, "config_hash": True}, exclude_defaults=True)
+    for video in data["question"].get("videos", ()):
+        video["path"] = Path(video["path"]).name
+        video.pop("subtitles", None)
+    return data
 
 
 def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -223,7 +236,12 @@ def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[di
                 "output": output,
                 "completed": _iso(began + timedelta(seconds=at + turn.model_s)),
                 "working_time": turn.model_s,
-                "metadata": {"confidence": turn.confidence, "repairs": list(turn.repairs), "forced": turn.forced},
+                "metadata": {
+                    "confidence": turn.confidence,
+                    "repairs": list(turn.repairs),
+                    "forced": turn.forced,
+                    "apr": turn.model_dump(mode="json", exclude=_NOT_LOGGED, exclude_defaults=True),
+                },
             }
         )
         messages.append(output["choices"][0]["message"])

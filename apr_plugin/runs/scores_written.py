@@ -1,4 +1,4 @@
-"""Scores in the form that `runs.scores` reads: `<time>_results.json` and one `<time>_samples_<task>.jsonl` for each task.
+"""Scores in the form that `runs.scores` reads: `<time>_results.json`, `<time>_samples_<task>.jsonl` for each task.
 
 For runs that lmms-eval did not score: those of VLMEvalKit, and those that were made elsewhere.
 """
