@@ -116,4 +116,6 @@ def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
 
 
 def _mean(values: Sequence[float], unit: str, digits: int) -> str:
-    return f"{sum(values) / len(values):.{digits}f} {unit}" if values else f"{unit} not recorded"
+    if not values:
+        return f"{'seconds' if unit == 's' else unit} not recorded"
+    return f"{sum(values) / len(values):.{digits}f} {unit}"

@@ -23,6 +23,7 @@ def write_scores(
     metrics: Mapping[str, Mapping[str, float]],
     config: Mapping[str, Any],
     versions: Mapping[str, Any] | None = None,
+    asked: Mapping[str, int] | None = None,
 ) -> None:
     """Write the files.
 
@@ -34,17 +35,19 @@ def write_scores(
         metrics: Task -> what was reported for the whole task.
         config: Model and harness; `resolved_cli_args.apr_run` names the run, so that `open_run` joins both.
         versions: Task -> its version.
+        asked: Task -> how many questions were asked; by default as many as there are lines.
 
     Raises:
         AprError: the files can't be written.
     """
+    counts = {task: len(lines) for task, lines in rows.items()} | dict(asked or {})
     content = {
         "results": {
             task: {f"{name},none": value for name, value in values.items()} for task, values in metrics.items()
         },
         "configs": {task: {"task": task, "test_split": splits[task]} for task in rows},
         "versions": dict(versions or {}),
-        "n-samples": {task: {"original": len(lines), "effective": len(lines)} for task, lines in rows.items()},
+        "n-samples": {task: {"original": count, "effective": count} for task, count in counts.items()},
         "config": dict(config),
         "date": time,
     }

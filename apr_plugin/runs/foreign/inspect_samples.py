@@ -277,7 +277,8 @@ def _ending(
     limit = _mapping(sample.get("limit"))
     completion = said.resolved(str(_mapping(sample.get("output")).get("completion") or ""))
     submitted = next((turn.action.content for turn in turns if isinstance(turn.action, Answer)), "")
-    content = reply or submitted or completion
+    # Many scorers give all words as the answer; the one that the agent submitted is then the answer.
+    content = reply if reply and reply != completion else submitted or completion
     if not turns:
         return StopReason.ERROR, "the log has no message of the model", None, False
     reason, detail = StopReason.ANSWERED, ""

@@ -31,10 +31,9 @@ def score_of(scores: Mapping[str, Any], scorer: str) -> tuple[float | None, dict
             metrics[part] = number
         if isinstance(told.get("answer"), str):
             answers[name] = printable(told["answer"])
-        if isinstance(extra := told.get("metadata"), Mapping) and isinstance(own := extra.get("metrics"), Mapping):
-            metrics.update(
-                {str(part)[:200]: number for part, one in own.items() if (number := _number(one)) is not None}
-            )
+        extra = told.get("metadata")
+        own = extra.get("metrics") if isinstance(extra, Mapping) else None
+        metrics |= _numbers("", own) if isinstance(own, Mapping) else {}
     chosen = scorer or (next(iter(scores)) if len(scores) == 1 else "score")
     value = metrics.get(chosen)
     return value if value is not None and 0 <= value <= 1 else None, metrics, answers.get(chosen)
@@ -58,7 +57,8 @@ def task_metrics(results: Mapping[str, Any], scorer: str) -> dict[str, float]:
 
 def _numbers(name: str, value: object) -> dict[str, float]:
     if isinstance(value, Mapping):
-        found = {f"{name}.{part}"[:400]: _number(one) for part, one in value.items()}
+        head = f"{name}." if name else ""
+        found = {printable(f"{head}{part}")[:400]: _number(one) for part, one in value.items()}
     else:
         found = {name: _number(value)}
     return {part: number for part, number in found.items() if number is not None}

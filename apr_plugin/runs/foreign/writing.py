@@ -18,20 +18,20 @@ from typing import Any
 from apr_plugin import __version__
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
-from apr_plugin.loop.card import CARD_FILE
+from apr_plugin.loop.card import CARD_FILE, IMPORTED
 from apr_plugin.loop.config import hash_of
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.foreign.found import About, Found
 from apr_plugin.runs.foreign.records import Left, Unmapped
+from apr_plugin.runs.scores import REPEAT
 from apr_plugin.runs.scores_written import write_scores
 from apr_plugin.runs.store import TrajectoryStore
 from apr_plugin.runs.truths import DocKey, write_truths
 from apr_plugin.scoring.text import NO_ANSWER
 from apr_plugin.scoring.truth import Truth
 
-SCHEMA = "apr.imported"
-"""Schema of the card of such a run."""
 VERSION = 1
+"""Of the card and of `import.json`."""
 
 RECORD = "import.json"
 """Its name in the run's folder: what was read, when it is complete."""
@@ -158,18 +158,11 @@ class Writer:
             return
         self.done.scored += found.score is not None
         self._splits[task] = split
-        if repeat:  # lmms-eval's samples have the score of the first answer alone
-            self._counted["score of a repeat"] += 1
-            return
-        doc: str | int = (
-            int(doc_id) if doc_id.isdecimal() and len(doc_id) < 18 and str(int(doc_id)) == doc_id else doc_id
-        )
-        row = {"doc_id": doc, "filtered_resps": [kept.answer or NO_ANSWER]}
+        row: dict[str, Any] = {"doc_id": doc_id, REPEAT: repeat, "filtered_resps": [kept.answer or NO_ANSWER]}
         row |= {"target": " or ".join(found.truth.answers)} if found.truth is not None else {}
-        others = {
-            name: value for name, value in found.metrics.items() if name not in row and not name.endswith("_score")
-        }
-        self._rows.setdefault(task, []).append(row | others | ({} if found.score is None else {"score": found.score}))
+        # `Score.value` is a number called `score`, or the only one whose name ends in `_score`.
+        row |= {name: value for name, value in found.metrics.items() if name not in row and "score" not in name}
+        self._rows.setdefault(task, []).append(row | ({} if found.score is None else {"score": found.score}))
 
     def finish(self, format_name: str, sources: Sequence[Mapping[str, Any]], about: About) -> Written:
         """Write card and scores, and give the folder its name.
@@ -184,13 +177,13 @@ class Writer:
             done.notes.append("the record does not name the model")
         model = {"model": about.model} if about.model else {}
         card = {
-            "schema": SCHEMA,
+            "schema": IMPORTED,
             "version": VERSION,
             "config_hash": done.config_hash,
-            "config": {"arm": "agent", "recorded": about.configuration},
+            "config": {"recorded": about.configuration},
             "policy": {"name": f"imported:{format_name}"} | model,
-            "versions": {"apr-plugin": __version__},
             "imported": {
+                "by": f"apr-plugin {__version__}",
                 "format": format_name,
                 "program": about.program,
                 "evaluated": about.time,
@@ -207,12 +200,19 @@ class Writer:
             (self._store.folder / CARD_FILE).write_text(_json(card), "utf-8")
             write_truths(self._store.folder, self._truths)
             if self._rows:
-                metrics = {task: about.metrics.get(task, {}) for task in self._rows}
                 write_scores(
-                    self._place, about.time or NO_TIME, self._rows, splits=self._splits, metrics=metrics, config=config,
-                    versions={task: about.versions[task] for task in self._rows if about.versions.get(task) is not None},
-                )  # fmt: skip
-            record = {"schema": SCHEMA, "version": VERSION, "config_hash": done.config_hash, "tasks": done.tasks}
+                    self._place,
+                    about.time or NO_TIME,
+                    self._rows,
+                    splits=self._splits,
+                    metrics={task: about.metrics.get(task, {}) for task in self._rows},
+                    config=config,
+                    versions={
+                        task: version for task in self._rows if (version := about.versions.get(task)) is not None
+                    },
+                    asked=done.tasks,
+                )
+            record = {"schema": IMPORTED, "version": VERSION, "config_hash": done.config_hash, "tasks": done.tasks}
             record |= {"left": done.left, "named": done.named, "absent": done.absent, "scored": done.scored}
             (self._place / RECORD).write_text(_json(record | {"notes": done.notes}), "utf-8")
             self._take_place()
