@@ -223,16 +223,17 @@ def export(
     board: Annotated[
         str,
         typer.Argument(
-            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai) or card."
+            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai), "
+            "lmms_trace (lmms-eval's agentic traces) or card."
         ),
     ],
     run: Annotated[Path, typer.Argument(help="A finished run.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; for inspect and card a folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file, or for inspect, lmms_trace and card the folder.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="The benchmark's own file of questions.")] = None,
     config: Annotated[str | None, typer.Option(help="The run's configuration, if the folder has several.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="Of several, the one that was evaluated last.")] = False,
 ) -> None:
-    """Write a run in the form that a leaderboard takes, as a model card, as logs of inspect_ai, or as a card."""
+    """Write a run in the form that a leaderboard takes, as a model card, as logs or traces of others, or as a card."""
     from apr_plugin.cli.export import run_export
 
     run_export(board, run, out, annotations=annotations, config=config, latest=latest)

@@ -212,6 +212,12 @@ def _record(trajectory: Trajectory) -> dict[str, Any]:
     return data
 
 
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    data = turn.model_dump(mode="json", exclude=_NOT_LOGGED, exclude_defaults=True)
+    # The kind of an action is a default of its class.
+    return data | ({} if turn.action is None else {"action": turn.action.model_dump(mode="json")})
+
+
 def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The messages and the events of an episode."""
     shown = " ".join(_told(look) for look in trajectory.first_shown)
@@ -240,7 +246,7 @@ def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[di
                     "confidence": turn.confidence,
                     "repairs": list(turn.repairs),
                     "forced": turn.forced,
-                    "apr": turn.model_dump(mode="json", exclude=_NOT_LOGGED, exclude_defaults=True),
+                    "apr": _turn_record(turn),
                 },
             }
         )

@@ -217,8 +217,13 @@ def _costs(summary: Summary) -> Table:
 
 def _spent(arm: Mapping[str, Any], name: str) -> str:
     """A mean cost; the record of another program may not have it."""
-    told = amount((arm.get("cost") or {}).get(name))
-    return "not recorded" if told == "-" and arm.get("imported") else told
+    interval = (arm.get("cost") or {}).get(name)
+    told = amount(interval)
+    if not arm.get("imported"):
+        return told
+    if told == "-":
+        return "not recorded"
+    return told if interval["n"] == arm["n"] else f"{told} (n={interval['n']})"
 
 
 def _slopes(summary: Summary) -> Table:

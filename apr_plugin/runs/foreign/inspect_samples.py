@@ -327,7 +327,7 @@ class _Said:
 
 def _model_events(sample: Values) -> dict[str, Values]:
     """The `model` events by the id of the message that was generated."""
-    found = {}
+    found: dict[str, Values] = {}
     for event in _list(sample.get("events")):
         if isinstance(event, dict) and event.get("event") == "model":
             message = _first_message(_mapping(event.get("output")))
