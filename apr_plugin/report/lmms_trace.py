@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from apr_plugin.compare.joined import RIGHT
 from apr_plugin.errors import AprError
 from apr_plugin.loop.action import Answer
 from apr_plugin.loop.imported import Figure
@@ -32,9 +33,6 @@ from apr_plugin.runs.store import TrajectoryStore
 
 FOLDER = "lmms_trace"
 """Folder of the traces, in that of the run's trajectories."""
-
-RIGHT = 0.5
-"""A score of at least this is a success, as in comparisons."""
 
 AGENT = "agent"
 """What lmms-eval calls the only agent of an episode."""
