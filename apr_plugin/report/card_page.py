@@ -111,14 +111,17 @@ def _counted(questions: Mapping[str, Any]) -> str:
 
 def _commands(commands: Sequence[Mapping[str, Any]]) -> list[str]:
     if not commands:
-        return ["No results of lmms-eval belong to this run, so the command is not known.", ""]
+        return ["No results of a harness that name the command belong to this run.", ""]
     lines = []
     for one in commands:
         about = ", ".join(
-            f"{name} {_value(one[name])}" for name in ("limit", "offset", "repeats", "seed") if one[name] is not None
+            f"{name} {_value(one[name])}"
+            for name in ("limit", "offset", "repeats", "seed", "judge")
+            if one.get(name) is not None
         )
-        lines += [f"- tasks {code(', '.join(one['tasks']))}, model_args {code(one['model_args'])}; {about}"]
-        lines += ["  (with a task folder of its own)"] if one["own_tasks"] else []
+        what = "VLMEvalKit, data" if one.get("harness") == "vlmeval" else "tasks"
+        lines += [f"- {what} {code(', '.join(one['tasks']))}, model_args {code(one['model_args'])}; {about}"]
+        lines += ["  (with a task folder of its own)"] if one.get("own_tasks") else []
     return [*lines, ""]
 
 

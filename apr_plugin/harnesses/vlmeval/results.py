@@ -193,6 +193,7 @@ def write_results(
     arguments: Mapping[str, Any],
     run: Mapping[str, str] | None,
     versions: Mapping[str, str],
+    asked: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the results and samples of a run, as lmms-eval would.
 
@@ -205,6 +206,7 @@ def write_results(
         arguments: model_args, where it is model apr.
         run: Hash and folder of the run of model apr, so that `open_run` joins scores and trajectories.
         versions: Task -> its version, for tasks of this package.
+        asked: The command, as a card keeps it (`arguments.Command.record`).
 
     Raises:
         AprError: the files can't be written.
@@ -222,7 +224,8 @@ def write_results(
         "model": model,
         "model_args": dict(arguments),
         "harness": host,
-        "resolved_cli_args": {} if run is None else {"apr_run": dict(run)},
+        "resolved_cli_args": ({} if run is None else {"apr_run": dict(run)})
+        | ({} if asked is None else {"apr_vlmeval": dict(asked)}),
     }
     write_scores(folder, time, tasks, splits=splits, metrics=results, config=config, versions=versions)
 
