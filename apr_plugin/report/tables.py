@@ -221,7 +221,7 @@ def _spent(arm: Mapping[str, Any], name: str) -> str:
     told = amount(interval)
     if not arm.get("imported"):
         return told
-    if told == "-":
+    if interval is None or told == "-":
         return "not recorded"
     return told if interval["n"] == arm["n"] else f"{told} (n={interval['n']})"
 

@@ -86,15 +86,20 @@ def earlier(out: Path) -> Written | None:
         return Written(
             out,
             str(data["config_hash"]),
-            *({str(name): int(count) for name, count in data[part].items()} for part in ("tasks", "left")),
-            [str(one) for one in data["named"]],
-            {str(name): int(count) for name, count in data["absent"].items()},
-            int(data["scored"]),
-            [str(note) for note in data["notes"]],
+            tasks=_counts(data["tasks"]),
+            left=_counts(data["left"]),
+            named=[str(one) for one in data["named"]],
+            absent=_counts(data["absent"]),
+            scored=int(data["scored"]),
+            notes=[str(note) for note in data["notes"]],
             already=True,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _counts(given: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in given.items()}
 
 
 class Writer:
