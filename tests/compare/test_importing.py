@@ -10,14 +10,22 @@ import pytest
 from foreign_logs import CLIP, LOOKS, as_zip, assistant, call, lines, log, result, rows, sample, text, tooled
 from making import answered, look, store_run, trajectory
 
+from apr_plugin.cli.app import main
 from apr_plugin.compare.joined import arm_of_run, join
 from apr_plugin.compare.running import matched_frames, opened
+from apr_plugin.compare.summary import summarise
 from apr_plugin.errors import AprError, WrongUsage
 from apr_plugin.loop.action import Answer, GetFrames
+from apr_plugin.loop.card import Card, CardError
 from apr_plugin.loop.feedback import ErrorCode
 from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import StopReason
+from apr_plugin.report.card_files import card_data
+from apr_plugin.report.card_page import page
 from apr_plugin.report.inspect_log import log_data
+from apr_plugin.report.payload import details
+from apr_plugin.report.payload import row as row_of
+from apr_plugin.report.tables import markdown
 from apr_plugin.runs.foreign.importing import import_run
 from apr_plugin.runs.opened import Run, open_run
 from apr_plugin.scoring.truth import Evidence, Truth
@@ -292,3 +300,78 @@ def test_questions_take_the_names_of_another_run(tmp_path: Path) -> None:
     assert [key[:3] for key in theirs.keys] == [run.keys[0][:3], ("films", "", "q2")]
     comparison = join([arm_of_run("ours", run), arm_of_run("theirs", theirs)])
     assert comparison.keys == [run.keys[0]] and theirs.scores[run.keys[0]].value == 1.0
+
+
+def _beside(tmp_path: Path) -> tuple[Run, Run]:
+    """A run of ours, and one of OmniAgent on the same question."""
+    run = _ours(tmp_path / "run")
+    asked = {
+        "question": "What happens in 0?",
+        "options": ["A. red", "B. blue"],
+        "answer": "A",
+        "duration_seconds": None,
+    }
+    made = [row | {"extra_info": row["extra_info"] | {"video": "film0.mp4"}} for row in rows("x", reply="A", **asked)]
+    import_run(lines(tmp_path / "rows.jsonl", made), tmp_path / "theirs", like=tmp_path / "run")
+    return run, open_run(tmp_path / "theirs")
+
+
+def test_tables_pages_and_cards_say_not_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    run, theirs = _beside(tmp_path)
+    comparison = join([arm_of_run("ours", run), arm_of_run("theirs", theirs)])
+    summary = summarise(comparison)
+    costs = next(line for line in markdown(summary).partition("## Cost")[2].splitlines() if line.startswith("| theirs"))
+    names = next(line for line in markdown(summary).partition("## Cost")[2].splitlines() if line.startswith("| arm"))
+    told = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (names, costs)), strict=True))
+    assert told["turns"] == "4" and told["frames"] == "2"
+    assert {told[name] for name in ("visual tok.", "prompt tok.", "written tok.", "s")} == {"not recorded"}
+    assert "visual tokens (1 of 1)" in markdown(summary)
+    assert summary["aiming"].keys() == {"ours", "theirs"}, "frames and sound of OmniAgent's looks are known"
+    ((_, detail),) = details(comparison)
+    ours, other = detail["arms"]
+    assert ours["absent"] == [] and "visual_tokens" in other["absent"] and other["seconds"] is None
+    assert other["looks"][0]["tokens"] is None and other["looks"][0]["hit"] is False
+    assert row_of(detail)[-1][1][5:7] == [2, None]
+    card = card_data(theirs)
+    assert card["commands"] == [] and card["harness"]["name"] == "OmniAgent" and card["time"]["model_s"] is None
+    assert "not recorded (model not recorded, media not recorded)" in page(card)
+    with pytest.raises(CardError, match="made elsewhere"):
+        Card.read(theirs.folder)
+
+
+def test_looks_that_are_not_known_are_not_called_misses(tmp_path: Path) -> None:
+    run = _ours(tmp_path / "run")
+    wrote = [assistant(1, "", call(1, "get_frames", start=0.0, end=9.0, num=2)), assistant(2, "A")]
+    choices = {"choices": ["red", "blue"], "target": "A", "input": "What happens in 0?"}
+    made = sample("a", [wrote[0], result(1, "frames"), wrote[1]], scores={"choice": {"value": "C"}}, **choices)
+    (tmp_path / "one.json").write_text(json.dumps(log([made])))
+    import_run(tmp_path / "one.json", tmp_path / "theirs", like=tmp_path / "run")
+    comparison = join([arm_of_run("ours", run), arm_of_run("theirs", open_run(tmp_path / "theirs"))])
+    assert summarise(comparison)["aiming"].keys() == {"ours"}
+    ((_, detail),) = details(comparison)
+    assert detail["truth"]["evidence"] and detail["arms"][1]["looks"][0]["hit"] is None
+    assert not {"miss", "unsupported", "no look", "repeat"} & set(detail["arms"][1]["flags"])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def apr(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["apr", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    lines(tmp_path / "rows.jsonl", [*rows("film"), "{broken\x1b[31m"])
+    status, out, err = apr("import", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
+    assert status == 0 and "with a score" in out and "left out: bad record" in out and "rows.jsonl, line 5" in err
+    assert "not recorded: visual tokens" in out and "\x1b" not in out + err
+    status, out, _ = apr("show", str(tmp_path / "out"), "--id", "q-film")
+    assert status == 0 and "2 frames, 0.00s to 5.00s" in out and "not recorded: " in out and "seed not recorded" in out
+    assert "0 visual tokens" not in out and "0.00 s" not in out
+    (tmp_path / "bad.jsonl").write_text("nothing\n")
+    status, _, err = apr("import", str(tmp_path / "bad.jsonl"), "--out", str(tmp_path / "c"), "--format", "omniagent")
+    assert status == 1 and "nothing in it can be read" in err and not (tmp_path / "c").exists()
+    assert apr("import", str(tmp_path / "bad.jsonl"), "--out", str(tmp_path / "c"), "--format", "x")[0] == 2

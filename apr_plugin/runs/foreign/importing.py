@@ -81,11 +81,12 @@ def import_run(
         raise WrongUsage("--task and --like both name the task; give one of them")
     if scorer and known != "inspect":
         raise WrongUsage(f"--scorer is for logs of inspect_ai, not for {known}")
-    matching = None if like is None else Matching(open_run(like, latest=True))
+    ours = None if like is None else open_run(like, latest=True)
+    matching = None if ours is None else Matching(ours)
     sources = [{"name": file.name, "bytes": file.stat().st_size, "sha256": digest(file)} for file in files]
     options = {name: value for name, value in (("task", task), ("scorer", scorer)) if value}
-    if like is not None:
-        options["like"] = ",".join("/".join(map(str, key)) for key in open_run(like, latest=True).keys)
+    if ours is not None:
+        options["like"] = " ".join(f"{'/'.join(map(str, one.question.key))} {one.question_hash}" for one in ours)
     config_hash = identity(known, sources, options)
     if (there := _there(out, config_hash, force)) is not None:
         return there
