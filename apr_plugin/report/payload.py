@@ -261,6 +261,7 @@ def _looks(
                 "start": _seconds(shown.start_s),
                 "end": _seconds(shown.end_s),
                 "times": [_seconds(time) for time in shown.times_s],
+                "counted": bool(shown.times_s) or trajectory.has(Figure.FRAMES),
                 "size": [shown.width, shown.height],
                 "audio_s": _seconds(shown.audio_s),
                 "tokens": shown.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,

@@ -350,7 +350,8 @@ def test_looks_that_are_not_known_are_not_called_misses(tmp_path: Path) -> None:
     comparison = join([arm_of_run("ours", run), arm_of_run("theirs", open_run(tmp_path / "theirs"))])
     assert summarise(comparison)["aiming"].keys() == {"ours"}
     ((_, detail),) = details(comparison)
-    assert detail["truth"]["evidence"] and detail["arms"][1]["looks"][0]["hit"] is None
+    first = detail["arms"][1]["looks"][0]
+    assert detail["truth"]["evidence"] and first["hit"] is None and not first["counted"]
     assert not {"miss", "unsupported", "no look", "repeat"} & set(detail["arms"][1]["flags"])
 
 

@@ -121,7 +121,7 @@ function Pictures({ look }) {
 function lookWords(look) {
   const window =
     look.start === look.end ? `at ${clock(look.start, true)}` : `${clock(look.start, true)} – ${clock(look.end, true)}`;
-  return `${look.kind === 'frames' ? count(look.times.length, 'frame') : look.kind} ${window}`;
+  return `${look.kind === 'frames' && look.counted ? count(look.times.length, 'frame') : look.kind} ${window}`;
 }
 
 function Look({ look, turn }) {

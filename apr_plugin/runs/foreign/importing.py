@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from apr_plugin.errors import AprError, WrongUsage
+from apr_plugin.files import check_regular
 from apr_plugin.runs.foreign.found import About, Reader, Wanted
 from apr_plugin.runs.foreign.inspect_files import is_log
 from apr_plugin.runs.foreign.matching import Matching
@@ -148,10 +149,14 @@ def _files(source: Path, format_name: str) -> list[Path]:
     if format_name and format_name not in FORMATS:
         raise WrongUsage(f"--format {one_line(format_name, 60)}: there are {', '.join(FORMATS)}")
     endings = FORMATS[format_name].endings if format_name else tuple({e for f in FORMATS.values() for e in f.endings})
-    if not source.exists():
-        raise AprError(f"{source}: no such file or folder")
-    if not source.is_dir():
-        return [source]
+    try:
+        if not source.is_dir():
+            check_regular(source)
+            return [source]
+    except FileNotFoundError:
+        raise AprError(f"{source}: no such file or folder") from None
+    except (OSError, ValueError) as error:
+        raise AprError(f"{source}: cannot read it: {getattr(error, 'strerror', None) or error}") from error
     found = sorted(path for path in source.rglob("*") if path.suffix in endings and path.is_file())
     if not found:
         raise AprError(f"{source}: it holds no file that ends in {', '.join(sorted(endings))}")
