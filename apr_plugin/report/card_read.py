@@ -234,8 +234,8 @@ def check_runnable(card: RunCard, path: Path, *, trust: bool, include_path: Path
             )
         if command.doubtful and not trust:
             raise AprError(
-                f"{path}: its model_args hold {', '.join(command.doubtful)}, which can send videos or a key to a "
-                f"server that the author of the card chose. Look at them ({one_line(command.model_args, 300)}) and "
+                f"{path}: its command has {', '.join(command.doubtful)}, which can send videos, answers or a key to a "
+                f"server that the author of the card chose. Look at it ({one_line(command.model_args, 300)}) and "
                 "add --trust"
             )
 
