@@ -198,7 +198,7 @@ def _sample(run: Run, key: Key, model: str, began: datetime) -> dict[str, Any]:
             "visual_tokens": trajectory.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,
             "evidence": [[part.start_s, part.end_s, part.video] for part in truth.evidence] if truth else [],
             "seed": trajectory.seed if trajectory.has(Figure.SEED) else None,
-            "apr": _record(trajectory) if trajectory.imported is None else None,
+            "apr": _record(trajectory),
         },
     }
 

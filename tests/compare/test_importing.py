@@ -287,6 +287,18 @@ def test_our_own_log_comes_back_as_it_was(tmp_path: Path) -> None:
     assert len(comparison.keys) == 3 and not any("version" in note for note in comparison.notes)
 
 
+def test_an_imported_run_can_be_exported_and_imported_again(tmp_path: Path) -> None:
+    import_run(lines(tmp_path / "rows.jsonl", rows("clip", [CLIP])), tmp_path / "first")
+    (before,) = open_run(tmp_path / "first")
+    (data,) = log_data(open_run(tmp_path / "first"))
+    (tmp_path / "log.json").write_text(json.dumps(data))
+    import_run(tmp_path / "log.json", tmp_path / "second")
+    (after,) = open_run(tmp_path / "second")
+    assert before.imported is not None and after.imported is not None
+    assert after.imported.absent == before.imported.absent and Figure.FRAMES in after.imported.absent
+    assert (after.turns, after.question, after.answer) == (before.turns, before.question, before.answer)
+
+
 def test_questions_take_the_names_of_another_run(tmp_path: Path) -> None:
     run = _ours(tmp_path / "run")
     choices = {"choices": ["Blue", "red"], "target": "B", "scores": {"choice": {"value": "C", "answer": "B"}}}

@@ -133,7 +133,9 @@ def _of_ours(
         dict(_mapping(_mapping(event).get("metadata")).get("apr") or {}) | {"text": said.words(message)[0]}
         for message, event in zip(wrote, events, strict=True)
     ]
-    data = {**ours, "turns": turns, "config_hash": "", "imported": {"format": "inspect", "place": place}}
+    lacks = _mapping(ours.get("imported")).get("absent") or []  # the run was imported before it was exported
+    origin = {"format": "inspect", "place": place, "absent": lacks}
+    data = {**ours, "turns": turns, "config_hash": "", "imported": origin}
     try:
         made = Trajectory.model_validate_json(json.dumps(data))
     except (ValidationError, ValueError, RecursionError) as error:
