@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from apr_plugin.loop.action import Answer
@@ -32,7 +32,7 @@ from apr_plugin.runs.foreign.omniagent_rows import (
     texts_of,
     together,
 )
-from apr_plugin.runs.foreign.records import Left, Unmapped, number, records
+from apr_plugin.runs.foreign.records import Left, Unmapped, file_name, number, records
 from apr_plugin.scoring.truth import Evidence, Truth, spans_text
 
 ENDINGS = (".jsonl", ".json", ".parquet")
@@ -108,7 +108,7 @@ def _found(given: Sequence[Row], named: tuple[str, str, int], place: str) -> Fou
     texts, prompt = texts_of(rows)
     last = rows[max(rows)]
     info = info_of(last)
-    name = _file_name(info.get("video"))
+    name = file_name(info.get("video"))
     question = question_of(info, [name] if name else [], named)
     absent = set(_NEVER)
     film = _film(info, absent)
@@ -218,12 +218,6 @@ def _film(info: Mapping[str, Any], absent: set[Figure]) -> Film:
     if duration <= 0:
         absent.add(Figure.DURATION)
     return Film(duration_s=max(0.0, duration), fps=fps, has_audio=_truthy(info.get("has_audio")))
-
-
-def _file_name(path: object) -> str:
-    """The last part of a foreign path; the rest of it means nothing here."""
-    name = PureWindowsPath(path).name if isinstance(path, str) else ""
-    return printable(name)[:255].replace("\0", "?")
 
 
 def _truthy(value: object) -> bool:

@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from apr_plugin.errors import AprError, require
 from apr_plugin.files import check_regular
+from apr_plugin.loop.text import printable
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of one line at most; a longer one is left out."""
@@ -75,6 +76,12 @@ def number(value: object, name: str) -> float:
         if math.isfinite(found):
             return found
     raise Left(Unmapped.BAD_RECORD, f"{name} is no number: {str(value)[:80]!r}")
+
+
+def file_name(path: object) -> str:
+    """The last part of a foreign path of any system; the rest of it means nothing here. Empty if it is no path."""
+    name = PureWindowsPath(path).name if isinstance(path, str) else ""
+    return printable(name)[:255].replace("\0", "?")
 
 
 def records(file: str | Path) -> Iterator[tuple[str, Any]]:
