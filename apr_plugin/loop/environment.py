@@ -23,7 +23,8 @@ from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
-from apr_plugin.loop.question import Question
+from apr_plugin.loop.question import Question, QuestionKind
+from apr_plugin.loop.references import FrameNames
 from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.loop.wires.apr import Size
 from apr_plugin.media import Frames, MediaDecodeError, MediaSettings
@@ -56,6 +57,8 @@ class Environment:
         self.question: Question | None = None
         self.videos: list[OpenVideo] = []
         self.visual_tokens_spent = 0
+        self.names = FrameNames(QuestionKind.FREE_FORM)
+        """The frames shown so far, by which an action or an answer may name a time; `shown` adds to them."""
         self._taken: dict[tuple[object, ...], int] = {}
 
     def reset(self, question: Question) -> None:
@@ -67,12 +70,14 @@ class Environment:
         self.close()
         self.question = question
         self.visual_tokens_spent = 0
+        self.names = FrameNames(question.kind)
         self._taken = {}
         for ref in question.videos:
             self.videos.append(OpenVideo(ref, self.settings))
             if self.cancelled.is_set():  # it was closed in the meantime by another thread
                 self.close()
                 return
+        self.names = FrameNames(question.kind, durations_s=self.durations_s)
 
     def close(self) -> None:
         """Return the files to the pool."""
@@ -108,7 +113,19 @@ class Environment:
             MediaError: the file could not be decoded there. This is not the model's mistake, so it ends the episode.
         """
         plan = self.plan(action)
-        return plan if isinstance(plan, ActionError) else self.look(plan)
+        outcome = plan if isinstance(plan, ActionError) else self.look(plan)
+        if isinstance(outcome, Percept):
+            self.shown(outcome)
+        return outcome
+
+    def shown(self, percept: Percept) -> None:
+        """Give the frames of a look their names, once it is certain that the model sees it.
+
+        `step` does this itself. Whoever calls `plan` and `look` may still refuse the percept between them.
+        """
+        look = percept.shown().names
+        if look is not None:
+            self.names = self.names.with_look(look)
 
     def plan(self, action: Look, visual_tokens: int | None = None) -> LookPlan | ActionError:
         """Check an action against the video and the budget, and plan what it will show; nothing is decoded.
@@ -140,6 +157,7 @@ class Environment:
                     subtitles=opened.subtitles_within(start, end),
                     several=self._several,
                     fitted=visual_tokens is not None,
+                    look=self._next_look,
                 )
             case GetClip():
                 return self._plan_clip(action, start, end, visual_tokens)
@@ -309,7 +327,14 @@ class Environment:
         """
         opened = self.videos[plan.video]
         percept = Percept(
-            plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several, fitted=plan.fitted
+            plan.kind,
+            plan.video,
+            plan.start_s,
+            plan.end_s,
+            fps=plan.fps,
+            several=plan.several,
+            fitted=plan.fitted,
+            look=plan.look,
         )
         remarks = list(plan.remarks)
         if plan.times_s:
@@ -376,6 +401,7 @@ class Environment:
             subtitles=opened.subtitles_at(times),
             several=self._several,
             fitted=limit is not None,
+            look=0 if action is None else self._next_look,
         )
 
     def _plan_clip(self, action: GetClip, start: float, end: float, limit: int | None) -> LookPlan:
@@ -409,7 +435,12 @@ class Environment:
             subtitles=opened.subtitles_within(start, end),
             several=self._several,
             fitted=limit is not None,
+            look=self._next_look,
         )
+
+    @property
+    def _next_look(self) -> int:
+        return len(self.names.looks) + 1
 
     @staticmethod
     def _asked(

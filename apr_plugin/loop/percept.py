@@ -44,6 +44,8 @@ class Percept:
     """Whether the frames are shown without their times."""
     fitted: bool = False
     """Whether it was made smaller to fit into the model's context."""
+    look: int = 0
+    """Number of the look in the episode, from 1; 0 if its frames have no names."""
     fps: float = 0.0
     """Frames per second of a clip."""
     waveform: NDArray[np.float32] | None = None
@@ -91,4 +93,5 @@ class Percept:
             fps=self.fps,
             untimed=self.untimed,
             fitted=self.fitted,
+            look=self.look,
         )

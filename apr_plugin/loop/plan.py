@@ -55,6 +55,8 @@ class LookPlan:
     """Whether the question has several videos."""
     fitted: bool = False
     """Whether a limit other than the budget's made it smaller: the room left in the model's context."""
+    look: int = 0
+    """Number that the look will have in the episode, from 1; 0 outside of one."""
 
     def in_words(self, remarks: Sequence[str]) -> str:
         """These remarks, then the subtitles: what stands beside the media."""
@@ -89,6 +91,7 @@ class LookPlan:
             remark=self.in_words(self.remarks),
             several=self.several,
             fitted=self.fitted,
+            look=self.look,
         )
 
     @property

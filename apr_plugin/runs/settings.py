@@ -21,7 +21,7 @@ from apr_plugin.loop.decoding import HELD_BYTES
 from apr_plugin.loop.notebook import is_template, load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
 from apr_plugin.loop.profiles import PROFILES
-from apr_plugin.loop.wires import WIRES
+from apr_plugin.loop.wires import WIRES, wire_of
 from apr_plugin.media import MediaSettings
 from apr_plugin.policies import check_policy, did_you_mean, known_policies, make_policy, policy_arguments
 from apr_plugin.runs.limits import Limits, limits_of
@@ -50,6 +50,8 @@ _OWN = (
     "passive_frames",
     "profile",
     "wire",
+    "frame_references",
+    "frame_times",
     "parsing",
     "system_prompt",
     "seed",
@@ -156,6 +158,16 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
     parsing = str(given.get("parsing", PROFILES[profile].parsing))
     if parsing not in ("repair", "strict"):
         raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
+    references, frame_times = (_flag(key, given) for key in ("frame_references", "frame_times"))
+    try:
+        form = wire_of(wire, references, frame_times)
+    except ValueError as error:
+        raise AprError(f"model_arg {error}") from error
+    if form.references and parsing == "strict" and arm == "agent":
+        raise AprError(
+            f"parsing=strict reads no names of frames, which wire={wire} has here: use parsing=repair, or "
+            "frame_references=false"
+        )
     prompt: str | None = None
     if given.get("system_prompt"):
         try:
@@ -180,7 +192,9 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
-            wire=cast(Literal["apr", "omniagent"], wire),
+            wire=cast(Literal["apr", "omniagent", "compact"], wire),
+            frame_references=None if form.references == WIRES[wire].references else form.references,
+            frame_times=None if form.frame_times == WIRES[wire].frame_times else form.frame_times,
             sampling=_read_sampling(
                 {key: given[key] for key in _SAMPLING if key in given},
                 WIRES[wire].sampling if arm == "agent" else Sampling(),
@@ -195,6 +209,16 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         raise AprError(
             f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}"
         ) from error
+
+
+def _flag(key: str, given: Mapping[str, Any]) -> bool | None:
+    """A setting that is true or false; `None` if it is not given."""
+    if options.given(given.get(key)) is None:
+        return None
+    try:
+        return options.flag(key, given[key])
+    except ValueError as error:
+        raise AprError(f"model_arg {error}") from error
 
 
 def _limit(key: str, value: Any) -> Any:

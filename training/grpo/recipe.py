@@ -168,7 +168,7 @@ class GrpoRecipe(_Part):
     """Limits of an episode."""
     draws: BudgetDraws = BudgetDraws()
     """Which of them vary."""
-    wire: Literal["apr", "omniagent"] = "apr"
+    wire: Literal["apr", "omniagent", "compact"] = "apr"
     """The form of prompts, see docs/wires.md."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns are read."""

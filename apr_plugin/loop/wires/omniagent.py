@@ -76,8 +76,8 @@ class OmniAgentWire(Wire):
         """The requested times (V 746-780)."""
         return percept.asked_s or percept.times_s
 
-    def _label(self, time_s: float) -> str:
-        return f"Frame {time_s:.2f}s:"
+    def _label(self, number: int, time_s: float) -> str:
+        return f"Frame {self._stamp(number, time_s)}:"
 
     def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
         """Sides in whole squares of 28 pixels, rounded down if the limit is exceeded.
