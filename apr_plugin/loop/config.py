@@ -47,7 +47,7 @@ class EpisodeConfig(BaseModel):
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
-    """Custom instructions, used in place of the default ones."""
+    """Custom instructions, used in place of the default ones; empty for none."""
     system_prompt_template: bool = False
     """Whether they are a template with the variables of the default instructions (`render_instructions`)."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)

@@ -169,7 +169,9 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             "frame_references=false"
         )
     prompt: str | None = None
-    if given.get("system_prompt"):
+    if given.get("system_prompt") == "none":
+        prompt = ""
+    elif given.get("system_prompt"):
         try:
             prompt = load_system_prompt(str(given["system_prompt"]))
         except (OSError, ValueError) as error:  # not text, or a name with a null character
@@ -201,7 +203,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             ),
             parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
-            system_prompt_template=prompt is not None and is_template(str(given["system_prompt"])),
+            system_prompt_template=bool(prompt) and is_template(str(given["system_prompt"])),
             seed=_number(given, "seed", 0),
         )
     except ValidationError as error:

@@ -339,14 +339,15 @@ def test_the_settings() -> None:
     assert hidden.form.references and not hidden.form.frame_times
     assert "frame_references" not in plain.describe(Playback([""]))
     assert hidden.describe(Playback([""]))["frame_times"] is False
-    for given, words in (
+    assert settings(wire="compact", system_prompt="none").system_prompt == ""
+    for bad, words in (
         ({"frame_times": "false"}, "frame_times=false needs frame_references=true"),
         ({"wire": "compact", "parsing": "strict"}, "parsing=strict reads no names"),
         ({"profile": "omniagent", "frame_references": "true"}, "parsing=strict reads no names"),
         ({"frame_references": "perhaps"}, "frame_references"),
     ):
         with pytest.raises(AprError, match=words):
-            settings(**given)
+            settings(**bad)
     with pytest.raises(ValueError, match="strict parsing reads no names"):
         EpisodeConfig(wire="compact", parsing="strict")
 
