@@ -18,7 +18,14 @@ from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
+from apr_plugin.loop.policy import (
+    Generation,
+    ImagePart,
+    Policy,
+    PolicyUnavailable,
+    Prompt,
+    visual_token_of,
+)
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
 from apr_plugin.loop.references import FrameNames
@@ -81,7 +88,9 @@ class Episode:
         """Whether turns and answers are read as in OmniAgent's environment."""
         self.seed = config.seed_for(question)
         """Seed of this episode."""
-        self.environment = Environment(config.budget, config.media, policy.modalities, config.form)
+        self.environment = Environment(
+            config.budget, config.media, policy.modalities, config.form, visual_token_of(policy)
+        )
         self.asking = Asking(policy, config.sampling, self.seed, self._seconds_left, config.budget.prompt_tokens)
         self.turns: list[Turn] = []
         """The turns so far."""

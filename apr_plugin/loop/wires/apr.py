@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from apr_plugin.loop.action import Answer, GetFrames
-from apr_plugin.loop.budget import PATCH_PIXELS, PATCH_PX, visual_tokens
+from apr_plugin.loop.budget import VISUAL_TOKEN, VisualToken
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.percept import OMITTED, Percept
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Sampling, TextPart, VideoPart
@@ -213,22 +213,25 @@ class Wire:
         }
         return json.dumps(whole, ensure_ascii=False)
 
-    def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
+    def frame_size(self, width: int, height: int, max_pixels: int, token: VisualToken = VISUAL_TOKEN) -> Size:
         """The size at which a frame is shown: its own shape, with at most `max_pixels`.
 
-        It has no more visual tokens than that many pixels have. A processor rounds sides to whole 28-pixel squares,
+        It has no more visual tokens than that many pixels have. A processor rounds sides to whole squares of a token,
         also upwards, so the tokens are counted after rounding.
         """
         size = fit(width, height, max_pixels)
-        most, longer = max(1, max_pixels // PATCH_PIXELS), max(size)
-        while visual_tokens(*size) > most and longer > 1:
-            longer = min(longer - 1, math.ceil((most + 0.5) * PATCH_PX))
+        side = token.side_px
+        most, longer = max(1, max_pixels // side**2), max(size)
+        while token.of_picture(*size) > most and longer > 1:
+            longer = min(longer - 1, math.ceil((most + 0.5) * side))
             size = max(1, width * longer // max(width, height)), max(1, height * longer // max(width, height))
         return size
 
-    def clip_size(self, width: int, height: int, max_pixels: int, frames: int) -> Size:
+    def clip_size(
+        self, width: int, height: int, max_pixels: int, frames: int, token: VisualToken = VISUAL_TOKEN
+    ) -> Size:
         """The size at which each of a clip's frames is shown."""
-        return self.frame_size(width, height, max_pixels)
+        return self.frame_size(width, height, max_pixels, token)
 
     def clip_count(self, length_s: float, fps: float, file_fps: float | None) -> int:
         """How many frames a clip shows of a window, sampled at `fps`."""
