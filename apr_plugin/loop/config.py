@@ -15,6 +15,7 @@ from apr_plugin import __version__
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.notebook import prompt_hash
 from apr_plugin.loop.policy import Modality, Policy, Sampling
+from apr_plugin.loop.profiles import WireName
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.wires import Wire, wire_of
 from apr_plugin.media import MediaSettings
@@ -33,7 +34,7 @@ class EpisodeConfig(BaseModel):
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()
     """How files are read: exact frames or keyframes, and which decoder."""
-    wire: Literal["apr", "omniagent", "compact"] = "apr"
+    wire: WireName = "apr"
     """The form of everything but the instructions, and which pictures a look has; a name in `WIRES`."""
     frame_references: bool | None = None
     """Whether shown frames have names that an action or an answer may give in place of times (`loop.references`);
@@ -52,6 +53,9 @@ class EpisodeConfig(BaseModel):
     """Whether they are a template with the variables of the default instructions (`render_instructions`)."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the run."""
+    profile: str = ""
+    """Digest of the checkpoint's profile (`loop.profile_file`) from which the settings above were taken, where no
+    argument said otherwise; empty if there was none. It does not decide an answer, so it is not in the hash."""
 
     @model_validator(mode="after")
     def _names_can_be_read(self) -> Self:
@@ -79,7 +83,9 @@ class EpisodeConfig(BaseModel):
 
     def describe_with(self, policy: Mapping[str, Any], prompt_hash: str) -> dict[str, Any]:
         """The same from a policy's description and the hash of the prompts, as a card has them."""
-        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
+        config = self.model_dump(
+            mode="json", exclude={"system_prompt": True, "profile": True, "media": {"isolation", "root"}}
+        )
         for key in ("frame_references", "frame_times"):  # left out, they don't change the hash of earlier runs
             if config[key] is None:
                 del config[key]
