@@ -133,13 +133,13 @@ def test_a_checkpoint_has_its_profile_and_arguments_win(tmp_path: Path) -> None:
     assert config_of(pretrained=str(own), profile="checkpoint") == config
     assert config_of(pretrained=str(plain), profile=str(own)) == config
     assert config_of(pretrained=str(plain), profile=str(own / PROFILE_FILE)) == config
-    for given, words in (
+    for bad, words in (
         ({"pretrained": str(plain), "profile": "checkpoint"}, "carries no apr_profile.json"),
         ({"pretrained": str(plain), "profile": "compat"}, "the profiles are default, omniagent, paper, checkpoint"),
         ({"pretrained": str(own), "parsing": "strict"}, "parsing=strict reads no names"),
     ):
         with pytest.raises(AprError, match=words):
-            config_of(**given)
+            config_of(**bad)
     with pytest.raises(AprError, match="policies other than hf, vllm carries no"):
         read_settings({"policy": "guess", "profile": "checkpoint"})
     OWN.model_copy(update={"instructions": "Adapted."}).write(plain)
