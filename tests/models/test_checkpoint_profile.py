@@ -140,6 +140,8 @@ def test_a_checkpoint_has_its_profile_and_arguments_win(tmp_path: Path) -> None:
     ):
         with pytest.raises(AprError, match=words):
             config_of(**bad)
+    for name in ("x" * 5000, "a\0b"):
+        assert profile_of_checkpoint(name + "/y", "hf", fetch=False) is None
     with pytest.raises(AprError, match="policies other than hf, vllm carries no"):
         read_settings({"policy": "guess", "profile": "checkpoint"})
     OWN.model_copy(update={"instructions": "Adapted."}).write(plain)
