@@ -223,16 +223,17 @@ def export(
     board: Annotated[
         str,
         typer.Argument(
-            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai) or card."
+            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai), "
+            "lmms_trace (lmms-eval's agentic traces) or card."
         ),
     ],
     run: Annotated[Path, typer.Argument(help="A finished run.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; for inspect and card a folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file, or for inspect, lmms_trace and card the folder.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="The benchmark's own file of questions.")] = None,
     config: Annotated[str | None, typer.Option(help="The run's configuration, if the folder has several.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="Of several, the one that was evaluated last.")] = False,
 ) -> None:
-    """Write a run in the form that a leaderboard takes, as a model card, as logs of inspect_ai, or as a card."""
+    """Write a run in the form that a leaderboard takes, as a model card, as logs or traces of others, or as a card."""
     from apr_plugin.cli.export import run_export
 
     run_export(board, run, out, annotations=annotations, config=config, latest=latest)
@@ -366,15 +367,19 @@ def probe(
 @app.command()
 def doctor(
     fast: Annotated[bool, typer.Option("--fast", help="Only check what is installed; try nothing.")] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="Also say which profile this checkpoint (folder or hub name) carries."),
+    ] = None,
 ) -> None:
     """Try what each command needs, and list the installed versions, extras and devices and what will work.
 
     Exit status 1: something that is installed does not work; the output names the package that breaks it and the
-    command that repairs it.
+    command that repairs it. Or the checkpoint's profile can't be read.
     """
     from apr_plugin.cli.doctor import run_doctor
 
-    raise SystemExit(run_doctor(fast))
+    raise SystemExit(run_doctor(fast, checkpoint))
 
 
 @tasks.callback()
@@ -618,6 +623,27 @@ def page(
 
     options = Options(host, port, out, max_concurrent, queue, Limits(max_upload_mib, max_upload_minutes), timeout_s)
     run_app(model_args, examples, root, options)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A file of records that were made elsewhere, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="The new run's folder.")],
+    format: Annotated[str, typer.Option(help="omniagent or inspect; default: as the files are.")] = "",
+    task: Annotated[str, typer.Option(help="Name of the task; default: the record's own.")] = "",
+    scorer: Annotated[str, typer.Option(help="Of several scorers of inspect_ai, the one that gives the score.")] = "",
+    like: Annotated[
+        Path | None, typer.Option(help="A run whose names of the same questions are taken, to compare with it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier import in that folder.")] = False,
+) -> None:
+    """Import a run that was made elsewhere, so that it can be shown, reported and compared; say what it lacks.
+
+    No file that is named in it is opened. Exit status 1: nothing could be read.
+    """
+    from apr_plugin.cli.importing import run_import
+
+    raise SystemExit(run_import(source, out, format_name=format, task=task, scorer=scorer, like=like, force=force))
 
 
 if __name__ == "__main__":

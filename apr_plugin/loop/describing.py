@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Shown
 
+Has = Callable[[Figure], bool]
+"""Whether a figure was recorded (`Trajectory.has`)."""
 
-def describe_shown(shown: Shown) -> str:
-    """One line about what a look showed: `16 frames of 448x252, 0.00s to 60.00s, 1296 visual tokens`."""
+
+def everything(_: Figure) -> bool:
+    """Every figure was recorded."""
+    return True
+
+
+def describe_shown(shown: Shown, has: Has = everything) -> str:
+    """One line about what a look showed, as far as it was recorded."""
     where = f"video {shown.video}, " if shown.video else ""
     match shown.kind:
         case "audio":
@@ -15,9 +26,10 @@ def describe_shown(shown: Shown) -> str:
             text = shown.remark
         case _:
             span = f"{shown.times_s[0]:.2f}s to {shown.times_s[-1]:.2f}s" if shown.times_s else "no times"
+            if not shown.times_s and not has(Figure.FRAMES):
+                return f"{where}{shown.kind} of {shown.start_s:.2f}s to {shown.end_s:.2f}s; which frames, not recorded"
             sound = f" with {shown.audio_s:.1f} s of sound" if shown.audio_s else ""
-            text = (
-                f"{where}{len(shown.times_s)} frames of {shown.width}x{shown.height}, {span}{sound}, "
-                f"{shown.visual_tokens} visual tokens"
-            )
+            size = f" of {shown.width}x{shown.height}" if shown.width else ""
+            tokens = f", {shown.visual_tokens} visual tokens" if has(Figure.VISUAL_TOKENS) else ""
+            text = f"{where}{len(shown.times_s)} frames{size}, {span}{sound}{tokens}"
     return text + (f" {shown.remark}" if shown.remark and shown.kind != "images" else "")
