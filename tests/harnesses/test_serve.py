@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from apr_testing import answer, look
 from PIL import Image
-from serve_testing import Served, busy, chat, choices, data_url, letters, user, video_part
+from serve_testing import Served, busy, chat, choices, data_url, letters, user, video_part, wait_for
 
 from apr_plugin import open_run
 from apr_plugin.harnesses.serve.limits import ServeLimits
@@ -87,7 +87,7 @@ def test_an_async_client_and_an_uploaded_video(served: Served, served_needles: P
     trajectory = Trajectory.from_json(told)
     assert trajectory.answer == doc["answer"] and trajectory.question.videos[0].path == "upload-1"
     assert str(served.service.uploads.folder) not in reply.model_dump_json()
-    assert served.idle(), "the uploaded file is deleted"
+    wait_for(served.idle)  # the uploaded file is deleted
 
 
 def test_a_stream_has_the_thought_before_the_look_ends(served: Served, served_needles: Path) -> None:
