@@ -110,7 +110,7 @@ class ServerControl:
             version: Their name, which no other weights have.
 
         Raises:
-            ServerFault: it failed; the server then has no version, and must be started again.
+            ServerFault: it failed; the server then has no version and no usable weights until others are loaded.
         """
         self._ask("/update_weight_version", {"new_version": f"{LOADING} {version}"})
         body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
@@ -119,7 +119,7 @@ class ServerControl:
         except ServerFault as fault:
             raise self._fault(
                 f"it could not load the weights in {folder}: {fault.said}. Can it read that path (rollouts.weights_dir)? "
-                "A server whose loading failed must be started again"
+                "It can't be used until other weights are loaded, or it is started again"
             ) from None
         for cache in CACHES:
             self._reset(cache)

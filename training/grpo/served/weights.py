@@ -91,13 +91,13 @@ def _as_whole(folder: Path) -> None:
 
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
-            tensors = {PREFIX + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            tensors = {_prefixed(name): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
         renamed = file.with_suffix(".renamed")
         save_file(tensors, renamed, metadata={"format": "pt"})
         renamed.replace(file)
     for index in folder.glob("*.safetensors.index.json"):
         told = json.loads(index.read_text())
-        told["weight_map"] = {PREFIX + name: file for name, file in told["weight_map"].items()}
+        told["weight_map"] = {_prefixed(name): file for name, file in told["weight_map"].items()}
         index.write_text(json.dumps(told, indent=2) + "\n")
     path = folder / "config.json"
     config = json.loads(path.read_text())
@@ -109,6 +109,11 @@ def _as_whole(folder: Path) -> None:
         "thinker_config": config,
     }
     path.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def _prefixed(name: str) -> str:
+    """transformers writes the prefix itself if the Thinker was loaded from a whole checkpoint."""
+    return name if name.startswith(PREFIX) else PREFIX + name
 
 
 def names_in(folder: Path) -> set[str]:
@@ -136,7 +141,7 @@ def check_names_of(folder: Path, pretrained: str) -> None:
         return
     base, ours = names_in(source), names_in(folder)
     if any(name.startswith(PREFIX) for name in ours):  # the parts that speak are not trained
-        base = {name for name in base if name.startswith(PREFIX)} or {PREFIX + name for name in base}
+        base = {name for name in base if name.startswith(PREFIX)} or {_prefixed(name) for name in base}
     # transformers leaves out a last layer that is tied, and buffers that are computed.
     base = {name for name in base if not name.endswith(("lm_head.weight", "inv_freq"))}
     if missing := sorted(base - ours):
