@@ -40,8 +40,8 @@ def make_trainer(
         out: Folder of checkpoints, logs and samples.
 
     Raises:
-        AprError: the checkpoint can't be loaded, TRL differs from what is needed, a field of the recipe does not fit the
-            questions or the machine, or a server of `rollouts` can't be used.
+        AprError: the checkpoint can't be loaded, TRL differs from what is needed, a field of the recipe does not fit
+            the questions or the machine, or a server of `rollouts` can't be used.
     """
     recipe.check_trainer()
     check_trl()
@@ -56,9 +56,7 @@ def make_trainer(
     quiet = bool(args.disable_tqdm) or args.process_index != 0
     config = episode_config(recipe, durations)
     rollouts = (
-        ServedRollouts(
-            student, config, recipe.sampling, recipe.rollouts, out, rank=args.process_index, quiet=quiet
-        )
+        ServedRollouts(student, config, recipe.sampling, recipe.rollouts, out, rank=args.process_index, quiet=quiet)
         if recipe.rollouts.servers
         else Rollouts(student, config, recipe.sampling, quiet=quiet)
     )

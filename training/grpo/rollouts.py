@@ -100,7 +100,8 @@ class Rollouts:
 
         def note(prompt: Prompt, generation: Generation) -> None:
             if prompt.asked is not None and generation.token_ids:
-                turns.setdefault(prompt.asked.episode, {})[prompt.asked.turn] = SampledTurn(self._seen(prompt), generation)
+                turn = SampledTurn(self._seen(prompt), generation)
+                turns.setdefault(prompt.asked.episode, {})[prompt.asked.turn] = turn
 
         with self._progress(len(questions)) as progress:
             done = run_sync(

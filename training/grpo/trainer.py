@@ -356,7 +356,7 @@ class InvestigationTrainer(ServedSteps, OwnNames, GRPOTrainer):  # type: ignore[
 
     def _keep_samples(self, step: int) -> None:
         kept = self.recipe.samples
-        if self._latest is None or self._latest[1] is None or not kept.trajectories or step % kept.every or not self.accelerator.is_main_process:
+        if self._latest is None or not kept.trajectories or step % kept.every or not self.accelerator.is_main_process:
             return
         done, judged, first = self._latest
         folder = Path(self.args.output_dir) / SAMPLES / f"step-{step:06}"

@@ -118,8 +118,8 @@ class ServerControl:
             self._ask("/collective_rpc", body, self._reload_s)
         except ServerFault as fault:
             raise self._fault(
-                f"it could not load the weights in {folder}: {fault.said}. Can it read that path (rollouts.weights_dir)? "
-                "It can't be used until other weights are loaded, or it is started again"
+                f"it could not load the weights in {folder}: {fault.said}. Can it read that path "
+                "(rollouts.weights_dir)? It can't be used until other weights are loaded, or it is started again"
             ) from None
         for cache in CACHES:
             self._reset(cache)

@@ -110,7 +110,7 @@ def wav_bytes(sound: AudioPart) -> bytes:
     block.sample_rate, block.pts, block.time_base = sound.sample_rate, 0, Fraction(1, sound.sample_rate)
     out = io.BytesIO()
     with av.open(out, "w", format="wav") as file:
-        stream = file.add_stream("pcm_f32le", rate=sound.sample_rate, layout="mono")
+        stream: Any = file.add_stream("pcm_f32le", rate=sound.sample_rate, layout="mono")
         file.mux(stream.encode(block))
         file.mux(stream.encode(None))
     return out.getvalue()

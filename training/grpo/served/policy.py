@@ -1,8 +1,8 @@
 """`ServedPolicy`: turns of an external vLLM server whose weights follow those of a trainer.
 
-It differs from `policy=openai` in what training needs: media without loss, sampling from the whole distribution whatever
-the checkpoint's generation settings say, no tokens of media, the server's own token ids, and a prompt that is the
-student's token for token.
+It differs from `policy=openai` in what training needs: media without loss, sampling from the whole distribution
+whatever the checkpoint's generation settings say, no tokens of media, the server's own token ids, and a prompt that is
+the student's token for token.
 """
 
 from __future__ import annotations
@@ -163,6 +163,4 @@ class ServedPolicy:
 
 def _whole(usage: Usage, said: Generation) -> Usage:
     """The usage with the counts that the tokens themselves give."""
-    return replace(
-        usage, prompt_tokens=len(said.prompt_token_ids or ()), completion_tokens=len(said.token_ids or ())
-    )
+    return replace(usage, prompt_tokens=len(said.prompt_token_ids or ()), completion_tokens=len(said.token_ids or ()))

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 class ServedSteps:
     """What a trainer has for steps with servers; to be inherited before a trainer of TRL."""
 
-    rollouts: Any
     state: Any
     args: Any
     model: Any
@@ -61,8 +60,10 @@ class ServedSteps:
         checkpoint = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         if step and not (checkpoint / TRAINER_STATE_NAME).is_file():
             self._save_checkpoint(self.model, trial=None)
-        saved = f"Step {step} is saved in {checkpoint}, and the same command continues from it" if step else (
-            "Nothing was trained yet; the same command begins again"
+        saved = (
+            f"Step {step} is saved in {checkpoint}, and the same command continues from it"
+            if step
+            else ("Nothing was trained yet; the same command begins again")
         )
         return saved + (f". The trajectories of the rollout are in {folder}" if folder is not None else "")
 

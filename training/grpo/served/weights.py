@@ -112,7 +112,7 @@ def _as_whole(folder: Path) -> None:
 
 
 def _prefixed(name: str) -> str:
-    """transformers writes the prefix itself if the Thinker was loaded from a whole checkpoint."""
+    """The name in a whole checkpoint, which transformers itself writes if the Thinker was loaded from one."""
     return name if name.startswith(PREFIX) else PREFIX + name
 
 
