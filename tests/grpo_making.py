@@ -132,7 +132,7 @@ def scripted(student: Student, recipe: Any, says: Says | None = None, repeats: i
     return ScriptedDraws(student, says or (lambda _, repeat: plan(repeat, student.family.hears)), seeds)
 
 
-def taught(base: Path, recipe: Any, says: Says, folder: Path, steps: int = 150) -> Path:
+def taught(base: Path, recipe: Any, says: Says, folder: Path, steps: int = 20) -> Path:
     """A copy of a small model that has learned to say this in the rollouts of a recipe, so that it needs no script.
 
     Where two trajectories of a question say different things after the same prompt, it has learned to say either.
@@ -161,12 +161,13 @@ def taught(base: Path, recipe: Any, says: Says, folder: Path, steps: int = 150) 
             [{"question": number} for number in range(len(asked)) for _ in range(2)]
         )
     trainer.rollouts.close()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    rows = {(row.ids, row.target): row for (row,) in part.packs}.values()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     for _ in range(steps):
         optimiser.zero_grad()
-        for (row,) in part.packs:
+        for row in rows:
             scored = trainer.forward(model, model.get_output_embeddings(), (row,), "cpu")
-            (-scored.logprobs.sum() / part.tokens).backward()
+            (-scored.logprobs.mean() / len(rows)).backward()
         optimiser.step()
     model.save_pretrained(folder)
     student.encoder.processor.save_pretrained(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def test_a_server_that_fails_to_load_has_no_version(state: dict[str, Any], words
 def test_a_server_that_can_not_be_used_is_refused(state: dict[str, Any], words: str) -> None:
     with dev_server(**state) as server, pytest.raises(ServerFault, match=words):
         ServerControl(server.address).look(None, 4096)
-    with dev_server() as server, pytest.raises(ServerFault, match="no model 'other' .*it has tiny"):
+    with dev_server() as server, pytest.raises(ServerFault, match=r"no model 'other' .*it has tiny"):
         ServerControl(server.address).look("other", 4096)
 
 
@@ -181,8 +180,6 @@ def test_media_is_sent_without_loss(student: Any) -> None:
     with av.open(io.BytesIO(wav_bytes(heard))) as file:
         blocks = [frame.to_ndarray() for frame in file.decode(audio=0)]
     assert np.array_equal(np.concatenate(blocks, axis=-1).ravel(), heard.waveform)
-    with pytest.raises(wave.Error):  # 32-bit samples are no integers
-        wave.open(io.BytesIO(wav_bytes(heard)))
 
 
 def _picture(text: str) -> Any:
