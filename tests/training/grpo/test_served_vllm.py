@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ from apr_plugin.training.grpo.served.policy import ServedPolicy  # noqa: E402
 from apr_plugin.training.grpo.served.rollouts import ServedRollouts  # noqa: E402
 from apr_plugin.training.grpo.served.weights import save_weights  # noqa: E402
 from apr_plugin.training.sft.learner import load_learner  # noqa: E402
-from apr_plugin.training.sft.recipe import StudentSettings  # noqa: E402
+from apr_plugin.training.sft.recipe import LoraSettings, StudentSettings  # noqa: E402
 from apr_plugin.training.student import Student  # noqa: E402
 
 pytestmark = [pytest.mark.xdist_group("vllm"), pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -71,9 +74,8 @@ def prepare(
     made = taught(tiny(WHOLE), GrpoRecipe.model_validate(plain), says, folder / "student")
 
     def make(**more: Any) -> GrpoRecipe:
-        trainer = {"max_steps": 2, "optim": "sgd", "learning_rate": 1e-3, "max_grad_norm": 0.0} | more.pop(
-            "trainer", {}
-        )
+        trainer = {"max_steps": 2, "optim": "sgd", "learning_rate": 1e-3, "max_grad_norm": 0.0}
+        trainer |= more.pop("trainer", {})
         data = recipe_of(made, questions, generations=6, rollouts={"servers": [address]}, trainer=trainer, **more)
         return GrpoRecipe.model_validate(data | {"student": {"pretrained": str(made), "context_tokens": CONTEXT}})
 
@@ -209,3 +211,28 @@ def test_a_fault_stops_the_run_with_its_step_saved(
     run_grpo(recipe, out)
     logs = json.loads((out / "final" / "training.json").read_text())["log"]
     assert [log["step"] for log in logs] == [1, 2]
+
+
+def test_processes_shards_and_adapters(prepare: Any, address: str, tmp_path: Path) -> None:
+    """Two processes on gloo: DDP with adapters, and FSDP2. What the server gets is what they train, at each step."""
+    gloo = {"ddp_backend": "gloo", "ddp_timeout": 240}
+    lora = {"what": "lora", "towers": "frozen", "lora": {"r": 8, "alpha": 16}}
+    more = {"ddp": {"learn": lora, "trainer": gloo | {"learning_rate": 0.05}}, "fsdp": {"trainer": gloo}}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).with_name("grpo_ranks.py"))]
+    for way, changes in more.items():
+        (path := tmp_path / f"{way}.yaml").write_text(prepare(**changes).model_dump_json())
+        command += [way, str(path), str(tmp_path / way)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    for way in more:
+        told = json.loads((tmp_path / way / "final" / "training.json").read_text())
+        assert told["processes"] == 2 and [log["step"] for log in told["log"]] == [1, 2]
+        for log in told["log"]:
+            assert log["rows"] > 0 and 0 < log["sampling/logp_difference"] < EQUAL, (way, log)
+        assert [folder.name for folder in (tmp_path / way / "rollout-weights").iterdir()] == ["step-1"]
+    pushed = load_file(tmp_path / "ddp" / "rollout-weights" / "step-1" / "model.safetensors")
+    first = load_file(Path(prepare().student.pretrained) / "model.safetensors")
+    changed = {name for name in pushed if not torch.equal(pushed[name], first[name])}
+    assert {name.split(".")[-2] for name in changed} == set(LoraSettings().targets)
