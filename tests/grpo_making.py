@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ def taught(base: Path, recipe: Any, says: Says, folder: Path, steps: int = 20) -
     import torch
 
     from apr_plugin.training.grpo.making import make_trainer
+    from apr_plugin.training.grpo.served.media import without_clip_sound
     from apr_plugin.training.synthesis.questions import load_questions
 
     asked = load_questions(recipe.questions)
@@ -161,7 +163,9 @@ def taught(base: Path, recipe: Any, says: Says, folder: Path, steps: int = 20) -
             [{"question": number} for number in range(len(asked)) for _ in range(2)]
         )
     trainer.rollouts.close()
-    rows = {(row.ids, row.target): row for (row,) in part.packs}.values()
+    # Without the sound of clips, which servers don't play.
+    silent = [replace(row, prompt=without_clip_sound(row.prompt), ids=()) for (row,) in part.packs]
+    rows = {(row.prompt.text, row.target): row for row in silent}.values()
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     for _ in range(steps):
         optimiser.zero_grad()

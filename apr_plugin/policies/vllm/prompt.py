@@ -22,10 +22,11 @@ from apr_plugin.models.compat import clip_size, expands_bare_clip
 from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
 from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_pairs
 
-TICKS_PER_S = 1000
-"""Frames of a clip are numbered in milliseconds of their video.
+TICKS = 1024
+"""Frames of a clip are numbered in this part of the time between two of them.
 
-With this, `frames_indices / fps` is the true time of each frame for every family.
+With this, `frames_indices / fps` is the true time of each frame for every family. It is a power of two, so that the
+rate which processors compute, frames / total x fps, is exactly the clip's: positions of frames are rounded down.
 """
 
 
@@ -136,18 +137,21 @@ class VllmPrompts(PromptEncoder):
 
 def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
     """A clip with an even number of frames, because the encoder takes pairs, and its timing for the processors."""
-    frames, times = in_pairs(part)
-    seconds = len(times) / part.fps
-    timing = {
-        "fps": float(TICKS_PER_S),
-        "frames_indices": [round(time_s * TICKS_PER_S) for time_s in times],
-        # So that frames / total x fps, the sampling rate, is the clip's.
-        "total_num_frames": round(seconds * TICKS_PER_S),
-        "duration": seconds,
-        "video_backend": "apr-plugin",
+    frames, _ = in_pairs(part)
+    return np.ascontiguousarray(frames), clip_timing(part) | {"video_backend": "apr-plugin"}
+
+
+def clip_timing(part: VideoPart) -> dict[str, Any]:
+    """What processors have to know of the frames of `in_pairs`: their numbers, and how many there are in how long."""
+    _, times = in_pairs(part)
+    rate = part.fps * TICKS
+    return {
+        "fps": rate,
+        "frames_indices": [round(time_s * rate) for time_s in times],
+        "total_num_frames": len(times) * TICKS,
+        "duration": len(times) / part.fps,
         "do_sample_frames": False,
     }
-    return np.ascontiguousarray(frames), timing
 
 
 def _limits(size: Mapping[str, int]) -> Pixels:

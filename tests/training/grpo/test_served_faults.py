@@ -24,10 +24,11 @@ from vllm_server import free_port  # noqa: E402
 
 from apr_plugin.errors import AprError  # noqa: E402
 from apr_plugin.loop.policy import AudioPart, PolicyUnavailable, Sampling, VideoPart  # noqa: E402
+from apr_plugin.policies.vllm.prompt import TICKS  # noqa: E402
 from apr_plugin.training.grpo.recipe import GrpoRecipe, read_recipe  # noqa: E402
 from apr_plugin.training.grpo.running import run_grpo  # noqa: E402
 from apr_plugin.training.grpo.served.control import ServerControl, ServerFault  # noqa: E402
-from apr_plugin.training.grpo.served.media import TICKS, request_of, wav_bytes, without_clip_sound  # noqa: E402
+from apr_plugin.training.grpo.served.media import request_of, wav_bytes, without_clip_sound  # noqa: E402
 from apr_plugin.training.grpo.served.policy import ServedPolicy  # noqa: E402
 from apr_plugin.training.grpo.served.settings import RolloutSettings  # noqa: E402
 

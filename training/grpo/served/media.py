@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -26,10 +26,7 @@ from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, 
 from apr_plugin.models.families import MIN_SOUND
 from apr_plugin.models.prompt import PromptEncoder, in_pairs
 from apr_plugin.policies.openai.media import image_uri
-
-TICKS = 1024
-"""Frames of a clip are numbered in this part of the time between two of them. It is a power of two, so that the rate
-which vLLM computes from the numbers is exact: positions of frames are rounded down."""
+from apr_plugin.policies.vllm.prompt import clip_timing
 
 
 def without_clip_sound(prompt: Prompt) -> Prompt:
@@ -62,7 +59,7 @@ def request_of(prompt: Prompt, encoder: PromptEncoder) -> dict[str, Any]:
         frames = len(in_pairs(clips[0])[0]) if clips and family.clip == "timed" else 1
         body["mm_processor_kwargs"] = {"size": encoder.size_limits(frames)}
     for clip in clips:
-        body["media_io_kwargs"] = {"video": _timing(clip)}
+        body["media_io_kwargs"] = {"video": {"num_frames": -1} | clip_timing(clip)}
         # vLLM assumes 2 frames a second in clips of families that hear.
         heard = {"fps": clip.fps, "second_per_grid_ts": [FRAME_PAIR / clip.fps]} if family.hears else {}
         body["mm_processor_kwargs"] |= {"do_sample_frames": False, **heard}
@@ -85,20 +82,6 @@ def _content(part: Part, harmless: Callable[[str], str]) -> dict[str, Any]:
             frames, _ = in_pairs(part)
             pictures = ",".join(image_uri(frame, "png").partition(",")[2] for frame in frames)
             return {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{pictures}"}}
-
-
-def _timing(clip: VideoPart) -> Mapping[str, Any]:
-    """How the server reads a clip: every frame, at its true time."""
-    _, times = in_pairs(clip)
-    rate = clip.fps * TICKS
-    return {
-        "num_frames": -1,
-        "fps": rate,
-        "frames_indices": [round(time_s * rate) for time_s in times],
-        "total_num_frames": len(times) * TICKS,
-        "duration": len(times) / clip.fps,
-        "do_sample_frames": False,
-    }
 
 
 def wav_bytes(sound: AudioPart) -> bytes:
