@@ -91,8 +91,17 @@ class ServedRollouts(Rollouts):
                 return fault
             return None
 
+        from tqdm import tqdm
+
         with ThreadPoolExecutor(len(self.controls)) as pool:
-            faults = [fault for fault in pool.map(load, self.controls) if fault is not None]
+            waiting = tqdm(
+                pool.map(load, self.controls),
+                desc="weights to servers",
+                total=len(self.controls),
+                leave=False,
+                disable=self.quiet,
+            )
+            faults = [fault for fault in waiting if fault is not None]
         if faults:
             raise ServerFault("; ".join(map(str, faults)))
         if self._loaded is not None and self._loaded != folder:
