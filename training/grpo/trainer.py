@@ -122,6 +122,7 @@ class InvestigationTrainer(ServedSteps, OwnNames, GRPOTrainer):  # type: ignore[
             inputs: The elements of this process, `generations` in a row for each question.
         """
         step, recipe = self.state.global_step, self.recipe
+        self._latest = None
         visit = step // (self.args.steps_per_generation * self.num_iterations)
         first = self.accelerator.process_index * len(inputs)
         asked = [self.questions[element["question"]] for element in inputs]

@@ -63,7 +63,7 @@ class ServedSteps:
         saved = (
             f"Step {step} is saved in {checkpoint}, and the same command continues from it"
             if step
-            else ("Nothing was trained yet; the same command begins again")
+            else "Nothing was trained yet; the same command begins again"
         )
         return saved + (f". The trajectories of the rollout are in {folder}" if folder is not None else "")
 
