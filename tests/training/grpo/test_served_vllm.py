@@ -6,6 +6,7 @@ The server is started with a random checkpoint, and every weight that it samples
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
@@ -137,12 +138,12 @@ def test_rows_caches_and_every_weight(address: str, tiny: Any, tmp_path: Path) -
     changed = control._ask("/weight_checker", {"action": "checksum"})["checksums"]
     control.load(str(tiny(WHOLE)), "first again")
     first = control._ask("/weight_checker", {"action": "checksum"})["checksums"]
-    # On the CPU, vLLM packs some weights, which then have no checksum.
-    assert first.keys() <= changed.keys()
-    assert [name for name in first if first[name] == changed[name]] == []
-    names = {name.split(":")[-1] for name in changed}
-    assert "visual.blocks.0.attn.qkv.weight" in names and "audio_tower.layers.0.fc1.weight" in names
-    assert "language_model.lm_head.weight" in names
+    # On the CPU, vLLM packs the weights of linear layers elsewhere; what is left of them is empty.
+    left = {name for name in first if first[name] != hashlib.sha256().hexdigest()}
+    assert first.keys() == changed.keys() and [name for name in left if first[name] == changed[name]] == []
+    names = {name.split(":")[-1] for name in left}
+    assert {"visual.patch_embed.proj.weight", "language_model.lm_head.weight"} <= names
+    assert any(name.startswith("audio_tower.") for name in names)
 
 
 def test_two_steps(prepare: Any, address: str, tmp_path: Path) -> None:
