@@ -154,7 +154,7 @@ def test_earlier_turns_are_a_prefix_token_for_token(prompts: dict[str, VllmPromp
 def test_the_rate_of_a_clip_is_exact(fps: float) -> None:
     """Processors compute it from the timing; ten frames in 3.333 s would be 3.0003 a second, and lose a position."""
     clip = VideoPart(np.zeros((9, 28, 28, 3), np.uint8), tuple(31.0 + n / fps for n in range(9)), fps)
-    timing = clip_timing(clip)
+    timing = clip_timing(clip, 2)
     assert len(timing["frames_indices"]) / timing["total_num_frames"] * timing["fps"] == fps
     times = [number / timing["fps"] for number in timing["frames_indices"]]
     assert times == pytest.approx([*clip.times_s, clip.times_s[-1]], abs=1 / (fps * TICKS))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -21,10 +20,9 @@ from typing import Any
 import av
 import numpy as np
 
-from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import AudioPart, ImagePart, Message, Part, Prompt, TextPart, VideoPart
 from apr_plugin.models.families import MIN_SOUND
-from apr_plugin.models.prompt import PromptEncoder, in_pairs
+from apr_plugin.models.prompt import PromptEncoder, in_groups
 from apr_plugin.policies.openai.media import image_uri
 from apr_plugin.policies.vllm.prompt import clip_timing
 
@@ -56,30 +54,30 @@ def request_of(prompt: Prompt, encoder: PromptEncoder) -> dict[str, Any]:
     if len(clips) > 1:
         raise ValueError("a prompt for a vLLM server has at most one clip, because its timing is that of the request")
     if any(isinstance(part, ImagePart | VideoPart) for part in parts):
-        frames = len(in_pairs(clips[0])[0]) if clips and family.clip == "timed" else 1
+        frames = len(in_groups(clips[0], family.frames)[0]) if clips and family.clip == "timed" else 1
         body["mm_processor_kwargs"] = {"size": encoder.size_limits(frames)}
     for clip in clips:
-        body["media_io_kwargs"] = {"video": {"num_frames": -1} | clip_timing(clip)}
+        body["media_io_kwargs"] = {"video": {"num_frames": -1} | clip_timing(clip, family.frames)}
         # vLLM assumes 2 frames a second in clips of families that hear.
-        heard = {"fps": clip.fps, "second_per_grid_ts": [FRAME_PAIR / clip.fps]} if family.hears else {}
+        heard = {"fps": clip.fps, "second_per_grid_ts": [family.frames / clip.fps]} if family.hears else {}
         body["mm_processor_kwargs"] |= {"do_sample_frames": False, **heard}
     for message in prompt.messages:
-        content = [_content(part, encoder.harmless) for part in message.parts]
+        content = [_content(part, encoder) for part in message.parts]
         body["messages"].append({"role": message.role, "content": content})
     return body
 
 
-def _content(part: Part, harmless: Callable[[str], str]) -> dict[str, Any]:
+def _content(part: Part, encoder: PromptEncoder) -> dict[str, Any]:
     match part:
         case TextPart():
-            return {"type": "text", "text": harmless(part.text)}
+            return {"type": "text", "text": encoder.harmless(part.text)}
         case ImagePart():
             return {"type": "image_url", "image_url": {"url": image_uri(part.image, "png")}}
         case AudioPart():
             data = base64.b64encode(wav_bytes(part)).decode()
             return {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{data}"}}
         case VideoPart():
-            frames, _ = in_pairs(part)
+            frames, _ = in_groups(part, encoder.family.frames)
             pictures = ",".join(image_uri(frame, "png").partition(",")[2] for frame in frames)
             return {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{pictures}"}}
 
