@@ -248,7 +248,8 @@ class PromptEncoder:
                     raise ValueError(f"{family.title} hears nothing")
                 return family.sound(len(part.waveform))
 
-    def _size(self, frames: int = 1) -> dict[str, int]:
+    def size_limits(self, frames: int = 1) -> dict[str, int]:
+        """The limits of a picture, or of a clip with so many frames, as the argument `size` of a processor."""
         side = self.family.factor
         return {
             "shortest_edge": (self.limits.least or side * side) * frames,
@@ -260,7 +261,7 @@ class PromptEncoder:
             return
         images = [cast(ImagePart, medium.part).image for medium in pictures]
         made = self.processor.image_processor(
-            images=images, size=self._size(), input_data_format="channels_last", return_tensors="pt"
+            images=images, size=self.size_limits(), input_data_format="channels_last", return_tensors="pt"
         )
         grids = made["image_grid_thw"]
         pixels = made["pixel_values"].to(self.dtype).split(grids.prod(-1).tolist())
@@ -271,7 +272,7 @@ class PromptEncoder:
     def _watch(self, medium: Medium, clip: VideoPart) -> None:
         frames, _ = in_groups(clip, self.family.frames)
         processor = self.processor.video_processor
-        size = self._size(len(frames) if self.family.clip == "timed" else 1)
+        size = self.size_limits(len(frames) if self.family.clip == "timed" else 1)
         options = {
             "size": size,
             "do_sample_frames": False,

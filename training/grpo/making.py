@@ -13,6 +13,7 @@ from apr_plugin.training.grpo.contract import check_trl
 from apr_plugin.training.grpo.forward import RowForward
 from apr_plugin.training.grpo.recipe import GrpoRecipe
 from apr_plugin.training.grpo.rollouts import Rollouts
+from apr_plugin.training.grpo.served.rollouts import ServedRollouts
 from apr_plugin.training.grpo.trainer import InvestigationTrainer
 from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.sft.dummies import Dummies
@@ -39,8 +40,8 @@ def make_trainer(
         out: Folder of checkpoints, logs and samples.
 
     Raises:
-        AprError: the checkpoint can't be loaded, TRL differs from what is needed, or a field of the recipe does not fit
-            the questions or the machine.
+        AprError: the checkpoint can't be loaded, TRL differs from what is needed, a field of the recipe does not fit
+            the questions or the machine, or a server of `rollouts` can't be used.
     """
     recipe.check_trainer()
     check_trl()
@@ -52,14 +53,20 @@ def make_trainer(
             f"there are {len(questions)}; lower questions_per_step, or give more questions"
         )
     args = arguments(recipe, out)
+    quiet = bool(args.disable_tqdm) or args.process_index != 0
+    config = episode_config(recipe, durations)
+    rollouts = (
+        ServedRollouts(student, config, recipe.sampling, recipe.rollouts, out, rank=args.process_index, quiet=quiet)
+        if recipe.rollouts.servers
+        else Rollouts(student, config, recipe.sampling, quiet=quiet)
+    )
     model = load_learner(recipe.student)
     choose_weights(model, recipe.learn)
-    quiet = bool(args.disable_tqdm) or args.process_index != 0
     complete = Dummies(student).complete if sharded(args) else None
     trainer = InvestigationTrainer(
         recipe=recipe,
         questions=questions,
-        rollouts=Rollouts(student, episode_config(recipe, durations), recipe.sampling, quiet=quiet),
+        rollouts=rollouts,
         forward=RowForward(student, recipe.sampling.temperature, complete),
         model=model,
         args=args,

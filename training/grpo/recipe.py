@@ -25,6 +25,7 @@ from apr_plugin.loop.profiles import WireName
 from apr_plugin.training.grpo.credit import CreditSettings
 from apr_plugin.training.grpo.groups import GroupSettings
 from apr_plugin.training.grpo.rewards import RewardSettings
+from apr_plugin.training.grpo.served.settings import RolloutSettings
 from apr_plugin.training.grpo.settings import GrpoSettings
 from apr_plugin.training.recipe_file import RecipeError, check_names, load_recipe, refuse_ours
 from apr_plugin.training.sft.recipe import LearnSettings, StudentSettings
@@ -33,7 +34,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "grpo"
 """The recipes of this package; they are named without their ending."""
 
 _ROWS = "a forward is one row, or as many as `forward.token_budget` allows"
-_VLLM = "turns are sampled from the model that is trained, in its own process"
+_VLLM = "turns are sampled from the model that is trained, in its own process, or by the servers of `rollouts`"
 
 OURS = {
     "output_dir": "it is --out",
@@ -177,6 +178,8 @@ class GrpoRecipe(_Part):
     """A file with instructions, in place of the default ones."""
     sampling: SamplingSettings = SamplingSettings()
     """How turns are sampled."""
+    rollouts: RolloutSettings = RolloutSettings()
+    """Where they are sampled: in the trainer's processes, or by vLLM servers."""
     reward: RewardSettings = RewardSettings()
     """What is rewarded."""
     groups: GroupSettings = GroupSettings()

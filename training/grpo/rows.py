@@ -257,7 +257,8 @@ def _row(turn: Any, where: str) -> TurnRow:
             raise AprError(f"{where}: {n} tokens and {len(values or ())} {name}; the policy must give one of each")
     if said.entropy_top_k is not None:
         raise AprError(f"{where}: its entropies are over the likeliest {said.entropy_top_k} tokens")
-    return TurnRow(turn.prompt, said.prompt_token_ids or (), said.token_ids, said.logprobs, said.entropies, where)
+    ids = said.prompt_token_ids or ()
+    return TurnRow(turn.prompt, ids, said.token_ids, said.logprobs, said.entropies, where, old=turn.old)
 
 
 def together(rows: Sequence[TurnRow], token_budget: int | None) -> list[tuple[TurnRow, ...]]:

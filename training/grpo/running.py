@@ -181,7 +181,9 @@ def _seconds(ref: Any) -> float | MediaError:
 
 def _identity(recipe: GrpoRecipe, questions: Sequence[TrainingQuestion]) -> dict[str, Any]:
     """What decides the run, for its folder."""
-    told = recipe.model_dump(mode="json", exclude={"about", "questions", "unreadable", "samples"})
+    told = recipe.model_dump(mode="json", exclude={"about", "questions", "unreadable", "samples", "rollouts"})
+    if recipe.rollouts.servers:  # which ones does not matter
+        told["rollouts"] = "servers"
     digest = hashlib.sha256()
     for one in questions:
         digest.update(f"{one.key} {one.question.content_hash()} {one.truth.answers} {one.exact}\n".encode())

@@ -47,6 +47,7 @@ from apr_plugin.training.grpo.rows import (
     together,
     trained_tokens,
 )
+from apr_plugin.training.grpo.served.stepping import ServedSteps, sample_served, score
 from apr_plugin.training.grpo.watching import keep_trajectories, rollout_metrics, row_metrics
 from apr_plugin.training.sft.resuming import OwnNames
 from apr_plugin.training.synthesis.questions import TrainingQuestion
@@ -65,7 +66,7 @@ class WrongNumbers(AprError):
     """A step's numbers can't be trained on; nothing of it went into the weights."""
 
 
-class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
+class InvestigationTrainer(ServedSteps, OwnNames, GRPOTrainer):  # type: ignore[misc]
     """GRPO on whole investigations.
 
     Args:
@@ -96,8 +97,8 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         """The rows that go through the model now."""
         self._fresh = False
         """Whether the weights are still those that the rows were sampled with."""
-        self._latest: tuple[list[Investigation], Judged, int] | None = None
-        """The latest rollout, for `keep_stopped`."""
+        self._latest: tuple[list[Investigation], Judged | None, int] | None = None
+        """The latest rollout, for `keep_stopped`; without rewards until they are known."""
 
     @property
     def across(self) -> Across:
@@ -121,6 +122,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
             inputs: The elements of this process, `generations` in a row for each question.
         """
         step, recipe = self.state.global_step, self.recipe
+        self._latest = None
         visit = step // (self.args.steps_per_generation * self.num_iterations)
         first = self.accelerator.process_index * len(inputs)
         asked = [self.questions[element["question"]] for element in inputs]
@@ -134,7 +136,9 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         records = self._everyones(own)
         wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
         judged = judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
-        self._latest = ([replace(done, turns={}) for done in investigations], judged, first)  # without pictures
+        self.note_rollout(investigations, judged)
+        if self.rollouts.foreign:
+            investigations, judged = score(self, investigations, judged, first)
         made = rows_of(
             investigations,
             judged,
@@ -151,7 +155,14 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         self._keep_samples(step)
         return parts
 
+    def note_rollout(self, investigations: Sequence[Investigation], judged: Judged | None = None) -> None:
+        """Remember the trajectories of this process for `keep_stopped`, without their pictures."""
+        first = self.accelerator.process_index * len(investigations)
+        self._latest = ([replace(done, turns={}) for done in investigations], judged, first)
+
     def _sample(self, questions: Sequence[Any], step: int) -> list[Investigation]:
+        if self.rollouts.foreign:
+            return sample_served(self, questions, step)
         model = self.accelerator.unwrap_model(self.model)
         with contextlib.ExitStack() as held:
             if self.is_deepspeed_enabled:
@@ -174,7 +185,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         most = self.accelerator.gather(counts).view(-1, many).max(0).values.tolist()
         for of, wanted in zip(packs, most, strict=True):
             of += [(padding,)] * (max(1, wanted) - len(of))
-        if many * self.num_iterations > 1:
+        if many * self.num_iterations > 1 and not self.rollouts.foreign:
             packs = [[self._with_old(pack) for pack in of] for of in packs]
         return tuple(
             Part(tuple(of), self._sum(len(share)), self._sum(trained_tokens(share)))
@@ -184,15 +195,19 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
     def _with_old(self, rows: tuple[TurnRow, ...]) -> tuple[TurnRow, ...]:
         """The rows with their log-probabilities under the present weights, from the same forward as in training."""
         with torch.no_grad():
-            scored = self._scored(self.model_wrapped, rows)
+            scored, _ = self.scores(rows)
         return tuple(
             replace(row, old=values[: len(row.target)].cpu()) for row, values in zip(rows, scored, strict=True)
         )
 
-    def _scored(self, model: Any, rows: tuple[TurnRow, ...]) -> Any:
+    def scores(self, rows: tuple[TurnRow, ...]) -> tuple[Any, Any]:
+        """Log-probabilities and entropies of some rows, of shape (rows, longest target), from the forward of training.
+
+        All processes call it as often.
+        """
         self._rows = rows
         try:
-            return self._get_per_token_logps_and_entropies(model, None, None, 0)[0]
+            return self._get_per_token_logps_and_entropies(self.model_wrapped, None, None, 0, compute_entropy=True)[:2]
         finally:
             self._rows = ()
 
@@ -304,8 +319,9 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
                 n = len(row.target)
                 own = scored.logprobs[number, :n].detach().double().cpu()
                 gap = float((own - torch.tensor(row.logprobs, dtype=torch.float64)).abs().max())
-                spread = scored.entropies[number, :n].double().cpu() - torch.tensor(row.entropies, dtype=torch.float64)
-                wide = max(wide, float(spread.abs().max()))
+                if row.entropies:
+                    were = torch.tensor(row.entropies, dtype=torch.float64)
+                    wide = max(wide, float((scored.entropies[number, :n].double().cpu() - were).abs().max()))
                 if not gap <= far:
                     far, where = gap, row.where
         self._metrics["train"]["sampling/logp_difference"].append(far)

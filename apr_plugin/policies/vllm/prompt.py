@@ -21,10 +21,11 @@ from apr_plugin.models.compat import clip_size, expands_bare_clip
 from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
 from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_groups
 
-TICKS_PER_S = 1000
-"""Frames of a clip are numbered in milliseconds of their video.
+TICKS = 1024
+"""Frames of a clip are numbered in this part of the time between two of them.
 
-With this, `frames_indices / fps` is the true time of each frame for every family.
+With this, `frames_indices / fps` is the true time of each frame for every family. It is a power of two, so that the
+rate which processors compute, frames / total x fps, is exactly the clip's: positions of frames are rounded down.
 """
 
 
@@ -135,18 +136,21 @@ class VllmPrompts(PromptEncoder):
 
 def _frames(part: VideoPart, together: int) -> tuple[Any, dict[str, Any]]:
     """A clip with whole groups of frames, as the encoder takes them, and its timing for the processors."""
-    frames, times = in_groups(part, together)
-    seconds = len(times) / part.fps
-    timing = {
-        "fps": float(TICKS_PER_S),
-        "frames_indices": [round(time_s * TICKS_PER_S) for time_s in times],
-        # So that frames / total x fps, the sampling rate, is the clip's.
-        "total_num_frames": round(seconds * TICKS_PER_S),
-        "duration": seconds,
-        "video_backend": "apr-plugin",
+    frames, _ = in_groups(part, together)
+    return np.ascontiguousarray(frames), clip_timing(part, together) | {"video_backend": "apr-plugin"}
+
+
+def clip_timing(part: VideoPart, together: int) -> dict[str, Any]:
+    """What processors have to know of the frames of `in_groups`: their numbers, and how many there are in how long."""
+    _, times = in_groups(part, together)
+    rate = part.fps * TICKS
+    return {
+        "fps": rate,
+        "frames_indices": [round(time_s * rate) for time_s in times],
+        "total_num_frames": len(times) * TICKS,
+        "duration": len(times) / part.fps,
         "do_sample_frames": False,
     }
-    return np.ascontiguousarray(frames), timing
 
 
 def _limits(size: Mapping[str, int]) -> Pixels:
