@@ -270,3 +270,26 @@ def export(
     from apr_plugin.training.export.command import run_export
 
     run_export(rows, format, student, out, split, limit)
+
+
+@app.command()
+def distill(
+    config: Annotated[str, typer.Option(help="A recipe: a YAML file, or the name of one of the package's.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
+    teacher: Annotated[str | None, typer.Option(help="The teacher, instead of the one the recipe names.")] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option("--questions", "-q", help="A JSON Lines file, or needle:FOLDER, instead of the recipe's."),
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The checkpoint, instead of the one the recipe names.")] = None,
+) -> None:
+    """Let a checkpoint learn from a teacher on its own investigations, as a recipe says; the result is in OUT/final.
+
+    After a stop or a kill, the same command continues from the last checkpoint. On several GPUs, start it with
+    `accelerate launch --config_file … -m apr_plugin train distill …` (docs/training.md).
+    """
+    from apr_plugin.training.distill.recipe import read_recipe
+    from apr_plugin.training.distill.running import run_distill
+
+    changes = {"student": {"pretrained": student}, "teacher": {"pretrained": teacher}}
+    run_distill(read_recipe(config, questions=questions, **changes), out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.config import EpisodeConfig
@@ -21,6 +21,8 @@ from apr_plugin.training.sft.trainer import keep_positions, processes, sharded
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import DocKey, TrainingQuestion
 
+T = TypeVar("T", bound=InvestigationTrainer)
+
 
 def make_trainer(
     recipe: GrpoRecipe,
@@ -28,7 +30,8 @@ def make_trainer(
     durations: Mapping[DocKey, float],
     student: Student,
     out: Path,
-) -> InvestigationTrainer:
+    kind: type[T] = InvestigationTrainer,  # type: ignore[assignment]
+) -> T:
     """The trainer of a recipe, ready for `train()`.
 
     Args:
@@ -37,6 +40,7 @@ def make_trainer(
         durations: Seconds of the films of each question, all together.
         student: Reads the prompts.
         out: Folder of checkpoints, logs and samples.
+        kind: The class of the trainer.
 
     Raises:
         AprError: the checkpoint can't be loaded, TRL differs from what is needed, or a field of the recipe does not fit
@@ -56,7 +60,7 @@ def make_trainer(
     choose_weights(model, recipe.learn)
     quiet = bool(args.disable_tqdm) or args.process_index != 0
     complete = Dummies(student).complete if sharded(args) else None
-    trainer = InvestigationTrainer(
+    trainer = kind(
         recipe=recipe,
         questions=questions,
         rollouts=Rollouts(student, episode_config(recipe, durations), recipe.sampling, quiet=quiet),

@@ -185,7 +185,7 @@ class StepRows:
     rows: tuple[TurnRow, ...]
     credit: Credit
     skipped: int = 0
-    """Turns of which no token was written."""
+    """Turns that are no rows: no token was written, or they were cut off and such turns are not learned."""
 
 
 def rows_of(
@@ -197,6 +197,7 @@ def rows_of(
     *,
     step: int,
     decode: Decode | None = None,
+    cut: bool = True,
 ) -> StepRows:
     """A row for every turn of the kept trajectories of this process, with its advantage. All processes must call it.
 
@@ -208,6 +209,7 @@ def rows_of(
         across: The other processes.
         step: The present training step.
         decode: The tokenizer, for a rule that reads which tokens are the action.
+        cut: Whether turns that were cut off at their length limit are rows too.
 
     Raises:
         AprError: credit can't be computed.
@@ -221,6 +223,9 @@ def rows_of(
         record = judged.records[at]
         skipped += len(investigation.trajectory.turns) - len(investigation.turns)
         for number, turn in sorted(investigation.turns.items()):
+            if turn.generation.cut and not cut:
+                skipped += 1
+                continue
             rows.append(_row(turn, f"{record.question}, trajectory {at}, turn {number}"))
             places.append((record.group, at, number))
     longest = max((len(row.target) for row in rows), default=0)

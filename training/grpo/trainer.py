@@ -39,6 +39,7 @@ from apr_plugin.training.grpo.rows import (
     Judged,
     Part,
     Record,
+    StepRows,
     TurnRow,
     judge,
     padding_row,
@@ -132,24 +133,31 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
             for done, one, group in zip(investigations, asked, groups, strict=True)
         ]
         records = self._everyones(own)
-        wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
-        judged = judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
+        judged = self._judged(records, step)
         self._latest = ([replace(done, turns={}) for done in investigations], judged, first)  # without pictures
-        made = rows_of(
-            investigations,
-            judged,
-            first,
-            recipe.credit,
-            self.across,
-            step=step,
-            decode=self.rollouts.student.text if recipe.credit.rule == "taura_action" else None,
-        )
+        made = self._rows_of(investigations, judged, first, step)
         parts = self._shared_out(made.rows, step)
         skipped = self._sum(made.skipped)
         self._show(rollout_metrics(judged) | row_metrics(made) | {"turns_without_tokens": skipped})
         self._show({"rows": sum(part.rows for part in parts), "forwards": sum(len(part.packs) for part in parts)})
         self._keep_samples(step)
         return parts
+
+    def _judged(self, records: Sequence[Record], step: int) -> Judged:
+        """Which trajectories are learned from, and how much."""
+        recipe = self.recipe
+        wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
+        return judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
+
+    def _rows_of(self, investigations: Sequence[Investigation], judged: Judged, first: int, step: int) -> StepRows:
+        """The rows of the trajectories of this process that are learned from."""
+        rule = self.recipe.credit
+        decode = self.rollouts.student.text if rule.rule == "taura_action" else None
+        return rows_of(investigations, judged, first, rule, self.across, step=step, decode=decode)
+
+    def _trained_tokens(self, rows: Sequence[TurnRow]) -> int:
+        """How many tokens of these rows are learned."""
+        return trained_tokens(rows)
 
     def _sample(self, questions: Sequence[Any], step: int) -> list[Investigation]:
         model = self.accelerator.unwrap_model(self.model)
@@ -177,7 +185,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         if many * self.num_iterations > 1:
             packs = [[self._with_old(pack) for pack in of] for of in packs]
         return tuple(
-            Part(tuple(of), self._sum(len(share)), self._sum(trained_tokens(share)))
+            Part(tuple(of), self._sum(len(share)), self._sum(self._trained_tokens(share)))
             for of, share in zip(packs, shares, strict=True)
         )
 
