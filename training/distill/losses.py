@@ -32,7 +32,7 @@ def teacher_support(teacher: Any, top_k: int) -> tuple[Any, Any]:
 
 
 def top_k_reverse_kl(student: Any, ids: Any, teacher: Any) -> Any:
-    """sum over S of q log(q / p), with the student's q and the teacher's p renormalised on the support S, in nats.
+    """Sum over S of q log(q / p), with the student's q and the teacher's p renormalised on the support S, in nats.
 
     Args:
         student: Logits, shape (rows, tokens, vocabulary); what the whole vocabulary adds up to is not needed.

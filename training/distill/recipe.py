@@ -89,7 +89,9 @@ class DistillRecipe(GrpoRecipe):
     def _nothing_of_rewards(self) -> Self:
         for name in ("credit", "groups"):
             if name in self.model_fields_set:
-                raise ValueError(f"{name}: distillation learns from every trajectory, whatever its reward; leave it out")
+                raise ValueError(
+                    f"{name}: distillation learns from every trajectory, whatever its reward; leave it out"
+                )
         return self
 
     def teacher_settings(self) -> StudentSettings:

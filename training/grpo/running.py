@@ -91,9 +91,7 @@ def run_grpo(recipe: GrpoRecipe, out: Path, method: Method | None = None) -> Pat
     return _train(recipe, usable, student, out, console, method or Method())
 
 
-def _train(
-    recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, console: Console, method: Method
-) -> Path:
+def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, console: Console, method: Method) -> Path:
     with console.status("loading TRL and the model …"):
         from apr_plugin.training.grpo.card import card_of, card_page
         from apr_plugin.training.sft.finishing import StopAtNan, TrainingStopped, save_trained

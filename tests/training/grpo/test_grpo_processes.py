@@ -56,7 +56,8 @@ def test_the_step_of_two_processes_is_that_of_one(
         for name in ("ragged_ddp", "empty_fsdp", "each_fsdp")
         for part in (name.split("_")[1], recipes[name], tmp_path / name)
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    places = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}
     ranks = subprocess.Popen(
         command,
         env=environment,
