@@ -30,13 +30,14 @@ import torch
 from apr_plugin.training.distill.losses import sampled_reverse_kl, teacher_support, top_k_reverse_kl
 from apr_plugin.training.distill.recipe import DistillRecipe
 from apr_plugin.training.grpo.credit import CreditSettings
-from apr_plugin.training.grpo.forward import scored
+from apr_plugin.training.grpo.forward import padded, scored
 from apr_plugin.training.grpo.frozen import Frozen
 from apr_plugin.training.grpo.groups import Chosen, Fate
 from apr_plugin.training.grpo.rollouts import Investigation
 from apr_plugin.training.grpo.rows import Judged, Part, Record, StepRows, TurnRow, rows_of
 from apr_plugin.training.grpo.trainer import InvestigationTrainer
 from apr_plugin.training.student import Student
+from apr_plugin.training.synthesis.questions import TrainingQuestion
 
 RULES = {"none": "none", "turn_entropy": "taura"}
 """The rule of credit that gives the weights of each weighting."""
@@ -79,7 +80,14 @@ class DistillationTrainer(InvestigationTrainer):
         chosen = Chosen(tuple(group for group, any_kept in groups.items() if any_kept), fates)
         return replace(judged, chosen=chosen, advantages=tuple(map(float, kept)), kept=kept)
 
-    def _rows_of(self, investigations: Sequence[Investigation], judged: Judged, first: int, step: int) -> StepRows:
+    def _rows_of(
+        self,
+        investigations: Sequence[Investigation],
+        asked: Sequence[TrainingQuestion],
+        judged: Judged,
+        first: int,
+        step: int,
+    ) -> StepRows:
         """A row for each turn that was not cut off; its advantage is its weight."""
         rule = CreditSettings(rule=RULES[self.recipe.distill.weighting])
         return rows_of(investigations, judged, first, rule, self.across, step=step, cut=False)
@@ -106,7 +114,7 @@ class DistillationTrainer(InvestigationTrainer):
         return loss
 
     def _pack_loss(self, model: Any, rows: tuple[TurnRow, ...], part: Part) -> Any:
-        """The reverse KL of some rows, scaled so that the mean over all processes of the sums over packs is the loss."""
+        """The reverse KL of some rows; the loss is the mean over processes of the sums over packs."""
         settings, device = self.recipe.distill, self.accelerator.device
         longest = max(len(row.target) for row in rows)
         learned = torch.zeros(len(rows), longest, dtype=torch.bool, device=device)
@@ -131,19 +139,13 @@ class DistillationTrainer(InvestigationTrainer):
             self._rows = ()
         with torch.set_grad_enabled(settings.estimator == "top_k"):
             top_k = top_k_reverse_kl(given.values, ids, among)
-        sampled = sampled_reverse_kl(own.logprobs, theirs, self._old(rows, longest))
+        old = [row.old for row in rows]
+        before = None if any(of is None for of in old) else padded(old, longest, device)
+        sampled = sampled_reverse_kl(own.logprobs, theirs, before)
         self._note(learned, top_k, own.logprobs - theirs, given.values, ids, rows)
         cost = top_k if settings.estimator == "top_k" else sampled
         total = torch.where(learned, weights[:, None] * cost, 0.0).sum()
         return total * self.accelerator.num_processes / max(1, part.tokens)
-
-    def _old(self, rows: Sequence[TurnRow], longest: int) -> Any:
-        if any(row.old is None for row in rows):
-            return None
-        old = torch.zeros(len(rows), longest, device=self.accelerator.device)
-        for number, row in enumerate(rows):
-            old[number, : len(row.target)] = row.old.to(old.device)
-        return old
 
     def _note(self, learned: Any, top_k: Any, sampled: Any, values: Any, ids: Any, rows: Sequence[TurnRow]) -> None:
         """Add to what the step's log says."""

@@ -121,6 +121,16 @@ def scored(given: Logits) -> Scored:
     return Scored(torch.where(given.wrote, chosen, 0.0), torch.where(given.wrote, entropies, 0.0))
 
 
+def padded(values: Sequence[Any], longest: int, device: Any) -> Any:
+    """Tensors of shape (target,), one for each row, as one of shape (rows, longest), filled up with 0."""
+    import torch
+
+    found = torch.zeros(len(values), longest, device=device)
+    for number, of in enumerate(values):
+        found[number, : len(of)] = of.to(device)
+    return found
+
+
 @contextmanager
 def _only_positions(head: Any, positions: Any) -> Iterator[None]:
     """The last layer reads only these positions, shape (rows, n)."""

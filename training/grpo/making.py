@@ -11,6 +11,7 @@ from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.training.grpo.budgets import group_budgets
 from apr_plugin.training.grpo.contract import check_trl
 from apr_plugin.training.grpo.forward import RowForward
+from apr_plugin.training.grpo.frozen import Frozen
 from apr_plugin.training.grpo.recipe import GrpoRecipe
 from apr_plugin.training.grpo.rollouts import Rollouts
 from apr_plugin.training.grpo.trainer import InvestigationTrainer
@@ -30,7 +31,7 @@ def make_trainer(
     durations: Mapping[DocKey, float],
     student: Student,
     out: Path,
-    kind: type[T] = InvestigationTrainer,  # type: ignore[assignment]
+    kind: type[T] = InvestigationTrainer,
 ) -> T:
     """The trainer of a recipe, ready for `train()`.
 
@@ -72,6 +73,11 @@ def make_trainer(
         peft_config=lora_config(model, recipe.learn.lora) if recipe.learn.what == "lora" else None,
     )
     keep_positions(trainer)
+    if beta := float(recipe.trainer.get("beta", 0.0)):
+        trainer.beta = beta
+        if recipe.learn.what != "lora":
+            forward = RowForward(student, recipe.sampling.temperature, complete)
+            trainer.reference = Frozen(recipe.student, forward, trainer)
     return trainer
 
 
@@ -114,6 +120,7 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
         "report_to": "none",
         "loss_type": "dapo",
         **recipe.trainer,
+        "beta": 0.0,  # TRL would load a reference by itself, which it can't for every family; `make_trainer` does
     }
     if recipe.student.dtype == "float32" and not (given.get("bf16") or given.get("fp16")):
         given["bf16"] = False  # TRL's default is true
@@ -127,7 +134,6 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
             temperature=recipe.sampling.temperature,
             max_completion_length=recipe.sampling.max_new_tokens,
             scale_rewards=recipe.groups.scale_rewards,
-            beta=0.0,
             router_aux_loss_coef=0.0,
             remove_unused_columns=False,
             eval_strategy="no",

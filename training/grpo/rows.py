@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,6 +162,8 @@ class TurnRow:
     """The advantage of its turn."""
     old: Any = None
     """Log-probabilities before the first of several updates, a tensor of shape (target,)."""
+    reference: Any = None
+    """Log-probabilities of a reference model, a tensor of shape (target,)."""
 
     @property
     def tokens(self) -> int:
@@ -176,6 +178,10 @@ def padding_row(end: int) -> TurnRow:
         end: The token that ends a turn.
     """
     return TurnRow(Prompt((Message("user", (TextPart("-"),)),)), (), (end,), trained=False)
+
+
+Probabilities = Mapping[tuple[int, int], tuple[float, float]]
+"""By trajectory (over all processes) and turn: the probability of the right answer before and after it (`gains`)."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,7 @@ def rows_of(
     step: int,
     decode: Decode | None = None,
     cut: bool = True,
+    probability: Probabilities | None = None,
 ) -> StepRows:
     """A row for every turn of the kept trajectories of this process, with its advantage. All processes must call it.
 
@@ -210,6 +217,7 @@ def rows_of(
         step: The present training step.
         decode: The tokenizer, for a rule that reads which tokens are the action.
         cut: Whether turns that were cut off at their length limit are rows too.
+        probability: For a rule that reads it.
 
     Raises:
         AprError: credit can't be computed.
@@ -248,6 +256,10 @@ def rows_of(
         top_k=None,
         action=None if decode is None else action,
     )
+    if probability is not None:
+        known = np.array([probability[at, number] for _, at, number in places], dtype=float).reshape(-1, 2)
+        earned = [judged.rewards[at].total for _, at, _ in places]
+        turns = turns.with_probabilities(known, np.array(earned, dtype=float))
     own = [judged.advantages[place[1]] for place in places]
     given = credit(turns, own, settings, across, step=step)
     done = tuple(replace(row, advantage=float(value)) for row, value in zip(rows, given.advantages, strict=True))
