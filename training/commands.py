@@ -293,3 +293,23 @@ def distill(
 
     changes = {"student": {"pretrained": student}, "teacher": {"pretrained": teacher}}
     run_distill(read_recipe(config, questions=questions, **changes), out)
+
+
+@app.command()
+def gain(
+    path: Annotated[Path, typer.Argument(help="A folder of apr train synthesize, or a finished run, with truths.")],
+    model: Annotated[str, typer.Option(help="The checkpoint that scores: a folder, or a name on the hub.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the scores and the result (default: PATH/gain).")] = None,
+    dtype: Annotated[str, typer.Option(help="The weights in memory: float32 or bfloat16.")] = "float32",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N trajectories.")] = None,
+    iou: Annotated[float, _IOU] = 0.5,
+    accuracy: Annotated[float, _ACCURACY] = 0.5,
+) -> None:
+    """What did each look tell? How much likelier it made the right answer under a checkpoint (IGPO's information gain).
+
+    Prompts are rebuilt with their pictures, and the right answer is scored after each. Every trajectory's scores are on
+    disk before the next; after a stop or a kill, the same command continues.
+    """
+    from apr_plugin.training.gain_command import run_gain
+
+    run_gain(path, model, out, dtype=dtype, limit=limit, rules=(iou, accuracy))

@@ -15,6 +15,7 @@ the answer counts too. If several answers are right, the likeliest counts.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -143,5 +144,8 @@ def before_and_after(known: Mapping[int, float]) -> dict[int, tuple[float, float
     After the last turn there is no prompt: NaN. A turn that is missing counts to the one before it.
     """
     numbers = sorted(known)
-    following = [*(known[number] for number in numbers[1:]), np.nan]
-    return {number: (known[number], after) for number, after in zip(numbers, following, strict=True)}
+    following = [*numbers[1:], None]
+    return {
+        number: (known[number], math.nan if after is None else known[after])
+        for number, after in zip(numbers, following[: len(numbers)], strict=True)
+    }
