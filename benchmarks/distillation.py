@@ -1,6 +1,6 @@
 """Measures on-policy distillation: the loss, the held-out divergence, and how steady two forms of the gradient are.
 
-    python -m benchmarks.distillation [--json FILE] [--steps 16] [--rollouts 24] [--seeds 2]
+    python -m benchmarks.distillation [--json FILE] [--steps 10] [--rollouts 20] [--seeds 2]
 
 Teacher and student are random Qwen2.5-VL models, the student smaller, both with all of their code real. Both are first
 trained on scripted turns about small films (`apr train sft`'s trainer), the student for a fraction of the steps, so
@@ -42,7 +42,7 @@ ESTIMATORS = ("top_k", "sampled")
 FILMS, HELD_OUT = 8, 3
 WORDS = ("red", "blue", "a cup", "a door", "nobody", "a face", "dark", "a road")
 INSTRUCTIONS = "Look at the video, then answer."
-TOKENS = 90
+TOKENS = 110
 """Longest turn of a rollout."""
 
 
@@ -315,11 +315,11 @@ def interval(one: dict[str, float], digits: int = 3) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--steps", type=int, default=16, help="of distillation")
-    parser.add_argument("--rollouts", type=int, default=24, help="of the gradient's variance; at least 3")
+    parser.add_argument("--steps", type=int, default=10, help="of distillation")
+    parser.add_argument("--rollouts", type=int, default=20, help="of the gradient's variance; at least 3")
     parser.add_argument("--seeds", type=int, default=2, help="runs with each estimator")
-    parser.add_argument("--teacher-steps", type=int, default=120, help="of fine-tuning")
-    parser.add_argument("--student-steps", type=int, default=40)
+    parser.add_argument("--teacher-steps", type=int, default=60, help="of fine-tuning")
+    parser.add_argument("--student-steps", type=int, default=80)
     args = parser.parse_args()
     import torch
 

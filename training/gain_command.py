@@ -21,7 +21,7 @@ from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.scoring.truth import Truth
 from apr_plugin.training.fork_command import interval_cell, trajectories_of
 from apr_plugin.training.grpo.forward import RowForward
-from apr_plugin.training.grpo.gains import asked
+from apr_plugin.training.grpo.gains import NotForced, asked
 from apr_plugin.training.look_gains import Gains, LookGain, analyse_gains, gains_of_looks
 from apr_plugin.training.making import find_card
 from apr_plugin.training.sft.recipe import StudentSettings
@@ -186,9 +186,9 @@ class Scorer:
                 with torch.no_grad():
                     scored = [self.forward(self.model, head, (row,), self.device).logprobs[0] for row in one.rows]
                 values.append(one.probability([of.float().cpu().numpy() for of in scored]))
-        except ReplayError as error:
+        except (ReplayError, NotForced) as error:
             terminal.warn(terminal.one_line(str(error)))
-            return "not_rebuilt"
+            return "not_rebuilt" if isinstance(error, ReplayError) else "not_forced"
         except ValueError:  # a medium that the model's family can't take
             return "medium"
         return values

@@ -133,7 +133,7 @@ _RIGHT = (("right", True), ("wrong", False))
 
 def spearman(pairs: FloatArray) -> float:
     """Spearman's rank correlation of two columns, shape (n, 2); NaN if one of them is constant."""
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     ranks = rankdata(pairs, axis=0)
     apart = ranks - ranks.mean(axis=0)

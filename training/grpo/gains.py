@@ -33,6 +33,10 @@ THOUGHT = "My notes are enough to answer."
 """The thought of a forced turn; IGPO's is "Now there's enough information to answer"."""
 
 
+class NotForced(AprError):
+    """A right answer can't be written as a turn of this student."""
+
+
 @dataclass(frozen=True)
 class Forced:
     """A right answer as a turn."""
@@ -47,10 +51,10 @@ def forced_turn(answer: str, student: Student) -> Forced:
     """The turn that gives an answer, as a student's tokens.
 
     Raises:
-        AprError: the answer has a special token in it, or no text.
+        NotForced: the answer has a special token in it, or no text.
     """
     if not answer.strip():
-        raise AprError("a right answer without text can't be forced")
+        raise NotForced("a right answer without text can't be forced")
     opened = f"{THOUGHT}\n</think>\n\n" if student.opened else ""
     action = {"type": "answer", "content": answer}
     whole = {"observation": "", "think": THOUGHT, "confidence": 1.0, "action": action}
@@ -60,7 +64,7 @@ def forced_turn(answer: str, student: Student) -> Forced:
     try:
         ids = student.encoder.turn_ids(words)
     except ValueError as error:
-        raise AprError(f"the right answer {answer!r} can't be forced: {error}") from error
+        raise NotForced(f"the right answer {answer!r} can't be forced: {error}") from error
     offsets = student.tokenizer.backend_tokenizer.encode(words, add_special_tokens=False).offsets
     counted = [low < start + len(inside) and high > start for low, high in offsets]
     return Forced((*ids, student.end), (*counted, False))
@@ -95,14 +99,14 @@ def asked(prompt: Prompt, ids: Sequence[int], truth: Truth, student: Student, wh
         where: The turn's name in messages.
 
     Raises:
-        AprError: a right answer can't be forced.
+        NotForced: a right answer can't be forced.
     """
     try:
         turns = [forced_turn(answer, student) for answer in truth.answers]
-    except AprError as error:
-        raise AprError(f"{where}: {error}") from error
+    except NotForced as error:
+        raise NotForced(f"{where}: {error}") from error
     if not turns:
-        raise AprError(f"{where}: its truth has no right answer")
+        raise NotForced(f"{where}: its truth has no right answer")
     rows = tuple(TurnRow(prompt, tuple(ids), one.ids, where=where, trained=False) for one in turns)
     return Asked(rows, tuple(one.counted for one in turns))
 
@@ -119,7 +123,7 @@ def asked_of(kept: Iterable[tuple[int, Investigation, Truth, str]], student: Stu
         student: The model's tokenizer.
 
     Raises:
-        AprError: a right answer can't be forced.
+        NotForced: a right answer can't be forced.
     """
     return {
         (at, number): asked(
