@@ -48,5 +48,5 @@ def make_trainer(
         banned=sorted({*teacher.encoder.never_written, *student.encoder.never_written}),
         same_ids=teacher.digest == student.digest,
     )
-    trainer.teacher = Frozen(settings, forward, trainer)
+    trainer.learn_from(Frozen(settings, forward, trainer))
     return trainer

@@ -49,7 +49,7 @@ class TeacherSettings(BaseModel):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The weights in memory; nothing is lost by bfloat16 that a checkpoint in bfloat16 has."""
+    """The weights in memory; a checkpoint that is stored in bfloat16 loses nothing in it."""
     attn_implementation: str | None = None
     """`sdpa`, `flash_attention_2`, …; default: what transformers chooses."""
 

@@ -57,7 +57,7 @@ def masked_tokens(student: Student, special: str) -> frozenset[int]:
 class DistillationTrainer(InvestigationTrainer):
     """Distillation from a frozen teacher, on the student's own investigations.
 
-    `teacher` is set after it was made (`making.make_trainer`): it stands beside the trainer.
+    It learns after `learn_from`: the teacher stands beside a trainer, so that is made first.
     """
 
     recipe: DistillRecipe
@@ -68,6 +68,11 @@ class DistillationTrainer(InvestigationTrainer):
         self.masked = masked_tokens(self.rollouts.student, self.recipe.distill.special_tokens)
         self._sums = torch.zeros(5, dtype=torch.float64)
         """Over the packs of a step: learned tokens, kl_top_k, kl_sampled, mass, masked tokens."""
+
+    def learn_from(self, teacher: Frozen) -> None:
+        """Take a teacher; what it can't write, such as its own placeholders of media, is not learned."""
+        self.teacher = teacher
+        self.masked = self.masked | frozenset(teacher.forward.banned)
 
     def _judged(self, records: Sequence[Record], step: int) -> Judged:
         """Every trajectory that did not fail and has tokens is learned from, whatever its reward."""
@@ -123,7 +128,7 @@ class DistillationTrainer(InvestigationTrainer):
         weights = torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device)
         taught = self.teacher.logits(rows)
         ids, among = teacher_support(taught.values[..., : len(self.rollouts.student.tokenizer)], settings.top_k)
-        theirs = scored(taught).logprobs
+        theirs = scored(taught).logprobs.nan_to_num(neginf=0.0)  # at tokens that are masked
         del taught
         head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
         with self.accelerator.autocast():

@@ -20,7 +20,10 @@ from apr_plugin.policies.hf import sample  # noqa: E402
 from apr_plugin.training.distill.making import make_trainer  # noqa: E402
 from apr_plugin.training.distill.recipe import DistillRecipe  # noqa: E402
 from apr_plugin.training.distill.trainer import masked_tokens  # noqa: E402
+from apr_plugin.training.grpo.forward import RowForward  # noqa: E402
+from apr_plugin.training.grpo.frozen import Frozen  # noqa: E402
 from apr_plugin.training.grpo.rows import Part, padding_row, together  # noqa: E402
+from apr_plugin.training.sft.recipe import StudentSettings  # noqa: E402
 from apr_plugin.training.synthesis.questions import load_questions  # noqa: E402
 
 VL = "qwen2_5_vl"
@@ -138,6 +141,34 @@ def test_what_is_not_learned(learning: Any) -> None:
     failed = replace(judged.records[0], failed=True)
     again = learning._judged([failed, judged.records[1]], 0)
     assert again.kept == (False, True) and again.chosen.groups == (0,)
+
+
+def test_a_teacher_of_another_family_reads_with_its_own_processor(
+    learning: Any, tiny: Any, student: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Qwen2.5-Omni that teaches a Qwen2.5-VL: the same words, other placeholders and positions."""
+    omni = student("qwen2_5_omni")
+    own, theirs = learning.rollouts.student.encoder.never_written, omni.encoder.never_written
+    forward = RowForward(omni, 1.0, banned=sorted({*own, *theirs}), same_ids=False)
+    frozen = Frozen(StudentSettings(pretrained=str(tiny("qwen2_5_omni"))), forward, learning)
+    monkeypatch.setattr(learning, "masked", learning.masked)
+    monkeypatch.setattr(learning, "teacher", learning.teacher)
+    learning.learn_from(frozen)
+    assert set(theirs) <= learning.masked and set(theirs) != set(own)
+    read = [(row, omni.encoder.encode(row.prompt)) for row in rows_in(learning)]
+    row, encoded = next((row, encoded) for row, encoded in read if encoded.media)
+    assert encoded.ids.tolist() != list(row.ids)
+    batch = batch_of([Example(encoded, row.target)], omni.family, pad=0)
+    batch.pop("labels")
+    with torch.no_grad():
+        plain = frozen.model(**batch).logits[0, len(encoded.ids) - 1 : -1]
+    found = frozen.logits((row,)).values[0]
+    written = found.isfinite()
+    assert written.sum(-1).tolist() == [plain.shape[1] - len({*own, *theirs})] * len(row.target)
+    torch.testing.assert_close(found[written], plain[written], atol=1e-4, rtol=0)
+    for name in ("top_k", "sampled"):
+        loss, flat = step(learning, learning.part, estimator=name)
+        assert loss > 0 and flat.isfinite().all() and float(flat.norm()) > 0
 
 
 def test_the_teacher_is_no_part_of_what_is_trained(learning: Any) -> None:
