@@ -16,7 +16,7 @@ padding, and the tokens of `masked_tokens`. Logits of teacher and student exist 
 | `distill/kl_top_k`, `distill/kl_sampled` | both estimates of the reverse KL, means over learned tokens, in nats |
 | `distill/mass` | the student's probability of the teacher's top-K tokens together |
 | `distill/masked` | share of the tokens of trained turns that are not learned |
-| `cut_off` | turns that are no rows, because they were cut off or no token was written |
+| `turns_without_tokens` | turns that are no rows: cut off, without a token, or with what the teacher can't read |
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from apr_plugin.loop.policy import Generation
 from apr_plugin.training.distill.losses import sampled_reverse_kl, teacher_support, top_k_reverse_kl
 from apr_plugin.training.distill.recipe import DistillRecipe
 from apr_plugin.training.grpo.credit import CreditSettings
@@ -93,9 +94,16 @@ class DistillationTrainer(InvestigationTrainer):
         first: int,
         step: int,
     ) -> StepRows:
-        """A row for each turn that was not cut off; its advantage is its weight."""
+        """A row for each turn that can be learned; its advantage is its weight."""
         rule = CreditSettings(rule=RULES[self.recipe.distill.weighting])
-        return rows_of(investigations, judged, first, rule, self.across, step=step, cut=False)
+        return rows_of(investigations, judged, first, rule, self.across, step=step, keep=self.learnable)
+
+    def learnable(self, said: Generation) -> bool:
+        """Whether a turn is a row: it was not cut off, and the teacher reads no placeholder of media in it.
+
+        The second happens with a teacher of another family, whose placeholders may be other tokens of the student.
+        """
+        return not said.cut and set(said.token_ids or ()).isdisjoint(self.teacher.forward.student.encoder.never_written)
 
     def _trained_tokens(self, rows: Sequence[TurnRow]) -> int:
         return sum(sum(self._learned(row)) for row in rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop.policy import Message, Prompt, TextPart
+from apr_plugin.loop.policy import Generation, Message, Prompt, TextPart
 from apr_plugin.training.grpo.across import Across
 from apr_plugin.training.grpo.action_tokens import action_mask
 from apr_plugin.training.grpo.credit import Credit, CreditSettings, credit
@@ -191,7 +191,7 @@ class StepRows:
     rows: tuple[TurnRow, ...]
     credit: Credit
     skipped: int = 0
-    """Turns that are no rows: no token was written, or they were cut off and such turns are not learned."""
+    """Turns that are no rows: no token was written, or `rows_of` was told to leave them out."""
 
 
 def rows_of(
@@ -203,7 +203,7 @@ def rows_of(
     *,
     step: int,
     decode: Decode | None = None,
-    cut: bool = True,
+    keep: Callable[[Generation], bool] | None = None,
     probability: Probabilities | None = None,
 ) -> StepRows:
     """A row for every turn of the kept trajectories of this process, with its advantage. All processes must call it.
@@ -216,7 +216,7 @@ def rows_of(
         across: The other processes.
         step: The present training step.
         decode: The tokenizer, for a rule that reads which tokens are the action.
-        cut: Whether turns that were cut off at their length limit are rows too.
+        keep: Which turns are rows; by default all of which a token was written.
         probability: For a rule that reads it.
 
     Raises:
@@ -231,7 +231,7 @@ def rows_of(
         record = judged.records[at]
         skipped += len(investigation.trajectory.turns) - len(investigation.turns)
         for number, turn in sorted(investigation.turns.items()):
-            if turn.generation.cut and not cut:
+            if keep is not None and not keep(turn.generation):
                 skipped += 1
                 continue
             rows.append(_row(turn, f"{record.question}, trajectory {at}, turn {number}"))
