@@ -139,7 +139,7 @@ def make_distillation(student: Path, teacher: Path, questions: Path, out: Path, 
     from apr_plugin.training.synthesis.questions import load_questions
 
     (words := questions.with_name("instructions.txt")).write_text(INSTRUCTIONS)
-    trainer = {"use_cpu": True, "bf16": False, "learning_rate": 2e-3, "lr_scheduler_type": "constant"}
+    trainer = {"use_cpu": True, "bf16": False, "learning_rate": 3e-4, "lr_scheduler_type": "constant"}
     trainer |= {"activation_checkpointing": False, "save_strategy": "no", "disable_tqdm": True}
     recipe = DistillRecipe.model_validate(
         {
