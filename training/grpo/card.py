@@ -68,35 +68,40 @@ def card_of(
     }
 
 
-def card_page(data: Mapping[str, Any]) -> str:
-    """The card as Markdown with a model hub's front matter."""
+def card_page(data: Mapping[str, Any], tag: str, words: str) -> str:
+    """The card as Markdown with a model hub's front matter.
+
+    Args:
+        data: See `card_of`.
+        tag: Name of the method.
+        words: How it was trained, after "It was trained with apr-plugin".
+    """
     base, asked = data["student"], data["questions"]
     front: dict[str, Any] = {
         "library_name": "transformers",
-        "tags": ["apr-plugin", "active-perception", "video", "grpo"],
+        "tags": ["apr-plugin", "active-perception", "video", tag],
     }
     if "/" in base["pretrained"] and not base["pretrained"].startswith(("/", ".", "~")):
         front["base_model"] = base["pretrained"]
     recipe = data["recipe"]
     text = ["---", to_yaml(front).rstrip(), "---", "", f"# {base['family']}, trained on whole investigations", ""]
     text += [
-        "It was trained with [apr-plugin](https://github.com/apr-plugin/apr-plugin) by GRPO (arXiv 2402.03300) on "
-        "investigations of videos: each trajectory was rewarded for its answer, and each of its turns is a row with "
-        "the prompt as the policy saw it. Run it with `policy=hf,pretrained=FOLDER` or "
-        "`policy=vllm,pretrained=FOLDER`.",
+        f"It was trained with [apr-plugin](https://github.com/apr-plugin/apr-plugin) {words}. Run it with "
+        "`policy=hf,pretrained=FOLDER` or `policy=vllm,pretrained=FOLDER`.",
         "",
         "| | |",
         "|---|---|",
         *lines_of(
             (
                 ("student", f"{base['pretrained']} ({base['weights']})"),
+                *((("teacher", recipe["teacher"]["pretrained"]),) if "teacher" in recipe else ()),
                 ("questions", f"{asked['used']:,}"),
                 ("kinds", ", ".join(f"{name} {count:,}" for name, count in sorted(asked["kinds"].items()))),
                 ("sources", ", ".join(f"{name} {count:,}" for name, count in sorted(asked["sources"].items()))),
                 ("left out", ", ".join(f"{name} {count:,}" for name, count in asked["left_out"].items()) or "none"),
                 ("trajectories of a question", recipe["generations"]),
                 ("questions of a step", recipe["questions_per_step"]),
-                ("rule of credit", recipe["credit"]["rule"]),
+                *((("rule of credit", recipe["credit"]["rule"]),) if "teacher" not in recipe else ()),
                 ("trained parameters", f"{data['parameters']['trained']:,} of {data['parameters']['all']:,}"),
                 ("processes", data["processes"]),
                 ("steps", f"{data['steps']:,}"),
@@ -112,11 +117,11 @@ def card_page(data: Mapping[str, Any]) -> str:
         "Rewards are of the questions of each step, sampled with the weights before it. They are no evaluation: use "
         "`apr eval`.",
         "",
-        "| step | reward | right | turns | frames | gradient norm |",
-        "|---:|---:|---:|---:|---:|---:|",
+        "| step | loss | reward | right | turns | frames | gradient norm |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
         *(
             f"| {log['step']} | "
-            + " | ".join(_number(log.get(name)) for name in ("reward", "right", "turns", "frames", "grad_norm"))
+            + " | ".join(_number(log.get(name)) for name in ("loss", "reward", "right", "turns", "frames", "grad_norm"))
             + " |"
             for log in thin(data["log"])
         ),

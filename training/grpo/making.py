@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.training.grpo.budgets import group_budgets
 from apr_plugin.training.grpo.contract import check_trl
 from apr_plugin.training.grpo.forward import RowForward
+from apr_plugin.training.grpo.frozen import Frozen
 from apr_plugin.training.grpo.recipe import GrpoRecipe
 from apr_plugin.training.grpo.rollouts import Rollouts
 from apr_plugin.training.grpo.served.rollouts import ServedRollouts
@@ -22,6 +23,8 @@ from apr_plugin.training.sft.trainer import keep_positions, processes, sharded
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import DocKey, TrainingQuestion
 
+T = TypeVar("T", bound=InvestigationTrainer)
+
 
 def make_trainer(
     recipe: GrpoRecipe,
@@ -29,7 +32,8 @@ def make_trainer(
     durations: Mapping[DocKey, float],
     student: Student,
     out: Path,
-) -> InvestigationTrainer:
+    kind: type[T] = InvestigationTrainer,
+) -> T:
     """The trainer of a recipe, ready for `train()`.
 
     Args:
@@ -38,6 +42,7 @@ def make_trainer(
         durations: Seconds of the films of each question, all together.
         student: Reads the prompts.
         out: Folder of checkpoints, logs and samples.
+        kind: The class of the trainer.
 
     Raises:
         AprError: the checkpoint can't be loaded, TRL differs from what is needed, a field of the recipe does not fit
@@ -63,7 +68,7 @@ def make_trainer(
     model = load_learner(recipe.student)
     choose_weights(model, recipe.learn)
     complete = Dummies(student).complete if sharded(args) else None
-    trainer = InvestigationTrainer(
+    trainer = kind(
         recipe=recipe,
         questions=questions,
         rollouts=rollouts,
@@ -75,6 +80,11 @@ def make_trainer(
         peft_config=lora_config(model, recipe.learn.lora) if recipe.learn.what == "lora" else None,
     )
     keep_positions(trainer)
+    if beta := float(recipe.trainer.get("beta", 0.0)):
+        trainer.beta = beta
+        if recipe.learn.what != "lora":
+            forward = RowForward(student, recipe.sampling.temperature, complete)
+            trainer.reference = Frozen(recipe.student, forward, trainer)
     return trainer
 
 
@@ -117,6 +127,7 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
         "report_to": "none",
         "loss_type": "dapo",
         **recipe.trainer,
+        "beta": 0.0,  # TRL would load a reference by itself, which it can't for every family; `make_trainer` does
     }
     if recipe.student.dtype == "float32" and not (given.get("bf16") or given.get("fp16")):
         given["bf16"] = False  # TRL's default is true
@@ -130,7 +141,6 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
             temperature=recipe.sampling.temperature,
             max_completion_length=recipe.sampling.max_new_tokens,
             scale_rewards=recipe.groups.scale_rewards,
-            beta=0.0,
             router_aux_loss_coef=0.0,
             remove_unused_columns=False,
             eval_strategy="no",

@@ -12,6 +12,7 @@ relative to the working folder, as on the command line.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -55,8 +56,7 @@ OURS = {
     "scale_rewards": "it is `groups.scale_rewards`",
     "reward_weights": "they are in `reward`",
     "multi_objective_aggregation": "a trajectory has one reward",
-    "beta": "there is no reference model, and no KL term",
-    "sync_ref_model": "there is no reference model",
+    "sync_ref_model": "the reference of `beta` stays the student as it was",
     "top_entropy_quantile": "its threshold would be that of one row",
     "entropy_coef": "its mean would be that of one row",
     "use_adaptive_entropy": "its mean would be that of one row",
@@ -137,6 +137,9 @@ class ForwardSettings(_Part):
     reduce_each: bool = False
     """Whether gradients are reduced over processes after every forward, not only after the last one of a step. FSDP
     then never holds whole gradients: less memory, more communication. The sums are the same."""
+    rebalance: bool = True
+    """Whether rows travel to processes that have fewer tokens, with their pictures as bytes; false where sending them
+    costs more than waiting (`balance/seconds`). The sums are the same."""
 
 
 class SampleSettings(_Part):
@@ -195,7 +198,8 @@ class GrpoRecipe(_Part):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Of the rollouts. The order of questions is drawn from `trainer.seed`."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Fields of TRL's `GRPOConfig`."""
+    """Fields of TRL's `GRPOConfig`. With `beta` above 0, TRL's KL term to a reference is added for each trained token:
+    the student as it was before training, or with adapters the model without them."""
     about: dict[str, str] = Field(default_factory=dict)
     """Notes: the source of the numbers, what was run, memory."""
 
@@ -218,11 +222,9 @@ class GrpoRecipe(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.credit.rule == "information_gain":
-            raise ValueError(
-                "credit: the rule information_gain needs the probability of the right answer after each look, which "
-                "this trainer does not compute; take another rule"
-            )
+        beta = self.trainer.get("beta", 0.0)
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < math.inf:
+            raise ValueError(f"trainer: beta={beta!r}: it must be a number of at least 0")
         return self
 
     @property
