@@ -175,7 +175,7 @@ class InvestigationTrainer(ServedSteps, Keeping, OwnNames, GRPOTrainer):  # type
         found: dict[int, Any] = {}
         for pack in packs:
             with torch.no_grad():
-                scored = self._scored(self.model_wrapped, pack, compare=False)
+                scored, _ = self.scores(pack, compare=False)
             found |= {id(row): values.float().cpu().numpy() for row, values in zip(pack, scored, strict=True)}
         gains = gains_of(wanted, lambda row: found[id(row)])
         told = [after - before for before, after in gains.values() if not math.isnan(after)]
@@ -249,16 +249,21 @@ class InvestigationTrainer(ServedSteps, Keeping, OwnNames, GRPOTrainer):  # type
             replace(row, old=values[: len(row.target)].cpu()) for row, values in zip(rows, scored, strict=True)
         )
 
-    def scores(self, rows: tuple[TurnRow, ...]) -> tuple[Any, Any]:
+    def scores(self, rows: tuple[TurnRow, ...], *, compare: bool = True) -> tuple[Any, Any]:
         """Log-probabilities and entropies of some rows, of shape (rows, longest target), from the forward of training.
 
         All processes call it as often.
+
+        Args:
+            rows: They go through the model together.
+            compare: Whether they are compared with those of sampling, if the weights are still the same.
         """
-        self._rows = rows
+        self._rows, fresh = rows, self._fresh
+        self._fresh = fresh and compare
         try:
             return self._get_per_token_logps_and_entropies(self.model_wrapped, None, None, 0, compute_entropy=True)[:2]
         finally:
-            self._rows = ()
+            self._rows, self._fresh = (), fresh
 
     def _with_reference(self, rows: tuple[TurnRow, ...]) -> tuple[TurnRow, ...]:
         """The rows with their log-probabilities under the reference: the student as it was, or without its adapters."""
@@ -268,18 +273,10 @@ class InvestigationTrainer(ServedSteps, Keeping, OwnNames, GRPOTrainer):  # type
             from trl.trainer.utils import use_adapter
 
             with torch.no_grad(), use_adapter(self.accelerator.unwrap_model(self.model), None):
-                scored = self._scored(self.model_wrapped, rows, compare=False)
+                scored, _ = self.scores(rows, compare=False)
         return tuple(
             replace(row, reference=values[: len(row.target)].cpu()) for row, values in zip(rows, scored, strict=True)
         )
-
-    def _scored(self, model: Any, rows: tuple[TurnRow, ...], *, compare: bool = True) -> Any:
-        self._rows, fresh = rows, self._fresh
-        self._fresh = fresh and compare
-        try:
-            return self._get_per_token_logps_and_entropies(self.model_wrapped, None, None, 0, compute_entropy=True)[:2]
-        finally:
-            self._rows, self._fresh = (), fresh
 
     def compute_loss(
         self, model: Any, inputs: Part, return_outputs: bool = False, num_items_in_batch: Any = None
