@@ -109,7 +109,9 @@ def seen_once(backbone: Any, places: Any) -> Iterator[None]:
         if places is None:
             return out
         if not hasattr(out, "pooler_output") or not isinstance(out.pooler_output, (tuple, list)):
-            raise AprError("forward.distinct_pictures needs transformers 5: earlier releases give no embeddings by picture")
+            raise AprError(
+                "forward.distinct_pictures needs transformers 5: earlier releases give no embeddings by picture"
+            )
         order = places.tolist()
         out.pooler_output = [out.pooler_output[number] for number in order]
         if getattr(out, "deepstack_features", None) is not None:
