@@ -16,6 +16,7 @@ from apr_plugin.loop.percepts import Percepts
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import replay
 from apr_plugin.loop.trajectory import Trajectory, Turn
+from apr_plugin.loop.wires import Wire
 from apr_plugin.models.batch import Example, batch_of
 from apr_plugin.training.chats import prompt_of
 from apr_plugin.training.making import Find, read_line, words_of
@@ -66,6 +67,7 @@ class RowLoader:
         trajectory = Trajectory.from_json(line.decode("utf-8", "replace"), f"{row.file}, byte {row.start}")
         if row.card not in self._cards:
             self._cards[row.card] = Card.read(row.card)
+        wire = self._cards[row.card].config.form
         found = replay(
             trajectory,
             self._cards[row.card],
@@ -73,11 +75,11 @@ class RowLoader:
             other_versions=self._other_versions,
             turns=(row.turn,),
             blank=blank,
-            words=words_of(trajectory, row.rewritten),
+            words=words_of(trajectory, row.rewritten, wire),
             percepts=self.percepts,
         )
         for prompt, turn in found:
-            return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1)
+            return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1, wire=wire)
         raise RowError(f"{row.where}: the trajectory has no such turn; make the rows again")
 
     def check(self, row: Row) -> None:
@@ -112,11 +114,11 @@ class RowLoader:
                 f"{row.target_tokens}; the rows were made for another checkpoint or another release, make them again"
             )
 
-    def _target(self, row: Row, turn: Turn, several: bool) -> tuple[int, ...]:
+    def _target(self, row: Row, turn: Turn, several: bool, wire: Wire) -> tuple[int, ...]:
         student = self.student
         if row.target == "tokens":
             return with_end(turn.token_ids or (), student)
-        return (*student.encoder.turn_ids(canonical(turn, several)), student.end)
+        return (*student.encoder.turn_ids(canonical(turn, several, wire)), student.end)
 
 
 class RowCollator:

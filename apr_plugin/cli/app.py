@@ -366,15 +366,19 @@ def probe(
 @app.command()
 def doctor(
     fast: Annotated[bool, typer.Option("--fast", help="Only check what is installed; try nothing.")] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="Also say which profile this checkpoint (folder or hub name) carries."),
+    ] = None,
 ) -> None:
     """Try what each command needs, and list the installed versions, extras and devices and what will work.
 
     Exit status 1: something that is installed does not work; the output names the package that breaks it and the
-    command that repairs it.
+    command that repairs it. Or the checkpoint's profile can't be read.
     """
     from apr_plugin.cli.doctor import run_doctor
 
-    raise SystemExit(run_doctor(fast))
+    raise SystemExit(run_doctor(fast, checkpoint))
 
 
 @tasks.callback()

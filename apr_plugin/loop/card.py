@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.config import EpisodeConfig, hash_of, package_versions
-from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, own_instructions
+from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, instructions_of
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
 
 SCHEMA = "apr.card"
@@ -59,7 +59,10 @@ class Card(BaseModel):
             config=config,
             policy=described["policy"],
             prompt_hash=described["prompt_hash"],
-            prompts={"instructions": config.system_prompt or own_instructions(), "passive": PASSIVE_INSTRUCTIONS},
+            prompts={
+                "instructions": instructions_of(config.system_prompt, config.form),
+                "passive": PASSIVE_INSTRUCTIONS,
+            },
             versions=package_versions(),
         )
 

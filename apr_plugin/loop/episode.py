@@ -18,13 +18,21 @@ from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
+from apr_plugin.loop.policy import (
+    Generation,
+    ImagePart,
+    Policy,
+    PolicyUnavailable,
+    Prompt,
+    visual_token_of,
+)
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
+from apr_plugin.loop.references import FrameNames
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import Callers, OnPhase, Phase
 from apr_plugin.loop.trajectory import Film, Shown, StopReason, Timings, Trajectory, Turn, episode_name
-from apr_plugin.loop.wires import WIRES, VideoMeta
+from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.media import MediaError
 
 _In = TypeVar("_In")
@@ -80,7 +88,9 @@ class Episode:
         """Whether turns and answers are read as in OmniAgent's environment."""
         self.seed = config.seed_for(question)
         """Seed of this episode."""
-        self.environment = Environment(config.budget, config.media, policy.modalities, WIRES[config.wire])
+        self.environment = Environment(
+            config.budget, config.media, policy.modalities, config.form, visual_token_of(policy)
+        )
         self.asking = Asking(policy, config.sampling, self.seed, self._seconds_left, config.budget.prompt_tokens)
         self.turns: list[Turn] = []
         """The turns so far."""
@@ -202,6 +212,11 @@ class Episode:
         if self.environment.exhausted:
             return f"The episode's {self.config.budget.visual_tokens_per_episode} visual tokens are used up."
         return ""
+
+    @property
+    def names(self) -> FrameNames | None:
+        """The frames that the policy may name in place of times; `None` if the wire has no references."""
+        return self.environment.names if self.environment.wire.references else None
 
     def notebook(self) -> Notebook:
         """An empty notebook for the question."""

@@ -30,6 +30,9 @@ class ErrorCode(StrEnum):
     UNKNOWN_VIDEO = "UNKNOWN_VIDEO"
     """The question has no video with that index."""
 
+    UNKNOWN_FRAME = "UNKNOWN_FRAME"
+    """The action or the answer names a frame that was never shown, or one of another video (`loop.references`)."""
+
     OUT_OF_RANGE = "OUT_OF_RANGE"
     """Part of the window is outside the video."""
 

@@ -18,7 +18,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import FRAME_PAIR, frame_pairs
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import chat_template, whole_frames
@@ -273,7 +272,7 @@ class PromptEncoder:
             medium.grid = grid
 
     def _watch(self, medium: Medium, clip: VideoPart) -> None:
-        frames, _ = in_pairs(clip)
+        frames, _ = in_groups(clip, self.family.frames)
         processor = self.processor.video_processor
         size = self._size(len(frames) if self.family.clip == "timed" else 1)
         options = {
@@ -305,14 +304,17 @@ class PromptEncoder:
         return made["input_features"][0][:, : int(made["attention_mask"].sum())].to(self.dtype)
 
 
-def in_pairs(clip: VideoPart) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
-    """Frames and times of a clip as the encoders take them: if their number is odd, the last one is repeated."""
-    odd = frame_pairs(len(clip.frames)) * FRAME_PAIR - len(clip.frames)
-    return (
-        (np.concatenate([clip.frames, clip.frames[-1:]]), (*clip.times_s, clip.times_s[-1]))
-        if odd
-        else (clip.frames, clip.times_s)
-    )
+def in_groups(clip: VideoPart, together: int) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
+    """Frames and times of a clip as the encoders take them: the last one is repeated until its group is full.
+
+    Args:
+        clip: The clip.
+        together: Frames of a group (`Family.frames`).
+    """
+    more = -len(clip.frames) % together
+    if not more:
+        return clip.frames, clip.times_s
+    return np.concatenate([clip.frames, *[clip.frames[-1:]] * more]), (*clip.times_s, *clip.times_s[-1:] * more)
 
 
 def _kind(part: MediaPart) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apr_plugin.models.checkpoint import checkpoint_source, weights_identity
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
 from apr_plugin.training.grpo.recipe import GrpoRecipe
-from apr_plugin.training.sft.card import lines_of, machine_of, thin, versions
+from apr_plugin.training.sft.card import lines_of, machine_of, profile_lines, profile_words, thin, versions
 from apr_plugin.training.sft.learner import sizes
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import TrainingQuestion
+
+if TYPE_CHECKING:
+    from apr_plugin.training.profile import Carried
 
 
 def card_of(
@@ -23,6 +26,7 @@ def card_of(
     left_out: Mapping[str, int],
     student: Student,
     seconds: float,
+    profile: Carried | None = None,
 ) -> dict[str, Any]:
     """Everything that the card says: student, questions, recipe, steps, versions, machine.
 
@@ -33,6 +37,7 @@ def card_of(
         left_out: How many questions were not used, by reason.
         student: Its student.
         seconds: How long training took, in this process, without what an earlier one did.
+        profile: What the checkpoint carries.
     """
     import transformers
 
@@ -51,6 +56,7 @@ def card_of(
             "sources": dict(Counter(one.source or "unnamed" for one in questions)),
             "left_out": dict(left_out),
         },
+        "profile": None if profile is None else profile.about(),
         "recipe": recipe.model_dump(mode="json"),
         "parameters": sizes(trainer.model),
         "processes": trainer.args.world_size,
@@ -96,9 +102,11 @@ def card_page(data: Mapping[str, Any]) -> str:
                 ("steps", f"{data['steps']:,}"),
                 ("seconds since the last start", f"{data['seconds_of_last_start']:,}"),
                 ("machine", machine_of(data["machine"])),
+                *profile_lines(data),
             )
         ),
         "",
+        *profile_words(data),
         "## Steps",
         "",
         "Rewards are of the questions of each step, sampled with the weights before it. They are no evaluation: use "

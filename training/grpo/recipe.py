@@ -21,6 +21,7 @@ from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
+from apr_plugin.loop.profiles import WireName
 from apr_plugin.training.grpo.credit import CreditSettings
 from apr_plugin.training.grpo.groups import GroupSettings
 from apr_plugin.training.grpo.rewards import RewardSettings
@@ -168,7 +169,7 @@ class GrpoRecipe(_Part):
     """Limits of an episode."""
     draws: BudgetDraws = BudgetDraws()
     """Which of them vary."""
-    wire: Literal["apr", "omniagent"] = "apr"
+    wire: WireName = "apr"
     """The form of prompts, see docs/wires.md."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns are read."""

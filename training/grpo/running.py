@@ -77,13 +77,16 @@ def run_grpo(recipe: GrpoRecipe, out: Path) -> Path:
 def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, console: Console) -> Path:
     with console.status("loading TRL and the model …"):
         from apr_plugin.training.grpo.card import card_of, card_page
-        from apr_plugin.training.grpo.making import make_trainer
+        from apr_plugin.training.grpo.making import episode_config, make_trainer
+        from apr_plugin.training.profile import Carried, WriteProfile, profile_of_config
         from apr_plugin.training.sft.finishing import StopAtNan, TrainingStopped, save_trained
         from apr_plugin.training.sft.learner import sizes
         from apr_plugin.training.sft.trainer import processes
 
         trainer = make_trainer(recipe, usable.questions, usable.durations, student, out)
     trainer.add_callback(StopAtNan())
+    profile = Carried(profile_of_config(episode_config(recipe, usable.durations).base), "of the rollouts")
+    trainer.add_callback(WriteProfile(profile.file))
     found, counts = last_checkpoint(out), sizes(trainer.model)
     console.print(
         f"{len(usable.questions):,} questions; {recipe.sampled_questions} of them with {recipe.generations} "
@@ -111,10 +114,10 @@ def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, cons
         trainer.rollouts.close()
 
     def card() -> tuple[dict[str, Any], str]:
-        data = card_of(trainer, recipe, usable.questions, usable.left_out, student, time.monotonic() - began)
+        data = card_of(trainer, recipe, usable.questions, usable.left_out, student, time.monotonic() - began, profile)
         return data, card_page(data)
 
-    folder = save_trained(trainer, recipe, student, card, out)
+    folder = save_trained(trainer, recipe, student, card, out, profile)
     console.print(f"{folder}: trained; its README.md says how", soft_wrap=True)
     return folder
 

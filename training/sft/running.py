@@ -84,12 +84,16 @@ def run_sft(recipe: Recipe, out: Path) -> Path:
 
 def _train(recipe: Recipe, checked: Checked, student: Student, out: Path, console: Console) -> Path:
     with console.status("loading TRL and the model …"):
+        from apr_plugin.training.profile import WriteProfile, profile_of_rows
         from apr_plugin.training.sft.finishing import StopAtNan, save_final
         from apr_plugin.training.sft.learner import sizes
         from apr_plugin.training.sft.trainer import make_trainer, processes
 
         trainer = make_trainer(recipe, checked.rows, student, out, percepts=percepts_of(recipe))
     trainer.add_callback(StopAtNan())
+    profile = profile_of_rows(checked.rows.of("train"))
+    if profile is not None:
+        trainer.add_callback(WriteProfile(profile.file))
     found = last_checkpoint(out)
     counts, train = sizes(trainer.model), checked.rows.of("train")
     console.print(
@@ -112,7 +116,7 @@ def _train(recipe: Recipe, checked: Checked, student: Student, out: Path, consol
         )
         check_memory(error, advice, out)
         raise
-    folder = save_final(trainer, recipe, student, checked, out, time.monotonic() - began)
+    folder = save_final(trainer, recipe, student, checked, out, time.monotonic() - began, profile)
     console.print(f"{folder}: trained; its README.md says how", soft_wrap=True)
     return folder
 
