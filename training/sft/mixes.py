@@ -38,9 +38,13 @@ class Source:
         name: Its name in counts, and for a weigher.
         share: Its share of the mix's rows.
         at: Gives its n-th row.
+        rows: Those of a file.
     """
 
-    def __init__(self, name: str, share: float, at: Callable[[int], Row | Example]) -> None:
+    def __init__(
+        self, name: str, share: float, at: Callable[[int], Row | Example], rows: Sequence[Row] = ()
+    ) -> None:
+        self.rows = rows
         self.name = name
         self.share = share
         self.at = at
@@ -68,7 +72,7 @@ def of_rows(name: str, share: float, rows: Sequence[Row], seed: int) -> Source:
         random.Random(f"{seed}:{epoch}").shuffle(drawn)
         return drawn
 
-    return Source(name, share, lambda number: rows[order(number // len(rows))[number % len(rows)]])
+    return Source(name, share, lambda number: rows[order(number // len(rows))[number % len(rows)]], rows)
 
 
 class Mix:
@@ -119,14 +123,14 @@ class Mix:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """The rows of a pack, with the names of their sources."""
+    def __getitem__(self, number: int) -> Sequence[tuple[Row | Example, str]]:
+        """The rows of a pack, each with the name of its source."""
         if not 0 <= number < self.length:
             raise IndexError(number)
         while self._ends[-1] <= number:
             self._ends.append(self._ends[-1] + self._count(len(self._ends) - 1))
         stretch = next(n for n in reversed(range(len(self._ends))) if self._ends[n] <= number)
-        return {"rows": self._packs(stretch)[number - self._ends[stretch]]}
+        return self._packs(stretch)[number - self._ends[stretch]]
 
     @property
     def pack_rows(self) -> float:
@@ -137,7 +141,7 @@ class Mix:
         """How many rows of each source are in the first packs."""
         found = {source.name: 0 for source in self.sources}
         for pack in range(number):
-            for _, name in self[pack]["rows"]:
+            for _, name in self[pack]:
                 found[name] += 1
         return found
 

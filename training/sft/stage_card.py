@@ -8,7 +8,8 @@ from typing import Any
 from apr_plugin.models.checkpoint import checkpoint_source, weights_identity
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
-from apr_plugin.training.sft.card import lines_of, machine_of, thin, versions
+from apr_plugin.training.sft.card import lines_of, machine_of, profile_lines, profile_words, thin, versions
+from apr_plugin.training.profile import Carried
 from apr_plugin.training.sft.learner import sizes
 from apr_plugin.training.sft.mixes import Mix
 from apr_plugin.training.sft.recipe import Recipe, StageSettings
@@ -24,6 +25,7 @@ def stage_card(
     before: Sequence[Mapping[str, Any]],
     measured: Sequence[Mapping[str, Any]],
     seconds: float,
+    profile: Carried | None = None,
 ) -> dict[str, Any]:
     """Everything that the card says.
 
@@ -36,6 +38,7 @@ def stage_card(
         before: The earlier stages, as in their cards.
         measured: Its measurements.
         seconds: How long the stage took, since the last start.
+        profile: What the checkpoint carries.
     """
     import transformers
 
@@ -61,6 +64,7 @@ def stage_card(
             "weights": weights_identity(source, config),
             "family": student.family.title,
         },
+        "profile": None if profile is None else profile.about(),
         "stages": [*before, own],
         "recipe": recipe.model_dump(mode="json"),
         "parameters": sizes(trainer.model),
@@ -83,8 +87,10 @@ def stage_page(data: Mapping[str, Any]) -> str:
             ("trained parameters", f"{data['parameters']['trained']:,} of {data['parameters']['all']:,}"),
             ("processes", data["processes"]),
             ("machine", machine_of(data["machine"])),
+            *profile_lines(data),
         )
     )
+    text += ["", *profile_words(data)]
     for stage in data["stages"]:
         text += ["", f"## Stage {stage['name']}", "", "| | |", "|---|---|"]
         text += lines_of(

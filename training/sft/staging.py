@@ -22,6 +22,8 @@ from rich.console import Console
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
+from apr_plugin.models.profile import profile_of_checkpoint
+from apr_plugin.training.profile import Carried, WriteProfile, profile_of_rows
 from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.rows import read_rows
 from apr_plugin.training.sft.mixes import Mix, Source, made, of_rows, shares_told
@@ -178,6 +180,9 @@ def _stage(
             own, mix, student, folder, _step(found) if ended else most, percepts=percepts_of(own), carried=carried
         )
     trainer.add_callback(StopAtNan())
+    profile = _profile(own, sources)
+    if profile is not None:
+        trainer.add_callback(WriteProfile(profile.file))
     if gate is not None and not ended:
         trainer.add_callback(gate)
     console.print(
@@ -199,10 +204,20 @@ def _stage(
 
     def card() -> tuple[dict[str, Any], str]:
         seconds = time.monotonic() - began
-        data = stage_card(trainer, recipe, stage, student, mix, told, gate.lines() if gate else [], seconds)
+        measured = gate.lines() if gate else []
+        data = stage_card(trainer, recipe, stage, student, mix, told, measured, seconds, profile)
         return data, stage_page(data)
 
-    save_trained(trainer, own, student, card, folder)
+    save_trained(trainer, own, student, card, folder, profile)
+
+
+def _profile(recipe: Recipe, sources: list[Source]) -> Carried | None:
+    """The profile of most rows of files; without any, the one that the checkpoint has that is trained."""
+    rows = [row for source in sources for row in source.rows]
+    if rows and (found := profile_of_rows(rows)) is not None:
+        return found
+    file = profile_of_checkpoint(recipe.student.pretrained, "hf", recipe.student.revision)
+    return None if file is None else Carried(file, "of the checkpoint that was trained")
 
 
 def _step(checkpoint: Path | None) -> int:

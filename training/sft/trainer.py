@@ -90,27 +90,35 @@ class RowTrainer(OwnNames, SFTTrainer):  # type: ignore[misc]
 
 
 class PackCollator:
-    """From packs of rows to the arguments of `forward`.
+    """From elements of `pack_dataset`, or numbers of packs of a mix, to the arguments of `forward`.
 
     Args:
         collator: Makes a batch.
         weighing: Gives the weights of tokens; default: none.
+        mix: Gives the packs.
     """
 
-    def __init__(self, collator: RowCollator, weighing: Weighing | None = None) -> None:
+    def __init__(self, collator: RowCollator, weighing: Weighing | None = None, mix: Mix | None = None) -> None:
         self.collator = collator
         self.weighing = weighing
+        self.mix = mix
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """One batch of the rows of these packs: elements of `pack_dataset`, or of a `Mix`."""
-        return self.collator.batch([self._example(row) for element in elements for row in element["rows"]])
+        """One batch of the rows of these packs."""
+        rows = [row for element in elements for row in self._rows(element)]
+        return self.collator.batch([self._example(row, source) for row, source in rows])
 
-    def _example(self, given: Any) -> Example:
-        row, source = given if isinstance(given, tuple) else (Row.model_validate_json(given), "")
+    def _rows(self, element: dict[str, Any]) -> Sequence[tuple[Row | Example, str]]:
+        if self.mix is not None:
+            return self.mix[element["pack"]]
+        rows = [Row.model_validate_json(text) for text in element["rows"]]
+        return [(row, row.source) for row in rows]
+
+    def _example(self, row: Row | Example, source: str) -> Example:
         example = row if isinstance(row, Example) else self.collator.loader.example(row)
         if self.weighing is None or example.weights is not None:
             return example
-        return self.weighing(example, source or getattr(row, "source", ""))
+        return self.weighing(example, source)
 
 
 def pack_dataset(made: Sequence[Sequence[Row]]) -> Dataset:
@@ -166,7 +174,8 @@ def make_stage_trainer(
     mix.length = steps * forwards * processes()
     staged = {"max_steps": steps, "train_sampling_strategy": "sequential", "save_strategy": "steps", "save_steps": 200}
     args = _arguments(recipe, out, 1, recipe.rows_per_step, False, forwards=forwards, **staged)
-    return _trainer(recipe, student, args, mix, None, percepts=percepts, carried=carried)
+    numbers = Dataset.from_dict({"pack": range(mix.length)})
+    return _trainer(recipe, student, args, numbers, None, percepts=percepts, carried=carried, mix=mix)
 
 
 def forwards_per_step(recipe: Recipe, mix: Mix) -> int:
@@ -183,6 +192,7 @@ def _trainer(
     *,
     percepts: Any = None,
     carried: Path | None = None,
+    mix: Mix | None = None,
 ) -> RowTrainer:
     weighing = None if recipe.weights is None else Weighing(recipe.weights, student)
     model = load_learner(recipe.student)
@@ -202,7 +212,7 @@ def _trainer(
         args=args,
         train_dataset=train,
         eval_dataset=held,
-        data_collator=PackCollator(collator, weighing),
+        data_collator=PackCollator(collator, weighing, mix),
         processing_class=student.encoder.processor,
         peft_config=lora_config(model, recipe.learn.lora) if recipe.learn.what == "lora" else None,
         rates=recipe.rates,
