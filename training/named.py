@@ -18,7 +18,11 @@ from apr_plugin.training.recipe_file import RecipeError
 
 Kind = Literal["weighers", "row_makers", "measures"]
 
-OURS: dict[Kind, dict[str, str]] = {"weighers": {}, "row_makers": {}, "measures": {}}
+OURS: dict[Kind, dict[str, str]] = {
+    "weighers": {},
+    "row_makers": {"needle_captions": "apr_plugin.training.tiny.captions:maker"},
+    "measures": {"needle_captions": "apr_plugin.training.tiny.captions:measure"},
+}
 """Where those of this package are found."""
 
 WHAT: dict[Kind, str] = {"weighers": "weigher of tokens", "row_makers": "maker of rows", "measures": "measure"}
