@@ -19,8 +19,13 @@ from apr_plugin.training.recipe_file import RecipeError
 Kind = Literal["weighers", "row_makers", "measures"]
 
 OURS: dict[Kind, dict[str, str]] = {
-    "weighers": {},
-    "row_makers": {"needle_captions": "apr_plugin.training.tiny.captions:maker"},
+    "weighers": {"needle_turn": "apr_plugin.training.tiny.weighing:turn"},
+    "row_makers": {
+        "needle_agents": "apr_plugin.training.tiny.agents:maker",
+        "needle_captions": "apr_plugin.training.tiny.captions:maker",
+        "needle_describing": "apr_plugin.training.tiny.describing:maker",
+        "needle_windows": "apr_plugin.training.tiny.describing:windows",
+    },
     "measures": {"needle_captions": "apr_plugin.training.tiny.captions:measure"},
 }
 """Where those of this package are found."""

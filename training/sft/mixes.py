@@ -41,9 +41,7 @@ class Source:
         rows: Those of a file.
     """
 
-    def __init__(
-        self, name: str, share: float, at: Callable[[int], Row | Example], rows: Sequence[Row] = ()
-    ) -> None:
+    def __init__(self, name: str, share: float, at: Callable[[int], Row | Example], rows: Sequence[Row] = ()) -> None:
         self.rows = rows
         self.name = name
         self.share = share

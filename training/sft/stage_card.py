@@ -8,8 +8,8 @@ from typing import Any
 from apr_plugin.models.checkpoint import checkpoint_source, weights_identity
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
-from apr_plugin.training.sft.card import lines_of, machine_of, profile_lines, profile_words, thin, versions
 from apr_plugin.training.profile import Carried
+from apr_plugin.training.sft.card import lines_of, machine_of, profile_lines, profile_words, thin, versions
 from apr_plugin.training.sft.learner import sizes
 from apr_plugin.training.sft.mixes import Mix
 from apr_plugin.training.sft.recipe import Recipe, StageSettings

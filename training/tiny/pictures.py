@@ -107,7 +107,7 @@ class Eyes:
         if label not in self._plain:
             encoder = self._student.encoder
             made = encoder.processor.image_processor(
-                images=[picture(label)],
+                images=[picture(label).copy()],
                 size={"shortest_edge": EDGE * EDGE, "longest_edge": EDGE * EDGE},
                 input_data_format="channels_last",
                 return_tensors="pt",
