@@ -88,9 +88,9 @@ def batch_of(
 
     Returns:
         `input_ids` and `labels`, shape (rows, tokens); `position_ids`, shape (3, rows, tokens); with padding
-        `attention_mask`, shape (rows, tokens); with weights `loss_weights`, shape (rows, tokens), beside the labels; and
-        `media_of` all rows, in their order. Labels are the targets, and `IGNORED` for prompts, dummies, padding and
-        tokens of weight 0; they are not shifted. A batch can't be cut along its first
+        `attention_mask`, shape (rows, tokens); with weights `loss_weights`, shape (rows, tokens); and `media_of` all
+        rows, in their order. Labels are the targets, and `IGNORED` for prompts, dummies, padding and tokens of weight
+        0; they are not shifted. A batch can't be cut along its first
         dimension, which is not the rows' in `position_ids` and in media (`nn.DataParallel` would do that).
 
     Raises:

@@ -73,8 +73,8 @@ def by_length(
     heads, tokens, width = query.shape[1:]
 
     def within(rows: tuple[Any, Any, Any], length: int) -> Any:
-        batches = (row.reshape(heads, -1, length, width).transpose(0, 1) for row in rows)
-        out = attend(*batches, dropout_p=dropout, scale=scaling)
+        q, k, v = (row.reshape(heads, -1, length, width).transpose(0, 1) for row in rows)
+        out = attend(q, k, v, dropout_p=dropout, scale=scaling)
         return out.permute(0, 2, 1, 3).reshape(-1, heads, width)
 
     rows = (query[0], key[0], value[0])

@@ -58,7 +58,8 @@ def groups_of(
             f"rates.{at}.match: {rates[at].match!r} takes no parameter that is trained, or what it matches is taken "
             f"before; parameters are called {', '.join(names[:3])}, …"
         )
-    plain, muon = [], []
+    plain: list[dict[str, Any]] = []
+    muon: list[dict[str, Any]] = []
     for (place, decay), members in sorted(taken.items()):
         rate = rates[place].learning_rate if place < len(rates) else learning_rate
         group = {"params": members, "lr": rate * factor, "weight_decay": decay}
@@ -84,7 +85,7 @@ def optimizer_of(plain: list[dict[str, Any]], muon: list[dict[str, Any]], make: 
     return Together([*([make(plain)] if plain else []), second])
 
 
-class Together(torch.optim.Optimizer):
+class Together(torch.optim.Optimizer):  # type: ignore[misc]
     """Several optimizers that a trainer, its schedule and its checkpoints see as one.
 
     Args:
@@ -95,7 +96,7 @@ class Together(torch.optim.Optimizer):
         self.parts = list(parts)
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    @property  # type: ignore[override]
+    @property
     def state(self) -> dict[Any, Any]:
         """What the parts keep for each parameter."""
         return {parameter: kept for part in self.parts for parameter, kept in part.state.items()}

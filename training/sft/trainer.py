@@ -38,6 +38,8 @@ class RowTrainer(OwnNames, SFTTrainer):  # type: ignore[misc]
         more: As for SFTTrainer.
     """
 
+    optimizer: Any
+
     def __init__(
         self, *args: Any, rates: Sequence[RateSettings] = (), carried: Path | None = None, **more: Any
     ) -> None:

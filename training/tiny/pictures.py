@@ -39,7 +39,7 @@ def picture(label: Label) -> NDArray[np.uint8]:
     import av
 
     drawn = av.VideoFrame.from_ndarray(draw_frame(*label, DRAWN), format="rgb24").reformat(format="yuv420p")
-    scaled: NDArray[np.uint8] = drawn.reformat(width=EDGE, height=EDGE, format="rgb24").to_ndarray()
+    scaled = np.asarray(drawn.reformat(width=EDGE, height=EDGE, format="rgb24").to_ndarray(), np.uint8)
     scaled.flags.writeable = False
     return scaled
 
