@@ -26,7 +26,10 @@ OURS: dict[Kind, dict[str, str]] = {
         "needle_describing": "apr_plugin.training.tiny.describing:maker",
         "needle_windows": "apr_plugin.training.tiny.describing:windows",
     },
-    "measures": {"needle_captions": "apr_plugin.training.tiny.captions:measure"},
+    "measures": {
+        "needle_agent": "apr_plugin.training.tiny.playing:measure",
+        "needle_captions": "apr_plugin.training.tiny.captions:measure",
+    },
 }
 """Where those of this package are found."""
 

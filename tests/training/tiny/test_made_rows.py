@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from apr_testing import Playback  # noqa: E402 - after the libraries it needs
+from apr_testing import Playback, look  # noqa: E402 - after the libraries it needs
 
 from apr_plugin.errors import AprError  # noqa: E402
 from apr_plugin.loop import Episode, EpisodeConfig, MediaRef  # noqa: E402
@@ -31,7 +31,7 @@ from apr_plugin.training.sft.learner import load_learner  # noqa: E402
 from apr_plugin.training.sft.recipe import StudentSettings  # noqa: E402
 from apr_plugin.training.sft.weights import Weighing  # noqa: E402
 from apr_plugin.training.student import Student  # noqa: E402
-from apr_plugin.training.tiny import agents, captions, describing  # noqa: E402
+from apr_plugin.training.tiny import agents, captions, describing, playing  # noqa: E402
 from apr_plugin.training.tiny.model import EDGE, Size  # noqa: E402
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, observe, teach, turn_of  # noqa: E402
 from apr_plugin.training.tiny.pictures import LABELS, Eyes, held_out, name_of, picture  # noqa: E402
@@ -251,6 +251,24 @@ def test_the_start_is_an_ordinary_folder_with_its_profile(start: Path, learner: 
     assert all(len(learner.encoder.turn_ids(text)) == 1 for text in single)
     sizes = {agents.maker(student=learner, seed=0)(number).encoded.size.visual for number in range(12)}
     assert max(sizes) <= max(FRAMES.values()), "a frame is one visual token"
+
+
+def test_the_closed_loop_scores_the_teacher_and_a_model(start: Path, learner: Student) -> None:
+    """The teacher's own turns get all notes right; a random model says nothing that can be read."""
+    for seen, doc in playing.games(0, 2, ("1m", "30m")):
+        policy = Playback([WIRE.written(step.turn) for step in agents.episode(seen, doc)])
+        played = asyncio.run(playing.play(policy, seen, doc))
+        numbers = playing.numbers_of([played])
+        assert played.ended == "answer" and played.score > (0.99 if doc["kind"] == "glyph" else 0.5)
+        assert all(numbers[name] == 1.0 for name in ("colour", "flag", "pattern", "answered"))
+    seen, doc = playing.games(0, 1, ("1m",))[0]
+    lost = Playback(['{"observation": "none", "think": "overview", "confidence": 0.1, "action": {"type": "dance"}}'])
+    assert asyncio.run(playing.play(lost, seen, doc)).ended == "invalid"
+    beyond = look("#0.1", 9999.0, 20)  # type: ignore[arg-type]
+    assert asyncio.run(playing.play(Playback([beyond]), seen, doc)).ended == "refused"
+    model = load_learner(StudentSettings(pretrained=str(start))).eval()
+    numbers = playing.measure(student=learner, per_kind=1, buckets=("1m",))(model)
+    assert numbers["answered"] == 0.0 and numbers["turns"] == 1.0
 
 
 def test_recipes_find_the_pieces() -> None:
