@@ -27,7 +27,11 @@ class RowMaker(Protocol):
     """Makes rows; a recipe names a factory of it, which gets `student`, `seed` and the arguments of the recipe."""
 
     def __call__(self, index: int) -> Example:
-        """The row of this number: the same one each time, whatever was made before."""
+        """The row of this number: the same one each time, whatever was made before.
+
+        It is called twice, for the row's length and for the row, unless the maker has a method `tokens(index)` that
+        gives the length.
+        """
         ...
 
 
@@ -39,11 +43,22 @@ class Source:
         share: Its share of the mix's rows.
         at: Gives its n-th row.
         rows: Those of a file.
+        length: Gives the tokens of its n-th row; default: of what `at` gives.
     """
 
-    def __init__(self, name: str, share: float, at: Callable[[int], Row | Example], rows: Sequence[Row] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        share: float,
+        at: Callable[[int], Row | Example],
+        rows: Sequence[Row] = (),
+        length: Callable[[int], int] | None = None,
+    ) -> None:
         self.rows = rows
+        self.length = length or (lambda number: tokens(at(number)))
         self.name = name
+        self.title = name
+        """Its name in counts, where several sources have one name."""
         self.share = share
         self.at = at
 
@@ -58,7 +73,7 @@ def made(name: str, share: float, student: Student, seed: int, given: Mapping[st
         maker: RowMaker = named("row_makers", name)(student=student, seed=seed, **given)
     except TypeError as error:
         raise RowError(f"maker of rows {name}: {error}") from error
-    return Source(name, share, maker)
+    return Source(name, share, maker, length=getattr(maker, "tokens", None))
 
 
 def of_rows(name: str, share: float, rows: Sequence[Row], seed: int) -> Source:
@@ -107,8 +122,8 @@ class Mix:
         self.length = length
         self._file = counts
         self._writes = writes
-        first = [source.at(number) for source, _, number in self._slots(0, SAMPLE)]
-        self.row_tokens = sum(map(tokens, first)) / len(first)
+        first = [source.length(number) for source, number in self._slots(0, SAMPLE)]
+        self.row_tokens = sum(first) / len(first)
         """The average length of its first rows."""
         if token_budget is None:
             self._stretch = WINDOW
@@ -128,26 +143,20 @@ class Mix:
         while self._ends[-1] <= number:
             self._ends.append(self._ends[-1] + self._count(len(self._ends) - 1))
         stretch = next(n for n in reversed(range(len(self._ends))) if self._ends[n] <= number)
-        return self._packs(stretch)[number - self._ends[stretch]]
+        # Rows are made when they are needed: those of a stretch with their pictures are too many to keep.
+        slots = self._packs(stretch)[number - self._ends[stretch]]
+        return [(source.at(place), source.name) for source, place, _ in slots]
 
     @property
     def pack_rows(self) -> float:
         """Rows of an average pack of the first stretch."""
         return self._stretch / self._count(0)
 
-    def counted(self, number: int) -> dict[str, int]:
-        """How many rows of each source are in the first packs."""
-        found = {source.name: 0 for source in self.sources}
-        for pack in range(number):
-            for _, name in self[pack]:
-                found[name] += 1
-        return found
-
-    def _slots(self, begin: int, end: int) -> list[tuple[Source, str, int]]:
+    def _slots(self, begin: int, end: int) -> list[tuple[Source, int]]:
         """The sources of the rows from one place to another of the whole mix, and their numbers in these sources."""
         made_before, made_after = self._drawn(begin), self._drawn(end)
         return [
-            (source, source.name, number)
+            (source, number)
             for source, before, after in zip(self.sources, made_before, made_after, strict=True)
             for number in range(before, after)
         ]
@@ -157,10 +166,11 @@ class Mix:
         few = [int(slot * share + 1e-9) for share in self._shares[:-1]]
         return [*few, slot - sum(few)]
 
-    def _made(self, stretch: int) -> list[list[tuple[Row | Example, str]]]:
+    def _made(self, stretch: int) -> list[list[tuple[Source, int, int]]]:
         begin = stretch * self._stretch
-        rows = [(source.at(number), name) for source, name, number in self._slots(begin, begin + self._stretch)]
-        return packs(rows, self._budget, f"{self._seed}:{stretch}", length=lambda row: tokens(row[0]))
+        slots = self._slots(begin, begin + self._stretch)
+        rows = [(source, number, source.length(number)) for source, number in slots]
+        return packs(rows, self._budget, f"{self._seed}:{stretch}", length=lambda row: row[2])
 
     def _count(self, stretch: int) -> int:
         if self._counts is None:
@@ -205,4 +215,4 @@ def _first_worker() -> bool:
 def shares_told(sources: Sequence[Source]) -> str:
     """The shares in words."""
     whole = sum(source.share for source in sources)
-    return ", ".join(f"{source.name} {source.share / whole:.0%}" for source in sources)
+    return ", ".join(f"{source.title} {source.share / whole:.0%}" for source in sources)

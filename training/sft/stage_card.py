@@ -49,7 +49,7 @@ def stage_card(
     names = ("step", "loss", "grad_norm", "learning_rate", "mean_token_accuracy", "num_tokens")
     own = {
         "name": stage.name,
-        "sources": {each.name: round(each.share / whole, 4) for each in mix.sources},
+        "sources": {each.title: round(each.share / whole, 4) for each in mix.sources},
         "steps": trainer.state.global_step,
         "forwards_per_step": trainer.args.gradient_accumulation_steps,
         "row_tokens": round(mix.row_tokens, 1),

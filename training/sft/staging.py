@@ -124,13 +124,16 @@ def sources_of(recipe: Recipe, mix: tuple[SourceSettings, ...], student: Student
     Raises:
         AprError: rows can't be read or are for another student, or a maker refuses its arguments.
     """
-    found = []
+    found: list[Source] = []
     for source in mix:
         if source.made is not None:
             found.append(made(source.made, source.share, student, source.seed, source.given))
             continue
         rows = rows_for(student, read_rows(str(source.rows)), recipe, str(source.rows), console)
         found.append(of_rows(source.title, source.share, rows.rows.require().of("train"), source.seed))
+    for number, one in enumerate(found):
+        twice = sum(other.name == one.name for other in found[:number])
+        one.title = f"{one.name} ({twice + 1})" if twice else one.name
     return found
 
 

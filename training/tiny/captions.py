@@ -30,7 +30,7 @@ LONGEST = 8
 _EMPTY = ImagePart(np.zeros((EDGE, EDGE, 3), np.uint8))
 
 
-def maker(*, student: Student, seed: int, glyphs: float = 0.8, noise: float = 0.06) -> Callable[[int], Example]:
+def maker(*, student: Student, seed: int, glyphs: float = 0.8, noise: float = 0.06) -> Captions:
     """A maker of captions (`training.sft.mixes.RowMaker`).
 
     Args:
@@ -39,20 +39,41 @@ def maker(*, student: Student, seed: int, glyphs: float = 0.8, noise: float = 0.
         glyphs: Share of the pictures with a glyph.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
-    targets: dict[Label, tuple[int, ...]] = {}
+    return Captions(student, seed, glyphs, noise)
 
-    def make(index: int) -> Example:
-        draw = random.Random(f"captions:{seed}:{index}")
-        label: Label = LABELS[0]
-        while held_out(label) or label is LABELS[0]:
-            glyph = draw.choice(ALL_GLYPHS) if draw.random() < glyphs else None
+
+class Captions:
+    """Makes captions by their number, see `maker`."""
+
+    def __init__(self, student: Student, seed: int, glyphs: float, noise: float) -> None:
+        self._student = student
+        self._seed = seed
+        self._glyphs = glyphs
+        self._eyes = Eyes(student, seed, noise)
+        self._targets: dict[Label, tuple[int, ...]] = {}
+
+    def __call__(self, index: int) -> Example:
+        """The row of this number."""
+        label = self._label(index)
+        return Example(self._eyes.fill(alone(self._student), [label], index, alone=True), self._target(label))
+
+    def tokens(self, index: int) -> int:
+        """Its length, without its picture."""
+        return len(alone(self._student).ids) + len(self._target(self._label(index)))
+
+    def _label(self, index: int) -> Label:
+        draw = random.Random(f"captions:{self._seed}:{index}")
+        while True:
+            glyph = draw.choice(ALL_GLYPHS) if draw.random() < self._glyphs else None
             label = (draw.choice(_BACKGROUNDS), draw.choice(PATTERNS), glyph)
-        if label not in targets:
-            targets[label] = (*student.encoder.turn_ids(f" {name_of(label)}"), student.end)
-        return Example(eyes.fill(alone(student), [label], index, alone=True), targets[label])
+            if not held_out(label):
+                return label
 
-    return make
+    def _target(self, label: Label) -> tuple[int, ...]:
+        if label not in self._targets:
+            words = f" {name_of(label)}"
+            self._targets[label] = (*self._student.encoder.turn_ids(words), self._student.end)
+        return self._targets[label]
 
 
 _BACKGROUNDS = tuple(BACKGROUNDS)

@@ -126,7 +126,7 @@ def test_a_mix_is_a_function_of_the_number(tmp_path: Path) -> None:
     late, made = a_mix(tmp_path)
     made.clear()
     assert [(name, row.number) for row, name in late[399]] == told[0]
-    assert sum(made.values()) < whole / 4, "what came before was not made again"
+    assert sum(made.values()) < whole / 2, "what came before was not made again"
     (tmp_path / "packs.txt").write_text((tmp_path / "packs.txt").read_text() + "1")  # killed while it wrote
     assert [(name, row.number) for row, name in a_mix(tmp_path)[0][399]] == told[0]
 

@@ -275,3 +275,8 @@ def test_recipes_find_the_pieces() -> None:
     for kind, names in OURS.items():
         for name in names:
             assert callable(named(kind, name)) and weigh is named("weighers", "needle_turn")
+
+
+def test_the_length_of_a_caption_is_known_without_its_picture(learner: Student) -> None:
+    make = captions.maker(student=learner, seed=0)
+    assert all(make.tokens(number) == len(make(number)) for number in range(40))
