@@ -155,8 +155,14 @@ def frames(*colours: int) -> tuple[ImagePart, ...]:
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("qwen2_5_omni", 1), ("qwen2_5_omni", 2), ("qwen2_5_vl", 1), ("qwen3_vl", 1), ("qwen3_omni_moe", 1)]
-    + [("qwen3_omni_moe", 2)],
+    [
+        ("qwen2_5_omni", 1),
+        ("qwen2_5_omni", 2),
+        ("qwen2_5_vl", 1),
+        ("qwen3_vl", 1),
+        ("qwen3_omni_moe", 1),
+        ("qwen3_omni_moe", 2),
+    ],
 )
 def test_equal_pictures_are_seen_once(name: str, sizes: int, tiny: Any, student: Callable[..., Student]) -> None:
     """Loss and gradients are those of the plain forward, deepstack features included; the tower sees fewer pictures."""
