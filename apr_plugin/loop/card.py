@@ -20,6 +20,9 @@ from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
 SCHEMA = "apr.card"
 VERSION = 1
 
+IMPORTED = "apr.imported"
+"""Schema of the card of a run that another program made (`runs.foreign.writing`)."""
+
 CARD_FILE = "card.json"
 """Name of the file in a run's folder."""
 
@@ -89,6 +92,8 @@ class Card(BaseModel):
             data = json.loads(read_regular(file))
         except (OSError, ValueError, RecursionError) as error:
             raise CardError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if isinstance(data, dict) and data.get("schema") == IMPORTED:
+            raise CardError(f"{file}: the run was made elsewhere and imported; its prompts can't be rebuilt")
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("version"), int):
             raise CardError(f"{file}: this is not an {SCHEMA} file")
         if data["version"] > VERSION:

@@ -75,6 +75,9 @@ class ErrorCode(StrEnum):
     ANSWER_EXPECTED = "ANSWER_EXPECTED"
     """It is the last turn, and only an answer counts."""
 
+    ELSEWHERE = "ELSEWHERE"
+    """Another program refused it, for a reason that has no code here; only in imported runs."""
+
 
 @dataclass(frozen=True)
 class ActionError:

@@ -19,6 +19,7 @@ from apr_plugin.errors import AprError, told
 from apr_plugin.loop.action import Action
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError
+from apr_plugin.loop.imported import Figure, Imported
 from apr_plugin.loop.policy import GenerationTimings, LogprobsOf, Usage
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.references import FrameNames, Named, NamedLook
@@ -275,6 +276,12 @@ class Trajectory(_Record):
     """Identifies what the policy can see of the question."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that were used."""
+    imported: Imported | None = None
+    """Where it comes from and what it lacks, if another program recorded it."""
+
+    def has(self, figure: Figure) -> bool:
+        """Whether a figure was recorded; always, in a trajectory of this package."""
+        return self.imported is None or figure not in self.imported.absent
 
     @property
     def episode(self) -> str:

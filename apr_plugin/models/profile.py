@@ -29,12 +29,15 @@ def profile_of_checkpoint(
     Raises:
         AprError: the checkpoint is not there, or its profile can't be read.
     """
-    source = checkpoint_source(pretrained, policy)
-    folder = Path(source)
-    if folder.is_dir():
-        return read_profile(folder) if (folder / PROFILE_FILE).exists() else None
-    if folder.exists():
-        return None  # a file; loading it says what is wrong
+    try:
+        source = checkpoint_source(pretrained, policy)
+        folder = Path(source)
+        if folder.is_dir():
+            return read_profile(folder) if (folder / PROFILE_FILE).exists() else None
+        if folder.exists():
+            return None  # a file; loading it says what is wrong
+    except (OSError, ValueError):  # no name of a file: too long, a null; loading it says what is wrong
+        return None
     found = _from_hub(source, revision) if fetch else None
     return None if found is None else read_profile(found)
 

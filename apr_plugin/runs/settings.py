@@ -5,6 +5,7 @@ This is shared by every harness and by `apr ask`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -170,8 +171,9 @@ def _profile(given: Mapping[str, Any], policy: str, fetch: bool) -> Profile:
         return PROFILES["default"]
     if str(named) in PROFILES:
         return PROFILES[str(named)]
-    if Path(str(named)).expanduser().exists():
-        return read_profile(str(named)).profile()
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file: too long, a null, an unknown user
+        if Path(str(named)).expanduser().exists():
+            return read_profile(str(named)).profile()
     raise AprError(
         f"there is no profile {quoted(str(named))}; the profiles are {', '.join(PROFILES)}, {OWN_PROFILE} (the "
         f"checkpoint's own), or a file {PROFILE_FILE} or the folder that has it"

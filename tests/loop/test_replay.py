@@ -106,6 +106,7 @@ TEXTS = st.one_of(
     ),
     st.text(max_size=80),
     st.just(answer("A")),
+    st.sampled_from([look("#1", "#2", 3), look("#0.1", "#1.2", 4), look("#1", "#0.2", 2, video=1), AUDIO("#1.1", 3)]),
 )
 BUDGETS = st.builds(
     Budget,

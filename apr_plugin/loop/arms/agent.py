@@ -55,6 +55,7 @@ async def run(episode: Episode) -> Trajectory:
             outcome = ActionError(ErrorCode.ANSWER_EXPECTED, "only an answer counts now.")
         elif parsed.action is not None:
             began = time.perf_counter()
+            episode.thought(parsed, number)
             try:
                 outcome = await _look(
                     episode, parsed.action, partial(_shown_next, notebook, generation.text, number + 1, turns)
