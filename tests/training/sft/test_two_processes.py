@@ -28,7 +28,10 @@ from apr_plugin.training.student import Student  # noqa: E402
 def test_the_step_of_two_processes_is_that_of_one(
     tiny: Any, student: Callable[..., Student], shared_videos: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The towers are trained and sharded too. Without dummies the process with the picture waits for the other."""
+    """The towers are trained and sharded too, and tokens have weights.
+
+    Without dummies the process with the picture waits for the other.
+    """
     rows = read_rows(rows_of(student(), shared_videos, tmp_path))
     two = RowSet([of(rows, "text"), of(rows, "frames")], [], rows.about)
     write_rows(tmp_path / "two.jsonl", two)
@@ -43,6 +46,7 @@ def test_the_step_of_two_processes_is_that_of_one(
                 tmp_path / "two.jsonl",
                 rows_per_step=2,
                 learn={"towers": "trained"},
+                weights="needle_turn",
                 trainer=plain | more,
             ),
         )
