@@ -55,7 +55,8 @@ def test_the_step_of_two_processes_is_that_of_one(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(Path(__file__).with_name("ranks.py"))]
     command += [str(part) for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     ranks = subprocess.Popen(
         command,
         env=environment,
