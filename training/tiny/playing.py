@@ -36,6 +36,13 @@ from apr_plugin.training.tiny.worlds import GATES, Film, Label, film, question_o
 _ENTRY = re.compile(r"#(\d+) (\w+)(?: (\w+))?(?: (\w+) (\w+))?([;+!-])")
 
 
+SKILLS = ("colour", "pattern", "glyph_colour", "shape", "no_glyph", "flag")
+"""Parts of a note."""
+
+NUMBERS = ("glyph", "when", "answered", "turns", *SKILLS)
+"""What is measured."""
+
+
 @dataclass
 class Played:
     """One episode."""
@@ -124,7 +131,10 @@ def games(seed: int, per_kind: int, buckets: Sequence[str]) -> list[tuple[Film, 
 
 
 def numbers_of(played: Sequence[Played]) -> dict[str, float]:
-    """The means: `glyph` (accuracy), `when` (IoU), `answered`, `turns`, and each part of the notes."""
+    """The means: `glyph` (accuracy), `when` (IoU), `answered`, `turns`, and each part of the notes.
+
+    What never happened, as a note of a policy whose first turn can't be read, is 0.
+    """
     found: dict[str, list[float]] = defaultdict(list)
     for one in played:
         found[one.kind].append(one.score)
@@ -132,7 +142,7 @@ def numbers_of(played: Sequence[Played]) -> dict[str, float]:
         found["turns"].append(float(one.turns))
         for name, right in one.skills.items():
             found[name] += map(float, right)
-    return {name: float(np.mean(values)) for name, values in sorted(found.items())}
+    return {name: float(np.mean(found[name])) if name in found else 0.0 for name in sorted({*NUMBERS, *found})}
 
 
 def measure(

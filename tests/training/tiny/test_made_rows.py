@@ -269,6 +269,7 @@ def test_the_closed_loop_scores_the_teacher_and_a_model(start: Path, learner: St
     model = load_learner(StudentSettings(pretrained=str(start))).eval()
     numbers = playing.measure(student=learner, per_kind=1, buckets=("1m",))(model)
     assert numbers["answered"] == 0.0 and numbers["turns"] == 1.0
+    assert numbers.keys() == set(playing.NUMBERS) and numbers["colour"] == 0.0, "what never happened is not missing"
 
 
 def test_recipes_find_the_pieces() -> None:
