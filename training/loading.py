@@ -129,6 +129,7 @@ class RowCollator:
         side: Where shorter rows are padded.
         mask: Whether there is an attention mask; `None`: only if rows are padded.
         complete: Changes the examples of a batch before they are joined (`sft.dummies.Dummies.complete`).
+        distinct: Whether equal pictures are given once (`models.batch.media_of`).
     """
 
     def __init__(
@@ -138,11 +139,13 @@ class RowCollator:
         side: Literal["left", "right"] = "right",
         mask: bool | None = None,
         complete: Callable[[Sequence[Example]], list[Example]] | None = None,
+        distinct: bool = False,
     ) -> None:
         self.loader = loader
         self.side: Literal["left", "right"] = side
         self.mask = mask
         self.complete = complete
+        self.distinct = distinct
 
     def __call__(self, rows: Sequence[Row | Mapping[str, Any]]) -> dict[str, Any]:
         """One batch of these rows, on the CPU.
@@ -150,13 +153,17 @@ class RowCollator:
         Raises:
             AprError: a row can't be rebuilt; the message names it.
         """
+        return self.batch([self.loader.example(row) for row in rows])
+
+    def batch(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """One batch of these examples, on the CPU."""
         student = self.loader.student
-        examples = [self.loader.example(row) for row in rows]
         return batch_of(
-            examples if self.complete is None else self.complete(examples),
+            list(examples) if self.complete is None else self.complete(examples),
             student.family,
             pad=student.pad,
             side=self.side,
             placeholders=student.encoder.ids_of.values(),
             mask=self.mask,
+            distinct=self.distinct,
         )

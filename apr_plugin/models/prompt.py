@@ -42,6 +42,8 @@ class Medium:
     """Shape (3,): patches in time, height and width."""
     mel: Any = None
     """Spectrogram of a sound or of a clip with sound, shape (bins, columns)."""
+    key: int = 0
+    """A negative number that equal media have in common; 0: not known."""
 
 
 @dataclass
@@ -148,7 +150,8 @@ class PromptEncoder:
                 medium.mel = self._listen(sound)
         encoded.keys = encoded.ids.copy()
         for medium in encoded.media:
-            key, left = _key(medium.part), [run.tokens for run in medium.runs]
+            medium.key = key = _key(medium.part)
+            left = [run.tokens for run in medium.runs]
             places = (
                 medium.start
                 + np.flatnonzero(np.isin(encoded.ids[medium.start :], list(self.ids_of.values())))[: sum(left)]
