@@ -21,6 +21,7 @@ from typing import Any, Self
 from apr_plugin.errors import AprError
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Episode, OnTurn
+from apr_plugin.loop.events import OnEvent
 from apr_plugin.loop.notebook import is_template, load_system_prompt
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
@@ -127,11 +128,13 @@ class Agent:
         *,
         system_prompt: str | Path | None = None,
         on_turn: OnTurn | None = None,
+        on_event: OnEvent | None = None,
         decoding: Decoding | None = None,
     ) -> Episode:
-        """The episode of a question, not yet run, for callers that need to keep it.
+        """The episode of a question, not yet run, for callers that need to keep it, or to follow it.
 
-        `Episode.cancelled` has the episode so far.
+        `Episode.cancelled` has the episode so far. `on_event` gets each thought before its look, and each turn when it
+        has ended (`apr_plugin.loop.events`).
 
         Raises:
             AprError: the file of instructions can't be read, or the agent was closed.
@@ -145,7 +148,7 @@ class Agent:
                 update=given
                 | {"system_prompt_template": isinstance(system_prompt, Path) and is_template(system_prompt)}
             )
-        return Episode(question, self.settings.policy, config, on_turn=on_turn, decoding=decoding)
+        return Episode(question, self.settings.policy, config, on_turn=on_turn, on_event=on_event, decoding=decoding)
 
     def close(self) -> None:
         """Release what the policy holds (a GPU, a connection); a second call does nothing."""

@@ -7,7 +7,9 @@ after a few that it draws itself; their log-probabilities and entropies are its 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,48 @@ def scripted(student: Student, recipe: Any, says: Says | None = None, repeats: i
 
     seeds = seeds_of(EpisodeConfig(seed=recipe.seed), load_questions(recipe.questions), repeats)
     return ScriptedDraws(student, says or (lambda _, repeat: plan(repeat, student.family.hears)), seeds)
+
+
+def taught(base: Path, recipe: Any, says: Says, folder: Path, steps: int = 20) -> Path:
+    """A copy of a small model that has learned to say this in the rollouts of a recipe, so that it needs no script.
+
+    Where two trajectories of a question say different things after the same prompt, it has learned to say either.
+
+    Args:
+        base: The small model.
+        recipe: Its questions and how they are asked.
+        says: What is said; the trajectories 0 and 1 of each question are learned.
+        folder: For the copy.
+        steps: Passes over all turns.
+    """
+    import pytest
+    import torch
+
+    from apr_plugin.training.grpo.making import make_trainer
+    from apr_plugin.training.grpo.served.media import without_clip_sound
+    from apr_plugin.training.synthesis.questions import load_questions
+
+    asked = load_questions(recipe.questions)
+    given = {"generations": 2, "questions_per_step": len(asked)}
+    trainer = make_trainer(recipe.model_copy(update=given), asked, {}, Student.from_pretrained(str(base)), folder / "x")
+    student, model = trainer.rollouts.student, trainer.model
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "FREE", 0)
+        patched.setattr(sample, "_draw", scripted(student, recipe, says))
+        (part,) = trainer._generate_and_score_completions(
+            [{"question": number} for number in range(len(asked)) for _ in range(2)]
+        )
+    trainer.rollouts.close()
+    # Without the sound of clips, which servers don't play.
+    silent = [replace(row, prompt=without_clip_sound(row.prompt), ids=()) for (row,) in part.packs]
+    rows = {(row.prompt.text, row.target): row for row in silent}.values()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        for row in rows:
+            scored = trainer.forward(model, model.get_output_embeddings(), (row,), "cpu")
+            (-scored.logprobs.mean() / len(rows)).backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+    student.encoder.processor.save_pretrained(folder)
+    return folder

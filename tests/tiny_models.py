@@ -57,7 +57,7 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
     """Save a small random model of a family.
 
     Args:
-        family: One of `FAMILIES`.
+        family: One of `FAMILIES`, or `qwen2_5_omni_merge4` (also with `_full`): 4 by 4 patches make a token.
         folder: The folder, which is created.
         seed: Seed of the weights.
         vision_edge: The image processor's own upper limit of a picture, as the side of a square in pixels.
@@ -71,6 +71,8 @@ def save_tiny(family: str, folder: Path | str, *, seed: int = 0, vision_edge: in
         "qwen2_5_vl": _qwen2_5_vl,
         "qwen2_5_omni": _qwen2_5_omni,
         "qwen2_5_omni_full": lambda edge: _qwen2_5_omni(edge, full=True),
+        "qwen2_5_omni_merge4": lambda edge: _qwen2_5_omni(edge, merge=4),
+        "qwen2_5_omni_merge4_full": lambda edge: _qwen2_5_omni(edge, full=True, merge=4),
         "qwen3_vl": _qwen3_vl,
         "qwen3_5": _qwen3_5,
         "qwen3_5_moe": lambda edge: _qwen3_5(edge, moe=True),
@@ -149,14 +151,14 @@ def tokenizer_of(extra: tuple[str, ...], names: dict[str, str], plain: tuple[str
     )
 
 
-def _sizes(patch: int, edge: int) -> dict[str, Any]:
-    smallest = (2 * patch) ** 2
+def _sizes(patch: int, edge: int, merge: int = 2) -> dict[str, Any]:
+    smallest = (merge * patch) ** 2
     # Qwen3's, for pictures and clips alike.
     means: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if patch == 16 else {}
     return means | {
         "patch_size": patch,
         "temporal_patch_size": 2,
-        "merge_size": 2,
+        "merge_size": merge,
         "size": {"shortest_edge": smallest, "longest_edge": edge * edge},
     }
 
@@ -261,7 +263,7 @@ def _qwen2_5_vl(edge: int) -> tuple[Any, Any]:
     return _finish(Qwen2_5_VLForConditionalGeneration(config), tokenizer), processor
 
 
-def _qwen2_5_omni(edge: int, full: bool = False) -> tuple[Any, Any]:
+def _qwen2_5_omni(edge: int, full: bool = False, merge: int = 2) -> tuple[Any, Any]:
     from transformers import (
         Qwen2_5OmniConfig,
         Qwen2_5OmniForConditionalGeneration,
@@ -285,15 +287,15 @@ def _qwen2_5_omni(edge: int, full: bool = False) -> tuple[Any, Any]:
     }
     tokenizer = tokenizer_of(OMNI_2_5, names)
     processor = Qwen2_5OmniProcessor(
-        image_processor=Qwen2VLImageProcessor(**_sizes(14, edge)),
-        video_processor=Qwen2VLVideoProcessor(**_sizes(14, edge)),
+        image_processor=Qwen2VLImageProcessor(**_sizes(14, edge, merge)),
+        video_processor=Qwen2VLVideoProcessor(**_sizes(14, edge, merge)),
         feature_extractor=_features(),
         tokenizer=tokenizer,
         chat_template=template(OMNI_2_5[:4], OMNI_2_5[4:]),  # type: ignore[arg-type]
     )
     thinker = Qwen2_5OmniThinkerConfig(
         text_config=_text(tokenizer, [4, 6, 6]),
-        vision_config=_eye(2),
+        vision_config=_eye(2) | {"spatial_merge_size": merge},
         audio_config=_ear(2),
         position_id_per_seconds=25,
         seconds_per_chunk=2,

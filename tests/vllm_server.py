@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(python: Path, model: Path, log: Path, *more: str, wait: bool = True) -> Iterator[VllmServer]:
+def serve(
+    python: Path, model: Path, log: Path, *more: str, wait: bool = True, variables: Mapping[str, str] | None = None
+) -> Iterator[VllmServer]:
     """Start a server on the loopback, wait until it is healthy, and end it with its children afterwards.
 
     Args:
@@ -126,6 +128,7 @@ def serve(python: Path, model: Path, log: Path, *more: str, wait: bool = True) -
         log: File for its output.
         more: More options of `vllm serve`.
         wait: Whether to wait; otherwise call `wait_until_healthy`.
+        variables: More environment variables.
 
     Raises:
         RuntimeError: it ended, or was not healthy in time; with the end of its log.
@@ -147,8 +150,9 @@ def serve(python: Path, model: Path, log: Path, *more: str, wait: bool = True) -
     # On the CPU, the engine dies when the prompt of a seeded generation is split (0.32).
     command += ["--no-enable-chunked-prefill"]
     command += more
+    environment = vllm_environment() | dict(variables or {})
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=vllm_environment(), start_new_session=True)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
     server = VllmServer(f"http://127.0.0.1:{port}/v1", process, log)
     try:
         if wait:

@@ -270,3 +270,46 @@ def export(
     from apr_plugin.training.export.command import run_export
 
     run_export(rows, format, student, out, split, limit)
+
+
+@app.command()
+def distill(
+    config: Annotated[str, typer.Option(help="A recipe: a YAML file, or the name of one of the package's.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
+    teacher: Annotated[str | None, typer.Option(help="The teacher, instead of the one the recipe names.")] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option("--questions", "-q", help="A JSON Lines file, or needle:FOLDER, instead of the recipe's."),
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The checkpoint, instead of the one the recipe names.")] = None,
+) -> None:
+    """Let a checkpoint learn from a teacher on its own investigations, as a recipe says; the result is in OUT/final.
+
+    After a stop or a kill, the same command continues from the last checkpoint. On several GPUs, start it with
+    `accelerate launch --config_file … -m apr_plugin train distill …` (docs/training.md).
+    """
+    from apr_plugin.training.distill.recipe import read_recipe
+    from apr_plugin.training.distill.running import run_distill
+
+    changes = {"student": {"pretrained": student}, "teacher": {"pretrained": teacher}}
+    run_distill(read_recipe(config, questions=questions, **changes), out)
+
+
+@app.command()
+def gain(
+    path: Annotated[Path, typer.Argument(help="A folder of apr train synthesize, or a finished run, with truths.")],
+    model: Annotated[str, typer.Option(help="The checkpoint that scores: a folder, or a name on the hub.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the scores and the result (default: PATH/gain).")] = None,
+    dtype: Annotated[str, typer.Option(help="The weights in memory: float32 or bfloat16.")] = "float32",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N trajectories.")] = None,
+    iou: Annotated[float, _IOU] = 0.5,
+    accuracy: Annotated[float, _ACCURACY] = 0.5,
+) -> None:
+    """What did each look tell? How much likelier it made the right answer under a checkpoint (IGPO's information gain).
+
+    Prompts are rebuilt with their pictures, and the right answer is scored after each. Every trajectory's scores are on
+    disk before the next; after a stop or a kill, the same command continues.
+    """
+    from apr_plugin.training.gain_command import run_gain
+
+    run_gain(path, model, out, dtype=dtype, limit=limit, rules=(iou, accuracy))

@@ -101,7 +101,7 @@ def run_forks(
     for name, forks in found.items():
         console.print(_table(name, forks))
     if agree is not None:
-        console.print(f"the judge chose the turn that showed the evidence first: {_cell(agree)} of {agree.n:,}")
+        console.print(f"the judge chose the turn that showed the evidence first: {interval_cell(agree)} of {agree.n:,}")
     console.print(f"the paper reports {PAPER:.1%} for its own model, without n, interval or control")
     _write(out, path, seen, found, agree, tally, top_k)
     console.print(f"{out / FORKS}", soft_wrap=True)
@@ -117,7 +117,8 @@ def _read(path: Path, rules: OutcomeRules, top_k: bool) -> Seen:
     seen = Seen()
     with Progress(console=terminal.console(stderr=True), transient=True) as bar:
         task = bar.add_task("trajectories", total=None)
-        for trajectory, read, right, truth in _trajectories(path, rules, seen.problems):
+        for line in trajectories_of(path, rules, seen.problems):
+            trajectory, read, right, truth = line.trajectory, line.read, line.right, line.truth
             bar.advance(task)
             seen.total += 1
             one = measure(trajectory, top_k=top_k)
@@ -135,17 +136,35 @@ def _read(path: Path, rules: OutcomeRules, top_k: bool) -> Seen:
     return seen
 
 
-_Line = tuple[Trajectory, Callable[[], Trajectory], bool | None, Truth | None]
-"""A trajectory, how to read it again, whether its answer is right (`None`: nothing says it), and its truth."""
+@dataclass(frozen=True)
+class Line:
+    """A trajectory with what is known of it."""
+
+    trajectory: Trajectory
+    read: Callable[[], Trajectory]
+    """Reads it again."""
+    right: bool | None
+    """Whether its answer is right; `None`: nothing says it."""
+    truth: Truth | None
+    folder: Path
+    """Where its card is."""
 
 
-def _trajectories(path: Path, rules: OutcomeRules, problems: list[str]) -> Iterator[_Line]:
+def trajectories_of(path: Path, rules: OutcomeRules, problems: list[str]) -> Iterator[Line]:
+    """Every trajectory of a synthesis folder, a run or a file, read from disk one at a time.
+
+    Args:
+        path: The folder or file.
+        rules: What counts as right, where the task's own scorer does not say it.
+        problems: Gets a sentence for each line that can't be read.
+    """
     if (path / QUESTIONS).is_file():
         asked = {one.key: one for one in questions_of(path)}
         for place, trajectory in read_at(places(path, problems)):
             one = asked.get(place.key[:3])
             right = None if one is None else judge_outcome(trajectory, one.truth, rules, exact=one.exact).right
-            yield trajectory, partial(_again, place), right, None if one is None else one.truth
+            truth = None if one is None else one.truth
+            yield Line(trajectory, partial(_again, place), right, truth, place.file.parent)
         return
     run = open_run(path)
     problems += run.problems
@@ -155,7 +174,7 @@ def _trajectories(path: Path, rules: OutcomeRules, problems: list[str]) -> Itera
         right = None if truth is None else judge_outcome(trajectory, truth, rules).right
         if score is not None and score.value is not None:  # the task's own scorer knows better
             right = score.value >= RIGHT
-        yield trajectory, partial(run.__getitem__, key), right, truth
+        yield Line(trajectory, partial(run.__getitem__, key), right, truth, run.folder)
 
 
 def _again(place: Any) -> Trajectory:
@@ -224,11 +243,12 @@ def _table(name: str, forks: Forks) -> Table:
     title = f"pivotal turn by {name}: {forks.trajectories:,} trajectories, {forks.turns:.1f} turns each"
     table = Table(title, "above its trajectory's mean", "pivotal minus these", "unmatched", box=box.SIMPLE)
     for label, share, difference, unmatched in forks.rows():
-        table.add_row(label, _cell(share), _cell(difference), f"{unmatched:,}" if unmatched else "")
+        table.add_row(label, interval_cell(share), interval_cell(difference), f"{unmatched:,}" if unmatched else "")
     return table
 
 
-def _cell(interval: Interval | None) -> str:
+def interval_cell(interval: Interval | None) -> str:
+    """An estimate with its interval, for a cell of a table."""
     if interval is None:
         return ""
     if interval.low is None or interval.high is None:

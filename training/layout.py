@@ -54,7 +54,8 @@ def to_whole(thinker: Path, whole: Path, out: Path) -> None:
     """Write a whole Omni checkpoint with another Thinker.
 
     Args:
-        thinker: Folder of the Thinker.
+        thinker: Folder of the Thinker. Its tensors may have the names of the whole model: transformers writes those if
+            the Thinker was loaded from a whole checkpoint.
         whole: Folder of the whole model from which everything else comes: the parts that speak, and the configuration.
         out: New folder.
 
@@ -64,7 +65,8 @@ def to_whole(thinker: Path, whole: Path, out: Path) -> None:
     config, own = _config(whole), _config(thinker)
     if not isinstance(config.get("thinker_config"), dict):
         raise AprError(f"{whole}: its config.json has no thinker_config, so it is no whole Omni model")
-    new, old = _tensors(thinker), _tensors(whole)
+    old, named = _tensors(whole), {name.removeprefix(PREFIX): (file, name) for name, file in _tensors(thinker).items()}
+    new = {name: file for name, (file, _) in named.items()}
     expected = {name.removeprefix(PREFIX) for name in old if name.startswith(PREFIX)}
     if missing := sorted(expected ^ set(new)):
         raise AprError(
@@ -74,7 +76,7 @@ def to_whole(thinker: Path, whole: Path, out: Path) -> None:
     if changed:
         raise AprError(f"{thinker}: the tensor {changed} has another shape than in {whole}")
     places = {name: (file, name) for name, file in old.items() if not name.startswith(PREFIX)}
-    places |= {f"{PREFIX}{name}": (file, name) for name, file in new.items()}
+    places |= {f"{PREFIX}{name}": place for name, place in named.items()}
     inner = {key: value for key, value in own.items() if key not in ("architectures", "transformers_version")}
     _write(out, {**config, "thinker_config": {**config["thinker_config"], **inner}}, whole, places)
 

@@ -16,6 +16,7 @@ from apr_plugin.loop.percepts import Percepts
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import replay
 from apr_plugin.loop.trajectory import Trajectory, Turn
+from apr_plugin.loop.wires import Wire
 from apr_plugin.models.batch import Example, batch_of
 from apr_plugin.training.chats import prompt_of
 from apr_plugin.training.making import Find, read_line, words_of
@@ -66,6 +67,7 @@ class RowLoader:
         trajectory = Trajectory.from_json(line.decode("utf-8", "replace"), f"{row.file}, byte {row.start}")
         if row.card not in self._cards:
             self._cards[row.card] = Card.read(row.card)
+        wire = self._cards[row.card].config.form
         found = replay(
             trajectory,
             self._cards[row.card],
@@ -73,11 +75,11 @@ class RowLoader:
             other_versions=self._other_versions,
             turns=(row.turn,),
             blank=blank,
-            words=words_of(trajectory, row.rewritten),
+            words=words_of(trajectory, row.rewritten, wire),
             percepts=self.percepts,
         )
         for prompt, turn in found:
-            return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1)
+            return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1, wire=wire)
         raise RowError(f"{row.where}: the trajectory has no such turn; make the rows again")
 
     def check(self, row: Row) -> None:
@@ -112,11 +114,11 @@ class RowLoader:
                 f"{row.target_tokens}; the rows were made for another checkpoint or another release, make them again"
             )
 
-    def _target(self, row: Row, turn: Turn, several: bool) -> tuple[int, ...]:
+    def _target(self, row: Row, turn: Turn, several: bool, wire: Wire) -> tuple[int, ...]:
         student = self.student
         if row.target == "tokens":
             return with_end(turn.token_ids or (), student)
-        return (*student.encoder.turn_ids(canonical(turn, several)), student.end)
+        return (*student.encoder.turn_ids(canonical(turn, several, wire)), student.end)
 
 
 class RowCollator:
@@ -127,6 +129,7 @@ class RowCollator:
         side: Where shorter rows are padded.
         mask: Whether there is an attention mask; `None`: only if rows are padded.
         complete: Changes the examples of a batch before they are joined (`sft.dummies.Dummies.complete`).
+        distinct: Whether equal pictures are given once (`models.batch.media_of`).
     """
 
     def __init__(
@@ -136,11 +139,13 @@ class RowCollator:
         side: Literal["left", "right"] = "right",
         mask: bool | None = None,
         complete: Callable[[Sequence[Example]], list[Example]] | None = None,
+        distinct: bool = False,
     ) -> None:
         self.loader = loader
         self.side: Literal["left", "right"] = side
         self.mask = mask
         self.complete = complete
+        self.distinct = distinct
 
     def __call__(self, rows: Sequence[Row | Mapping[str, Any]]) -> dict[str, Any]:
         """One batch of these rows, on the CPU.
@@ -148,13 +153,17 @@ class RowCollator:
         Raises:
             AprError: a row can't be rebuilt; the message names it.
         """
+        return self.batch([self.loader.example(row) for row in rows])
+
+    def batch(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """One batch of these examples, on the CPU."""
         student = self.loader.student
-        examples = [self.loader.example(row) for row in rows]
         return batch_of(
-            examples if self.complete is None else self.complete(examples),
+            list(examples) if self.complete is None else self.complete(examples),
             student.family,
             pad=student.pad,
             side=self.side,
             placeholders=student.encoder.ids_of.values(),
             mask=self.mask,
+            distinct=self.distinct,
         )

@@ -23,6 +23,7 @@ from apr_plugin.loop.card import Card
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import FilmError, ReplayError, replay
 from apr_plugin.loop.trajectory import DamagedLine, Trajectory, TrajectoryError, Turn
+from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.training.chats import ChatSource, check_chats, with_chats
 from apr_plugin.training.parts import balanced, split_by_video, without_duplicates
 from apr_plugin.training.rows import Drop, Key, Row, RowError, RowSet, line_digest
@@ -210,7 +211,8 @@ class _Maker:
             self._drop(refused, start, trajectory)
             return
         several = len(trajectory.question.videos) > 1
-        found = [self._target(turn, several) for turn in trajectory.turns]
+        wire = self._card(trajectory).config.form
+        found = [self._target(turn, several, wire) for turn in trajectory.turns]
         targets = {number: each for number, each in enumerate(found, 1) if isinstance(each, Target)}
         words = {
             number: target.words
@@ -268,11 +270,17 @@ class _Maker:
         kept = self.source.kept
         return kept[trajectory.question.key] if isinstance(kept, Mapping) else None
 
-    def _target(self, turn: Turn, several: bool) -> Target | Reason:
+    def _target(self, turn: Turn, several: bool, wire: Wire) -> Target | Reason:
         settings = self.settings
         rewrite = settings.repaired == "rewrite"
         return target_of(
-            turn, self.student, self.source.writer, several=several, rewrite=rewrite, forced=settings.forced
+            turn,
+            self.student,
+            self.source.writer,
+            several=several,
+            rewrite=rewrite,
+            forced=settings.forced,
+            wire=wire,
         )
 
     def _card(self, trajectory: Trajectory) -> Card:
@@ -349,7 +357,9 @@ def _dropped(reason: Reason, row: Row) -> Drop:
     return Drop(reason, row.source, row.file, row.start, row.key, row.turn)
 
 
-def words_of(trajectory: Trajectory, rewritten: Collection[int]) -> Callable[[int, Turn], str]:
+def words_of(
+    trajectory: Trajectory, rewritten: Collection[int], wire: Wire = WIRES["apr"]
+) -> Callable[[int, Turn], str]:
     """What each turn reads like in the later prompts of a row, for `replay`.
 
     Raises:
@@ -362,6 +372,6 @@ def words_of(trajectory: Trajectory, rewritten: Collection[int]) -> Callable[[in
             return turn.text
         if turn.action is None or turn.confidence is None:
             raise RowError(f"turn {number} can't be written again: it has no action or no confidence")
-        return canonical(turn, several)
+        return canonical(turn, several, wire)
 
     return words

@@ -116,6 +116,10 @@ class Student:
             raise AprError(f"cannot read the checkpoint {pretrained}: {told(error).splitlines()[0]}") from error
         if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a bare tokenizer
             raise AprError(f"cannot read the checkpoint {pretrained}: it has no whole processor (preprocessor_config)")
+        try:
+            family.checked(processor)
+        except ValueError as error:
+            raise AprError(f"cannot train the checkpoint {pretrained}: {error}") from error
         longest = int(config.get_text_config().max_position_embeddings)
         return cls(
             processor,

@@ -6,14 +6,13 @@ to write. A turn that is no target stays in later prompts word for word, as the 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from apr_plugin.loop.action import Answer, GetFrames, Look
 from apr_plugin.loop.policy import Generation
 from apr_plugin.loop.trajectory import Turn
+from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.training.student import Student
 
 Writer = Literal["own", "teacher"]
@@ -100,29 +99,26 @@ class Target:
     """Whether the ids are the recorded ones."""
 
 
-def canonical(turn: Turn, several: bool = False) -> str:
-    """A turn in the one form in which it is taught: a line of JSON with the four keys, in their order.
+def canonical(turn: Turn, several: bool = False, wire: Wire = WIRES["apr"]) -> str:
+    """A turn in the one form in which it is taught, which its wire gives (`Wire.written`).
 
     Args:
         turn: A turn with an action and a confidence.
         several: Whether the question has several videos; only then the action names one.
+        wire: The form of the prompts that the turn belongs to.
     """
-    assert turn.action is not None and turn.confidence is not None
-    action: dict[str, object] = {"type": turn.action.type}
-    match turn.action:
-        case Answer(content=content):
-            action["content"] = content
-        case _:
-            look: Look = turn.action
-            action |= {"start": look.start, "end": look.end}
-            action |= {"num": look.num} if isinstance(look, GetFrames) else {}
-            action |= {"video": look.video} if several else {}
-    whole = {"observation": turn.observation, "think": turn.think, "confidence": turn.confidence, "action": action}
-    return json.dumps(whole, ensure_ascii=False)
+    return wire.written(turn, several)
 
 
 def target_of(
-    turn: Turn, student: Student, writer: Writer, *, several: bool, rewrite: bool, forced: bool
+    turn: Turn,
+    student: Student,
+    writer: Writer,
+    *,
+    several: bool,
+    rewrite: bool,
+    forced: bool,
+    wire: Wire = WIRES["apr"],
 ) -> Target | Reason:
     """What a turn teaches, or why it teaches nothing.
 
@@ -133,6 +129,7 @@ def target_of(
         several: Whether the question has several videos.
         rewrite: Whether a repaired turn is written again; otherwise it is no target.
         forced: Whether the last call for an answer alone may be a target.
+        wire: The form in which it is written again.
     """
     if turn.forced and not forced:
         return Reason.FORCED
@@ -154,7 +151,7 @@ def target_of(
         return Reason.NO_CONFIDENCE
     if student.opened:
         return Reason.OPENED_THOUGHT
-    words = canonical(turn, several)
+    words = canonical(turn, several, wire)
     ids = ids_of(words, student)
     return ids if isinstance(ids, Reason) else Target(ids, words, own=False)
 

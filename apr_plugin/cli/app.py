@@ -223,16 +223,17 @@ def export(
     board: Annotated[
         str,
         typer.Argument(
-            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai) or card."
+            help="lvbench, videomme, longvideobench, mlvu, vue_tr, vue_tr_v2, model_card, inspect (inspect_ai), "
+            "lmms_trace (lmms-eval's agentic traces) or card."
         ),
     ],
     run: Annotated[Path, typer.Argument(help="A finished run.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; for inspect and card a folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file, or for inspect, lmms_trace and card the folder.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="The benchmark's own file of questions.")] = None,
     config: Annotated[str | None, typer.Option(help="The run's configuration, if the folder has several.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="Of several, the one that was evaluated last.")] = False,
 ) -> None:
-    """Write a run in the form that a leaderboard takes, as a model card, as logs of inspect_ai, or as a card."""
+    """Write a run in the form that a leaderboard takes, as a model card, as logs or traces of others, or as a card."""
     from apr_plugin.cli.export import run_export
 
     run_export(board, run, out, annotations=annotations, config=config, latest=latest)
@@ -366,15 +367,19 @@ def probe(
 @app.command()
 def doctor(
     fast: Annotated[bool, typer.Option("--fast", help="Only check what is installed; try nothing.")] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="Also say which profile this checkpoint (folder or hub name) carries."),
+    ] = None,
 ) -> None:
     """Try what each command needs, and list the installed versions, extras and devices and what will work.
 
     Exit status 1: something that is installed does not work; the output names the package that breaks it and the
-    command that repairs it.
+    command that repairs it. Or the checkpoint's profile can't be read.
     """
     from apr_plugin.cli.doctor import run_doctor
 
-    raise SystemExit(run_doctor(fast))
+    raise SystemExit(run_doctor(fast, checkpoint))
 
 
 @tasks.callback()
@@ -510,6 +515,135 @@ def needle_make(
         lookalike=lookalike,
         event_length=event_length,
     )
+
+
+@app.command()
+def serve(
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", "-m", help="The policy and its limits, as for `apr eval`.")
+    ] = DEFAULT_MODEL_ARGS,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder whose files requests may name; repeatable. Without it only uploads are read."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 chooses a free one.")] = 8000,
+    out: Annotated[Path, typer.Option(help="Folder for the trajectories of all questions.")] = Path("apr_serve"),
+    model_name: Annotated[str, typer.Option(help="Name of the model in requests.")] = "apr",
+    max_concurrent: Annotated[int, typer.Option(min=1, max=10_000, help="Episodes at once.")] = 4,
+    queue: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Requests that may wait; further ones get status 429.")
+    ] = 64,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=1, max=1_000_000, help="Seconds that an episode may take.")
+    ] = 600,
+    max_upload_mib: Annotated[
+        float, typer.Option(min=0, max=4096, help="MiB of all files that a request brings along.")
+    ] = 64,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", min=1, max=86_400, help="Seconds that running episodes get when it stops.")
+    ] = 60,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable that holds the API key.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File that holds the API key.")] = None,
+    unanswered: Annotated[
+        str,
+        typer.Option(
+            metavar="status|null",
+            help="A question that could not be asked gets an error status, or (for harnesses) the answer (null).",
+        ),
+    ] = "status",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line for each request.")] = False,
+) -> None:
+    """Serve the agent as an OpenAI-compatible endpoint: /v1/chat/completions and /v1/models.
+
+    A request with a video and a question runs an episode; docs/serve.md has examples, statuses and limits. SIGTERM or
+    Ctrl-C lets running episodes end; a second Ctrl-C ends at once.
+    """
+    from apr_plugin.cli.serve import run_serve
+
+    run_serve(
+        model_args,
+        roots=root or [],
+        host=host,
+        port=port,
+        out=out,
+        name=model_name,
+        max_concurrent=max_concurrent,
+        queue=queue,
+        timeout_s=timeout_s,
+        max_upload_mib=max_upload_mib,
+        drain_s=drain_s,
+        api_key_env=api_key_env,
+        api_key_file=api_key_file,
+        unanswered=unanswered,
+        quiet=quiet,
+    )
+
+
+@app.command("app")
+def page(
+    model_args: Annotated[
+        str | None,
+        typer.Option(
+            "--model_args",
+            "--model-args",
+            "-m",
+            help="The same key=value list as for `apr eval`; default: a policy that needs no GPU.",
+        ),
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Folder of videos, or of a needle set; default: two needle videos, which are made."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that must contain the examples, after links are resolved.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 chooses a free one.")] = 7860,
+    out: Annotated[Path | None, typer.Option(help="Folder for the trajectories; default: none are kept.")] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Investigations at once; default: model_arg concurrency.")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=0, max=10_000, help="Investigations that may wait.")] = 16,
+    max_upload_mib: Annotated[int, typer.Option(min=1, max=1_048_576, help="Largest upload, in MiB.")] = 512,
+    max_upload_minutes: Annotated[float, typer.Option(min=0.01, max=10_080, help="Longest upload, in minutes.")] = 180,
+    timeout_s: Annotated[float, typer.Option(min=1, max=604_800, help="Seconds that an investigation may take.")] = 600,
+) -> None:
+    """Serve a page on which a visitor asks about a video and watches the agent look. Ctrl-C stops.
+
+    It needs no network and sends nothing to outside. docs/app.md has the details.
+    """
+    from apr_plugin.cli.page import run_app
+    from apr_plugin.harnesses.app.server import Options
+    from apr_plugin.harnesses.app.uploads import Limits
+
+    options = Options(host, port, out, max_concurrent, queue, Limits(max_upload_mib, max_upload_minutes), timeout_s)
+    run_app(model_args, examples, root, options)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A file of records that were made elsewhere, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="The new run's folder.")],
+    format: Annotated[str, typer.Option(help="omniagent or inspect; default: as the files are.")] = "",
+    task: Annotated[str, typer.Option(help="Name of the task; default: the record's own.")] = "",
+    scorer: Annotated[str, typer.Option(help="Of several scorers of inspect_ai, the one that gives the score.")] = "",
+    like: Annotated[
+        Path | None, typer.Option(help="A run whose names of the same questions are taken, to compare with it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier import in that folder.")] = False,
+) -> None:
+    """Import a run that was made elsewhere, so that it can be shown, reported and compared; say what it lacks.
+
+    No file that is named in it is opened. Exit status 1: nothing could be read.
+    """
+    from apr_plugin.cli.importing import run_import
+
+    raise SystemExit(run_import(source, out, format_name=format, task=task, scorer=scorer, like=like, force=force))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from rich.text import Text
 from apr_plugin import __version__, installed, terminal
 from apr_plugin.config import api_key, cache_dir, needle_dir
 from apr_plugin.installed import TRY_S, Tried, try_import
+from apr_plugin.loop.profile_file import PROFILE_FILE
 from apr_plugin.loop.text import printable
+from apr_plugin.models.profile import profile_of_checkpoint
 from apr_plugin.policies import known_policies
 
 
@@ -82,12 +84,17 @@ READER = ("apr_plugin.cli.doctor:read_a_clip()",)
 """What every command needs: to write, open and read a film."""
 
 
-def run_doctor(fast: bool = False) -> int:
+def run_doctor(fast: bool = False, checkpoint: str | None = None) -> int:
     """Print the report; return 1 if something that is installed does not work.
 
     Args:
         fast: Look at what is installed and try nothing.
+        checkpoint: Also say which profile this checkpoint carries.
+
+    Raises:
+        AprError: its profile can't be read; nothing else is looked at then.
     """
+    carried = None if checkpoint is None else _carried(checkpoint)
     console = terminal.console()
     absent = {name: [module for module in extra.modules if not _is_there(module)] for name, extra in EXTRAS.items()}
     console.print(_facts(console))
@@ -130,7 +137,16 @@ def run_doctor(fast: bool = False) -> int:
         if not fast
         else f"Policies that are installed: {', '.join(policies)}."
     )
+    if carried is not None:
+        console.print(Text(printable(carried)), soft_wrap=True)
     return 1 if broken else 0
+
+
+def _carried(checkpoint: str) -> str:
+    found = profile_of_checkpoint(checkpoint, "hf")
+    if found is None:
+        return f"{checkpoint}: it carries no {PROFILE_FILE}, so runs have the default settings."
+    return f"{checkpoint}: its {PROFILE_FILE} sets {found}. Arguments of a run win over it."
 
 
 def _facts(console: Console) -> Table:

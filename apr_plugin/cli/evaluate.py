@@ -34,7 +34,7 @@ a failed run, 2 wrong usage, 3 unanswered questions.
 model_args: policy=NAME, then limits (max_turns=, frames_per_look=, …), sampling (temperature=, …), the policy's own
 arguments, and
   arm=agent|passive|blind|single_frame|shuffled|oracle  passive_frames=32  profile=default|omniagent
-  wire=apr|omniagent  parsing=repair|strict  system_prompt=FILE
+  wire=apr|omniagent|compact  parsing=repair|strict  system_prompt=FILE
   seed=0  concurrency=4  trajectories=DIR  resume=auto|never
 `apr tasks` lists our tasks; `lmms-eval eval --help` lists every option; --verbosity DEBUG shows tracebacks.
 If a run is stopped, the same command continues it.

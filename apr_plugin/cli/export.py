@@ -1,4 +1,4 @@
-"""`apr export`: a finished run in the form of a leaderboard, of a model card, of inspect_ai, or as cards."""
+"""`apr export`: a finished run in the form of a leaderboard, of a model card, of another program, or as cards."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def run_export(
     """Write a run in another form, and print where it is and what is missing of it.
 
     Args:
-        board: A name in `report.export.BOARDS`, `inspect`, or `card`.
+        board: A name in `report.export.BOARDS`, `inspect`, `lmms_trace`, or `card`.
         run_folder: What `open_run` takes.
-        out: The file to write; for `inspect` and `card` a folder. Without it a folder in the current one.
+        out: The file to write; for `inspect`, `lmms_trace` and `card` a folder. Without it a folder in the current
+            one; traces go beside the trajectories.
         annotations: The benchmark's own file of questions.
         config: The configuration's hash, where the folder has several.
         latest: Of several configurations take the one that was evaluated last.
@@ -34,7 +35,7 @@ def run_export(
         AprError: there is no such board or run, or what the board needs is missing.
     """
     name = board.strip().lower()
-    if name in ("inspect", "card") and annotations is not None:
+    if name in ("inspect", "lmms_trace", "card") and annotations is not None:
         raise AprError(f"--annotations has no meaning for {name}; leave it out")
     run = open_run(run_folder, config=config, latest=latest)
     printer = console(soft_wrap=True)
@@ -48,6 +49,10 @@ def run_export(
         from apr_plugin.report.inspect_log import write_inspect_logs
 
         files = tuple(write_inspect_logs(run, out or Path("export_inspect")))
+    elif name == "lmms_trace":
+        from apr_plugin.report.lmms_trace import write_traces
+
+        files = tuple(write_traces(run, out))
     else:
         from apr_plugin.report.export import export
 

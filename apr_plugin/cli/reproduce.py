@@ -1,4 +1,4 @@
-"""`apr reproduce`: run again what a card says, and say what differs."""
+"""`apr reproduce`: run again what a card says, with the harness of the run, and say what differs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIFFERENT = 4
 """Exit status: the run ended, and a score is another than the card's."""
 
 _UNANSWERED = 3
-"""Exit status of `apr eval` with questions that could not be answered; its scores are there."""
+"""Exit status of `apr eval` and `apr vlmeval` with questions that could not be answered; its scores are there."""
 
 
 def run_reproduce(
@@ -37,7 +37,7 @@ def run_reproduce(
         include_path: The folder of tasks of one's own, where the run used one.
 
     Returns:
-        0 if every score is identical, `DIFFERENT` if one differs; what `apr eval` returned where it failed (1, 2), or
+        0 if every score is identical, `DIFFERENT` if one differs; what that command returned where it failed (1, 2), or
         3 where questions stayed unanswered and the scores are identical all the same.
 
     Raises:
@@ -50,10 +50,13 @@ def run_reproduce(
     if card.edited:
         warn(f"{path}: it was changed after it was written: its content has another digest than it says")
     folder = out or Path(f"reproduced_{datetime.now():%Y%m%d_%H%M%S}")
-    commands = [command.arguments(folder, include_path) for command in card.commands]
+    commands = [(command.command, command.arguments(folder, include_path)) for command in card.commands]
     printer = console(soft_wrap=True)
-    for words in commands:
-        printer.print(one_line(shlex.join(["apr", "eval", *words]), 30_000))
+    for name, words in commands:
+        printer.print(one_line(shlex.join(["apr", name, *words]), 30_000))
+    for command in card.commands:
+        if command.other_options:
+            warn(f"the run had further options, which a card does not have: {', '.join(command.other_options)}")
     if dry_run:
         if not commands:
             check_runnable(card, path, trust=True, include_path=include_path)
@@ -62,10 +65,10 @@ def run_reproduce(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AprError(f"{folder}: it is not empty; a card is run again into a new folder (--out DIR)")
     worst = 0
-    for words in commands:
-        status = evaluate(words)
+    for name, words in commands:
+        status = evaluate(words, command=name)
         if status not in (0, _UNANSWERED):
-            complain(f"apr eval ended with status {status}; nothing is compared")
+            complain(f"apr {name} ended with status {status}; nothing is compared")
             return status if status > 0 else 1
         worst = max(worst, status)
     run = open_run(folder, latest=True)

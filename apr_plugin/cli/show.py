@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -10,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apr_plugin.cli.trace import LONGEST, describe_shown, print_end, print_question, print_turn
+from apr_plugin.cli.trace import LONGEST, print_end, print_question, print_turn
 from apr_plugin.errors import AprError
+from apr_plugin.loop.describing import describe_shown
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.finding import trajectory_files
 from apr_plugin.terminal import console, plain
@@ -53,16 +56,17 @@ def _print_whole(console: Console, trajectory: Trajectory) -> None:
     console.rule(
         Text(
             plain(
-                f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · seed {trajectory.seed}",
+                f"{question.task} {question.split} doc {question.doc_id} · {trajectory.arm} · "
+                + (f"seed {trajectory.seed}" if trajectory.has(Figure.SEED) else "seed not recorded"),
                 LONGEST,
             )
         )
     )
     print_question(console, question)
     for shown in trajectory.first_shown:
-        console.print(Text("  shown   ", "green") + Text(plain(describe_shown(shown), LONGEST)))
+        console.print(Text("  shown   ", "green") + Text(plain(describe_shown(shown, trajectory.has), LONGEST)))
     for number, turn in enumerate(trajectory.turns, 1):
-        print_turn(console, number, turn)
+        print_turn(console, number, turn, trajectory.has)
     print_end(console, trajectory)
 
 
@@ -94,17 +98,25 @@ def _print_table(console: Console, trajectories: list[Trajectory]) -> None:
                     for cell in (t.question.task, t.question.doc_id, t.question.text, t.answer or "–", t.stop_reason)  # noqa: RUF001
                 ),
                 str(len(t.turns)),
-                str(t.frames),
-                str(t.visual_tokens),
-                f"{t.timings.total_s:.2f}",
+                str(t.frames) if t.has(Figure.FRAMES) else "–",  # noqa: RUF001
+                str(t.visual_tokens) if t.has(Figure.VISUAL_TOKENS) else "–",  # noqa: RUF001
+                f"{t.timings.total_s:.2f}" if t.has(Figure.TOTAL_SECONDS) else "–",  # noqa: RUF001
             )
         console.print(table)
-        n = len(run)
         stops = Counter(t.stop_reason for t in run)
+        means = [
+            _mean([len(t.turns) for t in run], "turns", 2),
+            _mean([t.frames for t in run if t.has(Figure.FRAMES)], "frames", 1),
+            _mean([t.visual_tokens for t in run if t.has(Figure.VISUAL_TOKENS)], "visual tokens", 0),
+            _mean([t.timings.total_s for t in run if t.has(Figure.TOTAL_SECONDS)], "s", 2),
+        ]
         console.print(
-            f"mean {sum(len(t.turns) for t in run) / n:.2f} turns, {sum(t.frames for t in run) / n:.1f} frames, "
-            f"{sum(t.visual_tokens for t in run) / n:.0f} visual tokens, "
-            f"{sum(t.timings.total_s for t in run) / n:.2f} s; "
-            + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
+            f"mean {', '.join(means)}; " + ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
         )
     console.print("to see one turn by turn: apr show PATH --id DOC", style="dim")
+
+
+def _mean(values: Sequence[float], unit: str, digits: int) -> str:
+    if not values:
+        return f"{'seconds' if unit == 's' else unit} not recorded"
+    return f"{sum(values) / len(values):.{digits}f} {unit}"

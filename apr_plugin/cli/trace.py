@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from apr_plugin.loop.action import describe
+from apr_plugin.loop.describing import Has, describe_shown, everything
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.question import Question
-from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
+from apr_plugin.loop.trajectory import Trajectory, Turn
 from apr_plugin.terminal import plain as _plain
 
 LONGEST = 600
@@ -36,8 +38,8 @@ def print_question(console: Console, question: Question) -> None:
         console.print(Text(plain(f"  video {number}: {video.path}{window}"), "dim"))
 
 
-def print_turn(console: Console, number: int, turn: Turn) -> None:
-    """Print one turn: thought, action, what came back, cost."""
+def print_turn(console: Console, number: int, turn: Turn, has: Has = everything) -> None:
+    """Print one turn: thought, action, what came back, cost, as far as it was recorded."""
     sure = f"  confidence {turn.confidence:.2f}" if turn.confidence is not None else ""
     forced = "  (forced: text only)" if turn.forced else ""
     console.print(Text(f"turn {number}{sure}{forced}", "bold cyan"))
@@ -52,29 +54,15 @@ def print_turn(console: Console, number: int, turn: Turn) -> None:
     if turn.error is not None:
         console.print(Text("  error   ", "red") + Text(plain(f"{turn.error.code}: {turn.error.message}")))
     if turn.shown is not None:
-        console.print(Text("  saw     ", "green") + Text(plain(describe_shown(turn.shown))))
+        console.print(Text("  saw     ", "green") + Text(plain(describe_shown(turn.shown, has))))
     if turn.repairs:
         console.print(Text("  repair  ", "yellow") + Text(plain("; ".join(turn.repairs))))
-    tokens = f", {turn.usage.completion_tokens} tokens written" if turn.usage.completion_tokens is not None else ""
-    console.print(Text(f"  cost    {turn.model_s:.2f} s model, {turn.media_s:.2f} s media{tokens}", "dim"))
-
-
-def describe_shown(shown: Shown) -> str:
-    """One line about what a look showed."""
-    where = f"video {shown.video}, " if shown.video else ""
-    match shown.kind:
-        case "audio":
-            text = f"{where}{shown.audio_s:.1f} s of sound from {shown.start_s:.2f}s"
-        case "images":
-            text = shown.remark
-        case _:
-            span = f"{shown.times_s[0]:.2f}s to {shown.times_s[-1]:.2f}s" if shown.times_s else "no times"
-            sound = f" with {shown.audio_s:.1f} s of sound" if shown.audio_s else ""
-            text = (
-                f"{where}{len(shown.times_s)} frames of {shown.width}x{shown.height}, {span}{sound}, "
-                f"{shown.visual_tokens} visual tokens"
-            )
-    return text + (f" {shown.remark}" if shown.remark and shown.kind != "images" else "")
+    costs = [
+        f"{turn.model_s:.2f} s model" if has(Figure.MODEL_SECONDS) else "",
+        f"{turn.media_s:.2f} s media" if has(Figure.MEDIA_SECONDS) else "",
+        f"{turn.usage.completion_tokens} tokens written" if turn.usage.completion_tokens is not None else "",
+    ]
+    console.print(Text(f"  cost    {', '.join(filter(None, costs)) or 'not recorded'}", "dim"))
 
 
 def print_end(console: Console, trajectory: Trajectory) -> None:
@@ -89,12 +77,22 @@ def print_end(console: Console, trajectory: Trajectory) -> None:
     times = trajectory.timings
     turns = sum(not turn.forced for turn in trajectory.turns)
     forced = " and a forced answer" if turns < len(trajectory.turns) else ""
-    console.print(
-        Text(
-            f"{turns} of {trajectory.turns_allowed} turns{forced}, {trajectory.frames} frames, "
-            f"{sum(look.audio_s for look in trajectory.looks):.0f} s of sound, {trajectory.visual_tokens} "
-            "visual tokens, "
-            f"{times.total_s:.2f} s ({times.model_s:.2f} model, {times.media_s:.2f} media)",
-            "dim",
+    has = trajectory.has
+    told = [
+        f"{turns} of {trajectory.turns_allowed} turns{forced}"
+        if has(Figure.TURNS_ALLOWED)
+        else f"{turns} turns{forced}",
+        f"{trajectory.frames} frames" if has(Figure.FRAMES) else "",
+        f"{sum(look.audio_s for look in trajectory.looks):.0f} s of sound" if has(Figure.AUDIO) else "",
+        f"{trajectory.visual_tokens} visual tokens" if has(Figure.VISUAL_TOKENS) else "",
+        f"{times.total_s:.2f} s ({times.model_s:.2f} model, {times.media_s:.2f} media)"
+        if has(Figure.TOTAL_SECONDS)
+        else "",
+    ]
+    console.print(Text(", ".join(filter(None, told)), "dim"))
+    if trajectory.imported is not None:
+        lacks = ", ".join(figure.replace("_", " ") for figure in trajectory.imported.absent)
+        console.print(
+            Text(plain(f"imported ({trajectory.imported.format}, {trajectory.imported.place}); not recorded: "), "dim")
+            + Text(lacks or "nothing", "dim")
         )
-    )

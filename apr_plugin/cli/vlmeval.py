@@ -118,6 +118,7 @@ def _end(command: Command, host: Any, folder: Path, stamp: str, *, session: Any 
         arguments=command.settings or {},
         run=run,
         versions=versions,
+        asked=command.record() if session is not None else None,
     )
     infer_only = "mode_infer"
     missing = [name for name in command.data if name not in finished]

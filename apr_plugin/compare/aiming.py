@@ -25,6 +25,7 @@ from itertools import pairwise
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.compare.pairs import clusters_of
 from apr_plugin.compare.stats import Interval, means, proportion
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory
 from apr_plugin.runs.opened import Key
 from apr_plugin.scoring.intervals import Span, hull_iou, merge, overlap
@@ -68,9 +69,9 @@ class Aim:
 
 
 def aim_of(trajectory: Trajectory, truth: Truth) -> Aim | None:
-    """Where a trajectory looked, or `None` where the task says nothing of where the evidence is."""
+    """Where a trajectory looked, or `None` where that was not recorded, or nothing says where the evidence is."""
     spans = evidence_spans(trajectory, truth)
-    if not spans:
+    if not spans or not shown_is_known(trajectory):
         return None
     looks = [look for look in trajectory.looks if look.kind != "images"]
     hits = [any(shows(look, span) for span in spans.get(look.video, ())) for look in looks]
@@ -92,6 +93,11 @@ def aim_of(trajectory: Trajectory, truth: Truth) -> Aim | None:
         no_look=trajectory.answer is not None and not looks,
         forced=trajectory.stop_reason is StopReason.FORCED,
     )
+
+
+def shown_is_known(trajectory: Trajectory) -> bool:
+    """Whether the trajectory says what its looks showed; the record of another program may not."""
+    return trajectory.has(Figure.FRAMES) and trajectory.has(Figure.AUDIO)
 
 
 def evidence_spans(trajectory: Trajectory, truth: Truth) -> dict[int, list[Span]]:

@@ -33,6 +33,7 @@ from apr_plugin.compare.resampling import LEVEL
 from apr_plugin.compare.stats import Interval, means, ratio
 from apr_plugin.errors import AprError, require
 from apr_plugin.files import read_regular
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.policies import did_you_mean
 from apr_plugin.runs.meter import audio_s
@@ -79,27 +80,29 @@ def cost_of(trajectory: Trajectory, price: Price | None = None) -> dict[str, flo
         are the policy's own count, over all turns, and each turn's whole prompt counts. `prompt_tokens` and
         `completion_tokens` are `None` where a turn was not counted. `cached_tokens` and `audio_tokens` are `None` where
         no turn has them, and else leave out turns that don't. `seconds` is the whole time of the question, of which
-        `model_s` was spent in the policy and `media_s` decoding; `None` where no time was recorded. `gpu_s` is the
+        `model_s` was spent in the policy and `media_s` decoding; `None` where no time was recorded. An imported
+        question lacks what its record lacks (`Imported.absent`). `gpu_s` is the
         engine's own time, prefill and decoding, without the queue; requests that ran at the same time shared the GPU,
         so it is at most that. `usd` is by tokens, with tokens that may have been cached at the full price where that is
         not known; or by the hour, for `gpu_s`, and `model_s` where that is not known.
     """
     usages = [turn.usage for turn in trajectory.turns]
     times, timings = [turn.timings for turn in trajectory.turns], trajectory.timings
+    has = trajectory.has
     timed = timings.total_s > 0
     gpu = [None if one.prefill_s is None or one.decode_s is None else one.prefill_s + one.decode_s for one in times]
     cost: dict[str, float | None] = {
         "turns": len(trajectory.turns),
-        "frames": trajectory.frames,
-        "audio_s": audio_s(trajectory),
-        "visual_tokens": trajectory.visual_tokens,
+        "frames": trajectory.frames if has(Figure.FRAMES) else None,
+        "audio_s": audio_s(trajectory) if has(Figure.AUDIO) else None,
+        "visual_tokens": trajectory.visual_tokens if has(Figure.VISUAL_TOKENS) else None,
         "audio_tokens": _reported(usage.audio_tokens for usage in usages),
         "prompt_tokens": _counted(usage.prompt_tokens for usage in usages),
         "cached_tokens": _reported(usage.cached_tokens for usage in usages),
         "completion_tokens": _counted(usage.completion_tokens for usage in usages),
-        "seconds": timings.total_s if timed else None,
-        "model_s": timings.model_s if timed else None,
-        "media_s": timings.media_s if timed else None,
+        "seconds": timings.total_s if timed and has(Figure.TOTAL_SECONDS) else None,
+        "model_s": timings.model_s if timed and has(Figure.MODEL_SECONDS) else None,
+        "media_s": timings.media_s if timed and has(Figure.MEDIA_SECONDS) else None,
         "gpu_s": _counted(gpu),
     }
     cost["usd"] = None if price is None else _usd(cost, price)

@@ -8,6 +8,7 @@ has a score for are the common subset.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,10 +129,15 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
     outcomes: dict[Key, Outcome] = {}
     asked = None if only is None else _asked(run, only)
     kind, old = "", 0
+    made_elsewhere, absent = "", Counter[str]()
     for trajectory in run:
         key = trajectory.question.key
         kind = kind or trajectory.arm
-        old += trajectory.budget is None
+        if trajectory.imported is not None:
+            made_elsewhere = trajectory.imported.format
+            absent.update(map(str, trajectory.imported.absent))
+        else:
+            old += trajectory.budget is None
         score = run.scores.get(key)
         if asked is not None and key not in asked:
             continue
@@ -159,6 +165,12 @@ def arm_of_run(name: str, run: Run, *, only: Evaluation | None = None) -> Arm:
     notes = [f"{name}: {problem}" for problem in run.problems]
     if old:
         notes.append(f"{name}: {old} of its trajectories are of version 1; their prompts can't be rebuilt")
+    if made_elsewhere:
+        about["imported"] = made_elsewhere
+        lacks = ", ".join(f"{figure.replace('_', ' ')} ({count} of {len(run)})" for figure, count in absent.items())
+        notes.append(
+            f"{name}: it was made elsewhere and imported (format {made_elsewhere}); not recorded: {lacks or 'nothing'}"
+        )
     return Arm(name, kind or "agent", outcomes, run, about, notes, versions)
 
 

@@ -22,6 +22,7 @@ from apr_plugin.config import data_dir, needle_dir
 from apr_plugin.errors import UNANSWERED, AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import PATCH_PIXELS, Budget
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.arguments import join_arguments, split_arguments
 from apr_plugin.runs.opened import open_run
@@ -239,6 +240,11 @@ def matched_frames(agent: Arm) -> int:
     spent, sizes = [], []
     for trajectory in agent.run if agent.run is not None else ():
         if trajectory.question.key in agent.outcomes and not trajectory.stop_reason.failed:
+            if not trajectory.has(Figure.VISUAL_TOKENS):
+                raise AprError(
+                    f"{agent.name}: its record, made elsewhere, has no visual tokens, so no arm can be matched to it; "
+                    "give passive:frames=N"
+                )
             spent.append(trajectory.visual_tokens)
             sizes.append(_frame_tokens(trajectory))
     if not spent:
@@ -371,5 +377,6 @@ def _how_well_matched(arm: Arm, before: Sequence[Arm]) -> list[str]:
 
 
 def _mean_tokens(arm: Arm) -> float:
-    spent = [outcome.row["visual_tokens"] for outcome in arm.outcomes.values() if outcome.row]
+    rows = [outcome.row for outcome in arm.outcomes.values() if outcome.row]
+    spent = [row["visual_tokens"] for row in rows if row["visual_tokens"] is not None]
     return sum(spent) / len(spent) if spent else 0.0

@@ -102,6 +102,7 @@ def _arm(comparison: Comparison, arm: Arm, rows: Mapping[Key, cost.Row] | None) 
     return {
         "name": arm.name,
         "kind": arm.kind,
+        "imported": "imported" in arm.about,
         "about": arm.about,
         "n": len(outcomes),
         "scored": states["scored"],

@@ -12,7 +12,7 @@ from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.question import MediaRef
 from apr_plugin.loop.text import printable
 from apr_plugin.media import fit
-from apr_plugin.media.confine import confine
+from apr_plugin.media.confine import Roots, confine
 from apr_plugin.media.opening import descriptor
 
 
@@ -40,7 +40,7 @@ def nothing(what: str, error: BaseException) -> MediaRef:
     return MediaRef(path=f"<no {what}: {printable(told(error))[:500]}>")
 
 
-def picture(image: Any, media_root: str | None, pixels: int | None) -> ImagePart:
+def picture(image: Any, media_root: Roots, pixels: int | None) -> ImagePart:
     """A picture, from an image or its path, with at most `pixels` pixels."""
     if isinstance(image, str):
         confine(image, media_root)

@@ -12,6 +12,7 @@ from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
 from apr_plugin.loop.episode import Episode
+from apr_plugin.loop.events import Event, Opened, Thought, TurnEnded
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn, parse_turn
@@ -50,6 +51,7 @@ __all__ = [
     "Episode",
     "EpisodeConfig",
     "ErrorCode",
+    "Event",
     "Generation",
     "GenerationTimings",
     "GetAudio",
@@ -59,6 +61,7 @@ __all__ = [
     "MediaRef",
     "Modality",
     "Notebook",
+    "Opened",
     "Option",
     "ParsedTurn",
     "Percept",
@@ -74,9 +77,11 @@ __all__ = [
     "ReplayError",
     "Sampling",
     "StopReason",
+    "Thought",
     "Trajectory",
     "TrajectoryError",
     "Turn",
+    "TurnEnded",
     "Usage",
     "VideoMeta",
     "Wire",

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PATCH_PX = 28
-"""Side in pixels of the square of one visual token (Qwen2.5-VL and -Omni: 14-pixel patches merged two by two)."""
+"""Side in pixels of the square of one visual token of the released Qwen2.5-VL and -Omni (14-pixel patches merged two by
+two), and of every policy that doesn't tell its own (`VisualToken`)."""
 
 PATCH_PIXELS = PATCH_PX * PATCH_PX
 
 LEAST_PATCHES = 4
-"""Visual tokens of the smallest picture: to fit a limit, frames are not made smaller than this; fewer are shown."""
+"""Squares of the smallest picture: to fit a limit, frames are not made smaller than this; fewer are shown."""
 
 LEAST_FRAME_PIXELS = LEAST_PATCHES * PATCH_PIXELS
 """Its pixels."""
 
 FRAME_PAIR = 2
-"""Number of frames of a clip that are read as one picture (temporal patches of two, in every family of
-`models/families.py`)."""
+"""Number of frames of a clip that are read as one picture by every released checkpoint of `models/families.py`, and of
+every policy that doesn't tell its own (`VisualToken`)."""
 
 DAY_S = 86_400
 """The longest window of any look, in seconds."""
@@ -32,17 +34,53 @@ MOST_TOKENS = 10**9
 """The largest limit on tokens; `None` is no limit."""
 
 
-def visual_tokens(width: int, height: int) -> int:
-    """Visual tokens of one picture: one per 28x28 square, sides rounded to whole squares, at least one square each.
+@dataclass(frozen=True)
+class VisualToken:
+    """How much of a picture, or of a clip, one visual token covers."""
 
-    This is the rule of Qwen2.5-VL; a policy of another family reports its own count in its usage.
-    """
-    return max(1, round(width / PATCH_PX)) * max(1, round(height / PATCH_PX))
+    side_px: int = PATCH_PX
+    """Side of its square in pixels: the encoder's patch size times its merge size."""
+
+    frames: int = FRAME_PAIR
+    """Frames of a clip that are read as one picture."""
+
+    def of_picture(self, width: int, height: int) -> int:
+        """Visual tokens of one picture: one per square, sides rounded to whole squares, at least one square each.
+
+        This is the rule of Qwen's processors, except for very narrow pictures and for limits of the processor itself.
+        """
+        return max(1, round(width / self.side_px)) * max(1, round(height / self.side_px))
+
+    def of_clip(self, width: int, height: int, frames: int) -> int:
+        """Visual tokens of a clip."""
+        return self.of_picture(width, height) * self.groups(frames)
+
+    def groups(self, frames: int) -> int:
+        """Number of groups in which the frames of a clip are read; the last frame is repeated to fill its group."""
+        return -(-frames // self.frames)
+
+    def described(self) -> dict[str, Any]:
+        """Part of a policy's description of itself; empty for the default, so that earlier runs keep their hash."""
+        return {} if self == VISUAL_TOKEN else {"visual_token": {"side_px": self.side_px, "frames": self.frames}}
+
+    @property
+    def of_least_frame(self) -> int:
+        """Visual tokens of the smallest picture."""
+        return max(1, LEAST_FRAME_PIXELS // self.side_px**2)
+
+
+VISUAL_TOKEN = VisualToken()
+"""That of Qwen2.5-VL and -Omni."""
+
+
+def visual_tokens(width: int, height: int) -> int:
+    """Visual tokens of one picture by the 28-pixel rule, see `VisualToken.of_picture`."""
+    return VISUAL_TOKEN.of_picture(width, height)
 
 
 def frame_pairs(frames: int) -> int:
-    """Number of pairs in which the frames of a clip are read; the last frame of an odd number is paired with itself."""
-    return -(-frames // FRAME_PAIR)
+    """Number of pairs in which the frames of a clip are read, see `VisualToken.groups`."""
+    return VISUAL_TOKEN.groups(frames)
 
 
 class Budget(BaseModel):

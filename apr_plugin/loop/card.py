@@ -14,11 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.config import EpisodeConfig, hash_of, package_versions
-from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, own_instructions
+from apr_plugin.loop.notebook import PASSIVE_INSTRUCTIONS, instructions_of
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality, Policy
 
 SCHEMA = "apr.card"
 VERSION = 1
+
+IMPORTED = "apr.imported"
+"""Schema of the card of a run that another program made (`runs.foreign.writing`)."""
 
 CARD_FILE = "card.json"
 """Name of the file in a run's folder."""
@@ -59,7 +62,10 @@ class Card(BaseModel):
             config=config,
             policy=described["policy"],
             prompt_hash=described["prompt_hash"],
-            prompts={"instructions": config.system_prompt or own_instructions(), "passive": PASSIVE_INSTRUCTIONS},
+            prompts={
+                "instructions": instructions_of(config.system_prompt, config.form),
+                "passive": PASSIVE_INSTRUCTIONS,
+            },
             versions=package_versions(),
         )
 
@@ -86,6 +92,8 @@ class Card(BaseModel):
             data = json.loads(read_regular(file))
         except (OSError, ValueError, RecursionError) as error:
             raise CardError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if isinstance(data, dict) and data.get("schema") == IMPORTED:
+            raise CardError(f"{file}: the run was made elsewhere and imported; its prompts can't be rebuilt")
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("version"), int):
             raise CardError(f"{file}: this is not an {SCHEMA} file")
         if data["version"] > VERSION:

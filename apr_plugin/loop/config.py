@@ -7,15 +7,17 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from apr_plugin import __version__
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.notebook import prompt_hash
-from apr_plugin.loop.policy import Policy, Sampling
+from apr_plugin.loop.policy import Modality, Policy, Sampling
+from apr_plugin.loop.profiles import WireName
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.wires import Wire, wire_of
 from apr_plugin.media import MediaSettings
 
 
@@ -32,8 +34,13 @@ class EpisodeConfig(BaseModel):
     """Limits of the episode."""
     media: MediaSettings = MediaSettings()
     """How files are read: exact frames or keyframes, and which decoder."""
-    wire: Literal["apr", "omniagent"] = "apr"
+    wire: WireName = "apr"
     """The form of everything but the instructions, and which pictures a look has; a name in `WIRES`."""
+    frame_references: bool | None = None
+    """Whether shown frames have names that an action or an answer may give in place of times (`loop.references`);
+    `None`: as the wire does. Not with strict parsing."""
+    frame_times: bool | None = None
+    """Whether the label of a frame with a name has its time too; `None`: as the wire does."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment
     accepts (docs/scoring.md), and a prompt that is too long ends the episode. It has no effect on the passive arm,
@@ -41,11 +48,29 @@ class EpisodeConfig(BaseModel):
     sampling: Sampling = Sampling()
     """How turns are sampled; its seed is replaced by one derived for each turn."""
     system_prompt: str | None = None
-    """Custom instructions, used in place of the default ones."""
+    """Custom instructions, used in place of the default ones; empty for none."""
     system_prompt_template: bool = False
     """Whether they are a template with the variables of the default instructions (`render_instructions`)."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the run."""
+    profile: str = ""
+    """Digest of the checkpoint's profile (`loop.profile_file`) from which the settings above were taken, where no
+    argument said otherwise; empty if there was none. It does not decide an answer, so it is not in the hash."""
+
+    @model_validator(mode="after")
+    def _names_can_be_read(self) -> Self:
+        if self.arm == "agent" and self.parsing == "strict" and self.form.references:
+            raise ValueError("strict parsing reads no names of frames: use parsing=repair or frame_references=false")
+        return self
+
+    @property
+    def form(self) -> Wire:
+        """The wire, with or without references."""
+        return wire_of(self.wire, self.frame_references, self.frame_times)
+
+    def words(self, modalities: frozenset[Modality]) -> str:
+        """The hash of the prompts for a policy that perceives these (`prompt_hash`)."""
+        return prompt_hash(self.system_prompt, modalities, self.form, self.system_prompt_template)
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration of a run as JSON values, including the policy's own."""
@@ -54,12 +79,16 @@ class EpisodeConfig(BaseModel):
             "modalities": sorted(policy.modalities),
             "context_tokens": policy.context_tokens,
         } | policy.describe()
-        words = prompt_hash(self.system_prompt, policy.modalities, self.wire, self.system_prompt_template)
-        return self.describe_with(described, words)
+        return self.describe_with(described, self.words(policy.modalities))
 
     def describe_with(self, policy: Mapping[str, Any], prompt_hash: str) -> dict[str, Any]:
         """The same from a policy's description and the hash of the prompts, as a card has them."""
-        config = self.model_dump(mode="json", exclude={"system_prompt": True, "media": {"isolation", "root"}})
+        config = self.model_dump(
+            mode="json", exclude={"system_prompt": True, "profile": True, "media": {"isolation", "root"}}
+        )
+        for key in ("frame_references", "frame_times"):  # left out, they don't change the hash of earlier runs
+            if config[key] is None:
+                del config[key]
         return config | {"policy": dict(policy), "prompt_hash": prompt_hash}
 
     def hash(self, policy: Policy) -> str:

@@ -99,7 +99,7 @@ class Context:
 
         Args:
             plans: The look as the budget allows it.
-            again: Plans the look under a limit of visual tokens (by the 28-pixel rule).
+            again: Plans the look under a limit of visual tokens (by the policy's rule, `VisualToken`).
             prompt: Makes the prompt that shows it.
 
         Returns:
@@ -119,7 +119,7 @@ class Context:
             else:
                 high = min(tokens, limit or tokens)
             if best is None:
-                # The family's count, in units of the 28-pixel rule.
+                # The policy's exact count, in units of the looks' own.
                 theirs = size.visual / tokens if size.visual else 1.0
                 limit = max(1, min(int(high * 0.95), tokens - math.ceil(over / theirs)))
             elif high - low > max(1, high // 20):

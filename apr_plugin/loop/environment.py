@@ -17,13 +17,14 @@ import numpy as np
 
 from apr_plugin.loop.action import GetAudio, GetClip, GetFrames, Look
 from apr_plugin.loop.answer import canonical_answer
-from apr_plugin.loop.budget import FRAME_PAIR, LEAST_FRAME_PIXELS, LEAST_PATCHES, Budget, frame_pairs, visual_tokens
+from apr_plugin.loop.budget import LEAST_FRAME_PIXELS, VISUAL_TOKEN, Budget, VisualToken
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.plan import LookPlan, refuse_length
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
-from apr_plugin.loop.question import Question
+from apr_plugin.loop.question import Question, QuestionKind
+from apr_plugin.loop.references import FrameNames
 from apr_plugin.loop.wires import WIRES, Wire
 from apr_plugin.loop.wires.apr import Size
 from apr_plugin.media import Frames, MediaDecodeError, MediaSettings
@@ -38,6 +39,7 @@ class Environment:
         settings: How files are read.
         modalities: What the policy can perceive; without `audio`, a clip is shown without its sound.
         wire: Which pictures a look has, and how large they are.
+        token: What one visual token of the policy covers.
     """
 
     def __init__(
@@ -46,16 +48,20 @@ class Environment:
         settings: MediaSettings | None = None,
         modalities: frozenset[Modality] = EVERY_MODALITY,
         wire: Wire = WIRES["apr"],
+        token: VisualToken = VISUAL_TOKEN,
     ) -> None:
         self.budget = budget
         self.settings = settings or MediaSettings()
         self.modalities = modalities
         self.wire = wire
+        self.token = token
         self.cancelled = threading.Event()
         """If it is set from another thread, the running read ends."""
         self.question: Question | None = None
         self.videos: list[OpenVideo] = []
         self.visual_tokens_spent = 0
+        self.names = FrameNames(QuestionKind.FREE_FORM)
+        """The frames shown so far, by which an action or an answer may name a time; `shown` adds to them."""
         self._taken: dict[tuple[object, ...], int] = {}
 
     def reset(self, question: Question) -> None:
@@ -67,12 +73,14 @@ class Environment:
         self.close()
         self.question = question
         self.visual_tokens_spent = 0
+        self.names = FrameNames(question.kind)
         self._taken = {}
         for ref in question.videos:
             self.videos.append(OpenVideo(ref, self.settings))
             if self.cancelled.is_set():  # it was closed in the meantime by another thread
                 self.close()
                 return
+        self.names = FrameNames(question.kind, durations_s=self.durations_s)
 
     def close(self) -> None:
         """Return the files to the pool."""
@@ -108,7 +116,19 @@ class Environment:
             MediaError: the file could not be decoded there. This is not the model's mistake, so it ends the episode.
         """
         plan = self.plan(action)
-        return plan if isinstance(plan, ActionError) else self.look(plan)
+        outcome = plan if isinstance(plan, ActionError) else self.look(plan)
+        if isinstance(outcome, Percept):
+            self.shown(outcome)
+        return outcome
+
+    def shown(self, percept: Percept) -> None:
+        """Give the frames of a look their names, once it is certain that the model sees it.
+
+        `step` does this itself. Whoever calls `plan` and `look` may still refuse the percept between them.
+        """
+        look = percept.shown().names
+        if look is not None:
+            self.names = self.names.with_look(look)
 
     def plan(self, action: Look, visual_tokens: int | None = None) -> LookPlan | ActionError:
         """Check an action against the video and the budget, and plan what it will show; nothing is decoded.
@@ -140,6 +160,8 @@ class Environment:
                     subtitles=opened.subtitles_within(start, end),
                     several=self._several,
                     fitted=visual_tokens is not None,
+                    look=self._next_look,
+                    token=self.token,
                 )
             case GetClip():
                 return self._plan_clip(action, start, end, visual_tokens)
@@ -227,7 +249,7 @@ class Environment:
     def exhausted(self) -> bool:
         """Whether the rest of the episode's visual tokens is too small even for one small frame."""
         left = self._tokens_left()
-        return left is not None and left < LEAST_PATCHES
+        return left is not None and left < self.token.of_least_frame
 
     def _refuse(self, action: Look) -> ActionError | None:
         limits = self.budget
@@ -309,7 +331,15 @@ class Environment:
         """
         opened = self.videos[plan.video]
         percept = Percept(
-            plan.kind, plan.video, plan.start_s, plan.end_s, fps=plan.fps, several=plan.several, fitted=plan.fitted
+            plan.kind,
+            plan.video,
+            plan.start_s,
+            plan.end_s,
+            fps=plan.fps,
+            several=plan.several,
+            fitted=plan.fitted,
+            look=plan.look,
+            token=plan.token,
         )
         remarks = list(plan.remarks)
         if plan.times_s:
@@ -355,7 +385,7 @@ class Environment:
     ) -> LookPlan:
         opened, asked = self.videos[video], len(times)
         whole = opened.video.size or (1, 1)
-        size = partial(self.wire.frame_size, *whole)
+        size = partial(self.wire.frame_size, *whole, token=self.token)
         (width, height), count = self._affordable(size, self.budget.frame_pixels, asked, limit)
         if count < asked:
             times = [times[round(i * (len(times) - 1) / max(1, count - 1))] for i in range(count)]
@@ -376,6 +406,8 @@ class Environment:
             subtitles=opened.subtitles_at(times),
             several=self._several,
             fitted=limit is not None,
+            look=0 if action is None else self._next_look,
+            token=self.token,
         )
 
     def _plan_clip(self, action: GetClip, start: float, end: float, limit: int | None) -> LookPlan:
@@ -384,7 +416,7 @@ class Environment:
         wanted = self.wire.clip_count(end - start, self.budget.clip_fps, file_fps)
 
         def size(pixels: int) -> Size:
-            return self.wire.clip_size(*whole, pixels, wanted)
+            return self.wire.clip_size(*whole, pixels, wanted, self.token)
 
         (width, height), count = self._affordable(size, self.budget.clip_pixels, wanted, limit, per_pair=True)
         fps = self.budget.clip_fps if count >= wanted else count / (end - start)
@@ -409,7 +441,13 @@ class Environment:
             subtitles=opened.subtitles_within(start, end),
             several=self._several,
             fitted=limit is not None,
+            look=self._next_look,
+            token=self.token,
         )
+
+    @property
+    def _next_look(self) -> int:
+        return len(self.names.looks) + 1
 
     @staticmethod
     def _asked(
@@ -435,24 +473,23 @@ class Environment:
             max_pixels: Pixels that one picture may have.
             count: Number of pictures asked for.
             limit: Visual tokens of this look, in addition to the budget's limit.
-            per_pair: Whether two pictures count as one, as in a clip.
+            per_pair: Whether pictures count in groups, as in a clip.
         """
         width, height = size(max_pixels)
         limits = [n for n in (limit, self.budget.visual_tokens_per_look) if n is not None]
         if not limits:
             return (width, height), count
         most = min(limits)
-        units = frame_pairs(count) if per_pair else count
-        while units * visual_tokens(width, height) > most and width * height > LEAST_FRAME_PIXELS:
-            shrink = max(
-                LEAST_FRAME_PIXELS, int(width * height * min(0.95, most / (units * visual_tokens(width, height))))
-            )
+        cost = self.token.of_picture
+        units = self.token.groups(count) if per_pair else count
+        while units * cost(width, height) > most and width * height > LEAST_FRAME_PIXELS:
+            shrink = max(LEAST_FRAME_PIXELS, int(width * height * min(0.95, most / (units * cost(width, height)))))
             smaller = size(shrink)
             if smaller == (width, height):
                 break
             width, height = smaller
-        units = min(units, max(1, most // visual_tokens(width, height)))
-        return (width, height), min(count, units * FRAME_PAIR if per_pair else units)
+        units = min(units, max(1, most // cost(width, height)))
+        return (width, height), min(count, units * self.token.frames if per_pair else units)
 
     def _instead(self, action: str) -> str:
         offered = action.removeprefix("get_") in self.modalities

@@ -14,17 +14,26 @@ from apr_plugin.loop.asking import Asking, WallClock
 from apr_plugin.loop.config import EpisodeConfig, package_versions
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.environment import Environment
+from apr_plugin.loop.events import Event, OnEvent, Opened, Thought, TurnEnded
 from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.parse import ParsedTurn
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Generation, ImagePart, Policy, PolicyUnavailable, Prompt
+from apr_plugin.loop.policy import (
+    Generation,
+    ImagePart,
+    Policy,
+    PolicyUnavailable,
+    Prompt,
+    visual_token_of,
+)
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.record import turn_of
+from apr_plugin.loop.references import FrameNames
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.timeline import Callers, OnPhase, Phase
 from apr_plugin.loop.trajectory import Film, Shown, StopReason, Timings, Trajectory, Turn, episode_name
-from apr_plugin.loop.wires import WIRES, VideoMeta
+from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.media import MediaError
 
 _In = TypeVar("_In")
@@ -53,6 +62,8 @@ class Episode:
         on_turn: Called after each turn.
         on_prompt: Called with each prompt, including media, and the text that the policy wrote.
         on_phase: Called with each phase of the episode, and when it began and ended.
+        on_event: Called with what happens, as it happens: the thought of a turn before its look, the turn after it
+            (`apr_plugin.loop.events`).
         decoding: Shared limits on reading; by default the episode has its own.
         config_hash: `config.hash(policy)`, if it is already known.
     """
@@ -68,6 +79,7 @@ class Episode:
         on_turn: OnTurn | None = None,
         on_prompt: OnPrompt | None = None,
         on_phase: OnPhase | None = None,
+        on_event: OnEvent | None = None,
         decoding: Decoding | None = None,
         config_hash: str | None = None,
     ) -> None:
@@ -80,7 +92,9 @@ class Episode:
         """Whether turns and answers are read as in OmniAgent's environment."""
         self.seed = config.seed_for(question)
         """Seed of this episode."""
-        self.environment = Environment(config.budget, config.media, policy.modalities, WIRES[config.wire])
+        self.environment = Environment(
+            config.budget, config.media, policy.modalities, config.form, visual_token_of(policy)
+        )
         self.asking = Asking(policy, config.sampling, self.seed, self._seconds_left, config.budget.prompt_tokens)
         self.turns: list[Turn] = []
         """The turns so far."""
@@ -91,6 +105,7 @@ class Episode:
         self._on_turn = on_turn
         self._on_prompt = on_prompt
         self._on_phase = on_phase
+        self._on_event = on_event
         self._decoding = decoding or Decoding()
         self._own_decoding = decoding is None
         self._held = 0
@@ -106,7 +121,7 @@ class Episode:
         This returns a trajectory whatever the policy writes, the file contains or other code raises (including lack of
         memory, and panics of Rust libraries). It raises only `asyncio.CancelledError` if the task is cancelled
         (`cancelled()` then has the episode so far), `KeyboardInterrupt`, `SystemExit`, and what the caller's own
-        `on_turn`, `on_prompt` or `on_phase` raised.
+        `on_turn`, `on_prompt`, `on_phase` or `on_event` raised.
         """
         self._started = time.perf_counter()
         try:
@@ -114,6 +129,7 @@ class Episode:
             await self.read(self.environment.reset, self.question, "open")
             self._opened_s = time.perf_counter() - began
             self._films = tuple(opened.film() for opened in self.environment.videos)
+            self._tell(Opened(self.question.key, self._films))
             return await ARMS[self._arm](self)
         except WallClock:
             return self.end(
@@ -203,6 +219,11 @@ class Episode:
             return f"The episode's {self.config.budget.visual_tokens_per_episode} visual tokens are used up."
         return ""
 
+    @property
+    def names(self) -> FrameNames | None:
+        """The frames that the policy may name in place of times; `None` if the wire has no references."""
+        return self.environment.names if self.environment.wire.references else None
+
     def notebook(self) -> Notebook:
         """An empty notebook for the question."""
         return Notebook(
@@ -248,6 +269,15 @@ class Episode:
         self.turns.append(turn)
         if self._on_turn is not None:
             self._callers(self._on_turn, len(self.turns), turn)
+        self._tell(TurnEnded(self.question.key, len(self.turns), turn))
+
+    def thought(self, parsed: ParsedTurn, number: int) -> None:
+        """Tell the caller what the policy wrote, before its look is carried out."""
+        self._tell(Thought(self.question.key, number, parsed))
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._callers(self._on_event, event)
 
     def end(
         self, reason: StopReason, *, answer: str | None = None, valid: bool = False, detail: str = ""

@@ -30,6 +30,9 @@ class ErrorCode(StrEnum):
     UNKNOWN_VIDEO = "UNKNOWN_VIDEO"
     """The question has no video with that index."""
 
+    UNKNOWN_FRAME = "UNKNOWN_FRAME"
+    """The action or the answer names a frame that was never shown, or one of another video (`loop.references`)."""
+
     OUT_OF_RANGE = "OUT_OF_RANGE"
     """Part of the window is outside the video."""
 
@@ -71,6 +74,9 @@ class ErrorCode(StrEnum):
 
     ANSWER_EXPECTED = "ANSWER_EXPECTED"
     """It is the last turn, and only an answer counts."""
+
+    ELSEWHERE = "ELSEWHERE"
+    """Another program refused it, for a reason that has no code here; only in imported runs."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,9 @@ class Notebook:
         self.episode = episode
         self.system = system_prompt or ""
         if system_prompt is None or template:
-            self.system = render_instructions(question, max(1, len(videos)), budget, modalities, system_prompt)
+            self.system = render_instructions(
+                question, max(1, len(videos)), budget, modalities, instructions_of(system_prompt, wire), wire.references
+            )
         told = (
             wire.tells_form
             or system_prompt is None
@@ -127,7 +129,7 @@ class Notebook:
         opening = self.wire.opening(self.question, self.videos, self.modalities) + self._form
         if left_out:
             which = "turn 1" if left_out == 1 else f"turns 1 to {left_out}"
-            opening += f"\n\n[NOTICE] Your notes of {which} do not fit any more and are left out."
+            opening += self.wire.left_out(which)
         messages = [Message("system", (TextPart(self.system),)), Message("user", (TextPart(opening),))]
         for number, entry in enumerate(self._entries[left_out:], left_out + 1):
             messages.append(Message("assistant", (TextPart(entry.text),)))
@@ -146,13 +148,8 @@ class Notebook:
             reason: Which limit was reached, in words.
             left_out: How many of the first turns are left out, if not all fit into the model's context.
         """
-        notice = (
-            f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the "
-            "answer, from your notes."
-        )
-        return Prompt(
-            self._with_latest(notice, media=False, left_out=left_out), True, self._asked(len(self._entries) + 1)
-        )
+        messages = self._with_latest(self.wire.forced_notice(reason), media=False, left_out=left_out)
+        return Prompt(messages, True, self._asked(len(self._entries) + 1))
 
     def passive_prompt(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart] = ()) -> Prompt:
         """One prompt with everything the passive arm sees: frames or the question's pictures, and the question.
@@ -185,9 +182,9 @@ class Notebook:
             case Percept():
                 return self.wire.placeholder(outcome)
             case ActionError():
-                return outcome.feedback()
+                return self.wire.error(outcome)
             case None:
-                return "[NOTICE] The turn was noted."
+                return self.wire.noted
 
 
 def answer_form(question: Question) -> str:
@@ -215,6 +212,13 @@ def own_instructions() -> str:
     return resources.files("apr_plugin.loop").joinpath("instructions.jinja").read_text("utf-8")
 
 
+def instructions_of(system_prompt: str | None, wire: Wire) -> str:
+    """The instructions before they are rendered: custom ones, or those of the wire, or the default ones."""
+    if system_prompt is not None:
+        return system_prompt
+    return own_instructions() if wire.instructions is None else wire.instructions
+
+
 def _jinja() -> jinja2.Environment:
     return SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)  # a prompt is plain text, not HTML
 
@@ -236,6 +240,7 @@ def render_instructions(
     budget: Budget,
     modalities: frozenset[Modality] = EVERY_MODALITY,
     source: str | None = None,
+    references: bool = False,
 ) -> str:
     """The system prompt of an episode.
 
@@ -247,10 +252,12 @@ def render_instructions(
         budget: Its limits, as `budget`.
         modalities: What the policy perceives, as `frames`, `audio` and `clip`, each true or false.
         source: A template; the default one if it is missing.
+        references: Whether shown frames have names, as `references`.
     """
     can = {name: name in modalities for name in EVERY_MODALITY}
     template = _template(own_instructions() if source is None else source)
-    return template.render(videos=videos, budget=budget, answer_form=answer_form(question), **can).strip()
+    told = {"videos": videos, "budget": budget, "answer_form": answer_form(question), "references": references}
+    return template.render(told | can).strip()
 
 
 def load_system_prompt(path: str | Path) -> str:
@@ -268,7 +275,7 @@ def load_system_prompt(path: str | Path) -> str:
             line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise ValueError(
                 f"it is not a valid template{line}: {error.message}; its variables are videos, budget, answer_form, "
-                "frames, audio, clip"
+                "references, frames, audio, clip"
             ) from error
     return text
 
@@ -282,7 +289,7 @@ def is_template(path: str | Path) -> bool:
 def prompt_hash(
     system_prompt: str | None,
     modalities: frozenset[Modality] = EVERY_MODALITY,
-    wire: str = "apr",
+    wire: Wire = WIRES["apr"],
     template: bool = False,
 ) -> str:
     """16 hex digits that change if the words or the layout of prompts change: a hash over one prompt of each kind."""
@@ -299,7 +306,7 @@ def prompt_hash(
                 Budget(),
                 system_prompt,
                 modalities,
-                WIRES[wire],
+                wire,
                 template=template,
             )
             look = Percept(
@@ -311,6 +318,7 @@ def prompt_hash(
                 times_s=(0.0, 1.0),
                 asked_s=(0.01, 1.01),
                 several=videos > 1,
+                look=1,
             )
             notebook.add("{}", look)
             seen += [notebook.prompt(2, 4).text, notebook.passive_prompt([look]).text]

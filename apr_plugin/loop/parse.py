@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from apr_plugin.loop.action import ACTIONS, Answer, Look
 from apr_plugin.loop.feedback import ActionError, ErrorCode
+from apr_plugin.loop.references import FrameNames, Named
 from apr_plugin.loop.text import printable
 from apr_plugin.scoring.objects import MAX_OBJECTS, MAX_SCANNED_CHARS, closing_brace, lacks_one_brace
 from apr_plugin.scoring.text import without_turn_marks
@@ -55,9 +56,17 @@ class ParsedTurn:
     repairs: tuple[str, ...] = ()
     """What was repaired, in words."""
 
+    named: Named | None = None
+    """What the policy wrote where the action has times; `None` if it named no frame."""
+
 
 def parse_turn(
-    text: str, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS), cut: bool = False
+    text: str,
+    *,
+    answer_only: bool = False,
+    offered: Collection[str] = tuple(ACTIONS),
+    cut: bool = False,
+    names: FrameNames | None = None,
 ) -> ParsedTurn:
     """Read one turn. This never raises, whatever the text.
 
@@ -67,8 +76,10 @@ def parse_turn(
         offered: The actions that the policy may take; any other is unknown.
         cut: Whether the turn was cut off at its length limit. Then an object after other words may be a draft in a
             thought that the chat template opened, and is not carried out unless a block of thought is closed before it.
+        names: The frames that the policy may name in place of times; with `None` a name is no time.
     """
     repairs: list[str] = []
+    written: dict[str, str] = {}
     found = _find_object(text, repairs, cut=cut)
     if isinstance(found, ActionError):
         return ParsedTurn(error=found)
@@ -77,7 +88,7 @@ def parse_turn(
     confidence = _read_confidence(found, repairs)
     if unknown := sorted(set(found) - _KEYS):
         repairs.append("ignored unknown keys " + ", ".join(_clip(key) for key in unknown[:5]))
-    action = _read_action(found, repairs, offered)
+    action = _read_action(found, repairs, offered, names=names, named=written)
     missing = [key for key in ("observation", "think") if key not in found]
     if missing and not answer_only and not isinstance(action, ActionError):
         named = " and ".join(f"'{key}'" for key in missing)
@@ -87,7 +98,8 @@ def parse_turn(
         )
     if isinstance(action, ActionError):
         return ParsedTurn(observation, think, confidence, error=action, repairs=tuple(repairs))
-    return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs))
+    names_given = Named(**written) if written else None
+    return ParsedTurn(observation, think, confidence, action=action, repairs=tuple(repairs), named=names_given)
 
 
 def parse_strictly(
@@ -335,7 +347,13 @@ def _read_confidence(found: dict[str, Any], repairs: list[str]) -> float | None:
 
 
 def _read_action(
-    found: dict[str, Any], repairs: list[str], offered: Collection[str], *, strict: bool = False
+    found: dict[str, Any],
+    repairs: list[str],
+    offered: Collection[str],
+    *,
+    strict: bool = False,
+    names: FrameNames | None = None,
+    named: dict[str, str] | None = None,
 ) -> Look | Answer | ActionError:
     if "action" not in found:
         return ActionError(ErrorCode.MISSING_KEY, f"the key 'action' is missing; the keys given are {_keys(found)}.")
@@ -353,14 +371,23 @@ def _read_action(
     fields = {key: value for key, value in raw.items() if key in model.model_fields}
     if unknown := sorted(set(raw) - set(fields)):
         repairs.append("ignored unknown arguments " + ", ".join(_clip(key) for key in unknown[:5]))
+    named = {} if named is None else named
+    if names is not None:
+        named |= {key: fields[key].strip() for key in ("start", "end") if _names_frame(fields.get(key))}
     for key, number in _NUMBER_KEYS.items():
-        if key in fields:
+        if key in fields and key not in named:
             value = (
                 _strict_number(key, fields[key], number) if strict else _read_number(key, fields[key], number, repairs)
             )
             if isinstance(value, ActionError):
                 return value
             fields[key] = value
+    for key in tuple(named):
+        assert names is not None
+        time_s = names.time(named[key], f"'{key}'", fields.get("video", 0))
+        if isinstance(time_s, ActionError):
+            return time_s
+        fields[key] = time_s
     if model is Answer and "content" in fields:
         if not isinstance(fields["content"], str):
             if strict or fields["content"] is None:
@@ -368,6 +395,11 @@ def _read_action(
             fields["content"] = json.dumps(fields["content"], ensure_ascii=False)
             repairs.append("content was not a string")
         fields["content"] = printable(fields["content"])
+        resolved = fields["content"] if names is None else names.in_answer(fields["content"])
+        if isinstance(resolved, ActionError):
+            return resolved
+        if resolved != fields["content"]:
+            named["content"], fields["content"] = fields["content"], resolved
     try:
         return model(**fields)
     except ValidationError as error:
@@ -378,6 +410,10 @@ def _read_action(
                 ErrorCode.MISSING_KEY, f"{name} needs the key '{where}'; the keys given are {_keys(raw)}."
             )
         return ActionError(ErrorCode.WRONG_TYPE, f"'{where}' of {name}: {fault['msg']}.")
+
+
+def _names_frame(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().startswith("#")
 
 
 def _read_number(

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import frame_pairs, visual_tokens
+from apr_plugin.loop.budget import VISUAL_TOKEN, VisualToken
 from apr_plugin.loop.trajectory import Shown
 from apr_plugin.media import SAMPLE_RATE
 
@@ -44,6 +44,10 @@ class Percept:
     """Whether the frames are shown without their times."""
     fitted: bool = False
     """Whether it was made smaller to fit into the model's context."""
+    look: int = 0
+    """Number of the look in the episode, from 1; 0 if its frames have no names."""
+    token: VisualToken = VISUAL_TOKEN
+    """What one visual token of the policy covers."""
     fps: float = 0.0
     """Frames per second of a clip."""
     waveform: NDArray[np.float32] | None = None
@@ -63,11 +67,13 @@ class Percept:
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens by the 28-pixel rule; a clip's frames count in pairs (Qwen2.5-VL merges two)."""
+        """Visual tokens by the rule of the policy; a clip's frames count in groups (Qwen2.5-VL merges two)."""
         if self.images is None:
             return 0
         n, height, width = (int(side) for side in self.images.shape[:3])
-        return visual_tokens(width, height) * (n if self.kind == "frames" else frame_pairs(n))
+        if self.kind == "frames":
+            return n * self.token.of_picture(width, height)
+        return self.token.of_clip(width, height, n)
 
     def shown(self) -> Shown:
         """What the trajectory keeps of it: times and sizes, never pixels or samples."""
@@ -91,4 +97,5 @@ class Percept:
             fps=self.fps,
             untimed=self.untimed,
             fitted=self.fitted,
+            look=self.look,
         )

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from apr_plugin.loop.action import Look
+from apr_plugin.loop.budget import VISUAL_TOKEN, VisualToken
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.percept import Percept
 from apr_plugin.media import SAMPLE_RATE
@@ -55,6 +56,10 @@ class LookPlan:
     """Whether the question has several videos."""
     fitted: bool = False
     """Whether a limit other than the budget's made it smaller: the room left in the model's context."""
+    look: int = 0
+    """Number that the look will have in the episode, from 1; 0 outside of one."""
+    token: VisualToken = VISUAL_TOKEN
+    """What one visual token of the policy covers."""
 
     def in_words(self, remarks: Sequence[str]) -> str:
         """These remarks, then the subtitles: what stands beside the media."""
@@ -62,7 +67,7 @@ class LookPlan:
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens by the 28-pixel rule."""
+        """Visual tokens by the rule of the policy."""
         return self.blank().visual_tokens
 
     @property
@@ -89,6 +94,8 @@ class LookPlan:
             remark=self.in_words(self.remarks),
             several=self.several,
             fitted=self.fitted,
+            look=self.look,
+            token=self.token,
         )
 
     @property

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from apr_plugin.loop.budget import VISUAL_TOKEN, VisualToken
 from apr_plugin.loop.question import Question
 
 Role = Literal["system", "user", "assistant"]
@@ -321,6 +322,8 @@ class PolicyDefaults:
 
     modalities: frozenset[Modality] = EVERY_MODALITY
     context_tokens: int | None = None
+    visual_token: VisualToken = VISUAL_TOKEN
+    """What one visual token covers, by which the looks of an episode are counted against its budget."""
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Unknown."""
@@ -328,3 +331,9 @@ class PolicyDefaults:
 
     def close(self) -> None:
         """Do nothing, because there is nothing to release."""
+
+
+def visual_token_of(policy: Policy) -> VisualToken:
+    """What one visual token of a policy covers; a policy need not tell it."""
+    told = getattr(policy, "visual_token", VISUAL_TOKEN)
+    return told if isinstance(told, VisualToken) else VISUAL_TOKEN

@@ -1,11 +1,17 @@
-"""`Profile`: named settings of an episode that belong together. Each of them can also be set separately."""
+"""`Profile`: settings of an episode that belong together. Each of them can also be set separately.
+
+There are named ones (`PROFILES`), and a checkpoint may carry its own (`loop.profile_file`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from apr_plugin.loop.budget import PATCH_PIXELS, Budget
+from apr_plugin.loop.policy import Sampling
+
+WireName = Literal["apr", "omniagent", "compact"]
 
 
 @dataclass(frozen=True)
@@ -13,14 +19,36 @@ class Profile:
     """The settings of an episode that are not set in another way."""
 
     budget: Budget = field(default_factory=Budget)
-    """Limits."""
+    """Limits, and the sizes of pictures."""
 
-    wire: str = "apr"
+    wire: WireName = "apr"
     """The form of everything that a model reads and of the pictures that it sees (`apr_plugin.loop.wires`). It also
-    says how turns are sampled."""
+    says how turns are sampled, where `sampling` does not."""
 
     parsing: Literal["repair", "strict"] = "repair"
     """Whether mistakes of form are repaired."""
+
+    frame_references: bool | None = None
+    """As in `EpisodeConfig`."""
+
+    frame_times: bool | None = None
+    """As in `EpisodeConfig`."""
+
+    instructions: str | None = None
+    """Instructions in place of the default ones; empty for none."""
+
+    instructions_template: bool = False
+    """Whether they are a template (`loop.notebook.render_instructions`)."""
+
+    sampling: tuple[tuple[str, Any], ...] = ()
+    """Fields of `Sampling` with their values, where they differ from those of the wire."""
+
+    digest: str = ""
+    """16 hex digits of the file that it was read from; empty for a named profile."""
+
+    def sampled(self, default: Sampling) -> Sampling:
+        """How turns are sampled, where the wire samples like this."""
+        return Sampling(**(asdict(default) | dict(self.sampling)))
 
 
 _OMNIAGENT = Profile(

@@ -19,6 +19,7 @@ def turn_of(
         think=parsed.think,
         confidence=parsed.confidence,
         action=parsed.action,
+        named=parsed.named,
         error=outcome if isinstance(outcome, ActionError) else None,
         shown=outcome.shown() if isinstance(outcome, Percept) else None,
         repairs=parsed.repairs,

@@ -16,14 +16,14 @@ from apr_plugin.errors import AprError
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.config import package_versions
 from apr_plugin.loop.feedback import ActionError
-from apr_plugin.loop.notebook import Notebook, prompt_hash
+from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.open_video import OpenVideo
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.percepts import Decoded, Percepts, look_key
 from apr_plugin.loop.policy import ImagePart, Prompt
 from apr_plugin.loop.question import MediaRef
 from apr_plugin.loop.trajectory import Shown, Trajectory, Turn
-from apr_plugin.loop.wires import WIRES, VideoMeta
+from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.media import SAMPLE_RATE, MediaError, media_digest
 from apr_plugin.media.confine import confine
 
@@ -84,7 +84,7 @@ def replay(
             f"{card.config_hash}"
         )
     modalities = card.modalities
-    if prompt_hash(config.system_prompt, modalities, config.wire, config.system_prompt_template) != card.prompt_hash:
+    if config.words(modalities) != card.prompt_hash:
         raise ReplayError(
             f"{where}: this release words or lays out prompts differently from the run's "
             f"({card.versions.get('apr-plugin', 'unknown')})"
@@ -101,7 +101,7 @@ def replay(
         budget,
         config.system_prompt,
         modalities,
-        WIRES[config.wire],
+        config.form,
         trajectory.episode,
         config.system_prompt_template,
     )
@@ -127,6 +127,7 @@ def _percept(shown: Shown, several: bool) -> Percept:
         sound_file_s=shown.sound_file_s,
         untimed=shown.untimed,
         fitted=shown.fitted,
+        look=shown.look,
         fps=shown.fps,
         remark=shown.remark,
         several=several,

@@ -11,6 +11,7 @@ from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.parse import ParsedTurn, parse_strictly, parse_turn
 from apr_plugin.loop.policy import Generation
 from apr_plugin.loop.question import Question, QuestionKind
+from apr_plugin.loop.references import FrameNames, Named
 from apr_plugin.scoring.answers import match_option
 from apr_plugin.scoring.text import without_turn_marks
 from apr_plugin.scoring.thought import split_thought
@@ -36,11 +37,16 @@ class AnswerReply:
 
 
 def read_turn(
-    generation: Generation, *, answer_only: bool = False, offered: Collection[str] = tuple(ACTIONS)
+    generation: Generation,
+    *,
+    answer_only: bool = False,
+    offered: Collection[str] = tuple(ACTIONS),
+    names: FrameNames | None = None,
 ) -> ParsedTurn:
     """`parse_turn` of the generated text. If it has no words, the error says what the engine returned instead."""
     return _remarked(
-        parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut), generation
+        parse_turn(generation.text, answer_only=answer_only, offered=offered, cut=generation.cut, names=names),
+        generation,
     )
 
 
@@ -57,14 +63,31 @@ def _remarked(parsed: ParsedTurn, generation: Generation) -> ParsedTurn:
     return parsed
 
 
-def read_answer(generation: Generation, question: Question) -> AnswerReply:
+def read_answer(generation: Generation, question: Question, names: FrameNames | None = None) -> AnswerReply:
     """The answer in a completion: that of its JSON object, or otherwise its words outside thought.
 
     A reply that ends within its thought is not an answer, and neither is a turn without one. A reply that was cut off
     without a mark of thought may be thought that the chat template opened, so only its beginning counts. The words of a
     free-form answer that was cut off are kept, and the fault is named.
+
+    Args:
+        generation: The completion.
+        question: What was asked.
+        names: The frames that the answer may name in place of times.
     """
-    parsed = read_turn(generation, answer_only=True)
+    reply = _read_answer(generation, question, names)
+    if names is None or not reply.bare or not reply.content:
+        return reply
+    content = names.in_answer(reply.content)
+    if isinstance(content, ActionError):
+        return replace(reply, fault=reply.fault or content)
+    if content == reply.content:
+        return reply
+    return replace(reply, content=content, parsed=replace(reply.parsed, named=Named(content=reply.content)))
+
+
+def _read_answer(generation: Generation, question: Question, names: FrameNames | None) -> AnswerReply:
+    parsed = read_turn(generation, answer_only=True, names=names)
     if isinstance(parsed.action, Answer):
         content = split_thought(parsed.action.content).said
         return AnswerReply(parsed, content, None if content else _no_answer())

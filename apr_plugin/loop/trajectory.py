@@ -19,8 +19,10 @@ from apr_plugin.errors import AprError, told
 from apr_plugin.loop.action import Action
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.feedback import ActionError
+from apr_plugin.loop.imported import Figure, Imported
 from apr_plugin.loop.policy import GenerationTimings, LogprobsOf, Usage
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.references import FrameNames, Named, NamedLook
 from apr_plugin.loop.text import printable
 
 SCHEMA = "apr.trajectory"
@@ -140,6 +142,16 @@ class Shown(_Record):
     """Whether the frames were shown without their times."""
     fitted: bool = False
     """Whether it was made smaller than the budget allows, so that the prompt fits into the model's context."""
+    look: int = 0
+    """Number of the look in the episode, from 1, by which its frames are named (`loop.references`); 0 in an arm of one
+    turn, and in lines written before it was recorded."""
+
+    @property
+    def names(self) -> NamedLook | None:
+        """The names that it gave; `None` if it has none."""
+        if self.kind == "images" or self.untimed:
+            return None
+        return NamedLook(self.kind, self.video, self.times_s if self.kind == "frames" else (self.start_s, self.end_s))
 
 
 class Turn(_Record):
@@ -154,7 +166,9 @@ class Turn(_Record):
     confidence: float | None = None
     """How sure it said it was, 0 to 1."""
     action: Action | None = None
-    """The action, if one could be read."""
+    """The action, if one could be read; it has times where the policy named frames."""
+    named: Named | None = None
+    """What the policy wrote in place of these times; `None` if it named no frame."""
     error: ActionError | None = None
     """Why the action was refused, if it was."""
     shown: Shown | None = None
@@ -262,6 +276,12 @@ class Trajectory(_Record):
     """Identifies what the policy can see of the question."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that were used."""
+    imported: Imported | None = None
+    """Where it comes from and what it lacks, if another program recorded it."""
+
+    def has(self, figure: Figure) -> bool:
+        """Whether a figure was recorded; always, in a trajectory of this package."""
+        return self.imported is None or figure not in self.imported.absent
 
     @property
     def episode(self) -> str:
@@ -282,6 +302,12 @@ class Trajectory(_Record):
     def looks(self) -> list[Shown]:
         """Everything shown, in order."""
         return [*self.first_shown] + [turn.shown for turn in self.turns if turn.shown is not None]
+
+    def names_before(self, turn: int) -> FrameNames:
+        """The frames that the policy could name in the turn with this number, from 1."""
+        looks = [each.shown.names for each in self.turns[: turn - 1] if each.shown is not None]
+        named = tuple(look for look in looks if look is not None)
+        return FrameNames(self.question.kind, named, self.video_durations_s)
 
     def to_json(self) -> str:
         """One line, without the newline."""

@@ -1,4 +1,4 @@
-"""Keeping the files that a data set names inside one folder."""
+"""Keeping the files that a data set or a client names inside folders."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ from pathlib import Path
 
 from apr_plugin.media.errors import MediaOpenError
 
+Roots = str | tuple[str, ...] | None
+"""The folder that must contain every file, or several, of which one must; `None` is no limit."""
 
-def confine(path: str | Path, root: str | Path | None) -> None:
+
+def confine(path: str | Path, root: Path | Roots) -> None:
     """Check that a file is inside a folder, with every link followed; without a folder every file may be read.
+
+    Args:
+        path: The file.
+        root: The folder, or several (with an empty tuple no file may be read), or `None`.
 
     Raises:
         MediaOpenError: it is outside.
     """
     if root is None:
         return
+    roots = (root,) if isinstance(root, str | Path) else root
+    told = ", ".join(map(str, roots))
     try:
-        inside = Path(path).resolve().is_relative_to(Path(root).resolve())
+        real = Path(path).resolve()
+        inside = any(real.is_relative_to(Path(folder).resolve()) for folder in roots)
     except (
         OSError,
         RuntimeError,
@@ -24,7 +34,7 @@ def confine(path: str | Path, root: str | Path | None) -> None:
     ) as error:
         # A name too long, a loop of links (a RuntimeError before Python 3.13), a null character.
         raise MediaOpenError(
-            path, "open", f"its location can't be resolved ({error}); only files inside media_root={root} may be read"
+            path, "open", f"its location can't be resolved ({error}); only files inside media_root={told} may be read"
         ) from error
     if not inside:
-        raise MediaOpenError(path, "open", f"it is outside media_root={root}; only files inside may be read")
+        raise MediaOpenError(path, "open", f"it is outside media_root={told}; only files inside may be read")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 from apr_plugin.media.confine import confine
@@ -62,9 +63,16 @@ class VideoPool:
 
     def close(self) -> None:
         """Close every unused file."""
+        self._close_unused(lambda key: True)
+
+    def close_gone(self) -> None:
+        """Close the unused files that were deleted or replaced on disk, which would else take up room there."""
+        self._close_unused(lambda key: _stamp(str(key[0])) != key[1])
+
+    def _close_unused(self, chosen: Callable[[tuple[object, ...]], bool]) -> None:
         with self._lock:
             unused = [key for key, held in self._videos.items() if not self._uses[id(held)]]
-            closing = [self._videos.pop(key) for key in unused]
+            closing = [self._videos.pop(key) for key in unused if chosen(key)]
             for video in closing:
                 del self._uses[id(video)]
         for video in closing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from apr_plugin.media.confine import Roots
 from apr_plugin.media.local import Mode
 from apr_plugin.media.video import Decoder, Isolation
 
@@ -19,9 +20,9 @@ class MediaSettings(BaseModel):
     decoder: Decoder = "pyav"
     """`pyav`, or `decord` for parity with harnesses that use it."""
 
-    root: str | None = None
-    """A folder that must contain every file, with links followed; other files are not opened. `None` is no limit. It
-    does not affect pixels."""
+    root: Roots = None
+    """A folder that must contain every file, with links followed, or several, of which one must; other files are not
+    opened. `None` is no limit. It does not affect pixels."""
 
     isolation: Isolation = "auto"
     """Whether files are read in a separate process: `auto` after an error or a stall, `always`, or `never`."""

@@ -42,6 +42,9 @@ class Example:
     """A prompt that follows the target and is not learned. As attention looks back only, it changes neither the loss
     nor a gradient; but its media go through the model's towers, which on some machines every row must do."""
 
+    weights: Sequence[float] | None = None
+    """What each token of the target counts in the loss, in place of 1."""
+
     def __len__(self) -> int:
         return len(self.encoded.ids) + len(self.target) + (0 if self.dummy is None else len(self.dummy.ids))
 
@@ -70,6 +73,7 @@ def batch_of(
     side: Literal["left", "right"] = "right",
     placeholders: Collection[int] = (),
     mask: bool | None = None,
+    distinct: bool = False,
 ) -> dict[str, Any]:
     """The arguments of one `forward` for these examples, on the CPU.
 
@@ -80,15 +84,18 @@ def batch_of(
         side: Where shorter rows are padded; a model that continues to write needs `left`.
         placeholders: Ids of media's placeholders (`PromptEncoder.ids_of`); a target that holds one is refused.
         mask: Whether there is an attention mask; `None`: only if rows are padded.
+        distinct: Whether equal pictures are given once, see `media_of`.
 
     Returns:
         `input_ids` and `labels`, shape (rows, tokens); `position_ids`, shape (3, rows, tokens); with padding
-        `attention_mask`, shape (rows, tokens); and `media_of` all rows, in their order. Labels are the targets, and
-        `IGNORED` for prompts, dummies and padding; they are not shifted. A batch can't be cut along its first
+        `attention_mask`, shape (rows, tokens); with weights `loss_weights`, shape (rows, tokens); and `media_of` all
+        rows, in their order. Labels are the targets, and `IGNORED` for prompts, dummies, padding and tokens of weight
+        0; they are not shifted. A batch can't be cut along its first
         dimension, which is not the rows' in `position_ids` and in media (`nn.DataParallel` would do that).
 
     Raises:
-        ValueError: there is no example, or a target holds a placeholder, for which there is no medium.
+        ValueError: there is no example; a target holds a placeholder, for which there is no medium; or weights are not
+            as many as the target's tokens, or one is negative or no number.
     """
     import torch
 
@@ -99,6 +106,7 @@ def batch_of(
     ids = np.full((rows, longest), pad, np.int64)
     labels = np.full((rows, longest), IGNORED, np.int64)
     known = np.zeros((rows, longest), np.int64)
+    weights = np.zeros((rows, longest), np.float32)
     places: NDArray[Any] | None = None
     for number, example in enumerate(examples):
         if found := set(example.target) & set(placeholders):
@@ -110,6 +118,7 @@ def batch_of(
         end = prompt + len(example.target)
         ids[number, first:prompt] = example.encoded.ids
         ids[number, prompt:end] = labels[number, prompt:end] = example.target
+        weights[number, prompt:end] = 1.0 if example.weights is None else _checked(example, number)
         own = positions_with(example.encoded, len(example.target), family)
         if example.dummy is not None:
             ids[number, end : end + len(example.dummy.ids)] = example.dummy.ids
@@ -120,6 +129,9 @@ def batch_of(
         places[:, number, first : first + lengths[number]] = own
     assert places is not None
     made = {"input_ids": ids, "position_ids": places, "labels": labels}
+    if any(example.weights is not None for example in examples):
+        labels[weights == 0] = IGNORED
+        made["loss_weights"] = weights
     if mask or (mask is None and min(lengths) < longest):
         made["attention_mask"] = known
     media = [
@@ -129,18 +141,42 @@ def batch_of(
         if encoded is not None
         for medium in encoded.media
     ]
-    return {name: torch.from_numpy(array) for name, array in made.items()} | media_of(media)
+    return {name: torch.from_numpy(array) for name, array in made.items()} | media_of(media, distinct=distinct)
 
 
-def media_of(media: Sequence[Medium]) -> dict[str, Any]:
+def _checked(example: Example, row: int) -> NDArray[np.float32]:
+    weights = np.asarray(example.weights, np.float32)
+    if weights.shape != (len(example.target),):
+        raise ValueError(f"row {row}: {weights.size} weights for a target of {len(example.target)} tokens")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"row {row}: weights of the loss are numbers from 0 up")
+    return weights
+
+
+def media_of(media: Sequence[Medium], *, distinct: bool = False) -> dict[str, Any]:
     """The media arguments of a model's `forward`, in the order of the given media, where their tensors are.
 
     They are `pixel_values` and `image_grid_thw` of pictures, `pixel_values_videos` and `video_grid_thw` of clips,
     `input_features` and `feature_attention_mask` of sounds. A kind without a medium is left out.
+
+    Args:
+        media: The media.
+        distinct: Whether pictures with the same `Medium.key` are given once; then `picture_places`, shape (pictures,),
+            says which of those that are given is shown at each place (`training.sft.pictures.seen_once`).
     """
     import torch
 
     given: dict[str, Any] = {}
+    if distinct:
+        pictures = [medium for medium in media if isinstance(medium.part, ImagePart)]
+        # A picture without a key is equal to none.
+        keys = [medium.key or number + 1 for number, medium in enumerate(pictures)]
+        first = {key: medium for key, medium in zip(reversed(keys), reversed(pictures), strict=True)}
+        order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        if len(order) < len(keys):
+            given["picture_places"] = torch.tensor([order[key] for key in keys])
+            others = [medium for medium in media if not isinstance(medium.part, ImagePart)]
+            media = [*(first[key] for key in order), *others]
     for pixels, grid, kind in (
         ("pixel_values", "image_grid_thw", ImagePart),
         ("pixel_values_videos", "video_grid_thw", VideoPart),

@@ -77,13 +77,11 @@ class Checkpoint:
                 )
         model = thinker_of(model)
         try:
-            family = family_of(model.config.model_type)
+            family = family_of(model.config.model_type).of_config(model.config).checked(processor)
         except ValueError as error:
             raise AprError(str(error)) from error
         identity = {"pretrained": model.config.name_or_path, "model_type": model.config.model_type}
-        made = cls(
-            model, processor, family.of_config(model.config), *_limits(model, processor), identity, borrowed=True
-        )
+        made = cls(model, processor, family, *_limits(model, processor), identity, borrowed=True)
         made.weights_changed(weights)
         return made
 
@@ -239,6 +237,7 @@ def load_checkpoint(
             **common,
         )
         processor = transformers.AutoProcessor.from_pretrained(source, **common)
+        family = family.of_config(model.config).checked(processor)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         raise AprError(f"policy hf: cannot load {pretrained}: {_line(error)}") from error
     if told["missing_keys"]:
@@ -258,7 +257,7 @@ def load_checkpoint(
     if not device_map:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval().requires_grad_(False)
-    return Checkpoint(model, processor, family.of_config(model.config), *_limits(model, processor), identity)
+    return Checkpoint(model, processor, family, *_limits(model, processor), identity)
 
 
 def _limits(model: Any, processor: Any) -> tuple[frozenset[int], int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from apr_plugin.loop.budget import FRAME_PAIR, frame_pairs
+from apr_plugin.loop.budget import FRAME_PAIR, VisualToken
 from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.media import SAMPLE_RATE
 
@@ -79,7 +79,7 @@ class Family:
     patch: int
     """Side of one patch of the vision encoder, in pixels.
 
-    `merge` by `merge` patches, over a pair of frames of a clip, make a token.
+    `merge` by `merge` patches, over `frames` frames of a clip, make a token (`vision_config.patch_size`).
     """
 
     clip: Literal["plain", "timed", "chunked", "merged"] = "plain"
@@ -97,6 +97,9 @@ class Family:
     merge: int = 2
     """The number of patches, in each direction, that make one token (`vision_config.spatial_merge_size`)."""
 
+    frames: int = FRAME_PAIR
+    """The number of frames of a clip that are read as one picture (`vision_config.temporal_patch_size`)."""
+
     positions_per_s: float = 0.0
     """Positions per second of a clip (`position_id_per_seconds`, or `vision_config.tokens_per_second`)."""
 
@@ -113,6 +116,28 @@ class Family:
         """What it perceives."""
         return EVERY_MODALITY if self.hears else EVERY_MODALITY - {"audio"}
 
+    @property
+    def visual_token(self) -> VisualToken:
+        """What one visual token covers."""
+        return VisualToken(self.factor, self.frames)
+
+    def checked(self, processor: Any) -> Family:
+        """This family, if a checkpoint's processor cuts pictures and clips as its vision encoder reads them.
+
+        Raises:
+            ValueError: it cuts them otherwise, so that the model would get another number of patches than it expects.
+        """
+        wanted = {"patch_size": self.patch, "merge_size": self.merge, "temporal_patch_size": self.frames}
+        for part in ("image_processor", "video_processor"):
+            for name, number in wanted.items():
+                told = getattr(getattr(processor, part, None), name, number)
+                if told != number:
+                    raise ValueError(
+                        f"its {part} has {name} {told}, and its vision encoder {number}; correct "
+                        "preprocessor_config.json (video_preprocessor_config.json), or save the processor again"
+                    )
+        return self
+
     def of_config(self, config: Any) -> Family:
         """The family with the numbers of one checkpoint's configuration, if that contains them.
 
@@ -123,7 +148,9 @@ class Family:
         )
         return replace(
             self,
+            patch=config.vision_config.patch_size,
             merge=config.vision_config.spatial_merge_size,
+            frames=config.vision_config.temporal_patch_size,
             positions_per_s=getattr(*timed, self.positions_per_s),
             chunk_s=getattr(config, "seconds_per_chunk", self.chunk_s),
         )
@@ -206,12 +233,12 @@ class Family:
         """
         tall, wide = self.frame_size(height, width, limits)
         tokens = tall * wide // self.factor**2  # of a pair of frames
-        pairs = frame_pairs(len(times_s))
+        pairs = self.visual_token.groups(len(times_s))
         marks = self.marks
         if self.clip == "timed":
             pieces: list[Piece] = []
-            for first in range(0, len(times_s), FRAME_PAIR):
-                middle = (times_s[first] + times_s[min(first + 1, len(times_s) - 1)]) / 2
+            for first in range(0, len(times_s), self.frames):
+                middle = (times_s[first] + times_s[min(first + self.frames, len(times_s)) - 1]) / 2
                 pieces += [
                     f"<{middle:.1f} seconds>",
                     marks.vision_start,
@@ -221,7 +248,7 @@ class Family:
             return pieces
         if samples is None or not self.hears:
             return [marks.vision_start, Placeholders("video", pairs * tokens), marks.vision_end]
-        places = [pair * (FRAME_PAIR / fps) * self.positions_per_s for pair in range(pairs)]
+        places = [pair * (self.frames / fps) * self.positions_per_s for pair in range(pairs)]
         woven = self._chunks if self.clip == "chunked" else self._merge
         runs = [run for run in woven(places, tokens, self.audio_tokens(samples)) if run.tokens]
         return [marks.vision_start, marks.audio_start, *runs, marks.audio_end, marks.vision_end]

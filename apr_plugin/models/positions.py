@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import VideoPart
 from apr_plugin.models.families import Family
 from apr_plugin.models.prompt import Encoded, Medium
@@ -115,9 +114,11 @@ def _times(frames: int, fps: float, family: Family) -> NDArray[Any]:
     The Omni families compute them in single precision.
     """
     if family.clip == "plain":
-        times: NDArray[Any] = np.arange(frames) * (FRAME_PAIR / fps * family.positions_per_s)
+        times: NDArray[Any] = np.arange(frames) * (family.frames / fps * family.positions_per_s)
     else:
-        times = np.arange(frames, dtype=np.float32) * np.float32(FRAME_PAIR / fps) * np.float32(family.positions_per_s)
+        times = (
+            np.arange(frames, dtype=np.float32) * np.float32(family.frames / fps) * np.float32(family.positions_per_s)
+        )
     return times if family.clip == "merged" else times.astype(np.int64)
 
 

@@ -18,7 +18,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import FRAME_PAIR, frame_pairs
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import chat_template, whole_frames
@@ -43,6 +42,8 @@ class Medium:
     """Shape (3,): patches in time, height and width."""
     mel: Any = None
     """Spectrogram of a sound or of a clip with sound, shape (bins, columns)."""
+    key: int = 0
+    """A negative number that equal media have in common; 0: not known."""
 
 
 @dataclass
@@ -149,7 +150,8 @@ class PromptEncoder:
                 medium.mel = self._listen(sound)
         encoded.keys = encoded.ids.copy()
         for medium in encoded.media:
-            key, left = _key(medium.part), [run.tokens for run in medium.runs]
+            medium.key = key = _key(medium.part)
+            left = [run.tokens for run in medium.runs]
             places = (
                 medium.start
                 + np.flatnonzero(np.isin(encoded.ids[medium.start :], list(self.ids_of.values())))[: sum(left)]
@@ -249,7 +251,8 @@ class PromptEncoder:
                     raise ValueError(f"{family.title} hears nothing")
                 return family.sound(len(part.waveform))
 
-    def _size(self, frames: int = 1) -> dict[str, int]:
+    def size_limits(self, frames: int = 1) -> dict[str, int]:
+        """The limits of a picture, or of a clip with so many frames, as the argument `size` of a processor."""
         side = self.family.factor
         return {
             "shortest_edge": (self.limits.least or side * side) * frames,
@@ -261,7 +264,7 @@ class PromptEncoder:
             return
         images = [cast(ImagePart, medium.part).image for medium in pictures]
         made = self.processor.image_processor(
-            images=images, size=self._size(), input_data_format="channels_last", return_tensors="pt"
+            images=images, size=self.size_limits(), input_data_format="channels_last", return_tensors="pt"
         )
         grids = made["image_grid_thw"]
         pixels = made["pixel_values"].to(self.dtype).split(grids.prod(-1).tolist())
@@ -270,9 +273,9 @@ class PromptEncoder:
             medium.grid = grid
 
     def _watch(self, medium: Medium, clip: VideoPart) -> None:
-        frames, _ = in_pairs(clip)
+        frames, _ = in_groups(clip, self.family.frames)
         processor = self.processor.video_processor
-        size = self._size(len(frames) if self.family.clip == "timed" else 1)
+        size = self.size_limits(len(frames) if self.family.clip == "timed" else 1)
         options = {
             "size": size,
             "do_sample_frames": False,
@@ -302,14 +305,17 @@ class PromptEncoder:
         return made["input_features"][0][:, : int(made["attention_mask"].sum())].to(self.dtype)
 
 
-def in_pairs(clip: VideoPart) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
-    """Frames and times of a clip as the encoders take them: if their number is odd, the last one is repeated."""
-    odd = frame_pairs(len(clip.frames)) * FRAME_PAIR - len(clip.frames)
-    return (
-        (np.concatenate([clip.frames, clip.frames[-1:]]), (*clip.times_s, clip.times_s[-1]))
-        if odd
-        else (clip.frames, clip.times_s)
-    )
+def in_groups(clip: VideoPart, together: int) -> tuple[NDArray[np.uint8], tuple[float, ...]]:
+    """Frames and times of a clip as the encoders take them: the last one is repeated until its group is full.
+
+    Args:
+        clip: The clip.
+        together: Frames of a group (`Family.frames`).
+    """
+    more = -len(clip.frames) % together
+    if not more:
+        return clip.frames, clip.times_s
+    return np.concatenate([clip.frames, *[clip.frames[-1:]] * more]), (*clip.times_s, *clip.times_s[-1:] * more)
 
 
 def _kind(part: MediaPart) -> str:

@@ -22,7 +22,8 @@ Keys of `card.yaml`:
 | `time` | seconds summed over questions; wall-clock seconds of each command of lmms-eval |
 | `called` | the command line that wrote the card, where it was given |
 | `commands` | what `apr reproduce` runs again: `tasks`, `model_args`, `limit`, `offset`, `repeats`, `seed` |
-| `harness` | lmms-eval's release, and what it reports of itself |
+| | of VLMEvalKit: `harness`, `tasks` (its data), `model_args`, `limit`, `judge`; `other_options` by name alone |
+| `harness` | the harness, its release, and what lmms-eval reports of itself |
 | `tasks` | each task's `version`, `hash`, `n`, `of`, and the `scores` that lmms-eval reports |
 | `answers` | task -> `split/doc_id/repeat` -> the answer; a long one as its SHA-256 |
 | `problems` | what is cut off, damaged or missing |
@@ -41,6 +42,7 @@ from typing import Any
 
 from apr_plugin.errors import AprError, require
 from apr_plugin.files import read_regular
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.report.card_page import page
 from apr_plugin.report.cleaning import clean
@@ -147,7 +149,7 @@ def card_data(run: Run, *, command: str | None = None) -> dict[str, Any]:
         "missing": read.missing(run),
         "data": read.data,
         "time": {
-            **{name: round(seconds, 3) for name, seconds in read.seconds.items()},
+            **{name: _number(seconds) for name, seconds in read.seconds.items()},
             "evaluations": [
                 {"time": one.time, "seconds": _number(found.get("total_evaluation_time_seconds"))}
                 for one, found in results
@@ -156,8 +158,7 @@ def card_data(run: Run, *, command: str | None = None) -> dict[str, Any]:
         "called": command,
         "commands": commands(results),
         "harness": {
-            "name": "lmms-eval" if results else None,
-            "version": versions.get("lmms-eval"),
+            **_harness(results, versions),
             "reported": next(
                 (found["lmms_eval_version"] for _, found in results if "lmms_eval_version" in found), None
             ),
@@ -177,10 +178,17 @@ def commands(results: Sequence[tuple[Evaluation, Mapping[str, Any]]]) -> list[di
     for evaluation, content in results:  # the newest first
         config = _mapping(content.get("config"))
         options = _mapping(config.get("resolved_cli_args"))
+        of_vlmeval = _mapping(options.get("apr_vlmeval"))
         tasks = [task for task in _mapping(content.get("configs")) or evaluation.metrics if task not in taken]
-        if not options or not tasks:
-            continue
+        if not tasks or not (of_vlmeval or options.get("tasks") or options.get("model_args")):
+            continue  # a run that was imported, or one of VLMEvalKit of an earlier release
         taken.update(tasks)
+        if of_vlmeval:
+            asked = {name: of_vlmeval.get(name) for name in ("model_args", "limit", "judge", "other_options")}
+            one = {"harness": "vlmeval", **asked}
+            names = [str(name) for name in of_vlmeval.get("data") or ()]
+            found.setdefault(json.dumps(one, sort_keys=True, default=str), {"tasks": [], **one})["tasks"] += names
+            continue
         seed = options.get("seed")
         one = {
             "model_args": without_arguments(str(options.get("model_args") or ""), "trajectories", "resume"),
@@ -209,13 +217,26 @@ def _with_groups(tasks: Sequence[str], asked: Sequence[str], parts: Mapping[str,
     return [*groups, *(task for task in tasks if task not in covered)]
 
 
+def _harness(
+    results: Sequence[tuple[Evaluation, Mapping[str, Any]]], versions: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """Name and release of the harness that scored the run; other ones than lmms-eval name themselves."""
+    for _, content in results:
+        named = _mapping(content.get("config")).get("harness")
+        if isinstance(named, str) and named:
+            name, _, version = named.partition(" ")
+            return {"name": name, "version": version or None}
+    return {"name": "lmms-eval" if results else None, "version": versions.get("lmms-eval")}
+
+
 class _Read:
     """What one pass over the trajectories gives."""
 
     def __init__(self, run: Run) -> None:
         self.arm = ""
         self.answers: dict[str, dict[str, str | None]] = {}
-        self.seconds = {"questions_s": 0.0, "model_s": 0.0, "media_s": 0.0}
+        self.seconds: dict[str, float | None] = {"questions_s": 0.0, "model_s": 0.0, "media_s": 0.0}
+        """`None` where a trajectory of another program did not record it."""
         self.states: dict[Key, tuple[str, str]] = {}
         asked: dict[Key, str] = {}
         answers: dict[Key, str | None] = {}
@@ -225,9 +246,13 @@ class _Read:
             key = trajectory.question.key
             self.arm = self.arm or trajectory.arm
             self.states[key] = _state(trajectory)
-            self.seconds["questions_s"] += trajectory.timings.total_s
-            self.seconds["model_s"] += trajectory.timings.model_s
-            self.seconds["media_s"] += trajectory.timings.media_s
+            for name, figure, value in (
+                ("questions_s", Figure.TOTAL_SECONDS, trajectory.timings.total_s),
+                ("model_s", Figure.MODEL_SECONDS, trajectory.timings.model_s),
+                ("media_s", Figure.MEDIA_SECONDS, trajectory.timings.media_s),
+            ):
+                so_far = self.seconds[name]
+                self.seconds[name] = so_far + value if so_far is not None and trajectory.has(figure) else None
             asked[key], answers[key] = trajectory.question_hash, _answer(trajectory.answer)
             digests = [film.digest for film in trajectory.videos]
             videos.update(digest for digest in digests if digest)

@@ -38,7 +38,8 @@ def page(data: Mapping[str, Any]) -> str:
                 ("seed", _value(data["seeds"]["run"])),
                 (
                     "seconds, summed over questions",
-                    f"{time['questions_s']:.1f} (model {time['model_s']:.1f}, media {time['media_s']:.1f})",
+                    f"{_seconds(time['questions_s'])} (model {_seconds(time['model_s'])}, "
+                    f"media {_seconds(time['media_s'])})",
                 ),
                 ("seconds of wall clock", ", ".join(f"{one['seconds']}" for one in time["evaluations"]) or "unknown"),
                 ("harness", _value(" ".join(filter(None, (data["harness"]["name"], data["harness"]["version"]))))),
@@ -96,6 +97,10 @@ def page(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _seconds(value: float | None) -> str:
+    return "not recorded" if value is None else f"{value:.1f}"
+
+
 def _counted(questions: Mapping[str, Any]) -> str:
     parts = [f"{questions['answered']} of {questions['asked']} answered"]
     for name in ("failed", "no_answer", "wrong_form", "missing"):
@@ -106,14 +111,17 @@ def _counted(questions: Mapping[str, Any]) -> str:
 
 def _commands(commands: Sequence[Mapping[str, Any]]) -> list[str]:
     if not commands:
-        return ["No results of lmms-eval belong to this run, so the command is not known.", ""]
+        return ["No results of a harness that name the command belong to this run.", ""]
     lines = []
     for one in commands:
         about = ", ".join(
-            f"{name} {_value(one[name])}" for name in ("limit", "offset", "repeats", "seed") if one[name] is not None
+            f"{name} {_value(one[name])}"
+            for name in ("limit", "offset", "repeats", "seed", "judge")
+            if one.get(name) is not None
         )
-        lines += [f"- tasks {code(', '.join(one['tasks']))}, model_args {code(one['model_args'])}; {about}"]
-        lines += ["  (with a task folder of its own)"] if one["own_tasks"] else []
+        what = "VLMEvalKit, data" if one.get("harness") == "vlmeval" else "tasks"
+        lines += [f"- {what} {code(', '.join(one['tasks']))}, model_args {code(one['model_args'])}; {about}"]
+        lines += ["  (with a task folder of its own)"] if one.get("own_tasks") else []
     return [*lines, ""]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
@@ -26,6 +26,9 @@ LONGEST = 64 * 2**20
 TRUSTED = ("base_url", "api_key_env", "extra_body", "engine_args", "system_prompt", "script", "trajectories")
 """Arguments by which the author of a card can send videos or a key to a server, read a file, or change an engine."""
 
+EXACT = "exact_matching"
+"""VLMEvalKit's name of scoring without a judge."""
+
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _SEED = re.compile(r"[0-9None,]{1,80}")
 _DEEPEST = 40
@@ -34,12 +37,14 @@ _FIRST = 5
 
 
 class CardCommand(BaseModel):
-    """What was asked of lmms-eval, checked so that each value can be one word of a command line."""
+    """What was asked of a harness, checked so that each value can be one word of a command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    harness: Literal["lmms-eval", "vlmeval"] = "lmms-eval"
+    """Which harness was asked."""
     tasks: list[str] = Field(min_length=1, max_length=1000)
-    """Names of tasks."""
+    """Names of tasks, or of VLMEvalKit's data sets."""
     model_args: str = Field(max_length=20_000)
     """The `key=value` list."""
     limit: float | None = Field(default=None, allow_inf_nan=False)
@@ -50,6 +55,10 @@ class CardCommand(BaseModel):
     """How often each question was asked."""
     seed: str | int | None = None
     """Seeds of lmms-eval."""
+    judge: str | None = None
+    """The judge of VLMEvalKit that was named for all data sets."""
+    other_options: list[str] = Field(default_factory=list, max_length=200)
+    """Names of further options of VLMEvalKit, which a card does not have."""
     own_tasks: bool = False
     """Whether a task folder was included; which one, the card does not say."""
 
@@ -72,6 +81,13 @@ class CardCommand(BaseModel):
             raise ValueError(str(error)) from None
         return text
 
+    @field_validator("judge")
+    @classmethod
+    def _name(cls, judge: str | None) -> str | None:
+        if judge is not None and not _TASK.fullmatch(judge):
+            raise ValueError(f"{quoted(judge, 60)} is no name of a judge")
+        return judge
+
     @field_validator("seed")
     @classmethod
     def _numbers(cls, seed: str | int | None) -> str | int | None:
@@ -81,16 +97,26 @@ class CardCommand(BaseModel):
 
     @property
     def doubtful(self) -> list[str]:
-        """The arguments of `TRUSTED` that it has."""
-        return sorted(parse_model_args(self.model_args).keys() & set(TRUSTED))
+        """The arguments of `TRUSTED` that it has, and a judge that may be on a server."""
+        judge = [] if self.judge in (None, EXACT) else ["judge"]
+        return sorted([*(parse_model_args(self.model_args).keys() & set(TRUSTED)), *judge])
+
+    @property
+    def command(self) -> str:
+        """The command of `apr` that runs it."""
+        return "vlmeval" if self.harness == "vlmeval" else "eval"
 
     def arguments(self, out: Path, include_path: Path | None = None) -> list[str]:
-        """The words after `apr eval`.
+        """The words after `apr eval`, or `apr vlmeval`.
 
         Args:
             out: The new output folder.
             include_path: The folder of tasks of one's own.
         """
+        if self.harness == "vlmeval":
+            words = ["--data", *self.tasks, f"--model_args={self.model_args}", f"--work-dir={out}"]
+            words += [f"--limit={self.limit:g}"] if self.limit is not None else []
+            return words + ([f"--judge={self.judge}"] if self.judge is not None else [])
         words = [
             "--tasks",
             ",".join(self.tasks),
@@ -197,7 +223,7 @@ def check_runnable(card: RunCard, path: Path, *, trust: bool, include_path: Path
         AprError: it has none, a secret was left out, or it needs a folder or a permission that was not given.
     """
     if not card.commands:
-        raise AprError(f"{path}: it names no command: the run had no results of lmms-eval (--output_path) beside it")
+        raise AprError(f"{path}: it names no command: no results of a harness that name it were beside the run")
     for command in card.commands:
         if LEFT_OUT in command.model_args:
             raise AprError(f"{path}: a secret was left out of its model_args: {one_line(command.model_args, 300)}")
@@ -208,8 +234,8 @@ def check_runnable(card: RunCard, path: Path, *, trust: bool, include_path: Path
             )
         if command.doubtful and not trust:
             raise AprError(
-                f"{path}: its model_args hold {', '.join(command.doubtful)}, which can send videos or a key to a "
-                f"server that the author of the card chose. Look at them ({one_line(command.model_args, 300)}) and "
+                f"{path}: its command has {', '.join(command.doubtful)}, which can send videos, answers or a key to a "
+                f"server that the author of the card chose. Look at it ({one_line(command.model_args, 300)}) and "
                 "add --trust"
             )
 

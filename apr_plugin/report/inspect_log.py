@@ -23,6 +23,7 @@ from typing import Any
 from apr_plugin import __version__
 from apr_plugin.errors import AprError, require
 from apr_plugin.loop.action import Answer
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory, Turn
 from apr_plugin.report.card_files import card_data
 from apr_plugin.report.cleaning import clean
@@ -34,6 +35,9 @@ NOTE = (
 )
 
 _LIMITS = {StopReason.TURNS: "message", StopReason.TOKENS: "token", StopReason.WALL_CLOCK: "time"}
+_NOT_LOGGED = {"text", "token_ids", "logprobs", "logprobs_of", "entropies", "entropy_top_k"}
+"""Fields of a turn that a log has elsewhere, or does not have: what belongs to single tokens."""
+
 _FIRST_TURN = "Nothing has been shown yet."
 
 
@@ -85,7 +89,7 @@ def _log(run: Run, card: Mapping[str, Any], task: str, keys: list[Key]) -> dict[
     model = _model(card)
     samples = [_sample(run, key, model, began) for key in keys]
     usage = _sum(sample["model_usage"].get(model, {}) for sample in samples)
-    seconds = sum(sample["total_time"] for sample in samples)
+    seconds = sum(sample["total_time"] or 0.0 for sample in samples)
     metrics = {
         name.partition(",")[0]: {"name": name.partition(",")[0], "value": value}
         for name, value in about.get("scores", {}).items()
@@ -169,8 +173,10 @@ def _sample(run: Run, key: Key, model: str, began: datetime) -> dict[str, Any]:
         "scores": scored or None,
         "events": events,
         "model_usage": {model: usage} if usage else {},
-        "total_time": trajectory.timings.total_s,
-        "working_time": trajectory.timings.model_s + trajectory.timings.media_s,
+        "total_time": trajectory.timings.total_s if trajectory.has(Figure.TOTAL_SECONDS) else None,
+        "working_time": trajectory.timings.model_s + trajectory.timings.media_s
+        if trajectory.has(Figure.MODEL_SECONDS)
+        else None,
         "uuid": f"{run.config_hash}/{'/'.join(map(str, key))}",
         "error": {
             "message": f"{trajectory.stop_reason}: {trajectory.stop_detail}",
@@ -188,12 +194,28 @@ def _sample(run: Run, key: Key, model: str, began: datetime) -> dict[str, Any]:
             "answer_valid": trajectory.answer_valid,
             "videos": [Path(video.path).name for video in question.videos],
             "durations_s": list(trajectory.video_durations_s),
-            "frames": trajectory.frames,
-            "visual_tokens": trajectory.visual_tokens,
+            "frames": trajectory.frames if trajectory.has(Figure.FRAMES) else None,
+            "visual_tokens": trajectory.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,
             "evidence": [[part.start_s, part.end_s, part.video] for part in truth.evidence] if truth else [],
-            "seed": trajectory.seed,
+            "seed": trajectory.seed if trajectory.has(Figure.SEED) else None,
+            "apr": _record(trajectory),
         },
     }
+
+
+def _record(trajectory: Trajectory) -> dict[str, Any]:
+    """The rest of our own record, so that `apr import` reads it back; of paths, only the names."""
+    data = trajectory.model_dump(mode="json", exclude={"turns": True, "config_hash": True}, exclude_defaults=True)
+    for video in data["question"].get("videos", ()):
+        video["path"] = Path(video["path"]).name
+        video.pop("subtitles", None)
+    return data
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    data = turn.model_dump(mode="json", exclude=_NOT_LOGGED, exclude_defaults=True)
+    # The kind of an action is a default of its class.
+    return data | ({} if turn.action is None else {"action": turn.action.model_dump(mode="json")})
 
 
 def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -220,7 +242,12 @@ def _turns(trajectory: Trajectory, model: str, began: datetime) -> tuple[list[di
                 "output": output,
                 "completed": _iso(began + timedelta(seconds=at + turn.model_s)),
                 "working_time": turn.model_s,
-                "metadata": {"confidence": turn.confidence, "repairs": list(turn.repairs), "forced": turn.forced},
+                "metadata": {
+                    "confidence": turn.confidence,
+                    "repairs": list(turn.repairs),
+                    "forced": turn.forced,
+                    "apr": _turn_record(turn),
+                },
             }
         )
         messages.append(output["choices"][0]["message"])

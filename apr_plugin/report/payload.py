@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apr_plugin.compare.aiming import evidence_spans, is_repeat, shows
+from apr_plugin.compare.aiming import evidence_spans, is_repeat, shown_is_known, shows
 from apr_plugin.compare.joined import Arm, Comparison
 from apr_plugin.loop.action import Answer, describe
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.text import printable
 from apr_plugin.loop.trajectory import Shown, StopReason, Trajectory, Turn
 from apr_plugin.report.cleaning import hidden
@@ -122,8 +123,8 @@ def _cells(arm: Detail) -> list[Any]:
         sum(1 << FLAGS.index(flag) for flag in arm["flags"]),
         None if arm["answer"] is None else text(arm["answer"], 80),
         len(looks),
-        sum(len(look["times"]) for look in looks),
-        sum(look["tokens"] for look in looks),
+        None if Figure.FRAMES in arm["absent"] else sum(len(look["times"]) for look in looks),
+        None if Figure.VISUAL_TOKENS in arm["absent"] else sum(look["tokens"] for look in looks),
         None if stop is None else list(StopReason).index(StopReason(stop)),
     ]
 
@@ -195,10 +196,13 @@ def _arm(arm: Arm, key: Key, trajectory: Trajectory | None, truth: Truth | None,
         "turns": [],
         "flags": ["failed"] if outcome.status == "failed" else [],
         "lost": "",
+        "absent": [],
     }
     if trajectory is None:
         return made
     pictures, made["lost"] = ({}, "") if seen is None else seen(arm, trajectory)
+    if trajectory.imported is not None:
+        made["absent"] = [str(figure) for figure in trajectory.imported.absent]
     first = len(trajectory.first_shown)
     numbers = iter(range(first, len(trajectory.looks)))
     turns = [(turn, next(numbers) if turn.shown is not None else None) for turn in trajectory.turns]
@@ -211,9 +215,9 @@ def _arm(arm: Arm, key: Key, trajectory: Trajectory | None, truth: Truth | None,
         "stop": str(trajectory.stop_reason),
         "detail": text(trajectory.stop_detail, 2000),
         "allowed": trajectory.turns_allowed,
-        "seconds": _seconds(trajectory.timings.total_s),
-        "model_s": _seconds(trajectory.timings.model_s),
-        "media_s": _seconds(trajectory.timings.media_s),
+        "seconds": _seconds(trajectory.timings.total_s) if trajectory.has(Figure.TOTAL_SECONDS) else None,
+        "model_s": _seconds(trajectory.timings.model_s) if trajectory.has(Figure.MODEL_SECONDS) else None,
+        "media_s": _seconds(trajectory.timings.media_s) if trajectory.has(Figure.MEDIA_SECONDS) else None,
         "prompt_tokens": None if spent is None else spent.prompt,
         "completion_tokens": None if spent is None else spent.completion,
         "target": text(target, 300) if (target := outcome.row.get("target")) is not None else None,
@@ -229,7 +233,7 @@ def _flags(arm: Detail, trajectory: Trajectory) -> list[str]:
     failed = arm["status"] == "failed"
     holds = {
         "repeat": any(look["repeat"] for look in looks),
-        "no look": arm["answer"] is not None and arm["kind"] == "agent" and not looks,
+        "no look": arm["answer"] is not None and arm["kind"] == "agent" and not looks and shown_is_known(trajectory),
         "forced": trajectory.stop_reason is StopReason.FORCED,
         "hit": hit,
         "miss": known and not hit,
@@ -244,7 +248,8 @@ def _looks(
     trajectory: Trajectory, owners: Sequence[int], truth: Truth | None, pictures: Mapping[int, Seen]
 ) -> list[Detail]:
     """Every look in order; `turn` is the turn that took it, 0 for what was shown before the first."""
-    spans = {} if truth is None else evidence_spans(trajectory, truth)
+    known = shown_is_known(trajectory)
+    spans = {} if truth is None or not known else evidence_spans(trajectory, truth)
     looks, found = trajectory.looks, []
     for number, (shown, turn) in enumerate(zip(looks, owners, strict=True)):
         seen = pictures.get(number)
@@ -256,13 +261,14 @@ def _looks(
                 "start": _seconds(shown.start_s),
                 "end": _seconds(shown.end_s),
                 "times": [_seconds(time) for time in shown.times_s],
+                "counted": bool(shown.times_s) or trajectory.has(Figure.FRAMES),
                 "size": [shown.width, shown.height],
                 "audio_s": _seconds(shown.audio_s),
-                "tokens": shown.visual_tokens,
+                "tokens": shown.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,
                 "remark": text(shown.remark, 1000),
                 "untimed": shown.untimed,
                 "hit": _hit(shown, spans),
-                "repeat": turn > 0 and is_repeat(shown, looks[:number]),
+                "repeat": known and turn > 0 and is_repeat(shown, looks[:number]),
                 "thumbs": [] if seen is None else seen.thumbnails,
                 "wave": None if seen is None else seen.wave,
             }

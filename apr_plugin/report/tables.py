@@ -31,6 +31,9 @@ COSTS = {
 }
 """Quantities of a question's cost, in the order of the table, with their headings."""
 
+NOT_RECORDED = "not recorded"
+"""In place of a figure that the record of another program lacks; a table that is too wide has `-`, and a note."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -104,7 +107,8 @@ def _fitted(table: Table, width: int) -> tuple[list[str], list[list[str]]]:
     natural = sum(max(len(cell) for cell in column) + 2 for column in zip(columns, *rows, strict=True))
     if natural <= width:
         return columns, rows
-    return [name.replace(" ", "\n") for name in columns], [[cell.replace(" (", "\n(") for cell in row] for row in rows]
+    narrow = [[cell.replace(NOT_RECORDED, "-").replace(" (", "\n(") for cell in row] for row in rows]
+    return [name.replace(" ", "\n") for name in columns], narrow
 
 
 def share(interval: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -208,11 +212,22 @@ def _bucket_tests(summary: Summary) -> Table:
 def _costs(summary: Summary) -> Table:
     known = [name for name in COSTS if any((arm.get("cost") or {}).get(name) for arm in summary["arms"])]
     rows = [
-        (arm["name"], *(amount((arm.get("cost") or {}).get(name)) for name in known))
+        (arm["name"], *(_spent(arm, name) for name in known))
         for arm in summary["arms"]
         if any((arm.get("cost") or {}).get(name) for name in known)
     ]
     return Table("Cost of a question, on average", ("arm", *(COSTS[name] for name in known)), tuple(rows))
+
+
+def _spent(arm: Mapping[str, Any], name: str) -> str:
+    """A mean cost; the record of another program may not have it."""
+    interval = (arm.get("cost") or {}).get(name)
+    told = amount(interval)
+    if not arm.get("imported"):
+        return told
+    if interval is None or told == "-":
+        return NOT_RECORDED
+    return told if interval["n"] == arm["n"] else f"{told} (n={interval['n']})"
 
 
 def _slopes(summary: Summary) -> Table:

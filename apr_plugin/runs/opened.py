@@ -255,7 +255,7 @@ class Run:
                 twice: list[Key] = []
                 seen: set[Key] = set()
                 for doc_id, score in read_samples(file, self._say):
-                    key = (printable(task), printable(split), doc_id, 0)
+                    key = (printable(task), printable(split), doc_id, score.repeat)
                     twice += [key] if key in seen else []
                     seen.add(key)
                     line = self._lines.get(key)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from apr_plugin.loop.action import Answer
+from apr_plugin.loop.imported import Figure
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.runs.meter import audio_s, tokens_spent
 from apr_plugin.runs.scores import Score
@@ -33,7 +34,7 @@ TURN = (
 `action` is its type, and `error` is the code if it was refused; frames, sound and visual tokens are what it showed.
 """
 
-WHOLE = ("prompt_tokens", "cached_tokens", "completion_tokens", "video")
+WHOLE = ("frames", "visual_tokens", "prompt_tokens", "cached_tokens", "completion_tokens", "video")
 """Columns of whole numbers that may be unknown."""
 
 
@@ -51,13 +52,13 @@ def question_row(trajectory: Trajectory, score: Score | None) -> dict[str, Any]:
         None if score is None else score.value,
         str(trajectory.stop_reason),
         len(trajectory.turns),
-        trajectory.frames,
-        audio_s(trajectory),
-        trajectory.visual_tokens,
+        trajectory.frames if trajectory.has(Figure.FRAMES) else None,
+        audio_s(trajectory) if trajectory.has(Figure.AUDIO) else None,
+        trajectory.visual_tokens if trajectory.has(Figure.VISUAL_TOKENS) else None,
         None if spent is None else spent.prompt,
         None if spent is None else spent.completion,
-        sum(trajectory.video_durations_s),
-        trajectory.timings.total_s,
+        sum(trajectory.video_durations_s) if trajectory.has(Figure.DURATION) else None,
+        trajectory.timings.total_s if trajectory.has(Figure.TOTAL_SECONDS) else None,
     )
     metrics = {} if score is None else {f"metric.{name}": value for name, value in score.metrics.items()}
     return dict(zip(QUESTION, values, strict=True)) | metrics
@@ -78,14 +79,14 @@ def turn_rows(trajectory: Trajectory) -> Iterator[dict[str, Any]]:
             None if look is None else look.end,
             None if turn.error is None else str(turn.error.code),
             turn.confidence,
-            0 if shown is None else len(shown.times_s),
-            0.0 if shown is None else shown.audio_s,
-            0 if shown is None else shown.visual_tokens,
+            (0 if shown is None else len(shown.times_s)) if trajectory.has(Figure.FRAMES) else None,
+            (0.0 if shown is None else shown.audio_s) if trajectory.has(Figure.AUDIO) else None,
+            (0 if shown is None else shown.visual_tokens) if trajectory.has(Figure.VISUAL_TOKENS) else None,
             turn.usage.prompt_tokens,
             turn.usage.cached_tokens,
             turn.usage.completion_tokens,
-            turn.model_s,
-            turn.media_s,
+            turn.model_s if trajectory.has(Figure.MODEL_SECONDS) else None,
+            turn.media_s if trajectory.has(Figure.MEDIA_SECONDS) else None,
             turn.finish_reason,
             turn.observation,
             turn.think,

@@ -11,6 +11,7 @@ from apr_plugin import interrupt
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
 from apr_plugin.loop.episode import Episode, OnPrompt, ReadPictures
+from apr_plugin.loop.events import OnEvent
 from apr_plugin.loop.policy import Policy
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.timeline import OnPhase, Phase
@@ -34,6 +35,7 @@ async def run_episodes(
     on_done: OnDone | None = None,
     on_prompt: OnPrompt | None = None,
     on_phase: OnPhase | None = None,
+    on_event: OnEvent | None = None,
     decoding: Decoding | None = None,
 ) -> list[Trajectory]:
     """Answer every question; the list has their order and length.
@@ -61,6 +63,7 @@ async def run_episodes(
         on_done: Called for each finished question.
         on_prompt: Called with each prompt and what the policy wrote, with or without a store.
         on_phase: Called with what each episode did, and when it began and ended (`Phase`), for a timeline of the run.
+        on_event: Called with what happens in each episode, as it happens (`apr_plugin.loop.events`).
         decoding: Limits on memory and on the number of reads at once; by default one per processor and 4 GiB.
 
     Raises:
@@ -88,6 +91,7 @@ async def run_episodes(
             evidence=(evidence or {}).get(question.key, ()),
             on_prompt=on_prompt,
             on_phase=on_phase,
+            on_event=on_event,
             decoding=reading,
             config_hash=config_hash,
         )

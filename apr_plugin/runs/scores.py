@@ -38,7 +38,11 @@ _NOT_METRICS = (
     "token_counts",
     "doc_hash",
     "input_media",
+    "apr_repeat",
 )
+
+REPEAT = "apr_repeat"
+"""Which repeat of its question a line has the score of, in samples of an imported run; lmms-eval logs the first."""
 
 _REQUEST_FAILED = "[LMMS_EVAL_REQUEST_FAILED"
 """What such a reply begins with (lmms_eval/models/simple/openai.py); the scorer takes it for an answer."""
@@ -77,6 +81,9 @@ class Score:
 
     evaluation: str
     """The time in the name of its file."""
+
+    repeat: int = 0
+    """Which answer to its question it is the score of (`REPEAT`)."""
 
     request_failed: bool = False
     """Whether the reply is the text that lmms-eval's API models put in the place of a request that failed."""
@@ -225,6 +232,7 @@ def _score(row: dict[str, Any], task: str, time: str) -> Score:
         tokens=_tokens(row.get("token_counts")),
         scored=max(1, len(replies)),
         evaluation=time,
+        repeat=row[REPEAT] if isinstance(row.get(REPEAT), int) else 0,
         request_failed=any(isinstance(reply, str) and reply.startswith(_REQUEST_FAILED) for reply in replies),
     )
 

@@ -5,6 +5,7 @@ This is shared by every harness and by `apr ask`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,9 +21,11 @@ from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import HELD_BYTES
 from apr_plugin.loop.notebook import is_template, load_system_prompt
 from apr_plugin.loop.policy import Policy, Sampling
-from apr_plugin.loop.profiles import PROFILES
-from apr_plugin.loop.wires import WIRES
+from apr_plugin.loop.profile_file import PROFILE_FILE, read_profile
+from apr_plugin.loop.profiles import PROFILES, Profile, WireName
+from apr_plugin.loop.wires import WIRES, wire_of
 from apr_plugin.media import MediaSettings
+from apr_plugin.models.profile import profile_of_arguments
 from apr_plugin.policies import check_policy, did_you_mean, known_policies, make_policy, policy_arguments
 from apr_plugin.runs.limits import Limits, limits_of
 from apr_plugin.runs.store import Resume
@@ -43,6 +46,10 @@ _LIMITS: dict[str, Limits] = {
 """Numbers that are not in the budget; the limits of the budget's numbers are on its fields."""
 
 _FASTEST_FPS = 60
+LOADING = ("hf", "vllm")
+"""Policies that load a checkpoint in this process, whose profile then counts."""
+OWN_PROFILE = "checkpoint"
+"""The value of `profile` for the checkpoint's own profile, which is an error if there is none."""
 _MEDIA = {"frame_mode": "mode", "decoder": "decoder", "isolation": "isolation"}
 _OWN = (
     "policy",
@@ -50,6 +57,8 @@ _OWN = (
     "passive_frames",
     "profile",
     "wire",
+    "frame_references",
+    "frame_times",
     "parsing",
     "system_prompt",
     "seed",
@@ -102,10 +111,12 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         AprError: as `read_settings`, except for what only the policy can check.
     """
-    _read(arguments)
+    _read(arguments, fetch=False)
 
 
-def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _read(
+    arguments: Mapping[str, Any], policy: Policy | None = None, *, fetch: bool = True
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The policy's name, its arguments, and every field of `Settings` except the policy."""
     given = dict(arguments)
     for key, value in given.items():
@@ -129,11 +140,12 @@ def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[s
     resume = str(given.get("resume", "auto"))
     if resume not in ("auto", "never"):
         raise AprError(f"model_arg resume must be 'auto' or 'never', not {quoted(resume)}")
+    profile = _profile(given, name if policy is None else "", fetch)
     return (
         name,
         {key: given[key] for key in for_policy if key in given},
         {
-            "config": _read_config(given),
+            "config": _read_config(given, profile),
             "concurrency": _number(given, "concurrency", 4),
             "decode_threads": _number(given, "decode_threads", 1) if given.get("decode_threads") is not None else None,
             "decoded_bytes": int(_number(given, "decoded_gib", HELD_BYTES / 2**30) * 2**30),
@@ -143,23 +155,62 @@ def _read(arguments: Mapping[str, Any], policy: Policy | None = None) -> tuple[s
     )
 
 
-def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
-    profile = str(given.get("profile", "default"))
-    if profile not in PROFILES:
-        raise AprError(f"there is no profile {quoted(profile)}; the profiles are {', '.join(PROFILES)}")
-    wire = str(given.get("wire", PROFILES[profile].wire))
+def _profile(given: Mapping[str, Any], policy: str, fetch: bool) -> Profile:
+    """The profile that the arguments name, or that the checkpoint carries, or the default one."""
+    named = given.get("profile")
+    if named is None or named == OWN_PROFILE:
+        found = profile_of_arguments(policy, given, fetch=fetch) if policy in LOADING else None
+        if found is not None:
+            return found.profile()
+        if named is not None and (fetch or policy not in LOADING):
+            where = given.get("pretrained") if policy in LOADING else "policies other than " + ", ".join(LOADING)
+            raise AprError(
+                f"model_arg profile={OWN_PROFILE}: {where} carries no {PROFILE_FILE}; name a profile "
+                f"({', '.join(PROFILES)}) or the file of one"
+            )
+        return PROFILES["default"]
+    if str(named) in PROFILES:
+        return PROFILES[str(named)]
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file: too long, a null, an unknown user
+        if Path(str(named)).expanduser().exists():
+            return read_profile(str(named)).profile()
+    raise AprError(
+        f"there is no profile {quoted(str(named))}; the profiles are {', '.join(PROFILES)}, {OWN_PROFILE} (the "
+        f"checkpoint's own), or a file {PROFILE_FILE} or the folder that has it"
+    )
+
+
+def _read_config(given: Mapping[str, Any], profile: Profile) -> EpisodeConfig:
+    wire = str(given.get("wire", profile.wire))
     if wire not in WIRES:
         raise AprError(f"there is no wire {quoted(wire)}; the wires are {', '.join(WIRES)}")
     arm = str(given.get("arm", "agent"))
     if arm not in ARMS:
         raise AprError(f"there is no arm {quoted(arm)}{did_you_mean(arm, ARMS)}; the arms are {', '.join(ARMS)}")
-    parsing = str(given.get("parsing", PROFILES[profile].parsing))
+    parsing = str(given.get("parsing", profile.parsing))
     if parsing not in ("repair", "strict"):
         raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
-    prompt: str | None = None
-    if given.get("system_prompt"):
+    own = profile if wire == profile.wire else PROFILES["default"]  # another wire has its own defaults
+    references, frame_times = (
+        was if (read := _flag(key, given)) is None else read
+        for key, was in (("frame_references", own.frame_references), ("frame_times", own.frame_times))
+    )
+    try:
+        form = wire_of(wire, references, frame_times)
+    except ValueError as error:
+        raise AprError(f"model_arg {error}") from error
+    if form.references and parsing == "strict" and arm == "agent":
+        raise AprError(
+            f"parsing=strict reads no names of frames, which wire={wire} has here: use parsing=repair, or "
+            "frame_references=false"
+        )
+    prompt, template = profile.instructions, profile.instructions_template
+    if given.get("system_prompt") in ("none", "default"):
+        prompt, template = ("" if given["system_prompt"] == "none" else None), False
+    elif given.get("system_prompt"):
         try:
             prompt = load_system_prompt(str(given["system_prompt"]))
+            template = is_template(str(given["system_prompt"]))
         except (OSError, ValueError) as error:  # not text, or a name with a null character
             why = getattr(error, "strerror", None) or error
             raise AprError(f"model_arg system_prompt: cannot read {given['system_prompt']}: {why}") from error
@@ -172,7 +223,7 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             ):
                 raise AprError(f"model_arg {key}={_shown(given[key])}: it must be {limits}")
         budget = Budget.model_validate(
-            PROFILES[profile].budget.model_dump() | {key: _limit(key, given[key]) for key in _BUDGET if key in given}
+            profile.budget.model_dump() | {key: _limit(key, given[key]) for key in _BUDGET if key in given}
         )
         _check_together(budget, given)
         return EpisodeConfig(
@@ -180,14 +231,17 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
             passive_frames=_number(given, "passive_frames", 32),
             budget=budget,
             media=_read_media(given),
-            wire=cast(Literal["apr", "omniagent"], wire),
+            wire=cast(WireName, wire),
+            frame_references=None if form.references == WIRES[wire].references else form.references,
+            frame_times=None if form.frame_times == WIRES[wire].frame_times else form.frame_times,
             sampling=_read_sampling(
                 {key: given[key] for key in _SAMPLING if key in given},
-                WIRES[wire].sampling if arm == "agent" else Sampling(),
+                profile.sampled(WIRES[wire].sampling) if arm == "agent" else Sampling(),
             ),
             parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
-            system_prompt_template=prompt is not None and is_template(str(given["system_prompt"])),
+            system_prompt_template=prompt is not None and template,
+            profile=profile.digest,
             seed=_number(given, "seed", 0),
         )
     except ValidationError as error:
@@ -195,6 +249,16 @@ def _read_config(given: Mapping[str, Any]) -> EpisodeConfig:
         raise AprError(
             f"model_arg {'.'.join(map(str, fault['loc']))}={_shown(fault['input'])}: {fault['msg']}"
         ) from error
+
+
+def _flag(key: str, given: Mapping[str, Any]) -> bool | None:
+    """A setting that is true or false; `None` if it is not given."""
+    if options.given(given.get(key)) is None:
+        return None
+    try:
+        return options.flag(key, given[key])
+    except ValueError as error:
+        raise AprError(f"model_arg {error}") from error
 
 
 def _limit(key: str, value: Any) -> Any:

@@ -51,6 +51,8 @@ class TrajectoryStore:
         world_size: The number of processes that share the run.
         resume: `auto` continues a run of the same configuration; `never` starts over and keeps the old files under
             another name.
+        remember: Whether finished questions are kept in memory, so that `finished` finds them. A server, whose
+            questions all differ, does not need them; it appends to what is there, and reads nothing of it.
 
     Raises:
         TrajectoryError: the folder can't be written, another run holds it, or a newer release wrote a file in it.
@@ -65,6 +67,7 @@ class TrajectoryStore:
         rank: int = 0,
         world_size: int = 1,
         resume: Resume = "auto",
+        remember: bool = True,
     ) -> None:
         self.folder = Path(folder).expanduser() / config_hash
         self.config_hash = config_hash
@@ -72,6 +75,7 @@ class TrajectoryStore:
         self.rank = rank
         self.world_size = world_size
         self.resume = resume
+        self.remember = remember
         self._lock_fd: int | None = None
         self._writing = threading.Lock()
         self._finished: dict[_Key, Trajectory] = {}
@@ -95,8 +99,11 @@ class TrajectoryStore:
                 self._write_card()
             if self.resume == "never":
                 self._set_aside()
-            else:
+            elif self.remember:
                 self._load()
+            else:
+                for path in self.folder.glob("*.jsonl"):
+                    cut_torn_tail(path)
         except BaseException:
             self._release_lock()
             raise
@@ -149,7 +156,7 @@ class TrajectoryStore:
         kept, line = trajectory.loadable()
         with self._writing:
             append_line(self._path(kept.question.task), line)
-        if not kept.stop_reason.failed:
+        if self.remember and not kept.stop_reason.failed:
             self._finished[kept.question.key] = kept.without_token_values()
         return kept
 

@@ -204,12 +204,17 @@ def planned_docs(spec: NeedleSpec) -> list[Doc]:
     return [json.loads(line) for line in _docs_text(spec, _plan(spec)).splitlines()]
 
 
+def video_seed(seed: int, bucket: str, number: int) -> int:
+    """The seed of a world of a set: 64 bits, from the seed of the set, the duration bucket and the video's number."""
+    return int(_digest(["needle video", seed, bucket, number]), 16)
+
+
 def _plan(spec: NeedleSpec) -> list[_Job]:
     """Every video of a spec."""
     jobs = []
     for bucket in spec.buckets:
         for i in range(spec.videos_per_bucket):
-            seed = int(_digest(["needle video", spec.seed, bucket, i]), 16)
+            seed = video_seed(spec.seed, bucket, i)
             world = World.from_seed(seed, BUCKETS[bucket], spec.difficulty)
             drawn = {
                 "version": GENERATOR_VERSION,

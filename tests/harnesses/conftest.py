@@ -346,3 +346,13 @@ def vlmeval(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     warm = Warm(tmp_path_factory.mktemp("vlmeval"))
     yield warm
     warm.close()
+
+
+@pytest.fixture(scope="session")
+def served_needles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A needle set with one video of a minute, which the endpoint is asked about."""
+    from apr_plugin.tasks.needle.make import NeedleSpec, make_needle
+
+    folder = tmp_path_factory.mktemp("serve") / "needle"
+    make_needle(folder, NeedleSpec(buckets=("1m",), videos_per_bucket=1), workers=1, progress=False)
+    return folder

@@ -124,3 +124,28 @@ def test_compare_takes_a_run_of_either_harness(
     (ended,) = vlmeval.run(["compare", runs["local"][0], runs["lmms"][0], "--out", tmp_path / "report"], timeout_s=200)
     assert ended.status == 0, ended.text
     assert (tmp_path / "report").is_dir()
+
+
+@pytest.mark.slow
+def test_its_card_runs_it_again(
+    runs: Mapping[str, tuple[Path, Ended]], vlmeval: Warm, needles: Path, tmp_path: Path
+) -> None:
+    """`apr reproduce` starts VLMEvalKit, not lmms-eval, with what the run was asked, and finds the same scores."""
+    folder, _ = runs["api"]
+    commands: list[list[str | Path]] = [
+        ["export", "card", folder, "--out", tmp_path / "card"],
+        ["reproduce", tmp_path / "card", "--out", tmp_path / "dry", "--dry-run"],
+        ["reproduce", tmp_path / "card", "--out", tmp_path / "again"],
+    ]
+    made, dry, done = vlmeval.run(*commands, environment={"APR_NEEDLE_DIR": str(needles)})
+    assert made.status == 0 and dry.status == 0, made.text + dry.text
+    command = next(line for line in dry.text.splitlines() if line.startswith("apr "))
+    assert command == (
+        f"apr vlmeval --data {' '.join(sorted(API))} --model_args=policy=needle,concurrency=2 "
+        f"--work-dir={tmp_path / 'dry'}"
+    )
+    assert "further options" in dry.text and "--api-mode" in dry.text and not (tmp_path / "dry").exists()
+    assert done.status == 0, done.text
+    assert "Every score is identical" in done.text and "answers: the same to all 2 questions" in done.text
+    card = (tmp_path / "again" / "card.yaml").read_text()
+    assert "harness: vlmeval" in card and "name: ms-vlmeval" in card

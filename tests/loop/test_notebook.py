@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from apr_plugin.loop import ActionError, Budget, ErrorCode, Option, Percept, Prompt, Question
 from apr_plugin.loop.notebook import MAX_TURN_CHARS, Notebook, answer_form, is_template, load_system_prompt, prompt_hash
 from apr_plugin.loop.policy import Message, TextPart
-from apr_plugin.loop.wires import WIRES, VideoMeta, Wire
+from apr_plugin.loop.wires import WIRES, VideoMeta, Wire, wire_of
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = {
@@ -31,7 +31,7 @@ KINDS = {
 META = VideoMeta(125.678, 29.97, True)
 
 
-def frames_seen(several: bool = False, remark: str = "") -> Percept:
+def frames_seen(several: bool = False, remark: str = "", number: int = 1) -> Percept:
     return Percept(
         "frames",
         int(several),
@@ -42,11 +42,12 @@ def frames_seen(several: bool = False, remark: str = "") -> Percept:
         asked_s=(0.0, 30.0, 60.0),
         several=several,
         remark=remark,
+        look=number,
     )
 
 
 def audio_heard() -> Percept:
-    return Percept("audio", 0, 10.0, 12.5, waveform=np.zeros(40_000, np.float32))
+    return Percept("audio", 0, 10.0, 12.5, waveform=np.zeros(40_000, np.float32), look=2)
 
 
 def clip_seen() -> Percept:
@@ -59,6 +60,7 @@ def clip_seen() -> Percept:
         times_s=(5.0, 5.5, 6.0, 6.5),
         fps=2.0,
         waveform=np.zeros(32_000, np.float32),
+        look=3,
     )
 
 
@@ -67,7 +69,9 @@ def book(kind: str = "mcq", videos: int = 1, **more: object) -> Notebook:
     return Notebook(KINDS[kind], metas, Budget(), **more)  # type: ignore[arg-type]
 
 
-OMNIAGENT = WIRES["omniagent"]
+OMNIAGENT, COMPACT = WIRES["omniagent"], WIRES["compact"]
+NUMBERED, UNTIMED = wire_of("apr", references=True), wire_of("compact", frame_times=False)
+NOTICES = {"compact": ("\nAnswer now", *(f"\n{left} left" for left in range(1, 9)))}
 
 
 def _after_frames(
@@ -85,16 +89,16 @@ def _mid(wire: Wire = WIRES["apr"]) -> Notebook:
     return notebook
 
 
-def _after_error() -> Notebook:
-    notebook = _after_frames()
+def _after_error(wire: Wire = WIRES["apr"]) -> Notebook:
+    notebook = _after_frames(wire)
     notebook.add(
         "no JSON", ActionError(ErrorCode.MALFORMED_JSON, "the turn holds no JSON object; it begins with 'no JSON'.")
     )
     return notebook
 
 
-def _two_videos() -> Notebook:
-    notebook = book(videos=2)
+def _two_videos(wire: Wire = WIRES["apr"]) -> Notebook:
+    notebook = book(videos=2, wire=wire)
     notebook.add(look(0, 60, 3, video=1), frames_seen(several=True))
     return notebook
 
@@ -120,6 +124,18 @@ PROMPTS = {
     "omniagent_mid_episode": lambda: _mid(OMNIAGENT).prompt(4, 7),
     "omniagent_last_turn": lambda: _after_frames(OMNIAGENT, "").prompt(7, 7),
     "omniagent_without_audio": lambda: book(modalities=frozenset({"frames", "clip"}), wire=OMNIAGENT).prompt(1, 7),
+    **{f"compact_first_{kind}": (lambda kind=kind: book(kind, wire=COMPACT).prompt(1, 7)) for kind in KINDS},
+    "compact_after_frames": lambda: _after_frames(COMPACT).prompt(2, 7),
+    "compact_after_frames_untimed": lambda: _after_frames(UNTIMED, "").prompt(2, 7),
+    "compact_after_frames_unnamed": lambda: _after_frames(wire_of("compact", references=False), "").prompt(2, 7),
+    "compact_mid_episode": lambda: _mid(COMPACT).prompt(4, 7),
+    "compact_after_error": lambda: _after_error(COMPACT).prompt(3, 7),
+    "compact_two_videos": lambda: _two_videos(COMPACT).prompt(7, 7),
+    "compact_forced_shortened": lambda: _mid(COMPACT).forced_prompt("All 3 turns are used up.", left_out=2),
+    "compact_empty_system": lambda: book(wire=COMPACT, system_prompt="").prompt(1, 7),
+    "named_mid_episode": lambda: _mid(NUMBERED).prompt(4, 7),
+    "named_two_videos": lambda: _two_videos(NUMBERED).prompt(2, 7),
+    "named_omniagent": lambda: _after_frames(wire_of("omniagent", references=True), "").prompt(2, 7),
     "passive_blind": lambda: book().passive_prompt([]),
 }
 
@@ -171,7 +187,7 @@ def test_history_is_a_strict_prefix_and_media_stands_only_in_the_last_message(
             assert [m.role for m in checked.messages] == ["system", "user"] + ["assistant", "user"] * (number - 1)
             assert not any(_has_media(message) for message in checked.messages[:-1])
             notice = checked.messages[-1].parts[-1]
-            assert isinstance(notice, TextPart) and notice.text.startswith("\n[NOTICE] ")
+            assert isinstance(notice, TextPart) and notice.text.startswith(NOTICES.get(wire, ("\n[NOTICE] ",)))
         assert not _has_media(notebook.forced_prompt("why.").messages[-1])
         if number > 1:
             latest = turns[number - 2][1]
@@ -202,10 +218,13 @@ def test_another_system_prompt_is_used_word_for_word(tmp_path: Path) -> None:
                 prompt_hash("Look {{ twice }}."),
                 prompt_hash(None),
                 prompt_hash(None),
-                prompt_hash(None, wire="omniagent"),
+                prompt_hash(None, wire=OMNIAGENT),
+                prompt_hash(None, wire=COMPACT),
+                prompt_hash(None, wire=UNTIMED),
+                prompt_hash(None, wire=NUMBERED),
             }
         )
-        == 3
+        == 6
     )
 
 
@@ -216,7 +235,8 @@ def test_an_own_system_prompt_keeps_the_form_of_the_answer(tmp_path: Path) -> No
         prompt = book("grounding", system_prompt="Look, then answer.", wire=wire).prompt(1, 2)
         assert prompt.messages[0].text == "Look, then answer."
         assert prompt.text.count(form) == (0 if wire.tells_form else 1)
-        assert "When answering, set action.content to" in prompt.text or form in prompt.messages[1].text
+        own = {"omniagent": "When answering, set action.content to", "compact": "\nAnswer: spans"}
+        assert own.get(wire.name, form) in prompt.messages[1].text
     path = tmp_path / "own.jinja"
     path.write_text(
         "{{ budget.frames_per_look }} frames of {{ videos }}. {{ answer_form }}{% if audio %} Listen.{% endif %}\n"

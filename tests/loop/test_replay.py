@@ -106,6 +106,7 @@ TEXTS = st.one_of(
     ),
     st.text(max_size=80),
     st.just(answer("A")),
+    st.sampled_from([look("#1", "#2", 3), look("#0.1", "#1.2", 4), look("#1", "#0.2", 2, video=1), AUDIO("#1.1", 3)]),
 )
 BUDGETS = st.builds(
     Budget,
@@ -145,6 +146,8 @@ def test_every_prompt_comes_back(
         MediaRef(path=str(shared_videos["silent"])),
         kind="mcq",
     )
+    if arm == "agent" and WIRES[wire].references:
+        parsing = "repair"  # strict parsing reads no names
     config = EpisodeConfig(
         arm=arm,
         passive_frames=5,

@@ -92,3 +92,12 @@ def test_a_pipe_inside_is_still_refused(folders: Path) -> None:
     os.mkfifo(folders / "root" / "pipe.mp4")
     with pytest.raises(MediaOpenError, match="not a file"):
         VideoPool().borrow(folders / "root/pipe.mp4", MediaSettings(root=str(folders / "root")))
+
+
+def test_one_of_several_folders_has_to_contain_a_file(folders: Path) -> None:
+    roots = (str(folders / "root"), str(folders / "rootless"))
+    for name in ("root/film.mp4", "rootless/film.mp4"):
+        confine(folders / name, roots)
+    for name, several in (("elsewhere/film.mp4", roots), ("root/link.mp4", roots), ("root/film.mp4", ())):
+        with pytest.raises(MediaOpenError, match="only files inside may be read"):
+            confine(folders / name, several)

@@ -64,3 +64,18 @@ def test_many_threads_share(make_video: Callable[..., Path]) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(use, range(64))) == {(0.0, 1.0, 2.5)}
     pool.close()
+
+
+def test_a_deleted_file_is_closed_on_request(make_video: Callable[..., Path]) -> None:
+    pool, kept, gone = VideoPool(), make_video("kept.mp4", frames=20), make_video("gone.mp4", frames=20)
+    first, second = pool.borrow(kept, MediaSettings()), pool.borrow(gone, MediaSettings())
+    second.frames([0.0])
+    pool.give_back(first)
+    gone.unlink()
+    pool.close_gone()
+    assert second.frames([0.5]).images is not None, "it is still lent"
+    pool.give_back(second)
+    pool.close_gone()
+    held = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()] if Path("/proc/self/fd").exists() else []
+    assert not [path for path in held if "gone.mp4" in path]
+    assert pool.borrow(kept, MediaSettings()) is first

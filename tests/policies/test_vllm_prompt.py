@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
 
 from apr_plugin.models.families import family_of  # noqa: E402
-from apr_plugin.policies.vllm.prompt import VllmPrompts  # noqa: E402
+from apr_plugin.policies.vllm.prompt import TICKS, VllmPrompts, clip_timing  # noqa: E402
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "qwen3_omni_moe")
 
@@ -148,3 +148,13 @@ def test_earlier_turns_are_a_prefix_token_for_token(prompts: dict[str, VllmPromp
         before = before[: -len(generation)]
         look: Percept = percept("frames", frames=2 + turn)
         book.add(f'{{"observation": "turn {turn}"}}', look)
+
+
+@pytest.mark.parametrize("fps", [3.0, 2.0, 0.7])
+def test_the_rate_of_a_clip_is_exact(fps: float) -> None:
+    """Processors compute it from the timing; ten frames in 3.333 s would be 3.0003 a second, and lose a position."""
+    clip = VideoPart(np.zeros((9, 28, 28, 3), np.uint8), tuple(31.0 + n / fps for n in range(9)), fps)
+    timing = clip_timing(clip, 2)
+    assert len(timing["frames_indices"]) / timing["total_num_frames"] * timing["fps"] == fps
+    times = [number / timing["fps"] for number in timing["frames_indices"]]
+    assert times == pytest.approx([*clip.times_s, clip.times_s[-1]], abs=1 / (fps * TICKS))

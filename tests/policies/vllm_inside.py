@@ -115,10 +115,10 @@ def test_the_engine_makes_of_a_clip_what_transformers_makes(folder: str) -> None
     if not folder:
         pytest.skip("TINY_FAMILIES=FOLDER:FOLDER names small models")
     (prompts, limits), ours = in_vllm(folder), load_checkpoint(folder, device="cpu", dtype="float32")
-    encoder = PromptEncoder(ours.processor, ours.family, limits(8), ours.dtype)
-    for fps in (2.0, 1.0):
+    for fps, frames in ((2.0, 8), (1.0, 8), (3.0, 10)):
+        encoder = PromptEncoder(ours.processor, ours.family, limits(frames), ours.dtype)
         for sound in (False, True) if ours.family.hears else (False,):
-            prompt = big_clip(8, fps, sound)
+            prompt = big_clip(frames, fps, sound)
             encoded = encoder.encode(prompt)
             ids, positions = prompts(prompt)
             assert ids == encoded.ids.tolist(), (fps, sound)

@@ -15,7 +15,9 @@ from making import answered, look, trajectory
 from apr_plugin.errors import AprError, MissingExtra
 from apr_plugin.loop.feedback import ActionError, ErrorCode
 from apr_plugin.loop.trajectory import StopReason
+from apr_plugin.report.cleaning import clean
 from apr_plugin.report.inspect_log import NOTE, log_data, write_inspect_logs
+from apr_plugin.runs.foreign.importing import import_run
 from apr_plugin.runs.opened import Run, open_run
 
 
@@ -117,6 +119,16 @@ def test_its_own_reader_gives_it_back(tmp_path: Path) -> None:
     if hasattr(log_module, "read_eval_log_sample_summaries"):  # what its page lists, in newer releases
         summaries = log_module.read_eval_log_sample_summaries(str(path))
         assert [one.id for one in summaries] == ["0", "1", "2", "3"]
+
+
+def test_what_its_own_writer_wrote_is_imported_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    run = _run(tmp_path / "run")
+    (path,) = write_inspect_logs(run, tmp_path / "logs")
+    import_run(path, tmp_path / "out")
+    for before, after in zip(run, open_run(tmp_path / "out"), strict=True):
+        data = clean(before.model_dump(mode="json", exclude={"config_hash": True, "imported": True}), secrets=True)
+        assert after.model_dump(mode="json", exclude={"config_hash": True, "imported": True}) == data
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from making import answered, look, trajectory
 from apr_plugin.cli.reproduce import DIFFERENT, run_reproduce
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.lmms_eval import process
-from apr_plugin.report.card_files import to_yaml, write_cards
+from apr_plugin.report.card_files import commands, to_yaml, write_cards
 from apr_plugin.report.card_read import CardCommand, differences, read_card, scores
 from apr_plugin.runs.opened import open_run
+from apr_plugin.runs.scores import Evaluation
 
 
 def _card(folder: Path, answer: str = "A", **more: Any) -> Path:
@@ -77,10 +78,10 @@ def test_a_real_run_is_repeated(
     assert "answers: 1 changed: apr_needle_glyph test/0/0" in captured.out and "\x1b" not in captured.out
 
 
-def _plays(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+def _plays(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str, option: str = "--output_path=") -> None:
     """Have `apr eval` replaced by a program that leaves what a run left before, or ends otherwise."""
     program = folder / "plays"
-    find = "import sys; out = next(w.partition('=')[2] for w in sys.argv if w.startswith('--output_path='))"
+    find = f"import sys; out = next(w.partition('=')[2] for w in sys.argv if w.startswith({option!r}))"
     program.write_text(f"#!{sys.executable}\n{find}\n{code}\n")
     program.chmod(0o755)
     monkeypatch.setattr(process.sys, "executable", str(program))
@@ -224,3 +225,50 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("none.yaml", "pipe", "latin.yaml", "."):
         with pytest.raises(AprError, match="cannot read this"):
             read_card(tmp_path / name)
+
+
+def _of_vlmeval(**more: Any) -> dict[str, Any]:
+    """An entry of `commands` in a card of a run under VLMEvalKit."""
+    return {"tasks": ["Video-MME_agent"], "harness": "vlmeval", "model_args": "policy=guess", "limit": 4, "judge": None,
+            "other_options": []} | more  # fmt: skip
+
+
+def test_a_run_of_vlmevalkit_is_run_again_with_vlmevalkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"data": ["Video-MME_agent"], "model_args": "policy=guess", "limit": 4, "judge": None}
+    options = {"apr_run": {}, "apr_vlmeval": asked | {"other_options": ["--api-mode"]}}
+    config = {"harness": "ms-vlmeval 0.0.20", "resolved_cli_args": options}
+    evaluation = Evaluation("20261127_120000", tmp_path, metrics={"Video-MME": {}})
+    content = {"config": config, "configs": {"Video-MME": {}}}
+    assert commands([(evaluation, content)]) == [_of_vlmeval(other_options=["--api-mode"])]
+    del config["resolved_cli_args"]["apr_vlmeval"]
+    assert commands([(evaluation, content)]) == [], "an earlier release did not keep the command"
+
+    card = _edited(_card(tmp_path), lambda data: data.update(commands=[_of_vlmeval(other_options=["--api-mode"])]))
+    assert run_reproduce(card, out=tmp_path / "new", dry_run=True) == 0
+    told = capfd.readouterr()
+    assert told.out.strip() == (
+        f"apr vlmeval --data Video-MME_agent --model_args=policy=guess --work-dir={tmp_path / 'new'} --limit=4"
+    )
+    assert "further options" in told.err and "--api-mode" in told.err
+    _plays(monkeypatch, tmp_path, "sys.exit(1)", option="--work-dir=")
+    assert run_reproduce(card, out=tmp_path / "new") == 1
+    assert "apr vlmeval ended with status 1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"judge": "gpt-4o"}, "--trust"),
+        ({"judge": "--config=x"}, "no name of a judge"),
+        ({"tasks": ["--config"]}, "no name of a task"),
+        ({"harness": "bash"}, "harness"),
+        ({"model_args": "policy=openai,base_url=http://x/v1"}, "--trust"),
+    ],
+)
+def test_a_card_of_vlmevalkit_is_untrusted_too(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    card = _edited(_card(tmp_path), lambda data: data.update(commands=[_of_vlmeval(**more)]))
+    with pytest.raises(AprError, match=told):
+        run_reproduce(card, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -691,3 +691,14 @@ def test_a_rank_that_ends_long_after_the_other_loses_nothing(tmp_path: Path, slo
     assert [p.name for p in (tmp_path / "c").glob("*.jsonl")] == ["t.jsonl"]
     with TrajectoryStore(tmp_path, "c", {}) as store:
         assert all(store.finished(question(doc)) for doc in "012345")
+
+
+def test_a_store_that_only_appends_keeps_nothing_in_memory(tmp_path: Path) -> None:
+    for number in range(2):
+        with TrajectoryStore(tmp_path, "c", {}, remember=False) as store:
+            store.save(done(str(number), answer="A"))
+            assert store.finished(question(str(number))) is None
+        with store.path("t").open("ab") as file:
+            file.write(b'{"torn')
+    with TrajectoryStore(tmp_path, "c", {}) as again:
+        assert [again.finished(question(str(number))) is not None for number in range(2)] == [True, True]

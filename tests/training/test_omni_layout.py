@@ -57,6 +57,14 @@ def test_there_and_back_is_bit_equal(
     assert old.keys() == new.keys()
     for name, tensor in old.items():
         assert torch.equal(new[name], tensor) != name.startswith("thinker."), name
+    loaded = kind.from_pretrained(whole)
+    loaded.save_pretrained(tmp_path / "prefixed")
+    assert all(name.startswith("thinker.") for name in _weights(tmp_path / "prefixed"))
+    again, told = kind.from_pretrained(tmp_path / "prefixed", output_loading_info=True)
+    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert _equal(again.state_dict(), loaded.state_dict())
+    to_whole(tmp_path / "prefixed", whole, tmp_path / "same_again")
+    assert _equal(_weights(tmp_path / "same_again"), old)
     to_whole(tmp_path / "thinker", whole, tmp_path / "same")
     assert _equal(_weights(tmp_path / "same"), old)
     for name in ("tokenizer.json", "processor_config.json"):

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 from row_making import Speaker, played, question, spelled, tokens
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop import WIRES, Budget, EpisodeConfig, MediaRef, Sampling
+from apr_plugin.loop import WIRES, Budget, EpisodeConfig, MediaRef, Sampling, parse_turn
 from apr_plugin.loop.policy import Generation
 from apr_plugin.models.positions import positions
 from apr_plugin.training.loading import RowCollator, RowLoader
@@ -76,7 +76,8 @@ def test_a_row_is_what_the_policy_saw(
         wire=wire, budget=Budget(turns=8, frame_pixels=20 * 784), sampling=Sampling(max_new_tokens=300)
     )
     asked = question(ref, MediaRef(path=str(shared_videos["silent"])))
-    run = played(tmp_path, asked, Speaker(learner, [*says, answer("B")], 3000), config)
+    room = 1400 if wire == "compact" else 3000  # its prompts are that much shorter
+    run = played(tmp_path, asked, Speaker(learner, [*says, answer("B")], room), config)
     assert run.trajectory.turns[-1].forced and any(turn_.shown and turn_.shown.fitted for turn_ in run.trajectory.turns)
     source = Source(run.file, run.card, writer=writer)
     rows = make_rows([source], learner, EVERYTHING.model_copy(update={"forced": True}))
@@ -96,6 +97,30 @@ def test_a_row_is_what_the_policy_saw(
             same_media(example.encoded, seen)
         assert len(example.encoded.ids) == row.prompt_tokens and len(example) == row.tokens
         assert (row.visual_tokens, row.audio_tokens) == (seen.size.visual, seen.size.audio)
+
+
+def test_a_compact_turn_is_written_again_with_its_names(
+    student: Students, shared_videos: Videos, tmp_path: Path
+) -> None:
+    learner = student()
+    says = [look("#0.1", 4, 3), look("#1", "#1.2", 2), answer("one")]  # type: ignore[arg-type]
+    config = EpisodeConfig(wire="compact", budget=Budget(turns=6))
+    run = played(tmp_path, question(shared_videos["sound"]), Speaker(learner, says), config)
+    begins = '{"observation": "seen", "think": "so", "confidence": 0.50, "action": '
+    wanted = [
+        begins + '{"type": "get_frames", "start": "#0.1", "end":    4.0, "num": 3}}',
+        begins + '{"type": "get_frames", "start": "#1", "end": "#1.2", "num": 2}}',
+        begins + '{"type": "answer", "content": "one"}}',
+    ]
+    assert run.trajectory.answer == "A"
+    rows = make_rows([Source(run.file, run.card)], learner, EVERYTHING)
+    loader = RowLoader(learner)
+    for number, row in enumerate(rows.rows):
+        prompt, target = loader.prompt(row)
+        assert target == (*tokens(learner, wanted[number]), learner.end)
+        assert [m.text for m in prompt.messages if m.role == "assistant"] == wanted[:number]
+        again = parse_turn(wanted[number], names=run.trajectory.names_before(row.turn))
+        assert (again.action, again.repairs) == (run.trajectory.turns[number].action, ())
 
 
 def test_a_teachers_turns_are_written_in_one_form_in_target_and_later_prompts(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, Role, TextPart, VideoPart
 from apr_plugin.models.families import Family, Piece, Pixels, Placeholders
-from apr_plugin.models.prompt import MediaPart, in_pairs
+from apr_plugin.models.prompt import MediaPart, in_groups
 from apr_plugin.training.export.media_files import MediaFolder, long_enough
 from apr_plugin.training.export.pixels import scaled_clip, scaled_picture
 from apr_plugin.training.student import Student
@@ -148,7 +148,7 @@ def _read(part: Part, student: Student) -> str | MediaPart:
         case AudioPart():
             return replace(part, waveform=long_enough(part.waveform))
         case VideoPart():
-            _, times_s = in_pairs(part)
+            _, times_s = in_groups(part, student.family.frames)
             heard = part.audio if student.family.hears else None
             sound = None if heard is None else replace(heard, waveform=long_enough(heard.waveform))
             return VideoPart(scaled_clip(student, part), times_s, part.fps, sound)

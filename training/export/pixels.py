@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import ImagePart, VideoPart
 from apr_plugin.models.compat import whole_frames
-from apr_plugin.models.prompt import in_pairs
+from apr_plugin.models.prompt import in_groups
 from apr_plugin.training.student import Student
 
 
@@ -37,12 +36,12 @@ def scaled_picture(student: Student, part: ImagePart) -> NDArray[np.uint8]:
 def scaled_clip(student: Student, part: VideoPart) -> NDArray[np.uint8]:
     """The frames of a clip in the size in which the student reads them, shape (n, height, width, 3).
 
-    Their number is even: if it was odd, the last one is repeated, as the processors do.
+    They fill whole groups (pairs): the last one is repeated where one is missing, as the processors do.
 
     Raises:
         ValueError: one side is more than 200 times the other.
     """
-    frames, _ = in_pairs(part)
+    frames, _ = in_groups(part, student.family.frames)
     height, width = frames.shape[1:3]
     if student.family.frame_size(height, width, student.pixels) == (height, width):
         return frames
@@ -78,9 +77,9 @@ def _laid_out(patches: Any, grid: Any, student: Student) -> NDArray[np.uint8]:
     `merge` by `merge` patches, and in a patch channel, frame of the pair, row, column. A picture is a pair of equal
     frames.
     """
-    pairs, rows, columns = (int(number) for number in grid)
-    patch, merge = student.family.patch, student.family.merge
-    shape = (pairs, rows // merge, columns // merge, merge, merge, 3, FRAME_PAIR, patch, patch)
+    groups, rows, columns = (int(number) for number in grid)
+    patch, merge, together = student.family.patch, student.family.merge, student.family.frames
+    shape = (groups, rows // merge, columns // merge, merge, merge, 3, together, patch, patch)
     frames = patches.reshape(shape).permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
-    values: NDArray[np.uint8] = frames.reshape(pairs * FRAME_PAIR, rows * patch, columns * patch, 3).numpy()
+    values: NDArray[np.uint8] = frames.reshape(groups * together, rows * patch, columns * patch, 3).numpy()
     return values.astype(np.uint8)

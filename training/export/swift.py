@@ -26,7 +26,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import ImagePart, VideoPart
 from apr_plugin.models.families import Piece, Pixels
 from apr_plugin.training.export.format import TIMED, About, Format, Said, Skip, Skipped, Survey
@@ -118,7 +117,7 @@ class Swift(Format):
         # Every row has both keys: a table would fill a missing one with `None`, which is read as a value.
         made["chat_template_kwargs"] = {
             "min_pixels": min((frame.shape[0] * frame.shape[1] for frame in frames), default=self.family.factor**2),
-            "nframes": max(counts, default=FRAME_PAIR),
+            "nframes": max(counts, default=self.family.frames),
         }
         return made
 

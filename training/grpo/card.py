@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apr_plugin.models.checkpoint import checkpoint_source, weights_identity
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
 from apr_plugin.training.grpo.recipe import GrpoRecipe
-from apr_plugin.training.sft.card import lines_of, machine_of, thin, versions
+from apr_plugin.training.sft.card import lines_of, machine_of, profile_lines, profile_words, thin, versions
 from apr_plugin.training.sft.learner import sizes
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import TrainingQuestion
+
+if TYPE_CHECKING:
+    from apr_plugin.training.profile import Carried
 
 
 def card_of(
@@ -23,6 +26,7 @@ def card_of(
     left_out: Mapping[str, int],
     student: Student,
     seconds: float,
+    profile: Carried | None = None,
 ) -> dict[str, Any]:
     """Everything that the card says: student, questions, recipe, steps, versions, machine.
 
@@ -33,6 +37,7 @@ def card_of(
         left_out: How many questions were not used, by reason.
         student: Its student.
         seconds: How long training took, in this process, without what an earlier one did.
+        profile: What the checkpoint carries.
     """
     import transformers
 
@@ -51,6 +56,7 @@ def card_of(
             "sources": dict(Counter(one.source or "unnamed" for one in questions)),
             "left_out": dict(left_out),
         },
+        "profile": None if profile is None else profile.about(),
         "recipe": recipe.model_dump(mode="json"),
         "parameters": sizes(trainer.model),
         "processes": trainer.args.world_size,
@@ -62,53 +68,60 @@ def card_of(
     }
 
 
-def card_page(data: Mapping[str, Any]) -> str:
-    """The card as Markdown with a model hub's front matter."""
+def card_page(data: Mapping[str, Any], tag: str, words: str) -> str:
+    """The card as Markdown with a model hub's front matter.
+
+    Args:
+        data: See `card_of`.
+        tag: Name of the method.
+        words: How it was trained, after "It was trained with apr-plugin".
+    """
     base, asked = data["student"], data["questions"]
     front: dict[str, Any] = {
         "library_name": "transformers",
-        "tags": ["apr-plugin", "active-perception", "video", "grpo"],
+        "tags": ["apr-plugin", "active-perception", "video", tag],
     }
     if "/" in base["pretrained"] and not base["pretrained"].startswith(("/", ".", "~")):
         front["base_model"] = base["pretrained"]
     recipe = data["recipe"]
     text = ["---", to_yaml(front).rstrip(), "---", "", f"# {base['family']}, trained on whole investigations", ""]
     text += [
-        "It was trained with [apr-plugin](https://github.com/apr-plugin/apr-plugin) by GRPO (arXiv 2402.03300) on "
-        "investigations of videos: each trajectory was rewarded for its answer, and each of its turns is a row with "
-        "the prompt as the policy saw it. Run it with `policy=hf,pretrained=FOLDER` or "
-        "`policy=vllm,pretrained=FOLDER`.",
+        f"It was trained with [apr-plugin](https://github.com/apr-plugin/apr-plugin) {words}. Run it with "
+        "`policy=hf,pretrained=FOLDER` or `policy=vllm,pretrained=FOLDER`.",
         "",
         "| | |",
         "|---|---|",
         *lines_of(
             (
                 ("student", f"{base['pretrained']} ({base['weights']})"),
+                *((("teacher", recipe["teacher"]["pretrained"]),) if "teacher" in recipe else ()),
                 ("questions", f"{asked['used']:,}"),
                 ("kinds", ", ".join(f"{name} {count:,}" for name, count in sorted(asked["kinds"].items()))),
                 ("sources", ", ".join(f"{name} {count:,}" for name, count in sorted(asked["sources"].items()))),
                 ("left out", ", ".join(f"{name} {count:,}" for name, count in asked["left_out"].items()) or "none"),
                 ("trajectories of a question", recipe["generations"]),
                 ("questions of a step", recipe["questions_per_step"]),
-                ("rule of credit", recipe["credit"]["rule"]),
+                *((("rule of credit", recipe["credit"]["rule"]),) if "teacher" not in recipe else ()),
                 ("trained parameters", f"{data['parameters']['trained']:,} of {data['parameters']['all']:,}"),
                 ("processes", data["processes"]),
                 ("steps", f"{data['steps']:,}"),
                 ("seconds since the last start", f"{data['seconds_of_last_start']:,}"),
                 ("machine", machine_of(data["machine"])),
+                *profile_lines(data),
             )
         ),
         "",
+        *profile_words(data),
         "## Steps",
         "",
         "Rewards are of the questions of each step, sampled with the weights before it. They are no evaluation: use "
         "`apr eval`.",
         "",
-        "| step | reward | right | turns | frames | gradient norm |",
-        "|---:|---:|---:|---:|---:|---:|",
+        "| step | loss | reward | right | turns | frames | gradient norm |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
         *(
             f"| {log['step']} | "
-            + " | ".join(_number(log.get(name)) for name in ("reward", "right", "turns", "frames", "grad_norm"))
+            + " | ".join(_number(log.get(name)) for name in ("loss", "reward", "right", "turns", "frames", "grad_norm"))
             + " |"
             for log in thin(data["log"])
         ),

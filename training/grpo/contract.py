@@ -40,11 +40,18 @@ READ_BY_LOSS = (
     "tool_mask",
     "advantages",
     "old_per_token_logps",
+    "ref_per_token_logps",
     "num_items_in_batch",
 )
 """What `_compute_loss` reads of its inputs, and is given."""
 
-SET = ("_metrics", "current_gradient_accumulation_steps", "accelerator.num_processes", "args.steps_per_generation")
+SET = (
+    "_metrics",
+    "beta",
+    "current_gradient_accumulation_steps",
+    "accelerator.num_processes",
+    "args.steps_per_generation",
+)
 """What `_compute_loss` reads of the trainer, by which the sum over all turns is divided."""
 
 

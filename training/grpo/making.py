@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.training.grpo.budgets import group_budgets
 from apr_plugin.training.grpo.contract import check_trl
 from apr_plugin.training.grpo.forward import RowForward
+from apr_plugin.training.grpo.frozen import Frozen
 from apr_plugin.training.grpo.recipe import GrpoRecipe
 from apr_plugin.training.grpo.rollouts import Rollouts
+from apr_plugin.training.grpo.served.rollouts import ServedRollouts
 from apr_plugin.training.grpo.trainer import InvestigationTrainer
 from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.sft.dummies import Dummies
@@ -21,6 +23,8 @@ from apr_plugin.training.sft.trainer import keep_positions, processes, sharded
 from apr_plugin.training.student import Student
 from apr_plugin.training.synthesis.questions import DocKey, TrainingQuestion
 
+T = TypeVar("T", bound=InvestigationTrainer)
+
 
 def make_trainer(
     recipe: GrpoRecipe,
@@ -28,7 +32,8 @@ def make_trainer(
     durations: Mapping[DocKey, float],
     student: Student,
     out: Path,
-) -> InvestigationTrainer:
+    kind: type[T] = InvestigationTrainer,
+) -> T:
     """The trainer of a recipe, ready for `train()`.
 
     Args:
@@ -37,10 +42,11 @@ def make_trainer(
         durations: Seconds of the films of each question, all together.
         student: Reads the prompts.
         out: Folder of checkpoints, logs and samples.
+        kind: The class of the trainer.
 
     Raises:
-        AprError: the checkpoint can't be loaded, TRL differs from what is needed, or a field of the recipe does not fit
-            the questions or the machine.
+        AprError: the checkpoint can't be loaded, TRL differs from what is needed, a field of the recipe does not fit
+            the questions or the machine, or a server of `rollouts` can't be used.
     """
     recipe.check_trainer()
     check_trl()
@@ -52,14 +58,20 @@ def make_trainer(
             f"there are {len(questions)}; lower questions_per_step, or give more questions"
         )
     args = arguments(recipe, out)
+    quiet = bool(args.disable_tqdm) or args.process_index != 0
+    config = episode_config(recipe, durations)
+    rollouts = (
+        ServedRollouts(student, config, recipe.sampling, recipe.rollouts, out, rank=args.process_index, quiet=quiet)
+        if recipe.rollouts.servers
+        else Rollouts(student, config, recipe.sampling, quiet=quiet)
+    )
     model = load_learner(recipe.student)
     choose_weights(model, recipe.learn)
-    quiet = bool(args.disable_tqdm) or args.process_index != 0
     complete = Dummies(student).complete if sharded(args) else None
-    trainer = InvestigationTrainer(
+    trainer = kind(
         recipe=recipe,
         questions=questions,
-        rollouts=Rollouts(student, episode_config(recipe, durations), recipe.sampling, quiet=quiet),
+        rollouts=rollouts,
         forward=RowForward(student, recipe.sampling.temperature, complete),
         model=model,
         args=args,
@@ -68,6 +80,11 @@ def make_trainer(
         peft_config=lora_config(model, recipe.learn.lora) if recipe.learn.what == "lora" else None,
     )
     keep_positions(trainer)
+    if beta := float(recipe.trainer.get("beta", 0.0)):
+        trainer.beta = beta
+        if recipe.learn.what != "lora":
+            forward = RowForward(student, recipe.sampling.temperature, complete)
+            trainer.reference = Frozen(recipe.student, forward, trainer)
     return trainer
 
 
@@ -110,6 +127,7 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
         "report_to": "none",
         "loss_type": "dapo",
         **recipe.trainer,
+        "beta": 0.0,  # TRL would load a reference by itself, which it can't for every family; `make_trainer` does
     }
     if recipe.student.dtype == "float32" and not (given.get("bf16") or given.get("fp16")):
         given["bf16"] = False  # TRL's default is true
@@ -123,7 +141,6 @@ def arguments(recipe: GrpoRecipe, out: Path) -> Any:
             temperature=recipe.sampling.temperature,
             max_completion_length=recipe.sampling.max_new_tokens,
             scale_rewards=recipe.groups.scale_rewards,
-            beta=0.0,
             router_aux_loss_coef=0.0,
             remove_unused_columns=False,
             eval_strategy="no",

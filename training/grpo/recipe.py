@@ -12,6 +12,7 @@ relative to the working folder, as on the command line.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,9 +22,11 @@ from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
+from apr_plugin.loop.profiles import WireName
 from apr_plugin.training.grpo.credit import CreditSettings
 from apr_plugin.training.grpo.groups import GroupSettings
 from apr_plugin.training.grpo.rewards import RewardSettings
+from apr_plugin.training.grpo.served.settings import RolloutSettings
 from apr_plugin.training.grpo.settings import GrpoSettings
 from apr_plugin.training.recipe_file import RecipeError, check_names, load_recipe, refuse_ours
 from apr_plugin.training.sft.recipe import LearnSettings, StudentSettings
@@ -32,7 +35,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "grpo"
 """The recipes of this package; they are named without their ending."""
 
 _ROWS = "a forward is one row, or as many as `forward.token_budget` allows"
-_VLLM = "turns are sampled from the model that is trained, in its own process"
+_VLLM = "turns are sampled from the model that is trained, in its own process, or by the servers of `rollouts`"
 
 OURS = {
     "output_dir": "it is --out",
@@ -53,8 +56,7 @@ OURS = {
     "scale_rewards": "it is `groups.scale_rewards`",
     "reward_weights": "they are in `reward`",
     "multi_objective_aggregation": "a trajectory has one reward",
-    "beta": "there is no reference model, and no KL term",
-    "sync_ref_model": "there is no reference model",
+    "sync_ref_model": "the reference of `beta` stays the student as it was",
     "top_entropy_quantile": "its threshold would be that of one row",
     "entropy_coef": "its mean would be that of one row",
     "use_adaptive_entropy": "its mean would be that of one row",
@@ -135,6 +137,9 @@ class ForwardSettings(_Part):
     reduce_each: bool = False
     """Whether gradients are reduced over processes after every forward, not only after the last one of a step. FSDP
     then never holds whole gradients: less memory, more communication. The sums are the same."""
+    rebalance: bool = True
+    """Whether rows travel to processes that have fewer tokens, with their pictures as bytes; false where sending them
+    costs more than waiting (`balance/seconds`). The sums are the same."""
 
 
 class SampleSettings(_Part):
@@ -168,7 +173,7 @@ class GrpoRecipe(_Part):
     """Limits of an episode."""
     draws: BudgetDraws = BudgetDraws()
     """Which of them vary."""
-    wire: Literal["apr", "omniagent"] = "apr"
+    wire: WireName = "apr"
     """The form of prompts, see docs/wires.md."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns are read."""
@@ -176,6 +181,8 @@ class GrpoRecipe(_Part):
     """A file with instructions, in place of the default ones."""
     sampling: SamplingSettings = SamplingSettings()
     """How turns are sampled."""
+    rollouts: RolloutSettings = RolloutSettings()
+    """Where they are sampled: in the trainer's processes, or by vLLM servers."""
     reward: RewardSettings = RewardSettings()
     """What is rewarded."""
     groups: GroupSettings = GroupSettings()
@@ -191,7 +198,8 @@ class GrpoRecipe(_Part):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Of the rollouts. The order of questions is drawn from `trainer.seed`."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Fields of TRL's `GRPOConfig`."""
+    """Fields of TRL's `GRPOConfig`. With `beta` above 0, TRL's KL term to a reference is added for each trained token:
+    the student as it was before training, or with adapters the model without them."""
     about: dict[str, str] = Field(default_factory=dict)
     """Notes: the source of the numbers, what was run, memory."""
 
@@ -214,11 +222,9 @@ class GrpoRecipe(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.credit.rule == "information_gain":
-            raise ValueError(
-                "credit: the rule information_gain needs the probability of the right answer after each look, which "
-                "this trainer does not compute; take another rule"
-            )
+        beta = self.trainer.get("beta", 0.0)
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < math.inf:
+            raise ValueError(f"trainer: beta={beta!r}: it must be a number of at least 0")
         return self
 
     @property

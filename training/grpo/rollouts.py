@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.card import Card
-from apr_plugin.loop.policy import Generation, Prompt
+from apr_plugin.loop.policy import Generation, Policy, Prompt
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.models.checkpoint import Checkpoint
@@ -34,6 +34,8 @@ class SampledTurn:
     """What the policy saw, with its media."""
     generation: Generation
     """What it wrote: tokens, log-probabilities, entropies."""
+    old: Any = None
+    """Log-probabilities by the trainer's own model, a tensor of shape (tokens,), if another engine sampled the turn."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class Investigation:
     """Its turns by their number, from 1; a turn of which no token was written is left out."""
 
 
+class TrainedPolicy(Policy, Protocol):
+    """A policy whose weights change."""
+
+    def weights_changed(self, weights: str | None = None) -> None:
+        """Report that it has other weights now, with their name."""
+        ...
+
+
 class Rollouts:
     """Samples episodes from a model that somebody else owns and trains.
 
@@ -56,6 +66,9 @@ class Rollouts:
         quiet: Whether no progress is shown.
     """
 
+    foreign = False
+    """Whether another engine than the trainer's model samples, so that the trainer has to score what was sampled."""
+
     def __init__(
         self, student: Student, config: ConfigPerQuestion, sampling: SamplingSettings, *, quiet: bool = False
     ) -> None:
@@ -63,7 +76,7 @@ class Rollouts:
         self.config = config
         self.sampling = sampling
         self.quiet = quiet
-        self.policy: HfPolicy | None = None
+        self.policy: TrainedPolicy | None = None
         """The policy, made at the first rollout: a trainer may still replace or shard its model before."""
 
     def sample(self, model: Any, questions: Sequence[Question], weights: str) -> list[Investigation]:
@@ -87,7 +100,8 @@ class Rollouts:
 
         def note(prompt: Prompt, generation: Generation) -> None:
             if prompt.asked is not None and generation.token_ids:
-                turns.setdefault(prompt.asked.episode, {})[prompt.asked.turn] = SampledTurn(prompt, generation)
+                turn = SampledTurn(self._seen(prompt), generation)
+                turns.setdefault(prompt.asked.episode, {})[prompt.asked.turn] = turn
 
         with self._progress(len(questions)) as progress:
             done = run_sync(
@@ -124,7 +138,11 @@ class Rollouts:
             self.policy.close()
             self.policy = None
 
-    def _around(self, model: Any) -> HfPolicy:
+    def _seen(self, prompt: Prompt) -> Prompt:
+        """What the engine shows the model of a prompt."""
+        return prompt
+
+    def _around(self, model: Any) -> TrainedPolicy:
         return HfPolicy(
             Checkpoint.around(model, self.student.encoder.processor),
             batch_size=self.sampling.concurrency,

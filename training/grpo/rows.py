@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from apr_plugin.errors import AprError
-from apr_plugin.loop.policy import Message, Prompt, TextPart
+from apr_plugin.loop.policy import Generation, Message, Prompt, TextPart
 from apr_plugin.training.grpo.across import Across
 from apr_plugin.training.grpo.action_tokens import action_mask
 from apr_plugin.training.grpo.credit import Credit, CreditSettings, credit
@@ -162,6 +162,8 @@ class TurnRow:
     """The advantage of its turn."""
     old: Any = None
     """Log-probabilities before the first of several updates, a tensor of shape (target,)."""
+    reference: Any = None
+    """Log-probabilities of a reference model, a tensor of shape (target,)."""
 
     @property
     def tokens(self) -> int:
@@ -178,6 +180,10 @@ def padding_row(end: int) -> TurnRow:
     return TurnRow(Prompt((Message("user", (TextPart("-"),)),)), (), (end,), trained=False)
 
 
+Probabilities = Mapping[tuple[int, int], tuple[float, float]]
+"""By trajectory (over all processes) and turn: the probability of the right answer before and after it (`gains`)."""
+
+
 @dataclass(frozen=True)
 class StepRows:
     """The rows of one process."""
@@ -185,7 +191,7 @@ class StepRows:
     rows: tuple[TurnRow, ...]
     credit: Credit
     skipped: int = 0
-    """Turns of which no token was written."""
+    """Turns that are no rows: no token was written, or `rows_of` was told to leave them out."""
 
 
 def rows_of(
@@ -197,6 +203,8 @@ def rows_of(
     *,
     step: int,
     decode: Decode | None = None,
+    keep: Callable[[Generation], bool] | None = None,
+    probability: Probabilities | None = None,
 ) -> StepRows:
     """A row for every turn of the kept trajectories of this process, with its advantage. All processes must call it.
 
@@ -208,6 +216,8 @@ def rows_of(
         across: The other processes.
         step: The present training step.
         decode: The tokenizer, for a rule that reads which tokens are the action.
+        keep: Which turns are rows; by default all of which a token was written.
+        probability: For a rule that reads it.
 
     Raises:
         AprError: credit can't be computed.
@@ -221,6 +231,9 @@ def rows_of(
         record = judged.records[at]
         skipped += len(investigation.trajectory.turns) - len(investigation.turns)
         for number, turn in sorted(investigation.turns.items()):
+            if keep is not None and not keep(turn.generation):
+                skipped += 1
+                continue
             rows.append(_row(turn, f"{record.question}, trajectory {at}, turn {number}"))
             places.append((record.group, at, number))
     longest = max((len(row.target) for row in rows), default=0)
@@ -243,6 +256,10 @@ def rows_of(
         top_k=None,
         action=None if decode is None else action,
     )
+    if probability is not None:
+        known = np.array([probability[at, number] for _, at, number in places], dtype=float).reshape(-1, 2)
+        earned = [judged.rewards[at].total for _, at, _ in places]
+        turns = turns.with_probabilities(known, np.array(earned, dtype=float))
     own = [judged.advantages[place[1]] for place in places]
     given = credit(turns, own, settings, across, step=step)
     done = tuple(replace(row, advantage=float(value)) for row, value in zip(rows, given.advantages, strict=True))
@@ -257,7 +274,8 @@ def _row(turn: Any, where: str) -> TurnRow:
             raise AprError(f"{where}: {n} tokens and {len(values or ())} {name}; the policy must give one of each")
     if said.entropy_top_k is not None:
         raise AprError(f"{where}: its entropies are over the likeliest {said.entropy_top_k} tokens")
-    return TurnRow(turn.prompt, said.prompt_token_ids or (), said.token_ids, said.logprobs, said.entropies, where)
+    ids = said.prompt_token_ids or ()
+    return TurnRow(turn.prompt, ids, said.token_ids, said.logprobs, said.entropies, where, old=turn.old)
 
 
 def together(rows: Sequence[TurnRow], token_budget: int | None) -> list[tuple[TurnRow, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import time
 from collections import Counter
@@ -38,7 +39,22 @@ class Usable:
     """What is wrong with films, a line for each question."""
 
 
-def run_grpo(recipe: GrpoRecipe, out: Path) -> Path:
+@dataclass(frozen=True)
+class Method:
+    """How rollouts are learned from; its modules are loaded when it runs."""
+
+    making: str = "apr_plugin.training.grpo.making"
+    """The module whose `make_trainer` gives the trainer."""
+    tag: str = "grpo"
+    """Its name in the model card's tags."""
+    words: str = (
+        "by GRPO (arXiv 2402.03300) on investigations of videos: each trajectory was rewarded for its answer, and each "
+        "of its turns is a row with the prompt as the policy saw it"
+    )
+    """How it was trained, in the model card."""
+
+
+def run_grpo(recipe: GrpoRecipe, out: Path, method: Method | None = None) -> Path:
     """Train.
 
     A folder that already has a checkpoint of the same recipe and questions is continued: with the next questions, and
@@ -47,6 +63,7 @@ def run_grpo(recipe: GrpoRecipe, out: Path) -> Path:
     Args:
         recipe: What is trained and how; it names its questions.
         out: Folder of the run.
+        method: Another way to learn from rollouts than GRPO.
 
     Returns:
         The folder of the trained checkpoint.
@@ -71,19 +88,23 @@ def run_grpo(recipe: GrpoRecipe, out: Path) -> Path:
     if (out / FINAL / "config.json").is_file():
         console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
         return out / FINAL
-    return _train(recipe, usable, student, out, console)
+    return _train(recipe, usable, student, out, console, method or Method())
 
 
-def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, console: Console) -> Path:
+def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, console: Console, method: Method) -> Path:
     with console.status("loading TRL and the model …"):
         from apr_plugin.training.grpo.card import card_of, card_page
-        from apr_plugin.training.grpo.making import make_trainer
+        from apr_plugin.training.grpo.making import episode_config
+        from apr_plugin.training.profile import Carried, WriteProfile, profile_of_config
         from apr_plugin.training.sft.finishing import StopAtNan, TrainingStopped, save_trained
         from apr_plugin.training.sft.learner import sizes
         from apr_plugin.training.sft.trainer import processes
 
+        make_trainer = importlib.import_module(method.making).make_trainer
         trainer = make_trainer(recipe, usable.questions, usable.durations, student, out)
     trainer.add_callback(StopAtNan())
+    profile = Carried(profile_of_config(episode_config(recipe, usable.durations).base), "of the rollouts")
+    trainer.add_callback(WriteProfile(profile.file))
     found, counts = last_checkpoint(out), sizes(trainer.model)
     console.print(
         f"{len(usable.questions):,} questions; {recipe.sampled_questions} of them with {recipe.generations} "
@@ -111,10 +132,10 @@ def _train(recipe: GrpoRecipe, usable: Usable, student: Student, out: Path, cons
         trainer.rollouts.close()
 
     def card() -> tuple[dict[str, Any], str]:
-        data = card_of(trainer, recipe, usable.questions, usable.left_out, student, time.monotonic() - began)
-        return data, card_page(data)
+        data = card_of(trainer, recipe, usable.questions, usable.left_out, student, time.monotonic() - began, profile)
+        return data, card_page(data, method.tag, method.words)
 
-    folder = save_trained(trainer, recipe, student, card, out)
+    folder = save_trained(trainer, recipe, student, card, out, profile)
     console.print(f"{folder}: trained; its README.md says how", soft_wrap=True)
     return folder
 
@@ -178,7 +199,9 @@ def _seconds(ref: Any) -> float | MediaError:
 
 def _identity(recipe: GrpoRecipe, questions: Sequence[TrainingQuestion]) -> dict[str, Any]:
     """What decides the run, for its folder."""
-    told = recipe.model_dump(mode="json", exclude={"about", "questions", "unreadable", "samples"})
+    told = recipe.model_dump(mode="json", exclude={"about", "questions", "unreadable", "samples", "rollouts"})
+    if recipe.rollouts.servers:  # which ones does not matter
+        told["rollouts"] = "servers"
     digest = hashlib.sha256()
     for one in questions:
         digest.update(f"{one.key} {one.question.content_hash()} {one.truth.answers} {one.exact}\n".encode())

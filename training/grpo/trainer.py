@@ -22,23 +22,29 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from trl import GRPOTrainer
 
 from apr_plugin.errors import AprError
-from apr_plugin.training.grpo.across import Across, OneProcess, TorchProcesses
-from apr_plugin.training.grpo.forward import RowForward
+from apr_plugin.training.grpo.forward import RowForward, padded
+from apr_plugin.training.grpo.frozen import Frozen
+from apr_plugin.training.grpo.gains import Wanted, asked_of, gains_of
+from apr_plugin.training.grpo.keeping import Keeping
+from apr_plugin.training.grpo.moving import RowExchange
 from apr_plugin.training.grpo.recipe import GrpoRecipe
 from apr_plugin.training.grpo.rollouts import Investigation, Rollouts, whole_weights
 from apr_plugin.training.grpo.rows import (
     Judged,
     Part,
+    Probabilities,
     Record,
+    StepRows,
     TurnRow,
     judge,
     padding_row,
@@ -47,25 +53,16 @@ from apr_plugin.training.grpo.rows import (
     together,
     trained_tokens,
 )
-from apr_plugin.training.grpo.watching import keep_trajectories, rollout_metrics, row_metrics
+from apr_plugin.training.grpo.served.stepping import ServedSteps, sample_served, score
+from apr_plugin.training.grpo.watching import rollout_metrics, row_metrics
 from apr_plugin.training.sft.resuming import OwnNames
 from apr_plugin.training.synthesis.questions import TrainingQuestion
 
 BY_TOKENS = ("dapo", "cispo", "vespo")
 """Types of loss that TRL divides by `num_items_in_batch`."""
 
-SAMPLES = "samples"
-"""Folder of the trajectories that are kept, in that of the run."""
 
-STOPPED = "stopped"
-"""Folder of the trajectories of a step at which training stopped."""
-
-
-class WrongNumbers(AprError):
-    """A step's numbers can't be trained on; nothing of it went into the weights."""
-
-
-class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
+class InvestigationTrainer(ServedSteps, Keeping, OwnNames, GRPOTrainer):  # type: ignore[misc]
     """GRPO on whole investigations.
 
     Args:
@@ -96,13 +93,10 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         """The rows that go through the model now."""
         self._fresh = False
         """Whether the weights are still those that the rows were sampled with."""
-        self._latest: tuple[list[Investigation], Judged, int] | None = None
-        """The latest rollout, for `keep_stopped`."""
-
-    @property
-    def across(self) -> Across:
-        """The processes that train together."""
-        return TorchProcesses(str(self.accelerator.device)) if self.accelerator.num_processes > 1 else OneProcess()
+        self.reference: Frozen | None = None
+        """What `beta` keeps the student near to; `None` with adapters, without which the model is the reference."""
+        self._exchange = RowExchange()
+        self._gain_forwards = 0
 
     def _prepare_inputs(self, generation_batch: Any) -> Part:
         """The rows of this step; a rollout is made when those of the last one are used up."""
@@ -121,6 +115,7 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
             inputs: The elements of this process, `generations` in a row for each question.
         """
         step, recipe = self.state.global_step, self.recipe
+        self._latest = None
         visit = step // (self.args.steps_per_generation * self.num_iterations)
         first = self.accelerator.process_index * len(inputs)
         asked = [self.questions[element["question"]] for element in inputs]
@@ -132,26 +127,86 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
             for done, one, group in zip(investigations, asked, groups, strict=True)
         ]
         records = self._everyones(own)
-        wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
-        judged = judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
-        self._latest = ([replace(done, turns={}) for done in investigations], judged, first)  # without pictures
-        made = rows_of(
-            investigations,
-            judged,
-            first,
-            recipe.credit,
-            self.across,
-            step=step,
-            decode=self.rollouts.student.text if recipe.credit.rule == "taura_action" else None,
-        )
-        parts = self._shared_out(made.rows, step)
+        judged = self._judged(records, step)
+        self.note_rollout(investigations, judged)
+        if self.rollouts.foreign:
+            investigations, judged = score(self, investigations, judged, first)
+        made = self._rows_of(investigations, asked, judged, first, step)
+        parts = self._shared_out(self._balanced(made.rows), step)
         skipped = self._sum(made.skipped)
         self._show(rollout_metrics(judged) | row_metrics(made) | {"turns_without_tokens": skipped})
-        self._show({"rows": sum(part.rows for part in parts), "forwards": sum(len(part.packs) for part in parts)})
+        forwards = sum(len(part.packs) for part in parts)
+        self._show({"rows": sum(part.rows for part in parts), "forwards": forwards})
+        if self._gain_forwards:  # forwards without a backward pass are a third of the work of the others
+            self._show({"gain/share_of_forwards": self._gain_forwards / (self._gain_forwards + forwards)})
         self._keep_samples(step)
         return parts
 
+    def _judged(self, records: Sequence[Record], step: int) -> Judged:
+        """Which trajectories are learned from, and how much."""
+        recipe = self.recipe
+        wanted = recipe.questions_per_step if recipe.groups.oversample > 1 else None
+        return judge(records, recipe.reward, recipe.groups, wanted=wanted, step=step)
+
+    def _rows_of(
+        self,
+        investigations: Sequence[Investigation],
+        asked: Sequence[TrainingQuestion],
+        judged: Judged,
+        first: int,
+        step: int,
+    ) -> StepRows:
+        """The rows of the trajectories of this process that are learned from."""
+        rule, gains = self.recipe.credit, None
+        decode = self.rollouts.student.text if rule.rule == "taura_action" else None
+        if rule.rule == "information_gain":
+            kept = [
+                (at, done, of.truth, f"{judged.records[at].question}, trajectory {at}")
+                for at, (done, of) in enumerate(zip(investigations, asked, strict=True), first)
+                if judged.kept[at]
+            ]
+            gains = self._gains(asked_of(kept, self.rollouts.student))
+        return rows_of(investigations, judged, first, rule, self.across, step=step, decode=decode, probability=gains)
+
+    def _gains(self, wanted: Wanted) -> Probabilities:
+        """p(right answer) before and after each turn, under the weights that sampled; logs what it costs."""
+        began, rows = time.monotonic(), [row for one in wanted.values() for row in one.rows]
+        packs = self._as_many(together(rows, self.recipe.forward.token_budget))
+        found: dict[int, Any] = {}
+        for pack in packs:
+            with torch.no_grad():
+                scored, _ = self.scores(pack, compare=False)
+            found |= {id(row): values.float().cpu().numpy() for row, values in zip(pack, scored, strict=True)}
+        gains = gains_of(wanted, lambda row: found[id(row)])
+        told = [after - before for before, after in gains.values() if not math.isnan(after)]
+        total, looks, every = self.across.add(np.array([sum(told), len(told), len(rows)], dtype=float)).tolist()
+        self._gain_forwards = len(packs)
+        self._show({"gain/mean": total / max(1.0, looks), "gain/rows": every})
+        self._show({"gain/forwards": len(packs), "gain/seconds": time.monotonic() - began})
+        return gains
+
+    def _balanced(self, rows: Sequence[TurnRow]) -> Sequence[TurnRow]:
+        """The rows of this process, after all were shared out by their tokens."""
+        processes = self.accelerator.num_processes
+        if processes == 1 or not self.recipe.forward.rebalance:
+            return rows
+        found, told = self._exchange.balanced(
+            rows,
+            self.across,
+            self.accelerator.process_index,
+            processes,
+            even_rows=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+        )
+        self._show({f"balance/{name}": value for name, value in told.items()})
+        return found
+
+    def _trained_tokens(self, rows: Sequence[TurnRow]) -> int:
+        """How many tokens of these rows are learned."""
+        return trained_tokens(rows)
+
     def _sample(self, questions: Sequence[Any], step: int) -> list[Investigation]:
+        if self.rollouts.foreign:
+            return sample_served(self, questions, step)
         model = self.accelerator.unwrap_model(self.model)
         with contextlib.ExitStack() as held:
             if self.is_deepspeed_enabled:
@@ -167,34 +222,61 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
         mixed = list(rows)
         if many > 1:  # the turns of a trajectory shall not all be in one update
             random.Random(f"{self.recipe.seed}:{step}:{self.accelerator.process_index}").shuffle(mixed)
-        budget, padding = self.recipe.forward.token_budget, padding_row(self.rollouts.student.end)
+        budget = self.recipe.forward.token_budget
         shares = [mixed[number::many] for number in range(many)]
         packs = [together(share, budget) for share in shares]
-        counts = torch.tensor([len(of) for of in packs], device=self.accelerator.device)
-        most = self.accelerator.gather(counts).view(-1, many).max(0).values.tolist()
-        for of, wanted in zip(packs, most, strict=True):
-            of += [(padding,)] * (max(1, wanted) - len(of))
-        if many * self.num_iterations > 1:
+        packs = [self._as_many(of) for of in packs]
+        if many * self.num_iterations > 1 and not self.rollouts.foreign:
             packs = [[self._with_old(pack) for pack in of] for of in packs]
+        if self.beta:
+            packs = [[self._with_reference(pack) for pack in of] for of in packs]
         return tuple(
-            Part(tuple(of), self._sum(len(share)), self._sum(trained_tokens(share)))
+            Part(tuple(of), self._sum(len(share)), self._sum(self._trained_tokens(share)))
             for of, share in zip(packs, shares, strict=True)
         )
+
+    def _as_many(self, packs: Sequence[tuple[TurnRow, ...]]) -> list[tuple[TurnRow, ...]]:
+        """These packs, and packs of padding, so that every process has as many, and at least one."""
+        count = torch.tensor([len(packs)], device=self.accelerator.device)
+        most = max(1, int(self.accelerator.gather(count).max()))
+        return [*packs, *[(padding_row(self.rollouts.student.end),)] * (most - len(packs))]
 
     def _with_old(self, rows: tuple[TurnRow, ...]) -> tuple[TurnRow, ...]:
         """The rows with their log-probabilities under the present weights, from the same forward as in training."""
         with torch.no_grad():
-            scored = self._scored(self.model_wrapped, rows)
+            scored, _ = self.scores(rows)
         return tuple(
             replace(row, old=values[: len(row.target)].cpu()) for row, values in zip(rows, scored, strict=True)
         )
 
-    def _scored(self, model: Any, rows: tuple[TurnRow, ...]) -> Any:
-        self._rows = rows
+    def scores(self, rows: tuple[TurnRow, ...], *, compare: bool = True) -> tuple[Any, Any]:
+        """Log-probabilities and entropies of some rows, of shape (rows, longest target), from the forward of training.
+
+        All processes call it as often.
+
+        Args:
+            rows: They go through the model together.
+            compare: Whether they are compared with those of sampling, if the weights are still the same.
+        """
+        self._rows, fresh = rows, self._fresh
+        self._fresh = fresh and compare
         try:
-            return self._get_per_token_logps_and_entropies(model, None, None, 0)[0]
+            return self._get_per_token_logps_and_entropies(self.model_wrapped, None, None, 0, compute_entropy=True)[:2]
         finally:
-            self._rows = ()
+            self._rows, self._fresh = (), fresh
+
+    def _with_reference(self, rows: tuple[TurnRow, ...]) -> tuple[TurnRow, ...]:
+        """The rows with their log-probabilities under the reference: the student as it was, or without its adapters."""
+        if self.reference is not None:
+            scored = self.reference.scored(rows).logprobs
+        else:
+            from trl.trainer.utils import use_adapter
+
+            with torch.no_grad(), use_adapter(self.accelerator.unwrap_model(self.model), None):
+                scored, _ = self.scores(rows, compare=False)
+        return tuple(
+            replace(row, reference=values[: len(row.target)].cpu()) for row, values in zip(rows, scored, strict=True)
+        )
 
     def compute_loss(
         self, model: Any, inputs: Part, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -244,11 +326,12 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
             "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
             "num_items_in_batch": torch.tensor(float(items), device=device),
         }
-        if all(row.old is not None for row in rows):
-            old = torch.zeros(n, longest, device=device)
-            for number, row in enumerate(rows):
-                old[number, : len(row.target)] = row.old.to(device)
-            given["old_per_token_logps"] = old
+        for name, values in (
+            ("old_per_token_logps", [row.old for row in rows]),
+            ("ref_per_token_logps", [row.reference for row in rows]),
+        ):
+            if all(of is not None for of in values):
+                given[name] = padded(values, longest, device)
         self._rows = rows
         try:
             loss = self._compute_loss(model, given)
@@ -304,8 +387,9 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
                 n = len(row.target)
                 own = scored.logprobs[number, :n].detach().double().cpu()
                 gap = float((own - torch.tensor(row.logprobs, dtype=torch.float64)).abs().max())
-                spread = scored.entropies[number, :n].double().cpu() - torch.tensor(row.entropies, dtype=torch.float64)
-                wide = max(wide, float(spread.abs().max()))
+                if row.entropies:
+                    were = torch.tensor(row.entropies, dtype=torch.float64)
+                    wide = max(wide, float((scored.entropies[number, :n].double().cpu() - were).abs().max()))
                 if not gap <= far:
                     far, where = gap, row.where
         self._metrics["train"]["sampling/logp_difference"].append(far)
@@ -315,52 +399,6 @@ class InvestigationTrainer(OwnNames, GRPOTrainer):  # type: ignore[misc]
                 f"{where}: its log-probabilities in training differ from those in sampling by up to {far:.3g}, and "
                 f"{limit:g} is allowed (sampling.tolerance): it was sampled with other weights, or is read otherwise"
             )
-
-    def _stop(self, why: str) -> None:
-        """Keep the step's trajectories and raise `WrongNumbers`."""
-        folder = self.keep_stopped()
-        raise WrongNumbers(
-            f"step {self.state.global_step}: {why}; training stopped before the weights changed. "
-            + (f"The step's trajectories are in {folder}. " if folder else "")
-            + f"The last checkpoint is in {self.args.output_dir}"
-        )
-
-    def keep_stopped(self) -> Path | None:
-        """Write the trajectories of the present step of this process, and say where; `None` if there are none."""
-        if self._latest is None:
-            return None
-        folder = Path(self.args.output_dir) / STOPPED / f"step-{self.state.global_step:06}"
-        keep_trajectories(
-            folder,
-            self.rollouts.card(),
-            *self._latest,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-        return folder
-
-    def _keep_samples(self, step: int) -> None:
-        kept = self.recipe.samples
-        if self._latest is None or not kept.trajectories or step % kept.every or not self.accelerator.is_main_process:
-            return
-        done, judged, first = self._latest
-        folder = Path(self.args.output_dir) / SAMPLES / f"step-{step:06}"
-        keep_trajectories(folder, self.rollouts.card(), done[: kept.trajectories], judged, first)
-
-    def _everyones(self, own: list[Record]) -> list[Record]:
-        """The records of all processes, in the order of their ranks."""
-        if self.accelerator.num_processes == 1:
-            return own
-        parts: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(parts, own)
-        return [record for part in parts for record in part]
-
-    def _show(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._metrics["train"][name].append(float(value))
-
-    def _sum(self, count: int) -> int:
-        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).sum())
 
 
 def reward_of_trajectory(**_: Any) -> list[float | None]:

@@ -87,7 +87,7 @@ def keep_trajectories(
     folder: Path,
     card: Card,
     investigations: Sequence[Investigation],
-    judged: Judged,
+    judged: Judged | None,
     first: int,
     *,
     rank: int = 0,
@@ -99,7 +99,7 @@ def keep_trajectories(
         folder: Where; a rollout that is there already under the same weights is replaced.
         card: Of the rollout.
         investigations: Trajectories of this process.
-        judged: The rewards of all processes.
+        judged: The rewards of all processes; without them no rewards are written.
         first: The number, over all processes, of the first of these trajectories.
         rank: This process, if others write to the same folder.
         world_size: How many write there.
@@ -110,6 +110,8 @@ def keep_trajectories(
     with TrajectoryStore(folder, card.config_hash, card, rank=rank, world_size=world_size, resume="never") as store:
         for one in investigations:
             store.save(one.trajectory)
+    if judged is None:
+        return
     told = [
         {
             "question": judged.records[at].question,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from apr_plugin.errors import AprError, require
-from apr_plugin.files import check_regular, read_regular
+from apr_plugin.errors import AprError
+from apr_plugin.files import read_regular
 from apr_plugin.loop.card import CARD_FILE, Card
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.episode import Episode
@@ -22,6 +20,7 @@ from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Trajectory
 from apr_plugin.media import MediaOpenError
 from apr_plugin.media.confine import confine
+from apr_plugin.runs.foreign.records import Left, Unmapped
 from apr_plugin.training.making import Source
 from apr_plugin.training.rows import Key
 
@@ -33,44 +32,6 @@ KEPT_FILE = "kept.json"
 
 Write = Callable[[int, float], str]
 """The words of a turn, from its number (from 1) and the length of the first video in seconds."""
-
-
-class Unmapped(StrEnum):
-    """Why a foreign trajectory is left out."""
-
-    BAD_RECORD = "bad_record"
-    """It lacks a field or has a wrong one; the detail names it."""
-    MISSING_STEPS = "missing_steps"
-    """Turns are missing that can't be found in later prompts."""
-    NO_VIDEO = "no_video"
-    """It names no video, or one that is not there or outside the folder of videos."""
-    UNREADABLE = "unreadable"
-    """The episode could not be played: the video can't be decoded."""
-    UNKNOWN_KIND = "unknown_kind"
-    """Its question is of an unknown kind."""
-    PROMPT_DIFFERS = "prompt_differs"
-    """A prompt came out differently from the recorded one."""
-    UNKNOWN_TOOL = "unknown_tool"
-    """It calls a tool for which there is no action."""
-    SEVERAL_CALLS = "several_calls"
-    """A turn has several calls; here a turn has one action."""
-    NO_ACTION = "no_action"
-    """A turn has neither a call nor an answer, or both, or can't be read."""
-    NO_CALL = "no_call"
-    """It answers without a single look."""
-    LOOK_REFUSED = "look_refused"
-    """A look that was shown there is refused here, so that later turns would tell of what was not shown."""
-    UNANSWERED = "unanswered"
-    """The episode ended without its answer."""
-
-
-class Left(Exception):
-    """Leaves one trajectory out."""
-
-    def __init__(self, reason: Unmapped, detail: str = "") -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass
@@ -223,62 +184,3 @@ def find_video(path: object, root: str | Path) -> Path:
     if not there:
         raise Left(Unmapped.NO_VIDEO, f"{path[:200]!r} is not in the folder of videos")
     return found
-
-
-def number(value: object, name: str) -> float:
-    """A finite number from a foreign field, also as text.
-
-    Raises:
-        Left: it is none.
-    """
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            found = float(value)
-        except (ValueError, OverflowError):
-            found = math.nan
-        if math.isfinite(found):
-            return found
-    raise Left(Unmapped.BAD_RECORD, f"{name} is no number: {str(value)[:80]!r}")
-
-
-def records(file: str | Path) -> Iterator[tuple[str, Any]]:
-    """Each record of a file (`.jsonl`, `.json` with a list, `.parquet`) with its place; `None` for a broken line.
-
-    Raises:
-        AprError: the file can't be read, or has another ending; or pyarrow is not installed.
-    """
-    path = Path(file)
-    try:
-        check_regular(path)
-        if path.suffix == ".parquet":
-            yield from _parquet(path)
-        elif path.suffix == ".json":
-            data = json.loads(path.read_text("utf-8"))
-            yield from ((f"record {n}", each) for n, each in enumerate(data if isinstance(data, list) else [data], 1))
-        elif path.suffix == ".jsonl":
-            with path.open("rb") as lines:
-                for n, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield f"line {n}", _loaded(line)
-        else:
-            raise AprError(f"{path}: only .jsonl, .json and .parquet files are read")
-    except (OSError, ValueError) as error:
-        raise AprError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _loaded(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    require("pyarrow", "train")
-    import pyarrow.parquet
-
-    done = 0
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64):
-        for each in batch.to_pylist():
-            done += 1
-            yield f"record {done}", each

@@ -32,7 +32,8 @@ from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.question import MediaRef, Option, Question, QuestionKind
 from apr_plugin.loop.trajectory import StopReason, Turn
 from apr_plugin.loop.wires.apr import floored
-from apr_plugin.training.readers.acting import Imported, Left, Stage, Unmapped, find_video, number, records
+from apr_plugin.runs.foreign.records import Left, Unmapped, number, records
+from apr_plugin.training.readers.acting import Imported, Stage, find_video
 from apr_plugin.training.targets import canonical
 
 _TAG = re.compile(r"<(think|tool_call|tool_response|answer|time)>(.*?)</\1>", re.DOTALL)

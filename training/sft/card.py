@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from apr_plugin.loop.profile_file import PROFILE_FILE
 from apr_plugin.models.checkpoint import checkpoint_source, weights_identity
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.report.machine import hardware
@@ -15,6 +16,7 @@ from apr_plugin.training.sft.recipe import Recipe
 from apr_plugin.training.student import Student
 
 if TYPE_CHECKING:
+    from apr_plugin.training.profile import Carried
     from apr_plugin.training.sft.running import Checked
     from apr_plugin.training.sft.trainer import RowTrainer
 
@@ -22,7 +24,14 @@ PACKAGES = ("apr-plugin", "torch", "transformers", "trl", "accelerate", "peft", 
 """Packages whose releases are named."""
 
 
-def card_of(trainer: RowTrainer, recipe: Recipe, student: Student, checked: Checked, seconds: float) -> dict[str, Any]:
+def card_of(
+    trainer: RowTrainer,
+    recipe: Recipe,
+    student: Student,
+    checked: Checked,
+    seconds: float,
+    profile: Carried | None = None,
+) -> dict[str, Any]:
     """Everything that the card says: student, rows, recipe, losses, versions, machine.
 
     Args:
@@ -31,6 +40,7 @@ def card_of(trainer: RowTrainer, recipe: Recipe, student: Student, checked: Chec
         student: Its student.
         checked: Its rows, and those that were left out.
         seconds: How long training took, in this process, without what an earlier one did.
+        profile: What the checkpoint carries.
     """
     import transformers
 
@@ -57,6 +67,7 @@ def card_of(trainer: RowTrainer, recipe: Recipe, student: Student, checked: Chec
             "unreadable": len(checked.bad),
         },
         "funnel": about.get("funnel"),
+        "profile": None if profile is None else profile.about(),
         "recipe": recipe.model_dump(mode="json"),
         "parameters": sizes(trainer.model),
         "processes": trainer.args.world_size,
@@ -107,9 +118,11 @@ def card_page(data: Mapping[str, Any]) -> str:
                 ("steps", f"{data['steps']:,} ({data['epochs']} epochs)"),
                 ("seconds since the last start", f"{data['seconds_of_last_start']:,}"),
                 ("machine", machine_of(data["machine"])),
+                *profile_lines(data),
             )
         ),
         "",
+        *profile_words(data),
     ]
     if data["funnel"]:
         text += ["## Funnel: from attempts to what is kept", "", str(data["funnel"]).strip(), ""]
@@ -143,6 +156,25 @@ def card_page(data: Mapping[str, Any]) -> str:
     text += ["## Recipe", "", "```yaml", to_yaml(data["recipe"]).rstrip(), "```", ""]
     text += ["## Versions", "", "| package | release |", "|---|---|", *lines_of(data["versions"].items()), ""]
     return "\n".join(text)
+
+
+def profile_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The line of the profile in the table of a card."""
+    profile = data.get("profile")
+    if profile is None:
+        return []
+    return [("profile", f"{PROFILE_FILE}, digest {profile['digest']}: wire {profile['wire']}, {profile['origin']}")]
+
+
+def profile_words(data: Mapping[str, Any]) -> list[str]:
+    """What a card says about the profile."""
+    if data.get("profile") is None:
+        return []
+    return [
+        f"Its `{PROFILE_FILE}` says in which form it was trained: wire, instructions, limits, sizes of pictures. Both "
+        "policies read it; an argument of a run wins over it.",
+        "",
+    ]
 
 
 def _only(log: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

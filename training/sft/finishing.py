@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from transformers import TrainerCallback
 
 from apr_plugin.errors import AprError
+from apr_plugin.training.profile import Carried
 from apr_plugin.training.sft.card import card_of, card_page
 from apr_plugin.training.sft.learner import load_learner
 from apr_plugin.training.sft.recipe import LearnSettings, Recipe, StudentSettings
@@ -44,7 +45,13 @@ class StopAtNan(TrainerCallback):  # type: ignore[misc]
 
 
 def save_final(
-    trainer: RowTrainer, recipe: Recipe, student: Student, checked: Checked, out: Path, seconds: float
+    trainer: RowTrainer,
+    recipe: Recipe,
+    student: Student,
+    checked: Checked,
+    out: Path,
+    seconds: float,
+    profile: Carried | None = None,
 ) -> Path:
     """Write the trained checkpoint with its card, see `save_trained`.
 
@@ -55,16 +62,17 @@ def save_final(
         checked: Its rows.
         out: Folder of the run.
         seconds: How long training took.
+        profile: What the checkpoint carries.
 
     Raises:
         AprError: it can't be written.
     """
 
     def card() -> tuple[dict[str, Any], str]:
-        data = card_of(trainer, recipe, student, checked, seconds)
+        data = card_of(trainer, recipe, student, checked, seconds, profile)
         return data, card_page(data)
 
-    return save_trained(trainer, recipe, student, card, out)
+    return save_trained(trainer, recipe, student, card, out, profile)
 
 
 class Trained(Protocol):
@@ -82,7 +90,12 @@ class Trained(Protocol):
 
 
 def save_trained(
-    trainer: Any, recipe: Trained, student: Student, card: Callable[[], tuple[dict[str, Any], str]], out: Path
+    trainer: Any,
+    recipe: Trained,
+    student: Student,
+    card: Callable[[], tuple[dict[str, Any], str]],
+    out: Path,
+    profile: Carried | None = None,
 ) -> Path:
     """Write the trained checkpoint: an ordinary folder for transformers, vLLM and `policy=hf`.
 
@@ -94,6 +107,7 @@ def save_trained(
         student: Its student, whose processor is saved too.
         card: Gives the model card, as data and as a page; called in the first process.
         out: Folder of the run.
+        profile: What the checkpoint carries, and its adapters.
 
     Raises:
         AprError: it can't be written.
@@ -109,6 +123,8 @@ def save_trained(
             model = trainer.accelerator.unwrap_model(trainer.model)
             if recipe.learn.what == "lora":
                 model.save_pretrained(out / ADAPTER, state_dict=state, safe_serialization=True)
+                if profile is not None:
+                    profile.file.write(out / ADAPTER)
                 model, state = _merged(recipe, out / ADAPTER)
             dtype = _dtype(recipe)
             cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
@@ -117,6 +133,8 @@ def save_trained(
             model.save_pretrained(part, state_dict=cast, safe_serialization=True)
             model.config.dtype = was
             student.encoder.processor.save_pretrained(part)
+            if profile is not None:
+                profile.file.write(part)
             data, page = card()
             (part / "training.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
             (part / "README.md").write_text(page)

@@ -61,17 +61,19 @@ def run_sft(recipe: Recipe, out: Path) -> Path:
     for module in ("torch", "trl", "datasets"):
         require(module, "train")
     recipe.check_trainer()
-    if recipe.rows is None:
-        raise RecipeError("the recipe names no rows; name them with --rows, or as `rows:` in the recipe")
     first = os.environ.get("RANK", "0") == "0"
     console = terminal.console(stderr=True)
     console.quiet = not first
+    if recipe.stages:
+        from apr_plugin.training.sft.staging import run_stages
+
+        return run_stages(recipe, out.expanduser(), console, first=first)
+    if recipe.rows is None:
+        raise RecipeError("the recipe names no rows; name them with --rows, or as `rows:` in the recipe")
     rows = read_rows(recipe.rows)
     with console.status("reading the student's processor …"):
         student = student_of(recipe.student)
-    _check_student(rows, student, recipe.rows)
-    checked = check_rows(rows, RowLoader(student, other_versions=recipe.other_versions), console)
-    _report_bad(checked, recipe, console)
+    checked = rows_for(student, rows, recipe, recipe.rows, console)
     out = out.expanduser()
     _claim(out, recipe, first)
     if (out / FINAL / "config.json").is_file():
@@ -82,12 +84,16 @@ def run_sft(recipe: Recipe, out: Path) -> Path:
 
 def _train(recipe: Recipe, checked: Checked, student: Student, out: Path, console: Console) -> Path:
     with console.status("loading TRL and the model …"):
+        from apr_plugin.training.profile import WriteProfile, profile_of_rows
         from apr_plugin.training.sft.finishing import StopAtNan, save_final
         from apr_plugin.training.sft.learner import sizes
         from apr_plugin.training.sft.trainer import make_trainer, processes
 
-        trainer = make_trainer(recipe, checked.rows, student, out, percepts=_percepts(recipe))
+        trainer = make_trainer(recipe, checked.rows, student, out, percepts=percepts_of(recipe))
     trainer.add_callback(StopAtNan())
+    profile = profile_of_rows(checked.rows.of("train"))
+    if profile is not None:
+        trainer.add_callback(WriteProfile(profile.file))
     found = last_checkpoint(out)
     counts, train = sizes(trainer.model), checked.rows.of("train")
     console.print(
@@ -110,9 +116,28 @@ def _train(recipe: Recipe, checked: Checked, student: Student, out: Path, consol
         )
         check_memory(error, advice, out)
         raise
-    folder = save_final(trainer, recipe, student, checked, out, time.monotonic() - began)
+    folder = save_final(trainer, recipe, student, checked, out, time.monotonic() - began, profile)
     console.print(f"{folder}: trained; its README.md says how", soft_wrap=True)
     return folder
+
+
+def rows_for(student: Student, rows: RowSet, recipe: Recipe, path: str, console: Console) -> Checked:
+    """Rows that a student can be trained on.
+
+    Args:
+        student: The student.
+        rows: The rows of a file.
+        recipe: Says what happens to rows that can't be rebuilt.
+        path: The file, for messages.
+        console: Shows progress.
+
+    Raises:
+        RowError: they were made for another student, or can't be rebuilt.
+    """
+    _check_student(rows, student, path)
+    checked = check_rows(rows, RowLoader(student, other_versions=recipe.other_versions), console)
+    _report_bad(checked, recipe, console)
+    return checked
 
 
 def student_of(settings: StudentSettings) -> Student:
@@ -186,7 +211,8 @@ def last_checkpoint(out: Path) -> Path | None:
     return max(steps)[1] if steps else None
 
 
-def _percepts(recipe: Recipe) -> Any:
+def percepts_of(recipe: Recipe) -> Any:
+    """The recipe's cache of decoded pictures and sound; `None`: it has none."""
     if recipe.percepts.folder is None:
         return None
     from apr_plugin.training.percepts import PerceptCache

@@ -38,6 +38,7 @@ from apr_plugin.loop.episode import ReadPictures
 from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.question import MediaRef, Question, QuestionKind
 from apr_plugin.loop.trajectory import Trajectory
+from apr_plugin.media.confine import Roots
 from apr_plugin.runs.arguments import check_once
 from apr_plugin.runs.meter import Metered, Progress, per_question, run_sync, tokens_spent
 from apr_plugin.runs.runner import run_episodes
@@ -238,7 +239,7 @@ class _Job:
         self.pictures = pictures
 
 
-def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) -> list[_Job | None]:
+def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: Roots) -> list[_Job | None]:
     """A job for each request; `None` for the clones that pad the ranks to equal length."""
     seen: Counter[tuple[str, str, str]] = Counter()
     jobs: list[_Job | None] = []
@@ -267,7 +268,7 @@ def _jobs(requests: Sequence[Instance], task_dict: Any, media_root: str | None) 
     return jobs
 
 
-def _job(request: Instance, docs: Any, repeat: int, media_root: str | None) -> _Job:
+def _job(request: Instance, docs: Any, repeat: int, media_root: Roots) -> _Job:
     context, doc_to_messages, _, doc_id, task, split = request.args
     prompt, videos, pictures = _messages(str(context), doc_to_messages, docs, doc_id, media_root)
     name, reading = read(task, docs[doc_id], prompt)
@@ -299,7 +300,11 @@ def _keep_out_of_cache(requests: Sequence[Instance]) -> None:
 
 
 def _messages(
-    context: str, doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None
+    context: str,
+    doc_to_messages: Callable[[Any], Any],
+    docs: Any,
+    doc_id: Any,
+    media_root: Roots,
 ) -> tuple[str, tuple[MediaRef, ...], ReadPictures | None]:
     """The text, videos and pictures of one request; pictures only if there is no video.
 
@@ -326,7 +331,11 @@ def _messages(
 
 
 def _pictures(
-    doc_to_messages: Callable[[Any], Any], docs: Any, doc_id: Any, media_root: str | None, pixels: int | None
+    doc_to_messages: Callable[[Any], Any],
+    docs: Any,
+    doc_id: Any,
+    media_root: Roots,
+    pixels: int | None,
 ) -> list[ImagePart]:
     """A doc's pictures, each with at most `pixels` pixels.
 

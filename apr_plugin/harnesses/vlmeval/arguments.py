@@ -17,7 +17,7 @@ from apr_plugin.harnesses.vlmeval.host import variable
 from apr_plugin.harnesses.vlmeval.registry import MODEL, expanded, task_of
 from apr_plugin.harnesses.vlmeval.task_files import known
 from apr_plugin.policies import did_you_mean
-from apr_plugin.runs.arguments import parse_model_args
+from apr_plugin.runs.arguments import parse_model_args, without_arguments
 from apr_plugin.runs.settings import check_arguments
 from apr_plugin.terminal import quoted, shortened
 
@@ -56,11 +56,24 @@ class Command:
     """The judge that was chosen for all data sets."""
     rest: tuple[str, ...]
     """Options that VLMEvalKit reads itself."""
+    model_args: str = ""
+    """model_args as they were typed."""
 
     @property
     def ours(self) -> bool:
         """Whether model apr answers."""
         return self.settings is not None
+
+    def record(self) -> dict[str, Any]:
+        """What a card needs to run it again: other options of VLMEvalKit are only named."""
+        names = sorted({word.partition("=")[0] for word in self.rest if word.startswith("--")})
+        return {
+            "data": list(self.data),
+            "model_args": without_arguments(self.model_args, "trajectories", "resume"),
+            "limit": self.limit,
+            "judge": self.judge,
+            "other_options": names,
+        }
 
     def for_host(self, folder: Path) -> list[str]:
         """The command line for VLMEvalKit, which writes into this folder."""
@@ -128,6 +141,7 @@ def read_command(arguments: Sequence[str]) -> Command:
         found.limit,
         found.judge,
         tuple(rest),
+        found.model_args or "",
     )
 
 

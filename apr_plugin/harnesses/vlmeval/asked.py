@@ -16,6 +16,7 @@ from apr_plugin.harnesses.vlmeval.session import Asking, Truths
 from apr_plugin.loop.policy import ImagePart
 from apr_plugin.loop.question import MediaRef, Question, QuestionKind
 from apr_plugin.loop.text import printable
+from apr_plugin.media.confine import Roots
 from apr_plugin.runs.truths import DocKey
 from apr_plugin.scoring.truth import Truth
 
@@ -51,7 +52,7 @@ DATASETS: dict[str, Rows] = {}
 """The data sets that were made in this process, by the name under which VLMEvalKit knows them."""
 
 
-def read_request(message: Any, dataset: str, media_root: str | None) -> Asked:
+def read_request(message: Any, dataset: str, media_root: Roots) -> Asked:
     """The question in a message. It never raises: a request that can't be read becomes a question that fails.
 
     Args:
@@ -129,5 +130,5 @@ def unreadable(task: str, split: str, doc_id: str, why: str) -> Asked:
     return Asked(Asking(question))
 
 
-def _pictures(paths: Sequence[str], media_root: str | None, pixels: int | None) -> list[ImagePart]:
+def _pictures(paths: Sequence[str], media_root: Roots, pixels: int | None) -> list[ImagePart]:
     return [picture(path, media_root, pixels) for path in paths]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apr_plugin.loop.text import printable
+from apr_plugin.media.confine import Roots
 
 MARK = "apr"
 """The key of a part under which our data sets name the row (`mark`); other models ignore it."""
@@ -36,7 +37,7 @@ class Heard:
     marked: Mapping[str, str]
     """`dataset` and `index` of the row, and `fault` if the data set could not build the message; else empty."""
 
-    media_root: str | None = None
+    media_root: Roots = None
     """A folder that has to contain every picture."""
 
     def digest(self) -> str:

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apr_plugin.errors import AprError
 from apr_plugin.loop.text import printable
 from apr_plugin.runs.meter import tokens_spent
-from apr_plugin.runs.scores import RESULTS, SAMPLES
+from apr_plugin.runs.scores_written import write_scores
 from apr_plugin.scoring.text import NO_ANSWER
 
 STATUS = "status.json"
@@ -194,6 +193,7 @@ def write_results(
     arguments: Mapping[str, Any],
     run: Mapping[str, str] | None,
     versions: Mapping[str, str],
+    asked: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the results and samples of a run, as lmms-eval would.
 
@@ -206,43 +206,28 @@ def write_results(
         arguments: model_args, where it is model apr.
         run: Hash and folder of the run of model apr, so that `open_run` joins scores and trajectories.
         versions: Task -> its version, for tasks of this package.
+        asked: The command, as a card keeps it (`arguments.Command.record`).
 
     Raises:
         AprError: the files can't be written.
     """
     tasks: dict[str, list[dict[str, Any]]] = {}
-    results: dict[str, dict[str, float]] = {}
+    results: dict[str, Mapping[str, float]] = {}
     splits: dict[str, str] = {}
     for one in finished.values():
         for line in one.rows:
             tasks.setdefault(line["task"], []).append(line)
             splits[line["task"]] = line["split"]
         if one.rows:
-            results[one.rows[0]["task"]] = {f"{name},none": value for name, value in one.metrics.items()}
-    content = {
-        "results": results,
-        "configs": {task: {"task": task, "test_split": splits[task]} for task in tasks},
-        "versions": dict(versions),
-        "n-samples": {task: {"original": len(rows), "effective": len(rows)} for task, rows in tasks.items()},
-        "config": {
-            "model": model,
-            "model_args": dict(arguments),
-            "harness": host,
-            "resolved_cli_args": {} if run is None else {"apr_run": dict(run)},
-        },
-        "date": time,
+            results[one.rows[0]["task"]] = one.metrics
+    config = {
+        "model": model,
+        "model_args": dict(arguments),
+        "harness": host,
+        "resolved_cli_args": ({} if run is None else {"apr_run": dict(run)})
+        | ({} if asked is None else {"apr_vlmeval": dict(asked)}),
     }
-    try:
-        for task, rows in tasks.items():
-            place = folder / f"{time}{SAMPLES}{_file_name(task)}.jsonl"
-            place.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), "utf-8")
-        (folder / f"{time}{RESULTS}").write_text(json.dumps(content, indent=2, default=str) + "\n", "utf-8")
-    except OSError as error:
-        raise AprError(f"{folder}: cannot write the results: {error.strerror or error}") from error
-
-
-def _file_name(task: str) -> str:
-    return task.replace("/", "_")
+    write_scores(folder, time, tasks, splits=splits, metrics=results, config=config, versions=versions)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

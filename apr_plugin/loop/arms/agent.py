@@ -40,7 +40,7 @@ async def run(episode: Episode) -> Trajectory:
         if episode.strict:
             parsed = read_turn_strictly(generation, offered=offered, several=len(episode.question.videos) > 1)
         else:
-            parsed = read_turn(generation, offered=offered)
+            parsed = read_turn(generation, offered=offered, names=episode.names)
         last = number == turns
         outcome: Percept | ActionError | None = parsed.error
         media_s = 0.0
@@ -55,6 +55,7 @@ async def run(episode: Episode) -> Trajectory:
             outcome = ActionError(ErrorCode.ANSWER_EXPECTED, "only an answer counts now.")
         elif parsed.action is not None:
             began = time.perf_counter()
+            episode.thought(parsed, number)
             try:
                 outcome = await _look(
                     episode, parsed.action, partial(_shown_next, notebook, generation.text, number + 1, turns)
@@ -104,6 +105,8 @@ async def _look(episode: Episode, action: Look, prompt: Callable[[list[Percept]]
     if refused is not None:
         episode.let_go()
         return refused
+    if isinstance(outcome, Percept):
+        episode.environment.shown(outcome)
     return outcome
 
 
@@ -133,7 +136,9 @@ async def _force(episode: Episode, notebook: Notebook, reason: StopReason, why: 
     if left_out:
         why += f" The notes of the first {left_out} turns did not fit and were left out."
     generation, model_s = await episode.generate(prompt, len(episode.turns) + 1)
-    reply = read_answer_strictly(generation) if episode.strict else read_answer(generation, episode.question)
+    reply = (
+        read_answer_strictly(generation) if episode.strict else read_answer(generation, episode.question, episode.names)
+    )
     checked, content = reply.fault or episode.taken(reply.content, episode.strict), reply.content
     error = checked if isinstance(checked, ActionError) else None
     if error is not None and reply.bare and reply.fault is None:  # the reply has words, but not the answer itself

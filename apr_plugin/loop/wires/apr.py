@@ -5,14 +5,19 @@ Other wires define only their differences.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from apr_plugin.loop.budget import PATCH_PIXELS, PATCH_PX, visual_tokens
+from apr_plugin.loop.action import Answer, GetFrames
+from apr_plugin.loop.budget import VISUAL_TOKEN, VisualToken
+from apr_plugin.loop.feedback import ActionError
 from apr_plugin.loop.percept import OMITTED, Percept
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Sampling, TextPart, VideoPart
 from apr_plugin.loop.question import Question
+from apr_plugin.loop.references import Named
+from apr_plugin.loop.trajectory import Turn
 from apr_plugin.media import fit
 
 Size = tuple[int, int]
@@ -56,6 +61,34 @@ class Wire:
     edge_s = 0.01
     """How far past a limit a window may reach: durations are given in two decimals, so the model can't know better."""
 
+    references = False
+    """Whether shown frames have names that an action or an answer may give in place of times (`loop.references`)."""
+
+    frame_times = True
+    """Whether the label of a frame with a name has its time too."""
+
+    instructions: str | None = None
+    """Its own instructions, as a template (`loop.notebook.render_instructions`); `None`: the default ones."""
+
+    heading_end = "."
+    """Follows the heading of frames that are shown."""
+
+    noted = "[NOTICE] The turn was noted."
+    """What comes back of a turn with neither a look nor an error."""
+
+    def __init__(self, references: bool | None = None, frame_times: bool | None = None) -> None:
+        """Make the wire, with or without references; `None` is its default.
+
+        Raises:
+            ValueError: frames would have neither a name nor a time.
+        """
+        self.references = type(self).references if references is None else references
+        self.frame_times = type(self).frame_times if frame_times is None else frame_times
+        if not (self.references or self.frame_times):
+            raise ValueError(
+                "frame_times=false needs frame_references=true: frames would have neither a name nor a time"
+            )
+
     def opening(self, question: Question, videos: Sequence[VideoMeta], modalities: Collection[str]) -> str:
         """The first user message: what is known of each video, then the question."""
         blocks = [
@@ -90,17 +123,31 @@ class Wire:
             )
         return f"\n[NOTICE] Step {turn}/{turns}. {left} step{'' if left == 1 else 's'} remaining."
 
+    def forced_notice(self, reason: str) -> str:
+        """The end of the last call for an answer, which a limit made necessary."""
+        return (
+            f"\n[NOTICE] {reason} Nothing more can be looked at. Reply with one JSON object whose action is the "
+            "answer, from your notes."
+        )
+
+    def left_out(self, which: str) -> str:
+        """The end of the first user message if turns are left out: `turn 1` or `turns 1 to 3`."""
+        return f"\n\n[NOTICE] Your notes of {which} do not fit any more and are left out."
+
+    def error(self, error: ActionError) -> str:
+        """A refused action, in place of a percept."""
+        return error.feedback()
+
     def parts(self, percept: Percept) -> tuple[Part, ...]:
         """A percept with its media, for the one generation that sees it."""
         remark = f" {percept.remark}" if percept.remark else ""
         match percept.kind:
             case "frames":
                 assert percept.images is not None
-                parts: list[Part] = [TextPart(f"{self.heading(percept)}.{remark}")]
-                for time_s, image in zip(self.times(percept), percept.images, strict=True):
-                    parts += (
-                        [ImagePart(image)] if percept.untimed else [TextPart(self._label(time_s)), ImagePart(image)]
-                    )
+                parts: list[Part] = [TextPart(f"{self.heading(percept)}{self.heading_end}{remark}")]
+                for number, (time_s, image) in enumerate(zip(self.times(percept), percept.images, strict=True), 1):
+                    label = [] if percept.untimed else [TextPart(self._label(number, time_s))]
+                    parts += [*label, ImagePart(image)]
                 return tuple(parts)
             case "audio":
                 assert percept.waveform is not None
@@ -116,13 +163,14 @@ class Wire:
     def placeholder(self, percept: Percept) -> str:
         """What stays in the prompt without the media: the same heading and the same times."""
         if percept.kind == "frames":
-            stamps = ", ".join(f"{t:.2f}s" for t in self.times(percept))
+            stamps = ", ".join(self._stamp(number, t) for number, t in enumerate(self.times(percept), 1))
             return f"{self.heading(percept)}. Timestamps: [{stamps}] {OMITTED}"
         return f"{self.heading(percept)} {OMITTED}"
 
     def heading(self, percept: Percept) -> str:
         """The beginning of a percept and of its placeholder."""
-        video = f"Video {percept.video}: " if percept.several else ""
+        look = f"Look {percept.look}: " if self.references and percept.look else ""
+        video = look + (f"Video {percept.video}: " if percept.several else "")
         if percept.kind == "frames":
             times = self.times(percept)
             if percept.untimed:
@@ -130,31 +178,60 @@ class Wire:
             if len(times) == 1:
                 return f"{video}Frame at {times[0]:.2f}s (num=1)"
             return f"{video}Frames {percept.start_s:.2f}s-{percept.end_s:.2f}s (num={len(times)})"
-        return f"{video}{'Audio' if percept.kind == 'audio' else 'Clip'} {percept.start_s:.2f}s-{percept.end_s:.2f}s"
+        edges = f" (#{percept.look}.1 to #{percept.look}.2)" if look else ""
+        kind = "Audio" if percept.kind == "audio" else "Clip"
+        return f"{video}{kind} {percept.start_s:.2f}s-{percept.end_s:.2f}s{edges}"
 
     def times(self, percept: Percept) -> tuple[float, ...]:
         """The time written at each frame, in seconds of the video: the time at which it is on screen."""
         return percept.times_s
 
-    def _label(self, time_s: float) -> str:
-        return frame_label(time_s)
+    def _label(self, number: int, time_s: float) -> str:
+        """The text before the frame with this number."""
+        return f"\nFrame {self._stamp(number, time_s)}:" if self.references else frame_label(time_s)
 
-    def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
+    def _stamp(self, number: int, time_s: float) -> str:
+        """How the frame with this number is called: its name, its time or both."""
+        name, time = f"#{number}" if self.references else "", f"{time_s:.2f}s" if self.frame_times else ""
+        return " ".join(part for part in (name, time) if part)
+
+    def written(self, turn: Turn, several: bool = False) -> str:
+        """A turn in the one form in which it is taught: a line of JSON with the four keys, in their order.
+
+        Frames that the turn names stay named.
+
+        Args:
+            turn: A turn with an action and a confidence.
+            several: Whether the question has several videos; only then the action names one.
+        """
+        assert turn.action is not None and turn.confidence is not None
+        whole = {
+            "observation": turn.observation,
+            "think": turn.think,
+            "confidence": turn.confidence,
+            "action": arguments(turn, several),
+        }
+        return json.dumps(whole, ensure_ascii=False)
+
+    def frame_size(self, width: int, height: int, max_pixels: int, token: VisualToken = VISUAL_TOKEN) -> Size:
         """The size at which a frame is shown: its own shape, with at most `max_pixels`.
 
-        It has no more visual tokens than that many pixels have. A processor rounds sides to whole 28-pixel squares,
+        It has no more visual tokens than that many pixels have. A processor rounds sides to whole squares of a token,
         also upwards, so the tokens are counted after rounding.
         """
         size = fit(width, height, max_pixels)
-        most, longer = max(1, max_pixels // PATCH_PIXELS), max(size)
-        while visual_tokens(*size) > most and longer > 1:
-            longer = min(longer - 1, math.ceil((most + 0.5) * PATCH_PX))
+        side = token.side_px
+        most, longer = max(1, max_pixels // side**2), max(size)
+        while token.of_picture(*size) > most and longer > 1:
+            longer = min(longer - 1, math.ceil((most + 0.5) * side))
             size = max(1, width * longer // max(width, height)), max(1, height * longer // max(width, height))
         return size
 
-    def clip_size(self, width: int, height: int, max_pixels: int, frames: int) -> Size:
+    def clip_size(
+        self, width: int, height: int, max_pixels: int, frames: int, token: VisualToken = VISUAL_TOKEN
+    ) -> Size:
         """The size at which each of a clip's frames is shown."""
-        return self.frame_size(width, height, max_pixels)
+        return self.frame_size(width, height, max_pixels, token)
 
     def clip_count(self, length_s: float, fps: float, file_fps: float | None) -> int:
         """How many frames a clip shows of a window, sampled at `fps`."""
@@ -175,6 +252,21 @@ class Wire:
             file_fps: The file's own frame rate, if it has one.
         """
         return tuple(t for t in (start_s + i / fps for i in range(frames)) if t < end_s)
+
+
+def arguments(turn: Turn, several: bool) -> dict[str, str | int | float]:
+    """The action of a turn as its JSON object, with the frames that it names."""
+    action, named = turn.action, turn.named or Named()
+    assert action is not None
+    if isinstance(action, Answer):
+        return {"type": action.type, "content": action.content if named.content is None else named.content}
+    found: dict[str, str | int | float] = {
+        "type": action.type,
+        "start": action.start if named.start is None else named.start,
+        "end": action.end if named.end is None else named.end,
+    }
+    found |= {"num": action.num} if isinstance(action, GetFrames) else {}
+    return found | ({"video": action.video} if several else {})
 
 
 def floored(value: float) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from apr_plugin.loop.budget import FRAME_PAIR, LEAST_FRAME_PIXELS, PATCH_PIXELS, PATCH_PX
+from apr_plugin.loop.budget import FRAME_PAIR, LEAST_FRAME_PIXELS, PATCH_PIXELS, PATCH_PX, VISUAL_TOKEN, VisualToken
 from apr_plugin.loop.percept import Percept
 from apr_plugin.loop.policy import Sampling
 from apr_plugin.loop.question import Question, QuestionKind
@@ -76,17 +76,19 @@ class OmniAgentWire(Wire):
         """The requested times (V 746-780)."""
         return percept.asked_s or percept.times_s
 
-    def _label(self, time_s: float) -> str:
-        return f"Frame {time_s:.2f}s:"
+    def _label(self, number: int, time_s: float) -> str:
+        return f"Frame {self._stamp(number, time_s)}:"
 
-    def frame_size(self, width: int, height: int, max_pixels: int) -> Size:
-        """Sides in whole squares of 28 pixels, rounded down if the limit is exceeded.
+    def frame_size(self, width: int, height: int, max_pixels: int, token: VisualToken = VISUAL_TOKEN) -> Size:
+        """Sides in whole squares of 28 pixels, rounded down if the limit is exceeded; the same for every policy.
 
         Source: `smart_resize` of qwen-vl-utils.
         """
         return whole_squares(width, height, LEAST_FRAME_PIXELS, max_pixels)
 
-    def clip_size(self, width: int, height: int, max_pixels: int, frames: int) -> Size:
+    def clip_size(
+        self, width: int, height: int, max_pixels: int, frames: int, token: VisualToken = VISUAL_TOKEN
+    ) -> Size:
         """Like `frame_size`, with at least 128 squares; many frames get fewer pixels each.
 
         Source: `fetch_video` of qwen-vl-utils.

@@ -81,6 +81,7 @@ class HfPolicy:
         self._owned = False
         self.family = checkpoint.family
         self.modalities: frozenset[Modality] = self.family.modalities
+        self.visual_token = self.family.visual_token
         self.context_tokens: int | None = wanted.context_tokens or checkpoint.context_tokens
         try:
             self._encoder = PromptEncoder(
@@ -98,6 +99,7 @@ class HfPolicy:
             "context_tokens": self.context_tokens,
             "repetition_penalty": wanted.repetition_penalty,
         } | ({"chat_template_kwargs": wanted.template} if wanted.template else {})
+        self._described |= self.visual_token.described()
         self._engine = Engine(
             checkpoint,
             self._encoder,

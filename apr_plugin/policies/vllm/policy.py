@@ -131,6 +131,7 @@ class VllmPolicy:
         )
         self._prompts = VllmPrompts(processor, self.family, template)
         self.modalities: frozenset[Modality] = _perceived(self.family, limits)
+        self.visual_token = self.family.visual_token
         self._described: dict[str, Any] = {
             "pretrained": pretrained,
             "revision": revision,
@@ -143,6 +144,7 @@ class VllmPolicy:
             "engine_args": self._more,
             "sampling_args": self._sampling,
         } | ({"chat_template_kwargs": template} if template else {})
+        self._described |= self.visual_token.described()
         arguments = {key: value for key, value in wanted.items() if value is not None}
         # Log-probabilities of the distribution that was sampled from, as the loop's records define them, not of the raw
         # logits. vLLM keeps processed media twice, here and in the engine. If many requests come at once the two caches
@@ -303,7 +305,7 @@ def _checkpoint(pretrained: str, revision: str | None, options: Mapping[str, Any
     thinker = getattr(config, "thinker_config", config)
     family = family_of(config.model_type).of_config(thinker)
     processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False, **options)
-    return family, processor, weights_identity(pretrained, config), has_linear_attention(thinker)
+    return family.checked(processor), processor, weights_identity(pretrained, config), has_linear_attention(thinker)
 
 
 def _perceived(family: Family, limits: Mapping[str, Any]) -> frozenset[Modality]:

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from apr_plugin.loop.budget import FRAME_PAIR
 from apr_plugin.loop.policy import AudioPart, ImagePart, Prompt, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import clip_size, expands_bare_clip
 from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
-from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_pairs
+from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_groups
 
-TICKS_PER_S = 1000
-"""Frames of a clip are numbered in milliseconds of their video.
+TICKS = 1024
+"""Frames of a clip are numbered in this part of the time between two of them.
 
-With this, `frames_indices / fps` is the true time of each frame for every family.
+With this, `frames_indices / fps` is the true time of each frame for every family. It is a power of two, so that the
+rate which processors compute, frames / total x fps, is exactly the clip's: positions of frames are rounded down.
 """
 
 
@@ -68,14 +68,14 @@ class VllmPrompts(PromptEncoder):
                         media["audio"].append(self._waveform(part))
                     case VideoPart():
                         content.append({"type": "video"})
-                        media["video"].append(_frames(part))
+                        media["video"].append(_frames(part, self.family.frames))
                         if self.family.hears and part.audio is not None:
                             media["audio"].append(self._waveform(part.audio))
                             options["use_audio_in_video"] = True
                         # Unless told otherwise, vLLM assumes 2 frames a second for a clip of Qwen2.5-Omni, and 1 for
                         # Qwen3-Omni.
                         if self.family.hears:
-                            options |= {"fps": part.fps, "second_per_grid_ts": [FRAME_PAIR / part.fps]}
+                            options |= {"fps": part.fps, "second_per_grid_ts": [self.family.frames / part.fps]}
             messages.append({"role": message.role, "content": content})
         if options.get("use_audio_in_video") and len(media["audio"]) != len(media["video"]):
             raise ValueError(
@@ -110,7 +110,7 @@ class VllmPrompts(PromptEncoder):
         if not isinstance(part, VideoPart):
             return super()._pieces(part)
         _, height, width, _ = part.frames.shape
-        _, times = in_pairs(part)
+        _, times = in_groups(part, self.family.frames)
         samples = len(part.audio.waveform) if part.audio is not None else None
         return self.family.video(height, width, times, part.fps, samples, self._clip_limits(len(times)))
 
@@ -134,20 +134,23 @@ class VllmPrompts(PromptEncoder):
         return (np.pad(sound.waveform, (0, short)) if short else sound.waveform), SAMPLE_RATE
 
 
-def _frames(part: VideoPart) -> tuple[Any, dict[str, Any]]:
-    """A clip with an even number of frames, because the encoder takes pairs, and its timing for the processors."""
-    frames, times = in_pairs(part)
-    seconds = len(times) / part.fps
-    timing = {
-        "fps": float(TICKS_PER_S),
-        "frames_indices": [round(time_s * TICKS_PER_S) for time_s in times],
-        # So that frames / total x fps, the sampling rate, is the clip's.
-        "total_num_frames": round(seconds * TICKS_PER_S),
-        "duration": seconds,
-        "video_backend": "apr-plugin",
+def _frames(part: VideoPart, together: int) -> tuple[Any, dict[str, Any]]:
+    """A clip with whole groups of frames, as the encoder takes them, and its timing for the processors."""
+    frames, _ = in_groups(part, together)
+    return np.ascontiguousarray(frames), clip_timing(part, together) | {"video_backend": "apr-plugin"}
+
+
+def clip_timing(part: VideoPart, together: int) -> dict[str, Any]:
+    """What processors have to know of the frames of `in_groups`: their numbers, and how many there are in how long."""
+    _, times = in_groups(part, together)
+    rate = part.fps * TICKS
+    return {
+        "fps": rate,
+        "frames_indices": [round(time_s * rate) for time_s in times],
+        "total_num_frames": len(times) * TICKS,
+        "duration": len(times) / part.fps,
         "do_sample_frames": False,
     }
-    return np.ascontiguousarray(frames), timing
 
 
 def _limits(size: Mapping[str, int]) -> Pixels:

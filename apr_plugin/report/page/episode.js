@@ -69,6 +69,7 @@ function Turns({ lines, title, active, point, write, step = false }) {
 
 function Course({ detail, active, point }) {
   const tokens = detail.arms.flatMap((arm, index) => {
+    if (arm.looks.some((look) => look.tokens === null)) return []; // made elsewhere, and not recorded
     const before = arm.looks.filter((look) => look.turn === 0).reduce((sum, look) => sum + look.tokens, 0);
     if (before > 0) return [{ arm: index, points: [], level: before }];
     if (!arm.turns.length || arms[index].kind !== 'agent') return [];
@@ -120,7 +121,7 @@ function Pictures({ look }) {
 function lookWords(look) {
   const window =
     look.start === look.end ? `at ${clock(look.start, true)}` : `${clock(look.start, true)} – ${clock(look.end, true)}`;
-  return `${look.kind === 'frames' ? count(look.times.length, 'frame') : look.kind} ${window}`;
+  return `${look.kind === 'frames' && look.counted ? count(look.times.length, 'frame') : look.kind} ${window}`;
 }
 
 function Look({ look, turn }) {

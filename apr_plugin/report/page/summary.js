@@ -60,7 +60,9 @@ function Arms() {
         <${Interval} value=${arm.common_score} /></td>`}
       <td class="num">${number(arm.scored ?? 0)} of ${number(arm.n ?? 0)}${lost(arm) && html`<small class="lost">
         ${lost(arm)}</small>`}</td>
-      ${costs.map((name) => html`<td class="num"><${Interval} value=${arm.cost?.[name]} as=${short} /></td>`)}</tr>`,
+      ${costs.map((name) => html`<td class="num">${arm.imported && !known(arm.cost?.[name]?.value) ? html`<small>
+        not recorded</small>` : html`<${Interval} value=${arm.cost?.[name]} as=${short} />
+        ${arm.imported && arm.cost[name].n < arm.n && html`<small>n = ${number(arm.cost[name].n)}</small>`}`}</td>`)}</tr>`,
     )}</tbody></table></div>
     <details class="more"><summary>Where the arms come from</summary>${found.map(
       (arm) => html`<div class="about"><h3><${ArmNamed} name=${arm.name} /></h3><dl>

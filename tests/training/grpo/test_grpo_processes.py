@@ -23,6 +23,8 @@ from sharding import SHARDED  # noqa: E402
 from apr_plugin.training.grpo.recipe import read_recipe  # noqa: E402
 
 PLAIN = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "save_strategy": "no"}
+TWICE: dict[str, Any] = {"questions_per_step": 1, "groups": {"oversample": 2.0}}
+"""Two questions are sampled, and the one with spread is kept."""
 GLOO = {"ddp_backend": "gloo", "ddp_timeout": 240}
 
 
@@ -31,7 +33,8 @@ def test_the_step_of_two_processes_is_that_of_one(
 ) -> None:
     """Ragged: two steps, each process has rows. Empty: a question has rewards without spread, its process no rows.
 
-    Weights are sharded in the others, one of which reduces gradients after each forward.
+    Weights are sharded in the others, one of which reduces gradients after each forward. Rows travel to the process
+    that has fewer, but in that one.
     """
     asked = {
         "ragged": write_questions(tmp_path / "ragged.jsonl", shared_videos, ["sound", "long"]),
@@ -40,13 +43,14 @@ def test_the_step_of_two_processes_is_that_of_one(
     runs = {
         "ragged_one": ("ragged", {"max_steps": 2}, {}),
         "ragged_ddp": ("ragged", {"max_steps": 2} | GLOO, {}),
-        "empty_one": ("empty", {"max_steps": 1}, {}),
-        "empty_fsdp": ("empty", {"max_steps": 1} | GLOO, {}),
-        "each_fsdp": ("empty", {"max_steps": 1} | GLOO, {"forward": {"reduce_each": True}}),
+        "empty_one": ("empty", {"max_steps": 1}, TWICE),
+        "empty_fsdp": ("empty", {"max_steps": 1} | GLOO, TWICE),
+        "each_fsdp": ("empty", {"max_steps": 1} | GLOO, TWICE | {"forward": {"reduce_each": True, "rebalance": False}}),
     }
     recipes = {}
     for name, (questions, trainer, more) in runs.items():
-        made = recipe_of(tiny("qwen2_5_omni"), asked[questions], questions_per_step=2, trainer=PLAIN | trainer, **more)
+        more = {"questions_per_step": 2} | more
+        made = recipe_of(tiny("qwen2_5_omni"), asked[questions], trainer=PLAIN | trainer, **more)
         recipes[name] = tmp_path / f"{name}.yaml"
         recipes[name].write_text(json.dumps(made))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -56,7 +60,8 @@ def test_the_step_of_two_processes_is_that_of_one(
         for name in ("ragged_ddp", "empty_fsdp", "each_fsdp")
         for part in (name.split("_")[1], recipes[name], tmp_path / name)
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    places = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}
     ranks = subprocess.Popen(
         command,
         env=environment,
@@ -91,5 +96,12 @@ def test_the_step_of_two_processes_is_that_of_one(
         for card in cards:
             assert all(log["sampling/logp_difference"] < 1e-4 for log in card["log"])
             assert all(log["sampling/entropy_difference"] < 1e-4 for log in card["log"])
-    empty = json.loads((tmp_path / "empty_fsdp" / "final" / "training.json").read_text())["log"][0]
-    assert empty["groups/kept"] == 0.5 and empty["groups/all_zero"] == 0.5 and empty["forwards"] == empty["rows"]
+    moved, stayed, ragged = (
+        json.loads((tmp_path / name / "final" / "training.json").read_text())["log"][0]
+        for name in ("empty_fsdp", "each_fsdp", "ragged_ddp")
+    )
+    assert moved["groups/kept"] == 0.5 and moved["groups/all_zero"] == 0.5
+    assert stayed["forwards"] == stayed["rows"] and "balance/moved" not in stayed
+    assert moved["forwards"] == -(-moved["rows"] // 2) and moved["balance/before"] == 2
+    assert moved["balance/after"] < 1.3 and 0 < moved["balance/moved"] <= 0.5 and moved["balance/megabytes"] > 0
+    assert ragged["balance/after"] <= ragged["balance/before"]

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 import trl
+from dev_server import dev_server
 from grpo_making import recipe_of, write_questions
 from typer.testing import CliRunner
 
@@ -57,7 +58,12 @@ def test_each_recipe_makes_a_trainer(
     small = recipe.student.model_copy(update={"context_tokens": None, "attn_implementation": None})
     trainer = recipe.trainer | {"use_cpu": True, "disable_tqdm": True}
     recipe = recipe.model_copy(update={"student": small, "trainer": trainer, "questions_per_step": 3})
-    made = make_trainer(recipe, load_questions(recipe.questions), {}, student(), tmp_path / "out")
+    with dev_server() as server:
+        if recipe.rollouts.servers:
+            there = recipe.rollouts.model_copy(update={"servers": (server.address,)})
+            recipe = recipe.model_copy(update={"rollouts": there})
+        made = make_trainer(recipe, load_questions(recipe.questions), {}, student(), tmp_path / "out")
+    assert made.rollouts.foreign is (name == "grpo-paper-7b")
     assert made.args.max_steps == recipe.trainer["max_steps"] and made.epsilon_high == 0.3 and made.beta == 0
     assert made.args.per_device_train_batch_size == 3 * recipe.generations
     trained = [key for key, weight in made.model.named_parameters() if weight.requires_grad]
@@ -72,12 +78,13 @@ def test_each_recipe_makes_a_trainer(
         ({"sampling": {"temperature": 0}}, r"sampling\.temperature: .*greater than 0"),
         ({"generations": 1}, "generations: .*greater than or equal to 2"),
         ({"credit": {"rule": "tuara"}}, "no rule of credit 'tuara' .did you mean 'taura'"),
-        ({"credit": {"rule": "information_gain"}}, "information_gain needs the probability"),
         ({"reward": {"formt": 0.1}}, "reward: there is no setting 'formt' .did you mean 'format'"),
         ({"groups": {"scale_rewards": "all"}}, "groups: scale_rewards='all'"),
         ({"draws": {"turns": [10, 5]}}, r"draws: turns: \[10, 5\] is no range"),
         ({"budget": {"turns": 0}}, r"budget\.turns: .*greater than or equal to 1"),
-        ({"trainer": {"beta": 0.04}}, "beta is not set in a recipe: there is no reference model"),
+        ({"trainer": {"beta": -0.04}}, "trainer: beta=-0.04: it must be a number of at least 0"),
+        ({"trainer": {"beta": True}}, "trainer: beta=True: it must be a number"),
+        ({"trainer": {"sync_ref_model": True}}, "sync_ref_model is not set in a recipe: the reference of `beta` stays"),
         ({"trainer": {"use_vllm": True}}, "use_vllm is not set in a recipe"),
         ({"learn": {"what": "lora", "towers": "trained"}}, "towers: frozen only"),
         ({"student": None}, "student: "),

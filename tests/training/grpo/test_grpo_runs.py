@@ -19,6 +19,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from apr_plugin.cli.show import run_show  # noqa: E402
 from apr_plugin.errors import AprError  # noqa: E402
+from apr_plugin.loop.profile_file import read_profile  # noqa: E402
 from apr_plugin.policies.hf import HfPolicy, sample  # noqa: E402
 from apr_plugin.runs.opened import open_run  # noqa: E402
 from apr_plugin.training.grpo.recipe import GrpoRecipe  # noqa: E402
@@ -88,6 +89,10 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     one, two = weights(tmp_path / "whole" / "final"), weights(tmp_path / "cut" / "final")
     for key in one:
         torch.testing.assert_close(two[key], one[key], atol=1e-5, rtol=1e-4)
+    carried = read_profile(tmp_path / "cut" / "final")
+    assert carried.limits == recipe.budget and carried.sampling.max_new_tokens == recipe.sampling.max_new_tokens
+    assert carried.sampling.temperature is None and read_profile(tmp_path / "whole" / "checkpoint-2") == carried
+    assert carried.digest in (tmp_path / "cut" / "final" / "README.md").read_text()
     logs = log_of(tmp_path / "cut")
     assert [log["step"] for log in logs] == [1, 2, 3] and all(log["rows"] > 0 for log in logs)
     asked = {key[2] for step in range(3) for key, _, _ in shown(tmp_path / "whole", step)}

@@ -16,9 +16,9 @@ from apr_plugin.errors import AprError  # noqa: E402 - after the libraries it ne
 from apr_plugin.models.batch import Example, batch_of  # noqa: E402
 from apr_plugin.policies.hf import sample  # noqa: E402
 from apr_plugin.runs.opened import open_run  # noqa: E402
+from apr_plugin.training.grpo.keeping import WrongNumbers  # noqa: E402
 from apr_plugin.training.grpo.rollouts import Rollouts  # noqa: E402
 from apr_plugin.training.grpo.rows import Part, TurnRow, padding_row, together  # noqa: E402
-from apr_plugin.training.grpo.trainer import WrongNumbers  # noqa: E402
 
 Rolled = Callable[[str], Any]
 OMNI, VL = "qwen2_5_omni", "qwen2_5_vl"

@@ -16,9 +16,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from safetensors.torch import load_file  # noqa: E402 - after the libraries it needs
-from sft_making import of, recipe_of, rows_of  # noqa: E402
+from sft_making import QUICK, of, recipe_of, rows_of  # noqa: E402
 
 from apr_plugin.errors import AprError  # noqa: E402
+from apr_plugin.loop.profile_file import read_profile  # noqa: E402
 from apr_plugin.models.batch import IGNORED, Example  # noqa: E402
 from apr_plugin.training.loading import RowCollator, RowLoader  # noqa: E402
 from apr_plugin.training.recipe_file import RecipeError  # noqa: E402
@@ -59,7 +60,7 @@ def setup(tiny: Any, student: Students, made: Any, tmp_path: Path) -> Callable[.
 
 
 def loss_of(trainer: Any, student: Student, examples: list[Example]) -> Any:
-    collator = RowCollator(RowLoader(student), side="left", mask=True)
+    collator = RowCollator(RowLoader(student), side="right", mask=True)
     collator.loader.example = lambda row: row  # type: ignore[method-assign, assignment, return-value]
     batch = collator(examples)  # type: ignore[arg-type]
     trainer.model.train()
@@ -105,7 +106,7 @@ def test_only_positions_with_labels_reach_the_head(setup: Any, name: str) -> Non
     cut = loss_of(trainer, student, examples)
     cut.backward()
     mine, metrics = gradient(trainer), {key: list(value) for key, value in trainer._metrics["train"].items()}
-    assert counts == [2 * (max(len(example.target) for example in examples) + 1)]
+    assert counts == [sum(len(example.target) for example in examples)]
     hook.remove()
     model.zero_grad()
     batch = RowCollator(loader, side="left", mask=True)([of(rows, "text"), of(rows, "frames")])
@@ -240,6 +241,12 @@ def test_a_run_continues_in_the_middle_of_an_epoch(
     one, other = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "cut"))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     cards = [json.loads((tmp_path / name / "final" / "training.json").read_text()) for name in ("whole", "cut")]
+    carried = read_profile(tmp_path / "whole" / "final")
+    assert carried.limits == QUICK.budget and carried.sampling.max_new_tokens == QUICK.sampling.max_new_tokens
+    assert cards[0]["profile"]["digest"] == carried.digest and cards[0]["profile"]["origin"] == "of all rows"
+    for place in (*(tmp_path / "whole").glob("checkpoint-*"), tmp_path / "cut" / "final"):
+        assert read_profile(place) == carried
+    assert f"apr_profile.json, digest {carried.digest}" in (tmp_path / "whole" / "final" / "README.md").read_text()
     assert cards[0]["losses"] == cards[1]["losses"] and len(cards[0]["losses"]) == cards[0]["steps"] >= 4
 
     # A finished run is not trained again, and its folder is not taken for another recipe.
@@ -266,6 +273,7 @@ def test_adapters(tiny: Any, student: Students, made: Any, tmp_path: Path) -> No
     assert moved and all("visual" not in key and key.split(".")[-2].endswith("_proj") for key in moved)
     adapters = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     assert adapters and all("visual" not in key for key in adapters)
+    assert read_profile(tmp_path / "out" / "adapter") == read_profile(final)
     card = json.loads((final / "training.json").read_text())
     assert card["parameters"]["trained"] == sum(value.numel() for value in adapters.values())
     with pytest.raises(ValueError, match="towers: frozen only"):

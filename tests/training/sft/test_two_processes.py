@@ -28,7 +28,10 @@ from apr_plugin.training.student import Student  # noqa: E402
 def test_the_step_of_two_processes_is_that_of_one(
     tiny: Any, student: Callable[..., Student], shared_videos: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The towers are trained and sharded too. Without dummies the process with the picture waits for the other."""
+    """The towers are trained and sharded too, and tokens have weights.
+
+    Without dummies the process with the picture waits for the other.
+    """
     rows = read_rows(rows_of(student(), shared_videos, tmp_path))
     two = RowSet([of(rows, "text"), of(rows, "frames")], [], rows.about)
     write_rows(tmp_path / "two.jsonl", two)
@@ -43,6 +46,7 @@ def test_the_step_of_two_processes_is_that_of_one(
                 tmp_path / "two.jsonl",
                 rows_per_step=2,
                 learn={"towers": "trained"},
+                weights="needle_turn",
                 trainer=plain | more,
             ),
         )
@@ -51,7 +55,8 @@ def test_the_step_of_two_processes_is_that_of_one(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(Path(__file__).with_name("ranks.py"))]
     command += [str(part) for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     ranks = subprocess.Popen(
         command,
         env=environment,

@@ -1,0 +1,1 @@
+"""The small agent that is trained from nothing on the needle world: its model, its training worlds, its made rows."""

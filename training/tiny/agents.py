@@ -1,0 +1,118 @@
+"""Rows of the teacher's episodes in training worlds, made without files.
+
+The n-th row is a turn of an episode that is drawn from its number: world, question, and which turn. Now and then the
+teacher's look is replaced by another one, so that the student learns to go on from places where the teacher would not
+have been; that turn is in the notes and is no target.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from apr_plugin.loop.notebook import Notebook
+from apr_plugin.loop.trajectory import Turn
+from apr_plugin.models.batch import Example
+from apr_plugin.scoring.truth import Truth
+from apr_plugin.tasks.needle.make import BUCKETS
+from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
+from apr_plugin.training.student import Student
+from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, teach, turn_of
+from apr_plugin.training.tiny.pictures import Eyes
+from apr_plugin.training.tiny.prompts import TURNS, WIRE, notebook, percept_of, row
+from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn of an episode."""
+
+    notes: Notebook
+    """The notes before it."""
+    labels: tuple[Label, ...]
+    """What its prompt shows."""
+    turn: Turn
+    """The turn."""
+    taught: bool
+    """Whether it is the teacher's."""
+
+
+def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray: float = 0.0) -> Iterator[Step]:
+    """The teacher's episode.
+
+    Args:
+        seen: The video.
+        doc: The question; of one of `notes.KINDS`.
+        chance: Draws which looks are replaced.
+        astray: Chance that a look after the first is replaced.
+    """
+    question, _ = question_of(doc)
+    asked = parse_question(question.text)
+    notes = notebook(question, seen.meta)
+    labels: list[Label] | None = None
+    times: Sequence[float] = (0.0, seen.duration_s)
+    word = ""
+    for number in range(1, TURNS + 1):
+        move, taught = teach(asked, labels, word), True
+        if chance is not None and labels is not None and move.num and chance.random() < astray:
+            low, high = sorted(chance.sample(range(1, len(labels) + 1), 2)) if len(labels) > 1 else (1, 1)
+            move, taught = Move(move.think, low, high, FRAMES[move.word]), False
+        whole = (0.0, seen.duration_s)
+        turn = turn_of(asked, labels, times if move.start or move.words else whole, move)
+        yield Step(notes, tuple(labels or ()), turn, taught)
+        if not move.num:
+            return
+        begin, end = (turn.action.start, turn.action.end)  # type: ignore[union-attr]
+        times, labels = seen.frames(begin, end, move.num)
+        word = move.word
+        notes = notes.with_turn(WIRE.written(turn), percept_of(turn, times, number))
+
+
+def answer_of(seen: Film, doc: Doc) -> tuple[str | None, Truth, int]:
+    """The teacher's answer, the truth, and the number of turns."""
+    steps = list(episode(seen, doc))
+    _, truth = question_of(doc)
+    action = steps[-1].turn.action
+    return getattr(action, "content", None), truth, len(steps)
+
+
+def maker(
+    *, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = 0.06
+) -> Callable[[int], Example]:
+    """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
+
+    Args:
+        student: The model that is trained.
+        seed: Draws episodes and turns, and the disturbance of pictures.
+        worlds: Seeds of worlds that are used for each length of video.
+        astray: See `episode`.
+        noise: See `Eyes`.
+    """
+    eyes = Eyes(student, seed, noise)
+
+    @lru_cache(maxsize=64)
+    def steps(number: int) -> list[Step]:
+        draw = random.Random(f"agents:{seed}:{number}")
+        seen, doc = drawn(draw, worlds)
+        return [step for step in episode(seen, doc, chance=draw, astray=astray) if step.taught]
+
+    def make(index: int) -> Example:
+        # A row for each turn of the mean episode; which one is drawn.
+        found = steps(index // 4)
+        step = found[(index % 4 + index // 4) % len(found)]
+        return row(student, step.notes, step.labels, WIRE.written(step.turn), eyes, index)
+
+    return make
+
+
+def drawn(draw: random.Random, worlds: int) -> tuple[Film, Doc]:
+    """A world and a question that the teacher can answer."""
+    seen, docs = film(TRAINING.start + draw.randrange(worlds), draw.choice(tuple(BUCKETS)))
+    return seen, draw.choice([doc for doc in docs if doc["kind"] in KINDS])
+
+
+def asked_of(doc: Doc) -> ParsedQuestion:
+    """What a document asks, read from its words."""
+    return parse_question(doc["question"])

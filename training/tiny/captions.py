@@ -1,0 +1,146 @@
+"""Rows that teach a small model to see: a picture and its words, with no chat around.
+
+    <|vision_bos|><|IMAGE|><|vision_eos|> red striped green circle<|im_end|>
+
+They are by far the cheapest way to eyes: some eight tokens for each picture. The measure reads held-out labels
+(`pictures.held_out`), written greedily.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from apr_plugin.loop.policy import ImagePart
+from apr_plugin.models.batch import Example, batch_of
+from apr_plugin.models.families import Placeholders
+from apr_plugin.models.prompt import Encoded, Medium
+from apr_plugin.tasks.needle.palette import ALL_GLYPHS, BACKGROUNDS, PATTERNS
+from apr_plugin.training.student import Student
+from apr_plugin.training.tiny.model import EDGE
+from apr_plugin.training.tiny.pictures import LABELS, Eyes, held_out, name_of
+from apr_plugin.training.tiny.worlds import Label
+
+LONGEST = 8
+"""Most tokens of a caption."""
+
+_EMPTY = ImagePart(np.zeros((EDGE, EDGE, 3), np.uint8))
+
+
+def maker(*, student: Student, seed: int, glyphs: float = 0.8, noise: float = 0.06) -> Captions:
+    """A maker of captions (`training.sft.mixes.RowMaker`).
+
+    Args:
+        student: The model that is trained.
+        seed: Draws labels and disturbance.
+        glyphs: Share of the pictures with a glyph.
+        noise: See `Eyes`.
+    """
+    return Captions(student, seed, glyphs, noise)
+
+
+class Captions:
+    """Makes captions by their number, see `maker`."""
+
+    def __init__(self, student: Student, seed: int, glyphs: float, noise: float) -> None:
+        self._student = student
+        self._seed = seed
+        self._glyphs = glyphs
+        self._eyes = Eyes(student, seed, noise)
+        self._targets: dict[Label, tuple[int, ...]] = {}
+
+    def __call__(self, index: int) -> Example:
+        """The row of this number."""
+        label = self._label(index)
+        return Example(self._eyes.fill(alone(self._student), [label], index, alone=True), self._target(label))
+
+    def tokens(self, index: int) -> int:
+        """Its length, without its picture."""
+        return len(alone(self._student).ids) + len(self._target(self._label(index)))
+
+    def _label(self, index: int) -> Label:
+        draw = random.Random(f"captions:{self._seed}:{index}")
+        while True:
+            glyph = draw.choice(ALL_GLYPHS) if draw.random() < self._glyphs else None
+            label = (draw.choice(_BACKGROUNDS), draw.choice(PATTERNS), glyph)
+            if not held_out(label):
+                return label
+
+    def _target(self, label: Label) -> tuple[int, ...]:
+        if label not in self._targets:
+            words = f" {name_of(label)}"
+            self._targets[label] = (*self._student.encoder.turn_ids(words), self._student.end)
+        return self._targets[label]
+
+
+_BACKGROUNDS = tuple(BACKGROUNDS)
+
+
+def alone(student: Student) -> Encoded:
+    """The prompt of one picture and nothing else, laid out."""
+    marks = student.family.marks
+    ids = student.tokenizer.convert_tokens_to_ids([marks.vision_start, marks.image, marks.vision_end])
+    return Encoded(np.asarray(ids, np.int64), [Medium(_EMPTY, (Placeholders("image", 1),), 1)])
+
+
+def measure(*, student: Student, seed: int = 1, noise: float = 0.06) -> Callable[[Any], dict[str, float]]:
+    """A measure: the share of held-out pictures whose words are right.
+
+    Args:
+        student: The model that is trained.
+        seed: Of the disturbance, other than that of the rows.
+        noise: See `Eyes`.
+
+    Returns:
+        From a model, `colour`, `pattern`, `glyph_colour`, `shape`, `no_glyph` (a picture without one), `whole`.
+    """
+    eyes = Eyes(student, seed, noise)
+    labels = [label for label in LABELS if held_out(label)]
+
+    def run(model: Any) -> dict[str, float]:
+        right: dict[str, list[bool]] = {}
+        for first in range(0, len(labels), 64):
+            part = labels[first : first + 64]
+            prompts = [eyes.fill(alone(student), [label], first + n, alone=True) for n, label in enumerate(part)]
+            for label, words in zip(part, greedy(model, student, prompts, LONGEST), strict=True):
+                for name, ok in _compared(label, words.split()).items():
+                    right.setdefault(name, []).append(ok)
+        return {name: float(np.mean(found)) for name, found in right.items()}
+
+    return run
+
+
+def _compared(label: Label, words: list[str]) -> dict[str, bool]:
+    background, pattern, glyph = label
+    padded = [*words, "", "", "", ""]
+    found = {"colour": padded[0] == background, "pattern": padded[1] == pattern}
+    if glyph is None:
+        found["no_glyph"] = len(words) == 2
+    else:
+        found |= {"glyph_colour": padded[2] == glyph.colour, "shape": padded[3] == glyph.shape}
+    return found | {"whole": words == name_of(label).split()}
+
+
+def greedy(model: Any, student: Student, prompts: list[Encoded], longest: int) -> list[str]:
+    """What a model writes after prompts of equal length; everything is read again for each token.
+
+    Args:
+        model: In evaluation mode.
+        student: Its tokenizer.
+        prompts: With tensors; all have the same number of tokens.
+        longest: Most tokens.
+    """
+    written: list[list[int]] = [[] for _ in prompts]
+    for _ in range(longest):
+        examples = [Example(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
+        batch = batch_of(examples, student.family, pad=student.pad)
+        batch.pop("labels")
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        out = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        out[:, list(student.encoder.never_written)] = float("-inf")
+        for ids, token in zip(written, out.argmax(-1).tolist(), strict=True):
+            ids.append(student.end if student.end in ids else token)
+    return [student.text(ids[: ids.index(student.end)] if student.end in ids else ids).strip() for ids in written]

@@ -1,0 +1,144 @@
+"""The notes of the small agent, and its scripted teacher: pure functions of what a look showed.
+
+A note is the frame's name, what it shows, and a flag:
+
+    #1 red;#2 blue plain-#3 blue striped+#4 blue striped green circle!
+
+`;` another chapter, `-` another scene of the chapter, `+` the scene, `!` the scene with what is asked for. A thought
+is one word, the first and the last frame that support it, and the frames between which to look next, or that are the
+answer: `scene#3#4:#2#4`. No time is ever copied: actions and answers name frames of the newest look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from apr_plugin.loop.action import Action, Answer, GetFrames
+from apr_plugin.loop.references import Named
+from apr_plugin.loop.trajectory import Turn
+from apr_plugin.tasks.needle.questions import Kind, ParsedQuestion
+from apr_plugin.training.tiny.pictures import name_of
+from apr_plugin.training.tiny.worlds import Label
+
+Flag = Literal[";", "-", "+", "!"]
+
+FRAMES = {"overview": 20, "chapter": 20, "scene": 24, "inner": 24, "found": 12}
+"""Frames of the look that follows a thought."""
+
+MOST_FRAMES = max(FRAMES.values())
+"""Names of frames that are ever written."""
+
+SURE = {"overview": 0.1, "chapter": 0.3, "scene": 0.5, "inner": 0.5, "found": 0.8, "edges": 0.9}
+"""The confidence of a thought."""
+
+NOTHING = "none"
+"""The note of the first turn, before anything was shown."""
+
+KINDS = (Kind.GLYPH, Kind.WHEN)
+"""Kinds of question that the teacher can answer: those for eyes alone with one event."""
+
+
+_COUNTS = {"found": "!", "scene": "+!", "chapter": "-+!"}
+"""The words of thoughts, and the flags on which they rest, the best first."""
+
+
+def flag(asked: ParsedQuestion, label: Label) -> Flag:
+    """How far a frame is what is asked for."""
+    colour, pattern, glyph = label
+    if colour != asked.colour:
+        return ";"
+    if pattern != asked.pattern:
+        return "-"
+    wanted = asked.glyphs[0] if asked.glyphs else None
+    return "!" if glyph is not None and wanted in (None, glyph) else "+"
+
+
+def observe(asked: ParsedQuestion, labels: Sequence[Label]) -> str:
+    """The notes of a look."""
+    return "".join(_entry(asked, number, label) for number, label in enumerate(labels, 1))
+
+
+def _entry(asked: ParsedQuestion, number: int, label: Label) -> str:
+    mark = flag(asked, label)
+    return f"#{number} {label[0] if mark == ';' else name_of(label)}{mark}"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A thought, and what follows from it."""
+
+    think: str
+    """Its words."""
+    start: int = 0
+    """Number of the frame of the newest look where the next window (or the answer) begins; 0: the whole video."""
+    end: int = 0
+    """Number of the frame where it ends."""
+    num: int = 0
+    """Frames to look at; 0: the thought is an answer."""
+    words: str = ""
+    """The answer, if it is in words."""
+
+    @property
+    def word(self) -> str:
+        """The first word of the thought."""
+        return self.think.partition("#")[0]
+
+
+def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) -> Move:
+    """What the teacher thinks and does.
+
+    Args:
+        asked: The question.
+        labels: What the newest look shows, in order; `None`: nothing was looked at.
+        before: The word of the thought before.
+    """
+    whole = Move("overview", num=FRAMES["overview"])
+    if not labels:
+        return whole
+    flags = [flag(asked, label) for label in labels]
+    hits_of = {
+        word: [number for number, mark in enumerate(flags, 1) if mark in counts] for word, counts in _COUNTS.items()
+    }
+    word = next((word for word, hits in hits_of.items() if hits), None)
+    if word is None:
+        return whole
+    hits = hits_of[word]
+    first, last = hits[0], hits[-1]
+    low, high = max(first - 1, 1), min(last + 1, len(labels))
+    if word == "found" and asked.kind is Kind.GLYPH:
+        glyph = labels[first - 1][2]
+        assert glyph is not None
+        return Move(f"found#{first} {glyph.name}", words=glyph.name)
+    if word == "found" and before == "found":
+        return Move(f"edges#{first}#{last}:#{first}#{high}", first, high)
+    if word == "scene" and before in ("scene", "inner") and last > first:
+        word, low, high = "inner", first, last
+    return Move(f"{word}#{first}#{last}:#{low}#{high}", low, high, FRAMES[word])
+
+
+def turn_of(asked: ParsedQuestion, labels: Sequence[Label] | None, times_s: Sequence[float], move: Move) -> Turn:
+    """A turn of the teacher, for `Wire.written`.
+
+    Args:
+        asked: The question.
+        labels: What the newest look shows.
+        times_s: The times of its frames; with none, those of the whole video (start, end).
+        move: What the teacher does.
+    """
+    names = ("#0.1", "#0.2") if not move.start else (f"#{move.start}", f"#{move.end}")
+    action: Action
+    named: Named | None = None
+    if move.words:
+        action = Answer(content=move.words)
+    elif move.num:
+        edges = (times_s[0], times_s[-1]) if not move.start else (times_s[move.start - 1], times_s[move.end - 1])
+        action = GetFrames(start=edges[0], end=edges[1], num=move.num)
+        named = Named(start=names[0], end=names[1])
+    else:
+        content = f"[[{names[0]},{names[1]}]]"
+        spans = f"[[{times_s[move.start - 1]:.3f},{times_s[move.end - 1]:.3f}]]"
+        action, named = Answer(content=spans), Named(content=content)
+    note = NOTHING if labels is None else observe(asked, labels)
+    return Turn(text="", observation=note, think=move.think, confidence=SURE[move.word], action=action, named=named)
