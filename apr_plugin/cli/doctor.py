@@ -78,6 +78,8 @@ EXTRAS = {
     "decord": Extra(("decord",), "lmms-eval tasks that import decord, decoder=decord", ("decord:VideoReader",)),
     "train": Extra(("trl", "peft", "datasets"), "training", ("trl:SFTTrainer", "trl:GRPOTrainer", "peft", "datasets")),
     "report": Extra(("pandas", "matplotlib"), "tables and plots", ("pandas", "matplotlib.pyplot")),
+    "serve": Extra(("fastapi", "uvicorn"), "the endpoint, apr serve", ("fastapi:FastAPI", "uvicorn:Server")),
+    "demo": Extra(("gradio",), "the page, apr app", ("gradio:Blocks",)),
 }
 
 READER = ("apr_plugin.cli.doctor:read_a_clip()",)
