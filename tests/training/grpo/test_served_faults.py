@@ -25,11 +25,13 @@ from vllm_server import free_port  # noqa: E402
 from apr_plugin.errors import AprError  # noqa: E402
 from apr_plugin.loop.policy import AudioPart, PolicyUnavailable, Sampling, VideoPart  # noqa: E402
 from apr_plugin.policies.vllm.prompt import TICKS  # noqa: E402
+from apr_plugin.training.grpo.making import episode_config  # noqa: E402
 from apr_plugin.training.grpo.recipe import GrpoRecipe, read_recipe  # noqa: E402
 from apr_plugin.training.grpo.running import run_grpo  # noqa: E402
 from apr_plugin.training.grpo.served.control import ServerControl, ServerFault  # noqa: E402
 from apr_plugin.training.grpo.served.media import request_of, wav_bytes, without_clip_sound  # noqa: E402
 from apr_plugin.training.grpo.served.policy import ServedPolicy  # noqa: E402
+from apr_plugin.training.grpo.served.rollouts import ServedRollouts  # noqa: E402
 from apr_plugin.training.grpo.served.settings import RolloutSettings  # noqa: E402
 
 VL, OMNI = "qwen2_5_vl", "qwen2_5_omni"
@@ -95,6 +97,28 @@ def test_a_run_does_not_begin_without_its_server(
     assert recipe.rollouts.servers == (address,)
     with pytest.raises(AprError, match=rf"rollout server {address}: it can't be reached \(.*refused.*is it running"):
         run_grpo(recipe, tmp_path / "out")
+
+
+def test_each_process_has_its_server_and_all_servers_get_the_weights(
+    tiny: Any, student: Any, shared_videos: dict[str, Path], tmp_path: Path
+) -> None:
+    made = recipe_of(tiny(VL), write_questions(tmp_path / "q.jsonl", shared_videos, ["sound"]))
+    recipe = GrpoRecipe.model_validate(made)
+    config = episode_config(recipe, {})
+    with dev_server(context_tokens=65_536) as one, dev_server(context_tokens=65_536) as two:
+        settings = RolloutSettings(servers=(one.address, two.address))
+        ranks = [
+            ServedRollouts(student(VL), config, recipe.sampling, settings, tmp_path, rank=rank, quiet=True)
+            for rank in range(3)
+        ]
+        assert [rank.own.address for rank in ranks] == [one.address, two.address, one.address]
+        version = ranks[0].version_of("step 1")
+        ranks[0].load(tmp_path / "step-1", version)
+        assert one.version == two.version == version
+        two.faults["/collective_rpc"] = 500
+        with pytest.raises(ServerFault, match=rf"{two.address}.*HTTP 500") as raised:
+            ranks[0].load(tmp_path / "step-2", ranks[0].version_of("step 2"))
+        assert one.address not in str(raised.value)
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:
