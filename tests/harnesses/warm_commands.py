@@ -9,7 +9,9 @@ commands run one after the other in one new process, which ends like any other. 
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import json
 import os
 import sys
@@ -20,8 +22,6 @@ from typing import Any
 import lmms_eval.__main__
 import lmms_eval.cli.dispatch
 import lmms_eval.evaluator
-import lmms_eval.tasks.amber_g.utils  # with nltk, which lmms-eval loads for its table of results
-import pytablewriter  # noqa: F401 - the same
 from task_list import keep_task_list
 
 import apr_plugin.cli.evaluate
@@ -84,6 +84,9 @@ def _run_all(commands: list[list[str]], folder: Path) -> None:
 
 def _main() -> None:
     keep_task_list()
+    for name in ("nltk", "pytablewriter"):  # lmms-eval loads them when it makes its table of results
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # otherwise each command collects what it inherits: lmms-eval calls `gc.collect` several times
     if (order := _next_order()) is not None:
