@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST_FIRST = ("vllm", "lmms_eval", "lmms_commands", "vlmeval", "package", "chromium")
+LONGEST_FIRST = ("vllm", "lmms_eval", "lmms_commands", "ranks", "vlmeval", "package", "chromium")
 """Groups (`xdist_group`) that run before all others when workers share the tests, so that none ends long after them."""
 
 
