@@ -159,7 +159,9 @@ def test_filelock_4_beside_lmms_eval(tmp_path: Path) -> None:
     if got.returncode != 0:
         pytest.skip("filelock 4 can't be had here")
     environment = os.environ | {"PYTHONPATH": str(newer), "COLUMNS": "160"}
-    two = "from apr_plugin.cli import doctor; doctor.EXTRAS = {name: doctor.EXTRAS[name] for name in ('lmms', 'openai')}"
+    two = (
+        "from apr_plugin.cli import doctor; doctor.EXTRAS = {name: doctor.EXTRAS[name] for name in ('lmms', 'openai')}"
+    )
     doctor = subprocess.run(
         [sys.executable, "-c", f"{two}; raise SystemExit(doctor.run_doctor())"],
         env=environment,

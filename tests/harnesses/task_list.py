@@ -2,8 +2,8 @@
 
 lmms-eval reads about 3,000 YAML files with the parser in pure Python whenever it starts: 5 s of CPU time or more, more
 than most of our commands take. Its list stays the same during a run of the tests, so processes that start it many
-times keep it. `test_plain_lmms_eval_says_a_typo_in_one_line`, `test_two_ranks` and `test_compare_with_rows_of_others`
-start lmms-eval without this.
+times keep it. `test_two_ranks`, `test_compare_with_rows_of_others` and `test_lmms_eval_against_the_server` start
+lmms-eval without this.
 """
 
 from __future__ import annotations
