@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         groups[item] = group = mark.args[0] if mark else item.path.stem
         if mark is None:
             item.add_marker(pytest.mark.xdist_group(group))
-        cost[group] += 100 if item.get_closest_marker("slow") else 1
+        trains = "training" in item.path.parts
+        cost[group] += 100 if item.get_closest_marker("slow") else 10 if trains else 1
     cost.update({group: 1_000_000 * (len(LONGEST_FIRST) - n) for n, group in enumerate(LONGEST_FIRST)})
     items.sort(key=lambda item: -cost[groups[item]])
 
