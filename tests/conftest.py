@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden prompts again instead of comparing with them"
     )
+
+
+LONGEST_FIRST = ("vllm", "lmms_eval", "lmms_commands", "ranks", "vlmeval", "package", "chromium")
+"""Groups (`xdist_group`) that run before all others when workers share the tests, so that none ends long after them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist's order is by the number of tests; ours is below
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers and their commands share the cores
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, keep a file's tests on one worker, and start with what takes long.
+
+    Tests outside of a group would be spread over the workers, and each worker would make the fixtures of the file.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    cost: Counter[str] = Counter()
+    groups: dict[pytest.Item, str] = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        groups[item] = group = mark.args[0] if mark else item.path.stem
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        trains = "training" in item.path.parts
+        cost[group] += 100 if item.get_closest_marker("slow") else 10 if trains else 1
+    cost.update({group: 1_000_000 * (len(LONGEST_FIRST) - n) for n, group in enumerate(LONGEST_FIRST)})
+    items.sort(key=lambda item: -cost[groups[item]])
 
 
 @pytest.fixture(autouse=True)

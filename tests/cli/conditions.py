@@ -50,7 +50,8 @@ def _become(condition: str, out: int, err: int) -> None:
         os.environ["FORCE_COLOR"] = "1"
 
 
-def _run(arguments: list[str]) -> int:
+def command_status(arguments: list[str]) -> int:
+    """Run a command in this process, and return the status with which `apr` would end."""
     sys.argv = ["apr", *arguments]
     try:
         main()
@@ -73,7 +74,7 @@ def warm_up(commands: list[list[str]]) -> None:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         for command in commands:
-            _run(command)
+            command_status(command)
     sys.argv = kept[0]
     os.dup2(kept[1], 1)
     os.dup2(kept[2], 2)
@@ -89,7 +90,7 @@ def run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         _become(case["condition"], *files)
         status = 99
         try:
-            status = _run(case["arguments"])
+            status = command_status(case["arguments"])
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

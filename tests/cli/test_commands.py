@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import warm_apr
 
 from apr_plugin.loop.trajectory import VERSION, StopReason, Trajectory
 
@@ -20,15 +21,8 @@ ESCAPE = "\x1b[31mred\x1b]0;title\x07 [bold]markup[/bold] [/nonsense] \u202egnil
 
 
 def apr(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "apr_plugin.cli", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "160"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ran = warm_apr.run(*arguments, cwd=cwd, environment=os.environ | {"COLUMNS": "160"} | environment)
+    done = subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
     assert "Traceback" not in done.stdout + done.stderr
     return done
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_apr
 
 from apr_plugin.cli.omniagent_prompt import FUNCTION, MOST_BYTES, WHERE, omniagent_prompt
 from apr_plugin.errors import AprError
@@ -38,12 +39,7 @@ def run_function(source: str, limits: dict[str, int | float]) -> str:
 
 
 def apr(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "apr_plugin.cli", "omniagent-prompt", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        check=False,
-    )
+    return warm_apr.run("omniagent-prompt", *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(

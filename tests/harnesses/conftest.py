@@ -255,14 +255,13 @@ class Command:
     """Commands that are running in their own process.
 
     Args:
-        folder: The folder where `warm_commands` writes their output and status.
+        folder: The folder where `warm_commands` writes their output and status, and has written `pid`.
         commands: The number of commands.
     """
 
     def __init__(self, folder: Path, commands: int) -> None:
         self._folder = folder
         self._commands = commands
-        self.wait_for(lambda: (folder / "pid").exists(), running=False)
         self.pid = int((folder / "pid").read_text())
 
     @property
@@ -325,6 +324,10 @@ def start_apr(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             json.dumps({"commands": words, "folder": str(folder), "environment": dict(environment or {})}) + "\n"
         )
         orders.flush()
+        started = folder / "pid"
+        while not started.exists():
+            assert warm.poll() is None, "the warm process has ended; its error is in the captured output"
+            time.sleep(0.02)
         return Command(folder, len(commands))
 
     yield start

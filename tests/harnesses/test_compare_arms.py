@@ -27,6 +27,8 @@ from apr_plugin.compare.summary import summarise
 from apr_plugin.errors import AprError
 from apr_plugin.runs.arguments import split_arguments
 
+pytestmark = pytest.mark.xdist_group("lmms_commands")
+
 
 class Harness:
     """Runs `apr eval` in a warm process and counts how often."""

@@ -19,6 +19,8 @@ from apr_plugin.cli.compare import run_compare, run_report, run_sweep
 from apr_plugin.errors import AprError
 from apr_plugin.harnesses.lmms_eval import process
 
+pytestmark = pytest.mark.xdist_group("lmms_commands")
+
 NOTHING: dict[str, Any] = {
     "tasks": "", "agents": [], "against": [], "out": None, "limit": None, "include_path": None, "again": False,
     "prices": None, "thumbnails": False,

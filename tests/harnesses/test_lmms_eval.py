@@ -73,7 +73,9 @@ def evaluate(bench: Any) -> Iterator[Evaluate]:
         patch.setitem(POLICIES, "obedient", f"{__name__}:Obedient")
         from lmms_eval.evaluator import simple_evaluate
         from lmms_eval.tasks import TaskManager
+        from task_list import keep_task_list
 
+        keep_task_list()
         manager = TaskManager("ERROR", include_path=str(bench.tasks), model_name="apr")
 
         def run(tasks: str, model_args: str, **more: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import apr_plugin.tasks
 from apr_plugin.loop.trajectory import StopReason, Trajectory
 
 pytest.importorskip("lmms_eval")
+pytestmark = pytest.mark.xdist_group("lmms_commands")  # one process has lmms-eval loaded
 
 RunApr = Callable[..., list[Any]]
 
@@ -373,6 +374,42 @@ def _run(command: Sequence[str | Path], environment: dict[str, str], folder: Pat
     return done.returncode, done.stdout
 
 
+def test_options_that_cannot_apply_on_command_lines(bench: Any, run_apr: RunApr, tmp_path: Path) -> None:
+    """`test_lmms_options.py` has what each of them says."""
+    plain = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_text"]
+    ours = ["eval", "--include_path", bench.tasks, "--tasks", "bench_text"]
+    guess = ["--model_args", f"policy=guess,trajectories={tmp_path / 't'}"]
+    cases: list[tuple[Sequence[Any], str]] = [
+        ([*ours, *guess, "--num_fewshot", "2"], "--num_fewshot 2 can't apply"),
+        ([*ours, *guess, "--apply_chat_template"], "--apply_chat_template can't apply"),
+        ([*ours, *guess, "--force_simple"], "--force_simple can't apply"),
+        ([*ours, *guess, "--limit", "nan"], "--limit nan"),
+        ([*ours, *guess, "--tasks", "bench_mcq"], "--tasks is given 2 times"),
+        ([*ours, *guess[:1], guess[1] + ",policy=needle"], "'policy' is given 2 times"),
+        ([*plain, *guess, "--num_fewshot", "2"], "--num_fewshot 2 can't apply"),
+        ([*plain, *guess, "--apply_chat_template"], "--apply_chat_template can't apply"),
+        ([*plain, *guess[:1], guess[1] + ",seed=1,seed=2"], "'seed' is given 2 times: '1' and '2'"),
+        ([*plain, "--model_args", "policy=\x1b[31mEVIL" + "x" * 5000], "there is no policy '\\x1b[31mEVILxxx"),
+    ]
+    out = tmp_path / "out"
+    settings = ["--output_path", out, "--gen_kwargs", "num_beams=4,temperature=0.7"]
+    *ended, done, plainly = run_apr(
+        *(case for case, _ in cases), [*ours, *guess, *settings], [*plain, *guess, *settings]
+    )
+    for (case, words), end in zip(cases, ended, strict=True):
+        errors = [line for line in end.err.splitlines() if line.startswith("error: ")]
+        assert end.status == 2 and len(errors) == 1 and words in errors[0] and len(errors[0]) < 1500, (case, end.text)
+        assert "Traceback" not in end.text and "\x1b[31mEVIL" not in end.text
+    for end in (done, plainly):
+        assert (
+            end.status == 0
+            and end.err.count("--gen_kwargs num_beams=4,temperature=0.7: model apr uses none of it") == 1
+        ), end.text
+        assert "gen_kwargs: ()" in end.out
+    written = [path.read_text() for path in out.rglob("*_results.json")]
+    assert written and not any("num_beams" in text for text in written)
+
+
 def test_two_at_once_ctrl_c_and_kill(bench: Any, start_apr: Callable[..., Any], tmp_path: Path) -> None:
     """One run of 40 questions: nothing is asked twice.
 
@@ -427,10 +464,10 @@ def test_two_at_once_ctrl_c_and_kill(bench: Any, start_apr: Callable[..., Any], 
     assert len(list(trajectories.iterdir())) == 1
 
 
-def test_plain_lmms_eval_says_a_typo_in_one_line(bench: Any, tmp_path: Path) -> None:
+def test_plain_lmms_eval_says_a_typo_in_one_line(bench: Any, start_apr: Callable[..., Any]) -> None:
     """lmms-eval's own handling would be a traceback and exit status 0."""
     command = [
-        "lmms_eval",
+        "lmms-eval",
         "--model",
         "apr",
         "--include_path",
@@ -440,9 +477,9 @@ def test_plain_lmms_eval_says_a_typo_in_one_line(bench: Any, tmp_path: Path) -> 
         "--model_args",
         "policy=guess,max_turn=3",
     ]
-    status, text = _run(command, bench.environment, tmp_path)
-    assert status == 2 and "Traceback" not in text
-    assert text.count("unknown model_arg 'max_turn' (did you mean 'max_turns'?)") == 1
+    (done,) = start_apr(command).end()
+    assert done.status == 2 and "Traceback" not in done.text
+    assert done.text.count("unknown model_arg 'max_turn' (did you mean 'max_turns'?)") == 1
 
 
 def test_two_ranks(bench: Any, answers_a: Path, tmp_path: Path) -> None:

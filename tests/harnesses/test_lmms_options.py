@@ -6,7 +6,6 @@ They are tried with `apr eval`, plain `lmms-eval` and its evaluator.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,41 +83,6 @@ def test_generation_settings_are_said_to_be_unused_and_not_claimed(
     assert "num_beams" not in json.dumps(results["configs"], default=str)
     assert results["configs"]["bench_text"]["generation_kwargs"]["temperature"] == 0
     assert results["answers"] == {"bench_text": ["B"]}
-
-
-def test_command_lines(bench: Any, run_apr: Callable[..., Any], tmp_path: Path) -> None:
-    plain = ["lmms-eval", "--model", "apr", "--include_path", bench.tasks, "--tasks", "bench_text"]
-    ours = ["eval", "--include_path", bench.tasks, "--tasks", "bench_text"]
-    guess = ["--model_args", f"policy=guess,trajectories={tmp_path / 't'}"]
-    cases: list[tuple[Sequence[Any], str]] = [
-        ([*ours, *guess, "--num_fewshot", "2"], "--num_fewshot 2 can't apply"),
-        ([*ours, *guess, "--apply_chat_template"], "--apply_chat_template can't apply"),
-        ([*ours, *guess, "--force_simple"], "--force_simple can't apply"),
-        ([*ours, *guess, "--limit", "nan"], "--limit nan"),
-        ([*ours, *guess, "--tasks", "bench_mcq"], "--tasks is given 2 times"),
-        ([*ours, *guess[:1], guess[1] + ",policy=needle"], "'policy' is given 2 times"),
-        ([*plain, *guess, "--num_fewshot", "2"], "--num_fewshot 2 can't apply"),
-        ([*plain, *guess, "--apply_chat_template"], "--apply_chat_template can't apply"),
-        ([*plain, *guess[:1], guess[1] + ",seed=1,seed=2"], "'seed' is given 2 times: '1' and '2'"),
-        ([*plain, "--model_args", "policy=\x1b[31mEVIL" + "x" * 5000], "there is no policy '\\x1b[31mEVILxxx"),
-    ]
-    out = tmp_path / "out"
-    settings = ["--output_path", out, "--gen_kwargs", "num_beams=4,temperature=0.7"]
-    *ended, done, plainly = run_apr(
-        *(case for case, _ in cases), [*ours, *guess, *settings], [*plain, *guess, *settings]
-    )
-    for (case, words), end in zip(cases, ended, strict=True):
-        errors = [line for line in end.err.splitlines() if line.startswith("error: ")]
-        assert end.status == 2 and len(errors) == 1 and words in errors[0] and len(errors[0]) < 1500, (case, end.text)
-        assert "Traceback" not in end.text and "\x1b[31mEVIL" not in end.text
-    for end in (done, plainly):
-        assert (
-            end.status == 0
-            and end.err.count("--gen_kwargs num_beams=4,temperature=0.7: model apr uses none of it") == 1
-        ), end.text
-        assert "gen_kwargs: ()" in end.out
-    written = [path.read_text() for path in out.rglob("*_results.json")]
-    assert written and not any("num_beams" in text for text in written)
 
 
 def test_media_outside_the_folder_fail_one_by_one(evaluate: Evaluate, bench: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -23,6 +23,8 @@ from apr_plugin.runs.rows import QUESTION, TURN
 pytest.importorskip("lmms_eval")
 pytest.importorskip("pandas")
 
+pytestmark = pytest.mark.xdist_group("lmms_commands")
+
 
 @pytest.fixture(scope="module")
 def made(bench: Any, run_apr: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:

@@ -17,6 +17,8 @@ from apr_plugin.loop.trajectory import StopReason, Trajectory
 
 pytest.importorskip("openai")
 
+pytestmark = pytest.mark.xdist_group("lmms_commands")
+
 
 def test_an_outage_is_counted_and_made_up_for(bench: Any, run_apr: Callable[..., list[Any]], tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -23,7 +23,7 @@ def _number(folder: Path, kind: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("lmms_eval")
+@pytest.mark.xdist_group("lmms_commands")
 def test_lmms_eval_s_openai_model(start_apr: Callable[..., Any], served_needles: Path, tmp_path: Path) -> None:
     """Its own evaluator asks and scores; a question that can't be asked is no answer that a scorer could read."""
 

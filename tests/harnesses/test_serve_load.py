@@ -121,8 +121,11 @@ def test_a_full_queue_is_told_and_a_client_that_leaves_frees_its_slot(
     request = chat("Which?\nA. red\nB. blue", video_part(video))
     with Served(tmp_path, video.parent, policy=gate, limits=ServeLimits(concurrent=2, queue=1)) as server:
         slots = server.service.slots
-        held = [_send(server, request) for _ in range(3)]
-        wait_for(lambda: slots.admitted == 3 and gate.at_once == 2 and slots.waiting == 1)
+        held: list[socket.socket] = []
+        for _ in range(3):  # one after the other, so that the last one is the one that waits
+            held.append(_send(server, request))
+            wait_for(lambda: slots.admitted == len(held) and gate.at_once == min(len(held), 2))
+        wait_for(lambda: slots.waiting == 1)
         status, headers, reply = server.post(request)
         assert status == 429 and int(headers["retry-after"]) >= 1 and reply["error"]["type"] == "rate_limit_error"
         held[2].close()  # the one that waits

@@ -15,6 +15,8 @@ from apr_plugin.loop.trajectory import Trajectory
 
 pytest.importorskip("lmms_eval")
 
+pytestmark = pytest.mark.xdist_group("lmms_commands")
+
 TURNS = {
     "0": [look(0, 1), answer("A")],
     "1": [look(0, 1), answer("B.")],

@@ -1,6 +1,6 @@
 """Runs `apr` and `lmms-eval` commands without the wait: it loads lmms-eval once, then forks for each order.
 
-Loading takes longer than most commands.
+Loading takes longer than most commands, and so does reading lmms-eval's own list of tasks, which is kept too.
 
 An order is a line of JSON on standard input, `{"commands": [[…], …], "folder": FOLDER, "environment": {…}}`. Its
 commands run one after the other in one new process, which ends like any other. FOLDER gets `pid`, for the N-th command
@@ -9,6 +9,9 @@ commands run one after the other in one new process, which ends like any other. 
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import json
 import os
 import sys
@@ -19,7 +22,9 @@ from typing import Any
 import lmms_eval.__main__
 import lmms_eval.cli.dispatch
 import lmms_eval.evaluator
+from task_list import keep_task_list
 
+import apr_plugin.cli.evaluate
 import apr_plugin.harnesses.lmms_eval.model  # noqa: F401
 from apr_plugin.cli import main
 
@@ -77,5 +82,16 @@ def _run_all(commands: list[list[str]], folder: Path) -> None:
         _put(folder / f"{number}.status", status)
 
 
-if __name__ == "__main__" and (order := _next_order()) is not None:
-    _run_all(order["commands"], Path(order["folder"]))
+def _main() -> None:
+    keep_task_list()
+    for name in ("nltk", "pytablewriter"):  # lmms-eval loads them when it makes its table of results
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # otherwise each command collects what it inherits: lmms-eval calls `gc.collect` several times
+    if (order := _next_order()) is not None:
+        _run_all(order["commands"], Path(order["folder"]))
+
+
+if __name__ == "__main__":
+    _main()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,8 @@ from apr_plugin.training.distill.running import run_distill  # noqa: E402
 from apr_plugin.training.distill.teacher import check_teacher  # noqa: E402
 from apr_plugin.training.recipe_file import RecipeError  # noqa: E402
 from apr_plugin.training.synthesis.questions import load_questions  # noqa: E402
+
+pytestmark = pytest.mark.xdist_group("ranks")
 
 VL, OMNI = "qwen2_5_vl", "qwen2_5_omni"
 
@@ -80,7 +79,11 @@ def test_the_loss_falls_and_a_run_continues(
 
 @pytest.mark.slow
 def test_two_processes_make_the_step_of_one(
-    tiny: Any, teachers: Callable[[str], Path], shared_videos: dict[str, Path], tmp_path: Path
+    tiny: Any,
+    teachers: Callable[[str], Path],
+    shared_videos: dict[str, Path],
+    start_ranks: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     """DDP and FSDP2 on gloo, with ragged turns, weighted by entropy; the teacher is sharded as the student is."""
     questions = write_questions(tmp_path / "q.jsonl", shared_videos, ["sound", "long"])
@@ -98,18 +101,10 @@ def test_two_processes_make_the_step_of_one(
         )
         recipes[name] = tmp_path / f"{name}.yaml"
         recipes[name].write_text(json.dumps(made))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("distill_ranks.py"))]
-    command += [str(part) for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
-    places = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}
-    ranks = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        distill_ranks.run(read_recipe(str(recipes["one"])), tmp_path / "one")
-        told, _ = ranks.communicate(timeout=500)
-    finally:
-        ranks.kill()
-    assert ranks.returncode == 0, told[-3000:]
+    words = [part for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
+    ranks = start_ranks(Path(__file__).with_name("distill_ranks.py"), *words)
+    distill_ranks.run(read_recipe(str(recipes["one"])), tmp_path / "one")
+    ranks.end()
     before = load_file(tiny(OMNI) / "model.safetensors")
     single = load_file(tmp_path / "one" / "final" / "model.safetensors")
     assert sum(not torch.equal(before[key], single[key]) for key in single) > len(single) / 2

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ from sharding import SHARDED  # noqa: E402
 
 from apr_plugin.training.grpo.recipe import read_recipe  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 PLAIN = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "save_strategy": "no"}
 TWICE: dict[str, Any] = {"questions_per_step": 1, "groups": {"oversample": 2.0}}
 """Two questions are sampled, and the one with spread is kept."""
@@ -29,7 +28,11 @@ GLOO = {"ddp_backend": "gloo", "ddp_timeout": 240}
 
 
 def test_the_step_of_two_processes_is_that_of_one(
-    tiny: Any, student: Callable[..., Any], shared_videos: dict[str, Path], tmp_path: Path
+    tiny: Any,
+    student: Callable[..., Any],
+    shared_videos: dict[str, Path],
+    start_ranks: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     """Ragged: two steps, each process has rows. Empty: a question has rewards without spread, its process no rows.
 
@@ -53,29 +56,15 @@ def test_the_step_of_two_processes_is_that_of_one(
         made = recipe_of(tiny("qwen2_5_omni"), asked[questions], trainer=PLAIN | trainer, **more)
         recipes[name] = tmp_path / f"{name}.yaml"
         recipes[name].write_text(json.dumps(made))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("grpo_ranks.py"))]
-    command += [
-        str(part)
+    words = [
+        part
         for name in ("ragged_ddp", "empty_fsdp", "each_fsdp")
         for part in (name.split("_")[1], recipes[name], tmp_path / name)
     ]
-    places = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}
-    ranks = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        for name in ("ragged_one", "empty_one"):
-            grpo_ranks.run(read_recipe(str(recipes[name])), tmp_path / name)
-        said, _ = ranks.communicate(timeout=500)
-    finally:
-        ranks.kill()
-    assert ranks.returncode == 0, said[-3000:]
+    ranks = start_ranks(Path(__file__).with_name("grpo_ranks.py"), *words)
+    for name in ("ragged_one", "empty_one"):
+        grpo_ranks.run(read_recipe(str(recipes[name])), tmp_path / name)
+    ranks.end()
 
     before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
     pairs = (("ragged_one", "ragged_ddp"), ("empty_one", "empty_fsdp"), ("empty_one", "each_fsdp"))

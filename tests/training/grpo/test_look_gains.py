@@ -83,7 +83,7 @@ def test_stored_trajectories_are_scored_as_in_training(rolled: Callable[[str], A
     wanted: dict[str, list[float]] = {}
     for row in sorted((row for pack in trainer.part.packs for row in pack), key=lambda row: row.where):
         one = asked(row.prompt, row.ids, truth, trainer.rollouts.student, row.where)
-        values = trainer._scored(trainer.model, one.rows, compare=False)
+        values, _ = trainer.scores(one.rows, compare=False)
         wanted.setdefault(row.where.rpartition(",")[0], []).append(one.probability([values[0].detach().numpy()]))
     for here, there in zip(found, sorted(map(tuple, wanted.values())), strict=True):
         assert here == pytest.approx(there, rel=1e-3)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,15 @@ from apr_plugin.training.sft.recipe import read_recipe  # noqa: E402
 from apr_plugin.training.sft.running import run_sft  # noqa: E402
 from apr_plugin.training.student import Student  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def test_the_step_of_two_processes_is_that_of_one(
-    tiny: Any, student: Callable[..., Student], shared_videos: dict[str, Path], tmp_path: Path
+    tiny: Any,
+    student: Callable[..., Student],
+    shared_videos: dict[str, Path],
+    start_ranks: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     """The towers are trained and sharded too, and tokens have weights.
 
@@ -52,21 +55,10 @@ def test_the_step_of_two_processes_is_that_of_one(
         )
         for name, more in {"one": {}, "ddp": gloo, "fsdp": gloo}.items()
     }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("ranks.py"))]
-    command += [str(part) for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
-    places = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
-    ranks = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    words = [part for name in ("ddp", "fsdp") for part in (name, recipes[name], tmp_path / name)]
+    ranks = start_ranks(Path(__file__).with_name("ranks.py"), *words)
     run_sft(read_recipe(str(recipes["one"])), tmp_path / "one")
-    said, _ = ranks.communicate(timeout=400)
-    assert ranks.returncode == 0, said[-3000:]
+    ranks.end()
     assert (tmp_path / "fsdp" / SHARDED).exists() and not (tmp_path / "ddp" / SHARDED).exists()
     before = load_file(tiny("qwen2_5_omni") / "model.safetensors")
     one, ddp, sharded = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "ddp", "fsdp"))
