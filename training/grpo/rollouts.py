@@ -146,7 +146,8 @@ class Rollouts:
         return HfPolicy(
             Checkpoint.around(model, self.student.encoder.processor),
             batch_size=self.sampling.concurrency,
-            kv_cache_gb=self.sampling.kv_cache_gb,
+            kv_cache=self.sampling.kv_cache_gb > 0,
+            kv_cache_gb=self.sampling.kv_cache_gb or 1.0,  # the policy takes no 0
             min_pixels=self.student.pixels.least,
             max_pixels=self.student.pixels.most,
             context_tokens=self.student.context_tokens,

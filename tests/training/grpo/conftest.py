@@ -14,7 +14,8 @@ import pytest
 def rolled(
     tiny: Any, student: Callable[..., Any], shared_videos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Any]]:
-    """`rolled("qwen2_5_omni")`: an `InvestigationTrainer` with the part that its first rollout gave, as `trainer.part`.
+    """`rolled("qwen2_5_omni")`: an `InvestigationTrainer` with the part that its first rollout gave, as `trainer.part`,
+    and what chose its tokens, as `trainer.says`.
 
     The two trajectories have a look at frames, a clip, sound where the family hears, an error, and an answer.
     """
@@ -36,7 +37,7 @@ def rolled(
         reads, asked = student(name), load_questions(recipe.questions)
         trainer = make_trainer(recipe, asked, {}, reads, folder / "out")
         made.append(trainer)
-        says = scripted(reads, recipe, lambda _, repeat: plan(3 * (1 - repeat), reads.family.hears))
+        says = trainer.says = scripted(reads, recipe, lambda _, repeat: plan(3 * (1 - repeat), reads.family.hears))
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(sample, "_draw", says)
             (trainer.part,) = trainer._generate_and_score_completions([{"question": 0}] * 2)

@@ -14,8 +14,10 @@ pytest.importorskip("trl")
 
 from apr_plugin.errors import AprError  # noqa: E402 - after the libraries it needs
 from apr_plugin.models.batch import Example, batch_of  # noqa: E402
+from apr_plugin.policies.hf import sample  # noqa: E402
 from apr_plugin.runs.opened import open_run  # noqa: E402
 from apr_plugin.training.grpo.keeping import WrongNumbers  # noqa: E402
+from apr_plugin.training.grpo.rollouts import Rollouts  # noqa: E402
 from apr_plugin.training.grpo.rows import Part, TurnRow, padding_row, together  # noqa: E402
 
 Rolled = Callable[[str], Any]
@@ -139,6 +141,57 @@ def test_one_unpadded_row_goes_through_the_model_at_a_time(rolled: Rolled, monke
     rows = rows_of(trainer)
     assert seen == [((1, row.tokens), None) for row in rows], "the longest first"
     assert heads == [len(row.target) for row in rows], "the last layer reads the targets' positions only"
+
+
+def test_taura_needs_no_forward_beyond_rollout_and_update(rolled: Rolled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entropies come with sampling: a step has the forwards of `policy=hf` and one for each row, as plain GRPO has."""
+    trainer = rolled(VL)
+    monkeypatch.setattr(sample, "_draw", trainer.says)
+    where = ["between"]
+    seen: list[str] = []
+    in_rollout = trainer.rollouts.sample
+
+    def sampled(*given: Any) -> Any:
+        where.append("rollout")
+        try:
+            return in_rollout(*given)
+        finally:
+            where.pop()
+
+    monkeypatch.setattr(trainer.rollouts, "sample", sampled)
+    hook = trainer.model.register_forward_pre_hook(lambda *_: seen.append(where[-1]))
+    counts = {}
+    try:
+        for rule in ("none", "taura"):
+            credit = trainer.recipe.credit.model_copy(update={"rule": rule})
+            monkeypatch.setattr(trainer, "recipe", trainer.recipe.model_copy(update={"credit": credit}))
+            seen.clear()
+            (part,) = trainer._generate_and_score_completions([{"question": 0}] * 2)
+            assert "between" not in seen, "making rows and credit needs no forward"
+            where.append("update")
+            step(trainer, part)
+            where.pop()
+            assert seen.count("update") == len(part.packs) == part.rows
+            counts[rule] = (seen.count("rollout"), seen.count("update"))
+            assert len(seen) == sum(counts[rule])
+            if rule == "taura":
+                weights = {round(row.advantage, 4) for pack in part.packs for row in pack}
+                assert len(weights) > 2, "turns of one trajectory have different credit"
+    finally:
+        hook.remove()
+    # How many tokens are written together depends on which episode waits for what, so rollouts may differ by a few.
+    assert counts["taura"][1] == counts["none"][1] and min(counts["taura"][0], counts["none"][0]) > 7
+
+
+def test_kept_keys_can_be_switched_off(rolled: Rolled) -> None:
+    """`sampling.kv_cache_gb: 0` is a value of the recipe; the policy itself takes none below it."""
+    trainer = rolled(VL)
+    given = trainer.recipe.sampling.model_copy(update={"kv_cache_gb": 0.0})
+    rollouts = Rollouts(trainer.rollouts.student, trainer.rollouts.config, given, quiet=True)
+    (done,) = rollouts.sample(trainer.model, [trainer.questions[0].attempt(7)], "step 0")
+    rollouts.close()
+    assert done.turns and not done.trajectory.stop_reason.failed
+    assert all(turn.generation.usage.cached_tokens == 0 for turn in done.turns.values())
 
 
 def test_a_step_without_rows_changes_nothing(rolled: Rolled) -> None:
