@@ -4,8 +4,9 @@
 
 The student is a Qwen2.5-VL of half a million weights that was taught imperfectly to follow trails
 (`benchmarks/trails`). The teacher is the same model after reinforcement (`apr train grpo`'s trainer), so that it knows
-what a student does wrong. Then the student learns from the teacher on its own investigations, with `apr train distill`'s trainer, once for
-each seed and estimator. Both estimators of a seed ask the same questions and begin with the same rollout.
+what a student does wrong. Then the student learns from the teacher on its own investigations, with the trainer of
+`apr train distill`, once for each seed and estimator. Both estimators of a seed ask the same questions and begin with
+the same rollout.
 
 | figure | how |
 |---|---|

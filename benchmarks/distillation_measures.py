@@ -91,11 +91,12 @@ def gradients(trainer: Any, part: Any) -> dict[str, Any]:
 def spread(gram: Any) -> tuple[float, float]:
     """From the products of n gradients with each other: the trace of their covariance, and their mean's square length.
 
-    Both estimates are unbiased: the mean's own noise is not in its length.
+    Both estimates are unbiased: the mean's own noise is not in its length. What is not above zero is not known.
     """
     n = len(gram)
     apart = (gram.sum() - np.trace(gram)) / (n * (n - 1))
-    return float(np.trace(gram) / n - apart), float(apart) if apart > 0 else math.nan
+    found = float(np.trace(gram) / n - apart), float(apart)
+    return found[0] if found[0] > 0 else math.nan, found[1] if found[1] > 0 else math.nan
 
 
 def jackknife(of: Callable[[Any], float], n: int) -> dict[str, float]:
