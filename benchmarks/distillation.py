@@ -15,7 +15,7 @@ the same rollout.
 were in no training, before and after |
 | reward | of held-out questions, greedy and sampled: student before and after, and teacher |
 | gradient variance | trace of the covariance of the gradient over fresh rollouts, for both estimators on the same \
-rollouts, before training; and the same over the squared length of the mean gradient (noise to signal) |
+rollouts, before and after training; and the same over the squared length of the mean gradient (noise to signal) |
 
 Intervals are 95%: Student's t over seeds; over held-out films by bootstrap; over rollouts by jackknife.
 
@@ -176,7 +176,13 @@ def measured(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
                     lambda name=name, seed=seed, run=run: distilled(recipe(name, seed), start, work / "runs" / run),
                 )
             )
-    parts = [found["teacher"], found["before"], found["variance"], *found["runs"]]
+    trained = {"student": {"pretrained": str(work / "runs" / "top_k-0" / "final")}}
+    found["variance_after"] = once(
+        work / "variance_after.json",
+        "gradient variance after training",
+        lambda: variances(first | trained, work / "variance_after", args.rollouts, tell),
+    )
+    parts = [found[name] for name in ("teacher", "before", "variance", "variance_after")] + found["runs"]
     found["cpu_s"] = {
         **start_seconds(work),
         "teacher": found["teacher"]["cpu_s"],

@@ -137,7 +137,10 @@ def variances(recipe: dict[str, Any], out: Path, rollouts: int, tell: Callable[[
 
 
 def compared(grams: dict[str, Any]) -> dict[str, Any]:
-    """The variances of both estimators and their ratios, from the products of their gradients on the same rollouts."""
+    """The variances of both estimators and their ratios, from the products of their gradients on the same rollouts.
+
+    What can't be told is `None`, such as a ratio to a mean gradient that does not stand out from its noise.
+    """
     rollouts = len(grams["top_k"])
 
     def part(name: str, of: Any) -> tuple[float, float]:
@@ -159,4 +162,12 @@ def compared(grams: dict[str, Any]) -> dict[str, Any]:
     for name, relative in (("variance_ratio", False), ("noise_ratio", True)):
         logs = jackknife(lambda of, relative=relative: log_ratio(of, relative), rollouts)
         found[name] = {key: math.exp(value) for key, value in logs.items()}
-    return found
+    known: dict[str, Any] = _known(found)
+    return known
+
+
+def _known(found: Any) -> Any:
+    """With `None` in place of what is not a number, which JSON has not."""
+    if isinstance(found, dict):
+        return {name: _known(value) for name, value in found.items()}
+    return None if math.isnan(found) else found

@@ -94,17 +94,23 @@ def show(found: Mapping[str, Any]) -> None:
         print(f"| after, {name} | {text(kl_of(sums))} | {change} | {' | '.join(after)} |")
     rewards = [f"{found['teacher']['after'][way]['reward']:.3f}" for way in ("greedy", "sampled")]
     print(f"| teacher | | | {' | '.join(rewards)} |")
-    _show_variance(found["variance"])
+    _show_variance(found["variance"], "before training")
+    _show_variance(found["variance_after"], "after training with top_k, seed 0")
     print(f"\nCPU s: {found['cpu_s']}; wall s of this call: {found['wall_s_of_this_call']}; load: {found['load']}")
 
 
-def _show_variance(of: Mapping[str, Any]) -> None:
-    print(f"\n{of['rollouts']} rollouts of {of['trajectories']} trajectories at the first weights\n")
+def _show_variance(of: Mapping[str, Any], when: str) -> None:
+    print(f"\n{of['rollouts']} rollouts of {of['trajectories']} trajectories, {when}\n")
     print("| gradient | top_k | sampled | sampled / top_k |\n|---|---|---|---|")
     for label, key, ratio in (
         ("variance (trace)", "variance", "variance_ratio"),
         ("variance / squared mean", "noise_to_signal", "noise_ratio"),
     ):
         ranges = [of[name][key] for name in ESTIMATORS] + [of[ratio]]
-        print(f"| {label} | {' | '.join(text((one['value'], one['low'], one['high'])) for one in ranges)} |")
+        print(f"| {label} | {' | '.join(map(_known, ranges))} |")
     print(f"\ncosine of the two mean gradients: {of['cosine_of_means']:.3f}")
+
+
+def _known(one: Mapping[str, float | None]) -> str:
+    value, low, high = (math.nan if (of := one[name]) is None else of for name in ("value", "low", "high"))
+    return "not known" if math.isnan(value) else text((value, low, high))

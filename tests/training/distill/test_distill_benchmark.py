@@ -41,6 +41,8 @@ def test_the_noisier_form_is_told_from_an_equal_one() -> None:
     assert found["top_k"]["variance"]["low"] < 50 < found["top_k"]["variance"]["high"]
     equal = compared(grams(0.0))["variance_ratio"]
     assert equal == pytest.approx({"value": 1, "low": 1, "high": 1})
+    zeros = compared({name: np.zeros((5, 5)) for name in ("top_k", "sampled")})
+    assert zeros["variance_ratio"] == zeros["noise_ratio"] == {"value": None, "low": None, "high": None}
 
 
 def run(estimator: str, seed: int, losses: list[float], kl: float) -> dict[str, Any]:
@@ -75,9 +77,14 @@ def test_the_tables_hold_both_estimators(capsys: pytest.CaptureFixture[str]) -> 
     reward = {way: {"reward": 0.4} for way in ("greedy", "sampled")}
     variance = compared(grams(2.0)) | {"rollouts": 40, "trajectories": 16, "cosine_of_means": 0.9}
     found = {"runs": runs, "before": {"kl": films(0.4), "reward": reward}, "teacher": {"after": reward}}
-    show(found | {"variance": variance, "cpu_s": {"all": 1.0}, "wall_s_of_this_call": 2.0, "load": [1.0, 1.0]})
+    found |= {
+        "variance": variance,
+        "variance_after": variance | {"noise_ratio": dict.fromkeys(("value", "low", "high"))},
+    }
+    show(found | {"cpu_s": {"all": 1.0}, "wall_s_of_this_call": 2.0, "load": [1.0, 1.0]})
     said = capsys.readouterr().out
     assert "| top_k | loss | 1 (1 to 1) | 0.2 (0.2 to 0.2) | -0.8 (-0.8 to -0.8) |" in said
+    assert said.count("not known") == 1, "no ratio to a mean that is lost in noise"
     assert "| student before |" in said and "| after, sampled |" in said and "| variance (trace) |" in said
 
 
