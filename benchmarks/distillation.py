@@ -1,21 +1,25 @@
-"""Measures on-policy distillation: the loss, the held-out divergence, and how steady two forms of the gradient are.
+"""Shows whether on-policy distillation brings a student to its teacher, and how steady two forms of its gradient are.
 
-    python -m benchmarks.distillation [--json FILE] [--steps 20] [--rollouts 12] [--seeds 1]
+    python -m benchmarks.distillation [--steps 30] [--seeds 3] [--rollouts 16] [--json FILE]
 
-Teacher and student are random Qwen2.5-VL models, the student smaller, both with all of their code real. Both are first
-trained on scripted turns about small films (`apr train sft`'s trainer), the student for a fraction of the steps, so
-that it writes turns that can be read. Then the student learns from the teacher on its own investigations, with the
-trainer of `apr train distill`, once with each estimator from the same weights and with the same seeds.
+The student is a Qwen2.5-VL of half a million weights that was taught imperfectly to follow trails
+(`benchmarks/trails`). The teacher is the same model after reinforcement (`apr train grpo`'s trainer), so that it knows
+what a student does wrong. Then the student learns from the teacher on its own investigations, with the trainer of
+`apr train distill`, once for each seed and estimator. Both estimators of a seed ask the same questions and begin with
+the same rollout.
 
 | figure | how |
 |---|---|
-| loss | as the trainer logs it, step by step; means over seeds |
+| loss | as the trainer logs it at each step, on rollouts made for it; means of the first and last fifth of the steps |
 | held-out KL | reverse KL over the whole vocabulary, in nats a token, on the student's own rollouts about films that \
 were in no training, before and after |
-| gradient variance | trace of the covariance of the gradient over fresh rollouts at the first weights, for both \
-estimators on the same rollouts; and the same over the squared length of the mean gradient (noise to signal) |
+| reward | of held-out questions, greedy and sampled: student before and after, and teacher |
+| gradient variance | trace of the covariance of the gradient over fresh rollouts, for both estimators on the same \
+rollouts, before and after training; and the same over the squared length of the mean gradient (noise to signal) |
 
-Intervals are 95%: over trajectories by bootstrap for the held-out KL, over rollouts by jackknife for the variances.
+Intervals are 95%: Student's t over seeds; over held-out films by bootstrap; over rollouts by jackknife.
+
+`--work` keeps what is finished: after a kill the same command goes on, and repeats at most the part that was running.
 """
 
 from __future__ import annotations
@@ -23,381 +27,208 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
-import platform
-import random
+import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import numpy as np
+from benchmarks.distillation_measures import ESTIMATORS, held_out, variances
+from benchmarks.distillation_report import show
+from benchmarks.grpo_learning import Run, claim, evaluated, kept, one_thread, tell, train
+from benchmarks.grpo_learning import recipe_of as recipe_of_grpo
+from benchmarks.trails.making import Sizes, Start, make_start, start_seconds
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+TEACHER_SEED = 100
+"""Of the teacher's reinforcement; no student has it."""
 
-ESTIMATORS = ("top_k", "sampled")
-FILMS, HELD_OUT = 8, 3
-WORDS = ("red", "blue", "a cup", "a door", "nobody", "a face", "dark", "a road")
-INSTRUCTIONS = "Look at the video, then answer."
-TOKENS = 110
-"""Longest turn of a rollout."""
-
-
-def make_model(folder: Path, hidden: int, seed: int) -> Path:
-    """A random Qwen2.5-VL of that width."""
-    import tiny_models
-
-    tiny_models.HIDDEN, tiny_models.HEADS, tiny_models.KV_HEADS = hidden, hidden // 32, max(1, hidden // 64)
-    return tiny_models.save_tiny("qwen2_5_vl", folder, seed=seed)
+LOGGED = ("step", "loss", "grad_norm", "reward", "turns", "errors", "rows", "turns_without_tokens")
+"""What is kept of each step, beside `distill/…`."""
 
 
-def make_films(folder: Path) -> list[Path]:
-    from apr_testing import make_video_file
-
-    folder.mkdir()
-    return [
-        make_video_file(folder / f"{number}.mp4", frames=40 + 5 * number, size=(112, 64))
-        for number in range(FILMS + HELD_OUT)
-    ]
-
-
-def write_questions(path: Path, films: Sequence[Path]) -> Path:
-    path.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "id": film.stem,
-                    "video": str(film),
-                    "question": f"what is shown in {film.stem}?",
-                    "kind": "mcq",
-                    "options": ["one", "two"],
-                    "answer": "AB"[int(film.stem) % 2],
-                }
-            )
-            + "\n"
-            for film in films
-        )
-    )
-    return path
-
-
-def scripted_rows(student: Any, films: Sequence[Path], folder: Path) -> Path:
-    """Rows of three investigations of each film, whose words differ."""
-    from row_making import Speaker, played, question
-
-    from apr_plugin.loop import Budget, EpisodeConfig, Sampling
-    from apr_plugin.training.making import RowSettings, Source, make_rows
-    from apr_plugin.training.rows import write_rows
-
-    budget = Budget(turns=4, frame_pixels=4 * 784)
-    config = EpisodeConfig(budget=budget, sampling=Sampling(max_new_tokens=300), system_prompt=INSTRUCTIONS)
-    chance = random.Random(0)
-
-    def turn(**action: Any) -> str:
-        seen, thought = chance.sample(WORDS, 2)
-        whole = {"observation": seen, "think": thought, "confidence": chance.choice((0.2, 0.5, 0.9)), "action": action}
-        return json.dumps(whole)
-
-    for film in films:
-        for attempt in range(3):
-            start = chance.randint(0, 2)
-            says = [
-                turn(type="get_frames", start=0.0, end=3.0, num=2),
-                turn(type="get_frames", start=float(start), end=float(start + 1), num=1),
-                turn(type="answer", content="AB"[int(film.stem) % 2]),
-            ]
-            asked = question(film, doc_id=f"{film.stem}-{attempt}", text=f"what is shown in {film.stem}?")
-            run = played(folder, asked, Speaker(student, says), config)
-    made = make_rows([Source(run.file, run.card)], student, RowSettings(validation=0.0))
-    write_rows(folder / "rows.jsonl", made)
-    return folder / "rows.jsonl"
-
-
-def fine_tuned(model: Path, rows: Path, steps: int, out: Path) -> tuple[Path, float]:
-    """The checkpoint after so many steps on the scripted turns, and its last loss."""
-    from apr_plugin.training.sft.recipe import Recipe
-    from apr_plugin.training.sft.running import run_sft
-
-    trainer = {"use_cpu": True, "bf16": False, "learning_rate": 3e-3, "max_steps": steps, "disable_tqdm": True}
-    trainer |= {"activation_checkpointing": False, "lr_scheduler_type": "linear", "save_strategy": "no"}
-    recipe = {"student": {"pretrained": str(model)}, "rows": str(rows), "rows_per_step": 12, "trainer": trainer}
-    recipe |= {"learn": {"towers": "trained"}, "forward": {"token_budget": 4000}}
-    with contextlib.redirect_stdout(sys.stderr):
-        final = run_sft(Recipe.model_validate(recipe), out)
-    return final, float(json.loads((final / "training.json").read_text())["losses"][-1]["loss"])
-
-
-def make_distillation(student: Path, teacher: Path, questions: Path, out: Path, **more: Any) -> Any:
-    """The trainer of `apr train distill`."""
-    from apr_plugin.training.distill.making import make_trainer
-    from apr_plugin.training.distill.recipe import DistillRecipe
-    from apr_plugin.training.grpo.running import usable_questions
-    from apr_plugin.training.sft.running import student_of
-    from apr_plugin.training.synthesis.questions import load_questions
-
-    (words := questions.with_name("instructions.txt")).write_text(INSTRUCTIONS)
-    trainer = {"use_cpu": True, "bf16": False, "learning_rate": 3e-4, "lr_scheduler_type": "constant"}
-    trainer |= {"activation_checkpointing": False, "save_strategy": "no", "disable_tqdm": True}
-    recipe = DistillRecipe.model_validate(
-        {
-            "student": {"pretrained": str(student)},
-            "teacher": {"pretrained": str(teacher)},
-            "questions": [str(questions)],
-            "generations": 2,
-            "questions_per_step": 2,
-            "system_prompt": str(words),
-            "budget": {"turns": 4, "frame_pixels": 4 * 784, "clip_pixels": 4 * 784},
-            "sampling": {"max_new_tokens": TOKENS, "concurrency": 8},
-            "learn": {"towers": "trained"},
-            "samples": {"trajectories": 0},
-            "forward": {"token_budget": 4000},
-            "seed": more.pop("seed", 0),
-            "distill": more.pop("distill", {}),
-            "trainer": trainer | more,
-        }
-    )
-    usable = usable_questions(load_questions(recipe.questions), recipe, quiet())
-    return make_trainer(recipe, usable.questions, usable.durations, student_of(recipe.student), out)
-
-
-def quiet() -> Any:
-    from rich.console import Console
-
-    return Console(quiet=True)
-
-
-def rollout(trainer: Any, step: int, questions: Sequence[int]) -> Any:
-    """The rows of a fresh rollout about some questions."""
-    trainer.state.global_step = step
-    each = trainer.recipe.generations
-    (part,) = trainer._generate_and_score_completions([{"question": n} for n in questions for _ in range(each)])
-    return part
-
-
-def held_out(student: Path, teacher: Path, questions: Path, folder: Path, rollouts: int = 4) -> dict[str, Any]:
-    """The reverse KL over the whole vocabulary on the student's own rollouts: mean over tokens, and its interval."""
-    import torch
-
-    from apr_plugin.training.distill.losses import whole_reverse_kl
-
-    trainer = make_distillation(student, teacher, questions, folder, max_steps=1, seed=17)
-    sums: dict[str, list[float]] = {}
-    with torch.no_grad():
-        for number in range(rollouts):
-            for pack in rollout(trainer, number, range(HELD_OUT)).packs:
-                taught = trainer.teacher.logits(pack).values
-                head = trainer.model.get_output_embeddings()
-                own = trainer.forward.logits(trainer.model, head, pack, trainer.accelerator.device).values
-                words = min(own.shape[-1], taught.shape[-1])
-                values = whole_reverse_kl(own[..., :words], taught[..., :words])
-                for row, of in zip(pack, values, strict=True):
-                    learned = torch.tensor(trainer._learned(row))
-                    name = f"{number} {row.where.rpartition(',')[0]}"
-                    one = sums.setdefault(name, [0.0, 0.0])
-                    one[0] += float(of[: len(learned)][learned].sum())
-                    one[1] += float(learned.sum())
-    trainer.rollouts.close()
-    pairs = np.array([one for one in sums.values() if one[1]])
-    chance = np.random.default_rng(0)
-    drawn = pairs[chance.integers(0, len(pairs), (2000, len(pairs)))].sum(axis=1)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
-    total = pairs.sum(axis=0)
-    return {"kl": float(total[0] / total[1]), "low": float(low), "high": float(high), "trajectories": len(pairs)}
-
-
-def gradients(trainer: Any, part: Any) -> dict[str, Any]:
-    """The gradient of the same rows with each estimator, as a vector."""
-    import torch
-
-    found, was = {}, trainer.recipe
-    for name in ESTIMATORS:
-        trainer.recipe = was.model_copy(update={"distill": was.distill.model_copy(update={"estimator": name})})
-        trainer.model.train()
-        trainer.accelerator.backward(trainer.compute_loss(trainer.model, part))
-        parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in trainer.model.parameters()]
-        found[name] = torch.cat([one.flatten() for one in parts]).double()
-        trainer.model.zero_grad()
-    trainer.recipe = was
-    return found
-
-
-def spread(gram: Any) -> tuple[float, float]:
-    """From the products of n gradients with each other: the trace of their covariance, and their mean's square length.
-
-    Both estimates are unbiased: the mean's own noise is not in its length.
-    """
-    n = len(gram)
-    apart = (gram.sum() - np.trace(gram)) / (n * (n - 1))
-    return float(np.trace(gram) / n - apart), float(apart) if apart > 0 else math.nan
-
-
-def jackknife(of: Callable[[Any], float], n: int) -> dict[str, float]:
-    """A statistic of n rollouts, and its 95% interval; `of` takes the numbers of the rollouts that are used."""
-    every = np.arange(n)
-    value = of(every)
-    left_out = np.array([of(np.delete(every, at)) for at in every])
-    error = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    return {"value": value, "low": value - 1.96 * error, "high": value + 1.96 * error}
-
-
-def variances(student: Path, teacher: Path, questions: Path, folder: Path, rollouts: int) -> dict[str, Any]:
-    """How much the gradient varies from rollout to rollout, with each estimator."""
-    import torch
-
-    trainer = make_distillation(student, teacher, questions, folder, max_steps=1, seed=5)
-    flats: dict[str, list[Any]] = {name: [] for name in ESTIMATORS}
-    for number in range(rollouts):
-        tell(f"gradient variance: rollout {number + 1} of {rollouts}")
-        first = 2 * number % FILMS
-        for name, flat in gradients(trainer, rollout(trainer, number, (first, first + 1))).items():
-            flats[name].append(flat)
-    trainer.rollouts.close()
-    stacked = {name: torch.stack(of) for name, of in flats.items()}
-    grams = {name: (of @ of.T).numpy() for name, of in stacked.items()}
-    means = {name: of.mean(0) for name, of in stacked.items()}
-
-    def part(name: str, of: Any) -> tuple[float, float]:
-        return spread(grams[name][np.ix_(of, of)])
-
-    found: dict[str, Any] = {
-        name: {
-            "variance": jackknife(lambda of, name=name: part(name, of)[0], rollouts),
-            "mean_square": part(name, np.arange(rollouts))[1],
-            "noise_to_signal": jackknife(lambda of, name=name: part(name, of)[0] / part(name, of)[1], rollouts),
-        }
-        for name in ESTIMATORS
+def recipe_of(start: Start, teacher: Path, *, seed: int, steps: int, learning_rate: float, **distill: Any) -> Any:
+    """The recipe of `apr train distill`: that of reinforcement with a teacher, and with 16 trajectories of 8 films."""
+    made = recipe_of_grpo(start, Run("none", seed), steps, learning_rate)
+    del made["credit"]
+    for name in ("loss_type", "epsilon", "epsilon_high"):
+        del made["trainer"][name]
+    return made | {
+        "teacher": {"pretrained": str(teacher)},
+        "distill": distill,
+        "generations": 2,
+        "questions_per_step": 8,
     }
 
-    def log_ratio(of: Any, relative: bool) -> float:
-        one, other = (part(name, of) for name in ("sampled", "top_k"))
-        return math.log(one[0] / other[0]) - (math.log(one[1] / other[1]) if relative else 0.0)
 
-    for name, relative in (("variance_ratio", False), ("noise_ratio", True)):
-        logs = jackknife(lambda of, relative=relative: log_ratio(of, relative), rollouts)
-        found[name] = {key: math.exp(value) for key, value in logs.items()}
-    lengths = [float(mean.norm()) for mean in means.values()]
-    found["cosine_of_means"] = float(means["top_k"] @ means["sampled"]) / math.prod(lengths)
+class Steps:
+    """Standard output of a trainer: goes to a file, and every tenth step is told."""
+
+    def __init__(self, file: TextIO, words: str) -> None:
+        self.file, self.words, self.count = file, words, 0
+
+    def write(self, text: str) -> int:
+        """Keep the text; a line of the trainer's log is a step."""
+        if text.startswith("{'loss'"):
+            self.count += 1
+            if self.count % 10 == 0:
+                tell(f"{self.words}: step {self.count}")
+        return self.file.write(text)
+
+    def flush(self) -> None:
+        """As a file."""
+        self.file.flush()
+
+
+@contextlib.contextmanager
+def steps_of(file: Path, words: str) -> Iterator[None]:
+    """What a trainer prints goes to a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as opened, contextlib.redirect_stdout(Steps(opened, words)):
+        yield
+
+
+def once(file: Path, words: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a part of the benchmark found, from its file if it is finished.
+
+    Args:
+        file: For the result.
+        words: What it is.
+        make: Does it; processor and wall seconds are added to what it finds.
+    """
+    if not file.is_file():
+        tell(words)
+        began = time.process_time(), time.monotonic()
+        with steps_of(file.with_suffix(".log"), words):
+            found = make()
+        spent = {"cpu_s": time.process_time() - began[0], "wall_s": time.monotonic() - began[1]}
+        kept(file, found | {name: round(value, 1) for name, value in spent.items()})
+    read: dict[str, Any] = json.loads(file.read_text())
+    return read
+
+
+def distilled(recipe: dict[str, Any], start: Start, folder: Path) -> dict[str, Any]:
+    """Train, and measure the checkpoint; a run that did not end begins anew."""
+    from apr_plugin.training.distill.recipe import DistillRecipe
+    from apr_plugin.training.distill.running import run_distill
+
+    shutil.rmtree(folder, ignore_errors=True)
+    final = run_distill(DistillRecipe.model_validate(recipe), folder)
+    log = json.loads((final / "training.json").read_text())["log"]
+    return {
+        "estimator": recipe["distill"]["estimator"],
+        "seed": recipe["seed"],
+        "steps": [
+            {name: one[name] for name in one if name in LOGGED or name.startswith("distill/")}
+            for one in log
+            if "loss" in one
+        ],
+        "kl": held_out(_held_out_recipe(recipe, start, final), folder / "held_out"),
+        "reward": evaluated(final, start),
+    }
+
+
+def _held_out_recipe(recipe: dict[str, Any], start: Start, student: Path) -> dict[str, Any]:
+    """Rollouts about held-out films, with the same seeds for every student."""
+    return recipe | {"student": {"pretrained": str(student)}, "questions": [str(start.held_out)], "seed": 17}
+
+
+def measured(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+    """All parts, finished ones from their files."""
+    work, began = args.work, time.monotonic()
+    with steps_of(work / "start.log", "supervised training"):
+        start = make_start(work, sizes, tell)
+
+    def reinforced() -> dict[str, Any]:
+        return train(start, Run("none", TEACHER_SEED), args.teacher_steps, args.learning_rate, work / "teacher")
+
+    found: dict[str, Any] = {"teacher": once(work / "teacher.result.json", "the teacher's reinforcement", reinforced)}
+
+    def recipe(name: str, seed: int) -> dict[str, Any]:
+        rate = args.learning_rate
+        made: dict[str, Any] = recipe_of(
+            start, work / "teacher" / "final", seed=seed, steps=args.steps, learning_rate=rate, estimator=name
+        )
+        return made
+
+    first = recipe("top_k", 5)
+    found["before"] = once(
+        work / "before.json",
+        "the student before",
+        lambda: {
+            "kl": held_out(_held_out_recipe(first, start, start.checkpoint), work / "before"),
+            "reward": evaluated(start.checkpoint, start),
+        },
+    )
+    found["variance"] = once(
+        work / "variance.json", "gradient variance", lambda: variances(first, work / "variance", args.rollouts, tell)
+    )
+    found["runs"] = []
+    for seed in range(args.seeds):
+        for name in ESTIMATORS:
+            run = f"{name}-{seed}"
+            found["runs"].append(
+                once(
+                    work / "runs" / f"{run}.json",
+                    f"distillation {run}",
+                    lambda name=name, seed=seed, run=run: distilled(recipe(name, seed), start, work / "runs" / run),
+                )
+            )
+    trained = {"student": {"pretrained": str(work / "runs" / "top_k-0" / "final")}}
+    found["variance_after"] = once(
+        work / "variance_after.json",
+        "gradient variance after training",
+        lambda: variances(first | trained, work / "variance_after", args.rollouts, tell),
+    )
+    parts = [found[name] for name in ("teacher", "before", "variance", "variance_after")] + found["runs"]
+    found["cpu_s"] = {
+        **start_seconds(work),
+        "teacher": found["teacher"]["cpu_s"],
+        "all": round(sum(start_seconds(work).values()) + sum(one["cpu_s"] for one in parts), 1),
+    }
+    found["wall_s_of_this_call"] = round(time.monotonic() - began, 1)
     return found
 
 
-def learned(student: Path, teacher: Path, questions: Path, folder: Path, estimator: str, steps: int, seed: int) -> Any:
-    """The log of a run, and the folder of its checkpoint."""
-    trainer = make_distillation(
-        student,
-        teacher,
-        questions,
-        folder,
-        max_steps=steps,
-        seed=seed,
-        distill={"estimator": estimator},
-        max_grad_norm=1.0,
-    )
-    with contextlib.redirect_stdout(sys.stderr):
-        trainer.train()
-    trainer.model.save_pretrained(folder / "final")
-    trainer.rollouts.student.encoder.processor.save_pretrained(folder / "final")
-    trainer.rollouts.close()
-    return [line for line in trainer.state.log_history if "loss" in line], folder / "final"
-
-
-def tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
-
-
-def interval(one: dict[str, float], digits: int = 3) -> str:
-    key = "kl" if "kl" in one else "value"
-    return f"{one[key]:.{digits}g} ({one['low']:.{digits}g} to {one['high']:.{digits}g})"
-
-
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--steps", type=int, default=20, help="of distillation")
-    parser.add_argument("--rollouts", type=int, default=12, help="of the gradient's variance; at least 3")
-    parser.add_argument("--seeds", type=int, default=1, help="runs with each estimator")
-    parser.add_argument("--teacher-steps", type=int, default=100, help="of fine-tuning")
-    parser.add_argument("--student-steps", type=int, default=140)
-    args = parser.parse_args()
-    import torch
+    parser.add_argument("--json", type=Path, help="all figures, and the log of each step")
+    parser.add_argument("--steps", type=int, default=30, help="of distillation; at least 5")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--rollouts", type=int, default=16, help="of the gradient's variance; at least 3")
+    parser.add_argument("--teacher-steps", type=int, default=32, help="of reinforcement")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--taught", type=int, default=Sizes.taught, help="films that the first checkpoint learns from")
+    parser.add_argument("--sft-steps", type=int, default=Sizes.sft_steps)
+    parser.add_argument("--held-out", type=int, default=Sizes.held_out, help="films of the evaluation; at least 8")
+    parser.add_argument("--work", type=Path, default=Path("build/distillation"))
+    args = parser.parse_args(given)
+    for name, least in (("steps", 5), ("seeds", 1), ("rollouts", 3), ("held_out", 8)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} is at least {least}")
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    from apr_plugin.report.machine import hardware
 
-    from apr_plugin.training.student import Student
-
-    torch.set_num_threads(1)
-    began = time.process_time(), time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        films = make_films(folder / "films")
-        asked = write_questions(folder / "train.jsonl", films[:FILMS])
-        apart = write_questions(folder / "held_out.jsonl", films[FILMS:])
-        plain = {
-            "teacher": make_model(folder / "teacher", 128, 1),
-            "student": make_model(folder / "student", 64, 0),
-        }
-        rows = scripted_rows(Student.from_pretrained(str(plain["teacher"])), films[:FILMS], folder / "rows")
-        tuned, sft = {}, {}
-        for name, steps in (("teacher", args.teacher_steps), ("student", args.student_steps)):
-            tell(f"fine-tuning the {name}, {steps} steps")
-            tuned[name], sft[name] = fine_tuned(plain[name], rows, steps, folder / f"sft_{name}")
-        student, teacher = tuned["student"], tuned["teacher"]
-        found: dict[str, Any] = {
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "sft_loss": sft,
-            "variance": variances(student, teacher, asked, folder / "variance", args.rollouts),
-            "before": held_out(student, teacher, apart, folder / "before"),
-            "runs": {name: [] for name in ESTIMATORS},
-        }
-        save(found, args.json)
-        for name in ESTIMATORS:
-            for seed in range(args.seeds):
-                tell(f"distillation, {name}, seed {seed}")
-                place = folder / f"{name}_{seed}"
-                log, final = learned(student, teacher, asked, place, name, args.steps, seed)
-                after = held_out(final, teacher, apart, folder / f"{name}_{seed}_after")
-                found["runs"][name].append({"log": log, "after": after})
-                save(found, args.json)  # a stop keeps what was measured
-    found["cpu_s"], found["wall_s"] = time.process_time() - began[0], time.perf_counter() - began[1]
+    one_thread()
+    args.work = args.work.resolve()
+    args.work.mkdir(parents=True, exist_ok=True)
+    sizes = {"taught": args.taught, "sft_steps": args.sft_steps, "held_out": args.held_out}
+    settings = {name: getattr(args, name) for name in ("steps", "rollouts", "teacher_steps", "learning_rate")} | sizes
+    claim(args.work, settings)
+    load = os.getloadavg()[0]
+    found = measured(args, replace(Sizes(), **sizes))
+    found |= {
+        "settings": settings,
+        "machine": hardware(),
+        "load": [round(one, 2) for one in (load, os.getloadavg()[0])],
+    }
+    if args.json is not None:
+        kept(args.json, found)
     show(found)
-    save(found, args.json)
-
-
-def save(found: dict[str, Any], path: Path | None) -> None:
-    if path is not None:
-        path.write_text(json.dumps(found, indent=2) + "\n")
-
-
-def show(found: dict[str, Any]) -> None:
-    """Print the tables."""
-    print("last loss of fine-tuning: " + ", ".join(f"{name} {loss:.3f}" for name, loss in found["sft_loss"].items()))
-    runs = found["runs"]
-    print("\n| step | " + " | ".join(f"{name}: loss | {name}: top-K KL" for name in ESTIMATORS) + " |")
-    print("|---:|" + "---:|" * 2 * len(ESTIMATORS))
-    steps = len(runs["top_k"][0]["log"])
-    for at in sorted({0, *range(3, steps, 4), steps - 1}):
-        cells = [
-            f"{np.mean([run['log'][at][value] for run in runs[name]]):.3f}"
-            for name in ESTIMATORS
-            for value in ("loss", "distill/kl_top_k")
-        ]
-        print(f"| {at + 1} | " + " | ".join(cells) + " |")
-    print("\n| held-out reverse KL, nats a token | value |\n|---|---|")
-    print(f"| before ({found['before']['trajectories']} trajectories) | {interval(found['before'])} |")
-    for name in ESTIMATORS:
-        for seed, run in enumerate(runs[name]):
-            print(f"| after, {name}, seed {seed} | {interval(run['after'])} |")
-    spreads = found["variance"]
-    print("\n| gradient | top_k | sampled | sampled / top_k |\n|---|---|---|---|")
-    for label, key, ratio in (
-        ("variance (trace)", "variance", "variance_ratio"),
-        ("variance / squared mean", "noise_to_signal", "noise_ratio"),
-    ):
-        cells = [interval(spreads[name][key]) for name in ESTIMATORS]
-        print(f"| {label} | {' | '.join(cells)} | {interval(spreads[ratio])} |")
-    print(f"\ncosine of the two mean gradients: {spreads['cosine_of_means']:.3f}")
-    print(f"{found['cpu_s']:.0f} CPU s, {found['wall_s']:.0f} s", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

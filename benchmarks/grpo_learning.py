@@ -194,7 +194,7 @@ def main(given: Sequence[str] | None = None) -> int:
     one_thread()
     args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
-    _claim(args)
+    claim(args.work, {"steps": args.steps, "learning_rate": args.learning_rate, **_sizes(args)})
     start = make_start(args.work, replace(Sizes(), **_sizes(args)), tell)
     before = before_training(start, args.work)
     tell(f"before: greedy {before['greedy']['reward']:.3f}, sampled {before['sampled']['reward']:.3f}")
@@ -211,12 +211,11 @@ def _sizes(args: argparse.Namespace) -> dict[str, int]:
     return {"taught": args.taught, "sft_steps": args.sft_steps, "held_out": args.held_out}
 
 
-def _claim(args: argparse.Namespace) -> None:
+def claim(work: Path, mine: dict[str, Any]) -> None:
     """Finished runs of other settings must not be mixed with these."""
-    file = args.work / "settings.json"
-    mine = {"steps": args.steps, "learning_rate": args.learning_rate, **_sizes(args)}
+    file = work / "settings.json"
     if file.is_file() and (found := json.loads(file.read_text())) != mine:
-        sys.exit(f"{args.work} has runs of other settings ({found}); name another folder with --work, or remove it")
+        sys.exit(f"{work} has runs of other settings ({found}); name another folder with --work, or remove it")
     file.write_text(json.dumps(mine) + "\n")
 
 
