@@ -1,4 +1,4 @@
-"""What a staged run tells while it trains, and what it spent: a line now and then, and a file in each stage's folder."""
+"""What a staged run tells while it trains, and what it spent: a line now and then, a file in each stage's folder."""
 
 from __future__ import annotations
 

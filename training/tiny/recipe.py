@@ -82,8 +82,8 @@ class MadeRecipe(BaseModel):
 def shrunk(recipe: Recipe, factor: float) -> Recipe:
     """The same stages in a fraction of their length: a trial of the whole way, whose result is not worth keeping.
 
-    Lengths, warm-up and what is measured are divided by the factor. A stage ends after its length, where its gate
-    measures and asks for nothing.
+    Lengths, warm-up, steps between checkpoints, and what is measured are divided by the factor. A stage ends after its
+    length, where its gate measures and asks for nothing.
     """
     least = {"steps": 2, "rows": 1, "tokens": 1}
     stages = []
@@ -92,7 +92,7 @@ def shrunk(recipe: Recipe, factor: float) -> Recipe:
         given["length"] = {
             unit: max(least[unit], math.ceil(value / factor)) for unit, value in given["length"].items() if value
         }
-        given["trainer"] = _warm(stage.trainer, factor)
+        given["trainer"] = _fewer(stage.trainer, factor)
         if stage.gate is not None:
             measured = {
                 name: max(2, round(value / factor)) if name in FEWER else value
@@ -101,14 +101,15 @@ def shrunk(recipe: Recipe, factor: float) -> Recipe:
             given["gate"] |= {"reach": dict.fromkeys(stage.gate.reach, 0.0), "given": measured}
             given["gate"] |= {"at_most": given["length"], "every": 10**9}
         stages.append(given)
-    trainer = _warm(recipe.trainer, factor) | {"logging_steps": 1}
+    trainer = _fewer(recipe.trainer, factor) | {"logging_steps": 1}
     return Recipe.model_validate(recipe.model_dump() | {"stages": stages, "trainer": trainer})
 
 
-def _warm(trainer: dict[str, Any], factor: float) -> dict[str, Any]:
-    if "warmup_steps" not in trainer:
-        return trainer
-    return trainer | {"warmup_steps": math.ceil(trainer["warmup_steps"] / factor)}
+def _fewer(trainer: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Its numbers of steps divided."""
+    return trainer | {
+        name: math.ceil(trainer[name] / factor) for name in ("warmup_steps", "save_steps") if name in trainer
+    }
 
 
 def read_made(name: str) -> MadeRecipe:
