@@ -164,7 +164,7 @@ def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | N
     if stop_after is not None and stop_after not in names:
         raise RecipeError(f"there is no stage {terminal.quoted(stop_after, 60)}; there are {', '.join(names)}")
     console = terminal.console(stderr=True)
-    claim_folder(out, {"start": made.model_dump(mode="json")["start"], "shrink": shrink}, True)
+    claim_folder(out, {"start": made.model_dump(mode="json")["start"], "shrink": float(shrink)}, True)
     if (out / FINAL / "config.json").is_file():
         console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
         return out / FINAL
