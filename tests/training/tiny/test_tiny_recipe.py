@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
     """The recipe itself, shrunk: killed in its first stage, it goes on from a checkpoint; more pictures are named."""
     out = tmp_path / "out"
     command = [sys.executable, "-P", "-m", "apr_plugin", "train", "recipe", "tiny", "--out", str(out)]
-    command += ["--shrink", "10", "--stop-after", "captions"]
+    command += ["--shrink", "6", "--stop-after", "captions"]
     stage = out / "stages" / "01-captions"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         until = time.monotonic() + 500
@@ -148,10 +148,10 @@ def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
     cut = last_checkpoint(stage)
     assert cut is not None and not (stage / "final").exists(), "it was killed within the stage"
     before = spent(stage)["tokens"]
-    trained = recipe.run_recipe("tiny", out, shrink=10, stop_after="captions")
+    trained = recipe.run_recipe("tiny", out, shrink=6, stop_after="captions")
     assert trained == stage / "final" and not (out / "final").exists()
     assert spent(stage)["tokens"] > before > 0
     student = Student.from_pretrained(str(out / "start"))
     start = captions.measure(student=student)(load_learner(StudentSettings(pretrained=str(out / "start"))).eval())
     (measured,) = [json.loads(line) for line in (stage / "measured.jsonl").read_text().splitlines()]
-    assert start["colour"] < 0.2 < 0.5 < measured["colour"]
+    assert start["colour"] < 0.1 and measured["colour"] > 0.3
