@@ -313,3 +313,20 @@ def gain(
     from apr_plugin.training.gain_command import run_gain
 
     run_gain(path, model, out, dtype=dtype, limit=limit, rules=(iou, accuracy))
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="A recipe of a made model: a YAML file, or tiny.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
+    shrink: Annotated[float, typer.Option(min=1, help="Divide every length by this; gates then ask nothing.")] = 1.0,
+    stop_after: Annotated[str | None, typer.Option(help="The last stage that is trained now.")] = None,
+) -> None:
+    """Make a small model with random weights and train it in stages up to an agent; the result is in OUT/final.
+
+    Each stage ends when it reaches its gate. Exit status 1: one did not; the last line has the numbers, and the same
+    command trains that stage on. After a stop or a kill, it continues where it was.
+    """
+    from apr_plugin.training.tiny.recipe import run_recipe
+
+    run_recipe(name, out, shrink=shrink, stop_after=stop_after)

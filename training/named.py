@@ -29,6 +29,7 @@ OURS: dict[Kind, dict[str, str]] = {
     "measures": {
         "needle_agent": "apr_plugin.training.tiny.playing:measure",
         "needle_captions": "apr_plugin.training.tiny.captions:measure",
+        "needle_looks": "apr_plugin.training.tiny.looking:measure",
     },
 }
 """Where those of this package are found."""

@@ -36,13 +36,21 @@ class Gate(TrainerCallback):  # type: ignore[misc]
         least: Steps before which the stage does not end.
         most: Steps at which it is given up.
         folder: Of the stage.
+        advice: What to do if it is not reached.
 
     Raises:
         AprError: there is no such measure, or it refuses its arguments.
     """
 
     def __init__(
-        self, stage: str, settings: GateSettings, student: Student, least: int, most: int, folder: Path
+        self,
+        stage: str,
+        settings: GateSettings,
+        student: Student,
+        least: int,
+        most: int,
+        folder: Path,
+        advice: str = "Change the stage, and train in another folder",
     ) -> None:
         try:
             self._measure: Measure = named("measures", settings.measure)(student=student, **settings.given)
@@ -53,6 +61,7 @@ class Gate(TrainerCallback):  # type: ignore[misc]
         self._least = least
         self._most = most
         self._folder = folder
+        self._advice = advice
 
     @property
     def reached_at(self) -> int | None:
@@ -104,8 +113,8 @@ class Gate(TrainerCallback):  # type: ignore[misc]
         )
         raise GateMissed(
             f"stage {self._stage}: after {self._most:,} steps the gate {self._settings.measure} is not reached: "
-            f"{missing}. The last checkpoint is in {self._folder}; its measurements are in {MEASURED}. Change the "
-            "stage, and train in another folder"
+            f"{missing}. The last checkpoint is in {self._folder}; its measurements are in {MEASURED}. "
+            f"{self._advice}"
         )
 
     def _numbers(self, model: Any) -> dict[str, float]:

@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,20 @@ PACKS = "packs.txt"
 """In the folder of a stage: packs of each stretch of its mix (`mixes.Mix`)."""
 
 
-def run_stages(recipe: Recipe, out: Path, console: Console, *, first: bool = True) -> Path:
+Watch = Callable[[Any, StageSettings, int, int], None]
+"""Adds callbacks to the trainer of a stage; it gets the stage's least and largest number of steps."""
+
+
+def run_stages(
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    *,
+    first: bool = True,
+    stop_after: str | None = None,
+    go_on: bool = False,
+    watch: Watch | None = None,
+) -> Path:
     """Train all stages of a recipe.
 
     Args:
@@ -51,9 +65,12 @@ def run_stages(recipe: Recipe, out: Path, console: Console, *, first: bool = Tru
         out: Folder of the run.
         console: Where progress is told.
         first: Whether this is the first process.
+        stop_after: The stage after which nothing more is trained.
+        go_on: Whether a stage that missed its gate before may be as long again, each time that it is started.
+        watch: Adds callbacks to each trainer.
 
     Returns:
-        The folder of the trained checkpoint.
+        The folder of the trained checkpoint; that of a stage if the run ends before the last.
 
     Raises:
         GateMissed: a stage did not reach its gate.
@@ -69,8 +86,10 @@ def run_stages(recipe: Recipe, out: Path, console: Console, *, first: bool = Tru
     before: Path | None = None
     for number, stage in enumerate(recipe.stages, 1):
         folder = out / f"{number:02}-{stage.name}"
-        _stage(recipe, stage, folder, before, console, first)
+        _stage(recipe, stage, folder, before, console, first, go_on, watch)
         before = folder
+        if stage.name == stop_after and stage is not recipe.stages[-1]:
+            return folder / FINAL
     assert before is not None
     if first:
         part = out / f"{FINAL}.part"
@@ -152,7 +171,14 @@ def steps_of(length: LengthSettings, step_rows: float, row_tokens: float) -> int
 
 
 def _stage(
-    recipe: Recipe, stage: StageSettings, folder: Path, before: Path | None, console: Console, first: bool
+    recipe: Recipe,
+    stage: StageSettings,
+    folder: Path,
+    before: Path | None,
+    console: Console,
+    first: bool,
+    go_on: bool,
+    watch: Watch | None,
 ) -> None:
     if (folder / FINAL / "config.json").is_file():
         console.print(f"stage {stage.name}: finished before", soft_wrap=True)
@@ -173,8 +199,11 @@ def _stage(
         most = least if stage.gate is None else steps_of(stage.gate.at_most, step_rows, mix.row_tokens)
         if most < least:
             raise RecipeError(f"stage {stage.name}: gate.at_most is {most} steps, and its length {least}")
-        gate = None if stage.gate is None else Gate(stage.name, stage.gate, student, least, most, folder)
         found = last_checkpoint(folder)
+        if go_on and stage.gate is not None:
+            most *= 1 + _step(found) // most
+        advice = {"advice": "The same command trains it as long again"} if go_on else {}
+        gate = None if stage.gate is None else Gate(stage.name, stage.gate, student, least, most, folder, **advice)
         ended = gate is not None and found is not None and gate.reached_at == _step(found)
         carried = None
         if found is None and before is not None and stage.optimizer == "keep":
@@ -188,6 +217,8 @@ def _stage(
         trainer.add_callback(WriteProfile(profile.file))
     if gate is not None and not ended:
         trainer.add_callback(gate)
+    if watch is not None:
+        watch(trainer, stage, least, most)
     console.print(
         f"stage {stage.name}: {shares_told(sources)}; rows of {mix.row_tokens:.0f} tokens, {step_rows:.0f} a step; "
         f"{least:,} steps" + (f", at most {most:,}" if gate is not None else ""),

@@ -103,7 +103,7 @@ async def play(policy: Policy, seen: Film, doc: Doc) -> Played:
 
 def _compare(skills: dict[str, list[bool]], asked: ParsedQuestion, labels: Sequence[Label], note: str) -> None:
     """Compare a note with what was shown, frame by frame; a frame without an entry is wrong in everything."""
-    found = {int(match[1]): match.groups()[1:] for match in _ENTRY.finditer(note)}
+    found = entries(note)
     for number, label in enumerate(labels, 1):
         colour, pattern, one, other, mark = found.get(number, (None,) * 5)
         skills["colour"].append(colour == label[0])
@@ -116,6 +116,11 @@ def _compare(skills: dict[str, list[bool]], asked: ParsedQuestion, labels: Seque
         else:
             skills["glyph_colour"].append(one == label[2].colour)
             skills["shape"].append(other == label[2].shape)
+
+
+def entries(note: str) -> dict[int, tuple[str | None, ...]]:
+    """The entries of a note by the number of their frame: colour, pattern, glyph's colour, glyph's shape, flag."""
+    return {int(match[1]): match.groups()[1:] for match in _ENTRY.finditer(note)}
 
 
 def games(seed: int, per_kind: int, buckets: Sequence[str]) -> list[tuple[Film, Doc]]:

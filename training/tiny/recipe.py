@@ -1,0 +1,210 @@
+"""`apr train recipe`: the small agent from nothing, by one command.
+
+    OUT/run.json       what the run is made of
+    OUT/start/         the model with random weights
+    OUT/stages/        a staged run of `apr train sft` (training.sft.staging)
+    OUT/final/         the trained checkpoint with its profile and card
+
+The same command continues: what is finished is skipped, and a stage that missed its gate is trained on.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from apr_plugin import terminal
+from apr_plugin.errors import AprError, require
+from apr_plugin.tasks.needle.make import NeedleSpec
+from apr_plugin.training.recipe_file import RecipeError, load_recipe
+from apr_plugin.training.sft.recipe import Recipe
+from apr_plugin.training.sft.running import FINAL, claim_folder
+from apr_plugin.training.tiny.model import Size
+from apr_plugin.training.tiny.worlds import meets
+
+FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "made"
+"""The recipes of models that are made from nothing."""
+
+START = "start"
+STAGES = "stages"
+
+FEWER = ("per_kind", "count")
+"""Arguments of measures that say how much is measured."""
+
+
+class StartSettings(BaseModel):
+    """The model before training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    """Of its weights, and of the episodes from which its tokenizer learns words."""
+    size: Size = Size()
+    """Its widths and depths."""
+
+
+class MadeRecipe(BaseModel):
+    """A model that is made and trained by one command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: StartSettings = StartSettings()
+    """The model before training."""
+    evaluation: tuple[NeedleSpec, ...] = Field(min_length=1)
+    """Sets that training must not meet."""
+    training: dict[str, Any]
+    """A recipe of `apr train sft` with stages, without its student."""
+
+    def staged(self, start: Path, shrink: float = 1.0) -> Recipe:
+        """The recipe of the stages.
+
+        Args:
+            start: Folder of the model before training.
+            shrink: See `shrunk`.
+
+        Raises:
+            RecipeError: a field is wrong.
+        """
+        try:
+            recipe = Recipe.model_validate({**self.training, "student": {"pretrained": str(start)}})
+        except ValueError as error:
+            raise RecipeError(f"training: {terminal.one_line(str(error), 400)}") from error
+        if not recipe.stages:
+            raise RecipeError("training.stages: a recipe of a made model has stages")
+        return recipe if shrink == 1 else shrunk(recipe, shrink)
+
+
+def shrunk(recipe: Recipe, factor: float) -> Recipe:
+    """The same stages in a fraction of their length: a trial of the whole way, whose result is not worth keeping.
+
+    Lengths, warm-up, steps between checkpoints, and what is measured are divided by the factor. A stage ends after its
+    length, where its gate measures and asks for nothing.
+    """
+    least = {"steps": 2, "rows": 1, "tokens": 1}
+    stages = []
+    for stage in recipe.stages:
+        given = stage.model_dump()
+        given["length"] = {
+            unit: max(least[unit], math.ceil(value / factor)) for unit, value in given["length"].items() if value
+        }
+        given["trainer"] = _fewer(stage.trainer, factor)
+        if stage.gate is not None:
+            measured = {
+                name: max(2, round(value / factor)) if name in FEWER else value
+                for name, value in stage.gate.given.items()
+            }
+            given["gate"] |= {"reach": dict.fromkeys(stage.gate.reach, 0.0), "given": measured}
+            given["gate"] |= {"at_most": given["length"], "every": 10**9}
+        stages.append(given)
+    trainer = _fewer(recipe.trainer, factor) | {"logging_steps": 1}
+    return Recipe.model_validate(recipe.model_dump() | {"stages": stages, "trainer": trainer})
+
+
+def _fewer(trainer: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Its numbers of steps divided."""
+    return trainer | {
+        name: math.ceil(trainer[name] / factor) for name in ("warmup_steps", "save_steps") if name in trainer
+    }
+
+
+def read_made(name: str) -> MadeRecipe:
+    """Read a recipe: its file, or the name of one of this package's.
+
+    Raises:
+        RecipeError: it can't be read, or a field is wrong.
+    """
+    return load_recipe(MadeRecipe, name, FOLDER, {})
+
+
+def check_apart(recipe: MadeRecipe) -> int:
+    """Check that training worlds are none of the evaluation's.
+
+    Returns:
+        How many worlds were compared.
+
+    Raises:
+        AprError: some are.
+    """
+    for spec in recipe.evaluation:
+        if found := meets(spec):
+            raise AprError(
+                f"the set of seed {spec.seed} has {len(found)} worlds that training uses too (the first: {found[0]}); "
+                "evaluate on a set of another seed"
+            )
+    return sum(len(spec.buckets) * spec.videos_per_bucket for spec in recipe.evaluation)
+
+
+def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | None = None) -> Path:
+    """Make and train the model of a recipe.
+
+    Args:
+        name: The recipe.
+        out: Folder of the run; a run that was begun there goes on.
+        shrink: Divides the length of everything.
+        stop_after: The last stage that is trained now.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        GateMissed: a stage did not reach its gate.
+        AprError: nothing can be trained; the message says why.
+    """
+    for module in ("torch", "trl", "datasets"):
+        require(module, "train")
+    made, out = read_made(name), out.expanduser()
+    recipe = made.staged(out / START, shrink)
+    recipe.check_trainer()
+    names = [stage.name for stage in recipe.stages]
+    if stop_after is not None and stop_after not in names:
+        raise RecipeError(f"there is no stage {terminal.quoted(stop_after, 60)}; there are {', '.join(names)}")
+    console = terminal.console(stderr=True)
+    claim_folder(out, {"start": made.model_dump(mode="json")["start"], "shrink": float(shrink)}, True)
+    if (out / FINAL / "config.json").is_file():
+        console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
+        return out / FINAL
+    console.print(f"{check_apart(made):,} worlds of evaluation sets, none of which training can meet", soft_wrap=True)
+    _start(made, out / START, console)
+    return _train(recipe, out, console, stop_after)
+
+
+def _train(recipe: Recipe, out: Path, console: Console, stop_after: str | None) -> Path:
+    from apr_plugin.training.sft.staging import run_stages
+    from apr_plugin.training.sft.telling import spent, teller
+
+    trained = run_stages(
+        recipe, out / STAGES, console, stop_after=stop_after, go_on=True, watch=teller(recipe, console)
+    )
+    for folder in sorted((out / STAGES).glob("*-*")):
+        cost = spent(folder)
+        console.print(
+            f"{folder.name}: {cost['tokens']:,.0f} tokens, {cost['seconds']:,.0f} seconds, "
+            f"{cost['cpu_seconds']:,.0f} CPU seconds",
+            soft_wrap=True,
+        )
+    if trained != out / STAGES / FINAL:
+        console.print(f"stopped after {stop_after}: {trained}; the same command without it goes on", soft_wrap=True)
+        return trained
+    part = out / f"{FINAL}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(trained, part)
+    part.replace(out / FINAL)
+    console.print(f"{out / FINAL}: trained; run it with policy=hf,pretrained={out / FINAL}", soft_wrap=True)
+    return out / FINAL
+
+
+def _start(made: MadeRecipe, folder: Path, console: Console) -> None:
+    if folder.exists():
+        return
+    from apr_plugin.training.tiny.start import make_start
+
+    with console.status("making the model …"):
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        make_start(part, size=made.start.size, seed=made.start.seed).replace(folder)
+    console.print(f"{folder}: a model with random weights and its tokenizer", soft_wrap=True)
