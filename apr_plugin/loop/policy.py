@@ -107,6 +107,21 @@ class Prompt:
     asked: Asked | None = None
     """Its episode and turn; `None` if the prompt belongs to no episode."""
 
+    def newest_media(self) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]]]:
+        """The pictures, shape (height, width, 3), and waveforms of the last message, in order; a clip gives both."""
+        pictures: list[NDArray[np.uint8]] = []
+        sounds: list[NDArray[np.float32]] = []
+        for part in self.messages[-1].parts:
+            match part:
+                case ImagePart():
+                    pictures.append(part.image)
+                case VideoPart():
+                    pictures += list(part.frames)
+                    sounds += [] if part.audio is None else [part.audio.waveform]
+                case AudioPart():
+                    sounds.append(part.waveform)
+        return pictures, sounds
+
     @property
     def text(self) -> str:
         """The prompt as readable text, with media as `<image 224x224>`; used by golden files and `apr show`."""

@@ -76,17 +76,7 @@ def _has_media(prompt: Prompt) -> bool:
 
 def _shown(prompt: Prompt, looks: list[tuple[int, Shown]]) -> dict[int, Seen]:
     """The media of a prompt's last message, given to the looks that they are of, in order."""
-    pictures: list[NDArray[np.uint8]] = []
-    sounds: list[NDArray[np.float32]] = []
-    for part in prompt.messages[-1].parts:
-        match part:
-            case ImagePart():
-                pictures.append(part.image)
-            case VideoPart():
-                pictures += list(part.frames)
-                sounds += [] if part.audio is None else [part.audio.waveform]
-            case AudioPart():
-                sounds.append(part.waveform)
+    pictures, sounds = prompt.newest_media()
     wanted = sum(len(shown.times_s) for _, shown in looks), sum(shown.sound_file_s is not None for _, shown in looks)
     if (len(pictures), len(sounds)) != wanted:
         raise AprError(

@@ -8,7 +8,7 @@ from functools import partial
 
 from apr_plugin.harnesses.app.records import Reporting
 from apr_plugin.harnesses.app.view import Event, Looked, Opened, Saw, Wrote
-from apr_plugin.harnesses.app.watched import Watched, chosen, media_of
+from apr_plugin.harnesses.app.watched import Watched, chosen
 from apr_plugin.loop.action import offered_actions
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.decoding import Decoding
@@ -61,7 +61,7 @@ class Scene:
         shown = self._last.shown if self._last is not None else None
         if shown is not None:
             self._last = None
-            pictures, sounds = media_of(prompt)
+            pictures, sounds = prompt.newest_media()
             numbers = chosen(shown, len(pictures))
             make = self._reporting
             small = await asyncio.to_thread(lambda: [make.thumbnail(pictures[number]) for number in numbers])

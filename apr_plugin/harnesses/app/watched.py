@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from apr_plugin.loop.policy import AudioPart, Generation, ImagePart, Policy, Prompt, PromptSize, Sampling, VideoPart
+from apr_plugin.loop.policy import Generation, Policy, Prompt, PromptSize, Sampling
 from apr_plugin.loop.trajectory import Shown
 
 MOST_THUMBNAILS = 12
@@ -45,22 +42,6 @@ class Watched:
 
     def close(self) -> None:
         """Do nothing: the policy is shared."""
-
-
-def media_of(prompt: Prompt) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]]]:
-    """The pictures and the sounds of a prompt's last message, in order."""
-    pictures: list[NDArray[np.uint8]] = []
-    sounds: list[NDArray[np.float32]] = []
-    for part in prompt.messages[-1].parts:
-        match part:
-            case ImagePart():
-                pictures.append(part.image)
-            case VideoPart():
-                pictures += list(part.frames)
-                sounds += [] if part.audio is None else [part.audio.waveform]
-            case AudioPart():
-                sounds.append(part.waveform)
-    return pictures, sounds
 
 
 def chosen(shown: Shown, count: int) -> Sequence[int]:
