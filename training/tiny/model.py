@@ -23,6 +23,9 @@ EDGE = 56
 PATCH, MERGE = 14, 4
 """Pixels of a patch's side, and patches of a visual token's side."""
 
+HOP = 640
+"""Samples between two columns of a sound's spectrum; four columns are one token, so that a second has 6.25."""
+
 VOCABULARY = 700
 """Entries of the tokenizer before the fixed strings are added."""
 
@@ -225,9 +228,9 @@ def _processor(tokenizer: Any, size: Size) -> Any:
         feature_extractor=WhisperFeatureExtractor(
             feature_size=size.mel_bins,
             sampling_rate=16_000,
-            hop_length=160,
-            chunk_length=30,
-            n_fft=400,
+            hop_length=HOP,
+            chunk_length=300,
+            n_fft=1024,
             return_attention_mask=True,
         ),
         tokenizer=tokenizer,

@@ -18,6 +18,7 @@ from typing import Literal
 from apr_plugin.loop.action import Action, Answer, GetFrames
 from apr_plugin.loop.references import Named
 from apr_plugin.loop.trajectory import Turn
+from apr_plugin.tasks.needle.palette import Glyph
 from apr_plugin.tasks.needle.questions import Kind, ParsedQuestion
 from apr_plugin.training.tiny.pictures import name_of
 from apr_plugin.training.tiny.worlds import Label
@@ -36,8 +37,8 @@ SURE = {"overview": 0.1, "chapter": 0.3, "scene": 0.5, "inner": 0.5, "found": 0.
 NOTHING = "none"
 """The note of the first turn, before anything was shown."""
 
-KINDS = (Kind.GLYPH, Kind.WHEN)
-"""Kinds of question that the teacher can answer: those for eyes alone with one event."""
+KINDS = (Kind.GLYPH, Kind.WHEN, Kind.ORDER)
+"""Kinds of question that the teacher can answer: those for eyes alone."""
 
 
 _COUNTS = {"found": "!", "scene": "+!", "chapter": "-+!"}
@@ -51,8 +52,7 @@ def flag(asked: ParsedQuestion, label: Label) -> Flag:
         return ";"
     if pattern != asked.pattern:
         return "-"
-    wanted = asked.glyphs[0] if asked.glyphs else None
-    return "!" if glyph is not None and wanted in (None, glyph) else "+"
+    return "!" if glyph is not None and (not asked.glyphs or glyph in asked.glyphs) else "+"
 
 
 def observe(asked: ParsedQuestion, labels: Sequence[Label]) -> str:
@@ -104,10 +104,12 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
     word = next((word for word, hits in hits_of.items() if hits), None)
     if word is None:
         return whole
+    if word == "found" and before != "inner" and len(_seen(asked, labels, hits_of["found"])) < len(asked.glyphs):
+        word = "scene"  # one of the two is still to be seen
     hits = hits_of[word]
     first, last = hits[0], hits[-1]
     low, high = max(first - 1, 1), min(last + 1, len(labels))
-    if word == "found" and asked.kind is Kind.GLYPH:
+    if word == "found" and asked.kind is not Kind.WHEN:
         glyph = labels[first - 1][2]
         assert glyph is not None
         return Move(f"found#{first} {glyph.name}", words=glyph.name)
@@ -116,6 +118,11 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
     if word == "scene" and before in ("scene", "inner") and last > first:
         word, low, high = "inner", first, last
     return Move(f"{word}#{first}#{last}:#{low}#{high}", low, high, FRAMES[word])
+
+
+def _seen(asked: ParsedQuestion, labels: Sequence[Label], hits: Sequence[int]) -> set[Glyph]:
+    """The glyphs that the question names and these frames show."""
+    return {glyph for number in hits if (glyph := labels[number - 1][2]) is not None and glyph in asked.glyphs}
 
 
 def turn_of(asked: ParsedQuestion, labels: Sequence[Label] | None, times_s: Sequence[float], move: Move) -> Turn:

@@ -39,7 +39,7 @@ _ENTRY = re.compile(r"#(\d+) (\w+)(?: (\w+))?(?: (\w+) (\w+))?([;+!-])")
 SKILLS = ("colour", "pattern", "glyph_colour", "shape", "no_glyph", "flag")
 """Parts of a note."""
 
-NUMBERS = ("glyph", "when", "answered", "turns", *SKILLS)
+NUMBERS = ("glyph", "when", "order", "answered", "turns", *SKILLS)
 """What is measured."""
 
 
@@ -136,7 +136,7 @@ def games(seed: int, per_kind: int, buckets: Sequence[str]) -> list[tuple[Film, 
 
 
 def numbers_of(played: Sequence[Played]) -> dict[str, float]:
-    """The means: `glyph` (accuracy), `when` (IoU), `answered`, `turns`, and each part of the notes.
+    """The means: `glyph` and `order` (accuracy), `when` (IoU), `answered`, `turns`, and each part of the notes.
 
     What never happened, as a note of a policy whose first turn can't be read, is 0.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_the_teacher_answers_training_questions() -> None:
         overlaps = []
         for number in range(6):
             seen, docs = film(GATES.start + number, bucket)
-            for doc in random.Random(number).sample([doc for doc in docs if doc["kind"] in KINDS], 2):
+            for doc in [doc for doc in docs if doc["kind"] in KINDS]:
                 content, truth, turns = agents.answer_of(seen, doc)
                 assert content is not None and turns <= TURNS
                 if doc["kind"] == "when":
@@ -259,7 +258,7 @@ def test_the_closed_loop_scores_the_teacher_and_a_model(start: Path, learner: St
         policy = Playback([WIRE.written(step.turn) for step in agents.episode(seen, doc)])
         played = asyncio.run(playing.play(policy, seen, doc))
         numbers = playing.numbers_of([played])
-        assert played.ended == "answer" and played.score > (0.99 if doc["kind"] == "glyph" else 0.5)
+        assert played.ended == "answer" and played.score > (0.5 if doc["kind"] == "when" else 0.99)
         assert all(numbers[name] == 1.0 for name in ("colour", "flag", "pattern", "answered"))
     seen, doc = playing.games(0, 1, ("1m",))[0]
     lost = Playback(['{"observation": "none", "think": "overview", "confidence": 0.1, "action": {"type": "dance"}}'])
