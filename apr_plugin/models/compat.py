@@ -7,6 +7,7 @@ from its version number, except where only the results differ.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,27 @@ LINEAR_ATTENTION_SINCE = (5, 10)
 
 Earlier releases silently ignored the state.
 """
+
+
+_DEFAULT_TALKER = "(between 0 and 8447)"
+"""In a warning about the part that speaks of a default configuration, which has a vocabulary of 8,448."""
+
+
+class _NoDefaultTalker(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return _DEFAULT_TALKER not in record.getMessage()
+
+
+_FILTER = _NoDefaultTalker()
+
+
+def quiet_about_default_talker() -> None:
+    """Drop the warnings that transformers 5.24 prints about its own defaults, whatever the checkpoint has.
+
+    To describe a configuration of a whole Omni model, it makes default ones of each part and checks those: the default
+    ids of the part that speaks are not in its default vocabulary.
+    """
+    logging.getLogger("transformers.configuration_utils").addFilter(_FILTER)  # the same filter is added only once
 
 
 def release() -> tuple[int, ...]:
