@@ -10,7 +10,7 @@ from typing import Any
 
 from apr_plugin.errors import AprError
 from apr_plugin.files import read_regular
-from apr_plugin.loop.profile_file import ProfileFile
+from apr_plugin.loop.profile_file import PROFILE_FILE, ProfileFile
 from apr_plugin.models.bundled import NAME
 from apr_plugin.report.card_files import to_yaml
 from apr_plugin.tasks.needle.questions import Kind
@@ -116,7 +116,7 @@ def page(told: Mapping[str, Any], profile: ProfileFile, weights: str, megabytes:
             ("architecture", f"Thinker of {told['student']['family']}, in the layout of a whole Omni checkpoint"),
             ("parameters", f"{parameters:,}"),
             ("weights", f"bfloat16, {megabytes:.2f} MB, {weights}; computed in the type that config.json names"),
-            ("profile", f"digest {profile.digest}: {profile}"),
+            ("profile", f"{PROFILE_FILE}: {profile}"),
             ("before training", f"random weights of seed {start['seed']}; {_sizes(start['size'])}"),
             ("tokens", f"{sums['tokens']:,.0f}, over all starts"),
             ("time", f"{sums['seconds']:,.0f} seconds, {sums['cpu_seconds']:,.0f} CPU seconds of the first process"),
@@ -173,7 +173,12 @@ def _data() -> list[str]:
 
 def _stages(told: Mapping[str, Any]) -> list[str]:
     settings = {one["name"]: one for one in told["recipe"]["stages"]}
-    text = ["## Stages", "", "| stage | rows | steps | tokens | seconds | CPU seconds |", "|---|---|---:|---:|---:|---:|"]
+    text = [
+        "## Stages",
+        "",
+        "| stage | rows | steps | tokens | seconds | CPU seconds |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for one in told["stages"]:
         rows = ", ".join(f"{name} {share:.0%}" for name, share in one["sources"].items())
         cost = one["spent"]
