@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from apr_plugin.errors import AprError
@@ -105,13 +106,16 @@ def cache_argument(model: Any) -> str:
     # Within a PEFT adapter, which passes everything on.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     # Of the class: accelerate puts a function of its own on the instance.
-    known = inspect.signature(type(inner).forward).parameters
+    return _cache_argument(type(inner))
+
+
+@cache  # it is asked for each token, and reading a signature takes a twentieth of a small model's time for it
+def _cache_argument(kind: type) -> str:
+    known = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
-    raise ValueError(
-        f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)"
-    )
+    raise ValueError(f"{kind.__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)")
 
 
 def has_linear_attention(config: Any) -> bool:
