@@ -105,13 +105,13 @@ def cache_argument(model: Any) -> str:
     """
     # Within a PEFT adapter, which passes everything on.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # Of the class: accelerate puts a function of its own on the instance.
-    return _cache_argument(type(inner))
+    kind: Any = type(inner)  # accelerate puts a function of its own on the instance
+    return _cache_argument(kind)
 
 
 @cache  # it is asked for each token, and reading a signature takes a twentieth of a small model's time for it
-def _cache_argument(kind: type) -> str:
-    known = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _cache_argument(kind: Any) -> str:
+    known = inspect.signature(kind.forward).parameters
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
