@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from dataclasses import replace
 
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.wires import VideoMeta
-from apr_plugin.models.batch import Example
 from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.palette import ALL_GLYPHS, BACKGROUNDS, PATTERNS
 from apr_plugin.tasks.needle.questions import TEMPLATES, Kind, parse_question
@@ -23,7 +22,7 @@ from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.agents import asked_of, drawn
 from apr_plugin.training.tiny.notes import FRAMES, MOST_FRAMES, Move, flag, observe, teach, turn_of
 from apr_plugin.training.tiny.pictures import Eyes
-from apr_plugin.training.tiny.prompts import WIRE, notebook, percept_of, row
+from apr_plugin.training.tiny.prompts import WIRE, Laid, Rows, laid, notebook, percept_of
 from apr_plugin.training.tiny.worlds import FPS, Label, question_of
 
 _BACKGROUNDS = tuple(BACKGROUNDS)
@@ -38,9 +37,7 @@ def made_up(draw: random.Random) -> Question:
     return asked_by({"kind": str(kind), "question": text, "options": options})
 
 
-def maker(
-    *, student: Student, seed: int, least: int = 1, most: int = 4, noise: float = 0.06
-) -> Callable[[int], Example]:
+def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: float = 0.06) -> Rows:
     """A maker of looks of independent frames; two thirds are of the chapter that is asked for.
 
     Args:
@@ -50,9 +47,8 @@ def maker(
         most: Most frames.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         draw = random.Random(f"describing:{seed}:{index}")
         question = made_up(draw)
         asked = parse_question(question.text)
@@ -79,14 +75,10 @@ def maker(
         # The notes alone; what follows from frames without a world means nothing.
         noted = observe(asked, labels)
         cut = words.index(noted) + len(noted)
-        return _up_to(row(student, notes, labels, words, eyes, index), student, words[:cut])
+        made = laid(student, notes, labels, words)
+        return replace(made, target=made.target[: len(student.encoder.turn_ids(words[:cut])) + 1])
 
-    return make
-
-
-def _up_to(example: Example, student: Student, words: str) -> Example:
-    """The same row, whose target ends where these words end."""
-    return Example(example.encoded, tuple(example.target[: len(student.encoder.turn_ids(words)) + 1]))
+    return Rows(lay, Eyes(student, seed, noise))
 
 
 def windows(
@@ -98,7 +90,7 @@ def windows(
     text: bool = False,
     worlds: int = 1_000_000,
     noise: float = 0.06,
-) -> Callable[[int], Example]:
+) -> Rows:
     """A maker of single looks at training worlds, near what is asked for and at every scale.
 
     Args:
@@ -110,9 +102,8 @@ def windows(
         worlds: See `agents.maker`.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         draw = random.Random(f"windows:{seed}:{index}")
         seen, doc = drawn(draw, worlds)
         question, _ = question_of(doc)
@@ -139,10 +130,9 @@ def windows(
         )
         if text:
             notes.forget_media()
-            return row(student, notes, [], words, eyes, index)
-        return row(student, notes, labels, words, eyes, index)
+        return laid(student, notes, [] if text else labels, words)
 
-    return make
+    return Rows(lay, Eyes(student, seed, noise))
 
 
 _BEFORE = {
