@@ -19,7 +19,7 @@ from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, teach, turn_of
-from apr_plugin.training.tiny.pictures import Eyes
+from apr_plugin.training.tiny.pictures import NOISE, Eyes
 from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, percept_of
 from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of
 
@@ -77,7 +77,7 @@ def answer_of(seen: Film, doc: Doc) -> tuple[str | None, Truth, int]:
     return getattr(action, "content", None), truth, len(steps)
 
 
-def maker(*, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = 0.06) -> Rows:
+def maker(*, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = NOISE) -> Rows:
     """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
 
     Args:

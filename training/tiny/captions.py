@@ -10,6 +10,7 @@ teach to find the picture of a name. The measure reads held-out labels (`picture
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from apr_plugin.training.recipe_file import RecipeError
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.model import EDGE
 from apr_plugin.training.tiny.notes import MOST_FRAMES
-from apr_plugin.training.tiny.pictures import LABELS, Eyes, held_out, name_of
+from apr_plugin.training.tiny.pictures import LABELS, NOISE, Eyes, held_out, name_of
 from apr_plugin.training.tiny.worlds import Label
 
 LONGEST = 8
@@ -34,7 +35,7 @@ _EMPTY = ImagePart(np.zeros((EDGE, EDGE, 3), np.uint8))
 
 
 def maker(
-    *, student: Student, seed: int, least: int = 0, most: int = 0, glyphs: float = 0.8, noise: float = 0.06
+    *, student: Student, seed: int, least: int = 0, most: int = 0, glyphs: float = 0.8, noise: float = NOISE
 ) -> Captions:
     """A maker of captions (`training.sft.mixes.RowMaker`).
 
@@ -117,12 +118,15 @@ def _pictures(student: Student, names: list[str]) -> Encoded:
     return Encoded(ids, [Medium(_EMPTY, (Placeholders("image", 1),), place) for place in places])
 
 
-def measure(*, student: Student, seed: int = 1, noise: float = 0.06) -> Callable[[Any], dict[str, float]]:
+def measure(
+    *, student: Student, seed: int = 1, pictures: int = 0, noise: float = NOISE
+) -> Callable[[Any], dict[str, float]]:
     """A measure: the share of held-out pictures whose words are right.
 
     Args:
         student: The model that is trained.
         seed: Of the disturbance, other than that of the rows.
+        pictures: Pictures with names in each prompt; 0: one picture without a name.
         noise: See `Eyes`.
 
     Returns:
@@ -130,18 +134,35 @@ def measure(*, student: Student, seed: int = 1, noise: float = 0.06) -> Callable
     """
     eyes = Eyes(student, seed, noise)
     labels = [label for label in LABELS if held_out(label)]
+    random.Random(seed).shuffle(labels)
+    each = pictures or 1
+    rows = [labels[first : first + each] for first in range(0, len(labels) - each + 1, each)]
+    at_once = max(1, 64 // each)
 
     def run(model: Any) -> dict[str, float]:
         right: dict[str, list[bool]] = {}
-        for first in range(0, len(labels), 64):
-            part = labels[first : first + 64]
-            prompts = [eyes.fill(alone(student), [label], first + n, alone=True) for n, label in enumerate(part)]
-            for label, words in zip(part, greedy(model, student, prompts, LONGEST), strict=True):
-                for name, ok in _compared(label, words.split()).items():
-                    right.setdefault(name, []).append(ok)
+        for first in range(0, len(rows), at_once):
+            part = rows[first : first + at_once]
+            prompts = [
+                eyes.fill(
+                    named_pictures(student, each) if pictures else alone(student), shown, first + n, alone=not pictures
+                )
+                for n, shown in enumerate(part)
+            ]
+            for shown, text in zip(part, greedy(model, student, prompts, LONGEST * each), strict=True):
+                entries = _entries(text, each) if pictures else [text]
+                for label, words in zip(shown, entries, strict=True):
+                    for name, ok in _compared(label, words.split()).items():
+                        right.setdefault(name, []).append(ok)
         return {name: float(np.mean(found)) for name, found in right.items()}
 
     return run
+
+
+def _entries(text: str, count: int) -> list[str]:
+    """The words of each name; of one that was not written, none."""
+    found = dict(re.findall(r"#(\d+)([^#]*)", text))
+    return [found.get(str(number), "") for number in range(1, count + 1)]
 
 
 def _compared(label: Label, words: list[str]) -> dict[str, bool]:

@@ -21,7 +21,7 @@ from apr_plugin.tasks.needle.read import asked as asked_by
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.agents import asked_of, drawn
 from apr_plugin.training.tiny.notes import FRAMES, MOST_FRAMES, Move, flag, observe, teach, turn_of
-from apr_plugin.training.tiny.pictures import Eyes
+from apr_plugin.training.tiny.pictures import NOISE, Eyes
 from apr_plugin.training.tiny.prompts import WIRE, Laid, Rows, laid, notebook, percept_of
 from apr_plugin.training.tiny.worlds import FPS, Label, question_of
 
@@ -30,14 +30,16 @@ _BACKGROUNDS = tuple(BACKGROUNDS)
 
 def made_up(draw: random.Random) -> Question:
     """A question about nothing, in the benchmark's words."""
-    kind = draw.choice((Kind.GLYPH, Kind.WHEN, Kind.WHEN))
-    glyph = draw.choice(ALL_GLYPHS)
-    text = TEMPLATES[kind].format(pattern=draw.choice(PATTERNS), colour=draw.choice(_BACKGROUNDS), glyph=glyph.name)
-    options = [other.name for other in draw.sample(ALL_GLYPHS, 4)] if kind is Kind.GLYPH else []
+    kind = draw.choice((Kind.GLYPH, Kind.WHEN, Kind.WHEN, Kind.ORDER))
+    names = [glyph.name for glyph in draw.sample(ALL_GLYPHS, 4)]
+    text = TEMPLATES[kind].format(
+        pattern=draw.choice(PATTERNS), colour=draw.choice(_BACKGROUNDS), glyph=names[0], other=names[1]
+    )
+    options = {Kind.GLYPH: names, Kind.ORDER: names[:2]}.get(kind, [])
     return asked_by({"kind": str(kind), "question": text, "options": options})
 
 
-def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: float = 0.06) -> Rows:
+def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: float = NOISE) -> Rows:
     """A maker of looks of independent frames; two thirds are of the chapter that is asked for.
 
     Args:
@@ -57,7 +59,7 @@ def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: 
         for _ in range(draw.randint(least, most)):
             same, glyph = draw.random() < 0.66, draw.choice(ALL_GLYPHS) if draw.random() < 0.66 else None
             if asked.glyphs and glyph is not None and draw.random() < 0.4:
-                glyph = asked.glyphs[0]
+                glyph = draw.choice(asked.glyphs)
             pattern = asked.pattern if same and draw.random() < 0.5 else draw.choice(PATTERNS)
             labels.append((asked.colour if same else draw.choice(_BACKGROUNDS), pattern, glyph))
         begin = draw.uniform(0, duration - 2)
@@ -89,7 +91,7 @@ def windows(
     most: int = MOST_FRAMES,
     text: bool = False,
     worlds: int = 1_000_000,
-    noise: float = 0.06,
+    noise: float = NOISE,
 ) -> Rows:
     """A maker of single looks at training worlds, near what is asked for and at every scale.
 
@@ -114,7 +116,8 @@ def windows(
         start = min(max(0.0, event + 1 - size * share), seen.duration_s - 1)
         times, labels = seen.frames(start, min(seen.duration_s, start + size), draw.randint(least, most))
         flags = {flag(asked, label) for label in labels}
-        before = draw.choice(_BEFORE["!" if "!" in flags else "+" if "+" in flags else ";"])
+        best = "!" if "!" in flags else "+" if "+" in flags else ";"
+        before = draw.choice(_BEFORE[best] if best != "!" or asked.kind is Kind.WHEN else _BEFORE["+"])
         # A turn before, of few frames that lie around the window, whose thought is the one that the teacher had.
         wide = (max(0.0, times[0] - draw.uniform(0, 60)), min(seen.duration_s, times[-1] + draw.uniform(0, 60)))
         shown, earlier = seen.frames(*wide, draw.randint(2, 4))
