@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
 def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
-    assert read_made("tiny").evaluation
+    assert recipe.read_made("tiny").evaluation
     (tmp_path / "other").mkdir()
     with pytest.raises(RecipeError, match="other: cannot read it"):
-        read_made("other")
+        recipe.read_made("other")
