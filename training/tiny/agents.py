@@ -22,11 +22,15 @@ from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_questio
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, observe, teach, turn_of
 from apr_plugin.training.tiny.pictures import NOISE, Eyes
-from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, percept_of
-from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of
+from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, notes_only, percept_of
+from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of, unrelated
 
 LED_ASTRAY = ("overview", "chapter", "scene")
 """Thoughts whose look may be replaced: what the others show is taken as all that there is to see."""
+
+
+MINE = (0.15, 0.4, 0.7)
+"""Shares of the chapter that is asked for in looks of frames that have nothing to do with each other."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def maker(
     worlds: int = 1_000_000,
     astray: float = 0.06,
     mistaken: float = 0.12,
+    unlike: float = 0.0,
     noise: float = NOISE,
 ) -> Rows:
     """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
@@ -113,20 +118,30 @@ def maker(
         worlds: Seeds of worlds that are used for each length of video.
         astray: See `episode`.
         mistaken: See `episode`.
+        unlike: Share of the rows after a look in which the look is replaced by frames that have nothing to do with each
+            other; their target ends where the thought begins.
         noise: See `Eyes`.
     """
 
     @lru_cache(maxsize=64)
-    def steps(number: int) -> list[Step]:
+    def steps(number: int) -> tuple[ParsedQuestion, list[Step]]:
         draw = random.Random(f"agents:{seed}:{number}")
         seen, doc = drawn(draw, worlds)
-        return [step for step in episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken) if step.taught]
+        return asked_of(doc), [
+            step for step in episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken) if step.taught
+        ]
 
     def lay(index: int) -> Laid:
         # A row for each turn of the mean episode; which one is drawn.
-        found = steps(index // 4)
+        asked, found = steps(index // 4)
         step = found[(index % 4 + index // 4) % len(found)]
-        return laid(student, step.notes, step.labels, WIRE.written(step.turn))
+        draw = random.Random(f"unlike:{seed}:{index}")
+        if not step.labels or draw.random() >= unlike:
+            return laid(student, step.notes, step.labels, WIRE.written(step.turn))
+        labels = unrelated(draw, asked, len(step.labels), draw.choice(MINE))
+        noted = observe(asked, labels)
+        words = WIRE.written(step.turn.model_copy(update={"observation": noted}))
+        return notes_only(student, laid(student, step.notes, labels, words), words, noted)
 
     return Rows(lay, Eyes(student, seed, noise))
 
