@@ -7,7 +7,8 @@ A note is the frame's name, what it shows, and a flag:
 `;` another chapter, `-` another scene of the chapter, `+` the scene, `!` the scene with what is asked for. A thought
 is one word, the chapter and scene that are asked for, the first and the last frame that support it, and the frames
 between which to look next, or that are the answer: `scene blue striped#3#4:#2#4`. So what is asked for is written right
-before each look, apart from the other colours of the question. No time is ever copied: actions and answers name frames of the newest look.
+before each look, apart from the other colours of the question. No time is ever copied: actions and answers name frames
+of the newest look.
 """
 
 from __future__ import annotations
