@@ -127,9 +127,8 @@ def maker(
     def steps(number: int) -> tuple[Doc, list[Step]]:
         draw = random.Random(f"agents:{seed}:{number}")
         seen, doc = drawn(draw, worlds)
-        return asked_of(doc), [
-            step for step in episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken) if step.taught
-        ]
+        played = episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken)
+        return doc, [step for step in played if step.taught]
 
     def lay(index: int) -> Laid:
         # A row for each turn of the mean episode; which one is drawn.
