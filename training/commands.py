@@ -119,6 +119,12 @@ def rows(
         float | None, typer.Option(help="Share of all train rows that are chats (default: 0.1).")
     ] = None,
     replies: Annotated[str, typer.Option(help="Which replies of a chat are learned: each, or last.")] = "each",
+    most_pixels: Annotated[
+        int | None, typer.Option(help="Most pixels of a picture, for a student that sees smaller ones.")
+    ] = None,
+    least_rating: Annotated[
+        int | None, typer.Option(min=1, max=5, help="Only turns that the judge rated so are learned.")
+    ] = None,
 ) -> None:
     """Make a row for each turn of the kept trajectories: the prompt as the teacher saw it, and the turn to learn.
 
@@ -130,8 +136,8 @@ def rows(
 
     if chats is None and chat_share is not None:
         raise WrongUsage("--chat-share is the share of chats; name their file with --chats")
-    settings = settings_of(validation, seed, repaired, replies, chat_share)
-    run_rows(out, student, file, context_tokens, settings, chats)
+    settings = settings_of(validation, seed, repaired, replies, chat_share, most_pixels)
+    run_rows(out, student, file, context_tokens, settings, chats, least_rating)
 
 
 @app.command()
