@@ -1,8 +1,8 @@
 """`policy=needle_notes_judge`: rates a step by what the small agent's notes say, for `apr train audit`.
 
-A look follows if the teacher (`notes.teach`) takes it or one near it from the same notes; an answer follows if the notes
-contain it. A judge is not told earlier thoughts, so what the teacher does is asked for each thought that may have been
-before. It knows the needle world, so its figures are an upper bound and tell nothing about a model that judges.
+A look follows if the teacher (`notes.teach`) takes it or one near it from the same notes; an answer follows if the
+notes contain it. A judge is not told earlier thoughts, so what the teacher does is asked for each thought that may have
+been before. It knows the needle world, so its figures are an upper bound and tell nothing about a model that judges.
 """
 
 from __future__ import annotations

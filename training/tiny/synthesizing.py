@@ -3,7 +3,7 @@
     OUT/synthesis/run.json        what it is made of
     OUT/synthesis/videos/         filmed training worlds, and questions.jsonl about them (filming)
     OUT/synthesis/road/           a folder of `apr train synthesize`, `audit` and `funnel`
-    OUT/synthesis/rows.jsonl      rows of the student, at the student's own size of pictures; a mix names them `synthesis`
+    OUT/synthesis/rows.jsonl      rows of the student at its own size of pictures; a mix names them `synthesis`
 
 Each part continues after a stop, and nothing is made twice.
 """
@@ -16,8 +16,8 @@ from pydantic import Field
 from rich.console import Console
 
 from apr_plugin.errors import AprError
-from apr_plugin.training.row_command import run_rows
 from apr_plugin.training.making import RowSettings
+from apr_plugin.training.row_command import run_rows
 from apr_plugin.training.sft.running import claim_folder
 from apr_plugin.training.synthesis.running import run_audit, run_funnel, run_synthesize
 from apr_plugin.training.tiny.filming import FilmSettings, make_films

@@ -86,7 +86,9 @@ class NotesTeacher(PolicyDefaults):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise AprError(f"policy {self.name}: {name}={value!r}: it must be from 0 to 1")
         if wrong + slips + hasty > 1:
-            raise AprError(f"policy {self.name}: wrong, slips and hasty are {wrong + slips + hasty:g} together; 1 is most")
+            raise AprError(
+                f"policy {self.name}: wrong, slips and hasty are {wrong + slips + hasty:g} together; 1 is most"
+            )
         self.wrong, self.slips, self.hasty = float(wrong), float(slips), float(hasty)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -151,9 +153,7 @@ def _label(image: Any) -> Label:
     return reading.background, reading.pattern, reading.glyph
 
 
-def noted(
-    colour: str | None, pattern: str | None, one: str | None, other: str | None, mark: str | None
-) -> Label:
+def noted(colour: str | None, pattern: str | None, one: str | None, other: str | None, mark: str | None) -> Label:
     """A label from its entry; of another chapter's frames, only the colour was noted."""
     glyph = None if one is None or other is None else Glyph(one, other)
     return colour or next(iter(BACKGROUNDS)), pattern or PATTERNS[0], glyph
