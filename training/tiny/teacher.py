@@ -86,9 +86,7 @@ class NotesTeacher(PolicyDefaults):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise AprError(f"policy {self.name}: {name}={value!r}: it must be from 0 to 1")
         if wrong + slips + hasty > 1:
-            raise AprError(
-                f"policy {self.name}: wrong, slips and hasty are {wrong + slips + hasty:g} together; 1 is most"
-            )
+            raise AprError(f"policy {self.name}: wrong, slips and hasty must not be above 1 together")
         self.wrong, self.slips, self.hasty = float(wrong), float(slips), float(hasty)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
