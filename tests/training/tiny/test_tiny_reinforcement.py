@@ -96,6 +96,7 @@ def test_the_gate_keeps_the_better_weights(
     final = recipe.run_recipe(file, tmp_path / "out", trained=trained)
     after = tmp_path / "out" / "reinforcement" / "grpo-0" / "training" / "final" / "model.safetensors"
     before = trained / "model.safetensors"
+    assert after.read_bytes() != before.read_bytes(), "something was trained"
     assert (final / "model.safetensors").read_bytes() == (after if kept else before).read_bytes()
     gate = json.loads((tmp_path / "out" / "reinforcement" / "grpo-0" / "gate.json").read_text())
     assert (gate["mean_before"], gate["mean_after"], gate["kept"]) == (*scores, kept)
