@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+import easy_world
+
 from apr_plugin.errors import AprError
 from apr_plugin.models.profile import profile_of_checkpoint
 from apr_plugin.training.recipe_file import RecipeError
@@ -25,9 +27,12 @@ from apr_plugin.training.sft.recipe import StudentSettings
 from apr_plugin.training.sft.running import last_checkpoint
 from apr_plugin.training.sft.telling import spent
 from apr_plugin.training.student import Student
-from apr_plugin.training.tiny import captions, looking, recipe, worlds
+from apr_plugin.training.tiny import looking, playing, recipe, worlds
 from apr_plugin.training.tiny.notes import observe
 from apr_plugin.training.tiny.prompts import PROFILE
+
+STEPS = 240
+"""Of the stage in which a small agent learns to play."""
 
 SMALL = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "inner": 64, "vision_hidden": 32, "audio_hidden": 32}
 
@@ -133,12 +138,10 @@ def test_the_whole_way_with_a_smaller_model(tmp_path: Path, capfd: pytest.Captur
         recipe.run_recipe(str(small(tmp_path)), out, shrink=2)
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
-    """The recipe itself, shrunk: killed in its first stage, it goes on from a checkpoint; more pictures are named."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-P", "-m", "apr_plugin", "train", "recipe", "tiny", "--out", str(out)]
-    command += ["--shrink", "6", "--stop-after", "captions"]
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """Killed within a stage, the same command goes on from a checkpoint, and what was spent before counts too."""
+    file, out = small(tmp_path, length={"steps": 15}, gate=None), tmp_path / "out"
+    command = [sys.executable, "-P", "-m", "apr_plugin", "train", "recipe", str(file), "--out", str(out)]
     stage = out / "stages" / "01-captions"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         until = time.monotonic() + 500
@@ -148,10 +151,22 @@ def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
     cut = last_checkpoint(stage)
     assert cut is not None and not (stage / "final").exists(), "it was killed within the stage"
     before = spent(stage)["tokens"]
-    trained = recipe.run_recipe("tiny", out, shrink=6, stop_after="captions")
-    assert trained == stage / "final" and not (out / "final").exists()
+    assert recipe.run_recipe(str(file), out) == out / "final"
     assert spent(stage)["tokens"] > before > 0
+    told = json.loads((stage / "final" / "training.json").read_text())
+    assert told["stages"][0]["steps"] == 15
+
+
+@pytest.mark.slow
+def test_a_small_agent_learns_to_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed loop, in a much simplified world: from random weights to notes with the right colours, and an answer."""
+    easy_world.simplify(monkeypatch)
+    out = tmp_path / "out"
+    final = recipe.run_recipe(easy_world.recipe_file(tmp_path / "easy.yaml", STEPS, seed=0), out)
+    (after,) = [json.loads(line) for line in (out / "stages" / "01-agents" / "measured.jsonl").read_text().splitlines()]
     student = Student.from_pretrained(str(out / "start"))
-    start = captions.measure(student=student)(load_learner(StudentSettings(pretrained=str(out / "start"))).eval())
-    (measured,) = [json.loads(line) for line in (stage / "measured.jsonl").read_text().splitlines()]
-    assert start["colour"] < 0.1 and measured["colour"] > 0.3
+    measure = playing.measure(student=student, per_kind=16, buckets=["1m"])
+    before = measure(load_learner(StudentSettings(pretrained=str(out / "start"))).eval())
+    assert (before["answered"], before["colour"], before["turns"]) == (0.0, 0.0, 1.0)
+    assert after["answered"] > 0.3 and after["colour"] > 0.4 and after["turns"] > 1.5
+    assert profile_of_checkpoint(str(final), "hf") == PROFILE
