@@ -45,7 +45,7 @@ class FilmSettings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**20)
     """Another seed is another set of worlds."""
     videos: dict[str, int] = Field(
-        default_factory=lambda: {"1m": 48, "10m": 24, "30m": 12, "60m": 8, "120m": 6}, min_length=1
+        default_factory=lambda: {"1m": 40, "10m": 20, "30m": 10, "60m": 6, "120m": 5}, min_length=1
     )
     """How many worlds for each length of video."""
     questions_per_kind: int = Field(default=4, ge=1)

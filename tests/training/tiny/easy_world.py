@@ -1,6 +1,6 @@
 """A much simplified needle world for tests in which a small agent learns: one minute, glyphs alone, few frames a look.
 
-The model is the recipe's with half of its layers. What differs besides is only how much is asked of it.
+The model is the recipe's with a third of its layers. What differs besides is only how much is asked of it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from apr_plugin.models.batch import Example
 from apr_plugin.training import named
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny import agents, notes, playing, start
 from apr_plugin.training.tiny.pictures import Eyes
-from apr_plugin.training.tiny.prompts import WIRE, row
+from apr_plugin.training.tiny.prompts import WIRE, Laid, Rows, laid
 from apr_plugin.training.tiny.worlds import TRAINING, Film, film
 
 FRAMES = 6
@@ -42,20 +41,18 @@ def drawn(draw: random.Random, worlds: int) -> tuple[Film, Any]:
     return seen, draw.choice([doc for doc in docs if doc["kind"] == KIND])
 
 
-def maker(*, student: Student, seed: int) -> Any:
+def maker(*, student: Student, seed: int) -> Rows:
     """Rows of the teacher's episodes; every fourth is a first turn."""
-    eyes = Eyes(student, seed)
-
     @lru_cache(maxsize=64)
     def steps(number: int) -> list[agents.Step]:
         return list(agents.episode(*drawn(random.Random(f"easy:{seed}:{number}"), 1_000_000)))
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         first, *later = steps(index // 4)
         step = first if index % 4 == 0 else later[(index % 4 + index // 4) % len(later)]
-        return row(student, step.notes, step.labels, WIRE.written(step.turn), eyes, index)
+        return laid(student, step.notes, step.labels, WIRE.written(step.turn))
 
-    return make
+    return Rows(lay, Eyes(student, seed))
 
 
 def recipe_file(path: Path, steps: int, seed: int) -> str:
