@@ -43,6 +43,7 @@ def drawn(draw: random.Random, worlds: int) -> tuple[Film, Any]:
 
 def maker(*, student: Student, seed: int) -> Rows:
     """Rows of the teacher's episodes; every fourth is a first turn."""
+
     @lru_cache(maxsize=64)
     def steps(number: int) -> list[agents.Step]:
         return list(agents.episode(*drawn(random.Random(f"easy:{seed}:{number}"), 1_000_000)))
