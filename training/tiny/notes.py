@@ -5,8 +5,9 @@ A note is the frame's name, what it shows, and a flag:
     #1 red;#2 blue plain-#3 blue striped+#4 blue striped green circle!
 
 `;` another chapter, `-` another scene of the chapter, `+` the scene, `!` the scene with what is asked for. A thought
-is one word, the first and the last frame that support it, and the frames between which to look next, or that are the
-answer: `scene#3#4:#2#4`. No time is ever copied: actions and answers name frames of the newest look.
+is one word, the chapter and scene that are asked for, the first and the last frame that support it, and the frames
+between which to look next, or that are the answer: `scene blue striped#3#4:#2#4`. So what is asked for is written right
+before each look, apart from the other colours of the question. No time is ever copied: actions and answers name frames of the newest look.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Move:
     """A thought, and what follows from it."""
 
     think: str
-    """Its words."""
+    """Its words, without what is asked for."""
     start: int = 0
     """Number of the frame of the newest look where the next window (or the answer) begins; 0: the whole video."""
     end: int = 0
@@ -104,8 +105,10 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
     word = next((word for word, hits in hits_of.items() if hits), None)
     if word is None:
         return whole
-    if word == "found" and before != "inner" and len(_seen(asked, labels, hits_of["found"])) < len(asked.glyphs):
+    if word == "found" and len(_seen(asked, labels, hits_of["found"])) < len(asked.glyphs):
         word = "scene"  # one of the two is still to be seen
+    if (word, before) in (("chapter", "chapter"), ("scene", "inner")):
+        return whole  # the look before was at the wrong place: all of a chapter or scene would have shown more
     hits = hits_of[word]
     first, last = hits[0], hits[-1]
     low, high = max(first - 1, 1), min(last + 1, len(labels))
@@ -115,7 +118,7 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
         return Move(f"found#{first} {glyph.name}", words=glyph.name)
     if word == "found" and before == "found":
         return Move(f"edges#{first}#{last}:#{first}#{high}", first, high)
-    if word == "scene" and before in ("scene", "inner") and last > first:
+    if word == "scene" and before == "scene" and last > first:
         word, low, high = "inner", first, last
     return Move(f"{word}#{first}#{last}:#{low}#{high}", low, high, FRAMES[word])
 
@@ -148,4 +151,5 @@ def turn_of(asked: ParsedQuestion, labels: Sequence[Label] | None, times_s: Sequ
         spans = f"[[{times_s[move.start - 1]:.3f},{times_s[move.end - 1]:.3f}]]"
         action, named = Answer(content=spans), Named(content=content)
     note = NOTHING if labels is None else observe(asked, labels)
-    return Turn(text="", observation=note, think=move.think, confidence=SURE[move.word], action=action, named=named)
+    think = f"{move.word} {asked.colour} {asked.pattern}{move.think.removeprefix(move.word)}"
+    return Turn(text="", observation=note, think=think, confidence=SURE[move.word], action=action, named=named)

@@ -119,7 +119,8 @@ class NotesTeacher(PolicyDefaults):
 
 def known_of(prompt: Prompt) -> Known:
     """What a prompt tells: the newest look from its pictures, or from the notes if an action was refused after it."""
-    thoughts = ["", *(_said(message, "think").partition("#")[0] for message in prompt.messages if _own(message))]
+    said = (_said(message, "think").partition("#")[0] for message in prompt.messages if _own(message))
+    thoughts = ["", *(words.partition(" ")[0] for words in said)]
     pictures, _ = prompt.newest_media()
     if pictures:
         return Known(tuple(_label(image) for image in pictures), thoughts[-1], True)

@@ -170,3 +170,12 @@ def test_a_small_agent_learns_to_play(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (before["answered"], before["colour"], before["turns"]) == (0.0, 0.0, 1.0)
     assert after["answered"] > 0.3 and after["colour"] > 0.4 and after["turns"] > 1.5
     assert profile_of_checkpoint(str(final), "hf") == PROFILE
+
+
+def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert recipe.read_made("tiny").evaluation
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RecipeError, match="other: cannot read it"):
+        recipe.read_made("other")
