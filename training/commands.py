@@ -119,6 +119,12 @@ def rows(
         float | None, typer.Option(help="Share of all train rows that are chats (default: 0.1).")
     ] = None,
     replies: Annotated[str, typer.Option(help="Which replies of a chat are learned: each, or last.")] = "each",
+    most_pixels: Annotated[
+        int | None, typer.Option(help="Most pixels of a picture, for a student that sees smaller ones.")
+    ] = None,
+    least_rating: Annotated[
+        int | None, typer.Option(min=1, max=5, help="Only turns that the judge rated so are learned.")
+    ] = None,
 ) -> None:
     """Make a row for each turn of the kept trajectories: the prompt as the teacher saw it, and the turn to learn.
 
@@ -130,8 +136,8 @@ def rows(
 
     if chats is None and chat_share is not None:
         raise WrongUsage("--chat-share is the share of chats; name their file with --chats")
-    settings = settings_of(validation, seed, repaired, replies, chat_share)
-    run_rows(out, student, file, context_tokens, settings, chats)
+    settings = settings_of(validation, seed, repaired, replies, chat_share, most_pixels)
+    run_rows(out, student, file, context_tokens, settings, chats, least_rating)
 
 
 @app.command()
@@ -321,15 +327,30 @@ def recipe(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
     shrink: Annotated[float, typer.Option(min=1, help="Divide every length by this; gates then ask nothing.")] = 1.0,
     stop_after: Annotated[str | None, typer.Option(help="The last stage that is trained now.")] = None,
+    trained: Annotated[
+        Path | None, typer.Option("--from", help="A checkpoint in place of the stages: only reinforcement follows.")
+    ] = None,
+    credit: Annotated[
+        str | None, typer.Option(help="One more reinforcement with this rule: grpo, taura, empg or shuffled.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="One more reinforcement with this seed.")] = None,
 ) -> None:
     """Make a small model with random weights and train it in stages up to an agent; the result is in OUT/final.
 
     Each stage ends when it reaches its gate. Exit status 1: one did not; the last line has the numbers, and the same
-    command trains that stage on. After a stop or a kill, it continues where it was.
+    command trains that stage on. After a stop or a kill, it continues where it was. With --credit or --seed, the result
+    is in OUT/reinforcement/CREDIT-SEED/final, and OUT/final is left as it is.
     """
-    from apr_plugin.training.tiny.recipe import run_recipe
+    from typing import cast, get_args
 
-    run_recipe(name, out, shrink=shrink, stop_after=stop_after)
+    from apr_plugin.errors import WrongUsage
+    from apr_plugin.training.tiny.recipe import run_recipe
+    from apr_plugin.training.tiny.reinforcing import Rule
+
+    if credit is not None and credit not in get_args(Rule):
+        raise WrongUsage(f"--credit {credit!r}: it is one of {', '.join(get_args(Rule))}")
+    rule = cast("Rule | None", credit)
+    run_recipe(name, out, shrink=shrink, stop_after=stop_after, trained=trained, credit=rule, seed=seed)
 
 
 @app.command()

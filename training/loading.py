@@ -77,6 +77,7 @@ class RowLoader:
             blank=blank,
             words=words_of(trajectory, row.rewritten, wire),
             percepts=self.percepts,
+            most_pixels=row.most_pixels,
         )
         for prompt, turn in found:
             return prompt, self._target(row, turn, several=len(trajectory.question.videos) > 1, wire=wire)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apr_plugin.loop.budget import LEAST_FRAME_PIXELS
 from apr_plugin.loop.card import Card
 from apr_plugin.loop.policy import Prompt
 from apr_plugin.loop.replay import FilmError, ReplayError, replay
@@ -77,6 +78,9 @@ class RowSettings(BaseModel):
     """Whether one of several equal rows stays."""
     other_versions: bool = False
     """Whether trajectories that another release of PyAV decoded are used."""
+    most_pixels: int | None = Field(default=None, ge=LEAST_FRAME_PIXELS)
+    """Most pixels of a picture: the student sees smaller ones than the teacher did, read from the videos in that size;
+    by default those that the teacher saw."""
     chat_share: float = Field(default=0.1, gt=0, lt=1)
     """The share of all train rows that are chats, if there are chats; the same share of the validation rows."""
     replies: Literal["each", "last"] = "each"
@@ -231,6 +235,7 @@ class _Maker:
                 other_versions=self.settings.other_versions,
                 turns=wanted,
                 blank=True,
+                most_pixels=self.settings.most_pixels,
                 words=lambda number, turn: words.get(number, turn.text),
             )
             for number, (prompt, turn) in zip(wanted, prompts if wanted else (), strict=True):
@@ -316,6 +321,7 @@ class _Maker:
             assert shown is not None
             seen = [trajectory.videos[shown.video].digest, shown.kind, shown.file_s, shown.sound_file_s]
             seen += [shown.width, shown.height, shown.fps]
+            seen += [] if self.settings.most_pixels is None else [self.settings.most_pixels]
         content = hashlib.blake2b(encoded.ids.tobytes(), digest_size=8)
         content.update(json.dumps([seen, target.ids]).encode())
         return Row(
@@ -334,6 +340,7 @@ class _Maker:
             target_tokens=len(target.ids),
             visual_tokens=size.visual,
             audio_tokens=size.audio,
+            most_pixels=self.settings.most_pixels,
         )
 
 

@@ -33,7 +33,7 @@ class Carried:
         return {"digest": self.file.digest, "origin": self.told, **self.file.model_dump(mode="json")}
 
 
-def profile_of_config(config: EpisodeConfig) -> ProfileFile:
+def profile_of_config(config: EpisodeConfig, most_pixels: int | None = None) -> ProfileFile:
     """The profile with which a policy is asked as in these episodes.
 
     How turns are sampled is left out, except for their longest length and what ends them: a teacher's sampling is not
@@ -41,8 +41,12 @@ def profile_of_config(config: EpisodeConfig) -> ProfileFile:
 
     Args:
         config: Of the episodes.
+        most_pixels: Most pixels of a picture, where smaller ones are learned from than the episodes showed.
     """
-    sampling = config.sampling
+    sampling, limits = config.sampling, config.budget
+    if most_pixels is not None:
+        smaller = {name: min(getattr(limits, name), most_pixels) for name in ("frame_pixels", "clip_pixels")}
+        limits = limits.model_copy(update=smaller)
     return ProfileFile(
         wire=config.wire,
         frame_references=config.frame_references,
@@ -50,7 +54,7 @@ def profile_of_config(config: EpisodeConfig) -> ProfileFile:
         parsing=config.parsing,
         instructions=config.system_prompt,
         instructions_template=config.system_prompt_template,
-        limits=config.budget,
+        limits=limits,
         sampling=SampledBy(max_new_tokens=sampling.max_new_tokens, stop=sampling.stop or None),
     )
 
@@ -65,11 +69,11 @@ def profile_of_rows(rows: Iterable[Row], card: Callable[[str], Card] = Card.read
     Raises:
         CardError: a card can't be read.
     """
-    places = Counter(row.card for row in rows if row.card)
+    places = Counter((row.card, row.most_pixels) for row in rows if row.card)
     counts: Counter[ProfileFile] = Counter()
     found: dict[str, ProfileFile] = {}
-    for place, count in places.items():
-        profile = profile_of_config(card(place).config)
+    for (place, most_pixels), count in places.items():
+        profile = profile_of_config(card(place).config, most_pixels)
         found.setdefault(profile.digest, profile)
         counts[found[profile.digest]] += count
     if not counts:

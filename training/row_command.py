@@ -9,14 +9,24 @@ from rich.progress import Progress
 from apr_plugin import terminal
 from apr_plugin.errors import WrongUsage
 from apr_plugin.files import read_regular
+from apr_plugin.loop.budget import LEAST_FRAME_PIXELS
 from apr_plugin.training.chats import ChatSource
 from apr_plugin.training.making import RowSettings, Source, make_rows
-from apr_plugin.training.rows import write_rows
+from apr_plugin.training.rows import Key, RowError, write_rows
 from apr_plugin.training.student import Student
+from apr_plugin.training.synthesis.audit import rated_turns
+from apr_plugin.training.synthesis.funnel import kept as read_kept
 from apr_plugin.training.synthesis.funnel import kept_files
 
 
-def settings_of(validation: float, seed: int, repaired: str, replies: str, chat_share: float | None) -> RowSettings:
+def settings_of(
+    validation: float,
+    seed: int,
+    repaired: str,
+    replies: str,
+    chat_share: float | None,
+    most_pixels: int | None = None,
+) -> RowSettings:
     """The settings of the command line.
 
     Raises:
@@ -28,11 +38,14 @@ def settings_of(validation: float, seed: int, repaired: str, replies: str, chat_
         raise WrongUsage(f"--replies {terminal.quoted(replies, 40)}: it is each or last")
     if chat_share is not None and not 0 < chat_share < 1:
         raise WrongUsage(f"--chat-share {chat_share:g}: it is above 0 and below 1")
+    if most_pixels is not None and most_pixels < LEAST_FRAME_PIXELS:
+        raise WrongUsage(f"--most-pixels {most_pixels}: the smallest picture has {LEAST_FRAME_PIXELS}")
     return RowSettings(
         validation=validation,
         seed=seed,
         repaired="rewrite" if repaired == "rewrite" else "drop",
         replies="each" if replies == "each" else "last",
+        most_pixels=most_pixels,
         **({} if chat_share is None else {"chat_share": chat_share}),
     )
 
@@ -44,6 +57,7 @@ def run_rows(
     context_tokens: int | None,
     settings: RowSettings,
     chats: Path | None = None,
+    least_rating: int | None = None,
 ) -> None:
     """Make the rows, write them, and say what became none.
 
@@ -54,6 +68,7 @@ def run_rows(
         context_tokens: The longest row; `None` is what the student was made for.
         settings: What becomes a row.
         chats: A file of chats that are mixed in.
+        least_rating: Least rating by the judge of a turn that is learned; by default the trajectory's own threshold.
 
     Raises:
         AprError: nothing is kept, the student can't be read, or no row is left to train on.
@@ -65,7 +80,17 @@ def run_rows(
         raise WrongUsage(f"{file}: the rows would take the place of the chats; name another --file")
     out = out.expanduser()
     kept = kept_files(out)
-    sources = [Source(one.file, one.card, one.source, "teacher", one.keys) for one in kept]
+    turns = None if least_rating is None else rated_at_least(out, least_rating)
+    sources = [
+        Source(
+            one.file,
+            one.card,
+            one.source,
+            "teacher",
+            one.keys if turns is None else {key: turns[one.file, key] for key in one.keys},
+        )
+        for one in kept
+    ]
     console = terminal.console(stderr=True)
     with console.status("reading the student's processor …"):
         reads = Student.from_pretrained(student, context_tokens=context_tokens)
@@ -99,6 +124,29 @@ def run_rows(
     console.print(f"no rows: {made.told()}", soft_wrap=True)
     for note in made.about.get("notes", ()):
         terminal.warn(note)
+
+
+def rated_at_least(out: Path, least: int) -> dict[tuple[Path, Key], list[int]]:
+    """The turns of kept trajectories, by file and question, that a judge rated so; none of one that was not audited.
+
+    So a trajectory with a mistake can be kept for what was done about it, and the mistake is not learned.
+
+    Args:
+        out: The folder of the trajectories, after `apr train funnel`.
+        least: The least rating.
+
+    Raises:
+        AprError: see `funnel.kept`; or nothing was rated.
+    """
+    found: dict[tuple[Path, Key], list[int]] = {}
+    for entry, trajectory, _ in read_kept(out):
+        numbers = rated_turns(trajectory)
+        if len(entry.ratings) != len(numbers):
+            raise RowError(f"{out}: what is kept was not audited, so turns have no ratings; run: apr train audit {out}")
+        rated = zip(numbers, entry.ratings, strict=True)
+        turns = [number for number, rating in rated if rating is not None and rating >= least]
+        found[out / str(entry.file), trajectory.question.key] = turns
+    return found
 
 
 def _funnel(out: Path) -> str | None:

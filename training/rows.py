@@ -81,6 +81,8 @@ class Row(BaseModel):
     """Of the prompt's tokens, those of sound."""
     split: Split = "train"
     """The part of the data that it belongs to."""
+    most_pixels: int | None = Field(default=None, ge=1)
+    """Most pixels of its pictures; `None`: they are those that the policy saw."""
 
     @property
     def tokens(self) -> int:

@@ -49,6 +49,7 @@ def replay(
     blank: bool = False,
     words: Callable[[int, Turn], str] | None = None,
     percepts: Percepts | None = None,
+    most_pixels: int | None = None,
 ) -> Iterator[tuple[Prompt, Turn]]:
     """Each prompt of the episode, exactly as the policy saw it, with the turn that the policy wrote.
 
@@ -66,6 +67,9 @@ def replay(
             episode, word for word what the policy wrote.
         percepts: Where the media of looks is kept. A look that is found there is not decoded, and its video is not
             opened; the file is still compared by name, size and digest. Not used with `blank`.
+        most_pixels: Most pixels of a picture, for a reader of smaller ones than the policy saw: the files are read
+            again in a smaller size, as an episode with this `frame_pixels` and `clip_pixels` reads them. By default
+            pictures are those that the policy saw.
 
     Raises:
         ReplayError: something is missing or has changed; no prompt after it is returned. It is a `FilmError` if that
@@ -106,7 +110,7 @@ def replay(
         config.system_prompt_template,
     )
     wanted = range(1, len(trajectory.turns) + 1) if turns is None else turns
-    with _Films(trajectory, card, find, blank, percepts) as films:
+    with _Films(trajectory, card, find, blank, percepts, most_pixels) as films:
         if trajectory.arm == "agent":
             yield from _turn_by_turn(trajectory, notebook, films, wanted, words)
         else:
@@ -198,9 +202,12 @@ class _Films:
         find: Callable[[str], str | Path] | None,
         blank: bool,
         percepts: Percepts | None,
+        most_pixels: int | None,
     ) -> None:
         self.trajectory = trajectory
         self._blank = blank
+        self._most_pixels = most_pixels
+        self._form = card.config.form
         self._percepts = percepts
         self.where = f"{trajectory.question.task} doc {trajectory.question.doc_id}"
         self._media = card.config.media
@@ -218,11 +225,23 @@ class _Films:
     def read(self, shown: Shown) -> Percept:
         """Read again what one look showed."""
         percept = _percept(shown, several=len(self.trajectory.question.videos) > 1)
+        shown = self._resized(shown)
         if self._blank:
             self._video(shown.video)
             return _blank(percept, shown)
         media = self._decode(shown) if self._percepts is None else self._kept(shown, self._percepts)
         return replace(percept, images=media.images, waveform=media.waveform)
+
+    def _resized(self, shown: Shown) -> Shown:
+        """The look with pictures of at most as many pixels as are wanted."""
+        most, size = self._most_pixels, (shown.width, shown.height)
+        if most is None or not shown.file_s or shown.width * shown.height <= most:
+            return shown
+        if shown.kind == "clip":
+            width, height = self._form.clip_size(*size, most, len(shown.file_s))
+        else:
+            width, height = self._form.frame_size(*size, most)
+        return shown.model_copy(update={"width": width, "height": height})
 
     def _kept(self, shown: Shown, percepts: Percepts) -> Decoded:
         """The media of a look: kept from an earlier time, or decoded and kept from now on."""

@@ -97,6 +97,8 @@ def episode_config(recipe: GrpoRecipe, durations: Mapping[DocKey, float]) -> Any
     base = EpisodeConfig(
         budget=recipe.budget,
         wire=recipe.wire,
+        frame_references=recipe.frame_references,
+        frame_times=recipe.frame_times,
         parsing=recipe.parsing,
         sampling=recipe.sampling.policy(),
         system_prompt=recipe.instructions(),

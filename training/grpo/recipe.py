@@ -23,6 +23,7 @@ from apr_plugin.files import read_regular
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.policy import Sampling
 from apr_plugin.loop.profiles import WireName
+from apr_plugin.loop.wires import wire_of
 from apr_plugin.training.grpo.credit import CreditSettings
 from apr_plugin.training.grpo.groups import GroupSettings
 from apr_plugin.training.grpo.rewards import RewardSettings
@@ -175,6 +176,10 @@ class GrpoRecipe(_Part):
     """Which of them vary."""
     wire: WireName = "apr"
     """The form of prompts, see docs/wires.md."""
+    frame_references: bool | None = None
+    """Whether shown frames have names; default: as the wire does."""
+    frame_times: bool | None = None
+    """Whether the label of a frame with a name has its time; default: as the wire does."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns are read."""
     system_prompt: str | None = None
@@ -225,6 +230,8 @@ class GrpoRecipe(_Part):
         beta = self.trainer.get("beta", 0.0)
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < math.inf:
             raise ValueError(f"trainer: beta={beta!r}: it must be a number of at least 0")
+        if wire_of(self.wire, self.frame_references, self.frame_times).references and self.parsing == "strict":
+            raise ValueError("parsing: strict parsing reads no names of frames, which this wire has")
         return self
 
     @property

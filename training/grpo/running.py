@@ -200,6 +200,9 @@ def _seconds(ref: Any) -> float | MediaError:
 def _identity(recipe: GrpoRecipe, questions: Sequence[TrainingQuestion]) -> dict[str, Any]:
     """What decides the run, for its folder."""
     told = recipe.model_dump(mode="json", exclude={"about", "questions", "unreadable", "samples", "rollouts"})
+    for name in ("frame_references", "frame_times"):  # left out, they don't change the identity of earlier runs
+        if told[name] is None:
+            del told[name]
     if recipe.rollouts.servers:  # which ones does not matter
         told["rollouts"] = "servers"
     digest = hashlib.sha256()

@@ -246,12 +246,16 @@ def _stage(
 
 
 def _profile(recipe: Recipe, sources: list[Source]) -> Carried | None:
-    """The profile of most rows of files; without any, the one that the checkpoint has that is trained."""
+    """The profile of most rows of files. Without any, the one of the checkpoint that is trained.
+
+    Where other rows are made, the checkpoint's goes first: they are made for the form in which it is asked.
+    """
     rows = [row for source in sources for row in source.rows]
-    if rows and (found := profile_of_rows(rows)) is not None:
+    found = profile_of_rows(rows) if rows else None
+    if found is not None and all(source.rows for source in sources):
         return found
     file = profile_of_checkpoint(recipe.student.pretrained, "hf", recipe.student.revision)
-    return None if file is None else Carried(file, "of the checkpoint that was trained")
+    return found if file is None else Carried(file, "of the checkpoint that was trained")
 
 
 def _step(checkpoint: Path | None) -> int:

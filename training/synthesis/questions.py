@@ -28,7 +28,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -186,23 +186,11 @@ def needle_questions(folder: str | Path) -> list[TrainingQuestion]:
         AprError: the folder contains no finished set, or a document of it can't be read.
     """
     from apr_plugin.tasks.needle.make import load_docs
-    from apr_plugin.tasks.needle.questions import Kind
-    from apr_plugin.tasks.needle.read import asked, truth_of
 
     home = Path(folder).expanduser()
-    found = []
+    found: list[TrainingQuestion] = []
     try:
-        for doc in load_docs(home):
-            question = asked(doc).model_copy(
-                update={
-                    "videos": (MediaRef(path=str(doc["video"])),),
-                    "task": f"needle_{doc['kind']}",
-                    "split": "train",
-                    "doc_id": str(doc["id"]),
-                }
-            )
-            exact = doc["kind"] == Kind.COUNT
-            found.append(TrainingQuestion(question, truth_of(doc), "needle", exact, float(doc["duration_s"])))
+        found += [needle_question(doc) for doc in load_docs(home)]
     except FileNotFoundError as error:
         raise AprError(str(error)) from error
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -212,6 +200,21 @@ def needle_questions(folder: str | Path) -> list[TrainingQuestion]:
     if not found:
         raise AprError(f"{home}: this needle set has no question")
     return found
+
+
+def needle_question(doc: Mapping[str, Any]) -> TrainingQuestion:
+    """The question of one document of a needle set (`tasks.needle.questions.Doc`).
+
+    Raises:
+        ValueError, KeyError, TypeError: it can't be read.
+    """
+    from apr_plugin.tasks.needle.questions import Kind
+    from apr_plugin.tasks.needle.read import asked, truth_of
+
+    named = {"task": f"needle_{doc['kind']}", "split": "train", "doc_id": str(doc["id"])}
+    question = asked(doc).model_copy(update={"videos": (MediaRef(path=str(doc["video"])),), **named})
+    exact = doc["kind"] == Kind.COUNT
+    return TrainingQuestion(question, truth_of(doc), "needle", exact, float(doc["duration_s"]))
 
 
 def load_questions(sources: Sequence[str]) -> list[TrainingQuestion]:

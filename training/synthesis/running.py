@@ -58,8 +58,11 @@ def run_synthesize(
     limit: int | None = None,
     only_estimate: bool = False,
     prices: Path | None = None,
+    policy: Policy | None = None,
 ) -> int:
     """Explore the questions of these sources and return the exit status.
+
+    With `policy`, that is the teacher, and `teacher` has the arguments of the run alone.
 
     Raises:
         AprError: a setting or a question is wrong, no question is left to ask, or the folder can't be written.
@@ -75,7 +78,7 @@ def run_synthesize(
     if "trajectories" in arguments:
         raise AprError("--teacher: trajectories= is set by --out; leave it out")
     askable = _askable(questions, told)
-    settings = read_settings(arguments)
+    settings = read_settings(arguments, policy)
     if settings.policy.name in _SAMPLING and attempts > 1 and settings.config.sampling.temperature == 0:
         terminal.warn(
             "temperature=0: attempts at one question differ only by their budgets; set temperature= in --teacher"
@@ -234,8 +237,12 @@ def _print_cost(told: Console, found: Sequence[Explored], cost: Cost, seconds: f
     told.print(f"{seconds:.1f} s")
 
 
-def run_audit(out: Path, judge: str, threshold: int, rules: tuple[float, float]) -> int:
+def run_audit(
+    out: Path, judge: str, threshold: int, rules: tuple[float, float], *, policy: Policy | None = None
+) -> int:
     """Rate the right trajectories of a folder and return the exit status.
+
+    With `policy`, that is the judge, and `judge` has further arguments alone.
 
     Raises:
         AprError: a setting is wrong, the folder can't be read, or there is nothing to rate.
@@ -256,7 +263,7 @@ def run_audit(out: Path, judge: str, threshold: int, rules: tuple[float, float])
             read_one()
     if not right:
         raise AprError(f"{out}: no trajectory has a right answer, so there is nothing to rate")
-    settings = read_settings(parse_model_args(judge))
+    settings = read_settings(parse_model_args(judge), policy)
     passed = 0
     try:
         asking = Judge(settings.policy, settings.config.sampling)
@@ -295,8 +302,16 @@ def _read(place: Place) -> Trajectory:
     return next(trajectory for _, trajectory in read_at([place]))
 
 
-def run_funnel(out: Path, threshold: int, judge_hash: str, without_audit: bool, rules: tuple[float, float]) -> None:
-    """Write the manifest, the table and the plot of a folder.
+def run_funnel(
+    out: Path,
+    threshold: int,
+    judge_hash: str,
+    without_audit: bool,
+    rules: tuple[float, float],
+    *,
+    plot: bool = True,
+) -> None:
+    """Write the manifest, the table and, unless `plot` is false, the plot of a folder.
 
     Raises:
         AprError: the folder can't be read, or nothing is kept.
@@ -333,8 +348,8 @@ def run_funnel(out: Path, threshold: int, judge_hash: str, without_audit: bool, 
     told.print(table)
     if judge is None:
         terminal.warn("the audit was left out: right answers with unsupported steps are among what is kept")
-    drawn = funnel_files.plot(found, out)
-    told.print(f"{manifest}, {out / 'funnel.md'}, {', '.join(path.name for path in drawn)}", soft_wrap=True)
+    drawn = funnel_files.plot(found, out) if plot else ()
+    told.print(", ".join([str(manifest), str(out / "funnel.md"), *(path.name for path in drawn)]), soft_wrap=True)
     if not found.kept:
         reasons = "; ".join(funnel.explain(found.entries)[:_NAMED])
         raise AprError(f"{out}: nothing is kept, so there is nothing to train on ({reasons})")

@@ -102,7 +102,7 @@ class NeedleJudge(PolicyDefaults):
 def rate(text: str) -> tuple[int | None, str]:
     """The rating of the step in a judge's prompt, and the reason; no rating if it is not about a needle video."""
     try:
-        told = _sections(text)
+        told = sections(text)
         question, action = json.loads(told["QUESTION"]), json.loads(told["ACTION"])
         video = json.loads(told["WHAT THE AGENT KNOWS OF THE VIDEO"])[0]
         notes = [json.loads(line) for line in told["NOTES FROM BEFORE"].splitlines() if line != "none"]
@@ -124,7 +124,8 @@ _GLYPH = re.compile(rf"(?:{'|'.join(GLYPH_COLOURS)}) (?:{'|'.join(GLYPH_SHAPES)}
 _LOOK = re.compile(r"(get_\w+) ([\d.]+)s-([\d.]+)s")
 
 
-def _sections(text: str) -> dict[str, str]:
+def sections(text: str) -> dict[str, str]:
+    """The parts of a judge's prompt about one step (`judge.jinja`), by their titles."""
     _, _, step = text.partition("\n---\n")
     found = re.split(r"^([A-Z][A-Z ]+)\n", step, flags=re.MULTILINE)
     return {name: body.strip() for name, body in zip(found[1::2], found[2::2], strict=True)}

@@ -2,7 +2,9 @@
 
     OUT/run.json       what the run is made of
     OUT/start/         the model with random weights
+    OUT/synthesis/     filmed worlds, a teacher's trajectories, rows (synthesizing)
     OUT/stages/        a staged run of `apr train sft` (training.sft.staging)
+    OUT/reinforcement/ runs of `apr train grpo` by rule of credit and seed (reinforcing)
     OUT/final/         the trained checkpoint with its profile and card
 
 The same command continues: what is finished is skipped, and a stage that missed its gate is trained on.
@@ -13,9 +15,9 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
 
 from apr_plugin import terminal
@@ -24,7 +26,10 @@ from apr_plugin.tasks.needle.make import NeedleSpec
 from apr_plugin.training.recipe_file import RecipeError, load_recipe
 from apr_plugin.training.sft.recipe import Recipe
 from apr_plugin.training.sft.running import FINAL, claim_folder
+from apr_plugin.training.tiny import synthesizing
 from apr_plugin.training.tiny.model import Size
+from apr_plugin.training.tiny.reinforcing import ReinforcementSettings, Rule, reinforce
+from apr_plugin.training.tiny.synthesizing import SynthesisSettings, film_worlds, make_trajectories
 from apr_plugin.training.tiny.worlds import meets
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "made"
@@ -57,14 +62,24 @@ class MadeRecipe(BaseModel):
     """The model before training."""
     evaluation: tuple[NeedleSpec, ...] = Field(min_length=1)
     """Sets that training must not meet."""
+    synthesis: SynthesisSettings | None = None
+    """A teacher's trajectories on real files; a mix of a stage names their rows as `rows: synthesis`."""
     training: dict[str, Any]
     """A recipe of `apr train sft` with stages, without its student."""
+    reinforcement: ReinforcementSettings | None = None
+    """What follows the stages; it asks about the worlds of `synthesis`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reinforcement is not None and self.synthesis is None:
+            raise ValueError("reinforcement: it asks about the worlds of `synthesis`, which is missing")
+        return self
 
     def staged(self, start: Path, shrink: float = 1.0) -> Recipe:
         """The recipe of the stages.
 
         Args:
-            start: Folder of the model before training.
+            start: Folder of the model before training, within that of the run.
             shrink: See `shrunk`.
 
         Raises:
@@ -76,7 +91,40 @@ class MadeRecipe(BaseModel):
             raise RecipeError(f"training: {terminal.one_line(str(error), 400)}") from error
         if not recipe.stages:
             raise RecipeError("training.stages: a recipe of a made model has stages")
+        if self.synthesis is None and needs_synthesis(recipe):
+            raise RecipeError("training.stages: a mix has `rows: synthesis`, and the recipe has no `synthesis`")
+        recipe = _with_rows(recipe, start.parent / synthesizing.FOLDER / synthesizing.ROWS)
         return recipe if shrink == 1 else shrunk(recipe, shrink)
+
+    def shrunk(self, factor: float) -> MadeRecipe:
+        """The same with less synthesis and reinforcement; stages are shrunk by `staged`."""
+        changes: dict[str, Any] = {}
+        if self.synthesis is not None:
+            changes["synthesis"] = self.synthesis.shrunk(factor)
+        if self.reinforcement is not None:
+            changes["reinforcement"] = self.reinforcement.shrunk(factor, FEWER)
+        return self.model_copy(update=changes)
+
+
+def needs_synthesis(recipe: Recipe) -> bool:
+    """Whether a mix names the rows of `synthesis`."""
+    return any(source.rows == synthesizing.FOLDER for stage in recipe.stages for source in stage.mix)
+
+
+def _with_rows(recipe: Recipe, rows: Path) -> Recipe:
+    """The same with the file of `synthesis` where a mix names it."""
+    stages = [
+        stage.model_copy(
+            update={
+                "mix": tuple(
+                    source.model_copy(update={"rows": str(rows)}) if source.rows == synthesizing.FOLDER else source
+                    for source in stage.mix
+                )
+            }
+        )
+        for stage in recipe.stages
+    ]
+    return recipe.model_copy(update={"stages": tuple(stages)})
 
 
 def shrunk(recipe: Recipe, factor: float) -> Recipe:
@@ -139,14 +187,29 @@ def check_apart(recipe: MadeRecipe) -> int:
     return sum(len(spec.buckets) * spec.videos_per_bucket for spec in recipe.evaluation)
 
 
-def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | None = None) -> Path:
+def run_recipe(
+    name: str,
+    out: Path,
+    *,
+    shrink: float = 1.0,
+    stop_after: str | None = None,
+    trained: Path | None = None,
+    credit: Rule | None = None,
+    seed: int | None = None,
+) -> Path:
     """Make and train the model of a recipe.
+
+    With a rule of credit or a seed, the reinforcement is one more beside that of the recipe, from the same checkpoint
+    and about the same worlds; `OUT/final` is left as it is.
 
     Args:
         name: The recipe.
         out: Folder of the run; a run that was begun there goes on.
         shrink: Divides the length of everything.
-        stop_after: The last stage that is trained now.
+        stop_after: The last stage that is trained now; there is no reinforcement then.
+        trained: A checkpoint in place of that of the stages, which are left out.
+        credit: The rule of the reinforcement, in place of the recipe's.
+        seed: Its seed, in place of the recipe's.
 
     Returns:
         The folder of the checkpoint.
@@ -159,18 +222,35 @@ def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | N
         require(module, "train")
     made, out = read_made(name), out.expanduser()
     recipe = made.staged(out / START, shrink)
+    made = made if shrink == 1 else made.shrunk(shrink)
     recipe.check_trainer()
     names = [stage.name for stage in recipe.stages]
     if stop_after is not None and stop_after not in names:
         raise RecipeError(f"there is no stage {terminal.quoted(stop_after, 60)}; there are {', '.join(names)}")
+    other = {key: value for key, value in (("credit", credit), ("seed", seed)) if value is not None}
+    if (other or trained is not None) and made.reinforcement is None:
+        raise RecipeError("the recipe has no `reinforcement`, which a rule of credit, a seed or a checkpoint is for")
     console = terminal.console(stderr=True)
-    claim_folder(out, {"start": made.model_dump(mode="json")["start"], "shrink": float(shrink)}, True)
-    if (out / FINAL / "config.json").is_file():
+    told: dict[str, Any] = {"start": made.model_dump(mode="json")["start"], "shrink": float(shrink)}
+    claim_folder(out, told | ({} if trained is None else {"from": str(trained.expanduser().absolute())}), True)
+    if (out / FINAL / "config.json").is_file() and not other:
         console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
         return out / FINAL
     console.print(f"{check_apart(made):,} worlds of evaluation sets, none of which training can meet", soft_wrap=True)
-    _start(made, out / START, console)
-    return _train(recipe, out, console, stop_after)
+    if trained is not None:
+        reached = trained.expanduser().absolute()
+    else:
+        _start(made, out / START, console)
+        if made.synthesis is not None and any(source.rows for stage in recipe.stages for source in stage.mix):
+            make_trajectories(out, made.synthesis, out / START, console)
+        reached = _train(recipe, out, console, stop_after)
+        if stop_after is not None and (stop_after != names[-1] or made.reinforcement is not None):
+            console.print(f"stopped after {stop_after}: {reached}; the same command without it goes on", soft_wrap=True)
+            return reached
+    if made.reinforcement is not None and made.synthesis is not None:
+        questions = film_worlds(out, made.synthesis, console)
+        reached = reinforce(out, made.reinforcement.model_copy(update=other), reached, questions, console)
+    return reached if other else _finish(reached, out, console)
 
 
 def _train(recipe: Recipe, out: Path, console: Console, stop_after: str | None) -> Path:
@@ -187,9 +267,10 @@ def _train(recipe: Recipe, out: Path, console: Console, stop_after: str | None) 
             f"{cost['cpu_seconds']:,.0f} CPU seconds",
             soft_wrap=True,
         )
-    if trained != out / STAGES / FINAL:
-        console.print(f"stopped after {stop_after}: {trained}; the same command without it goes on", soft_wrap=True)
-        return trained
+    return trained
+
+
+def _finish(trained: Path, out: Path, console: Console) -> Path:
     part = out / f"{FINAL}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(trained, part)

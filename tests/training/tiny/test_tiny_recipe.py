@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+import easy_world
+
 from apr_plugin.errors import AprError
 from apr_plugin.models.profile import profile_of_checkpoint
 from apr_plugin.training.recipe_file import RecipeError
@@ -25,9 +27,12 @@ from apr_plugin.training.sft.recipe import StudentSettings
 from apr_plugin.training.sft.running import last_checkpoint
 from apr_plugin.training.sft.telling import spent
 from apr_plugin.training.student import Student
-from apr_plugin.training.tiny import captions, looking, recipe, worlds
+from apr_plugin.training.tiny import looking, playing, recipe, worlds
 from apr_plugin.training.tiny.notes import observe
 from apr_plugin.training.tiny.prompts import PROFILE
+
+STEPS = 240
+"""Of the stage in which a small agent learns to play."""
 
 SMALL = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "inner": 64, "vision_hidden": 32, "audio_hidden": 32}
 
@@ -36,12 +41,12 @@ def test_the_recipe_has_a_gate_after_each_stage(tmp_path: Path) -> None:
     made = recipe.read_made("tiny")
     staged = made.staged(tmp_path)
     staged.check_trainer()
-    assert [stage.name for stage in staged.stages] == ["captions", "describing", "mixed", "agents"]
+    assert [stage.name for stage in staged.stages] == ["captions", "named", "describing", "mixed", "agents"]
     assert all(stage.gate is not None and stage.gate.reach for stage in staged.stages)
     assert recipe.check_apart(made) == sum(5 * spec.videos_per_bucket for spec in made.evaluation)
     with pytest.raises(RecipeError, match=r"no recipe 'tinny' \(did you mean 'tiny'"):
         recipe.read_made("tinny")
-    with pytest.raises(RecipeError, match="no stage 'agent'; there are captions, describing, mixed, agents"):
+    with pytest.raises(RecipeError, match="no stage 'agent'; there are captions, named, describing, mixed, agents"):
         recipe.run_recipe("tiny", tmp_path / "out", stop_after="agent")
 
 
@@ -133,12 +138,10 @@ def test_the_whole_way_with_a_smaller_model(tmp_path: Path, capfd: pytest.Captur
         recipe.run_recipe(str(small(tmp_path)), out, shrink=2)
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
-    """The recipe itself, shrunk: killed in its first stage, it goes on from a checkpoint; more pictures are named."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-P", "-m", "apr_plugin", "train", "recipe", "tiny", "--out", str(out)]
-    command += ["--shrink", "6", "--stop-after", "captions"]
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """Killed within a stage, the same command goes on from a checkpoint, and what was spent before counts too."""
+    file, out = small(tmp_path, length={"steps": 15}, gate=None), tmp_path / "out"
+    command = [sys.executable, "-P", "-m", "apr_plugin", "train", "recipe", str(file), "--out", str(out)]
     stage = out / "stages" / "01-captions"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         until = time.monotonic() + 500
@@ -148,13 +151,25 @@ def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
     cut = last_checkpoint(stage)
     assert cut is not None and not (stage / "final").exists(), "it was killed within the stage"
     before = spent(stage)["tokens"]
-    trained = recipe.run_recipe("tiny", out, shrink=6, stop_after="captions")
-    assert trained == stage / "final" and not (out / "final").exists()
+    assert recipe.run_recipe(str(file), out) == out / "final"
     assert spent(stage)["tokens"] > before > 0
+    told = json.loads((stage / "final" / "training.json").read_text())
+    assert told["stages"][0]["steps"] == 15
+
+
+@pytest.mark.slow
+def test_a_small_agent_learns_to_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed loop, in a much simplified world: from random weights to notes with the right colours, and an answer."""
+    easy_world.simplify(monkeypatch)
+    out = tmp_path / "out"
+    final = recipe.run_recipe(easy_world.recipe_file(tmp_path / "easy.yaml", STEPS, seed=0), out)
+    (after,) = [json.loads(line) for line in (out / "stages" / "01-agents" / "measured.jsonl").read_text().splitlines()]
     student = Student.from_pretrained(str(out / "start"))
-    start = captions.measure(student=student)(load_learner(StudentSettings(pretrained=str(out / "start"))).eval())
-    (measured,) = [json.loads(line) for line in (stage / "measured.jsonl").read_text().splitlines()]
-    assert start["colour"] < 0.1 and measured["colour"] > 0.3
+    measure = playing.measure(student=student, per_kind=16, buckets=["1m"])
+    before = measure(load_learner(StudentSettings(pretrained=str(out / "start"))).eval())
+    assert (before["answered"], before["colour"], before["turns"]) == (0.0, 0.0, 1.0)
+    assert after["answered"] > 0.3 and after["colour"] > 0.4 and after["turns"] > 1.5
+    assert profile_of_checkpoint(str(final), "hf") == PROFILE
 
 
 def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
