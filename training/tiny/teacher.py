@@ -183,9 +183,9 @@ def _words(asked: ParsedQuestion, known: Known, move: Move, slip: random.Random 
     # Actions have names in place of times; any times in the right order give them.
     times = [float(number) for number in range(max(frames, 2))]
     if not move.num and not move.words and not move.start:
-        turn = turn_of(asked, known.labels, times, Move("overview", num=1)).model_copy(
-            update={"think": move.think, "action": Answer(content="[[#0.1,#0.2]]"), "named": None}
-        )
+        turn = turn_of(asked, known.labels, times, Move("overview", num=1))
+        think = turn.think.replace("overview", move.word, 1)
+        turn = turn.model_copy(update={"think": think, "action": Answer(content="[[#0.1,#0.2]]"), "named": None})
     else:
         turn = turn_of(asked, known.labels, times, move)
     if known.labels is not None and not known.fresh:
