@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from apr_plugin.loop.policy import AudioPart, ImagePart, Part, Prompt, PromptSize, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import chat_template, whole_frames
-from apr_plugin.models.families import HOP, MIN_SOUND, Family, Piece, Pixels, Placeholders
+from apr_plugin.models.families import Family, Piece, Pixels, Placeholders
 from apr_plugin.models.special_tokens import broken_up, pattern
 
 MediaPart = ImagePart | AudioPart | VideoPart
@@ -288,12 +288,12 @@ class PromptEncoder:
 
     def _listen(self, sound: AudioPart) -> Any:
         extractor, waveform = self.processor.feature_extractor, sound.waveform
-        if len(waveform) < MIN_SOUND:
-            waveform = np.pad(waveform, (0, MIN_SOUND - len(waveform)))
+        short = max(0, self.family.least_sound - len(waveform))
+        waveform = np.pad(waveform, (0, short)) if short else waveform
         padding = "max_length" if self.family.clip == "chunked" else "longest"
         # The processor would cut it off silently.
         if padding == "max_length" and len(waveform) > extractor.n_samples:
-            waveform, padding = np.pad(waveform, (0, -len(waveform) % HOP)), "longest"
+            waveform, padding = np.pad(waveform, (0, -len(waveform) % self.family.hop)), "longest"
         made = extractor(
             waveform,
             sampling_rate=SAMPLE_RATE,
