@@ -19,6 +19,7 @@ from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
 from apr_plugin.training.student import Student
+from apr_plugin.training.tiny import listening
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, teach, turn_of
 from apr_plugin.training.tiny.pictures import Eyes
 from apr_plugin.training.tiny.prompts import TURNS, WIRE, notebook, percept_of, row
@@ -37,6 +38,8 @@ class Step:
     """The turn."""
     taught: bool
     """Whether it is the teacher's."""
+    window_s: tuple[float, float] | None = None
+    """Start and end of the sound that its prompt lets hear, in seconds; then it shows nothing."""
 
 
 def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray: float = 0.0) -> Iterator[Step]:
@@ -46,26 +49,36 @@ def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray
         seen: The video.
         doc: The question; of one of `notes.KINDS`.
         chance: Draws which looks are replaced.
-        astray: Chance that a look after the first is replaced.
+        astray: Chance that a look after the first is replaced. Where the question needs ears, a window that cuts the
+            scene is not taken: what it shows would look like the whole scene.
     """
     question, _ = question_of(doc)
     asked = parse_question(question.text)
     notes = notebook(question, seen.meta)
     labels: list[Label] | None = None
     times: Sequence[float] = (0.0, seen.duration_s)
+    heard: tuple[listening.Event, ...] | None = None
+    window: tuple[float, float] | None = None
     word = ""
     for number in range(1, TURNS + 1):
-        move, taught = teach(asked, labels, word), True
+        move, taught = teach(asked, labels, word, heard), True
         if chance is not None and labels is not None and move.num and chance.random() < astray:
             low, high = sorted(chance.sample(range(1, len(labels) + 1), 2)) if len(labels) > 1 else (1, 1)
-            move, taught = Move(move.think, low, high, FRAMES[move.word]), False
+            if asked.kind not in listening.KINDS or not listening.cuts(
+                seen.world, asked, times[low - 1], times[high - 1]
+            ):
+                move, taught = Move(move.think, low, high, FRAMES[move.word]), False
         whole = (0.0, seen.duration_s)
-        turn = turn_of(asked, labels, times if move.start or move.words else whole, move)
-        yield Step(notes, tuple(labels or ()), turn, taught)
-        if not move.num:
+        turn = turn_of(asked, labels, times if move.start or move.words else whole, move, heard)
+        yield Step(notes, tuple(labels or ()) if heard is None else (), turn, taught, window)
+        if not move.num and not move.listen:
             return
         begin, end = (turn.action.start, turn.action.end)  # type: ignore[union-attr]
-        times, labels = seen.frames(begin, end, move.num)
+        heard, window = None, None
+        if move.listen:
+            heard, window = listening.events_of(seen.sounds, begin, end), (begin, end)
+        else:
+            times, labels = seen.frames(begin, end, move.num)
         word = move.word
         notes = notes.with_turn(WIRE.written(turn), percept_of(turn, times, number))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apr_plugin.loop.action import GetFrames
+from apr_plugin.loop.action import GetAudio, GetFrames
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.percept import Percept
@@ -19,8 +19,9 @@ from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.loop.wires import VideoMeta, wire_of
 from apr_plugin.models.batch import Example
+from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.training.student import Student
-from apr_plugin.training.tiny.model import EDGE
+from apr_plugin.training.tiny.model import EDGE, LONGEST_S
 from apr_plugin.training.tiny.pictures import Eyes
 from apr_plugin.training.tiny.worlds import Label
 
@@ -31,7 +32,7 @@ PROFILE = ProfileFile(
     wire="compact",
     frame_references=True,
     frame_times=False,
-    limits=Budget(turns=TURNS, frame_pixels=EDGE * EDGE, clip_pixels=EDGE * EDGE),
+    limits=Budget(turns=TURNS, frame_pixels=EDGE * EDGE, clip_pixels=EDGE * EDGE, audio_s=LONGEST_S),
     sampling=SampledBy(temperature=0.0, max_new_tokens=400),
 )
 """How the small agent is asked; its checkpoint carries it."""
@@ -63,9 +64,13 @@ def percept(start_s: float, end_s: float, times_s: Sequence[float], look: int) -
 
 
 def percept_of(turn: Turn, times_s: Sequence[float], look: int) -> Percept:
-    """What came back of a turn that looked."""
-    assert isinstance(turn.action, GetFrames)
-    return percept(turn.action.start, turn.action.end, times_s, look)
+    """What came back of a turn that looked or listened; a sound's samples are put in later."""
+    assert isinstance(turn.action, GetFrames | GetAudio)
+    start_s, end_s = turn.action.start, turn.action.end
+    if isinstance(turn.action, GetFrames):
+        return percept(start_s, end_s, times_s, look)
+    silence = np.broadcast_to(np.zeros((), np.float32), (round((end_s - start_s) * SAMPLE_RATE),))
+    return Percept("audio", 0, start_s, end_s, waveform=silence, look=look)
 
 
 def row(student: Student, notes: Notebook, labels: Sequence[Label], target: str, eyes: Eyes, index: int) -> Example:
