@@ -20,9 +20,10 @@ from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny import listening
+from apr_plugin.training.tiny.ears import Ears, waveform
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, teach, turn_of
 from apr_plugin.training.tiny.pictures import Eyes
-from apr_plugin.training.tiny.prompts import TURNS, WIRE, notebook, percept_of, row
+from apr_plugin.training.tiny.prompts import TURNS, WIRE, heard_row, notebook, percept_of, row
 from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of
 
 
@@ -47,7 +48,7 @@ def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray
 
     Args:
         seen: The video.
-        doc: The question; of one of `notes.KINDS`.
+        doc: The question.
         chance: Draws which looks are replaced.
         astray: Chance that a look after the first is replaced. Where the question needs ears, a window that cuts the
             scene is not taken: what it shows would look like the whole scene.
@@ -92,7 +93,13 @@ def answer_of(seen: Film, doc: Doc) -> tuple[str | None, Truth, int]:
 
 
 def maker(
-    *, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = 0.06
+    *,
+    student: Student,
+    seed: int,
+    worlds: int = 1_000_000,
+    astray: float = 0.06,
+    noise: float = 0.06,
+    kinds: Sequence[str] = KINDS,
 ) -> Callable[[int], Example]:
     """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
 
@@ -102,28 +109,32 @@ def maker(
         worlds: Seeds of worlds that are used for each length of video.
         astray: See `episode`.
         noise: See `Eyes`.
+        kinds: Of the questions; by default those that need no ears.
     """
-    eyes = Eyes(student, seed, noise)
+    eyes, ears = Eyes(student, seed, noise), Ears(student, seed)
 
     @lru_cache(maxsize=64)
-    def steps(number: int) -> list[Step]:
+    def steps(number: int) -> tuple[Film, list[Step]]:
         draw = random.Random(f"agents:{seed}:{number}")
-        seen, doc = drawn(draw, worlds)
-        return [step for step in episode(seen, doc, chance=draw, astray=astray) if step.taught]
+        seen, doc = drawn(draw, worlds, kinds)
+        return seen, [step for step in episode(seen, doc, chance=draw, astray=astray) if step.taught]
 
     def make(index: int) -> Example:
         # A row for each turn of the mean episode; which one is drawn.
-        found = steps(index // 4)
+        seen, found = steps(index // 4)
         step = found[(index % 4 + index // 4) % len(found)]
+        if step.window_s is not None:
+            samples = waveform(seen.sounds, *step.window_s)
+            return heard_row(student, step.notes, samples, WIRE.written(step.turn), ears, index)
         return row(student, step.notes, step.labels, WIRE.written(step.turn), eyes, index)
 
     return make
 
 
-def drawn(draw: random.Random, worlds: int) -> tuple[Film, Doc]:
-    """A world and a question that the teacher can answer."""
+def drawn(draw: random.Random, worlds: int, kinds: Sequence[str] = KINDS) -> tuple[Film, Doc]:
+    """A world and a question of one of these kinds about it."""
     seen, docs = film(TRAINING.start + draw.randrange(worlds), draw.choice(tuple(BUCKETS)))
-    return seen, draw.choice([doc for doc in docs if doc["kind"] in KINDS])
+    return seen, draw.choice([doc for doc in docs if doc["kind"] in kinds])
 
 
 def asked_of(doc: Doc) -> ParsedQuestion:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apr_plugin.loop.action import GetAudio, GetFrames
 from apr_plugin.loop.budget import Budget
@@ -18,9 +19,10 @@ from apr_plugin.loop.profile_file import ProfileFile, SampledBy
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.loop.wires import VideoMeta, wire_of
-from apr_plugin.models.batch import Example
 from apr_plugin.media import SAMPLE_RATE
+from apr_plugin.models.batch import Example
 from apr_plugin.training.student import Student
+from apr_plugin.training.tiny.ears import Ears
 from apr_plugin.training.tiny.model import EDGE, LONGEST_S
 from apr_plugin.training.tiny.pictures import Eyes
 from apr_plugin.training.tiny.worlds import Label
@@ -86,4 +88,25 @@ def row(student: Student, notes: Notebook, labels: Sequence[Label], target: str,
     """
     prompt = notes.prompt(len(notes) + 1, TURNS)
     encoded = eyes.fill(student.encoder.lay_out(prompt), labels, index)
+    return Example(encoded, (*student.encoder.turn_ids(target), student.end))
+
+
+def heard_row(
+    student: Student, notes: Notebook, samples: NDArray[np.float32] | None, target: str, ears: Ears, index: int
+) -> Example:
+    """A row after a look that was a sound.
+
+    Args:
+        student: The model that is trained.
+        notes: The notes; their newest look is a sound of so many samples.
+        samples: The sound; `None`: the notes have forgotten it.
+        target: The words of the turn.
+        ears: Give the spectrum.
+        index: The number of the row.
+    """
+    encoded = student.encoder.lay_out(notes.prompt(len(notes) + 1, TURNS))
+    if samples is None:
+        encoded.keys = encoded.ids.copy()
+    else:
+        encoded = ears.fill(encoded, samples, index)
     return Example(encoded, (*student.encoder.turn_ids(target), student.end))
