@@ -92,6 +92,15 @@ def read_words(note: str) -> list[tuple[Event, bool]]:
     return [(Event(match[1], int(match[2])), bool(match[3])) for match in _EVENT.finditer(note)]
 
 
+def judged(note: str, events: Sequence[Event]) -> tuple[bool, bool]:
+    """Whether the names of a note are right, in order, and whether each place is within one 24th too."""
+    read = [event for event, _ in read_words(note)]
+    names = [event.name for event in read] == [event.name for event in events] and (
+        bool(events) or note.strip() == SILENT
+    )
+    return names, names and all(abs(one.place - other.place) <= 1 for one, other in zip(read, events, strict=True))
+
+
 def next_look(flags: Sequence[str], before: str) -> Look | None:
     """Where the teacher looks on its way to a scene, or that it listens.
 

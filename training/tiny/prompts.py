@@ -72,7 +72,19 @@ def percept_of(turn: Turn, times_s: Sequence[float], look: int) -> Percept:
     if isinstance(turn.action, GetFrames):
         return percept(start_s, end_s, times_s, look)
     silence = np.broadcast_to(np.zeros((), np.float32), (round((end_s - start_s) * SAMPLE_RATE),))
-    return Percept("audio", 0, start_s, end_s, waveform=silence, look=look)
+    return sound(start_s, end_s, silence, look)
+
+
+def sound(start_s: float, end_s: float, samples: NDArray[np.float32], look: int) -> Percept:
+    """A look that was a sound.
+
+    Args:
+        start_s: Beginning of the window.
+        end_s: Its end.
+        samples: Shape (samples,), at `SAMPLE_RATE`.
+        look: Number of the look in the episode, from 1.
+    """
+    return Percept("audio", 0, start_s, end_s, waveform=samples, look=look)
 
 
 def row(student: Student, notes: Notebook, labels: Sequence[Label], target: str, eyes: Eyes, index: int) -> Example:

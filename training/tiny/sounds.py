@@ -184,7 +184,7 @@ def measure(*, student: Student, seed: int = 0, count: int = 100, batch: int = 2
                 for n, samples in enumerate(waveform(seen.sounds, *window) for seen, window, _ in part)
             ]
             for (seen, window, kind), text in zip(part, written(model, student, prompts, MOST_TOKENS), strict=True):
-                names, places = judged(text, hearing.events_of(seen.sounds, *window))
+                names, places = hearing.judged(text, hearing.events_of(seen.sounds, *window))
                 found["names"].append(names)
                 found["places"].append(places)
                 found["chimes" if kind == "count" else "tones"].append(names)
@@ -202,15 +202,6 @@ def _heard(seed: int, number: int, bucket: str) -> tuple[Film, tuple[float, floa
     seen, docs = film(GATES.start + SEEDS + seed + number, bucket)
     doc = draw.choice([doc for doc in docs if doc["kind"] in hearing.KINDS])
     return seen, _window(seen, doc["spans"][0][0], draw), doc["kind"]
-
-
-def judged(note: str, events: Sequence[hearing.Event]) -> tuple[bool, bool]:
-    """Whether the names of a note are right, in order, and whether each place is within one 24th too."""
-    read = [event for event, _ in hearing.read_words(note)]
-    names = [event.name for event in read] == [event.name for event in events] and (
-        bool(events) or note.strip() == hearing.SILENT
-    )
-    return names, names and all(abs(one.place - other.place) <= 1 for one, other in zip(read, events, strict=True))
 
 
 def written(model: Any, student: Student, prompts: Sequence[Encoded], longest: int) -> list[str]:
