@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from apr_plugin.loop.action import GetAudio
+from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.batch import Example
 from apr_plugin.models.prompt import Encoded
 from apr_plugin.tasks.needle.make import BUCKETS
@@ -31,7 +32,7 @@ from apr_plugin.training.tiny.notes import FRAMES, Move, teach, turn_of
 from apr_plugin.training.tiny.prompts import WIRE, heard_row, notebook, percept_of
 from apr_plugin.training.tiny.worlds import GATES, Film, film, question_of
 
-SHORTEST_S, LONGEST_S = 8.0, 190.0
+LENGTHS_S = (8.0, 190.0)
 """Bounds of the windows of made-up sounds: scenes of videos of one minute to two hours."""
 
 MOST_TOKENS = 20
@@ -79,7 +80,7 @@ class Sounds:
 
     def tokens(self, index: int) -> int:
         """Its length, without its sound."""
-        samples = round(self._drawn(index)[0] * 16_000)
+        samples = round(self._drawn(index)[0] * SAMPLE_RATE)
         return 2 + self._student.family.audio_tokens(samples) + len(self._target(index))
 
     def _drawn(self, index: int) -> tuple[float, list[hearing.Sound]]:
@@ -92,7 +93,12 @@ class Sounds:
 
 
 def maker(
-    *, student: Student, seed: int, shortest_s: float = SHORTEST_S, longest_s: float = LONGEST_S, noise: float = 0.5
+    *,
+    student: Student,
+    seed: int,
+    shortest_s: float = LENGTHS_S[0],
+    longest_s: float = LENGTHS_S[1],
+    noise: float = 0.5,
 ) -> Sounds:
     """A maker of sounds and their words (`training.sft.mixes.RowMaker`).
 

@@ -39,7 +39,7 @@ from apr_plugin.training.tiny.listening import (  # noqa: E402
     words_of,
 )
 from apr_plugin.training.tiny.model import LONGEST_S, Size  # noqa: E402
-from apr_plugin.training.tiny.notes import EVERY, KINDS  # noqa: E402
+from apr_plugin.training.tiny.notes import EVERY, FRAMES, KINDS  # noqa: E402
 from apr_plugin.training.tiny.prompts import PROFILE  # noqa: E402
 from apr_plugin.training.tiny.start import make_start  # noqa: E402
 from apr_plugin.training.tiny.worlds import GATES, film  # noqa: E402
@@ -225,7 +225,7 @@ def test_rows_for_eyes_alone_have_no_sound(learner: Student) -> None:
     batch = batch_of([make(number) for number in range(24)], learner.family, pad=learner.pad)
     assert "input_features" not in batch and "pixel_values" in batch
     assert any(every(number).encoded.size.audio for number in range(40))
-    assert set(KINDS) < set(EVERY) and len(EVERY) == 5
+    assert set(KINDS) < set(EVERY) and len(EVERY) == 5 and FRAMES["inner"] == PARTS
 
 
 def test_names_places_and_flags_of_sounds_are_weighed(learner: Student) -> None:
