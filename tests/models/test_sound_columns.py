@@ -109,6 +109,11 @@ def test_coarse_columns_still_make_a_token_of_a_short_sound(folder_of: FolderOf)
     assert FAMILIES["qwen2_5_omni"].least_sound == 1600
 
 
+def test_the_columns_of_each_hearing_family_are_read(tiny: Callable[[str], Path]) -> None:
+    for name in ("qwen2_5_omni_full", "qwen3_omni_moe"):
+        assert Student.from_pretrained(str(tiny(name))).family.hop == 160
+
+
 def test_the_students_digest_tells_columns_apart(folder_of: FolderOf, tiny: Callable[[str], Path]) -> None:
     usual = Student.from_pretrained(str(tiny("qwen2_5_omni"))).digest
     assert Student.from_pretrained(str(folder_of(160, 300))).digest == usual

@@ -27,8 +27,7 @@ HOP = 640
 """Samples between two columns of a sound's spectrum; four columns are one token, so that a second has 6.25."""
 
 LONGEST_S = 300
-"""Seconds of sound that the feature extractor takes, and that one look may ask for; a scene of a video of two hours
-lasts up to 248."""
+"""Seconds of sound that the feature extractor takes; a scene of a video of two hours lasts up to 248."""
 
 VOCABULARY = 700
 """Entries of the tokenizer before the fixed strings are added."""

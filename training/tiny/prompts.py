@@ -34,7 +34,7 @@ PROFILE = ProfileFile(
     wire="compact",
     frame_references=True,
     frame_times=False,
-    limits=Budget(turns=TURNS, frame_pixels=EDGE * EDGE, clip_pixels=EDGE * EDGE, audio_s=LONGEST_S),
+    limits=Budget(turns=TURNS, frame_pixels=EDGE * EDGE, clip_pixels=EDGE * EDGE, audio_s=LONGEST_S - 1),
     sampling=SampledBy(temperature=0.0, max_new_tokens=400),
 )
 """How the small agent is asked; its checkpoint carries it."""

@@ -280,7 +280,7 @@ def test_the_closed_loop_scores_the_teacher_and_a_model(start: Path, learner: St
     beyond = look("#0.1", 9999.0, 20)  # type: ignore[arg-type]
     assert asyncio.run(playing.play(Playback([beyond]), seen, doc)).ended == "refused"
     long, _ = film(GATES.start, "10m")
-    assert playing.look_at(long, GetAudio(start=10.0, end=310.5), 1) is None, "the budget lets hear 300 s"
+    assert playing.look_at(long, GetAudio(start=10.0, end=310.5), 1) is None, "the budget lets hear 299 s"
     assert playing.look_at(long, GetAudio(start=10.0, end=10.05), 1) is None
     model = load_learner(StudentSettings(pretrained=str(start))).eval()
     numbers = playing.measure(student=learner, per_kind=1, buckets=("1m",))(model)

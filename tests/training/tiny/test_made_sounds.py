@@ -167,7 +167,8 @@ def test_windows_that_cut_the_scene_are_known() -> None:
 def test_one_look_may_hear_the_longest_scene() -> None:
     """Chapters and scenes differ by up to 15 % from equal parts, see `tasks.needle.world`."""
     longest = 7200 * 1.15 / (1.15 + 7 * 0.85) * 1.15 / (1.15 + 5 * 0.85)
-    assert PROFILE.limits.audio_s == LONGEST_S > longest
+    # A window may exceed the limit by the wire's tenth of a second.
+    assert longest < PROFILE.limits.audio_s < LONGEST_S - 0.1
     for bucket in BUCKETS:
         seen, _ = film(GATES.start, bucket)
         assert max(scene.end_s - scene.start_s for _, scene in seen.world.scenes()) < longest
