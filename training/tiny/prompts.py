@@ -6,7 +6,8 @@ one visual token, nine turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,10 @@ from apr_plugin.loop.trajectory import Turn
 from apr_plugin.loop.wires import VideoMeta, wire_of
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.batch import Example
+from apr_plugin.models.prompt import Encoded
 from apr_plugin.training.student import Student
-from apr_plugin.training.tiny.ears import Ears
+from apr_plugin.training.tiny.ears import Ears, waveform
+from apr_plugin.training.tiny.listening import Sound
 from apr_plugin.training.tiny.model import EDGE, LONGEST_S
 from apr_plugin.training.tiny.pictures import Eyes
 from apr_plugin.training.tiny.worlds import Label
@@ -41,6 +44,9 @@ PROFILE = ProfileFile(
 
 WIRE = wire_of(PROFILE.wire, PROFILE.frame_references, PROFILE.frame_times)
 """Its wire."""
+
+KEPT = 10_000
+"""Rows that are kept without their pictures, at most."""
 
 PERCEIVES = frozenset({"frames", "audio", "clip"})
 """What the student perceives."""
@@ -87,38 +93,87 @@ def sound(start_s: float, end_s: float, samples: NDArray[np.float32], look: int)
     return Percept("audio", 0, start_s, end_s, waveform=samples, look=look)
 
 
-def row(student: Student, notes: Notebook, labels: Sequence[Label], target: str, eyes: Eyes, index: int) -> Example:
-    """A row: the prompt after these notes, with pictures of these labels, and what is to be written.
+@dataclass(frozen=True)
+class Heard:
+    """A sound whose samples are made when they are needed."""
+
+    sounds: Sequence[Sound]
+    """Everything that sounds in its video."""
+    start_s: float
+    """Beginning of the window."""
+    end_s: float
+    """Its end."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A row without its pictures, or without its sound."""
+
+    encoded: Encoded
+    """Its prompt, laid out."""
+    labels: Sequence[Label]
+    """What its pictures show."""
+    target: tuple[int, ...]
+    """What is to be written."""
+    heard: Heard | None = None
+    """What its prompt lets hear."""
+
+
+def laid(student: Student, notes: Notebook, labels: Sequence[Label], target: str, heard: Heard | None = None) -> Laid:
+    """A row: the prompt after these notes, and what is to be written.
 
     Args:
         student: The model that is trained.
         notes: The notes; the pictures of their newest look are in the prompt.
         labels: What the newest look shows.
         target: The words of the turn.
-        eyes: Give the patches.
-        index: The number of the row.
+        heard: What the newest look lets hear, if that is a sound.
     """
     prompt = notes.prompt(len(notes) + 1, TURNS)
-    encoded = eyes.fill(student.encoder.lay_out(prompt), labels, index)
-    return Example(encoded, (*student.encoder.turn_ids(target), student.end))
+    return Laid(student.encoder.lay_out(prompt), labels, (*student.encoder.turn_ids(target), student.end), heard)
 
 
-def heard_row(
-    student: Student, notes: Notebook, samples: NDArray[np.float32] | None, target: str, ears: Ears, index: int
-) -> Example:
-    """A row after a look that was a sound.
+def notes_only(student: Student, made: Laid, words: str, noted: str) -> Laid:
+    """The same row, whose target ends where the thought begins.
 
     Args:
         student: The model that is trained.
-        notes: The notes; their newest look is a sound of so many samples.
-        samples: The sound; `None`: the notes have forgotten it.
-        target: The words of the turn.
-        ears: Give the spectrum.
-        index: The number of the row.
+        made: The row.
+        words: Its target's words.
+        noted: The notes in them.
     """
-    encoded = student.encoder.lay_out(notes.prompt(len(notes) + 1, TURNS))
-    if samples is None:
-        encoded.keys = encoded.ids.copy()
-    else:
-        encoded = ears.fill(encoded, samples, index)
-    return Example(encoded, (*student.encoder.turn_ids(target), student.end))
+    cut = words.index(noted) + len(noted)
+    return replace(made, target=made.target[: len(student.encoder.turn_ids(words[:cut])) + 1])
+
+
+class Rows:
+    """Makes rows by their number (`training.sft.mixes.RowMaker`): first their length, then their pictures or sound.
+
+    Args:
+        lay: Lays out the row of a number.
+        eyes: Give the patches.
+        ears: Give the spectra, where a row has a sound.
+    """
+
+    def __init__(self, lay: Callable[[int], Laid], eyes: Eyes, ears: Ears | None = None) -> None:
+        self._lay = lay
+        self._eyes = eyes
+        self._ears = ears
+        self._kept: dict[int, Laid] = {}
+
+    def __call__(self, index: int) -> Example:
+        """The row of this number."""
+        made = self._kept.pop(index, None) or self._lay(index)
+        if made.heard is not None and self._ears is not None:
+            samples = waveform(made.heard.sounds, made.heard.start_s, made.heard.end_s)
+            return Example(self._ears.fill(made.encoded, samples, index), made.target)
+        return Example(self._eyes.fill(made.encoded, made.labels, index), made.target)
+
+    def tokens(self, index: int) -> int:
+        """Its length; what was laid out is kept until the row is made."""
+        if index not in self._kept:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[index] = self._lay(index)
+        made = self._kept[index]
+        return len(made.encoded.ids) + len(made.target)

@@ -29,7 +29,8 @@ from apr_plugin.training.tiny import listening as hearing
 from apr_plugin.training.tiny.agents import asked_of, drawn
 from apr_plugin.training.tiny.ears import Ears, alone, waveform
 from apr_plugin.training.tiny.notes import FRAMES, Move, teach, turn_of
-from apr_plugin.training.tiny.prompts import WIRE, heard_row, notebook, percept_of
+from apr_plugin.training.tiny.pictures import Eyes
+from apr_plugin.training.tiny.prompts import WIRE, Heard, Laid, Rows, laid, notebook, percept_of
 from apr_plugin.training.tiny.worlds import GATES, Film, film, question_of
 
 LENGTHS_S = (8.0, 190.0)
@@ -112,9 +113,7 @@ def maker(
     return Sounds(student, seed, shortest_s, longest_s, noise)
 
 
-def listening(
-    *, student: Student, seed: int, text: bool = False, worlds: int = 1_000_000, noise: float = 0.5
-) -> Callable[[int], Example]:
+def listening(*, student: Student, seed: int, text: bool = False, worlds: int = 1_000_000, noise: float = 0.5) -> Rows:
     """A maker of turns after a sound: a look at the scene, the sound of the same window, and what follows.
 
     Args:
@@ -124,9 +123,8 @@ def listening(
         worlds: See `agents.maker`.
         noise: See `Ears`.
     """
-    ears = Ears(student, seed, noise)
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         draw = random.Random(f"listening:{seed}:{index}")
         seen, doc = drawn(draw, worlds, hearing.KINDS)
         question, _ = question_of(doc)
@@ -151,10 +149,9 @@ def listening(
         words = WIRE.written(turn_of(asked, labels, times, teach(asked, labels, "listen", events), events))
         if text:
             notes.forget_media()
-        samples = None if text else waveform(seen.sounds, *window)
-        return heard_row(student, notes, samples, words, ears, index)
+        return laid(student, notes, (), words, None if text else Heard(seen.sounds, *window))
 
-    return make
+    return Rows(lay, Eyes(student, seed), Ears(student, seed, noise))
 
 
 def _window(seen: Film, time_s: float, draw: random.Random) -> tuple[float, float]:

@@ -2,9 +2,9 @@
 
 With equal weights a small model is right about nearly every flag while its notes can be copied from those before, and
 wrong about the first one, on which everything rests. So the first time that a colour, a pattern or a glyph is judged
-counts 6, the same judgement again 0.7; the thought and the names in the action 4, its first word 8; the fixed strings
+counts 6, the same judgement again 1; the thought and the names in the action 4, its first word 8; the fixed strings
 of the wire 0.5. A first turn, which is rare, counts 3 throughout. In a turn about a look without pictures (rows of
-text) the notes only repeat the prompt: there the flags count, and the words nothing.
+text) the notes only repeat the prompt: there the flags count, and the words nothing. That the notes end counts 3.
 
 In a note of a sound each name counts 3, each place 2 and the flag 6. Without the sound the flag counts alone.
 """
@@ -27,7 +27,7 @@ _NAME = re.compile(r"#\d+")
 _FIXED = re.compile(r'\s*[{}",\[\]:]|<\|')
 """The beginning of what the wire writes around words."""
 
-FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 0.3, 6.0, 0.7, 4.0, 8.0, 3.0, 3.0
+FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 1.0, 6.0, 1.0, 4.0, 8.0, 3.0, 3.0
 HEARD, PLACED = 3.0, 2.0
 
 
@@ -51,7 +51,7 @@ def turn(target: TargetText) -> Sequence[float]:
             weights.append(WORD)
         elif _FIXED.match(piece) and not (thinking and word == ":"):
             thinking = thinking or piece == THINK
-            weights.append(FIXED)
+            weights.append(SEEN if piece == THINK else FIXED)
         elif thinking:
             weights.append(AFTER)
         elif heard:
@@ -76,7 +76,9 @@ def _noted(word: str, entry: tuple[str, ...], judged: set[tuple[str, ...]], word
     if entry and (len(entry) == 1 or word in FLAGS):
         new = entry not in judged
         judged.add(entry)
-        return 0.0 if not words and word not in FLAGS else FIRST if new else AGAIN
+        if not words and word not in FLAGS:
+            return float(new)  # which pattern can't be known, but that the note goes on
+        return FIRST if new else AGAIN
     if not words:
         return 0.0
     return SEEN if len(entry) > 1 and word in _GLYPHS else 1.0
