@@ -23,12 +23,15 @@ OURS: dict[Kind, dict[str, str]] = {
     "row_makers": {
         "needle_agents": "apr_plugin.training.tiny.agents:maker",
         "needle_captions": "apr_plugin.training.tiny.captions:maker",
+        "needle_sounds": "apr_plugin.training.tiny.sounds:maker",
+        "needle_listening": "apr_plugin.training.tiny.sounds:listening",
         "needle_describing": "apr_plugin.training.tiny.describing:maker",
         "needle_windows": "apr_plugin.training.tiny.describing:windows",
     },
     "measures": {
         "needle_agent": "apr_plugin.training.tiny.playing:measure",
         "needle_captions": "apr_plugin.training.tiny.captions:measure",
+        "needle_heard": "apr_plugin.training.tiny.sounds:measure",
         "needle_looks": "apr_plugin.training.tiny.looking:measure",
     },
 }

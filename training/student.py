@@ -11,7 +11,7 @@ from typing import Any, Self
 from apr_plugin.errors import AprError, require, told
 from apr_plugin.models.checkpoint import Checkpoint, checkpoint_source
 from apr_plugin.models.compat import quiet_about_default_talker
-from apr_plugin.models.families import Family, Pixels, family_of
+from apr_plugin.models.families import HOP, Family, Pixels, family_of
 from apr_plugin.models.prompt import PromptEncoder
 
 
@@ -119,7 +119,7 @@ class Student:
         if not hasattr(processor, "image_processor"):  # AutoProcessor falls back to a bare tokenizer
             raise AprError(f"cannot read the checkpoint {pretrained}: it has no whole processor (preprocessor_config)")
         try:
-            family.checked(processor)
+            family = family.checked(processor)
         except ValueError as error:
             raise AprError(f"cannot train the checkpoint {pretrained}: {error}") from error
         longest = int(config.get_text_config().max_position_embeddings)
@@ -153,6 +153,7 @@ class Student:
         digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())
         about: list[Any] = [self.encoder.chat_template, self.template, self.family.title, self.family.factor, self.end]
         about += [self.pixels.least, self.pixels.most, self.family.positions_per_s, self.family.chunk_s]
+        about += [] if self.family.hop == HOP else [self.family.hop]
         digest.update(json.dumps(about, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 

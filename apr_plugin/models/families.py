@@ -16,10 +16,10 @@ from apr_plugin.loop.policy import EVERY_MODALITY, Modality
 from apr_plugin.media import SAMPLE_RATE
 
 HOP = 160
-"""Samples per column of the spectrogram (10 ms)."""
+"""Samples per column of a sound's spectrogram (10 ms) in the released checkpoints."""
 
 MIN_SOUND = SAMPLE_RATE // 10
-"""Samples to which a short sound is padded with silence; a shorter one would give no token at all."""
+"""Samples to which a short sound is padded with silence, see `Family.least_sound`."""
 
 MAX_ASPECT = 200
 """Largest ratio of the longer side to the shorter; the processors refuse pictures beyond it."""
@@ -106,6 +106,9 @@ class Family:
     chunk_s: float = 2.0
     """Seconds of a chunk, if clips are laid out in chunks (`seconds_per_chunk`)."""
 
+    hop: int = HOP
+    """Samples per column of a sound's spectrogram (`hop_length` of the checkpoint's feature extractor)."""
+
     @property
     def factor(self) -> int:
         """Side in pixels of the square of one visual token."""
@@ -117,15 +120,21 @@ class Family:
         return EVERY_MODALITY if self.hears else EVERY_MODALITY - {"audio"}
 
     @property
+    def least_sound(self) -> int:
+        """Samples to which a short sound is padded with silence; a shorter one might give no token at all."""
+        return max(MIN_SOUND, 2 * self.hop + 1)
+
+    @property
     def visual_token(self) -> VisualToken:
         """What one visual token covers."""
         return VisualToken(self.factor, self.frames)
 
     def checked(self, processor: Any) -> Family:
-        """This family, if a checkpoint's processor cuts pictures and clips as its vision encoder reads them.
+        """This family with the columns of a checkpoint's feature extractor.
 
         Raises:
-            ValueError: it cuts them otherwise, so that the model would get another number of patches than it expects.
+            ValueError: the processor cuts pictures or clips otherwise than the vision encoder reads them, so that the
+                model would get another number of patches than it expects; or its feature extractor can't be followed.
         """
         wanted = {"patch_size": self.patch, "merge_size": self.merge, "temporal_patch_size": self.frames}
         for part in ("image_processor", "video_processor"):
@@ -136,7 +145,20 @@ class Family:
                         f"its {part} has {name} {told}, and its vision encoder {number}; correct "
                         "preprocessor_config.json (video_preprocessor_config.json), or save the processor again"
                     )
-        return self
+        return self._heard_by(getattr(processor, "feature_extractor", None)) if self.hears else self
+
+    def _heard_by(self, extractor: Any) -> Family:
+        hop, rate, longest = (getattr(extractor, name, None) for name in ("hop_length", "sampling_rate", "n_samples"))
+        if not hop or not longest:
+            raise ValueError("its processor has no feature extractor of spectrograms (hop_length, n_samples)")
+        if rate != SAMPLE_RATE:
+            raise ValueError(f"its feature extractor takes {rate} samples per second; sound has {SAMPLE_RATE}")
+        if self.clip == "chunked" and longest % hop:
+            raise ValueError(
+                f"its feature extractor's {longest} samples are not whole columns of {hop} (hop_length); its "
+                "last column would be cut off"
+            )
+        return replace(self, hop=hop)
 
     def of_config(self, config: Any) -> Family:
         """The family with the numbers of one checkpoint's configuration, if that contains them.
@@ -203,16 +225,16 @@ class Family:
         return [self.marks.audio_start, Placeholders("audio", self.audio_tokens(samples)), self.marks.audio_end]
 
     def audio_tokens(self, samples: int) -> int:
-        """The number of tokens of a sound: 25 a second, or 13 in Qwen3-Omni.
+        """The number of tokens of a sound: 25 a second in the released checkpoints, or 13 in Qwen3-Omni.
 
         Source: `_get_feat_extract_output_lengths` of the two processors.
         """
-        samples = max(samples, MIN_SOUND)
+        samples = max(samples, self.least_sound)
         if self.clip == "merged":
-            columns = samples // HOP
+            columns = samples // self.hop
             rest = (columns % 100 - 1) // 2 + 1
             return ((rest - 1) // 2 + 1 - 1) // 2 + 1 + columns // 100 * 13
-        columns = -(-samples // HOP)
+        columns = -(-samples // self.hop)
         return ((columns - 1) // 2 + 1 - 2) // 2 + 1
 
     def video(

@@ -146,11 +146,12 @@ def _read(part: Part, student: Student) -> str | MediaPart:
         case ImagePart():
             return ImagePart(scaled_picture(student, part))
         case AudioPart():
-            return replace(part, waveform=long_enough(part.waveform))
+            return replace(part, waveform=long_enough(part.waveform, student.family.least_sound))
         case VideoPart():
             _, times_s = in_groups(part, student.family.frames)
             heard = part.audio if student.family.hears else None
-            sound = None if heard is None else replace(heard, waveform=long_enough(heard.waveform))
+            least = student.family.least_sound
+            sound = None if heard is None else replace(heard, waveform=long_enough(heard.waveform, least))
             return VideoPart(scaled_clip(student, part), times_s, part.fps, sound)
 
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from apr_plugin.errors import AprError
 from apr_plugin.loop.policy import VideoPart
-from apr_plugin.models.families import HOP, Piece
+from apr_plugin.models.families import Piece
 from apr_plugin.models.prompt import MediaPart
 from apr_plugin.training.export.format import TIMED, About, Format, Said, Skip, Skipped, Survey, limits_of
 from apr_plugin.training.export.media_files import MediaFolder
@@ -92,7 +92,7 @@ class LlamaFactory(Format):
 
     def heard(self, samples: int) -> int:
         """Whole columns: it pads to the feature extractor's whole length, which counts columns that have begun."""
-        return min(math.ceil(samples / HOP) * HOP, self.longest_sound)
+        return min(math.ceil(samples / self.family.hop) * self.family.hop, self.longest_sound)
 
     def texts(self, messages: Sequence[Said]) -> list[str]:
         """A text for each message."""

@@ -90,9 +90,9 @@ class MediaFolder:
         return file.relative_to(self.root).as_posix()
 
 
-def long_enough(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A sound, padded with silence to `MIN_SOUND` samples as the student reads it."""
-    return np.pad(waveform.astype(np.float32), (0, max(0, MIN_SOUND - len(waveform))))
+def long_enough(waveform: NDArray[np.float32], least: int = MIN_SOUND) -> NDArray[np.float32]:
+    """A sound, padded with silence to so many samples as the student reads it (`Family.least_sound`)."""
+    return np.pad(waveform.astype(np.float32), (0, max(0, least - len(waveform))))
 
 
 def rate_of(fps: float) -> Fraction:

@@ -27,6 +27,8 @@ class TargetText:
     """Name of the source of the row."""
     visual_tokens: int
     """Tokens of pictures in its prompt."""
+    audio_tokens: int = 0
+    """Tokens of sound in its prompt."""
 
 
 Weigher = Callable[[TargetText], Sequence[float]]
@@ -58,7 +60,8 @@ class Weighing:
         """
         ids = tuple(int(number) for number in example.target)
         pieces = tuple(self._piece(number) for number in ids)
-        target = TargetText(ids, pieces, source, example.encoded.size.visual)
+        size = example.encoded.size
+        target = TargetText(ids, pieces, source, size.visual, size.audio)
         weights = tuple(float(weight) for weight in self._weigher(target))
         if len(weights) != len(ids) or not all(weight >= 0 for weight in weights):
             raise RecipeError(

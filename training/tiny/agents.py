@@ -20,9 +20,11 @@ from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.palette import PATTERNS
 from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
 from apr_plugin.training.student import Student
+from apr_plugin.training.tiny import listening
+from apr_plugin.training.tiny.ears import Ears
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, observe, teach, turn_of
 from apr_plugin.training.tiny.pictures import NOISE, Eyes
-from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, notes_only, percept_of
+from apr_plugin.training.tiny.prompts import TURNS, WIRE, Heard, Laid, Rows, laid, notebook, notes_only, percept_of
 from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of, unrelated
 
 LED_ASTRAY = ("overview", "chapter", "scene")
@@ -45,6 +47,8 @@ class Step:
     """The turn."""
     taught: bool
     """Whether it is the teacher's."""
+    window_s: tuple[float, float] | None = None
+    """Start and end of the sound that its prompt lets hear, in seconds; then it shows nothing."""
 
 
 def episode(
@@ -54,9 +58,10 @@ def episode(
 
     Args:
         seen: The video.
-        doc: The question; of one of `notes.KINDS`.
+        doc: The question.
         chance: Draws which looks are replaced, and which notes.
-        astray: Chance that a look after the first is replaced.
+        astray: Chance that a look after the first is replaced. Where the question needs ears, a window that cuts the
+            scene is not taken: what it shows would look like the whole scene.
         mistaken: Chance that the notes of a turn are wrong in the prompts after it.
     """
     question, _ = question_of(doc)
@@ -64,23 +69,32 @@ def episode(
     notes = notebook(question, seen.meta)
     labels: list[Label] | None = None
     times: Sequence[float] = (0.0, seen.duration_s)
+    heard: tuple[listening.Event, ...] | None = None
+    window: tuple[float, float] | None = None
     word = ""
     for number in range(1, TURNS + 1):
-        move, taught = teach(asked, labels, word), True
-        if number == TURNS and move.num:
+        move, taught = teach(asked, labels, word, heard), True
+        if number == TURNS and (move.num or move.listen):
             return  # no turn is left for another look
         if chance is not None and labels is not None and move.word in LED_ASTRAY and chance.random() < astray:
             low, high = sorted(chance.sample(range(1, len(labels) + 1), 2)) if len(labels) > 1 else (1, 1)
-            move, taught = Move(move.think, low, high, FRAMES[move.word]), False
+            if asked.kind not in listening.KINDS or not listening.cuts(
+                seen.world, asked, times[low - 1], times[high - 1]
+            ):
+                move, taught = Move(move.think, low, high, FRAMES[move.word]), False
         whole = (0.0, seen.duration_s)
-        turn = turn_of(asked, labels, times if move.start or move.words else whole, move)
-        yield Step(notes, tuple(labels or ()), turn, taught)
-        if not move.num:
+        turn = turn_of(asked, labels, times if move.start or move.words else whole, move, heard)
+        yield Step(notes, tuple(labels or ()) if heard is None else (), turn, taught, window)
+        if not move.num and not move.listen:
             return
         begin, end = (turn.action.start, turn.action.end)  # type: ignore[union-attr]
-        if chance is not None and labels and chance.random() < mistaken:
+        if chance is not None and labels and heard is None and chance.random() < mistaken:
             turn = turn.model_copy(update={"observation": observe(_another(asked, labels, chance), labels)})
-        times, labels = seen.frames(begin, end, move.num)
+        heard, window = None, None
+        if move.listen:
+            heard, window = listening.events_of(seen.sounds, begin, end), (begin, end)
+        else:
+            times, labels = seen.frames(begin, end, move.num)
         word = move.word
         notes = notes.with_turn(WIRE.written(turn), percept_of(turn, times, number))
 
@@ -109,6 +123,7 @@ def maker(
     mistaken: float = 0.12,
     unlike: float = 0.0,
     noise: float = NOISE,
+    kinds: Sequence[str] = KINDS,
 ) -> Rows:
     """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
 
@@ -121,19 +136,22 @@ def maker(
         unlike: Share of the rows after a look in which the look is replaced by frames that have nothing to do with each
             other; their target ends where the thought begins.
         noise: See `Eyes`.
+        kinds: Of the questions; by default those that need no ears.
     """
 
     @lru_cache(maxsize=64)
-    def steps(number: int) -> tuple[Doc, list[Step]]:
+    def steps(number: int) -> tuple[Film, Doc, list[Step]]:
         draw = random.Random(f"agents:{seed}:{number}")
-        seen, doc = drawn(draw, worlds)
+        seen, doc = drawn(draw, worlds, kinds)
         played = episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken)
-        return doc, [step for step in played if step.taught]
+        return seen, doc, [step for step in played if step.taught]
 
     def lay(index: int) -> Laid:
         # A row for each turn of the mean episode; which one is drawn.
-        doc, found = steps(index // 4)
+        seen, doc, found = steps(index // 4)
         step = found[(index % 4 + index // 4) % len(found)]
+        if step.window_s is not None:
+            return laid(student, step.notes, (), WIRE.written(step.turn), Heard(seen.sounds, *step.window_s))
         draw = random.Random(f"unlike:{seed}:{index}")
         if not step.labels or draw.random() >= unlike:
             return laid(student, step.notes, step.labels, WIRE.written(step.turn))
@@ -142,13 +160,13 @@ def maker(
         words = WIRE.written(step.turn.model_copy(update={"observation": noted}))
         return notes_only(student, laid(student, step.notes, labels, words), words, noted)
 
-    return Rows(lay, Eyes(student, seed, noise))
+    return Rows(lay, Eyes(student, seed, noise), Ears(student, seed))
 
 
-def drawn(draw: random.Random, worlds: int) -> tuple[Film, Doc]:
-    """A world and a question that the teacher can answer."""
+def drawn(draw: random.Random, worlds: int, kinds: Sequence[str] = KINDS) -> tuple[Film, Doc]:
+    """A world and a question of one of these kinds about it."""
     seen, docs = film(TRAINING.start + draw.randrange(worlds), draw.choice(tuple(BUCKETS)))
-    return seen, draw.choice([doc for doc in docs if doc["kind"] in KINDS])
+    return seen, draw.choice([doc for doc in docs if doc["kind"] in kinds])
 
 
 def asked_of(doc: Doc) -> ParsedQuestion:

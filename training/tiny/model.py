@@ -26,6 +26,9 @@ PATCH, MERGE = 14, 4
 HOP = 640
 """Samples between two columns of a sound's spectrum; four columns are one token, so that a second has 6.25."""
 
+LONGEST_S = 300
+"""Seconds of sound that the feature extractor takes; a scene of a video of two hours lasts up to 248."""
+
 VOCABULARY = 700
 """Entries of the tokenizer before the fixed strings are added."""
 
@@ -229,7 +232,7 @@ def _processor(tokenizer: Any, size: Size) -> Any:
             feature_size=size.mel_bins,
             sampling_rate=16_000,
             hop_length=HOP,
-            chunk_length=300,
+            chunk_length=LONGEST_S,
             n_fft=1024,
             return_attention_mask=True,
         ),

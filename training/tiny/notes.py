@@ -8,7 +8,7 @@ A note is the frame's name, what it shows, and a flag:
 is one word, the chapter and scene that are asked for, the first and the last frame that support it, and the frames
 between which to look next, or that are the answer: `scene blue striped#3#4:#2#4`. So what is asked for is written right
 before each look, apart from the other colours of the question. No time is ever copied: actions and answers name frames
-of the newest look.
+of the newest look. For sounds see `training.tiny.listening`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from apr_plugin.loop.action import Action, Answer, GetFrames
+from apr_plugin.loop.action import Action, Answer, GetAudio, GetFrames
 from apr_plugin.loop.references import Named
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.tasks.needle.palette import Glyph
 from apr_plugin.tasks.needle.questions import Kind, ParsedQuestion
+from apr_plugin.training.tiny import listening
 from apr_plugin.training.tiny.pictures import name_of
 from apr_plugin.training.tiny.worlds import Label
 
@@ -33,14 +34,26 @@ FRAMES = {"overview": 20, "chapter": 20, "scene": 24, "inner": 24, "found": 12}
 MOST_FRAMES = max(FRAMES.values())
 """Names of frames that are ever written."""
 
-SURE = {"overview": 0.1, "chapter": 0.3, "scene": 0.5, "inner": 0.5, "found": 0.8, "edges": 0.9}
+SURE = {
+    "overview": 0.1,
+    "chapter": 0.3,
+    "scene": 0.5,
+    "inner": 0.5,
+    "found": 0.8,
+    "edges": 0.9,
+    "listen": 0.5,
+    "heard": 0.9,
+}
 """The confidence of a thought."""
 
 NOTHING = "none"
 """The note of the first turn, before anything was shown."""
 
 KINDS = (Kind.GLYPH, Kind.WHEN, Kind.ORDER)
-"""Kinds of question that the teacher can answer: those for eyes alone."""
+"""Kinds of question that the teacher can answer with eyes alone."""
+
+EVERY = (*KINDS, *listening.KINDS)
+"""Kinds of question that it can answer."""
 
 
 _COUNTS = {"found": "!", "scene": "+!", "chapter": "-+!"}
@@ -78,28 +91,38 @@ class Move:
     end: int = 0
     """Number of the frame where it ends."""
     num: int = 0
-    """Frames to look at; 0: the thought is an answer."""
+    """Frames to look at; 0: the thought is an answer, or `listen`."""
     words: str = ""
     """The answer, if it is in words."""
+    listen: bool = False
+    """Whether the window is listened to."""
 
     @property
     def word(self) -> str:
         """The first word of the thought."""
-        return self.think.partition("#")[0]
+        return self.think.partition("#")[0].partition(":")[0]
 
 
-def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) -> Move:
+def teach(
+    asked: ParsedQuestion,
+    labels: Sequence[Label] | None,
+    before: str,
+    heard: Sequence[listening.Event] | None = None,
+) -> Move:
     """What the teacher thinks and does.
 
     Args:
         asked: The question.
-        labels: What the newest look shows, in order; `None`: nothing was looked at.
+        labels: What the newest look with frames shows, in order; `None`: nothing was looked at.
         before: The word of the thought before.
+        heard: What sounds in the newest look, if that is a sound.
     """
     whole = Move("overview", num=FRAMES["overview"])
     if not labels:
         return whole
     flags = [flag(asked, label) for label in labels]
+    if asked.kind in listening.KINDS:
+        return _listening(asked, labels, listening.next_look(flags, before), heard) or whole
     hits_of = {
         word: [number for number, mark in enumerate(flags, 1) if mark in counts] for word, counts in _COUNTS.items()
     }
@@ -124,33 +147,59 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
     return Move(f"{word}#{first}#{last}:#{low}#{high}", low, high, FRAMES[word])
 
 
+def _listening(
+    asked: ParsedQuestion,
+    labels: Sequence[Label],
+    look: listening.Look | None,
+    heard: Sequence[listening.Event] | None,
+) -> Move | None:
+    if heard is not None and asked.kind is Kind.COUNT:
+        count = listening.counted(heard, asked)
+        return Move(f"heard:{count}", words=str(count))
+    if heard is not None:
+        found = listening.shown_at(heard, asked, [glyph for _, _, glyph in labels])
+        return found and Move(f"heard#{found[0]} {found[1].name}", words=found[1].name)
+    if look is None:
+        return None
+    think = f"{look.word}#{look.first}#{look.last}:#{look.low}#{look.high}"
+    return Move(think, look.low, look.high, FRAMES.get(look.word, 0), listen=look.word == "listen")
+
+
 def _seen(asked: ParsedQuestion, labels: Sequence[Label], hits: Sequence[int]) -> set[Glyph]:
     """The glyphs that the question names and these frames show."""
     return {glyph for number in hits if (glyph := labels[number - 1][2]) is not None and glyph in asked.glyphs}
 
 
-def turn_of(asked: ParsedQuestion, labels: Sequence[Label] | None, times_s: Sequence[float], move: Move) -> Turn:
+def turn_of(
+    asked: ParsedQuestion,
+    labels: Sequence[Label] | None,
+    times_s: Sequence[float],
+    move: Move,
+    heard: Sequence[listening.Event] | None = None,
+) -> Turn:
     """A turn of the teacher, for `Wire.written`.
 
     Args:
         asked: The question.
-        labels: What the newest look shows.
+        labels: What the newest look with frames shows.
         times_s: The times of its frames; with none, those of the whole video (start, end).
         move: What the teacher does.
+        heard: What sounds in the newest look, if that is a sound.
     """
     names = ("#0.1", "#0.2") if not move.start else (f"#{move.start}", f"#{move.end}")
     action: Action
     named: Named | None = None
     if move.words:
         action = Answer(content=move.words)
-    elif move.num:
-        edges = (times_s[0], times_s[-1]) if not move.start else (times_s[move.start - 1], times_s[move.end - 1])
-        action = GetFrames(start=edges[0], end=edges[1], num=move.num)
+    elif move.num or move.listen:
+        begin, end = (times_s[0], times_s[-1]) if not move.start else (times_s[move.start - 1], times_s[move.end - 1])
+        action = GetAudio(start=begin, end=end) if move.listen else GetFrames(start=begin, end=end, num=move.num)
         named = Named(start=names[0], end=names[1])
     else:
         content = f"[[{names[0]},{names[1]}]]"
         spans = f"[[{times_s[move.start - 1]:.3f},{times_s[move.end - 1]:.3f}]]"
         action, named = Answer(content=spans), Named(content=content)
     note = NOTHING if labels is None else observe(asked, labels)
+    note = note if heard is None else listening.words_of(heard, asked)
     think = f"{move.word} {asked.colour} {asked.pattern}{move.think.removeprefix(move.word)}"
     return Turn(text="", observation=note, think=think, confidence=SURE[move.word], action=action, named=named)

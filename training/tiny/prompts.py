@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from apr_plugin.loop.action import GetFrames
+from apr_plugin.loop.action import GetAudio, GetFrames
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.percept import Percept
@@ -19,10 +20,13 @@ from apr_plugin.loop.profile_file import ProfileFile, SampledBy
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.loop.wires import VideoMeta, wire_of
+from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.batch import Example
 from apr_plugin.models.prompt import Encoded
 from apr_plugin.training.student import Student
-from apr_plugin.training.tiny.model import EDGE
+from apr_plugin.training.tiny.ears import Ears, waveform
+from apr_plugin.training.tiny.listening import Sound
+from apr_plugin.training.tiny.model import EDGE, LONGEST_S
 from apr_plugin.training.tiny.pictures import Eyes
 from apr_plugin.training.tiny.worlds import Label
 
@@ -33,7 +37,7 @@ PROFILE = ProfileFile(
     wire="compact",
     frame_references=True,
     frame_times=False,
-    limits=Budget(turns=TURNS, frame_pixels=EDGE * EDGE, clip_pixels=EDGE * EDGE),
+    limits=Budget(turns=TURNS, frame_pixels=EDGE * EDGE, clip_pixels=EDGE * EDGE, audio_s=LONGEST_S - 1),
     sampling=SampledBy(temperature=0.0, max_new_tokens=400),
 )
 """How the small agent is asked; its checkpoint carries it."""
@@ -68,14 +72,42 @@ def percept(start_s: float, end_s: float, times_s: Sequence[float], look: int) -
 
 
 def percept_of(turn: Turn, times_s: Sequence[float], look: int) -> Percept:
-    """What came back of a turn that looked."""
-    assert isinstance(turn.action, GetFrames)
-    return percept(turn.action.start, turn.action.end, times_s, look)
+    """What came back of a turn that looked or listened; a sound's samples are put in later."""
+    assert isinstance(turn.action, GetFrames | GetAudio)
+    start_s, end_s = turn.action.start, turn.action.end
+    if isinstance(turn.action, GetFrames):
+        return percept(start_s, end_s, times_s, look)
+    silence = np.broadcast_to(np.zeros((), np.float32), (round((end_s - start_s) * SAMPLE_RATE),))
+    return sound(start_s, end_s, silence, look)
+
+
+def sound(start_s: float, end_s: float, samples: NDArray[np.float32], look: int) -> Percept:
+    """A look that was a sound.
+
+    Args:
+        start_s: Beginning of the window.
+        end_s: Its end.
+        samples: Shape (samples,), at `SAMPLE_RATE`.
+        look: Number of the look in the episode, from 1.
+    """
+    return Percept("audio", 0, start_s, end_s, waveform=samples, look=look)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A sound whose samples are made when they are needed."""
+
+    sounds: Sequence[Sound]
+    """Everything that sounds in its video."""
+    start_s: float
+    """Beginning of the window."""
+    end_s: float
+    """Its end."""
 
 
 @dataclass(frozen=True)
 class Laid:
-    """A row without its pictures."""
+    """A row without its pictures, or without its sound."""
 
     encoded: Encoded
     """Its prompt, laid out."""
@@ -83,9 +115,11 @@ class Laid:
     """What its pictures show."""
     target: tuple[int, ...]
     """What is to be written."""
+    heard: Heard | None = None
+    """What its prompt lets hear."""
 
 
-def laid(student: Student, notes: Notebook, labels: Sequence[Label], target: str) -> Laid:
+def laid(student: Student, notes: Notebook, labels: Sequence[Label], target: str, heard: Heard | None = None) -> Laid:
     """A row: the prompt after these notes, and what is to be written.
 
     Args:
@@ -93,9 +127,10 @@ def laid(student: Student, notes: Notebook, labels: Sequence[Label], target: str
         notes: The notes; the pictures of their newest look are in the prompt.
         labels: What the newest look shows.
         target: The words of the turn.
+        heard: What the newest look lets hear, if that is a sound.
     """
     prompt = notes.prompt(len(notes) + 1, TURNS)
-    return Laid(student.encoder.lay_out(prompt), labels, (*student.encoder.turn_ids(target), student.end))
+    return Laid(student.encoder.lay_out(prompt), labels, (*student.encoder.turn_ids(target), student.end), heard)
 
 
 def notes_only(student: Student, made: Laid, words: str, noted: str) -> Laid:
@@ -112,21 +147,26 @@ def notes_only(student: Student, made: Laid, words: str, noted: str) -> Laid:
 
 
 class Rows:
-    """Makes rows by their number (`training.sft.mixes.RowMaker`): first their length, then their pictures.
+    """Makes rows by their number (`training.sft.mixes.RowMaker`): first their length, then their pictures or sound.
 
     Args:
         lay: Lays out the row of a number.
         eyes: Give the patches.
+        ears: Give the spectra, where a row has a sound.
     """
 
-    def __init__(self, lay: Callable[[int], Laid], eyes: Eyes) -> None:
+    def __init__(self, lay: Callable[[int], Laid], eyes: Eyes, ears: Ears | None = None) -> None:
         self._lay = lay
         self._eyes = eyes
+        self._ears = ears
         self._kept: dict[int, Laid] = {}
 
     def __call__(self, index: int) -> Example:
         """The row of this number."""
         made = self._kept.pop(index, None) or self._lay(index)
+        if made.heard is not None and self._ears is not None:
+            samples = waveform(made.heard.sounds, made.heard.start_s, made.heard.end_s)
+            return Example(self._ears.fill(made.encoded, samples, index), made.target)
         return Example(self._eyes.fill(made.encoded, made.labels, index), made.target)
 
     def tokens(self, index: int) -> int:

@@ -5,6 +5,8 @@ wrong about the first one, on which everything rests. So the first time that a c
 counts 6, the same judgement again 1; the thought and the names in the action 4, its first word 8; the fixed strings
 of the wire 0.5. A first turn, which is rare, counts 3 throughout. In a turn about a look without pictures (rows of
 text) the notes only repeat the prompt: there the flags count, and the words nothing. That the notes end counts 3.
+
+In a note of a sound each name counts 3, each place 2 and the flag 6. Without the sound the flag counts alone.
 """
 
 from __future__ import annotations
@@ -12,18 +14,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from apr_plugin.tasks.needle.palette import GLYPH_COLOURS, GLYPH_SHAPES
+from apr_plugin.tasks.needle.palette import GLYPH_COLOURS, GLYPH_SHAPES, PITCHES
+from apr_plugin.tasks.needle.world import CHIME
 from apr_plugin.training.sft.weights import TargetText
 from apr_plugin.training.tiny.notes import NOTHING
 
 THINK = '", "think": "'
 FLAGS = frozenset(";-+!")
 _GLYPHS = frozenset((*GLYPH_COLOURS, *GLYPH_SHAPES))
+_SOUNDS = frozenset((CHIME, *PITCHES))
 _NAME = re.compile(r"#\d+")
 _FIXED = re.compile(r'\s*[{}",\[\]:]|<\|')
 """The beginning of what the wire writes around words."""
 
 FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 1.0, 6.0, 1.0, 4.0, 8.0, 3.0, 3.0
+HEARD, PLACED = 3.0, 2.0
 
 
 def turn(target: TargetText) -> Sequence[float]:
@@ -31,8 +36,10 @@ def turn(target: TargetText) -> Sequence[float]:
     pieces = target.pieces
     if not any(piece == THINK for piece in pieces) and not pieces[0].startswith("{"):
         return [1.0] * len(pieces)
-    if NOTHING in (piece.strip() for piece in pieces[:4]):
+    opening = [piece.strip() for piece in pieces[:4]]
+    if NOTHING in opening and not target.audio_tokens:
         return [OPENING] * len(pieces)
+    heard = target.audio_tokens > 0 or not _SOUNDS.isdisjoint(opening[:2])
     words = target.visual_tokens > 0
     weights: list[float] = []
     judged: set[tuple[str, ...]] = set()
@@ -47,6 +54,8 @@ def turn(target: TargetText) -> Sequence[float]:
             weights.append(SEEN if piece == THINK else FIXED)
         elif thinking:
             weights.append(AFTER)
+        elif heard:
+            weights.append(FIRST if word in FLAGS else 0.0 if not target.audio_tokens else _sounding(word))
         elif _NAME.fullmatch(word):
             entry = ()
             weights.append(NAMED)
@@ -56,6 +65,10 @@ def turn(target: TargetText) -> Sequence[float]:
             weights.append(_noted(word, entry, judged, words))
             entry = (*entry, word)
     return weights
+
+
+def _sounding(word: str) -> float:
+    return PLACED if _NAME.fullmatch(word) else HEARD
 
 
 def _noted(word: str, entry: tuple[str, ...], judged: set[tuple[str, ...]], words: bool) -> float:

@@ -51,6 +51,8 @@ class Film:
         segments = list(world.segments())
         self.starts_s = [segment.start_s for segment in segments]
         self.labels: list[Label] = [(segment.colour, segment.pattern, segment.glyph) for segment in segments]
+        self.sounds = tuple(world.sounds())
+        """Everything that sounds: start and end in seconds, and a name."""
 
     @property
     def meta(self) -> VideoMeta:

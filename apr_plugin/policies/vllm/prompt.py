@@ -18,7 +18,7 @@ from PIL import Image
 from apr_plugin.loop.policy import AudioPart, ImagePart, Prompt, TextPart, VideoPart
 from apr_plugin.media import SAMPLE_RATE
 from apr_plugin.models.compat import clip_size, expands_bare_clip
-from apr_plugin.models.families import MIN_SOUND, Family, Piece, Pixels
+from apr_plugin.models.families import Family, Piece, Pixels
 from apr_plugin.models.prompt import MediaPart, PromptEncoder, in_groups
 
 TICKS = 1024
@@ -130,7 +130,7 @@ class VllmPrompts(PromptEncoder):
                 f"vLLM would cut sound off after the {longest / SAMPLE_RATE:g} s of this checkpoint's "
                 "processor; lower audio_s and clip_s"
             )
-        short = max(0, MIN_SOUND - len(sound.waveform))
+        short = max(0, self.family.least_sound - len(sound.waveform))
         return (np.pad(sound.waveform, (0, short)) if short else sound.waveform), SAMPLE_RATE
 
 

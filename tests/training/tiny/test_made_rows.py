@@ -17,6 +17,7 @@ from apr_testing import Playback, look  # noqa: E402 - after the libraries it ne
 
 from apr_plugin.errors import AprError  # noqa: E402
 from apr_plugin.loop import Episode, EpisodeConfig, MediaRef  # noqa: E402
+from apr_plugin.loop.action import GetAudio  # noqa: E402
 from apr_plugin.loop.policy import ImagePart, Message, Prompt  # noqa: E402
 from apr_plugin.models.batch import Example, batch_of  # noqa: E402
 from apr_plugin.models.profile import profile_of_checkpoint  # noqa: E402
@@ -34,10 +35,11 @@ from apr_plugin.training.sft.recipe import StudentSettings  # noqa: E402
 from apr_plugin.training.sft.weights import Weighing  # noqa: E402
 from apr_plugin.training.student import Student  # noqa: E402
 from apr_plugin.training.tiny import agents, captions, describing, playing  # noqa: E402
+from apr_plugin.training.tiny.ears import Ears  # noqa: E402
 from apr_plugin.training.tiny.model import EDGE, Size  # noqa: E402
-from apr_plugin.training.tiny.notes import FRAMES, KINDS, observe, teach, turn_of  # noqa: E402
+from apr_plugin.training.tiny.notes import EVERY, FRAMES, observe, teach, turn_of  # noqa: E402
 from apr_plugin.training.tiny.pictures import LABELS, Eyes, held_out, name_of, picture  # noqa: E402
-from apr_plugin.training.tiny.prompts import PROFILE, TURNS, WIRE, Rows, laid  # noqa: E402
+from apr_plugin.training.tiny.prompts import PROFILE, TURNS, WIRE, Heard, Rows, laid  # noqa: E402
 from apr_plugin.training.tiny.start import make_start  # noqa: E402
 from apr_plugin.training.tiny.weighing import turn as weigh  # noqa: E402
 from apr_plugin.training.tiny.worlds import GATES, TRAINING, film, meets, question_of, seeds_of  # noqa: E402
@@ -74,7 +76,7 @@ def test_a_made_episode_is_what_the_product_shows(learner: Student, tmp_path: Pa
     """The teacher's turns are played on the real file: prompts, times, tokens and answers are those of made rows."""
     seen, docs = film(GATES.start + 3, "1m")
     write_video(seen.world, tmp_path / "v.mp4")
-    for kind in KINDS:
+    for kind in EVERY:
         doc = next(doc for doc in docs if doc["kind"] == kind)
         question, truth = question_of(doc)
         question = question.model_copy(update={"videos": (MediaRef(path=str(tmp_path / "v.mp4")),)})
@@ -83,11 +85,24 @@ def test_a_made_episode_is_what_the_product_shows(learner: Student, tmp_path: Pa
         done = asyncio.run(Episode(question, policy, config()).run())
         assert len(done.turns) == len(steps) == len(policy.prompts) and done.answer_valid
         assert score(done.answer, truth, str(question.kind)) > 0.5, "the teacher is right"
-        eyes = Eyes(learner, 0, noise=0.0)
+        eyes, ears = Eyes(learner, 0, noise=0.0), Ears(learner, 0, noise=0.0)
         for number, (prompt, step) in enumerate(zip(policy.prompts, steps, strict=True), 1):
             assert prompt.text == step.notes.prompt(number, TURNS).text
-            made = Rows(lambda _, step=step: laid(learner, step.notes, step.labels, WIRE.written(step.turn)), eyes)(0)
             real = learner.encoder.encode(prompt)
+            if step.window_s is not None:
+                heard = Rows(
+                    lambda _, step=step: laid(
+                        learner, step.notes, (), WIRE.written(step.turn), Heard(seen.sounds, *step.window_s)
+                    ),
+                    eyes,
+                    ears,
+                )(0)
+                assert heard.encoded.ids.tolist() == real.ids.tolist()
+                ((one,), (other,)) = heard.encoded.media, real.media
+                # What AAC does to a spectrum, on a scale from -1.5 to 1.5.
+                assert one.mel.shape == other.mel.shape and float((one.mel - other.mel).abs().mean()) < 0.01
+                continue
+            made = Rows(lambda _, step=step: laid(learner, step.notes, step.labels, WIRE.written(step.turn)), eyes)(0)
             assert made.encoded.ids.tolist() == real.ids.tolist() and len(real.media) == len(step.labels)
             for one, other in zip(made.encoded.media, real.media, strict=True):
                 assert torch.equal(one.grid, other.grid)
@@ -96,16 +111,18 @@ def test_a_made_episode_is_what_the_product_shows(learner: Student, tmp_path: Pa
 
 
 def test_the_teacher_answers_training_questions() -> None:
-    """Nearly every question with options is answered right, and spans overlap by far more than half."""
+    """Nearly every question with options is answered right, every count, and spans overlap by far more than half."""
     for bucket in BUCKETS:
         scores = defaultdict(list)
         for number in range(6):
             seen, docs = film(GATES.start + number, bucket)
-            for doc in [doc for doc in docs if doc["kind"] in KINDS]:
+            for doc in docs:
                 content, truth, turns = agents.answer_of(seen, doc)
                 assert turns <= TURNS
                 if doc["kind"] == "when":
                     scores["when"].append(score(content, truth, "grounding"))
+                elif doc["kind"] == "count":
+                    assert score(content, truth, "number") == 1.0
                 else:
                     options = list(zip(LETTERS, doc["options"], strict=False))
                     scores["options"].append(match_option(content or "", options) == truth.answer)
@@ -259,17 +276,22 @@ def test_the_start_is_an_ordinary_folder_with_its_profile(start: Path, learner: 
 
 def test_the_closed_loop_scores_the_teacher_and_a_model(start: Path, learner: Student) -> None:
     """The teacher's own turns get all notes right; a random model says nothing that can be read."""
-    for seen, doc in playing.games(0, 2, ("1m", "30m")):
+    for seen, doc in playing.games(0, 2, ("1m", "30m"), EVERY):
         policy = Playback([WIRE.written(step.turn) for step in agents.episode(seen, doc)])
         played = asyncio.run(playing.play(policy, seen, doc))
         numbers = playing.numbers_of([played])
         assert played.ended == "answer" and played.score > (0.5 if doc["kind"] == "when" else 0.99)
         assert all(numbers[name] == 1.0 for name in ("colour", "flag", "pattern", "answered"))
+        listened = doc["kind"] in ("sound", "count")
+        assert numbers["heard"] == numbers["placed"] == float(listened)
     seen, doc = playing.games(0, 1, ("1m",))[0]
     lost = Playback(['{"observation": "none", "think": "overview", "confidence": 0.1, "action": {"type": "dance"}}'])
     assert asyncio.run(playing.play(lost, seen, doc)).ended == "invalid"
     beyond = look("#0.1", 9999.0, 20)  # type: ignore[arg-type]
     assert asyncio.run(playing.play(Playback([beyond]), seen, doc)).ended == "refused"
+    long, _ = film(GATES.start, "10m")
+    assert playing.look_at(long, GetAudio(start=10.0, end=310.5), 1) is None, "the budget lets hear 299 s"
+    assert playing.look_at(long, GetAudio(start=10.0, end=10.05), 1) is None
     model = load_learner(StudentSettings(pretrained=str(start))).eval()
     numbers = playing.measure(student=learner, per_kind=1, buckets=("1m",))(model)
     assert numbers["answered"] == 0.0 and numbers["turns"] == 1.0

@@ -74,7 +74,7 @@ def _content(part: Part, encoder: PromptEncoder) -> dict[str, Any]:
         case ImagePart():
             return {"type": "image_url", "image_url": {"url": image_uri(part.image, "png")}}
         case AudioPart():
-            data = base64.b64encode(wav_bytes(part)).decode()
+            data = base64.b64encode(wav_bytes(part, encoder.family.least_sound)).decode()
             return {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{data}"}}
         case VideoPart():
             frames, _ = in_groups(part, encoder.family.frames)
@@ -82,9 +82,9 @@ def _content(part: Part, encoder: PromptEncoder) -> dict[str, Any]:
             return {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{pictures}"}}
 
 
-def wav_bytes(sound: AudioPart) -> bytes:
-    """Sound as a WAV file of 32-bit floating-point samples, as long as the encoder takes it."""
-    short = max(0, MIN_SOUND - len(sound.waveform))
+def wav_bytes(sound: AudioPart, least: int = MIN_SOUND) -> bytes:
+    """Sound as a WAV file of 32-bit floating-point samples, padded with silence to so many samples."""
+    short = max(0, least - len(sound.waveform))
     block = av.AudioFrame.from_ndarray(
         np.pad(sound.waveform, (0, short)).astype(np.float32)[None], format="flt", layout="mono"
     )
