@@ -317,10 +317,19 @@ def gain(
 
 @app.command()
 def recipe(
-    name: Annotated[str, typer.Argument(help="A recipe of a made model: a YAML file, or tiny.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe of a made model: a YAML file, tiny, or a passive rival of it (passive-matched, passive-64, "
+            "passive-64-large)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
     shrink: Annotated[float, typer.Option(min=1, help="Divide every length by this; gates then ask nothing.")] = 1.0,
     stop_after: Annotated[str | None, typer.Option(help="The last stage that is trained now.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Folder of another such run: train at least as much (FLOPs or tokens).")
+    ] = None,
 ) -> None:
     """Make a small model with random weights and train it in stages up to an agent; the result is in OUT/final.
 
@@ -329,4 +338,4 @@ def recipe(
     """
     from apr_plugin.training.tiny.recipe import run_recipe
 
-    run_recipe(name, out, shrink=shrink, stop_after=stop_after)
+    run_recipe(name, out, shrink=shrink, stop_after=stop_after, like=like)

@@ -24,12 +24,14 @@ OURS: dict[Kind, dict[str, str]] = {
         "needle_agents": "apr_plugin.training.tiny.agents:maker",
         "needle_captions": "apr_plugin.training.tiny.captions:maker",
         "needle_describing": "apr_plugin.training.tiny.describing:maker",
+        "needle_passive": "apr_plugin.training.tiny.passive:maker",
         "needle_windows": "apr_plugin.training.tiny.describing:windows",
     },
     "measures": {
         "needle_agent": "apr_plugin.training.tiny.playing:measure",
         "needle_captions": "apr_plugin.training.tiny.captions:measure",
         "needle_looks": "apr_plugin.training.tiny.looking:measure",
+        "needle_passive": "apr_plugin.training.tiny.passive:measure",
     },
 }
 """Where those of this package are found."""

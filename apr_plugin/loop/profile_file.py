@@ -148,11 +148,15 @@ class ProfileFile(_Part):
 
     def __str__(self) -> str:
         """Its main values, for people."""
-        form = f"wire={self.wire}" + "".join(
-            f", {name}={str(value).lower()}"
-            for name, value in (("frame_references", self.frame_references), ("frame_times", self.frame_times))
-            if value is not None
-        ) + (", passive_form=wire" if self.passive_form == "wire" else "")
+        form = (
+            f"wire={self.wire}"
+            + "".join(
+                f", {name}={str(value).lower()}"
+                for name, value in (("frame_references", self.frame_references), ("frame_times", self.frame_times))
+                if value is not None
+            )
+            + (", passive_form=wire" if self.passive_form == "wire" else "")
+        )
         told = "default" if self.instructions is None else "its own" if self.instructions else "none"
         return (
             f"{form}, parsing={self.parsing}, instructions: {told}, frame_pixels={self.limits.frame_pixels}, "

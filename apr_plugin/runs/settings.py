@@ -240,9 +240,7 @@ def _read_config(given: Mapping[str, Any], profile: Profile) -> EpisodeConfig:
             frame_times=None if form.frame_times == WIRES[wire].frame_times else form.frame_times,
             sampling=_read_sampling(
                 {key: given[key] for key in _SAMPLING if key in given},
-                profile.sampled(WIRES[wire].sampling)
-                if arm == "agent" or passive_form == "wire"
-                else Sampling(),
+                profile.sampled(WIRES[wire].sampling) if arm == "agent" or passive_form == "wire" else Sampling(),
             ),
             passive_form=cast(Literal["default", "wire"], passive_form),
             parsing=cast(Literal["repair", "strict"], parsing),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
@@ -46,6 +46,19 @@ class StartSettings(BaseModel):
     """Of its weights, and of the episodes from which its tokenizer learns words."""
     size: Size = Size()
     """Its widths and depths."""
+    one_turn: int | None = Field(default=None, ge=1, le=1000)
+    """Frames that a passive rival is shown in its one turn; `None`: the model is an agent."""
+
+
+class AsMuchAs(BaseModel):
+    """How much training a rival gets, against a run that was made before (`--like`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: Literal["flops", "tokens"] = "flops"
+    """What is counted (`training.tiny.spending`)."""
+    factor: float = Field(default=1.0, ge=1)
+    """Times what the other run spent."""
 
 
 class MadeRecipe(BaseModel):
@@ -59,6 +72,8 @@ class MadeRecipe(BaseModel):
     """Sets that training must not meet."""
     training: dict[str, Any]
     """A recipe of `apr train sft` with stages, without its student."""
+    as_much_as: AsMuchAs = AsMuchAs()
+    """With `--like RUN`, the last stage is at least as long that the whole run spends this."""
 
     def staged(self, start: Path, shrink: float = 1.0) -> Recipe:
         """The recipe of the stages.
@@ -139,7 +154,9 @@ def check_apart(recipe: MadeRecipe) -> int:
     return sum(len(spec.buckets) * spec.videos_per_bucket for spec in recipe.evaluation)
 
 
-def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | None = None) -> Path:
+def run_recipe(
+    name: str, out: Path, *, shrink: float = 1.0, stop_after: str | None = None, like: Path | None = None
+) -> Path:
     """Make and train the model of a recipe.
 
     Args:
@@ -147,6 +164,8 @@ def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | N
         out: Folder of the run; a run that was begun there goes on.
         shrink: Divides the length of everything.
         stop_after: The last stage that is trained now.
+        like: Folder of another run of this kind: this one spends at least as much (`MadeRecipe.as_much_as`), before
+            lengths are divided.
 
     Returns:
         The folder of the checkpoint.
@@ -164,12 +183,19 @@ def run_recipe(name: str, out: Path, *, shrink: float = 1.0, stop_after: str | N
     if stop_after is not None and stop_after not in names:
         raise RecipeError(f"there is no stage {terminal.quoted(stop_after, 60)}; there are {', '.join(names)}")
     console = terminal.console(stderr=True)
-    claim_folder(out, {"start": made.model_dump(mode="json")["start"], "shrink": float(shrink)}, True)
+    start = made.start.model_dump(mode="json", exclude_none=True)
+    claim_folder(out, {"start": start, "shrink": float(shrink)}, True)
     if (out / FINAL / "config.json").is_file():
         console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
         return out / FINAL
     console.print(f"{check_apart(made):,} worlds of evaluation sets, none of which training can meet", soft_wrap=True)
     _start(made, out / START, console)
+    if like is not None:
+        from apr_plugin.training.tiny.spending import lengthened
+
+        unit, factor = made.as_much_as.unit, made.as_much_as.factor
+        longer = lengthened(made.staged(out / START), out, like.expanduser(), unit, factor, console)
+        recipe = longer if shrink == 1 else shrunk(longer, shrink)
     return _train(recipe, out, console, stop_after)
 
 
@@ -206,5 +232,6 @@ def _start(made: MadeRecipe, folder: Path, console: Console) -> None:
     with console.status("making the model …"):
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        make_start(part, size=made.start.size, seed=made.start.seed).replace(folder)
+        made_with = made.start
+        make_start(part, size=made_with.size, seed=made_with.seed, one_turn=made_with.one_turn).replace(folder)
     console.print(f"{folder}: a model with random weights and its tokenizer", soft_wrap=True)
