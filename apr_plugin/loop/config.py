@@ -43,8 +43,8 @@ class EpisodeConfig(BaseModel):
     """Whether the label of a frame with a name has its time too; `None`: as the wire does."""
     passive_form: Literal["default", "wire"] = "default"
     """How the prompt of an arm of one turn is written: `default` for models that know no wire; `wire` as a last turn of
-    this configuration's wire, for a checkpoint that was trained to answer at once in it. Then its instructions are those
-    of the wire, and its answer may name frames where the wire has references."""
+    this configuration's wire, for a checkpoint that was trained to answer at once in it. Its instructions are then
+    those of the wire, and its answer may name frames where the wire has references."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment
     accepts (docs/scoring.md), and a prompt that is too long ends the episode. It has no effect on the passive arm,
