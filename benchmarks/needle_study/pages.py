@@ -57,6 +57,8 @@ def write_study(
         if name not in done:
             continue
         page += [f"## {TITLES[name]}", ""]
+        if name in comparisons:
+            page += [f"Tests of the first arm against each other one, by bucket too: `{name}/table.md`.", ""]
         for number, table in enumerate(done[name], 1):
             page += _markdown(table)
             _csv(folder / f"{name}-{number:02}-{_file(table.title)}.csv", table)
@@ -103,7 +105,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _file(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", title.lower().partition(",")[0]).strip("-")[:40].strip("-")
 
 
 def _csv(file: Path, table: Table) -> None:

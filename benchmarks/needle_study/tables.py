@@ -47,7 +47,7 @@ def _buckets(comparison: Comparison) -> list[str]:
 
 
 def scores(comparison: Comparison) -> list[Table]:
-    """For each kind, the mean score of each arm in each bucket; for time spans the IoU, and the share of at least 0.5."""
+    """For each kind, the mean score of each arm in each bucket; for time spans the IoU, and the share from 0.5 on."""
     found, buckets = [], _buckets(comparison)
     for kind, keys in kinds_of(comparison).items():
         measures: list[tuple[str, Callable[..., Interval | None]]] = [
@@ -120,7 +120,8 @@ def scaling(comparison: Comparison, sweep: Mapping[str, Any]) -> list[Table]:
         of_kinds = [cell(pairs.score(comparison, arm, keys)) for keys in kinds.values()]
         quantities = (spent["turns"], spent["frames"], spent["completion_tokens"])
         rows.append((str(sweep["values"][arm.name]), *of_kinds, *map(number, quantities)))
-    headings = ("turns allowed", *kinds, "turns taken", "frames", "written tok.")
+    # A last call for the answer comes after the last turn, and counts as taken.
+    headings = ("turns allowed", *kinds, "turns taken, with a last call", "frames", "written tok.")
     return [Table("Test-time scaling", headings, tuple(rows))]
 
 
