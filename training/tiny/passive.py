@@ -23,7 +23,7 @@ from apr_plugin.loop.action import Answer
 from apr_plugin.loop.answer import canonical_answer
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.percept import Percept
-from apr_plugin.loop.policy import Policy, Sampling
+from apr_plugin.loop.policy import EVERY_MODALITY, Policy, Sampling
 from apr_plugin.loop.profile_file import ProfileFile, SampledBy
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.references import FrameNames, Named, NamedLook
@@ -42,7 +42,7 @@ from apr_plugin.training.tiny.looking import judged
 from apr_plugin.training.tiny.notes import NOTHING, SURE, flag, observe
 from apr_plugin.training.tiny.pictures import Eyes, picture
 from apr_plugin.training.tiny.playing import Played, games, numbers_of
-from apr_plugin.training.tiny.prompts import PERCEIVES, PROFILE, WIRE, percept
+from apr_plugin.training.tiny.prompts import PROFILE, WIRE, percept
 from apr_plugin.training.tiny.worlds import Film, Label, question_of
 
 FRAMES = 64
@@ -75,13 +75,7 @@ def uniform(seen: Film, frames: int) -> tuple[tuple[float, ...], list[Label]]:
 def notebook(question: Question, seen: Film) -> Notebook:
     """The empty notes from which its prompt is made."""
     return Notebook(
-        question,
-        [seen.meta],
-        PROFILE.limits,
-        PROFILE.instructions,
-        PERCEIVES,
-        WIRE,
-        passive_wire=True,  # type: ignore[arg-type]
+        question, [seen.meta], PROFILE.limits, PROFILE.instructions, EVERY_MODALITY, WIRE, passive_wire=True
     )
 
 
@@ -98,7 +92,7 @@ def span_names(span: Sequence[float], times_s: Sequence[float], duration_s: floa
         after = next((n for n, (_, time_s) in enumerate(edges) if time_s >= edge), len(edges) - 1)
         near.append((max(0, after - 1), after))
     pairs = [(first, last) for first in near[0] for last in near[1] if first < last]
-    first, last = max(pairs, key=lambda pair: hull_iou((edges[pair[0]][1], edges[pair[1]][1]), tuple(span)))
+    first, last = max(pairs, key=lambda pair: hull_iou((edges[pair[0]][1], edges[pair[1]][1]), (span[0], span[1])))
     return edges[first][0], edges[last][0]
 
 
