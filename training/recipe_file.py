@@ -31,7 +31,8 @@ def recipe_path(name: str, folder: Path) -> Path:
     """
     path = Path(name).expanduser()
     own = sorted(file.stem for file in folder.glob("*.yaml"))
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    # A folder is no recipe: one that is called like a recipe does not hide it.
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not (path.is_dir() and name in own)):
         return path
     if name in own:
         return folder / f"{name}.yaml"

@@ -15,6 +15,7 @@ from apr_plugin.errors import UNANSWERED, AprError, require
 from apr_plugin.files import check_regular
 from apr_plugin.harnesses.lmms_eval import ending
 from apr_plugin.harnesses.lmms_eval.command import check_options, say_unused
+from apr_plugin.harnesses.lmms_eval.task_files import parsed_by_libyaml
 from apr_plugin.installed import explain, importing, is_import_fault
 from apr_plugin.policies import did_you_mean
 from apr_plugin.runs.arguments import check_once
@@ -87,7 +88,8 @@ def run_eval(arguments: Sequence[str]) -> int:
 
     lmms_main.cli_evaluate_single = guarded
     try:
-        lmms_main.cli_evaluate()
+        with parsed_by_libyaml():
+            lmms_main.cli_evaluate()
     finally:
         lmms_main.cli_evaluate_single = run_one
     if failures := ending.FAILURES:

@@ -8,20 +8,19 @@ have been; that turn is in the notes and is no target.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.trajectory import Turn
-from apr_plugin.models.batch import Example
 from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, teach, turn_of
-from apr_plugin.training.tiny.pictures import Eyes
-from apr_plugin.training.tiny.prompts import TURNS, WIRE, notebook, percept_of, row
+from apr_plugin.training.tiny.pictures import NOISE, Eyes
+from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, percept_of
 from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of
 
 
@@ -78,9 +77,7 @@ def answer_of(seen: Film, doc: Doc) -> tuple[str | None, Truth, int]:
     return getattr(action, "content", None), truth, len(steps)
 
 
-def maker(
-    *, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = 0.06
-) -> Callable[[int], Example]:
+def maker(*, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = NOISE) -> Rows:
     """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
 
     Args:
@@ -90,7 +87,6 @@ def maker(
         astray: See `episode`.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
 
     @lru_cache(maxsize=64)
     def steps(number: int) -> list[Step]:
@@ -98,13 +94,13 @@ def maker(
         seen, doc = drawn(draw, worlds)
         return [step for step in episode(seen, doc, chance=draw, astray=astray) if step.taught]
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         # A row for each turn of the mean episode; which one is drawn.
         found = steps(index // 4)
         step = found[(index % 4 + index // 4) % len(found)]
-        return row(student, step.notes, step.labels, WIRE.written(step.turn), eyes, index)
+        return laid(student, step.notes, step.labels, WIRE.written(step.turn))
 
-    return make
+    return Rows(lay, Eyes(student, seed, noise))
 
 
 def drawn(draw: random.Random, worlds: int) -> tuple[Film, Doc]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from dataclasses import replace
 
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.wires import VideoMeta
-from apr_plugin.models.batch import Example
 from apr_plugin.tasks.needle.make import BUCKETS
 from apr_plugin.tasks.needle.palette import ALL_GLYPHS, BACKGROUNDS, PATTERNS
 from apr_plugin.tasks.needle.questions import TEMPLATES, Kind, parse_question
@@ -22,8 +21,8 @@ from apr_plugin.tasks.needle.read import asked as asked_by
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.agents import asked_of, drawn
 from apr_plugin.training.tiny.notes import FRAMES, MOST_FRAMES, Move, flag, observe, teach, turn_of
-from apr_plugin.training.tiny.pictures import Eyes
-from apr_plugin.training.tiny.prompts import WIRE, notebook, percept_of, row
+from apr_plugin.training.tiny.pictures import NOISE, Eyes
+from apr_plugin.training.tiny.prompts import WIRE, Laid, Rows, laid, notebook, percept_of
 from apr_plugin.training.tiny.worlds import FPS, Label, question_of
 
 _BACKGROUNDS = tuple(BACKGROUNDS)
@@ -31,16 +30,16 @@ _BACKGROUNDS = tuple(BACKGROUNDS)
 
 def made_up(draw: random.Random) -> Question:
     """A question about nothing, in the benchmark's words."""
-    kind = draw.choice((Kind.GLYPH, Kind.WHEN, Kind.WHEN))
-    glyph = draw.choice(ALL_GLYPHS)
-    text = TEMPLATES[kind].format(pattern=draw.choice(PATTERNS), colour=draw.choice(_BACKGROUNDS), glyph=glyph.name)
-    options = [other.name for other in draw.sample(ALL_GLYPHS, 4)] if kind is Kind.GLYPH else []
+    kind = draw.choice((Kind.GLYPH, Kind.WHEN, Kind.WHEN, Kind.ORDER))
+    names = [glyph.name for glyph in draw.sample(ALL_GLYPHS, 4)]
+    text = TEMPLATES[kind].format(
+        pattern=draw.choice(PATTERNS), colour=draw.choice(_BACKGROUNDS), glyph=names[0], other=names[1]
+    )
+    options = {Kind.GLYPH: names, Kind.ORDER: names[:2]}.get(kind, [])
     return asked_by({"kind": str(kind), "question": text, "options": options})
 
 
-def maker(
-    *, student: Student, seed: int, least: int = 1, most: int = 4, noise: float = 0.06
-) -> Callable[[int], Example]:
+def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: float = NOISE) -> Rows:
     """A maker of looks of independent frames; two thirds are of the chapter that is asked for.
 
     Args:
@@ -50,9 +49,8 @@ def maker(
         most: Most frames.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         draw = random.Random(f"describing:{seed}:{index}")
         question = made_up(draw)
         asked = parse_question(question.text)
@@ -61,7 +59,7 @@ def maker(
         for _ in range(draw.randint(least, most)):
             same, glyph = draw.random() < 0.66, draw.choice(ALL_GLYPHS) if draw.random() < 0.66 else None
             if asked.glyphs and glyph is not None and draw.random() < 0.4:
-                glyph = asked.glyphs[0]
+                glyph = draw.choice(asked.glyphs)
             pattern = asked.pattern if same and draw.random() < 0.5 else draw.choice(PATTERNS)
             labels.append((asked.colour if same else draw.choice(_BACKGROUNDS), pattern, glyph))
         begin = draw.uniform(0, duration - 2)
@@ -79,14 +77,10 @@ def maker(
         # The notes alone; what follows from frames without a world means nothing.
         noted = observe(asked, labels)
         cut = words.index(noted) + len(noted)
-        return _up_to(row(student, notes, labels, words, eyes, index), student, words[:cut])
+        made = laid(student, notes, labels, words)
+        return replace(made, target=made.target[: len(student.encoder.turn_ids(words[:cut])) + 1])
 
-    return make
-
-
-def _up_to(example: Example, student: Student, words: str) -> Example:
-    """The same row, whose target ends where these words end."""
-    return Example(example.encoded, tuple(example.target[: len(student.encoder.turn_ids(words)) + 1]))
+    return Rows(lay, Eyes(student, seed, noise))
 
 
 def windows(
@@ -97,8 +91,8 @@ def windows(
     most: int = MOST_FRAMES,
     text: bool = False,
     worlds: int = 1_000_000,
-    noise: float = 0.06,
-) -> Callable[[int], Example]:
+    noise: float = NOISE,
+) -> Rows:
     """A maker of single looks at training worlds, near what is asked for and at every scale.
 
     Args:
@@ -110,9 +104,8 @@ def windows(
         worlds: See `agents.maker`.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         draw = random.Random(f"windows:{seed}:{index}")
         seen, doc = drawn(draw, worlds)
         question, _ = question_of(doc)
@@ -123,7 +116,8 @@ def windows(
         start = min(max(0.0, event + 1 - size * share), seen.duration_s - 1)
         times, labels = seen.frames(start, min(seen.duration_s, start + size), draw.randint(least, most))
         flags = {flag(asked, label) for label in labels}
-        before = draw.choice(_BEFORE["!" if "!" in flags else "+" if "+" in flags else ";"])
+        best = "!" if "!" in flags else "+" if "+" in flags else ";"
+        before = draw.choice(_BEFORE[best] if best != "!" or asked.kind is Kind.WHEN else _BEFORE["+"])
         # A turn before, of few frames that lie around the window, whose thought is the one that the teacher had.
         wide = (max(0.0, times[0] - draw.uniform(0, 60)), min(seen.duration_s, times[-1] + draw.uniform(0, 60)))
         shown, earlier = seen.frames(*wide, draw.randint(2, 4))
@@ -139,10 +133,9 @@ def windows(
         )
         if text:
             notes.forget_media()
-            return row(student, notes, [], words, eyes, index)
-        return row(student, notes, labels, words, eyes, index)
+        return laid(student, notes, [] if text else labels, words)
 
-    return make
+    return Rows(lay, Eyes(student, seed, noise))
 
 
 _BEFORE = {

@@ -43,10 +43,10 @@ class Size:
 
     hidden: int = 128
     """Width of the language model; a multiple of 16 times the heads."""
-    layers: int = 4
+    layers: int = 6
     heads: int = 4
     kv_heads: int = 2
-    inner: int = 384
+    inner: int = 256
     """Width of the language model's MLPs."""
     vision_hidden: int = 64
     vision_layers: int = 1

@@ -6,7 +6,8 @@ one visual token, nine turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from apr_plugin.loop.question import Question
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.loop.wires import VideoMeta, wire_of
 from apr_plugin.models.batch import Example
+from apr_plugin.models.prompt import Encoded
 from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.model import EDGE
 from apr_plugin.training.tiny.pictures import Eyes
@@ -38,6 +40,9 @@ PROFILE = ProfileFile(
 
 WIRE = wire_of(PROFILE.wire, PROFILE.frame_references, PROFILE.frame_times)
 """Its wire."""
+
+KEPT = 10_000
+"""Rows that are kept without their pictures, at most."""
 
 PERCEIVES = frozenset({"frames", "audio", "clip"})
 """What the student perceives."""
@@ -68,17 +73,54 @@ def percept_of(turn: Turn, times_s: Sequence[float], look: int) -> Percept:
     return percept(turn.action.start, turn.action.end, times_s, look)
 
 
-def row(student: Student, notes: Notebook, labels: Sequence[Label], target: str, eyes: Eyes, index: int) -> Example:
-    """A row: the prompt after these notes, with pictures of these labels, and what is to be written.
+@dataclass(frozen=True)
+class Laid:
+    """A row without its pictures."""
+
+    encoded: Encoded
+    """Its prompt, laid out."""
+    labels: Sequence[Label]
+    """What its pictures show."""
+    target: tuple[int, ...]
+    """What is to be written."""
+
+
+def laid(student: Student, notes: Notebook, labels: Sequence[Label], target: str) -> Laid:
+    """A row: the prompt after these notes, and what is to be written.
 
     Args:
         student: The model that is trained.
         notes: The notes; the pictures of their newest look are in the prompt.
         labels: What the newest look shows.
         target: The words of the turn.
-        eyes: Give the patches.
-        index: The number of the row.
     """
     prompt = notes.prompt(len(notes) + 1, TURNS)
-    encoded = eyes.fill(student.encoder.lay_out(prompt), labels, index)
-    return Example(encoded, (*student.encoder.turn_ids(target), student.end))
+    return Laid(student.encoder.lay_out(prompt), labels, (*student.encoder.turn_ids(target), student.end))
+
+
+class Rows:
+    """Makes rows by their number (`training.sft.mixes.RowMaker`): first their length, then their pictures.
+
+    Args:
+        lay: Lays out the row of a number.
+        eyes: Give the patches.
+    """
+
+    def __init__(self, lay: Callable[[int], Laid], eyes: Eyes) -> None:
+        self._lay = lay
+        self._eyes = eyes
+        self._kept: dict[int, Laid] = {}
+
+    def __call__(self, index: int) -> Example:
+        """The row of this number."""
+        made = self._kept.pop(index, None) or self._lay(index)
+        return Example(self._eyes.fill(made.encoded, made.labels, index), made.target)
+
+    def tokens(self, index: int) -> int:
+        """Its length; what was laid out is kept until the row is made."""
+        if index not in self._kept:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[index] = self._lay(index)
+        made = self._kept[index]
+        return len(made.encoded.ids) + len(made.target)

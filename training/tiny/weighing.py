@@ -4,7 +4,7 @@ With equal weights a small model is right about nearly every flag while its note
 wrong about the first one, on which everything rests. So the first time that a colour, a pattern or a glyph is judged
 counts 6, the same judgement again 0.7; the thought and the names in the action 4, its first word 8; the fixed strings
 of the wire 0.5. A first turn, which is rare, counts 3 throughout. In a turn about a look without pictures (rows of
-text) the notes only repeat the prompt: there the flags count, and the words nothing.
+text) the notes only repeat the prompt: there the flags count, and the words nothing. That the notes end counts 3.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(r"#\d+")
 _FIXED = re.compile(r'\s*[{}",\[\]:]|<\|')
 """The beginning of what the wire writes around words."""
 
-FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 0.3, 6.0, 0.7, 4.0, 8.0, 3.0, 3.0
+FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 1.0, 6.0, 0.7, 4.0, 8.0, 3.0, 3.0
 
 
 def turn(target: TargetText) -> Sequence[float]:
@@ -44,7 +44,7 @@ def turn(target: TargetText) -> Sequence[float]:
             weights.append(WORD)
         elif _FIXED.match(piece) and not (thinking and word == ":"):
             thinking = thinking or piece == THINK
-            weights.append(FIXED)
+            weights.append(SEEN if piece == THINK else FIXED)
         elif thinking:
             weights.append(AFTER)
         elif _NAME.fullmatch(word):
@@ -63,7 +63,9 @@ def _noted(word: str, entry: tuple[str, ...], judged: set[tuple[str, ...]], word
     if entry and (len(entry) == 1 or word in FLAGS):
         new = entry not in judged
         judged.add(entry)
-        return 0.0 if not words and word not in FLAGS else FIRST if new else AGAIN
+        if not words and word not in FLAGS:
+            return float(new)  # which pattern can't be known, but that the note goes on
+        return FIRST if new else AGAIN
     if not words:
         return 0.0
     return SEEN if len(entry) > 1 and word in _GLYPHS else 1.0

@@ -26,6 +26,7 @@ from apr_plugin.tasks.needle.questions import LETTERS, parse_question  # noqa: E
 from apr_plugin.tasks.needle.render import write_video  # noqa: E402
 from apr_plugin.tasks.needle.world import World  # noqa: E402
 from apr_plugin.training.named import OURS, named  # noqa: E402
+from apr_plugin.training.recipe_file import RecipeError  # noqa: E402
 from apr_plugin.training.sft.learner import load_learner  # noqa: E402
 from apr_plugin.training.sft.recipe import StudentSettings  # noqa: E402
 from apr_plugin.training.sft.weights import Weighing  # noqa: E402
@@ -34,7 +35,7 @@ from apr_plugin.training.tiny import agents, captions, describing, playing  # no
 from apr_plugin.training.tiny.model import EDGE, Size  # noqa: E402
 from apr_plugin.training.tiny.notes import FRAMES, KINDS, observe, teach, turn_of  # noqa: E402
 from apr_plugin.training.tiny.pictures import LABELS, Eyes, held_out, name_of, picture  # noqa: E402
-from apr_plugin.training.tiny.prompts import PROFILE, TURNS, WIRE, row  # noqa: E402
+from apr_plugin.training.tiny.prompts import PROFILE, TURNS, WIRE, Rows, laid  # noqa: E402
 from apr_plugin.training.tiny.start import make_start  # noqa: E402
 from apr_plugin.training.tiny.weighing import turn as weigh  # noqa: E402
 from apr_plugin.training.tiny.worlds import GATES, TRAINING, film, meets, question_of, seeds_of  # noqa: E402
@@ -83,7 +84,7 @@ def test_a_made_episode_is_what_the_product_shows(learner: Student, tmp_path: Pa
         eyes = Eyes(learner, 0, noise=0.0)
         for number, (prompt, step) in enumerate(zip(policy.prompts, steps, strict=True), 1):
             assert prompt.text == step.notes.prompt(number, TURNS).text
-            made = row(learner, step.notes, step.labels, WIRE.written(step.turn), eyes, 0)
+            made = Rows(lambda _, step=step: laid(learner, step.notes, step.labels, WIRE.written(step.turn)), eyes)(0)
             real = learner.encoder.encode(prompt)
             assert made.encoded.ids.tolist() == real.ids.tolist() and len(real.media) == len(step.labels)
             for one, other in zip(made.encoded.media, real.media, strict=True):
@@ -278,5 +279,11 @@ def test_recipes_find_the_pieces() -> None:
 
 
 def test_the_length_of_a_caption_is_known_without_its_picture(learner: Student) -> None:
-    make = captions.maker(student=learner, seed=0)
-    assert all(make.tokens(number) == len(make(number)) for number in range(40))
+    for make in (captions.maker(student=learner, seed=0), captions.maker(student=learner, seed=0, least=1, most=9)):
+        assert all(make.tokens(number) == len(make(number)) for number in range(40))
+    several = make(7)
+    shown = len(several.encoded.media)
+    assert learner.text(several.target).startswith("#1 ") and f"#{shown} " in learner.text(several.target)
+    assert len({int(several.encoded.ids[medium.start]) for medium in several.encoded.media}) == 1
+    with pytest.raises(RecipeError, match="take 1 to"):
+        captions.maker(student=learner, seed=0, least=0, most=9)

@@ -155,3 +155,12 @@ def test_a_killed_run_goes_on_and_what_is_seen_rises(tmp_path: Path) -> None:
     start = captions.measure(student=student)(load_learner(StudentSettings(pretrained=str(out / "start"))).eval())
     (measured,) = [json.loads(line) for line in (stage / "measured.jsonl").read_text().splitlines()]
     assert start["colour"] < 0.1 and measured["colour"] > 0.3
+
+
+def test_a_folder_called_like_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert recipe.read_made("tiny").evaluation
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RecipeError, match="other: cannot read it"):
+        recipe.read_made("other")
