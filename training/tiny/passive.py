@@ -29,7 +29,6 @@ from apr_plugin.loop.question import Question
 from apr_plugin.loop.references import FrameNames, Named, NamedLook
 from apr_plugin.loop.reply import read_answer
 from apr_plugin.loop.trajectory import Turn
-from apr_plugin.models.batch import Example
 from apr_plugin.runs.meter import run_sync
 from apr_plugin.scoring.intervals import hull_iou
 from apr_plugin.scoring.truth import score
@@ -40,9 +39,9 @@ from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.agents import drawn
 from apr_plugin.training.tiny.looking import judged
 from apr_plugin.training.tiny.notes import NOTHING, SURE, flag, observe
-from apr_plugin.training.tiny.pictures import Eyes, picture
+from apr_plugin.training.tiny.pictures import NOISE, Eyes, picture
 from apr_plugin.training.tiny.playing import Played, games, numbers_of
-from apr_plugin.training.tiny.prompts import PROFILE, WIRE, percept
+from apr_plugin.training.tiny.prompts import PROFILE, WIRE, Laid, Rows, percept
 from apr_plugin.training.tiny.worlds import Film, Label, question_of
 
 FRAMES = 64
@@ -146,8 +145,8 @@ def maker(
     least: int | None = None,
     notes: bool = True,
     worlds: int = 1_000_000,
-    noise: float = 0.06,
-) -> Callable[[int], Example]:
+    noise: float = NOISE,
+) -> Rows:
     """A maker of rows of one turn (`training.sft.mixes.RowMaker`).
 
     Args:
@@ -159,19 +158,17 @@ def maker(
         worlds: See `agents.maker`.
         noise: See `Eyes`.
     """
-    eyes = Eyes(student, seed, noise)
 
-    def make(index: int) -> Example:
+    def lay(index: int) -> Laid:
         draw = random.Random(f"passive:{seed}:{index}")
         seen, doc = drawn(draw, worlds)
         times, labels = uniform(seen, frames if least is None else draw.randint(least, frames))
         question, _ = question_of(doc)
         prompt = notebook(question, seen).passive_prompt([look(seen, times)])
-        encoded = eyes.fill(student.encoder.lay_out(prompt), labels, index)
         words = WIRE.written(turn_of(doc, times, labels, notes=notes))
-        return Example(encoded, (*student.encoder.turn_ids(words), student.end))
+        return Laid(student.encoder.lay_out(prompt), labels, (*student.encoder.turn_ids(words), student.end))
 
-    return make
+    return Rows(lay, Eyes(student, seed, noise))
 
 
 async def answer(policy: Policy, seen: Film, doc: Doc, frames: int) -> Played:

@@ -61,6 +61,42 @@ class AsMuchAs(BaseModel):
     """Times what the other run spent."""
 
 
+class FirstStages(BaseModel):
+    """Stages of another recipe with which a rival begins, so that both learn to see in the same way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    """The other recipe; what this one's `training` leaves out is as there."""
+    stages: tuple[str, ...] = Field(min_length=1)
+    """Names of its stages."""
+    divide: float = Field(default=1.0, ge=1)
+    """Divides their lengths."""
+
+    def before(self, training: dict[str, Any]) -> dict[str, Any]:
+        """A recipe of `apr train sft` that begins with these stages.
+
+        Raises:
+            RecipeError: there is no such recipe or stage.
+        """
+        base = read_made(self.recipe).training
+        stages = {stage["name"]: stage for stage in base["stages"]}
+        if unknown := [name for name in self.stages if name not in stages]:
+            raise RecipeError(f"first.stages: {self.recipe} has no stage {unknown[0]!r}; it has {', '.join(stages)}")
+        found = [self._divided(stages[name]) for name in self.stages]
+        trainer = base.get("trainer", {}) | training.get("trainer", {})
+        return base | training | {"trainer": trainer, "stages": [*found, *training["stages"]]}
+
+    def _divided(self, stage: dict[str, Any]) -> dict[str, Any]:
+        def length(given: dict[str, Any]) -> dict[str, Any]:
+            return {unit: math.ceil(value / self.divide) for unit, value in given.items()}
+
+        shorter = stage | {"length": length(stage["length"])}
+        if "gate" in stage:
+            shorter["gate"] = stage["gate"] | {"at_most": length(stage["gate"]["at_most"])}
+        return shorter
+
+
 class MadeRecipe(BaseModel):
     """A model that is made and trained by one command."""
 
@@ -72,6 +108,8 @@ class MadeRecipe(BaseModel):
     """Sets that training must not meet."""
     training: dict[str, Any]
     """A recipe of `apr train sft` with stages, without its student."""
+    first: FirstStages | None = None
+    """Stages of another recipe that come before its own."""
     as_much_as: AsMuchAs = AsMuchAs()
     """With `--like RUN`, the last stage is at least as long that the whole run spends this."""
 
@@ -86,7 +124,8 @@ class MadeRecipe(BaseModel):
             RecipeError: a field is wrong.
         """
         try:
-            recipe = Recipe.model_validate({**self.training, "student": {"pretrained": str(start)}})
+            training = self.training if self.first is None else self.first.before(self.training)
+            recipe = Recipe.model_validate({**training, "student": {"pretrained": str(start)}})
         except ValueError as error:
             raise RecipeError(f"training: {terminal.one_line(str(error), 400)}") from error
         if not recipe.stages:
