@@ -2,26 +2,35 @@
 
 The n-th row is a turn of an episode that is drawn from its number: world, question, and which turn. Now and then the
 teacher's look is replaced by another one, so that the student learns to go on from places where the teacher would not
-have been; that turn is in the notes and is no target.
+have been; that turn is in the notes and is no target. And now and then the notes of an earlier turn are wrong, as if
+another question had been asked, so that the student does not learn to copy its mistakes.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from apr_plugin.loop.notebook import Notebook
 from apr_plugin.loop.trajectory import Turn
 from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.needle.make import BUCKETS
+from apr_plugin.tasks.needle.palette import PATTERNS
 from apr_plugin.tasks.needle.questions import Doc, ParsedQuestion, parse_question
 from apr_plugin.training.student import Student
-from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, teach, turn_of
+from apr_plugin.training.tiny.notes import FRAMES, KINDS, Move, observe, teach, turn_of
 from apr_plugin.training.tiny.pictures import NOISE, Eyes
-from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, percept_of
-from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of
+from apr_plugin.training.tiny.prompts import TURNS, WIRE, Laid, Rows, laid, notebook, notes_only, percept_of
+from apr_plugin.training.tiny.worlds import TRAINING, Film, Label, film, question_of, unrelated
+
+LED_ASTRAY = ("overview", "chapter", "scene")
+"""Thoughts whose look may be replaced: what the others show is taken as all that there is to see."""
+
+
+MINE = (0.15, 0.4, 0.7)
+"""Shares of the chapter that is asked for in looks of frames that have nothing to do with each other."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +47,17 @@ class Step:
     """Whether it is the teacher's."""
 
 
-def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray: float = 0.0) -> Iterator[Step]:
+def episode(
+    seen: Film, doc: Doc, *, chance: random.Random | None = None, astray: float = 0.0, mistaken: float = 0.0
+) -> Iterator[Step]:
     """The teacher's episode.
 
     Args:
         seen: The video.
         doc: The question; of one of `notes.KINDS`.
-        chance: Draws which looks are replaced.
+        chance: Draws which looks are replaced, and which notes.
         astray: Chance that a look after the first is replaced.
+        mistaken: Chance that the notes of a turn are wrong in the prompts after it.
     """
     question, _ = question_of(doc)
     asked = parse_question(question.text)
@@ -55,7 +67,9 @@ def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray
     word = ""
     for number in range(1, TURNS + 1):
         move, taught = teach(asked, labels, word), True
-        if chance is not None and labels is not None and move.num and chance.random() < astray:
+        if number == TURNS and move.num:
+            return  # no turn is left for another look
+        if chance is not None and labels is not None and move.word in LED_ASTRAY and chance.random() < astray:
             low, high = sorted(chance.sample(range(1, len(labels) + 1), 2)) if len(labels) > 1 else (1, 1)
             move, taught = Move(move.think, low, high, FRAMES[move.word]), False
         whole = (0.0, seen.duration_s)
@@ -64,9 +78,18 @@ def episode(seen: Film, doc: Doc, *, chance: random.Random | None = None, astray
         if not move.num:
             return
         begin, end = (turn.action.start, turn.action.end)  # type: ignore[union-attr]
+        if chance is not None and labels and chance.random() < mistaken:
+            turn = turn.model_copy(update={"observation": observe(_another(asked, labels, chance), labels)})
         times, labels = seen.frames(begin, end, move.num)
         word = move.word
         notes = notes.with_turn(WIRE.written(turn), percept_of(turn, times, number))
+
+
+def _another(asked: ParsedQuestion, labels: Sequence[Label], draw: random.Random) -> ParsedQuestion:
+    """A question about another chapter or scene."""
+    if draw.random() < 0.7:
+        return replace(asked, colour=draw.choice(labels)[0])
+    return replace(asked, pattern=draw.choice(PATTERNS))
 
 
 def answer_of(seen: Film, doc: Doc) -> tuple[str | None, Truth, int]:
@@ -77,7 +100,16 @@ def answer_of(seen: Film, doc: Doc) -> tuple[str | None, Truth, int]:
     return getattr(action, "content", None), truth, len(steps)
 
 
-def maker(*, student: Student, seed: int, worlds: int = 1_000_000, astray: float = 0.06, noise: float = NOISE) -> Rows:
+def maker(
+    *,
+    student: Student,
+    seed: int,
+    worlds: int = 1_000_000,
+    astray: float = 0.06,
+    mistaken: float = 0.12,
+    unlike: float = 0.0,
+    noise: float = NOISE,
+) -> Rows:
     """A maker of rows of whole episodes (`training.sft.mixes.RowMaker`).
 
     Args:
@@ -85,20 +117,31 @@ def maker(*, student: Student, seed: int, worlds: int = 1_000_000, astray: float
         seed: Draws episodes and turns, and the disturbance of pictures.
         worlds: Seeds of worlds that are used for each length of video.
         astray: See `episode`.
+        mistaken: See `episode`.
+        unlike: Share of the rows after a look in which the look is replaced by frames that have nothing to do with each
+            other; their target ends where the thought begins.
         noise: See `Eyes`.
     """
 
     @lru_cache(maxsize=64)
-    def steps(number: int) -> list[Step]:
+    def steps(number: int) -> tuple[ParsedQuestion, list[Step]]:
         draw = random.Random(f"agents:{seed}:{number}")
         seen, doc = drawn(draw, worlds)
-        return [step for step in episode(seen, doc, chance=draw, astray=astray) if step.taught]
+        return asked_of(doc), [
+            step for step in episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken) if step.taught
+        ]
 
     def lay(index: int) -> Laid:
         # A row for each turn of the mean episode; which one is drawn.
-        found = steps(index // 4)
+        asked, found = steps(index // 4)
         step = found[(index % 4 + index // 4) % len(found)]
-        return laid(student, step.notes, step.labels, WIRE.written(step.turn))
+        draw = random.Random(f"unlike:{seed}:{index}")
+        if not step.labels or draw.random() >= unlike:
+            return laid(student, step.notes, step.labels, WIRE.written(step.turn))
+        labels = unrelated(draw, asked, len(step.labels), draw.choice(MINE))
+        noted = observe(asked, labels)
+        words = WIRE.written(step.turn.model_copy(update={"observation": noted}))
+        return notes_only(student, laid(student, step.notes, labels, words), words, noted)
 
     return Rows(lay, Eyes(student, seed, noise))
 

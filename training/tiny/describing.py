@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 
 from apr_plugin.loop.question import Question
 from apr_plugin.loop.wires import VideoMeta
@@ -22,8 +21,8 @@ from apr_plugin.training.student import Student
 from apr_plugin.training.tiny.agents import asked_of, drawn
 from apr_plugin.training.tiny.notes import FRAMES, MOST_FRAMES, Move, flag, observe, teach, turn_of
 from apr_plugin.training.tiny.pictures import NOISE, Eyes
-from apr_plugin.training.tiny.prompts import WIRE, Laid, Rows, laid, notebook, percept_of
-from apr_plugin.training.tiny.worlds import FPS, Label, question_of
+from apr_plugin.training.tiny.prompts import WIRE, Laid, Rows, laid, notebook, notes_only, percept_of
+from apr_plugin.training.tiny.worlds import FPS, question_of, unrelated
 
 _BACKGROUNDS = tuple(BACKGROUNDS)
 
@@ -55,13 +54,7 @@ def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: 
         question = made_up(draw)
         asked = parse_question(question.text)
         duration = BUCKETS[draw.choice(tuple(BUCKETS))]
-        labels: list[Label] = []
-        for _ in range(draw.randint(least, most)):
-            same, glyph = draw.random() < 0.66, draw.choice(ALL_GLYPHS) if draw.random() < 0.66 else None
-            if asked.glyphs and glyph is not None and draw.random() < 0.4:
-                glyph = draw.choice(asked.glyphs)
-            pattern = asked.pattern if same and draw.random() < 0.5 else draw.choice(PATTERNS)
-            labels.append((asked.colour if same else draw.choice(_BACKGROUNDS), pattern, glyph))
+        labels = unrelated(draw, asked, draw.randint(least, most), 0.66)
         begin = draw.uniform(0, duration - 2)
         step = math.exp(draw.uniform(math.log(0.1), math.log(max(0.11, (duration - 1 - begin) / max(1, most)))))
         times = tuple(round(begin + n * step, 1) for n in range(len(labels)))
@@ -74,11 +67,8 @@ def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: 
         )
         move = teach(asked, labels, "overview")
         words = WIRE.written(turn_of(asked, labels, times if move.start else (0.0, duration), move))
-        # The notes alone; what follows from frames without a world means nothing.
-        noted = observe(asked, labels)
-        cut = words.index(noted) + len(noted)
-        made = laid(student, notes, labels, words)
-        return replace(made, target=made.target[: len(student.encoder.turn_ids(words[:cut])) + 1])
+        # What follows from frames without a world means nothing.
+        return notes_only(student, laid(student, notes, labels, words), words, observe(asked, labels))
 
     return Rows(lay, Eyes(student, seed, noise))
 

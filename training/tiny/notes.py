@@ -104,8 +104,10 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
     word = next((word for word, hits in hits_of.items() if hits), None)
     if word is None:
         return whole
-    if word == "found" and before != "inner" and len(_seen(asked, labels, hits_of["found"])) < len(asked.glyphs):
+    if word == "found" and len(_seen(asked, labels, hits_of["found"])) < len(asked.glyphs):
         word = "scene"  # one of the two is still to be seen
+    if (word, before) in (("chapter", "chapter"), ("scene", "inner")):
+        return whole  # the look before was at the wrong place: all of a chapter or scene would have shown more
     hits = hits_of[word]
     first, last = hits[0], hits[-1]
     low, high = max(first - 1, 1), min(last + 1, len(labels))
@@ -115,7 +117,7 @@ def teach(asked: ParsedQuestion, labels: Sequence[Label] | None, before: str) ->
         return Move(f"found#{first} {glyph.name}", words=glyph.name)
     if word == "found" and before == "found":
         return Move(f"edges#{first}#{last}:#{first}#{high}", first, high)
-    if word == "scene" and before in ("scene", "inner") and last > first:
+    if word == "scene" and before == "scene" and last > first:
         word, low, high = "inner", first, last
     return Move(f"{word}#{first}#{last}:#{low}#{high}", low, high, FRAMES[word])
 

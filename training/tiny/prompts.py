@@ -7,7 +7,7 @@ one visual token, nine turns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,6 +96,19 @@ def laid(student: Student, notes: Notebook, labels: Sequence[Label], target: str
     """
     prompt = notes.prompt(len(notes) + 1, TURNS)
     return Laid(student.encoder.lay_out(prompt), labels, (*student.encoder.turn_ids(target), student.end))
+
+
+def notes_only(student: Student, made: Laid, words: str, noted: str) -> Laid:
+    """The same row, whose target ends where the thought begins.
+
+    Args:
+        student: The model that is trained.
+        made: The row.
+        words: Its target's words.
+        noted: The notes in them.
+    """
+    cut = words.index(noted) + len(noted)
+    return replace(made, target=made.target[: len(student.encoder.turn_ids(words[:cut])) + 1])
 
 
 class Rows:

@@ -2,7 +2,7 @@
 
 With equal weights a small model is right about nearly every flag while its notes can be copied from those before, and
 wrong about the first one, on which everything rests. So the first time that a colour, a pattern or a glyph is judged
-counts 6, the same judgement again 0.7; the thought and the names in the action 4, its first word 8; the fixed strings
+counts 6, the same judgement again 1; the thought and the names in the action 4, its first word 8; the fixed strings
 of the wire 0.5. A first turn, which is rare, counts 3 throughout. In a turn about a look without pictures (rows of
 text) the notes only repeat the prompt: there the flags count, and the words nothing. That the notes end counts 3.
 """
@@ -23,7 +23,7 @@ _NAME = re.compile(r"#\d+")
 _FIXED = re.compile(r'\s*[{}",\[\]:]|<\|')
 """The beginning of what the wire writes around words."""
 
-FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 1.0, 6.0, 0.7, 4.0, 8.0, 3.0, 3.0
+FIXED, NAMED, FIRST, AGAIN, AFTER, WORD, OPENING, SEEN = 0.5, 1.0, 6.0, 1.0, 4.0, 8.0, 3.0, 3.0
 
 
 def turn(target: TargetText) -> Sequence[float]:

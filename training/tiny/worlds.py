@@ -7,6 +7,7 @@ meet (`meets` checks it for a set), and what gates measure lies in a third range
 from __future__ import annotations
 
 import bisect
+import random
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -17,8 +18,8 @@ from apr_plugin.loop.question import Question
 from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.needle.make import BUCKETS, NeedleSpec, video_seed
-from apr_plugin.tasks.needle.palette import Glyph
-from apr_plugin.tasks.needle.questions import Doc, LetterDeck, ask, max_questions_per_kind
+from apr_plugin.tasks.needle.palette import ALL_GLYPHS, BACKGROUNDS, PATTERNS, Glyph
+from apr_plugin.tasks.needle.questions import Doc, LetterDeck, ParsedQuestion, ask, max_questions_per_kind
 from apr_plugin.tasks.needle.read import asked, truth_of
 from apr_plugin.tasks.needle.world import TICKS_PER_S, World
 
@@ -30,6 +31,8 @@ GATES = range(2**40, 2**41)
 
 FPS = 10.0
 """Frames per second of a made video (`NeedleSpec.fps`)."""
+
+_BACKGROUNDS = tuple(BACKGROUNDS)
 
 Label = tuple[str, str, Glyph | None]
 """What a frame shows: background, pattern, glyph."""
@@ -85,6 +88,25 @@ def question_of(doc: Doc) -> tuple[Question, Truth]:
     """What a document asks, as the tasks ask it, and its answer."""
     row = dict(doc)
     return asked(row), truth_of(row)
+
+
+def unrelated(draw: random.Random, asked: ParsedQuestion, count: int, mine: float) -> list[Label]:
+    """What frames show that have nothing to do with each other, so that none can be guessed from its neighbours.
+
+    Args:
+        draw: Draws them.
+        asked: A question about a glyph.
+        count: How many frames.
+        mine: Share of the frames that are of the chapter that is asked for.
+    """
+    labels: list[Label] = []
+    for _ in range(count):
+        same, glyph = draw.random() < mine, draw.choice(ALL_GLYPHS) if draw.random() < 0.66 else None
+        if asked.glyphs and glyph is not None and draw.random() < 0.4:
+            glyph = draw.choice(asked.glyphs)
+        pattern = asked.pattern if same and draw.random() < 0.5 else draw.choice(PATTERNS)
+        labels.append((asked.colour if same else draw.choice(_BACKGROUNDS), pattern, glyph))
+    return labels
 
 
 def seeds_of(spec: NeedleSpec) -> Iterator[int]:

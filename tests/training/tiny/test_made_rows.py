@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from apr_plugin.models.profile import profile_of_checkpoint  # noqa: E402
 from apr_plugin.scoring.answers import match_option  # noqa: E402
 from apr_plugin.scoring.truth import score  # noqa: E402
 from apr_plugin.tasks.needle.make import BUCKETS, NeedleSpec, planned_docs  # noqa: E402
+from apr_plugin.tasks.needle.palette import PATTERNS  # noqa: E402
 from apr_plugin.tasks.needle.questions import LETTERS, parse_question  # noqa: E402
 from apr_plugin.tasks.needle.render import write_video  # noqa: E402
 from apr_plugin.tasks.needle.world import World  # noqa: E402
@@ -94,20 +96,20 @@ def test_a_made_episode_is_what_the_product_shows(learner: Student, tmp_path: Pa
 
 
 def test_the_teacher_answers_training_questions() -> None:
-    """Every question about a glyph is answered right, and spans overlap by far more than half, at every length."""
+    """Nearly every question with options is answered right, and spans overlap by far more than half."""
     for bucket in BUCKETS:
-        overlaps = []
+        scores = defaultdict(list)
         for number in range(6):
             seen, docs = film(GATES.start + number, bucket)
             for doc in [doc for doc in docs if doc["kind"] in KINDS]:
                 content, truth, turns = agents.answer_of(seen, doc)
-                assert content is not None and turns <= TURNS
+                assert turns <= TURNS
                 if doc["kind"] == "when":
-                    overlaps.append(score(content, truth, "grounding"))
+                    scores["when"].append(score(content, truth, "grounding"))
                 else:
                     options = list(zip(LETTERS, doc["options"], strict=False))
-                    assert match_option(content, options) == truth.answer
-        assert not overlaps or np.mean(overlaps) > 0.6
+                    scores["options"].append(match_option(content or "", options) == truth.answer)
+        assert np.mean(scores["when"]) > 0.6 and np.mean(scores["options"]) > 0.98
 
 
 def test_worlds_of_training_and_of_sets_are_apart() -> None:
@@ -207,11 +209,11 @@ def test_first_judgements_count_most(learner: Student) -> None:
     weights = Weighing("needle_turn", learner)(example, "x").weights
     pieces = [learner.tokenizer.decode([number]).strip() for number in example.target]
     found = list(zip(pieces, weights or (), strict=True))
-    assert [weight for piece, weight in found if piece == ";"] == [6.0, 0.7], "the second red was judged before"
+    assert [weight for piece, weight in found if piece == ";"] == [6.0, 1.0], "the second red was judged before"
     assert [weight for piece, weight in found if piece in "-+!" and piece] == [6.0, 6.0, 6.0]
     thought = next(n for n, (piece, _) in enumerate(found) if piece.endswith('"think": "'))
     assert found[thought + 1] == ("found", 8.0) and found[thought + 2] == ("#5", 4.0)
-    assert found[0][1] == 0.5
+    assert found[0][1] == 0.5 and found[thought][1] == 3.0, "that the notes end is a judgement too"
     first = make_first(learner)
     assert set(Weighing("needle_turn", learner)(first, "x").weights or ()) == {3.0}
     assert set(weigh_caption(learner)) == {1.0}
@@ -235,7 +237,9 @@ def test_rows_of_text_have_no_picture_and_weigh_flags_alone(learner: Student) ->
     noted = pieces[: next(n for n, piece in enumerate(pieces) if piece.endswith('"think": "'))]
     for piece, weight in zip(noted, example.weights or (), strict=False):
         if piece in "-+;!" and piece:
-            assert weight in (6.0, 0.7)
+            assert weight in (6.0, 1.0)
+        elif piece in PATTERNS:
+            assert weight in (0.0, 1.0), "that the note goes on can be known"
         elif piece.isalpha():
             assert weight == 0.0
 
