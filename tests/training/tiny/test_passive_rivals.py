@@ -24,6 +24,7 @@ from apr_plugin.runs.settings import read_settings  # noqa: E402
 from apr_plugin.scoring.truth import score  # noqa: E402
 from apr_plugin.tasks.needle.make import BUCKETS  # noqa: E402
 from apr_plugin.tasks.needle.render import write_video  # noqa: E402
+from apr_plugin.training.recipe_file import RecipeError  # noqa: E402
 from apr_plugin.training.sft.learner import load_learner  # noqa: E402
 from apr_plugin.training.sft.recipe import StudentSettings  # noqa: E402
 from apr_plugin.training.sft.weights import Weighing  # noqa: E402
@@ -161,6 +162,12 @@ def test_recipes_of_rivals_differ_in_what_they_are(tmp_path: Path) -> None:
         assert last.gate is not None and last.gate.measure == "needle_passive" and last.gate.at_most == last.length
         assert last.gate.given["frames"] == last.mix[0].given["frames"] == one.start.one_turn
     agent = recipe.read_made("tiny")
+    whole, small, large = (one.staged(tmp_path) for one in (agent, found["passive-64"], found["passive-64-large"]))
+    assert small.stages[:3] == whole.stages[:3] and small.rates == whole.rates and small.trainer == whole.trainer
+    assert [8 * (one.length.tokens or 0) for one in large.stages[:3]] == [one.length.tokens for one in whole.stages[:3]]
+    assert large.trainer == whole.trainer | {"learning_rate": 1.0e-3} and large.rates != whole.rates
+    with pytest.raises(RecipeError, match=r"tiny has no stage 'seeing'; it has captions"):
+        recipe.FirstStages(recipe="tiny", stages=("seeing",)).before({"stages": []})
     assert agent.start.model_dump(mode="json", exclude_none=True) == {
         "seed": agent.start.seed,
         "size": agent.start.model_dump(mode="json")["size"],
