@@ -31,6 +31,7 @@ def index_once() -> None:
     from lmms_eval.tasks import TaskManager
 
     from apr_plugin.cli.evaluate import tasks_dir
+    from apr_plugin.harnesses.lmms_eval.task_files import parsed_by_libyaml
 
     original, known = TaskManager.initialize_tasks, {}
 
@@ -41,7 +42,8 @@ def index_once() -> None:
         return known[key]
 
     TaskManager.initialize_tasks = initialize_tasks
-    TaskManager("ERROR", include_path=[str(tasks_dir())])
+    with parsed_by_libyaml():
+        TaskManager("ERROR", include_path=[str(tasks_dir())])
 
 
 def load() -> None:
