@@ -32,6 +32,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "made"
 
 START = "start"
 STAGES = "stages"
+LIKE = "like.json"
+"""Keeps how long the last stage is, once it was decided by what another run spent."""
 
 FEWER = ("per_kind", "count")
 """Arguments of measures that say how much is measured."""
@@ -229,11 +231,11 @@ def run_recipe(
         return out / FINAL
     console.print(f"{check_apart(made):,} worlds of evaluation sets, none of which training can meet", soft_wrap=True)
     _start(made, out / START, console)
-    if like is not None:
+    if like is not None or (out / LIKE).exists():
         from apr_plugin.training.tiny.spending import lengthened
 
         unit, factor = made.as_much_as.unit, made.as_much_as.factor
-        longer = lengthened(made.staged(out / START), out, like.expanduser(), unit, factor, console)
+        longer = lengthened(made.staged(out / START), out / LIKE, like, unit, factor, console)
         recipe = longer if shrink == 1 else shrunk(longer, shrink)
     return _train(recipe, out, console, stop_after)
 

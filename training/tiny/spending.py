@@ -186,16 +186,16 @@ def _costs(run: Path, recipe: Recipe) -> Iterator[tuple[Any, dict[str, float]]]:
             yield stage, spent(folder)
 
 
-def lengthened(recipe: Recipe, out: Path, like: Path, unit: Unit, factor: float, console: Console) -> Recipe:
+def lengthened(recipe: Recipe, kept: Path, like: Path | None, unit: Unit, factor: float, console: Console) -> Recipe:
     """The recipe with a last stage that makes the whole run spend at least as much as another one did.
 
-    The earlier stages count with their least length, so the run may spend more. What was decided is kept in
-    `OUT/like.json`, and a run that goes on keeps it.
+    The earlier stages count with their least length, so the run may spend more. A run that goes on keeps what was
+    decided.
 
     Args:
         recipe: Of the rival, whose stages have lengths in tokens.
-        out: Folder of its run.
-        like: Folder of the other run.
+        kept: The file in which that is kept.
+        like: Folder of the other run; not read again once it was decided.
         unit: What is counted.
         factor: Times what the other run spent.
         console: Where it is told.
@@ -203,13 +203,13 @@ def lengthened(recipe: Recipe, out: Path, like: Path, unit: Unit, factor: float,
     Raises:
         AprError: the other folder is no run, or a length is not in tokens.
     """
-    kept = out / "like.json"
     if kept.exists():
         tokens = int(json.loads(read_regular(kept))["last_stage_tokens"])
     else:
         if any(stage.length.tokens is None for stage in recipe.stages):
             raise AprError("--like needs a recipe whose stages all have a length in tokens")
-        other = total(spent_by_stage(like))
+        assert like is not None
+        other = total(spent_by_stage(like.expanduser()))
         each = [1.0 if unit == "tokens" else flops_of_token(recipe, n) for n in range(len(recipe.stages))]
         before = sum(one * (stage.length.tokens or 0) for one, stage in zip(each, recipe.stages[:-1], strict=False))
         lacking = factor * (other.tokens if unit == "tokens" else other.flops) - before
@@ -221,6 +221,6 @@ def lengthened(recipe: Recipe, out: Path, like: Path, unit: Unit, factor: float,
     last = recipe.stages[-1]
     length = LengthSettings(tokens=tokens)
     gate = None if last.gate is None else last.gate.model_copy(update={"at_most": length})
-    console.print(f"stage {last.name}: {tokens:,} tokens, so that the run spends as much as {like} ({unit})")
+    console.print(f"stage {last.name}: {tokens:,} tokens, so that the run spends as much as another one ({unit})")
     stages = (*recipe.stages[:-1], last.model_copy(update={"length": length, "gate": gate}))
     return recipe.model_copy(update={"stages": stages})

@@ -204,5 +204,5 @@ def test_a_rival_is_trained_as_much_as_the_agent(tmp_path: Path, capfd: pytest.C
     assert decided["last_stage_tokens"] > 100 and decided["other"]["flops"] == stage.flops
     assert "spends as much as" in capfd.readouterr().err
     made = recipe.read_made(str(tmp_path / "rival.yaml")).staged(other / "start")
-    again = spending.lengthened(made, other, tmp_path / "gone", "flops", 1.0, Console(quiet=True))
+    again = spending.lengthened(made, other / "like.json", None, "flops", 1.0, Console(quiet=True))
     assert again.stages[0].length.tokens == decided["last_stage_tokens"], "a run that goes on keeps its length"
