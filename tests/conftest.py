@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 from apr_testing import make_video_file
+from bundled_testing import SmallAgent, made_run
 from vllm_server import tiny_checkpoint, vllm_server  # noqa: F401 - fixtures
+
+from apr_plugin.models import bundled
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background processes with Ctrl-C ignored, and every process below inherits that: the tests that
@@ -119,3 +122,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return save_tiny(name, tmp_path_factory.mktemp(name))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the small agent with random weights."""
+    for module in ("torch", "torchvision", "transformers", "trl"):
+        pytest.importorskip(module)
+    return made_run(tmp_path_factory.mktemp("small-run"))
+
+
+@pytest.fixture(scope="session")
+def small_agent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SmallAgent:
+    """The small agent that is shipped; where none is, one of its shape with random weights, shipped from a run."""
+    for module in ("torch", "torchvision", "transformers"):
+        pytest.importorskip(module)
+    import torch
+
+    torch.set_num_threads(1)
+    if bundled.is_shipped():
+        return SmallAgent(bundled.FOLDER, True)
+    from apr_plugin.training.tiny.shipping import ship
+
+    return SmallAgent(ship(request.getfixturevalue("small_run"), tmp_path_factory.mktemp("agent") / "apr-tiny"), False)

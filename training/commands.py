@@ -339,3 +339,19 @@ def recipe(
     from apr_plugin.training.tiny.recipe import run_recipe
 
     run_recipe(name, out, shrink=shrink, stop_after=stop_after, like=like)
+
+
+@app.command()
+def ship(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished apr train recipe.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; one that was shipped before is replaced.")],
+    stage: Annotated[str | None, typer.Option(help="Take what this stage ended with, instead of the end.")] = None,
+) -> None:
+    """Write a small agent as a folder that travels: bfloat16 weights, what is needed to run it, and its model card.
+
+    The folder is loaded again and compared with the run's checkpoint. Exit status 1: it is not the same, too large, or
+    the run is not finished.
+    """
+    from apr_plugin.training.tiny.shipping import ship as write
+
+    write(run, out, stage)

@@ -81,6 +81,47 @@ def to_whole(thinker: Path, whole: Path, out: Path) -> None:
     _write(out, {**config, "thinker_config": {**config["thinker_config"], **inner}}, whole, places)
 
 
+def as_whole(folder: Path) -> None:
+    """Give a Thinker's checkpoint the names and the configuration of a whole Omni checkpoint without speech, in place.
+
+    vLLM reads whole Omni checkpoints only.
+
+    Args:
+        folder: Of the Thinker; its tensors may have the names of the whole model already.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            tensors = {prefixed(name): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        renamed = file.with_suffix(".renamed")
+        save_file(tensors, renamed, metadata={"format": "pt"})
+        renamed.replace(file)
+    for index in folder.glob("*.safetensors.index.json"):
+        told = json.loads(index.read_text())
+        told["weight_map"] = {prefixed(name): file for name, file in told["weight_map"].items()}
+        index.write_text(json.dumps(told, indent=2) + "\n")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    kinds = [kind.replace("Thinker", "") for kind in config.get("architectures") or ()]
+    whole = {
+        "architectures": kinds,
+        "model_type": config["model_type"].removesuffix("_thinker"),
+        "enable_audio_output": False,
+        "thinker_config": config,
+    }
+    path.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def prefixed(name: str) -> str:
+    """The name in a whole checkpoint, which transformers itself writes if the Thinker was loaded from one."""
+    return name if name.startswith(PREFIX) else PREFIX + name
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(read_regular(folder / "config.json"))

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from apr_plugin.errors import AprError, require, told
 from apr_plugin.models.checkpoint import Checkpoint, checkpoint_source
+from apr_plugin.models.compat import quiet_about_default_talker
 from apr_plugin.models.families import Family, Pixels, family_of
 from apr_plugin.models.prompt import PromptEncoder
 
@@ -105,6 +106,7 @@ class Student:
         import torch
         import transformers
 
+        quiet_about_default_talker()
         source = checkpoint_source(pretrained, "hf")
         common: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:

@@ -303,8 +303,14 @@ def ask(
         typer.Option(help="mcq, grounding, number or free_form; default: mcq if there are options, else free_form."),
     ] = None,
     model_args: Annotated[
-        str, typer.Option("--model-args", "-m", help="The same key=value list as for lmms-eval.")
-    ] = DEFAULT_MODEL_ARGS,
+        str | None,
+        typer.Option(
+            "--model-args",
+            "-m",
+            help="The same key=value list as for lmms-eval; default: the small agent of this package for what it was "
+            "trained on, otherwise the scripted policy=needle.",
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Append the trajectory to this file.")] = None,
 ) -> None:
     """Ask one question and print each turn: thought, action, what came back, cost."""
@@ -590,7 +596,8 @@ def page(
             "--model_args",
             "--model-args",
             "-m",
-            help="The same key=value list as for `apr eval`; default: a policy that needs no GPU.",
+            help="The same key=value list as for `apr eval`; default: the small agent of this "
+            "package, or else a policy that is no model.",
         ),
     ] = None,
     examples: Annotated[

@@ -17,6 +17,7 @@ from apr_plugin import terminal
 from apr_plugin.cli.compare import compare_specs
 from apr_plugin.cli.needle import run_make
 from apr_plugin.errors import require
+from apr_plugin.models import bundled
 from apr_plugin.tasks.needle.make import load_docs
 
 AGENT = "policy=needle"
@@ -44,20 +45,45 @@ def run_demo(out: Path, videos_per_bucket: int, concurrency: int) -> int:
     made = run_make(out / "needle", None, videos_per_bucket=videos_per_bucket)
     made_s = time.perf_counter() - began
     os.environ["APR_NEEDLE_DIR"] = str(made)
-    specs = read_specs([f"{AGENT},concurrency={concurrency}"], AGAINST)
-    status = compare_specs(specs, TASKS, out, title="The needle benchmark: scripted arms")
+    specs = read_specs(agents(concurrency), AGAINST)
+    model = len(specs) > 1 + len(AGAINST)
+    title = "The needle benchmark: scripted arms" + (" and a small model" if model else "")
+    status = compare_specs(specs, TASKS, out, title=title)
     if status:
         return status
-    console.print(
-        "All arms are scripted and read pixels by the same code: this shows what choosing where to look is worth, not "
-        "what a model can do. A time span counts as right at IoU >= 0.5.",
-        style="dim",
-    )
+    console.print(about_arms(model), style="dim")
     console.print(f"videos made in {made_s:.0f} s, everything in {time.perf_counter() - began:.0f} s")
     console.print("\nLook at what it did, or ask for yourself:\n")
     for command, remark in closing_commands(program(), out, load_docs(made)):
         console.print(Text(f"    {command}") + Text(f"  # {remark}" if remark else "", "dim"), soft_wrap=True)
     return 0
+
+
+def agents(concurrency: int) -> list[str]:
+    """The model_args of the agents: the scripted one, and the agent of this package if it is there."""
+    own = bundled.bundled_agent()
+    model = [f"{own},label={bundled.NAME},concurrency={concurrency}"] if own is not None else []
+    return [f"{AGENT},label=agent,concurrency={concurrency}", *model]
+
+
+def about_arms(model: bool) -> str:
+    """What the table shows.
+
+    Args:
+        model: Whether the agent of this package is in it.
+    """
+    rest = "all other arms" if model else "all arms"
+    words = (
+        f"{rest.capitalize()} are scripted and read pixels by the same code: this shows what choosing where to look is "
+        "worth, not what a model can do."
+    )
+    if model:
+        taught = ", ".join(sorted(bundled.needle_kinds()))
+        words = (
+            f"{bundled.NAME} is a model, trained on such videos and on questions of the kinds {taught}; at others it "
+            f"was never taught to answer. {words}"
+        )
+    return f"{words} A time span counts as right at IoU >= 0.5."
 
 
 def closing_commands(apr: str, out: Path, docs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from apr_plugin import interrupt
 from apr_plugin.errors import AprError, require
-from apr_plugin.harnesses.app.about import DEFAULT_MODEL_ARGS, about_policy
+from apr_plugin.harnesses.app.about import about_policy, default_model_args
 from apr_plugin.harnesses.app.records import Reporting
 from apr_plugin.harnesses.app.server import AppServer, Options
+from apr_plugin.models import bundled
 from apr_plugin.runs.arguments import parse_model_args
 from apr_plugin.runs.settings import read_settings
 from apr_plugin.terminal import console, warn
@@ -30,9 +31,12 @@ def run_app(model_args: str | None, examples: Path | None, root: Path | None, op
 
     if root is not None and examples is None:
         examples = root
-    settings = read_settings(parse_model_args(DEFAULT_MODEL_ARGS if model_args is None else model_args))
+    chosen = default_model_args() if model_args is None else model_args
+    settings = read_settings(parse_model_args(chosen))
     try:
-        offered = found(made() if examples is None else examples, root)
+        # Of the page's own questions, those that the agent of this package was taught to answer.
+        kinds = bundled.needle_kinds() if examples is None and chosen == bundled.MODEL_ARGS else None
+        offered = found(made() if examples is None else examples, root, kinds)
         with AppServer(settings, reporting(), offered, options) as server:
             if not server.loopback:
                 warn(

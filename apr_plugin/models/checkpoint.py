@@ -21,8 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apr_plugin.errors import AprError, require
+from apr_plugin.models import bundled
 from apr_plugin.models.batch import media_of
-from apr_plugin.models.compat import cache_argument, commit_of, has_linear_attention, model_class, thinker_of
+from apr_plugin.models.compat import (
+    cache_argument,
+    commit_of,
+    has_linear_attention,
+    model_class,
+    quiet_about_default_talker,
+    thinker_of,
+)
 from apr_plugin.models.families import Family, family_of
 from apr_plugin.models.prompt import Medium
 
@@ -183,16 +191,21 @@ class Checkpoint:
 def checkpoint_source(pretrained: str, policy: str) -> str:
     """The folder of a checkpoint, or its name on the hub.
 
+    The name of the agent that comes with this package (`models.bundled`) is its folder; a folder of that name in the
+    working directory is `./NAME`.
+
     Raises:
         AprError: it is neither; the message names the policy that needs it.
     """
+    if (own := bundled.folder_of(pretrained, policy)) is not None:
+        return str(own)
     folder = Path(pretrained).expanduser()
     if folder.exists():
         return str(folder)
     if pretrained.startswith(("/", ".", "~")) or pretrained.count("/") != 1:
         raise AprError(
-            f"policy {policy}: there is no folder {pretrained}; pretrained takes a checkpoint's folder or a "
-            "name on the hub (owner/model)"
+            f"policy {policy}: there is no folder {pretrained}; pretrained takes a checkpoint's folder, a "
+            f"name on the hub (owner/model), or {bundled.NAME}"
         )
     return pretrained
 
@@ -222,6 +235,7 @@ def load_checkpoint(
         raise AprError(f"policy hf: dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if device and device_map:
         raise AprError("policy hf: give device=… or device_map=…, not both")
+    quiet_about_default_talker()
     source = checkpoint_source(pretrained, "hf")
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:

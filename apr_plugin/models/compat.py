@@ -7,7 +7,9 @@ from its version number, except where only the results differ.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from apr_plugin.errors import AprError
@@ -17,6 +19,27 @@ LINEAR_ATTENTION_SINCE = (5, 10)
 
 Earlier releases silently ignored the state.
 """
+
+
+_DEFAULT_TALKER = "(between 0 and 8447)"
+"""In a warning about the part that speaks of a default configuration, which has a vocabulary of 8,448."""
+
+
+class _NoDefaultTalker(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return _DEFAULT_TALKER not in record.getMessage()
+
+
+_FILTER = _NoDefaultTalker()
+
+
+def quiet_about_default_talker() -> None:
+    """Drop the warnings that transformers 5.24 prints about its own defaults, whatever the checkpoint has.
+
+    To describe a configuration of a whole Omni model, it makes default ones of each part and checks those: the default
+    ids of the part that speaks are not in its default vocabulary.
+    """
+    logging.getLogger("transformers.configuration_utils").addFilter(_FILTER)  # the same filter is added only once
 
 
 def release() -> tuple[int, ...]:
@@ -82,14 +105,17 @@ def cache_argument(model: Any) -> str:
     """
     # Within a PEFT adapter, which passes everything on.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # Of the class: accelerate puts a function of its own on the instance.
-    known = inspect.signature(type(inner).forward).parameters
+    kind: Any = type(inner)  # accelerate puts a function of its own on the instance
+    return _cache_argument(kind)
+
+
+@cache  # it is asked for each token, and reading a signature takes a twentieth of a small model's time for it
+def _cache_argument(kind: Any) -> str:
+    known = inspect.signature(kind.forward).parameters
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
-    raise ValueError(
-        f"{type(model).__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)"
-    )
+    raise ValueError(f"{kind.__name__}.forward of this transformers takes no cache (neither cache nor past_key_values)")
 
 
 def has_linear_attention(config: Any) -> bool:

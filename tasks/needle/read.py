@@ -25,6 +25,9 @@ from apr_plugin.tasks.needle.questions import Kind
 FORMS = {Kind.WHEN: QuestionKind.GROUNDING, Kind.COUNT: QuestionKind.NUMBER}
 """How a kind of question is answered; the other kinds are answered by an option."""
 
+SPANS_HINT = "one or more time spans in seconds"
+"""How an answer that is time spans is written."""
+
 
 @dataclass(frozen=True)
 class NeedleSet(Source):
@@ -95,7 +98,7 @@ def asked(doc: Row) -> Question:
         question: Question = question_of(doc)
         return question
     form = FORMS[Kind(doc["kind"])]
-    hint = "one or more time spans in seconds" if form is QuestionKind.GROUNDING else "a whole number"
+    hint = SPANS_HINT if form is QuestionKind.GROUNDING else "a whole number"
     return Question(text=doc["question"].strip(), kind=form, answer_hint=hint)
 
 

@@ -124,22 +124,21 @@ def maker(
     """
 
     @lru_cache(maxsize=64)
-    def steps(number: int) -> tuple[ParsedQuestion, list[Step]]:
+    def steps(number: int) -> tuple[Doc, list[Step]]:
         draw = random.Random(f"agents:{seed}:{number}")
         seen, doc = drawn(draw, worlds)
-        return asked_of(doc), [
-            step for step in episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken) if step.taught
-        ]
+        played = episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken)
+        return doc, [step for step in played if step.taught]
 
     def lay(index: int) -> Laid:
         # A row for each turn of the mean episode; which one is drawn.
-        asked, found = steps(index // 4)
+        doc, found = steps(index // 4)
         step = found[(index % 4 + index // 4) % len(found)]
         draw = random.Random(f"unlike:{seed}:{index}")
         if not step.labels or draw.random() >= unlike:
             return laid(student, step.notes, step.labels, WIRE.written(step.turn))
-        labels = unrelated(draw, asked, len(step.labels), draw.choice(MINE))
-        noted = observe(asked, labels)
+        labels = unrelated(draw, question_of(doc)[0], len(step.labels), draw.choice(MINE))
+        noted = observe(asked_of(doc), labels)
         words = WIRE.written(step.turn.model_copy(update={"observation": noted}))
         return notes_only(student, laid(student, step.notes, labels, words), words, noted)
 

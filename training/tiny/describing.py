@@ -54,7 +54,7 @@ def maker(*, student: Student, seed: int, least: int = 1, most: int = 4, noise: 
         question = made_up(draw)
         asked = parse_question(question.text)
         duration = BUCKETS[draw.choice(tuple(BUCKETS))]
-        labels = unrelated(draw, asked, draw.randint(least, most), 0.66)
+        labels = unrelated(draw, question, draw.randint(least, most), 0.66)
         begin = draw.uniform(0, duration - 2)
         step = math.exp(draw.uniform(math.log(0.1), math.log(max(0.11, (duration - 1 - begin) / max(1, most)))))
         times = tuple(round(begin + n * step, 1) for n in range(len(labels)))

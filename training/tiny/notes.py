@@ -5,8 +5,10 @@ A note is the frame's name, what it shows, and a flag:
     #1 red;#2 blue plain-#3 blue striped+#4 blue striped green circle!
 
 `;` another chapter, `-` another scene of the chapter, `+` the scene, `!` the scene with what is asked for. A thought
-is one word, the first and the last frame that support it, and the frames between which to look next, or that are the
-answer: `scene#3#4:#2#4`. No time is ever copied: actions and answers name frames of the newest look.
+is one word, the chapter and scene that are asked for, the first and the last frame that support it, and the frames
+between which to look next, or that are the answer: `scene blue striped#3#4:#2#4`. So what is asked for is written right
+before each look, apart from the other colours of the question. No time is ever copied: actions and answers name frames
+of the newest look.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Move:
     """A thought, and what follows from it."""
 
     think: str
-    """Its words."""
+    """Its words, without what is asked for."""
     start: int = 0
     """Number of the frame of the newest look where the next window (or the answer) begins; 0: the whole video."""
     end: int = 0
@@ -150,4 +152,5 @@ def turn_of(asked: ParsedQuestion, labels: Sequence[Label] | None, times_s: Sequ
         spans = f"[[{times_s[move.start - 1]:.3f},{times_s[move.end - 1]:.3f}]]"
         action, named = Answer(content=spans), Named(content=content)
     note = NOTHING if labels is None else observe(asked, labels)
-    return Turn(text="", observation=note, think=move.think, confidence=SURE[move.word], action=action, named=named)
+    think = f"{move.word} {asked.colour} {asked.pattern}{move.think.removeprefix(move.word)}"
+    return Turn(text="", observation=note, think=think, confidence=SURE[move.word], action=action, named=named)

@@ -106,7 +106,7 @@ def turn_of(doc: Doc, times_s: Sequence[float], labels: Sequence[Label], *, note
     """
     asked = parse_question(doc["question"])
     word, hits = _best(asked, labels)
-    think = word + (f"#{hits[0]}" if hits else "")
+    think = f"{word} {asked.colour} {asked.pattern}" + (f"#{hits[0]}" if hits else "")
     named: Named | None = None
     if doc["options"]:
         action = Answer(content=doc["options"][LETTERS.index(doc["answer"])])

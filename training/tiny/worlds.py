@@ -19,7 +19,7 @@ from apr_plugin.loop.wires import VideoMeta
 from apr_plugin.scoring.truth import Truth
 from apr_plugin.tasks.needle.make import BUCKETS, NeedleSpec, video_seed
 from apr_plugin.tasks.needle.palette import ALL_GLYPHS, BACKGROUNDS, PATTERNS, Glyph
-from apr_plugin.tasks.needle.questions import Doc, LetterDeck, ParsedQuestion, ask, max_questions_per_kind
+from apr_plugin.tasks.needle.questions import Doc, LetterDeck, ask, max_questions_per_kind, parse_question
 from apr_plugin.tasks.needle.read import asked, truth_of
 from apr_plugin.tasks.needle.world import TICKS_PER_S, World
 
@@ -90,22 +90,29 @@ def question_of(doc: Doc) -> tuple[Question, Truth]:
     return asked(row), truth_of(row)
 
 
-def unrelated(draw: random.Random, asked: ParsedQuestion, count: int, mine: float) -> list[Label]:
+def unrelated(draw: random.Random, question: Question, count: int, mine: float) -> list[Label]:
     """What frames show that have nothing to do with each other, so that none can be guessed from its neighbours.
+
+    Half of the other chapters have a colour that the question or its options name for a glyph, if they name one: it is
+    not enough that a colour occurs there.
 
     Args:
         draw: Draws them.
-        asked: A question about a glyph.
+        question: A question about a glyph.
         count: How many frames.
         mine: Share of the frames that are of the chapter that is asked for.
     """
+    asked = parse_question(question.text)
+    words = " ".join([question.text, *(option.text for option in question.options)]).split()
+    named = [colour for colour in _BACKGROUNDS if colour in words and colour != asked.colour]
     labels: list[Label] = []
     for _ in range(count):
         same, glyph = draw.random() < mine, draw.choice(ALL_GLYPHS) if draw.random() < 0.66 else None
         if asked.glyphs and glyph is not None and draw.random() < 0.4:
             glyph = draw.choice(asked.glyphs)
         pattern = asked.pattern if same and draw.random() < 0.5 else draw.choice(PATTERNS)
-        labels.append((asked.colour if same else draw.choice(_BACKGROUNDS), pattern, glyph))
+        others = named if named and draw.random() < 0.5 else _BACKGROUNDS
+        labels.append((asked.colour if same else draw.choice(others), pattern, glyph))
     return labels
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from apr_plugin.loop.policy import Policy
+from apr_plugin.models import bundled
 
 DEFAULT_MODEL_ARGS = "policy=needle"
-"""The policy of a page that was given none."""
+"""The policy of a page that was given none, where the agent of this package can't answer."""
 
 WITHOUT_MODEL = {
     "needle": (
@@ -19,6 +20,17 @@ WITHOUT_MODEL = {
 }
 """What to say about the policies that run no model, by name."""
 
+BUNDLED = (
+    "the small model that comes with this package: it was trained on needle videos and the questions about them, and "
+    "understands no others"
+)
+"""What to say about the agent of this package."""
+
+
+def default_model_args() -> str:
+    """The model_args of a page that was given none: the agent of this package, or else the scripted policy."""
+    return bundled.bundled_agent() or DEFAULT_MODEL_ARGS
+
 
 def about_policy(policy: Policy) -> str:
     """One line that says who answers: for a model its name, else that it is none."""
@@ -28,4 +40,6 @@ def about_policy(policy: Policy) -> str:
     model = next((str(described[key]) for key in ("pretrained", "model", "name") if described.get(key)), "")
     if Path(model).is_absolute():  # no folder of this machine
         model = Path(model).name
+    if model == bundled.NAME:
+        return f"policy={policy.name}, {model}, {BUNDLED}"
     return f"policy={policy.name}" + (f", {model}" if model and model != policy.name else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,13 @@ def made() -> Path:
         raise AprError(f"{folder}: the example videos can't be made there: {error}; give --examples DIR") from error
 
 
-def found(folder: Path, root: Path | None = None) -> list[Example]:
+def found(folder: Path, root: Path | None = None, kinds: Collection[str] | None = None) -> list[Example]:
     """The examples in a folder: those of a needle set, else every video, by name.
 
     Args:
         folder: Where they are.
         root: The folder that must contain them, with links followed; default: `folder`.
+        kinds: Kinds of needle questions that are offered; default: all.
 
     Raises:
         AprError: there is no such folder, or it has no video that may be offered.
@@ -70,15 +71,15 @@ def found(folder: Path, root: Path | None = None) -> list[Example]:
         if not one.expanduser().is_dir():
             raise AprError(f"{option} {one}: no such folder")
     folder = folder.expanduser()
-    offered = _needle(folder, root) if (folder / DOCS_NAME).is_file() else _plain(folder, root)
+    offered = _needle(folder, root, kinds) if (folder / DOCS_NAME).is_file() else _plain(folder, root)
     if not offered:
         raise AprError(f"--examples {folder}: no video is in it that lies inside {root}")
     return offered[:MOST]
 
 
-def _needle(folder: Path, root: Path) -> list[Example]:
+def _needle(folder: Path, root: Path, kinds: Collection[str] | None) -> list[Example]:
     try:
-        docs = load_docs(folder)
+        docs = [doc for doc in load_docs(folder) if kinds is None or doc["kind"] in kinds]
         videos = sorted({doc["video"] for doc in docs})
         rows = [(videos.index(doc["video"]) + 1, doc) for doc in docs]
         return [

@@ -11,6 +11,7 @@ from apr_plugin.errors import AprError
 from apr_plugin.loop.budget import Budget
 from apr_plugin.loop.config import EpisodeConfig
 from apr_plugin.loop.question import MediaRef, Question, QuestionKind
+from apr_plugin.tasks.needle.read import SPANS_HINT
 
 TASK = "app"
 """The task of every question that the page asks."""
@@ -69,7 +70,9 @@ def question_of(form: Form, video: MediaRef, doc_id: str) -> Question:
         raise AprError("an answer that is one of the options needs options, one a line")
     if kind not in (None, QuestionKind.MCQ) and listed:
         raise AprError(f"there are options, and the answer is to be {form.kind}; remove the options or change the kind")
-    asked = make_question(video, text, options=listed, kind=kind)
+    # In the words of the benchmark, so that a model that was trained on them knows the question.
+    hint = SPANS_HINT if kind is QuestionKind.GROUNDING else ""
+    asked = make_question(video, text, options=listed, kind=kind, hint=hint)
     return asked.model_copy(update={"task": TASK, "doc_id": doc_id})
 
 

@@ -14,7 +14,7 @@ def parsed_by_libyaml() -> Iterator[None]:
     It does nothing where PyYAML was built without libyaml, or where a release of lmms-eval reads its files otherwise.
     """
     import lmms_eval.utils as host
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     if not yaml.__with_libyaml__ or getattr(host, "yaml", None) is not yaml:
         yield

@@ -39,6 +39,7 @@ from apr_plugin.loop.policy import (
     Sampling,
     Usage,
 )
+from apr_plugin.models import bundled
 from apr_plugin.models.checkpoint import checkpoint_source, file_digest, weights_identity
 from apr_plugin.models.compat import has_linear_attention
 from apr_plugin.models.families import Family, family_of
@@ -111,7 +112,7 @@ class VllmPolicy:
         )
         share, longest = options.given(gpu_memory_utilization), options.given(max_model_len)
         longest = None if longest is None else options.whole("max_model_len", longest, 1)
-        pretrained = checkpoint_source(str(pretrained), self.name)
+        given, pretrained = str(pretrained), checkpoint_source(str(pretrained), self.name)
         _check("sampling_args", self._sampling, _sampling_fields(), _OURS)
         wanted: dict[str, Any] = {
             "model": pretrained,
@@ -133,7 +134,7 @@ class VllmPolicy:
         self.modalities: frozenset[Modality] = _perceived(self.family, limits)
         self.visual_token = self.family.visual_token
         self._described: dict[str, Any] = {
-            "pretrained": pretrained,
+            "pretrained": given if given == bundled.NAME else pretrained,
             "revision": revision,
             "weights": weights,
             "dtype": dtype,

@@ -115,7 +115,7 @@ def test_the_target_is_right_and_as_good_as_frames_allow() -> None:
         for seen, doc in games(0, 4, (bucket,)):
             times, labels = passive.uniform(seen, 64)
             turn = passive.turn_of(doc, times, labels)
-            word = turn.think.partition("#")[0]
+            word = turn.think.partition(" ")[0]
             words[f"{bucket} {word}"] = words.get(f"{bucket} {word}", 0) + 1
             shown = any(flag(passive.parse_question(doc["question"]), label) == "!" for label in labels)
             assert (word == "found") == shown

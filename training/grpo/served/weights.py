@@ -7,7 +7,6 @@ weights: W + B A alpha / r (arXiv 2106.09685, section 4.1).
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from apr_plugin.errors import AprError
 from apr_plugin.models.checkpoint import checkpoint_source
-from apr_plugin.training.layout import PREFIX
+from apr_plugin.training.layout import PREFIX, as_whole, prefixed
 
 _PEFT = "base_model.model."
 _BASE = ".base_layer."
@@ -68,7 +67,7 @@ def save_weights(model: Any, state: Mapping[str, Any], folder: Path, *, processo
         part.mkdir(parents=True)
         model.save_pretrained(part, state_dict=cast, safe_serialization=True)
         if is_thinker(model.config):
-            _as_whole(part)
+            as_whole(part)
         processor.save_pretrained(part)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
@@ -82,38 +81,6 @@ def save_weights(model: Any, state: Mapping[str, Any], folder: Path, *, processo
 def is_thinker(config: Any) -> bool:
     """Whether a model is the Thinker of an Omni model."""
     return str(config.model_type).endswith("_thinker")
-
-
-def _as_whole(folder: Path) -> None:
-    """Give a Thinker's checkpoint the names and the configuration of a whole Omni checkpoint without speech."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            tensors = {_prefixed(name): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-        renamed = file.with_suffix(".renamed")
-        save_file(tensors, renamed, metadata={"format": "pt"})
-        renamed.replace(file)
-    for index in folder.glob("*.safetensors.index.json"):
-        told = json.loads(index.read_text())
-        told["weight_map"] = {_prefixed(name): file for name, file in told["weight_map"].items()}
-        index.write_text(json.dumps(told, indent=2) + "\n")
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    kinds = [kind.replace("Thinker", "") for kind in config.get("architectures") or ()]
-    whole = {
-        "architectures": kinds,
-        "model_type": config["model_type"].removesuffix("_thinker"),
-        "enable_audio_output": False,
-        "thinker_config": config,
-    }
-    path.write_text(json.dumps(whole, indent=2) + "\n")
-
-
-def _prefixed(name: str) -> str:
-    """The name in a whole checkpoint, which transformers itself writes if the Thinker was loaded from one."""
-    return name if name.startswith(PREFIX) else PREFIX + name
 
 
 def names_in(folder: Path) -> set[str]:
@@ -141,7 +108,7 @@ def check_names_of(folder: Path, pretrained: str) -> None:
         return
     base, ours = names_in(source), names_in(folder)
     if any(name.startswith(PREFIX) for name in ours):  # the parts that speak are not trained
-        base = {name for name in base if name.startswith(PREFIX)} or {_prefixed(name) for name in base}
+        base = {name for name in base if name.startswith(PREFIX)} or {prefixed(name) for name in base}
     # transformers leaves out a last layer that is tied, and buffers that are computed.
     base = {name for name in base if not name.endswith(("lm_head.weight", "inv_freq"))}
     if missing := sorted(base - ours):
