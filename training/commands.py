@@ -323,7 +323,13 @@ def gain(
 
 @app.command()
 def recipe(
-    name: Annotated[str, typer.Argument(help="A recipe of a made model: a YAML file, or tiny.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe of a made model: a YAML file, tiny, or a passive rival of it (passive-matched, passive-64, "
+            "passive-64-large)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command continues in it.")],
     shrink: Annotated[float, typer.Option(min=1, help="Divide every length by this; gates then ask nothing.")] = 1.0,
     stop_after: Annotated[str | None, typer.Option(help="The last stage that is trained now.")] = None,
@@ -334,6 +340,9 @@ def recipe(
         str | None, typer.Option(help="One more reinforcement with this rule: grpo, taura, empg or shuffled.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="One more reinforcement with this seed.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Folder of another such run: train at least as much (FLOPs or tokens).")
+    ] = None,
 ) -> None:
     """Make a small model with random weights and train it in stages up to an agent; the result is in OUT/final.
 
@@ -350,7 +359,7 @@ def recipe(
     if credit is not None and credit not in get_args(Rule):
         raise WrongUsage(f"--credit {credit!r}: it is one of {', '.join(get_args(Rule))}")
     rule = cast("Rule | None", credit)
-    run_recipe(name, out, shrink=shrink, stop_after=stop_after, trained=trained, credit=rule, seed=seed)
+    run_recipe(name, out, shrink=shrink, stop_after=stop_after, trained=trained, credit=rule, seed=seed, like=like)
 
 
 @app.command()

@@ -26,6 +26,7 @@ OURS: dict[Kind, dict[str, str]] = {
         "needle_sounds": "apr_plugin.training.tiny.sounds:maker",
         "needle_listening": "apr_plugin.training.tiny.sounds:listening",
         "needle_describing": "apr_plugin.training.tiny.describing:maker",
+        "needle_passive": "apr_plugin.training.tiny.passive:maker",
         "needle_windows": "apr_plugin.training.tiny.describing:windows",
     },
     "measures": {
@@ -33,6 +34,7 @@ OURS: dict[Kind, dict[str, str]] = {
         "needle_captions": "apr_plugin.training.tiny.captions:measure",
         "needle_heard": "apr_plugin.training.tiny.sounds:measure",
         "needle_looks": "apr_plugin.training.tiny.looking:measure",
+        "needle_passive": "apr_plugin.training.tiny.passive:measure",
     },
 }
 """Where those of this package are found."""

@@ -64,7 +64,9 @@ class Card(BaseModel):
             prompt_hash=described["prompt_hash"],
             prompts={
                 "instructions": instructions_of(config.system_prompt, config.form),
-                "passive": PASSIVE_INSTRUCTIONS,
+                "passive": instructions_of(config.system_prompt, config.form)
+                if config.passive_wire
+                else PASSIVE_INSTRUCTIONS,
             },
             versions=package_versions(),
         )

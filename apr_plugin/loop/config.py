@@ -41,6 +41,10 @@ class EpisodeConfig(BaseModel):
     `None`: as the wire does. Not with strict parsing."""
     frame_times: bool | None = None
     """Whether the label of a frame with a name has its time too; `None`: as the wire does."""
+    passive_form: Literal["default", "wire"] = "default"
+    """How the prompt of an arm of one turn is written: `default` for models that know no wire; `wire` as a last turn of
+    this configuration's wire, for a checkpoint that was trained to answer at once in it. Its instructions are then
+    those of the wire, and its answer may name frames where the wire has references."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns and answers are read: `repair` repairs what it can; `strict` accepts what OmniAgent's environment
     accepts (docs/scoring.md), and a prompt that is too long ends the episode. It has no effect on the passive arm,
@@ -68,9 +72,14 @@ class EpisodeConfig(BaseModel):
         """The wire, with or without references."""
         return wire_of(self.wire, self.frame_references, self.frame_times)
 
+    @property
+    def passive_wire(self) -> bool:
+        """Whether prompts of one turn are written by the wire."""
+        return self.passive_form == "wire"
+
     def words(self, modalities: frozenset[Modality]) -> str:
         """The hash of the prompts for a policy that perceives these (`prompt_hash`)."""
-        return prompt_hash(self.system_prompt, modalities, self.form, self.system_prompt_template)
+        return prompt_hash(self.system_prompt, modalities, self.form, self.system_prompt_template, self.passive_wire)
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """The configuration of a run as JSON values, including the policy's own."""
@@ -89,6 +98,8 @@ class EpisodeConfig(BaseModel):
         for key in ("frame_references", "frame_times"):  # left out, they don't change the hash of earlier runs
             if config[key] is None:
                 del config[key]
+        if not self.passive_wire:
+            del config["passive_form"]
         return config | {"policy": dict(policy), "prompt_hash": prompt_hash}
 
     def hash(self, policy: Policy) -> str:

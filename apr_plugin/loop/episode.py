@@ -235,6 +235,7 @@ class Episode:
             self.environment.wire,
             episode_name(self.question, self.seed),
             self.config.system_prompt_template,
+            self.config.passive_wire,
         )
 
     def taken(self, content: str, strict: bool) -> TakenAnswer | ActionError:

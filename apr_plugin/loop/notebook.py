@@ -66,6 +66,7 @@ class Notebook:
         episode: Name of the episode in its prompts.
         template: Whether `system_prompt` is a template with the variables of the default instructions
             (`render_instructions`).
+        passive_wire: Whether prompts of one turn are written by `wire`, too.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Notebook:
         wire: Wire = WIRES["apr"],
         episode: str = "",
         template: bool = False,
+        passive_wire: bool = False,
     ) -> None:
         self.question = question
         self.videos = tuple(videos)
         self.modalities = modalities
         self.wire = wire
         self.episode = episode
+        self.passive_wire = passive_wire
         self.system = system_prompt or ""
         if system_prompt is None or template:
             self.system = render_instructions(
@@ -155,14 +158,28 @@ class Notebook:
         """One prompt with everything the passive arm sees: frames or the question's pictures, and the question.
 
         It ends with the form of the answer. It has the default form with every wire, because a passive model is not an
-        agent and was not trained on any of the wires.
+        agent and was not trained on any of the wires. With `passive_wire` it is the agent's own form for a model that
+        was trained to answer at once in it: instructions, question, everything that is shown, and the notice of a last
+        turn.
         """
+        if self.passive_wire:
+            return self._at_once(percepts, pictures)
         own = WIRES["apr"]
         media = tuple(part for percept in percepts for part in (*own.parts(percept), TextPart("\n\n")))
         if pictures:
             media += (*pictures, TextPart("\n"))
         asked = TextPart(f"{own.opening(self.question, self.videos, self.modalities)}\n{answer_form(self.question)}")
         messages = (Message("system", (TextPart(PASSIVE_INSTRUCTIONS),)), Message("user", (*media, asked)))
+        return Prompt(messages, True, self._asked(1))
+
+    def _at_once(self, percepts: Sequence[Percept], pictures: Sequence[ImagePart]) -> Prompt:
+        opening = self.wire.opening(self.question, self.videos, self.modalities) + self._form
+        parts: list[Part] = [TextPart(opening)]
+        for percept in percepts:
+            parts += [TextPart("\n"), *self.wire.parts(percept)]
+        parts += [TextPart("\n"), *pictures] if pictures else []
+        parts.append(TextPart(self.wire.notice(1, 1)))
+        messages = (Message("system", (TextPart(self.system),)), Message("user", tuple(parts)))
         return Prompt(messages, True, self._asked(1))
 
     def _asked(self, turn: int) -> Asked:
@@ -291,6 +308,7 @@ def prompt_hash(
     modalities: frozenset[Modality] = EVERY_MODALITY,
     wire: Wire = WIRES["apr"],
     template: bool = False,
+    passive_wire: bool = False,
 ) -> str:
     """16 hex digits that change if the words or the layout of prompts change: a hash over one prompt of each kind."""
     option = Option(label="A", text="one")
@@ -308,6 +326,7 @@ def prompt_hash(
                 modalities,
                 wire,
                 template=template,
+                passive_wire=passive_wire,
             )
             look = Percept(
                 "frames",

@@ -75,6 +75,9 @@ class ProfileFile(_Part):
     """Whether shown frames have names; `None`: as the wire does."""
     frame_times: bool | None = None
     """Whether the label of a frame with a name has its time; `None`: as the wire does."""
+    passive_form: Literal["default", "wire"] = "default"
+    """How the prompt of an arm of one turn is written; `wire`: the checkpoint was trained to answer at once in its
+    wire."""
     parsing: Literal["repair", "strict"] = "repair"
     """How turns are read."""
     instructions: str | None = None
@@ -102,7 +105,13 @@ class ProfileFile(_Part):
     @property
     def digest(self) -> str:
         """16 hex digits that identify the values, however they are laid out in the file."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self._values(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def _values(self) -> dict[str, Any]:
+        values = self.model_dump(mode="json")
+        if self.passive_form == "default":  # so that earlier profiles keep their digest, and earlier releases read them
+            del values["passive_form"]
+        return values
 
     def profile(self) -> Profile:
         """The profile that it describes."""
@@ -113,6 +122,7 @@ class ProfileFile(_Part):
             parsing=self.parsing,
             frame_references=self.frame_references,
             frame_times=self.frame_times,
+            passive_form=self.passive_form,
             instructions=self.instructions,
             instructions_template=self.instructions_template,
             sampling=tuple(sampling.items()),
@@ -121,7 +131,7 @@ class ProfileFile(_Part):
 
     def to_json(self) -> str:
         """The text of the file."""
-        data = self.model_dump(mode="json") | {"sampling": self.sampling.model_dump(mode="json", exclude_none=True)}
+        data = self._values() | {"sampling": self.sampling.model_dump(mode="json", exclude_none=True)}
         return json.dumps({"schema": SCHEMA, "version": VERSION} | data, indent=2, ensure_ascii=False) + "\n"
 
     def write(self, folder: Path) -> Path:
@@ -138,10 +148,14 @@ class ProfileFile(_Part):
 
     def __str__(self) -> str:
         """Its main values, for people."""
-        form = f"wire={self.wire}" + "".join(
-            f", {name}={str(value).lower()}"
-            for name, value in (("frame_references", self.frame_references), ("frame_times", self.frame_times))
-            if value is not None
+        form = (
+            f"wire={self.wire}"
+            + "".join(
+                f", {name}={str(value).lower()}"
+                for name, value in (("frame_references", self.frame_references), ("frame_times", self.frame_times))
+                if value is not None
+            )
+            + (", passive_form=wire" if self.passive_form == "wire" else "")
         )
         told = "default" if self.instructions is None else "its own" if self.instructions else "none"
         return (

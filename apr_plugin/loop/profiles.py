@@ -34,6 +34,9 @@ class Profile:
     frame_times: bool | None = None
     """As in `EpisodeConfig`."""
 
+    passive_form: Literal["default", "wire"] = "default"
+    """As in `EpisodeConfig`."""
+
     instructions: str | None = None
     """Instructions in place of the default ones; empty for none."""
 

@@ -108,6 +108,7 @@ def replay(
         config.form,
         trajectory.episode,
         config.system_prompt_template,
+        config.passive_wire,
     )
     wanted = range(1, len(trajectory.turns) + 1) if turns is None else turns
     with _Films(trajectory, card, find, blank, percepts, most_pixels) as films:

@@ -305,7 +305,8 @@ class Trajectory(_Record):
 
     def names_before(self, turn: int) -> FrameNames:
         """The frames that the policy could name in the turn with this number, from 1."""
-        looks = [each.shown.names for each in self.turns[: turn - 1] if each.shown is not None]
+        shown = [*self.first_shown, *(each.shown for each in self.turns[: turn - 1] if each.shown is not None)]
+        looks = [each.names for each in shown]
         named = tuple(look for look in looks if look is not None)
         return FrameNames(self.question.kind, named, self.video_durations_s)
 

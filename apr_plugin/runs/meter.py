@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from apr_plugin import interrupt
-from apr_plugin.loop.policy import Generation, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling
+from apr_plugin.loop.policy import Generation, Policy, PolicyUnavailable, Prompt, PromptSize, Sampling, visual_token_of
 from apr_plugin.loop.trajectory import Trajectory
 
 _T = TypeVar("_T")
@@ -77,6 +77,7 @@ class Metered:
         self.name = policy.name
         self.modalities = policy.modalities
         self.context_tokens = policy.context_tokens
+        self.visual_token = visual_token_of(policy)
 
     async def count(self, prompt: Prompt) -> PromptSize | None:
         """Count as the policy does."""

@@ -59,6 +59,7 @@ _OWN = (
     "wire",
     "frame_references",
     "frame_times",
+    "passive_form",
     "parsing",
     "system_prompt",
     "seed",
@@ -191,6 +192,9 @@ def _read_config(given: Mapping[str, Any], profile: Profile) -> EpisodeConfig:
     if parsing not in ("repair", "strict"):
         raise AprError(f"model_arg parsing must be 'repair' or 'strict', not {quoted(parsing)}")
     own = profile if wire == profile.wire else PROFILES["default"]  # another wire has its own defaults
+    passive_form = str(given.get("passive_form", own.passive_form))
+    if passive_form not in ("default", "wire"):
+        raise AprError(f"model_arg passive_form must be 'default' or 'wire', not {quoted(passive_form)}")
     references, frame_times = (
         was if (read := _flag(key, given)) is None else read
         for key, was in (("frame_references", own.frame_references), ("frame_times", own.frame_times))
@@ -236,8 +240,9 @@ def _read_config(given: Mapping[str, Any], profile: Profile) -> EpisodeConfig:
             frame_times=None if form.frame_times == WIRES[wire].frame_times else form.frame_times,
             sampling=_read_sampling(
                 {key: given[key] for key in _SAMPLING if key in given},
-                profile.sampled(WIRES[wire].sampling) if arm == "agent" else Sampling(),
+                profile.sampled(WIRES[wire].sampling) if arm == "agent" or passive_form == "wire" else Sampling(),
             ),
+            passive_form=cast(Literal["default", "wire"], passive_form),
             parsing=cast(Literal["repair", "strict"], parsing),
             system_prompt=prompt,
             system_prompt_template=prompt is not None and template,

@@ -164,16 +164,23 @@ class World:
     chapters: tuple[Chapter, ...]
 
     @classmethod
-    def from_seed(cls, seed: int, duration_s: float, difficulty: Difficulty | None = None) -> "World":
+    def from_seed(
+        cls,
+        seed: int,
+        duration_s: float,
+        difficulty: Difficulty | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> "World":
         """Make the world of a seed; the same arguments always make the same world.
 
         Args:
             seed: any integer.
             duration_s: length of the video in seconds, 60 or more, a multiple of 0.1.
             difficulty: the parameters; None means the default ones.
+            shape: chapters, and scenes per chapter; None means what a video of this length has (`tree_shape`).
         """
         difficulty = difficulty or Difficulty()
-        n_chapters, n_scenes = tree_shape(duration_s)
+        n_chapters, n_scenes = shape or tree_shape(duration_s)
         ticks = round(duration_s * TICKS_PER_S)
         if abs(ticks - duration_s * TICKS_PER_S) > 1e-6:
             raise ValueError(f"duration_s must be a multiple of 0.1 s, not {duration_s}")

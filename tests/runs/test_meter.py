@@ -14,6 +14,7 @@ import pytest
 from apr_testing import Playback, answer, look
 
 from apr_plugin.loop import Budget, EpisodeConfig, MediaRef, Question, StopReason, Trajectory, Usage
+from apr_plugin.loop.budget import VISUAL_TOKEN, VisualToken
 from apr_plugin.runs import run_episodes
 from apr_plugin.runs.meter import Metered, Progress, TokensSpent, per_question, run_sync, tokens_spent
 
@@ -42,6 +43,10 @@ def test_a_budget_over_all_questions_ends_those_that_are_left(shared_videos: dic
     assert metered.describe() == policy.describe() and CONFIG.hash(metered) == CONFIG.hash(policy), (
         "a budget is no part of the configuration"
     )
+    assert metered.visual_token == policy.visual_token == VISUAL_TOKEN
+    policy.visual_token = VisualToken(side_px=56)
+    assert Metered(policy, str).visual_token == VisualToken(side_px=56), "looks are counted by the policy's own rule"
+    policy.visual_token = VISUAL_TOKEN
     found = run_sync(run_episodes(_ask(4, shared_videos["silent"]), metered, CONFIG, on_done=done))
     assert [t.stop_reason for t in found] == [StopReason.ANSWERED] * 2 + [StopReason.POLICY_UNAVAILABLE] * 2
     assert found[2].stop_detail == "the 400 tokens are used up" and tokens_spent(found[2]) is None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
@@ -37,6 +37,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "made"
 
 START = "start"
 STAGES = "stages"
+LIKE = "like.json"
+"""Keeps how long the last stage is, once it was decided by what another run spent."""
 
 FEWER = ("per_kind", "count")
 """Arguments of measures that say how much is measured."""
@@ -51,6 +53,55 @@ class StartSettings(BaseModel):
     """Of its weights, and of the episodes from which its tokenizer learns words."""
     size: Size = Size()
     """Its widths and depths."""
+    one_turn: int | None = Field(default=None, ge=1, le=1000)
+    """Frames that a passive rival is shown in its one turn; `None`: the model is an agent."""
+
+
+class AsMuchAs(BaseModel):
+    """How much training a rival gets, against a run that was made before (`--like`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: Literal["flops", "tokens"] = "flops"
+    """What is counted (`training.tiny.spending`)."""
+    factor: float = Field(default=1.0, ge=1)
+    """Times what the other run spent."""
+
+
+class FirstStages(BaseModel):
+    """Stages of another recipe with which a rival begins, so that both learn to see in the same way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    """The other recipe; what this one's `training` leaves out is as there."""
+    stages: tuple[str, ...] = Field(min_length=1)
+    """Names of its stages."""
+    divide: float = Field(default=1.0, ge=1)
+    """Divides their lengths."""
+
+    def before(self, training: dict[str, Any]) -> dict[str, Any]:
+        """A recipe of `apr train sft` that begins with these stages.
+
+        Raises:
+            RecipeError: there is no such recipe or stage.
+        """
+        base = read_made(self.recipe).training
+        stages = {stage["name"]: stage for stage in base["stages"]}
+        if unknown := [name for name in self.stages if name not in stages]:
+            raise RecipeError(f"first.stages: {self.recipe} has no stage {unknown[0]!r}; it has {', '.join(stages)}")
+        found = [self._divided(stages[name]) for name in self.stages]
+        trainer = base.get("trainer", {}) | training.get("trainer", {})
+        return base | training | {"trainer": trainer, "stages": [*found, *training["stages"]]}
+
+    def _divided(self, stage: dict[str, Any]) -> dict[str, Any]:
+        def length(given: dict[str, Any]) -> dict[str, Any]:
+            return {unit: math.ceil(value / self.divide) for unit, value in given.items()}
+
+        shorter = stage | {"length": length(stage["length"])}
+        if "gate" in stage:
+            shorter["gate"] = stage["gate"] | {"at_most": length(stage["gate"]["at_most"])}
+        return shorter
 
 
 class MadeRecipe(BaseModel):
@@ -68,6 +119,10 @@ class MadeRecipe(BaseModel):
     """A recipe of `apr train sft` with stages, without its student."""
     reinforcement: ReinforcementSettings | None = None
     """What follows the stages; it asks about the worlds of `synthesis`."""
+    first: FirstStages | None = None
+    """Stages of another recipe that come before its own."""
+    as_much_as: AsMuchAs = AsMuchAs()
+    """With `--like RUN`, the last stage is at least as long that the whole run spends this."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -86,7 +141,8 @@ class MadeRecipe(BaseModel):
             RecipeError: a field is wrong.
         """
         try:
-            recipe = Recipe.model_validate({**self.training, "student": {"pretrained": str(start)}})
+            training = self.training if self.first is None else self.first.before(self.training)
+            recipe = Recipe.model_validate({**training, "student": {"pretrained": str(start)}})
         except ValueError as error:
             raise RecipeError(f"training: {terminal.one_line(str(error), 400)}") from error
         if not recipe.stages:
@@ -196,6 +252,7 @@ def run_recipe(
     trained: Path | None = None,
     credit: Rule | None = None,
     seed: int | None = None,
+    like: Path | None = None,
 ) -> Path:
     """Make and train the model of a recipe.
 
@@ -210,6 +267,8 @@ def run_recipe(
         trained: A checkpoint in place of that of the stages, which are left out.
         credit: The rule of the reinforcement, in place of the recipe's.
         seed: Its seed, in place of the recipe's.
+        like: Folder of another run of this kind: this one spends at least as much (`MadeRecipe.as_much_as`), before
+            lengths are divided.
 
     Returns:
         The folder of the checkpoint.
@@ -231,7 +290,8 @@ def run_recipe(
     if (other or trained is not None) and made.reinforcement is None:
         raise RecipeError("the recipe has no `reinforcement`, which a rule of credit, a seed or a checkpoint is for")
     console = terminal.console(stderr=True)
-    told: dict[str, Any] = {"start": made.model_dump(mode="json")["start"], "shrink": float(shrink)}
+    start = made.start.model_dump(mode="json", exclude_none=True)
+    told: dict[str, Any] = {"start": start, "shrink": float(shrink)}
     claim_folder(out, told | ({} if trained is None else {"from": str(trained.expanduser().absolute())}), True)
     if (out / FINAL / "config.json").is_file() and not other:
         console.print(f"{out / FINAL}: this run is finished; nothing was trained", soft_wrap=True)
@@ -241,6 +301,12 @@ def run_recipe(
         reached = trained.expanduser().absolute()
     else:
         _start(made, out / START, console)
+        if like is not None or (out / LIKE).exists():
+            from apr_plugin.training.tiny.spending import lengthened
+
+            unit, factor = made.as_much_as.unit, made.as_much_as.factor
+            longer = lengthened(made.staged(out / START), out / LIKE, like, unit, factor, console)
+            recipe = longer if shrink == 1 else shrunk(longer, shrink)
         if made.synthesis is not None and any(source.rows for stage in recipe.stages for source in stage.mix):
             make_trajectories(out, made.synthesis, out / START, console)
         reached = _train(recipe, out, console, stop_after)
@@ -287,5 +353,6 @@ def _start(made: MadeRecipe, folder: Path, console: Console) -> None:
     with console.status("making the model …"):
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        make_start(part, size=made.start.size, seed=made.start.seed).replace(folder)
+        made_with = made.start
+        make_start(part, size=made_with.size, seed=made_with.seed, one_turn=made_with.one_turn).replace(folder)
     console.print(f"{folder}: a model with random weights and its tokenizer", soft_wrap=True)

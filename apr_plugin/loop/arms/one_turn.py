@@ -62,7 +62,7 @@ async def answer_at_once(episode: Episode, plan: Plan | None, change: Change = l
             detail="; ".join([*notes, f"{episode.asking.context.full} The question does not fit into it."]),
         )
     episode.let_go()
-    reply = read_answer(generation, episode.question)
+    reply = read_answer(generation, episode.question, episode.names if episode.config.passive_wire else None)
     checked, content = reply.fault or episode.taken(reply.content, strict=False), reply.content
     error = checked if isinstance(checked, ActionError) else None
     episode.note(replace(reply.parsed, error=None), generation, model_s, error, media_s)
@@ -95,6 +95,8 @@ async def _with_frames(episode: Episode, plan: Plan | None, change: Change, note
         await episode.read(lambda asked: [episode.environment.show(each) for each in asked], plans, "look")
     )
     episode.first_shown = tuple(percept.shown() for percept in percepts)
+    for percept in percepts:
+        episode.environment.shown(percept)
     return notebook.passive_prompt(percepts)
 
 
