@@ -41,12 +41,12 @@ def test_the_recipe_has_a_gate_after_each_stage(tmp_path: Path) -> None:
     made = recipe.read_made("tiny")
     staged = made.staged(tmp_path)
     staged.check_trainer()
-    assert [stage.name for stage in staged.stages] == ["captions", "named", "describing", "mixed", "agents"]
+    assert [stage.name for stage in staged.stages] == ["captions", "named", "describing", "agents"]
     assert all(stage.gate is not None and stage.gate.reach for stage in staged.stages)
     assert recipe.check_apart(made) == sum(5 * spec.videos_per_bucket for spec in made.evaluation)
     with pytest.raises(RecipeError, match=r"no recipe 'tinny' \(did you mean 'tiny'"):
         recipe.read_made("tinny")
-    with pytest.raises(RecipeError, match="no stage 'agent'; there are captions, named, describing, mixed, agents"):
+    with pytest.raises(RecipeError, match="no stage 'agent'; there are captions, named, describing, agents"):
         recipe.run_recipe("tiny", tmp_path / "out", stop_after="agent")
 
 
