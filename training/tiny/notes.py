@@ -5,10 +5,11 @@ A note is the frame's name, what it shows, and a flag:
     #1 red;#2 blue plain-#3 blue striped+#4 blue striped green circle!
 
 `;` another chapter, `-` another scene of the chapter, `+` the scene, `!` the scene with what is asked for. A thought
-is one word, the chapter and scene that are asked for, the first and the last frame that support it, and the frames
-between which to look next, or that are the answer: `scene blue striped#3#4:#2#4`. So what is asked for is written right
-before each look, apart from the other colours of the question. No time is ever copied: actions and answers name frames
-of the newest look. For sounds see `training.tiny.listening`.
+is one word, what is asked for, the first and the last frame that support it, and the frames between which to look next,
+or that are the answer: `scene blue striped#3#4:#2#4`. So what is asked for is written right before each look, apart
+from the other words of the question. A thought that answers with words repeats the entry of its frame:
+`found#4 blue striped green circle`. No time is ever copied: actions and answers name frames of the newest look. For
+sounds see `training.tiny.listening`.
 """
 
 from __future__ import annotations
@@ -170,6 +171,15 @@ def _seen(asked: ParsedQuestion, labels: Sequence[Label], hits: Sequence[int]) -
     return {glyph for number in hits if (glyph := labels[number - 1][2]) is not None and glyph in asked.glyphs}
 
 
+def _thought(asked: ParsedQuestion, move: Move) -> str:
+    """Its words, with what is asked for; before words for an answer come those of the frame's entry, to be copied."""
+    rest = move.think.removeprefix(move.word)
+    place, blank, words = rest.partition(" ")
+    if blank:
+        return f"{move.word}{place} {asked.colour} {asked.pattern} {words}"
+    return " ".join([move.word, asked.colour, asked.pattern, *(glyph.name for glyph in asked.glyphs)]) + rest
+
+
 def turn_of(
     asked: ParsedQuestion,
     labels: Sequence[Label] | None,
@@ -201,5 +211,5 @@ def turn_of(
         action, named = Answer(content=spans), Named(content=content)
     note = NOTHING if labels is None else observe(asked, labels)
     note = note if heard is None else listening.words_of(heard, asked)
-    think = f"{move.word} {asked.colour} {asked.pattern}{move.think.removeprefix(move.word)}"
+    think = _thought(asked, move)
     return Turn(text="", observation=note, think=think, confidence=SURE[move.word], action=action, named=named)

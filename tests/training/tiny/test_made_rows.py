@@ -229,7 +229,7 @@ def test_first_judgements_count_most(learner: Student) -> None:
     assert [weight for piece, weight in found if piece == ";"] == [6.0, 1.0], "the second red was judged before"
     assert [weight for piece, weight in found if piece in "-+!" and piece] == [6.0, 6.0, 6.0]
     thought = next(n for n, (piece, _) in enumerate(found) if piece.endswith('"think": "'))
-    assert found[thought + 1 : thought + 5] == [("found", 8.0), ("blue", 4.0), ("striped", 4.0), ("#5", 4.0)]
+    assert found[thought + 1 : thought + 5] == [("found", 8.0), ("#5", 4.0), ("blue", 4.0), ("striped", 4.0)]
     assert found[0][1] == 0.5 and found[thought][1] == 3.0, "that the notes end is a judgement too"
     first = make_first(learner)
     assert set(Weighing("needle_turn", learner)(first, "x").weights or ()) == {3.0}
