@@ -122,6 +122,7 @@ def maker(
     astray: float = 0.06,
     mistaken: float = 0.12,
     unlike: float = 0.0,
+    opening: bool = False,
     noise: float = NOISE,
     kinds: Sequence[str] = KINDS,
 ) -> Rows:
@@ -135,6 +136,7 @@ def maker(
         mistaken: See `episode`.
         unlike: Share of the rows after a look in which the look is replaced by frames that have nothing to do with each
             other; their target ends where the thought begins.
+        opening: Whether all rows are first turns, which are short and name what is asked for.
         noise: See `Eyes`.
         kinds: Of the questions; by default those that need no ears.
     """
@@ -144,6 +146,8 @@ def maker(
         draw = random.Random(f"agents:{seed}:{number}")
         seen, doc = drawn(draw, worlds, kinds)
         played = episode(seen, doc, chance=draw, astray=astray, mistaken=mistaken)
+        if opening:
+            return seen, doc, [next(played)]
         return seen, doc, [step for step in played if step.taught]
 
     def lay(index: int) -> Laid:

@@ -238,8 +238,9 @@ def test_first_judgements_count_most(learner: Student) -> None:
 
 def make_first(learner: Student) -> Any:
     """A row of a first turn."""
-    make = agents.maker(student=learner, seed=0)
-    return next(row for row in map(make, range(40)) if not row.encoded.media)
+    made = agents.maker(student=learner, seed=0, opening=True)(3)
+    assert not made.encoded.media and '"none", "think": "overview ' in learner.text(made.target)
+    return made
 
 
 def weigh_caption(learner: Student) -> Any:
