@@ -367,6 +367,7 @@ def ship(
     run: Annotated[Path, typer.Argument(help="The folder of a finished apr train recipe.")],
     out: Annotated[Path, typer.Option(help="The folder to write; one that was shipped before is replaced.")],
     stage: Annotated[str | None, typer.Option(help="Take what this stage ended with, instead of the end.")] = None,
+    note: Annotated[str, typer.Option(help="What the card says besides, in Markdown.")] = "",
 ) -> None:
     """Write a small agent as a folder that travels: bfloat16 weights, what is needed to run it, and its model card.
 
@@ -375,4 +376,4 @@ def ship(
     """
     from apr_plugin.training.tiny.shipping import ship as write
 
-    write(run, out, stage)
+    write(run, out, stage, note)

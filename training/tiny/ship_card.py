@@ -77,7 +77,7 @@ def licence() -> str:
     return found
 
 
-def page(told: Mapping[str, Any], profile: ProfileFile, weights: str, megabytes: float) -> str:
+def page(told: Mapping[str, Any], profile: ProfileFile, weights: str, megabytes: float, note: str = "") -> str:
     """The card as Markdown with a model hub's front matter.
 
     Args:
@@ -85,6 +85,7 @@ def page(told: Mapping[str, Any], profile: ProfileFile, weights: str, megabytes:
         profile: How the agent is asked.
         weights: Identity of the weights.
         megabytes: Size of the weights' file, in 10^6 bytes.
+        note: What it says besides.
     """
     front = {
         "license": licence().lower(),
@@ -109,6 +110,8 @@ def page(told: Mapping[str, Any], profile: ProfileFile, weights: str, megabytes:
     ]
     if shrink != 1:
         text += [f"**A trial:** every length was divided by {shrink:g}, and gates asked for nothing.", ""]
+    if note:
+        text += [note.strip(), ""]
     sums = {name: sum(one["spent"][name] for one in told["stages"]) for name in ("tokens", "seconds", "cpu_seconds")}
     text += ["| | |", "|---|---|"]
     text += lines_of(

@@ -42,13 +42,14 @@ STAGE_MB = 5.0
 """Largest size of the checkpoint of a stage."""
 
 
-def ship(run: Path, out: Path, stage: str | None = None) -> Path:
+def ship(run: Path, out: Path, stage: str | None = None, note: str = "") -> Path:
     """Write the agent of a run.
 
     Args:
         run: Folder of `apr train recipe`.
         out: The folder to write; one that was written by this function is replaced.
         stage: Take what this stage ended with, instead of the whole run.
+        note: What the card says besides, in Markdown, for what the records of the run don't tell.
 
     Returns:
         The folder.
@@ -75,7 +76,8 @@ def ship(run: Path, out: Path, stage: str | None = None) -> Path:
             _copy(source, part)
             (part / ABOUT).write_text(json.dumps(_about(told, stage), indent=2) + "\n", encoding="utf-8")
             weights = check_same(source, part)
-        (part / "README.md").write_text(page(told, profile, weights, _megabytes(part / WEIGHTS)), encoding="utf-8")
+        card = page(told, profile, weights, _megabytes(part / WEIGHTS), note)
+        (part / "README.md").write_text(card, encoding="utf-8")
         _check_size(part, STAGE_MB if stage else MOST_MB)
         shutil.rmtree(out, ignore_errors=True)
         part.replace(out)

@@ -68,10 +68,11 @@ def test_the_card_has_the_figures_of_the_run(small_run: Path, made: Path) -> Non
 
 
 def test_a_stage_is_written_alone(small_run: Path, made: Path) -> None:
-    out = ship(small_run, made.parent / "stage", "captions")
+    out = ship(small_run, made.parent / "stage", "captions", "It was *begun* twice.")
     about, card = json.loads((out / "apr_agent.json").read_text()), (out / "README.md").read_text("utf-8")
     assert about["stage"] == "captions" and about["needle_kinds"] == []
     assert sum(file.stat().st_size for file in out.iterdir()) < 5e6
+    assert "\n\nIt was *begun* twice.\n\n| | |\n" in card
     assert "before it plays" in card and "| agents |" not in card and "| tokens | 2,400, over" in card
     assert ship(small_run, out) == out, "what was shipped before is replaced"
     assert json.loads((out / "apr_agent.json").read_text())["stage"] is None
