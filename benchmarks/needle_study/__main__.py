@@ -7,7 +7,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,6 @@ def run_part(part: Part, args: argparse.Namespace) -> Comparison:
     """Run a part's arms that are not finished, and write its page."""
     folder: Path = args.work / part.name
     data = part.data()
-    os.environ["APR_NEEDLE_DIR"] = str(data)
     arms = part.arms()
     plan = Plan(
         args.tasks,
@@ -115,10 +115,25 @@ def run_part(part: Part, args: argparse.Namespace) -> Comparison:
         title=part.title,
         sweep=part.sweep,
     )
-    comparison = join(run_arms(arms, plan, evaluate, tell))
-    tell(f"{part.name}: writing its page")
-    write_all(comparison, summarise(comparison, title=part.title, command=args.command, sweep=part.sweep), folder)
+    with using(data):
+        comparison = join(run_arms(arms, plan, evaluate, tell))
+        tell(f"{part.name}: writing its page")
+        write_all(comparison, summarise(comparison, title=part.title, command=args.command, sweep=part.sweep), folder)
     return comparison
+
+
+@contextmanager
+def using(data: Path) -> Iterator[None]:
+    """Within it, the needle tasks read this set."""
+    before = os.environ.get("APR_NEEDLE_DIR")
+    os.environ["APR_NEEDLE_DIR"] = str(data)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["APR_NEEDLE_DIR"]
+        else:
+            os.environ["APR_NEEDLE_DIR"] = before
 
 
 def stored_part(part: Part, args: argparse.Namespace) -> Comparison | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +184,9 @@ def test_the_whole_study(
     words += ["--run", f"agent={tmp_path / 'run'}", "--buckets", "1m,10m", "--videos", "1", "--edge", "112"]
     words += ["--transfer", "180,600:5x3", "--transfer-videos", "1", "--turns", "2,4"]
     words += ["--settings", "max_new_tokens=8,turns=2", "--work", str(work), "--out", str(out)]
+    before = dict(os.environ)
     assert study.main(words) == 0
+    assert dict(os.environ) == before, "later work in this process sees the set that it saw before"
     page = (out / "README.md").read_text()
     assert "Not run" not in page and "| scripted | 1.00 | 1.00 |" in page
     for table in (
