@@ -13,28 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import lmms_eval.tasks
-import yaml
 from lmms_eval.tasks import TaskManager
-from yaml.constructor import FullConstructor
-from yaml.resolver import Resolver
+
+from apr_plugin.harnesses.lmms_eval.task_files import parsed_by_libyaml
 
 PACKAGED = Path(lmms_eval.tasks.__file__).parent
-
-
-def _full_load(file: Any) -> Any:
-    """`yaml.full_load`, with libyaml where it is there."""
-    if not yaml.__with_libyaml__:
-        return yaml.load(file, yaml.FullLoader)
-
-    class Loader(yaml.cyaml.CParser, FullConstructor, Resolver):  # type: ignore[misc]
-        yaml_constructors = yaml.FullLoader.yaml_constructors  # with those that lmms-eval added
-
-        def __init__(self, stream: Any) -> None:
-            yaml.cyaml.CParser.__init__(self, stream)
-            FullConstructor.__init__(self)
-            Resolver.__init__(self)
-
-    return yaml.load(file, Loader)
 
 
 def keep_task_list() -> None:
@@ -42,12 +25,8 @@ def keep_task_list() -> None:
     read = TaskManager._get_task_and_group
     if getattr(read, "kept", False):
         return
-    slow = yaml.full_load
-    yaml.full_load = _full_load
-    try:
+    with parsed_by_libyaml():
         kept = {PACKAGED: read(TaskManager("ERROR", include_defaults=False), str(PACKAGED))}
-    finally:
-        yaml.full_load = slow
 
     def known(self: Any, task_dir: str) -> Any:
         found = kept.get(Path(task_dir))

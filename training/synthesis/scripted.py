@@ -91,8 +91,12 @@ class NeedleJudge(PolicyDefaults):
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """Write a verdict."""
         text = next((message.text for message in prompt.messages if message.role == "user"), "")
-        rating, reason = rate(text)
+        rating, reason = self.rated(text)
         return Generation(json.dumps({"rating": rating, "reason": reason}))
+
+    def rated(self, text: str) -> tuple[int | None, str]:
+        """The rating of the step in a judge's prompt, and the reason."""
+        return rate(text)
 
     def describe(self) -> dict[str, Any]:
         """There are no settings; the version counts changes of behaviour."""

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from apr_plugin.loop.policy import Generation, PolicyDefaults, Prompt, Sampling
 from apr_plugin.scoring.answers import match_option
 from apr_plugin.scoring.intervals import Span, hull_iou, set_iou
 from apr_plugin.scoring.times import parse_spans
 from apr_plugin.tasks.needle.questions import ParsedQuestion, parse_question
-from apr_plugin.training.synthesis.scripted import sections
+from apr_plugin.training.synthesis.scripted import NeedleJudge, sections
 from apr_plugin.training.tiny.notes import FRAMES, Move
 from apr_plugin.training.tiny.playing import entries
 from apr_plugin.training.tiny.teacher import TEACHERS, noted
@@ -31,20 +30,14 @@ _BEFORE = ("", *FRAMES)
 """Words that the thought before may have had."""
 
 
-class NotesJudge(PolicyDefaults):
+class NotesJudge(NeedleJudge):
     """Rates a step of a trajectory of `policy=needle_notes`, or of the small agent."""
 
     name = "needle_notes_judge"
 
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """Write a verdict."""
-        text = next((message.text for message in prompt.messages if message.role == "user"), "")
-        rating, reason = rate(text)
-        return Generation(json.dumps({"rating": rating, "reason": reason}))
-
-    def describe(self) -> dict[str, Any]:
-        """There are no settings; the version counts changes of behaviour."""
-        return {"policy": self.name, "version": 1}
+    def rated(self, text: str) -> tuple[int | None, str]:
+        """The rating of the step in a judge's prompt, and the reason."""
+        return rate(text)
 
 
 @dataclass(frozen=True)
